@@ -1,0 +1,287 @@
+"""The config: every option, its one default and its meaning. Reading it is in `cli.py`.
+
+Names follow OpenRLHF's dotted ones where the thing is the same (`adam.lr`, `train.batch_size`,
+`ds.zero_stage`, `rollout.n_samples_per_prompt`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from maskdpo_ray.errors import ConfigError
+
+
+def _require(condition: bool, name: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ConfigError(f"{name}: expected {expected}, got {got!r}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    name: str = "run"
+    """Name of the run; its folder is `run.dir`/`run.name`."""
+    dir: str = "runs"
+    """Folder that holds the run folders."""
+    seed: int = 1
+    """Seeds rollouts, the topic split, batch order and the bootstrap."""
+    iterations: int = 2
+    """Rounds of answer, annotate, pair, train (on-policy)."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name) and "/" not in self.name and self.name not in (".", ".."), "run.name", "a folder name", self.name)
+        _require(self.iterations >= 1, "run.iterations", "at least 1", self.iterations)
+        _require(0 <= self.seed < 2**31, "run.seed", "0 to 2^31-1", self.seed)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    model_name_or_path: str = ""
+    """Policy to align: a Hugging Face folder with safetensors, a tokenizer and a chat template."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you ask for it."""
+    gradient_checkpointing_enable: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.model_name_or_path), "model.model_name_or_path", "the folder of a model", self.model_name_or_path)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: str = "builtin:countries"
+    """Questions to learn from: `builtin:countries`, `builtin:elements`, or a JSON Lines file."""
+    eval: str | None = None
+    """Held-out questions; none: `data.num_eval_topics` topics are split off `data.train`."""
+    num_eval_topics: int = 40
+    """Topics split off for evaluation when `data.eval` is not given; a topic is never on both sides."""
+    transfer: str | None = None
+    """Questions of another domain, evaluated only, never trained on."""
+    num_transfer_topics: int | None = None
+    """Use only so many topics of `data.transfer`; none: all."""
+    max_questions: int | None = None
+    """Learn from at most so many questions an iteration; none: all."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_eval_topics >= 1, "data.num_eval_topics", "at least 1", self.num_eval_topics)
+        _require(self.max_questions is None or self.max_questions >= 1, "data.max_questions", "at least 1", self.max_questions)
+        _require(self.num_transfer_topics is None or self.num_transfer_topics >= 1,
+                 "data.num_transfer_topics", "at least 1", self.num_transfer_topics)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    num_engines: int = 1
+    """vLLM engines, one Ray actor each."""
+    n_samples_per_prompt: int = 32
+    """K: answers sampled per question (Mask-DPO appendix A: 32)."""
+    temperature: float = 0.8
+    """Sampling temperature (Mask-DPO appendix A: 0.8)."""
+    top_k: int = 40
+    """Sample among the k most probable tokens (Mask-DPO appendix A: 40)."""
+    top_p: float = 1.0
+    """Sample among the most probable tokens that hold this much probability."""
+    max_new_tokens: int = 1024
+    """Longest answer, tokens."""
+    max_in_flight: int = 64
+    """Questions handed to the engines and not yet answered; bounds the driver's memory."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_engines >= 1, "rollout.num_engines", "at least 1", self.num_engines)
+        _require(self.n_samples_per_prompt >= 2, "rollout.n_samples_per_prompt", "at least 2 (a pair needs two answers)", self.n_samples_per_prompt)
+        _require(self.temperature > 0, "rollout.temperature", "above 0 (answers to one question must differ)", self.temperature)
+        _require(self.top_k >= 1 or self.top_k == -1, "rollout.top_k", "at least 1, or -1 for all", self.top_k)
+        _require(0 < self.top_p <= 1, "rollout.top_p", "above 0, at most 1", self.top_p)
+        _require(self.max_new_tokens >= 1, "rollout.max_new_tokens", "at least 1", self.max_new_tokens)
+        _require(self.max_in_flight >= 1, "rollout.max_in_flight", "at least 1", self.max_in_flight)
+
+
+@dataclass(frozen=True)
+class VllmConfig:
+    tensor_parallel_size: int = 1
+    """GPUs per engine."""
+    gpu_memory_utilization: float = 0.9
+    """Share of a GPU's memory that an engine takes (GPU only)."""
+    cpu_kv_cache_gib: int = 2
+    """KV cache per engine, GiB (CPU only)."""
+    max_model_len: int | None = None
+    """Prompt and answer together, tokens; none: the model's own limit."""
+    enforce_eager: bool = False
+    """Don't compile: starts faster; on CPU compiling gains little."""
+    enable_prefix_caching: bool = True
+    """Compute a shared prompt once."""
+    max_num_seqs: int = 256
+    """Sequences that an engine decodes together."""
+
+    def __post_init__(self) -> None:
+        _require(self.tensor_parallel_size >= 1, "vllm.tensor_parallel_size", "at least 1", self.tensor_parallel_size)
+        _require(0 < self.gpu_memory_utilization <= 1, "vllm.gpu_memory_utilization", "above 0, at most 1", self.gpu_memory_utilization)
+        _require(self.cpu_kv_cache_gib >= 1, "vllm.cpu_kv_cache_gib", "at least 1", self.cpu_kv_cache_gib)
+        _require(self.max_num_seqs >= 1, "vllm.max_num_seqs", "at least 1", self.max_num_seqs)
+
+
+@dataclass(frozen=True)
+class AnnotationConfig:
+    annotator: str = "facts"
+    """Who labels sentences: `facts` (rules over the built-in fact tables)."""
+    num_actors: int = 1
+    """Annotation actors."""
+    max_in_flight: int = 16
+    """Questions handed to the annotation actors and not yet labelled."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_actors >= 1, "annotation.num_actors", "at least 1", self.num_actors)
+        _require(self.max_in_flight >= 1, "annotation.max_in_flight", "at least 1", self.max_in_flight)
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    strategy: str = "best_worst"
+    """How pairs are made of scored answers: `best_worst` (Mask-DPO section 2.2)."""
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    policy: str | dict[str, dict[str, float]] = "mask_dpo"
+    """`mask_dpo`, `vanilla` (all ones: plain DPO), or {chosen: {label: weight}, rejected: {...}}."""
+    eos: Literal["last_sentence", "keep", "drop"] = "last_sentence"
+    """Weight of the end-of-sequence token: its last sentence's, 1, or 0."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    num_ranks: int = 1
+    """DeepSpeed ranks, one Ray actor (and one GPU) each."""
+    beta: float = 0.1
+    """DPO's beta: how dear it is to leave the reference (Mask-DPO eq. 6)."""
+    reference: Literal["initial", "previous"] = "previous"
+    """Reference policy of an iteration: the one before the run, or the one before the iteration."""
+    max_epochs: int = 3
+    """Passes over an iteration's pairs."""
+    batch_size: int = 64
+    """Pairs per optimizer step, over all ranks."""
+    micro_batch_size: int = 8
+    """Pairs per forward pass and rank, merged into one prefix tree."""
+    lr_scheduler: str = "cosine"
+    """A schedule of transformers.get_scheduler."""
+    lr_warmup_ratio: float = 0.03
+    """Share of the steps that warm up."""
+    min_lr_ratio: float = 0.1
+    """Lowest learning rate, as a share of the highest (only for `cosine_with_min_lr`)."""
+    max_norm: float = 1.0
+    """Gradient clipping; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_ranks", "max_epochs", "batch_size", "micro_batch_size"):
+            _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
+        _require(self.beta > 0, "train.beta", "above 0", self.beta)
+        _require(0 <= self.lr_warmup_ratio < 1, "train.lr_warmup_ratio", "0 to below 1", self.lr_warmup_ratio)
+        _require(0 <= self.min_lr_ratio <= 1, "train.min_lr_ratio", "0 to 1", self.min_lr_ratio)
+        _require(self.max_norm >= 0, "train.max_norm", "at least 0", self.max_norm)
+        _require(self.batch_size >= self.num_ranks, "train.batch_size",
+                 f"at least train.num_ranks ({self.num_ranks}), so that every rank has a pair", self.batch_size)
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    lr: float = 5e-6
+    """Highest learning rate (Mask-DPO appendix A: 5e-6, for 8B)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's betas."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "adam.lr", "above 0", self.lr)
+        _require(all(0 <= b < 1 for b in self.betas), "adam.betas", "two numbers from 0 to below 1", self.betas)
+        _require(self.eps > 0, "adam.eps", "above 0", self.eps)
+        _require(self.weight_decay >= 0, "adam.weight_decay", "at least 0", self.weight_decay)
+
+
+@dataclass(frozen=True)
+class DeepspeedConfig:
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """ZeRO stage: what is sharded over the ranks (3: weights too)."""
+    param_dtype: Literal["bf16", "fp32"] = "bf16"
+    """Dtype of weights and activations; master weights are fp32 in any case."""
+    adam_offload: bool = False
+    """Keep the optimizer's state in CPU memory (GPU only)."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    n_samples_per_prompt: int = 5
+    """R: replications, one answer per question each (Mask-DPO section 3.1: five)."""
+    bootstrap_samples: int = 2000
+    """Resamples of topics behind the 95% intervals."""
+
+    def __post_init__(self) -> None:
+        _require(self.n_samples_per_prompt >= 1, "eval.n_samples_per_prompt", "at least 1", self.n_samples_per_prompt)
+        _require(self.bootstrap_samples >= 100, "eval.bootstrap_samples", "at least 100", self.bootstrap_samples)
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    wandb_mode: Literal["disabled", "offline", "online"] = "disabled"
+    """Weights & Biases: off, on disk only, or sent (key from WANDB_API_KEY, never from the config)."""
+    wandb_project: str = "maskdpo_ray"
+    """W&B project."""
+    wandb_group: str | None = None
+    """W&B group; none: no group."""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    address: str | None = None
+    """Ray cluster to join: `auto` or host:port; none: RAY_ADDRESS if set, else a local one is started."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where engines and ranks run."""
+    cpus_per_engine: float = 1
+    """Ray CPUs that a rollout engine reserves."""
+    cpus_per_rank: float = 1
+    """Ray CPUs that a training rank reserves."""
+    cpus_per_annotator: float = 0
+    """Ray CPUs that an annotation actor reserves; rules need next to none."""
+    gpus_per_annotator: float = 0
+    """Ray GPUs that an annotation actor reserves."""
+    threads: int | None = None
+    """Threads of an engine or rank on CPU (they take turns); none: every core of the node."""
+    start_timeout_s: float = 600
+    """Longest that actors may take to start, seconds."""
+    step_timeout_s: float = 1800
+    """Longest that one call to an actor may take, seconds."""
+
+    def __post_init__(self) -> None:
+        for name in ("start_timeout_s", "step_timeout_s"):
+            _require(getattr(self, name) > 0, f"cluster.{name}", "above 0", getattr(self, name))
+        for name in ("cpus_per_engine", "cpus_per_rank", "cpus_per_annotator", "gpus_per_annotator"):
+            _require(getattr(self, name) >= 0, f"cluster.{name}", "at least 0", getattr(self, name))
+        _require(self.threads is None or self.threads >= 1, "cluster.threads", "at least 1", self.threads)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. Sections are the dotted prefixes of the options."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    adam: AdamConfig = field(default_factory=AdamConfig)
+    ds: DeepspeedConfig = field(default_factory=DeepspeedConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        if self.ds.param_dtype == "fp32" and self.cluster.device == "cuda":
+            raise ConfigError("ds.param_dtype: expected bf16 when cluster.device is cuda, got 'fp32'")
+        if self.ds.adam_offload and self.cluster.device == "cpu":
+            raise ConfigError("ds.adam_offload: expected false when cluster.device is cpu (nothing to offload to), got True")

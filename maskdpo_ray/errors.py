@@ -1,0 +1,25 @@
+"""Errors that a user can mend: shown as one line, without a traceback, with a non-zero exit."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: where (file, line, field), what was expected, what came."""
+
+
+class ConfigError(UserError):
+    """A config value is missing, unknown, of the wrong type, or contradicts another."""
+
+
+class DataError(UserError):
+    """A questions, annotations or pairs file does not hold what its format asks for."""
+
+
+class ModelError(UserError):
+    """A model folder can't be used: missing, no chat template, no EOS, wrong vocabulary."""
+
+
+class RunFolderError(UserError):
+    """The run folder belongs to another config or can't be written."""
+
+
+class MaskError(ValueError):
+    """Token ids do not spell the text, or a span lies outside it. Never answered by unmasking."""

@@ -1,0 +1,177 @@
+"""Every record that crosses a process or lands on disk, and its JSON form.
+
+One record a line (JSON Lines, UTF-8). Readers refuse unknown or missing fields, so that a file of
+another schema is an error and not a guess.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+SCHEMA_VERSION = 1
+
+NO_FACT = "no_fact"
+NO_HALLUCINATION = "no_hallucination"
+CONTRADICTORY = "contradictory"
+UNVERIFIABLE = "unverifiable"
+UNPARSED = "unparsed"
+
+# Mask-DPO appendix A: the first two of ANAH-v2's types count as hallucination-free, the last two
+# as hallucination. `unparsed` is annotator output that could not be read: on neither side.
+CORRECT = frozenset({NO_FACT, NO_HALLUCINATION})
+INCORRECT = frozenset({CONTRADICTORY, UNVERIFIABLE})
+LABELS = (NO_FACT, NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE, UNPARSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of one topic, and what its answers can be checked against.
+
+    Example: `Question("rwanda/five", "Rwanda", ({"role": "user", "content": "Give five ..."},))`
+    """
+
+    id: str
+    topic: str
+    """Questions of one topic are never split between training and evaluation."""
+    prompt: tuple[dict[str, str], ...]
+    """Chat messages, each {"role", "content"}; the last one is the user's."""
+    document: str | None = None
+    """Reference text for annotators that read."""
+    facts: dict[str, Any] | None = None
+    """Structured facts for annotators that look up."""
+    answer: str | None = None
+    """Standard answer, for short-answer evaluators."""
+    language: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer."""
+
+    question_id: str
+    sample: int
+    """0 .. K-1 within the question."""
+    token_ids: tuple[int, ...]
+    """Exactly as sampled, EOS included when the engine stopped at it."""
+    text: str
+    """What `token_ids` spell, special tokens left out."""
+    finish_reason: str
+    """`stop` or `length` (cut off at the limit)."""
+    policy_version: int
+    """0 is the initial policy, i + 1 the policy after iteration i."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A labelled span of an answer. A sentence by default; a clause or a fact works the same."""
+
+    start: int
+    """First character, an offset into `Rollout.text`."""
+    end: int
+    """One past the last character."""
+    label: str
+    """One of `LABELS`."""
+    confidence: float | None = None
+    """0 to 1, or None when the annotator gives none."""
+    evidence: str | None = None
+    """Why: the fact or passage that decided."""
+    kind: str | None = None
+    """Kind of fact ("capital", "currency"), for reports; None when not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """The labels of one answer, sentences in order and not overlapping."""
+
+    question_id: str
+    sample: int
+    sentences: tuple[Sentence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredAnswer:
+    """An answer with its labels and its factuality score (Mask-DPO section 2.2)."""
+
+    rollout: Rollout
+    annotation: Annotation
+    score: float | None
+    """Correct sentences / parsed sentences, 0 to 1; None when no sentence could be parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """The unit that the policy learns from."""
+
+    question_id: str
+    topic: str
+    prompt_token_ids: tuple[int, ...]
+    """The rendered chat prompt, generation prompt included, as the engine saw it."""
+    chosen: ScoredAnswer
+    rejected: ScoredAnswer
+    policy_version: int
+
+
+Record = TypeVar("Record")
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """A record as plain JSON values."""
+    return dataclasses.asdict(record)
+
+
+@cache
+def _fields(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def from_json(kind: type[Record], value: Any) -> Record:
+    """Build a record of `kind` from parsed JSON.
+
+    Raises ValueError naming the field, what was expected and what came.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object with the fields of {kind.__name__}, got {_short(value)}")
+    hints = _fields(kind)
+    unknown = value.keys() - hints.keys()
+    if unknown:
+        raise ValueError(f"unknown field {sorted(unknown)[0]!r} in {kind.__name__}; known: {', '.join(hints)}")
+    required = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+    missing = required - value.keys()
+    if missing:
+        raise ValueError(f"missing field {sorted(missing)[0]!r} in {kind.__name__}")
+    return kind(**{name: _convert(hints[name], item, name) for name, item in value.items()})
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, name)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"field {name!r}: expected a list, got {_short(value)}")
+        return tuple(_convert(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"field {name!r}: expected an object, got {_short(value)}")
+        return {str(k): _convert(arguments[1], item, f"{name}.{k}") for k, item in value.items()}
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"field {name!r}: expected {hint.__name__}, got {_short(value)}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
