@@ -1,0 +1,79 @@
+"""Pairs -> training examples with token weights -> global batches -> each rank's micro-batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from maskdpo_ray.masking import MaskPolicy, token_weights
+from maskdpo_ray.records import PreferencePair, ScoredAnswer
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """A preference pair as token ids, with one weight per response token (Mask-DPO eq. 5's I(a_i))."""
+
+    pair_id: str
+    prompt_token_ids: tuple[int, ...]
+    chosen_token_ids: tuple[int, ...]
+    rejected_token_ids: tuple[int, ...]
+    chosen_weights: tuple[float, ...]
+    rejected_weights: tuple[float, ...]
+
+
+def make_example(pair: PreferencePair, tokenizer: Any, policy: MaskPolicy, eos: str) -> TrainingExample:
+    """Weigh a pair's tokens under a mask policy.
+
+    Raises MaskError when an answer's ids don't spell its text or a sentence can't be located.
+    """
+
+    def weigh(answer: ScoredAnswer, side: str) -> tuple[float, ...]:
+        spans = [(sentence.start, sentence.end) for sentence in answer.annotation.sentences]
+        weights = policy.span_weights(answer.annotation, side)
+        rollout = answer.rollout
+        return tuple(token_weights(tokenizer, rollout.token_ids, rollout.text, spans, weights, eos))
+
+    return TrainingExample(
+        pair_id=pair.question_id,
+        prompt_token_ids=pair.prompt_token_ids,
+        chosen_token_ids=pair.chosen.rollout.token_ids,
+        rejected_token_ids=pair.rejected.rollout.token_ids,
+        chosen_weights=weigh(pair.chosen, "chosen"),
+        rejected_weights=weigh(pair.rejected, "rejected"),
+    )
+
+
+def teaches(example: TrainingExample) -> bool:
+    """Whether both sides have a token to learn from; else the pair is dropped and counted."""
+    return any(example.chosen_weights) and any(example.rejected_weights)
+
+
+def epoch_batches(num_examples: int, batch_size: int, epochs: int, seed: int) -> Iterator[list[int]]:
+    """Indices of each global batch, in a new seeded order every epoch.
+
+    The last batch of an epoch may be smaller: no pair is dropped or seen twice in an epoch.
+    """
+    for epoch in range(epochs):
+        order = list(range(num_examples))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        yield from chunks(order, batch_size)
+
+
+def num_steps(num_examples: int, batch_size: int, epochs: int) -> int:
+    """Optimizer steps that `epoch_batches` will give."""
+    return epochs * -(-num_examples // batch_size)
+
+
+def shard(batch: Sequence[Item], rank: int, num_ranks: int) -> list[Item]:
+    """A rank's share of a global batch; shares differ by one at most and may be empty."""
+    return list(batch[rank::num_ranks])
+
+
+def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    """`items` in runs of `size`, the last one shorter."""
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
