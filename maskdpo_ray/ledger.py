@@ -1,0 +1,132 @@
+"""The ledger of a run: an append-only file of JSON lines, each on disk before the next is written.
+
+A run goes on from what the ledger says, and from nothing else. A kill can tear its last line only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.errors import RunFolderError
+
+
+def encode_line(value: Any) -> bytes:
+    """`value` (JSON values and records) as one UTF-8 line, newline included. NaN raises ValueError."""
+    # `default` instead of records.to_json: asdict copies every token id one by one.
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_record_fields)
+    return text.encode() + b"\n"
+
+
+def _record_fields(value: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise TypeError(f"expected JSON values or records, got {type(value).__name__}")
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new and renamed names in `folder` survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class AppendFile:
+    """A file that grows by whole units; a unit that could not be written is taken back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        new = not path.exists()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        if new:
+            sync_folder(path.parent)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def append(self, data: bytes) -> None:
+        """Add `data` at the end. Raises RunFolderError (disk full, for one) and leaves the file as it was."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view):]
+        except OSError as error:
+            os.ftruncate(self._descriptor, self.size)
+            raise RunFolderError(f"{self.path}: can't be written: {error.strerror}") from error
+        self.size += len(data)
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        if size != self.size:
+            os.ftruncate(self._descriptor, size)
+            self.size = size
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` (exclusive); fewer where the file is shorter."""
+        chunks = []
+        while start < end and (chunk := os.pread(self._descriptor, end - start, start)):
+            chunks.append(chunk)
+            start += len(chunk)
+        return b"".join(chunks)
+
+    def sync(self) -> None:
+        """Return when everything appended is on the disk."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class Ledger:
+    """`entries` are the lines read at the start and appended since, oldest first."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create. `torn` is the number of bytes of a half-written last line that were cut off.
+
+        Raises RunFolderError when a line other than the last can't be read: that is no kill's doing.
+        """
+        self._file = AppendFile(path)
+        self.entries: list[dict[str, Any]] = []
+        lines = self._file.read(0, self._file.size).split(b"\n")
+        # A line counts once its newline is there; what follows the last newline is torn.
+        complete, good = lines[:-1], 0
+        for number, line in enumerate(complete, start=1):
+            entry = _parse(line)
+            if entry is None:
+                if number < len(complete) or lines[-1]:
+                    self._file.close()
+                    raise RunFolderError(f"{path}, line {number}: expected a JSON object with a stage, got {line[:60]!r}")
+                break
+            self.entries.append(entry)
+            good += len(line) + 1
+        self.torn = self._file.size - good
+        self._file.truncate(good)
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add a line; it is on the disk when this returns."""
+        size = self._file.size
+        self._file.append(encode_line(entry))
+        try:
+            self._file.sync()
+        except OSError as error:
+            self._file.truncate(size)
+            raise RunFolderError(f"{self._file.path}: can't be written: {error.strerror}") from error
+        self.entries.append(entry)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and "stage" in entry else None

