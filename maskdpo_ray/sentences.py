@@ -1,0 +1,311 @@
+"""Cut an answer into sentences, as character spans of the text itself, in English and Chinese.
+
+Own rules: of blingfire, pysbd, sentencex, syntok and yasbd-lib, measured on the cases of
+tests/unit/test_sentences.py, none got more than four in five right (lists, St./U.S. and numbers cost
+most), and a wrong cut gives a wrong label, so where the rules are in doubt they do not cut.
+
+- A line is a block, and so is a fenced code block; a table row or a heading is never cut further.
+  Lines join only when a long line (50 characters or more) without an end mark is continued: the next
+  line starts in lower case, or this one ends in a word such as "the". A list marker alone on its line
+  joins the next line.
+- A list marker belongs to its item. Inside a line a number is a marker only if it continues a count;
+  any other ("the atomic number is 73. Tantalum ...") ends its sentence.
+- Nothing is cut inside brackets, quotation marks or code, except in a quotation or bracket that starts
+  a sentence and holds whole ones.
+- After . ! ? … a space and then no lower-case letter must follow (in a line all in lower case, any).
+  。！？ cut at once, and in Chinese so does ；, as in the ANAH annotators' protocol.
+- Closing marks, footnote numbers, emoji and wordless lines (---) belong to the sentence before them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+LANGUAGES = ("en", "zh")
+
+_WRAPPED_LINE = 50  # Characters. Shorter lines are lines of a list, not wrapped prose.
+
+# Never end a sentence.
+_TITLES = frozenset(
+    "mr mrs ms dr prof gen rev hon sen rep gov capt lt col sgt maj cmdr adm pres messrs mme mlle vs v mt ft "
+    "e.g i.e eg ie cf approx ca c viz".split()
+)
+# Do not end a sentence before a number.
+_COUNTED = frozenset(
+    "no nos vol vols p pp fig figs ch sec art eq op est pop b d r fl jan feb mar apr jun jul aug sep sept oct nov "
+    "dec ver".split()
+)
+# End a sentence only before a word that often starts one.
+_EITHER = frozenset("st inc ltd co corp jr sr bros etc al ave blvd rd dept univ assn intl llc plc".split())
+_STARTERS = frozenset(
+    "It Its The This That These Those He She They His Her Their We You Our My I In On At As For From By With But "
+    "And Or If When While However Although Though There Here What Who Where Which How Why Some Many Most Both Each "
+    "After Before Since During Because One Two Another Also So Then Thus To Not Is Are Was Were Other Others All "
+    "Today Now Yes Additionally Therefore Moreover Furthermore Overall Finally A An".split()
+)
+_CONNECTORS = frozenset("the a an of in on at to and or by for with from as is are was were its their than that".split())
+# Element symbols that are abbreviations elsewhere, and words that say that a symbol or letter is meant.
+_SYMBOLS = frozenset("Co No Mt Sr Al Ca Cf Fl".split())
+_SYMBOL_CONTEXT = re.compile(
+    r"symbol|letter|vitamin|hepatitis|grade|option|answer|formula|denoted|class|type|group|block|符号|字母", re.IGNORECASE
+)
+
+_WORD = re.compile(r"[^\W_]")
+_LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_UNCUT = re.compile(r"\s*(?:\||#{1,6}\s)")
+_PREFIX = re.compile(
+    r"\s*(?:>\s*)*(?:[-*+•–—·◦▪●‣]\s+)?[*_]{0,3}"
+    r"(?:(?:Step|Fact|Part|Point|Item|Example|Question|Answer|Section|Chapter)\s+(?=\d))?"
+    r"(?:(?:(?P<number>\d{1,3})|[A-Za-z]|[ivx]{1,5}|[IVX]{1,5})\\?[.)](?=\s|$)|\((?:\d{1,3}|[A-Za-z])\)|"
+    r"（(?:\d{1,3}|[一二三四五六七八九十]+)）|(?:\d{1,3}|[一二三四五六七八九十]+)、)?"
+)
+_EVENT = re.compile(r"[.!?…。！？｡．；]+|[(（\[【{《“「『\"`]")
+_BRACKET = re.compile(r"[()（）\[\]【】{}《》“”「」『』\"`]")
+_PAIRS = {")": "(", "）": "（", "]": "[", "】": "【", "}": "{", "》": "《", "”": "“", "」": "「", "』": "『"}
+_PASSAGE = frozenset("(（“「『\"")  # May hold whole sentences.
+_QUOTES = frozenset("“「『\"")
+_TAIL = re.compile(r"(?:[)\]}\"'”’»」』）】¹²³⁰⁴-⁹\u200b-\u200d\u2060\ufeff]|[*_~`]+(?=\s|$)|\[\^?\d{1,3}\])*")
+_MARKUP = re.compile(r"[*_~]+")
+_EMOJI = re.compile(r"(?:\s*[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff][\ufe0f\u200d]*)*")
+_CJK_ENDS = frozenset("。！？｡．；")
+_ENDS = frozenset(".!?…。！？｡．；")
+_ACRONYM = re.compile(r"[A-Za-z]{1,2}(?:\.-?[A-Za-z]{1,2})+")  # U.S, Ph.D, a.m, J.-P
+_MIXED_CASE = re.compile(r"[a-z]{1,3}[A-Z]")  # iPhone, mRNA
+_UNIT = re.compile(r"[\d°]\s?$")
+
+
+def split(text: str, language: str = "en") -> list[tuple[int, int]]:
+    """The sentences of `text` as (start, end) character offsets, end exclusive, in order.
+
+    Every character that is not white space lies in exactly one span; no span starts or ends with white
+    space; every span holds a letter or digit, unless `text` has none at all (then it is one span, or
+    none when it is blank). Raises ValueError for a language other than `LANGUAGES`.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"sentences: expected a language of {', '.join(LANGUAGES)}, got {language!r}")
+    spans: list[tuple[int, int]] = []
+    wordless = None  # Start of what comes before the first word.
+    for start, end in _pieces(text, language):
+        while start < end and text[start].isspace():
+            start += 1
+        while start < end and text[end - 1].isspace():
+            end -= 1
+        if start == end:
+            continue
+        if _WORD.search(text, start, end):
+            spans.append((start if wordless is None else wordless, end))
+            wordless = None
+        elif spans:
+            spans[-1] = (spans[-1][0], end)
+        elif wordless is None:
+            wordless = start
+    if wordless is not None:
+        spans.append((wordless, len(text.rstrip())))
+    return spans
+
+
+def _pieces(text: str, language: str) -> Iterator[tuple[int, int]]:
+    for start, end, cut in _blocks(text):
+        if cut:
+            yield from _Block(text, start, end, language).sentences()
+        else:
+            yield start, end
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, may be cut) of each line, or of the lines that belong together."""
+    lines = [m.span() for m in _LINE.finditer(text) if not m.group().isspace()]
+    i, count = 0, 0
+    while i < len(lines):
+        start, end = lines[i]
+        i += 1
+        if _FENCE.match(text, start, end):
+            while i < len(lines) and not _FENCE.match(text, *lines[i]):
+                i += 1
+            end = lines[min(i, len(lines) - 1)][1]
+            i += 1
+            yield start, end, False
+        elif _UNCUT.match(text, start, end):
+            yield start, end, False
+        else:
+            prefix = _PREFIX.match(text, start, end)
+            number = int(prefix["number"] or 0)
+            alone = number and prefix.end() == len(text[:end].rstrip()) and number in (1, count + 1)
+            count = number or count
+            while i < len(lines) and (alone or _continues(text, *lines[i - 1], *lines[i])) and _plain(text, *lines[i]):
+                end, alone = lines[i][1], False
+                i += 1
+            yield start, end, True
+
+
+def _plain(text: str, start: int, end: int) -> bool:
+    """Whether a line starts neither a list item, a heading, a table row, a quotation nor code."""
+    blank = start + len(text[start:end]) - len(text[start:end].lstrip())
+    return not (_FENCE.match(text, start, end) or _UNCUT.match(text, start, end)) and (
+        _PREFIX.match(text, start, end).end() == blank
+    )
+
+
+def _continues(text: str, start: int, end: int, next_start: int, next_end: int) -> bool:
+    """Whether the next line goes on with this line's sentence (prose wrapped at a column)."""
+    line = text[start:end]
+    if text[end:next_start] not in ("\n", "\r\n") or len(line.strip()) < _WRAPPED_LINE or line.endswith(("  ", "\\")):
+        return False
+    if line.rstrip().rstrip("\"'”’)*_")[-1:] in (*_ENDS, ";", ":", "："):
+        return False
+    return text[next_start:next_end].lstrip()[0].islower() or line.split()[-1].lower() in _CONNECTORS
+
+
+def _han(character: str) -> bool:
+    return "\u2e80" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
+
+
+class _Block:
+    """One block of text while it is cut, from left to right."""
+
+    def __init__(self, text: str, start: int, end: int, language: str) -> None:
+        self.text, self.start, self.end, self.language = text, start, end, language
+        prefix = _PREFIX.match(text, start, end)
+        self.body = prefix.end()
+        """Where the words of the current sentence (from `start`) begin: after its list marker."""
+        self.count = int(prefix["number"] or 0)
+        """The list number last seen; inside a line, only the next one is a list marker."""
+        self.lower_case = text[start:end].islower()
+        self.close_of = self._matches()
+        self.opening_of = {close: opening for opening, close in self.close_of.items()}
+
+    def _matches(self) -> dict[int, int]:
+        """Opening position -> closing position of each bracket, quotation and code span that closes."""
+        text, matches, open_at = self.text, {}, {}
+        position = self.start
+        while found := _BRACKET.search(text, position, self.end):
+            at, mark = found.start(), found.group()
+            position = at + 1
+            if mark == "`":
+                close = text.find("`", position, self.end)
+                if close >= 0:
+                    matches[at], position = close, close + 1
+            elif mark == '"':
+                before = text[at - 1] if at > self.start else " "
+                if open_at.get(mark) and not before.isspace():
+                    matches[open_at[mark].pop()] = at
+                elif not before.isdigit():  # 5'10" is no quotation.
+                    open_at[mark] = [at]
+            elif mark not in _PAIRS:
+                open_at.setdefault(mark, []).append(at)
+            elif open_at.get(_PAIRS[mark]):
+                matches[open_at[_PAIRS[mark]].pop()] = at
+        return matches
+
+    def sentences(self) -> Iterator[tuple[int, int]]:
+        position = self.body
+        while event := _EVENT.search(self.text, position, self.end):
+            first, position = event.span()
+            if self.text[first] not in _ENDS:
+                close = self.close_of.get(first)
+                if close is None or self._is_passage(first, close):
+                    continue
+                position = close + 1
+                if self.text[first] not in _QUOTES or self.text[close - 1] not in _ENDS:
+                    continue
+                first, last = close - 1, close  # The end mark inside the quotation may end the sentence.
+            else:
+                last = position
+            cut = self._cut(first, last)
+            if cut is not None:
+                yield self.start, cut
+                self.start = self.body = position = cut
+        yield self.start, self.end
+
+    def _is_passage(self, opening: int, close: int) -> bool:
+        """Whether a quotation or bracket starts a sentence and ends in an end mark."""
+        return (
+            self.text[opening] in _PASSAGE
+            and self.text[close - 1] in _ENDS
+            and not _WORD.search(self.text, self.body, opening)
+        )
+
+    def _cut(self, first: int, last: int) -> int | None:
+        """Where the sentence with end marks at [first, last) ends, or None if it goes on."""
+        text, end = self.text, self.end
+        tail = _TAIL.match(text, last, end).end()
+        tail = next((k for k in range(last, tail) if text[k] in '"`' and k in self.close_of), tail)
+        marks = text[first:last]
+        cjk = not _CJK_ENDS.isdisjoint(marks) and not (self.language != "zh" and set(marks) == {"；"})
+        if cjk and (markup := _MARKUP.match(text, tail, end)):
+            tail = markup.end() if text.count(markup.group(), self.start, first) % 2 else tail
+        after = _EMOJI.match(text, tail, end).end()
+        following = _WORD.search(text, after, end)
+        if not following:
+            return None
+        if cjk:
+            decimal = marks == "．" and text[first - 1 : first].isdigit() and text[last].isdigit()
+            return None if decimal or self._speech_goes_on(last, tail) else after
+        if after == tail and not text[tail].isspace():  # 是北京!对
+            han = first > self.start and _han(text[first - 1]) and _han(text[tail])
+            return tail if han and (marks == "." or marks[-1] in "!?") and "://" not in text[self.start : first] else None
+        word = self._word(first)
+        if following.group().islower() and not _MIXED_CASE.match(text, following.start()):
+            if not self.lower_case or (marks == "." and len(word) < 4 and not word.isdigit()):
+                return None
+        if marks == ".":
+            return after if self._full_stop(word, first, following.start()) else None
+        if marks[0] in ".…" and text[first - 1 : first].isspace():  # 1, 2, ... N
+            return after if self._starts(following.start()) else None
+        return after if marks != "；" else None
+
+    def _speech_goes_on(self, last: int, tail: int) -> bool:
+        """Whether a quotation that ends at an end mark is only a part of the Chinese sentence around it."""
+        opening = next((self.opening_of[k] for k in range(last, tail) if k in self.opening_of), None)
+        if opening is None or self.text[opening] not in _QUOTES or self.text[tail].isspace():
+            return False
+        return self.text[opening - 1 : opening] not in ("：", ":", "，", ",") and self.text[tail] not in _QUOTES
+
+    def _word(self, end: int) -> str:
+        start = end
+        while start > self.body and (self.text[start - 1].isalnum() or self.text[start - 1] in ".-'’"):
+            if _han(self.text[start - 1]):
+                break
+            start -= 1
+        return self.text[start:end].lstrip(".-'’")
+
+    def _starts(self, at: int) -> bool:
+        """Whether the word at `at` often starts a sentence (and is not an initial, as in "A. Smith")."""
+        word = re.compile(r"\w+\.?").match(self.text, at, self.end).group()
+        if len(word) == 2:
+            word = word.lower() if word.endswith(".") else word
+        return word.rstrip(".").capitalize() in _STARTERS and word != "a."
+
+    def _full_stop(self, word: str, at: int, following: int) -> bool:
+        """Whether the full stop at `at`, after `word` and before the word at `following`, ends a sentence."""
+        text, key = self.text, word.lower()
+        letter = len(word) == 1 and word.isalpha()
+        if letter and word.isupper() or word in _SYMBOLS:
+            if _UNIT.search(text, max(self.start, at - len(word) - 2), at - len(word)):
+                return True  # 3,017 °C. / 5 V.
+            if _SYMBOL_CONTEXT.search(text, self.start, at):
+                return True
+        if word.isdigit():
+            return not self._is_marker(int(word), at - len(word))
+        if letter and word.isupper():
+            return text[following].isdigit() or self._starts(following)
+        if key in _TITLES:
+            return False
+        if key in _COUNTED:
+            return not text[following].isdigit()
+        if letter or key in _EITHER or _ACRONYM.fullmatch(word):
+            return self._starts(following)
+        return True
+
+    def _is_marker(self, number: int, at: int) -> bool:
+        """Whether a number before a full stop, inside a line, numbers an item; counts it if so."""
+        if number != self.count + 1:
+            return False
+        if _WORD.search(self.text, self.body, at):  # Not at the start of a sentence: "Facts: 1. ... 2. ..."
+            lead_in = self.text[self.body : at].rstrip().endswith((":", "："))
+            if number != 1 or not lead_in or " 2. " not in self.text[at : self.end]:
+                return False
+        self.count = number
+        return True
