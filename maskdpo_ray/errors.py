@@ -21,5 +21,9 @@ class RunFolderError(UserError):
     """The run folder belongs to another config or can't be written."""
 
 
+class ClusterError(UserError):
+    """Ray can't be reached, has no room, or an actor failed or did not answer in time."""
+
+
 class MaskError(ValueError):
     """Token ids do not spell the text, or a span lies outside it. Never answered by unmasking."""

@@ -1,0 +1,248 @@
+"""A rollout engine: vLLM behind one Ray actor. It samples K answers a prompt and loads new policies.
+
+An engine never samples with weights other than those that the request names: a request carries its
+policy, and an engine that holds another one (it was restarted, or a sync was missed) loads it first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from actors import weights
+from actors.clock import BusyClock
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Rollout
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is built from; plain values, so that it crosses processes cheaply."""
+
+    device: str
+    threads: int
+    dtype: str
+    seed: int
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    cpu_kv_cache_gib: int
+    max_model_len: int | None
+    enforce_eager: bool
+    enable_prefix_caching: bool
+    max_num_seqs: int
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled (Mask-DPO appendix A: top-k 40, temperature 0.8)."""
+
+    n: int
+    temperature: float
+    top_k: int
+    top_p: float
+    max_tokens: int
+
+
+def request_seed(run_seed: int, purpose: str, policy_version: int, question_id: str) -> int:
+    """31-bit seed of one request: its answers don't depend on the engine, the order or a restart."""
+    key = f"{run_seed}/{purpose}/{policy_version}/{question_id}".encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:4]) >> 1
+
+
+class RolloutEngine:
+    """One vLLM `AsyncLLM` and the policy that it holds."""
+
+    def __init__(self, settings: EngineSettings, policy: Policy) -> None:
+        _set_environment(settings)
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        if not weights.is_here(policy):
+            raise RuntimeError(f"policy version {policy.version} is not at {policy.path} on this node")
+        self._settings = settings
+        self._policy = policy
+        self._loading = asyncio.Lock()
+        self._clock = BusyClock()
+        self._received: tempfile.TemporaryDirectory[str] | None = None
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(settings, policy.path)))
+        self._is_watched = False
+
+    async def ready(self) -> tuple[int, str]:
+        """(version, checksum) of the policy that is loaded, once the engine answers."""
+        if not self._is_watched:
+            await self._engine.collective_rpc("exit_with", args=(os.getpid(),))
+            self._is_watched = True
+        await self._engine.check_health()
+        return self._policy.version, self._policy.checksum
+
+    async def generate(
+        self, question_id: str, prompt_token_ids: list[int], sampling: Sampling, seed: int, policy: Policy
+    ) -> list[Rollout]:
+        """Sample `sampling.n` answers to one prompt with `policy`'s weights."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if policy != self._policy:
+            await self.load(policy)
+        parameters = SamplingParams(
+            n=sampling.n,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = TokensPrompt(prompt_token_ids=list(prompt_token_ids))
+        final: Any = None
+        try:
+            with self._clock:
+                async for output in self._engine.generate(prompt, parameters, f"{question_id}/{seed}"):
+                    final = output
+        except EngineDeadError:
+            # vLLM can't be revived inside this process. Leaving it lets Ray restart the actor, which
+            # comes back on its first policy, sees the request's and loads that before it answers.
+            os._exit(1)
+        answers = sorted(final.outputs, key=lambda completion: completion.index)
+        return [
+            Rollout(
+                question_id=question_id,
+                sample=answer.index,
+                token_ids=tuple(answer.token_ids),
+                text=answer.text,
+                finish_reason=str(answer.finish_reason),
+                policy_version=policy.version,
+            )
+            for answer in answers
+        ]
+
+    async def load(self, policy: Policy, files: dict[str, bytes] | None = None) -> tuple[int, str]:
+        """Load a published policy and forget every cached prefix; no request may be running.
+
+        Args:
+            policy: what to load; its checksum is compared with the bytes that are read.
+            files: the policy folder's files, for a node that does not see `policy.path`.
+
+        Returns:
+            (version, checksum) as loaded.
+
+        Raises:
+            RuntimeError: when the bytes are not here or differ from what was published.
+        """
+        async with self._loading:
+            if policy == self._policy:
+                return policy.version, policy.checksum
+            path, received = policy.path, None
+            if files is not None:
+                received = tempfile.TemporaryDirectory(prefix="maskdpo-policy-")
+                weights.unpack(files, received.name)
+                path = received.name
+            held = Policy(policy.version, path, policy.checksum)
+            if not await asyncio.to_thread(weights.is_here, held):
+                raise RuntimeError(f"policy version {policy.version} at {path}: missing or not the published bytes")
+            with self._clock:
+                await self._engine.collective_rpc("reload_weights", kwargs={"weights_path": path})
+                if not await self._engine.reset_prefix_cache():
+                    raise RuntimeError("the prefix cache could not be reset: requests were still running")
+            self._policy, self._received = policy, received
+            return policy.version, policy.checksum
+
+    async def prompt_logps(self, token_ids: list[int]) -> list[float]:
+        """log p(token t | tokens before t) for t = 1 .. len-1, float32, under the loaded weights."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        prompt = TokensPrompt(prompt_token_ids=list(token_ids))
+        final: Any = None
+        async for output in self._engine.generate(prompt, parameters, f"logps/{hash(tuple(token_ids))}"):
+            final = output
+        return [entry[token].logprob for entry, token in zip(final.prompt_logprobs[1:], token_ids[1:], strict=True)]
+
+    async def has(self, policy: Policy) -> bool:
+        """Whether this node sees the policy's folder with the published bytes."""
+        return await asyncio.to_thread(weights.is_here, policy)
+
+    async def busy_seconds(self) -> float:
+        """Seconds with at least one request or load under way, since the start."""
+        return self._clock.seconds()
+
+    async def close(self) -> None:
+        """Stop vLLM's child processes."""
+        self._engine.shutdown()
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker (its `worker_extension_cls`), to end with the actor.
+
+    vLLM's engine process outlives a parent that is killed; without this, every killed actor would
+    leave a process that holds the model's memory.
+    """
+
+    def exit_with(self, actor_pid: int) -> None:
+        import threading
+
+        threading.Thread(target=_end_when_gone, args=(actor_pid,), daemon=True).start()
+
+
+def _end_when_gone(actor_pid: int) -> None:
+    import signal
+    import time
+
+    import psutil
+
+    try:
+        actor = psutil.Process(actor_pid)
+        while actor.is_running() and actor.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.5)
+    except psutil.NoSuchProcess:
+        pass  # already gone, which is what this waits for
+    parent = os.getppid()
+    if parent not in (actor_pid, 1) and "multiprocessing" in " ".join(psutil.Process(parent).cmdline()):
+        os.kill(parent, signal.SIGKILL)
+    os._exit(1)
+
+
+def _set_environment(settings: EngineSettings) -> None:
+    os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    if settings.device == "cpu":
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
+        # By default the engine uses one core; naming the cores nearly doubles its speed.
+        cores = sorted(os.sched_getaffinity(0))[: settings.threads]
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+
+
+def _engine_args(settings: EngineSettings, path: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "model": path,
+        "dtype": settings.dtype,
+        "seed": settings.seed,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "max_model_len": settings.max_model_len,
+        "enforce_eager": settings.enforce_eager,
+        "enable_prefix_caching": settings.enable_prefix_caching,
+        "max_num_seqs": settings.max_num_seqs,
+        "trust_remote_code": settings.trust_remote_code,
+        "load_format": "safetensors",
+        # Sampling defaults are the config's alone, never the model folder's generation_config.
+        "generation_config": "vllm",
+        "worker_extension_cls": "actors.rollout.WorkerExtension",
+        "disable_log_stats": True,
+    }
+    if settings.device == "cpu":
+        # vLLM 0.29 on CPU can't split a seeded prompt's prefill ("CPU Generator does not use
+        # offset"). Remove both when a seeded request survives chunked prefill there.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = 32768
+    return arguments

@@ -1,0 +1,62 @@
+"""A policy on its way from the trainer to the engines: a folder, its version, its checksum.
+
+    trainer rank 0 ── writes policy/ ──► Policy(version, path, checksum)
+                                            │ same file system: the path       (normal case)
+                                            │ else: the files' bytes, through Ray's object store
+                                            ▼
+    engine: checks the checksum of what it reads, loads it, answers with version and checksum
+
+There is no collective operation in it, so nothing can hang: each step is one call with a deadline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from maskdpo_ray.errors import ModelError
+from maskdpo_ray.policy import Policy
+
+_BLOCK = 1 << 22
+
+
+def publish(folder: str | Path, version: int) -> Policy:
+    """Describe the policy in `folder`. Raises ModelError when it holds no safetensors."""
+    return Policy(version=version, path=str(Path(folder).resolve()), checksum=checksum(folder))
+
+
+def checksum(folder: str | Path) -> str:
+    """sha256 over names and bytes of a policy's safetensors files, in order of name."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder}: expected at least one .safetensors file, found none")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def is_here(policy: Policy) -> bool:
+    """Whether this node sees the policy's folder with the published bytes."""
+    return Path(policy.path).is_dir() and checksum(policy.path) == policy.checksum
+
+
+def pack(folder: str | Path) -> dict[str, bytes]:
+    """The files of a policy folder, for nodes that don't share a file system with the trainer."""
+    return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir()) if file.is_file()}
+
+
+def unpack(files: dict[str, bytes], folder: str | Path) -> None:
+    """Write packed files into an empty or new folder.
+
+    Raises ValueError for a name that would leave the folder.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if Path(name).name != name or name in (".", ".."):
+            raise ValueError(f"policy file {name!r}: expected a plain file name")
+        (target / name).write_bytes(content)

@@ -1,0 +1,170 @@
+"""The loop.
+
+    questions ──► rollouts ──► annotators ──► pairs ──► examples ──► trainer ──► new policy ─┐
+                  K answers    labelled       best /    token        masked                  │
+                  each         sentences      worst     weights      DPO                     │
+        ▲                                                                                    │
+        └───────────── next iteration ◄── evaluate held-out topics ◄── rollouts.load ◄───────┘
+
+`collect` waits for the annotators, they for the rollouts; all three work at the same time, with a
+bounded number of questions between them. `train` starts when the iteration's pairs are complete.
+Whatever the run folder holds already is not done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from maskdpo_ray import batching, evaluation, reference
+from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.config import Config
+from maskdpo_ray.errors import DataError, MaskError
+from maskdpo_ray.evaluation import Evaluation
+from maskdpo_ray.masking import MaskPolicy
+from maskdpo_ray.pairs import STRATEGIES, DropReason, mixture, scored
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import PreferencePair, Question
+from maskdpo_ray.report.progress import track
+from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.stages import Labelled, Stages
+from maskdpo_ray.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One run: `Loop(...).run()`."""
+
+    config: Config
+    train_questions: Sequence[Question]
+    eval_questions: dict[str, Sequence[Question]]
+    """Held-out questions by split: `heldout`, and `transfer` when there is a second domain."""
+    tokenizer: Any
+    initial: Policy
+    stages: Stages
+    folder: RunFolder
+    tracker: Tracker
+
+    def run(self) -> None:
+        """Every iteration and evaluation that the run folder does not hold yet."""
+        policy = self.initial
+        self.stages.rollouts.load(policy)
+        self.evaluate(policy)
+        for iteration in range(self.config.run.iterations):
+            busy = self.stages.busy_seconds()
+            with self.tracker.stage("iteration", iteration) as elapsed:
+                pairs = self.collect(iteration, policy)
+                policy = self.train(iteration, pairs, policy)
+                with self.tracker.stage("sync", iteration):
+                    self.stages.rollouts.load(policy)
+            self._log_idle(iteration, busy, elapsed())
+            self.evaluate(policy)
+
+    def collect(self, iteration: int, policy: Policy) -> list[PreferencePair]:
+        """Answer, label and pair every question; each is committed as one unit when it is done."""
+        done = self.folder.committed_questions(iteration)
+        todo = [question for question in self.train_questions if question.id not in done]
+        num_samples, num_tokens = self.config.rollout.n_samples_per_prompt, 0
+        with self.tracker.stage("collect", iteration):
+            answered = self.stages.rollouts.stream(todo, policy, num_samples, "train")
+            labelled = self.stages.annotators.stream(answered)
+            for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
+                outcome = self._pair(item)
+                self.folder.commit_question(iteration, item.question.id, item.rollouts, item.annotations, outcome)
+                num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
+        # Questions finish in any order; training must not depend on it.
+        pairs = sorted(self.folder.pairs(iteration), key=lambda pair: pair.question_id)
+        drops = self.folder.drops(iteration)
+        report = {"questions": len(self.train_questions), "pairs": len(pairs), "drops": dict(drops), **mixture(pairs)}
+        self.folder.write_json(f"iter_{iteration:03d}/pairs-report.json", report)
+        counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
+        shares = {f"pairs/{name}": value for name, value in mixture(pairs).items()}
+        self.tracker.log({"pairs/count": len(pairs), "tokens/collect": num_tokens, **counts, **shares}, iteration)
+        if not pairs:
+            raise DataError(f"iteration {iteration}: none of {len(self.train_questions)} questions gave a pair: {dict(drops)}")
+        return pairs
+
+    def train(self, iteration: int, pairs: Sequence[PreferencePair], policy: Policy) -> Policy:
+        """Masked DPO on the iteration's pairs; returns the new policy, published in the run folder."""
+        target = self.folder.policy_dir(iteration)
+        if finished := self.folder.finished("train", iteration):
+            return Policy(iteration + 1, str(target.resolve()), finished["checksum"])
+        examples = [self._example(pair) for pair in pairs]
+        with self.tracker.stage("reference", iteration):
+            logps = self._reference_logps(iteration, examples, policy)
+        train = self.config.train
+        first_step = iteration * batching.num_steps(len(examples), train.batch_size, train.max_epochs)
+        with self.tracker.stage("train", iteration):
+            steps = self.stages.trainer.train(examples, logps, policy, seed=self.config.run.seed + iteration)
+            total = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
+            num_tokens = 0.0
+            for number, metrics in enumerate(track(steps, f"iteration {iteration}: training steps", total)):
+                self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, first_step + number)
+                num_tokens += metrics["tokens"]
+            published = self.stages.trainer.publish(str(target), iteration + 1)
+        self.tracker.log({"tokens/train": num_tokens}, iteration)
+        self.folder.finish("train", iteration, [target], checksum=published.checksum)
+        return published
+
+    def evaluate(self, policy: Policy) -> None:
+        """Answer and label the held-out questions R times; statistics, and the gain over the start."""
+        for split, questions in self.eval_questions.items():
+            if self.folder.finished(f"evaluate-{split}", policy.version):
+                continue
+            done = self.folder.committed_answers(policy.version, split)
+            todo = [question for question in questions if question.id not in done]
+            with self.tracker.stage(f"evaluate-{split}", policy.version):
+                for item in track(self._answers(todo, policy, split), f"evaluate {split} (policy {policy.version})", len(todo)):
+                    self.folder.commit_answers(policy.version, split, item.question.id, item.rollouts, item.annotations)
+            self._report(policy.version, split, questions)
+
+    def _answers(self, questions: Sequence[Question], policy: Policy, split: str) -> Iterator[Labelled]:
+        replications = self.config.eval.n_samples_per_prompt
+        return self.stages.annotators.stream(
+            self.stages.rollouts.stream(questions, policy, replications, f"evaluate-{split}")
+        )
+
+    def _report(self, version: int, split: str, questions: Sequence[Question]) -> None:
+        options = {"seed": self.config.run.seed, "bootstrap_samples": self.config.eval.bootstrap_samples}
+        result = evaluation.evaluate(questions, self.folder.answers(version, split), **options)
+        files = [self.folder.write_json(f"eval_{version:03d}/{split}.json", result.to_json())]
+        metrics = {f"eval/{split}/{name}": value.mean for name, value in result.metrics.items()}
+        if version > 0:
+            first = Evaluation.from_json(self.folder.read_json(f"eval_000/{split}.json"))
+            gain = evaluation.compare(first, result, **options)
+            files.append(self.folder.write_json(f"eval_{version:03d}/{split}-gain.json", gain.to_json()))
+            metrics[f"eval/{split}/gain"] = gain.metrics["score"].gain
+        self.tracker.log({name: value for name, value in metrics.items() if value is not None}, version)
+        self.folder.finish(f"evaluate-{split}", version, files)
+
+    def _pair(self, item: Labelled) -> PreferencePair | str:
+        answers = [scored(r, a) for r, a in zip(item.rollouts, item.annotations, strict=True)]
+        outcome = STRATEGIES[self.config.pairs.strategy](item.question, item.prompt_token_ids, answers)
+        if isinstance(outcome, DropReason):
+            return outcome.value
+        try:
+            example = self._example(outcome)
+        except MaskError:
+            return "not_located"
+        return outcome if batching.teaches(example) else DropReason.NOTHING_TO_LEARN.value
+
+    def _example(self, pair: PreferencePair) -> TrainingExample:
+        mask = self.config.mask
+        return batching.make_example(pair, self.tokenizer, MaskPolicy.from_config(mask.policy), mask.eos)
+
+    def _reference_logps(self, iteration: int, examples: Sequence[TrainingExample], policy: Policy) -> Any:
+        """Once per pair and iteration, kept on disk, reused by every epoch (design: exact saving 3)."""
+        file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
+        against = self.initial if self.config.train.reference == "initial" else policy
+        if self.folder.finished("reference", iteration):
+            return reference.load(file, examples)
+        logps = self.stages.trainer.reference_logps(examples, against)
+        reference.save(file, examples, logps)
+        self.folder.finish("reference", iteration, [file], policy=asdict(against))
+        return logps
+
+    def _log_idle(self, iteration: int, busy_before: dict[str, float], elapsed: float) -> None:
+        busy = self.stages.busy_seconds()
+        idle = {f"idle/{group}": 1 - (busy[group] - busy_before[group]) / elapsed for group in busy}
+        self.tracker.log({name: min(max(share, 0.0), 1.0) for name, share in idle.items()}, iteration)

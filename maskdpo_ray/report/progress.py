@@ -1,0 +1,23 @@
+"""Progress of long work: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+# In a log file a bar that redraws itself is noise; a line every so often is not.
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """Yield `items` while showing how many of `total` are done, and how long the rest will take."""
+    on_terminal = sys.stderr.isatty()
+    interval = 0.2 if on_terminal else _SECONDS_BETWEEN_LINES
+    # tqdm (of the transformers stack already) keeps rate and remaining time.
+    yield from tqdm(items, desc=description, total=total, mininterval=interval, maxinterval=interval,
+                    disable=total == 0, dynamic_ncols=on_terminal, leave=True)

@@ -1,0 +1,91 @@
+"""What the loop needs of the outside world, as Protocols.
+
+`cluster.py` fulfils them with Ray actors around vLLM, annotators and DeepSpeed; tests fulfil them
+with fakes. No heavy import here or in `loop.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Annotation, Question, Rollout
+
+ReferenceLogps = list[tuple[np.ndarray, np.ndarray]]
+"""Per example (chosen, rejected): [response length] float32, 0 where the weight is 0."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question with its K answers."""
+
+    question: Question
+    prompt_token_ids: tuple[int, ...]
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A question with its answers and their labels, in the same order."""
+
+    question: Question
+    prompt_token_ids: tuple[int, ...]
+    rollouts: tuple[Rollout, ...]
+    annotations: tuple[Annotation, ...]
+
+
+class Rollouts(Protocol):
+    """A pool of engines."""
+
+    def load(self, policy: Policy) -> None:
+        """Put `policy` on every engine; returns when each has confirmed version and checksum."""
+
+    def stream(
+        self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
+    ) -> Iterator[Answered]:
+        """Answer every question `num_samples` times under `policy`, in any order, few in flight.
+
+        Answers depend on the run's seed, `purpose`, the policy's version and the question only.
+        """
+
+
+class Annotators(Protocol):
+    """A pool of annotation actors."""
+
+    def stream(self, answered: Iterable[Answered]) -> Iterator[Labelled]:
+        """Label what comes in while more is being generated, in any order, few in flight."""
+
+
+class Trainer(Protocol):
+    """A group of DeepSpeed ranks."""
+
+    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> ReferenceLogps:
+        """Log-probs of every example under `policy`, in order."""
+
+    def train(
+        self, examples: Sequence[TrainingExample], reference: ReferenceLogps, policy: Policy, seed: int
+    ) -> Iterator[dict[str, float]]:
+        """Start from `policy` with a fresh optimizer; yield each optimizer step's metrics."""
+
+    def publish(self, folder: str, version: int) -> Policy:
+        """Write the trained policy as a Hugging Face folder and describe it."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The three groups of actors that one run uses."""
+
+    rollouts: Rollouts
+    annotators: Annotators
+    trainer: Trainer
+    busy_seconds: "BusySeconds"
+
+
+class BusySeconds(Protocol):
+    def __call__(self) -> dict[str, float]:
+        """Per group of actors: seconds that its actors were busy since the start, on average."""
