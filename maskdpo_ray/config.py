@@ -1,4 +1,4 @@
-"""The config: every option, its one default and its meaning. Reading it is in `cli.py`.
+"""The config: every option, its one default and its meaning. `config_file.py` and `cli.py` read it.
 
 Names follow OpenRLHF's dotted ones where the thing is the same (`adam.lr`, `train.batch_size`,
 `ds.zero_stage`, `rollout.n_samples_per_prompt`).
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.records import LABELS
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:
@@ -29,7 +30,9 @@ class RunConfig:
     """Rounds of answer, annotate, pair, train (on-policy)."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.name) and "/" not in self.name and self.name not in (".", ".."), "run.name", "a folder name", self.name)
+        is_folder = bool(self.name.strip()) and "/" not in self.name and self.name not in (".", "..")
+        _require(is_folder, "run.name", "a folder name", self.name)
+        _require(bool(self.dir.strip()), "run.dir", "a folder", self.dir)
         _require(self.iterations >= 1, "run.iterations", "at least 1", self.iterations)
         _require(0 <= self.seed < 2**31, "run.seed", "0 to 2^31-1", self.seed)
 
@@ -44,7 +47,8 @@ class ModelConfig:
     """Recompute activations in the backward pass: less memory, more time."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.model_name_or_path), "model.model_name_or_path", "the folder of a model", self.model_name_or_path)
+        path = self.model_name_or_path
+        _require(bool(path.strip()), "model.model_name_or_path", "the folder of a model", path)
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(self.num_eval_topics >= 1, "data.num_eval_topics", "at least 1", self.num_eval_topics)
-        _require(self.max_questions is None or self.max_questions >= 1, "data.max_questions", "at least 1", self.max_questions)
-        _require(self.num_transfer_topics is None or self.num_transfer_topics >= 1,
-                 "data.num_transfer_topics", "at least 1", self.num_transfer_topics)
+        for name in ("max_questions", "num_transfer_topics"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"data.{name}", "at least 1", value)
+        for name in ("train", "eval", "transfer"):
+            value = getattr(self, name)
+            _require(value is None or bool(value.strip()), f"data.{name}", "a questions file", value)
 
 
 @dataclass(frozen=True)
@@ -87,13 +94,14 @@ class RolloutConfig:
     """Questions handed to the engines and not yet answered; bounds the driver's memory."""
 
     def __post_init__(self) -> None:
-        _require(self.num_engines >= 1, "rollout.num_engines", "at least 1", self.num_engines)
-        _require(self.n_samples_per_prompt >= 2, "rollout.n_samples_per_prompt", "at least 2 (a pair needs two answers)", self.n_samples_per_prompt)
-        _require(self.temperature > 0, "rollout.temperature", "above 0 (answers to one question must differ)", self.temperature)
-        _require(self.top_k >= 1 or self.top_k == -1, "rollout.top_k", "at least 1, or -1 for all", self.top_k)
+        for name in ("num_engines", "max_new_tokens", "max_in_flight"):
+            _require(getattr(self, name) >= 1, f"rollout.{name}", "at least 1", getattr(self, name))
+        _require(self.n_samples_per_prompt >= 2, "rollout.n_samples_per_prompt",
+                 "at least 2 (a pair needs two answers)", self.n_samples_per_prompt)
+        _require(self.temperature > 0, "rollout.temperature",
+                 "above 0 (answers to one question must differ)", self.temperature)
+        _require(self.top_k >= 1 or self.top_k == -1, "rollout.top_k", "at least 1 or -1 (all)", self.top_k)
         _require(0 < self.top_p <= 1, "rollout.top_p", "above 0, at most 1", self.top_p)
-        _require(self.max_new_tokens >= 1, "rollout.max_new_tokens", "at least 1", self.max_new_tokens)
-        _require(self.max_in_flight >= 1, "rollout.max_in_flight", "at least 1", self.max_in_flight)
 
 
 @dataclass(frozen=True)
@@ -114,10 +122,11 @@ class VllmConfig:
     """Sequences that an engine decodes together."""
 
     def __post_init__(self) -> None:
-        _require(self.tensor_parallel_size >= 1, "vllm.tensor_parallel_size", "at least 1", self.tensor_parallel_size)
-        _require(0 < self.gpu_memory_utilization <= 1, "vllm.gpu_memory_utilization", "above 0, at most 1", self.gpu_memory_utilization)
-        _require(self.cpu_kv_cache_gib >= 1, "vllm.cpu_kv_cache_gib", "at least 1", self.cpu_kv_cache_gib)
-        _require(self.max_num_seqs >= 1, "vllm.max_num_seqs", "at least 1", self.max_num_seqs)
+        for name in ("tensor_parallel_size", "cpu_kv_cache_gib", "max_num_seqs"):
+            _require(getattr(self, name) >= 1, f"vllm.{name}", "at least 1", getattr(self, name))
+        share, length = self.gpu_memory_utilization, self.max_model_len
+        _require(0 < share <= 1, "vllm.gpu_memory_utilization", "above 0, at most 1", share)
+        _require(length is None or length >= 2, "vllm.max_model_len", "at least 2", length)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class AnnotationConfig:
 
 @dataclass(frozen=True)
 class PairsConfig:
-    strategy: str = "best_worst"
+    strategy: Literal["best_worst"] = "best_worst"
     """How pairs are made of scored answers: `best_worst` (Mask-DPO section 2.2)."""
 
 
@@ -146,6 +155,19 @@ class MaskConfig:
     """`mask_dpo`, `vanilla` (all ones: plain DPO), or {chosen: {label: weight}, rejected: {...}}."""
     eos: Literal["last_sentence", "keep", "drop"] = "last_sentence"
     """Weight of the end-of-sequence token: its last sentence's, 1, or 0."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.policy, str):
+            known = self.policy in ("mask_dpo", "vanilla")
+            _require(known, "mask.policy", "mask_dpo, vanilla or {side: {label: weight}}", self.policy)
+            return
+        for side in ("chosen", "rejected"):
+            _require(side in self.policy, "mask.policy", "the sides chosen and rejected", sorted(self.policy))
+        for side, weights in self.policy.items():
+            _require(side in ("chosen", "rejected"), "mask.policy", "the sides chosen and rejected", side)
+            for label, weight in weights.items():
+                _require(label in LABELS, f"mask.policy.{side}", f"one of {', '.join(LABELS)}", label)
+                _require(0 <= weight <= 1, f"mask.policy.{side}.{label}", "0 to 1", weight)
 
 
 @dataclass(frozen=True)
@@ -162,8 +184,11 @@ class TrainConfig:
     """Pairs per optimizer step, over all ranks."""
     micro_batch_size: int = 8
     """Pairs per forward pass and rank, merged into one prefix tree."""
-    lr_scheduler: str = "cosine"
-    """A schedule of transformers.get_scheduler."""
+    lr_scheduler: Literal[
+        "cosine", "cosine_with_min_lr", "linear", "polynomial", "inverse_sqrt",
+        "constant", "constant_with_warmup",
+    ] = "cosine"
+    """Learning rate over an iteration's steps: a schedule of transformers.get_scheduler."""
     lr_warmup_ratio: float = 0.03
     """Share of the steps that warm up."""
     min_lr_ratio: float = 0.1
@@ -179,7 +204,7 @@ class TrainConfig:
         _require(0 <= self.min_lr_ratio <= 1, "train.min_lr_ratio", "0 to 1", self.min_lr_ratio)
         _require(self.max_norm >= 0, "train.max_norm", "at least 0", self.max_norm)
         _require(self.batch_size >= self.num_ranks, "train.batch_size",
-                 f"at least train.num_ranks ({self.num_ranks}), so that every rank has a pair", self.batch_size)
+                 f"at least train.num_ranks ({self.num_ranks}): a pair for every rank", self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -195,7 +220,8 @@ class AdamConfig:
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "adam.lr", "above 0", self.lr)
-        _require(all(0 <= b < 1 for b in self.betas), "adam.betas", "two numbers from 0 to below 1", self.betas)
+        valid = all(0 <= b < 1 for b in self.betas)
+        _require(valid, "adam.betas", "two numbers from 0 to below 1", self.betas)
         _require(self.eps > 0, "adam.eps", "above 0", self.eps)
         _require(self.weight_decay >= 0, "adam.weight_decay", "at least 0", self.weight_decay)
 
@@ -218,8 +244,8 @@ class EvalConfig:
     """Resamples of topics behind the 95% intervals."""
 
     def __post_init__(self) -> None:
-        _require(self.n_samples_per_prompt >= 1, "eval.n_samples_per_prompt", "at least 1", self.n_samples_per_prompt)
-        _require(self.bootstrap_samples >= 100, "eval.bootstrap_samples", "at least 100", self.bootstrap_samples)
+        for name, least in (("n_samples_per_prompt", 1), ("bootstrap_samples", 100)):
+            _require(getattr(self, name) >= least, f"eval.{name}", f"at least {least}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -281,7 +307,14 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        if self.ds.param_dtype == "fp32" and self.cluster.device == "cuda":
-            raise ConfigError("ds.param_dtype: expected bf16 when cluster.device is cuda, got 'fp32'")
-        if self.ds.adam_offload and self.cluster.device == "cpu":
-            raise ConfigError("ds.adam_offload: expected false when cluster.device is cpu (nothing to offload to), got True")
+        if self.cluster.device == "cuda":
+            _require(self.ds.param_dtype == "bf16", "ds.param_dtype",
+                     "bf16 when cluster.device is cuda", self.ds.param_dtype)
+        else:
+            _require(not self.ds.adam_offload, "ds.adam_offload",
+                     "false when cluster.device is cpu (nothing to offload to)", self.ds.adam_offload)
+            _require(self.vllm.tensor_parallel_size == 1, "vllm.tensor_parallel_size",
+                     "1 when cluster.device is cpu", self.vllm.tensor_parallel_size)
+        context, answer = self.vllm.max_model_len, self.rollout.max_new_tokens
+        _require(context is None or answer < context, "rollout.max_new_tokens",
+                 f"less than vllm.max_model_len ({context}), which also holds the prompt", answer)

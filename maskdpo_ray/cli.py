@@ -1,0 +1,113 @@
+"""The command line: arguments in, a checked `Config` out, and the config written back as YAML.
+
+The options are generated from the dataclasses of `config.py` with argparse, not with jsonargparse: that one
+reports errors over many lines and without the file, and takes duplicated keys silently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from maskdpo_ray.config import Config
+from maskdpo_ray.config_file import build, expected_words, from_text, options, read_values, suggest
+from maskdpo_ray.errors import ConfigError, UserError
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What one call of `python -m maskdpo_ray.run` asks for."""
+
+    config: Config
+    dry_run: bool
+    config_path: Path
+
+
+def parse(argv: list[str]) -> CommandLine:
+    """Read a command line; its overrides win over its config file, before anything is checked.
+
+    Raises ConfigError (one line) on any bad input, SystemExit(0) after `--help`.
+    """
+    arguments = _parser().parse_args(argv)
+    path = Path(arguments.config)
+    given = read_values(path)
+    for name in options():
+        text = getattr(arguments, name, None)
+        if text is not None:
+            given[name] = from_text(text, name)
+    return CommandLine(build(given, path), arguments.dry_run, path)
+
+
+def read(path: Path) -> Config:
+    """Read a config file, without overrides. Raises ConfigError."""
+    return build(read_values(path), path)
+
+
+def fail(error: UserError) -> NoReturn:
+    """Show a user's error as one line on stderr and exit with code 2."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def resolved(config: Config) -> dict[str, dict[str, Any]]:
+    """Every option and its value, {section: {field: value}}, as plain YAML and JSON values."""
+    return {
+        section: {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        for section, fields in dataclasses.asdict(config).items()
+    }
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config as YAML that `read` turns into an equal `Config`."""
+    return yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        message = re.sub("^argument ", "", message)
+        if found := re.match(r"unrecognized arguments: (\S+)", message):
+            name = found[1].split("=")[0]
+            known = ["--config", "--dry_run", *(f"--{option}" for option in options())]
+            message = f"{name}: unknown option{suggest(name, known)}"
+        elif found := re.match(r"the following arguments are required: (\S+)", message):
+            message = f"{found[1]}: expected a YAML file, got nothing"
+        raise ConfigError(f"{message} (--help lists every option)")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m maskdpo_ray.run",
+        usage="%(prog)s --config FILE [--dry_run] [--section.field VALUE ...]",
+        description="Mask-DPO on the policy's own answers: answer, annotate, pair, train, again. "
+        "Every option of the config file can be overridden here by its dotted name.",
+        epilog="example: %(prog)s --config configs/quickstart.yaml --train.beta 0.05 --rollout.num_engines 2",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", required=True, help="YAML: {section: {field: value}}.")
+    parser.add_argument("--dry_run", action="store_true", help="Check all, print the plan, start nothing.")
+    groups: dict[str, Any] = {}
+    for name, option in options().items():
+        section = name.split(".")[0]
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section)
+        text = f"{option.meaning} [{expected_words(option.hint)}; default: {shown_default(option.default)}]"
+        # argparse fills %-patterns in help texts
+        text = text.replace("%", "%%")
+        groups[section].add_argument(f"--{name}", metavar="VALUE", default=argparse.SUPPRESS, help=text)
+    return parser
+
+
+def shown_default(default: Any) -> str:
+    """A default as the user would write it."""
+    if default is None or isinstance(default, bool):
+        return str(default).lower()
+    if default == "":
+        return "must be given"
+    return str(list(default)) if isinstance(default, tuple) else str(default)

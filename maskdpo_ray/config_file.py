@@ -1,0 +1,263 @@
+"""YAML text to typed values: what a config file or an override gives, and the line it stands in.
+
+Values are read from YAML's node tree by the type of the field, not by YAML 1.1's guesses, so `5e-6` is a
+number and `name: off` is a name.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskdpo_ray.config import Config
+from maskdpo_ray.errors import ConfigError
+
+TRUE, FALSE = ("true", "on", "yes"), ("false", "off", "no")
+NULL = ("", "null", "none", "~")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of the config."""
+
+    name: str
+    """Dotted: `section.field`."""
+    hint: Any
+    default: Any
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that the user gave for an option."""
+
+    value: Any
+    where: str
+    """Start of an error line about it: `file:line: section.field` or `--section.field`."""
+
+
+@cache
+def sections() -> dict[str, type]:
+    """The config's sections and their dataclasses, in order."""
+    return typing.get_type_hints(Config)
+
+
+@cache
+def options() -> dict[str, Option]:
+    """Every option by its dotted name, in the order of the config."""
+    found = {}
+    for section, kind in sections().items():
+        hints, meanings = typing.get_type_hints(kind), _meanings(kind)
+        for field in dataclasses.fields(kind):
+            name = f"{section}.{field.name}"
+            found[name] = Option(name, hints[field.name], field.default, meanings.get(field.name, ""))
+    return found
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass."""
+    definition = ast.parse(inspect.getsource(kind)).body[0]
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
+    found = {}
+    for before, after in zip(body, body[1:], strict=False):
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if is_text and isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
+            found[before.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def read_values(path: Path) -> dict[str, Given]:
+    """What a config file gives, by dotted option name. Raises ConfigError with file and line."""
+    try:
+        root = yaml.compose(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a config file, got: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: expected YAML, got: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: expected YAML, got: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: expected {{section: {{field: value}}}}, got deeper nesting") from None
+    expected = f"sections ({', '.join(sections())})"
+    if root is None:
+        raise ConfigError(f"{path}: expected {expected}, got an empty file")
+    given: dict[str, Given] = {}
+    for section, line, block in _entries(root, path, expected, "", _unknown_section):
+        if isinstance(block, yaml.ScalarNode) and _is_null(block):
+            continue  # a section whose lines are all commented out
+        unknown = _unknown_field(section)
+        for field, field_line, node in _entries(block, path, "a mapping of options", section, unknown, line):
+            name = f"{section}.{field}"
+            where = f"{path}:{field_line}: {name}"
+            given[name] = Given(_convert(node, options()[name].hint, where), where)
+    return given
+
+
+def from_text(text: str, name: str) -> Given:
+    """The value of an override; lists and mappings are written as in YAML: `[0.9, 0.95]`."""
+    hint, where = options()[name].hint, f"--{name}"
+    kinds = {typing.get_origin(kind) for kind in _alternatives(hint)}
+    node: yaml.Node = yaml.ScalarNode("", text)
+    if tuple in kinds or (dict in kinds and text.lstrip().startswith("{")):
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader) or node
+        except (yaml.YAMLError, RecursionError):
+            raise ConfigError(f"{where}: expected {expected_words(hint)}, got {text!r}") from None
+    return Given(_convert(node, hint, where), where)
+
+
+def build(given: dict[str, Given], origin: Path) -> Config:
+    """Defaults, then what was given. An error that a section raises gets the place its value comes from."""
+    values: dict[str, dict[str, Any]] = {section: {} for section in sections()}
+    for name, entry in given.items():
+        section, field = name.split(".")
+        values[section][field] = entry.value
+    try:
+        return Config(**{section: kind(**values[section]) for section, kind in sections().items()})
+    except ConfigError as error:
+        name, _, rest = str(error).partition(": ")
+        option = ".".join(name.split(".")[:2])
+        where = given[option].where if option in given else f"{origin}: {option}"
+        raise ConfigError(f"{where}{name.removeprefix(option)}: {rest}") from None
+
+
+def expected_words(hint: Any) -> str:
+    """A field's type in the user's words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if len(_alternatives(hint)) > 1:
+        return " or ".join(expected_words(kind) for kind in arguments)
+    if origin is typing.Literal:
+        return f"{'one of ' if len(arguments) > 1 else ''}{', '.join(map(str, arguments))}"
+    if origin is tuple:
+        return f"a list of {len(arguments)} numbers"
+    if origin is dict:
+        return "a mapping {side: {label: number}}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(hint, "none")
+
+
+def suggest(name: str, known: Iterable[str], first: Iterable[str] = ()) -> str:
+    """`; did you mean x?`, or nothing when no known name comes near."""
+    close = [*first, *difflib.get_close_matches(name, list(known), n=1)]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _entries(
+    node: yaml.Node,
+    path: Path,
+    expected: str,
+    section: str,
+    unknown: Callable[[str], str | None],
+    line: int = 1,
+) -> Iterator[tuple[str, int, yaml.Node]]:
+    """(key, line, value) of a mapping node; refuses other nodes, unknown keys and duplicated keys."""
+    if not isinstance(node, yaml.MappingNode):
+        place = f"{path}:{line}: {section}" if section else f"{path}:{line}"
+        raise ConfigError(f"{place}: expected {expected}, got {_got(node)}")
+    seen: dict[str, int] = {}
+    for key_node, value in node.value:
+        line = key_node.start_mark.line + 1
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else _got(key_node)
+        problem = unknown(key)
+        if problem:
+            raise ConfigError(f"{path}:{line}: {problem}")
+        if key in seen:
+            name = f"{section}.{key}" if section else key
+            raise ConfigError(f"{path}:{line}: {name}: given twice, first in line {seen[key]}")
+        seen[key] = line
+        yield key, line, value
+
+
+def _unknown_section(key: str) -> str | None:
+    if key in sections():
+        return None
+    if key in options():
+        section, field = key.split(".")
+        return f"{key}: expected `{field}` under `{section}:`, got a dotted key"
+    hint = suggest(key, sections(), _homes(key)) or f"; known: {', '.join(sections())}"
+    return f"{key}: unknown section{hint}"
+
+
+def _unknown_field(section: str) -> Callable[[str], str | None]:
+    own = [name for name in options() if name.startswith(f"{section}.")]
+
+    def check(key: str) -> str | None:
+        name = f"{section}.{key}"
+        return None if name in own else f"{name}: unknown option{suggest(name, own, _homes(key))}"
+
+    return check
+
+
+def _homes(field: str) -> list[str]:
+    """Options of any section with this field name."""
+    return [name for name in options() if name.split(".")[1] == field]
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _convert(node: yaml.Node, hint: Any, where: str) -> Any:
+    for kind in _alternatives(hint):
+        try:
+            return _convert_one(node, kind)
+        except ValueError:
+            continue  # the next alternative; the error below names them all
+    choices = [str(c) for kind in _alternatives(hint) if typing.get_origin(kind) is typing.Literal
+               for c in typing.get_args(kind)]
+    near = suggest(str(node.value), choices)
+    raise ConfigError(f"{where}: expected {expected_words(hint)}, got {_got(node)}{near}")
+
+
+def _convert_one(node: yaml.Node, kind: Any) -> Any:
+    """The value of a node as one type. Raises ValueError."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and isinstance(node, yaml.SequenceNode) and len(node.value) == len(arguments):
+        return tuple(_convert_one(item, part) for item, part in zip(node.value, arguments, strict=True))
+    if origin is dict and isinstance(node, yaml.MappingNode):
+        pairs = [(_convert_one(k, arguments[0]), _convert_one(v, arguments[1])) for k, v in node.value]
+        if len(dict(pairs)) == len(pairs):
+            return dict(pairs)
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError("not a scalar")
+    text, is_plain, is_null = node.value, node.style is None, _is_null(node)
+    if kind is type(None) and is_null:
+        return None
+    if kind is str and not is_null:
+        return text
+    if origin is typing.Literal:
+        for choice in arguments:
+            if str(choice) == text:
+                return choice
+    if is_plain and kind is bool and text.lower() in TRUE + FALSE:
+        return text.lower() in TRUE
+    if is_plain and kind in (int, float) and math.isfinite(number := kind(text)):
+        return number
+    raise ValueError("not of this kind")
+
+
+def _is_null(node: yaml.ScalarNode) -> bool:
+    return node.style is None and node.value.lower() in NULL
+
+
+def _got(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return "nothing" if _is_null(node) else repr(node.value)
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
