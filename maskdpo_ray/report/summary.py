@@ -17,11 +17,12 @@ import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from maskdpo_ray.evaluation import Evaluation, compare
 from maskdpo_ray.report.remarks import remarks
 
-SPLITS = {"heldout": "Held-out topics", "transfer": "Transfer (another domain, never trained on)"}
+SPLITS = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
 _SUMMED = ("timing/", "tokens/")  # a resumed stage adds its part; every other metric counts as logged last
 
 
@@ -88,15 +89,19 @@ def show(summary: dict[str, Any], file: TextIO = sys.stdout) -> None:
 def _print(summary: dict[str, Any], console: Console) -> None:
     console.print(f"Run {summary['run']}", style="bold", markup=False)
     for split, versions in summary["evaluations"].items():
-        console.print(_scores(split, versions))
-        console.print(_contents(versions))
+        tables = [_scores(split, versions), _contents(versions)]
         if len(versions) > 1:
-            console.print(_changes(versions[-1]))
-        console.print(_kinds(versions))
+            tables.append(_changes(versions[-1]))
+        if any(version["kinds"] for version in versions):
+            tables.append(_kinds(versions))
+        for table in tables:
+            console.print(table, Text(), sep="\n")
     if summary["pairs"]:
-        console.print(_pairs(summary["pairs"]))
+        console.print(_pairs(summary["pairs"]), Text(), sep="\n")
     if summary["stages"]:
-        console.print(_stage_table(summary["stages"]))
+        console.print(_stage_table(summary["stages"]), Text(), sep="\n")
+    if summary["remarks"]:
+        console.print("In words", style="bold")
     for remark in summary["remarks"]:
         console.print(f"* {remark}", markup=False)
     folder = summary["folder"]
@@ -106,12 +111,11 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         console.print(f"  policy: {policy}", markup=False, soft_wrap=True)
 
 
-def _table(title: str, first: str, *columns: str, caption: str | None = None) -> Table:
-    table = Table(title=title, caption=caption, box=box.SIMPLE, title_justify="left", caption_justify="left",
+def _table(title: str, *columns: str, text_columns: int = 1, caption: str | None = None) -> Table:
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
                   pad_edge=False, title_style="bold", caption_style="")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < text_columns else "right")
     return table
 
 
@@ -135,8 +139,8 @@ def _scores(split: str, versions: list[dict[str, Any]]) -> Table:
 
 
 def _contents(versions: list[dict[str, Any]]) -> Table:
-    table = _table("What an answer holds", "policy", "correct facts", "incorrect facts", "sentences", "tokens",
-                   "nothing checkable", "cut off")
+    table = _table("What an answer holds", "policy", "correct", "incorrect", "sentences", "tokens", "nothing", "cut off",
+                   caption="correct, incorrect: facts. nothing: share of answers that say nothing checkable.")
     for version in versions:
         metrics = version["metrics"]
         table.add_row(_name(version["version"]), _spread(metrics["correct_facts"], 2), _spread(metrics["incorrect_facts"], 2),
@@ -151,12 +155,15 @@ _SHOWN = {
     "unparsed": "unparsed", "sentences": "sentences", "tokens": "tokens", "cut_off": "cut off",
     "nothing_checkable": "nothing checkable",
 }
+_ONLY_IF_SEEN = ("contradictory", "unverifiable", "no_fact", "unparsed")
 
 
 def _changes(last: dict[str, Any]) -> Table:
     table = _table(f"Change from before to {_name(last['version'])}, per answer", "", "before", "after", "gain", "95% interval")
     for metric, label in _SHOWN.items():
         change = last["gain"][metric]
+        if metric in _ONLY_IF_SEEN and not (change["before"] or change["after"]):
+            continue
         table.add_row(label, _plain(change["before"]), _plain(change["after"]), _signed(change["gain"]), _bounds(change))
     return table
 
@@ -173,16 +180,20 @@ def _kinds(versions: list[dict[str, Any]]) -> Table:
 
 def _pairs(iterations: list[dict[str, Any]]) -> Table:
     shares = list(dict.fromkeys(name for entry in iterations for name in entry["mixture"]))
-    table = _table("Pairs", "iteration", "questions", "pairs", *(name.replace("_", " ") for name in shares), "dropped")
+    dropped = [f"dropped in iteration {entry['iteration']}: " +
+               (", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in entry["drops"].items()) or "none")
+               for entry in iterations]
+    table = _table("Pairs", "iteration", "questions", "pairs", *(name.replace("_", " ") for name in shares),
+                   caption="\n".join(dropped))
     for entry in iterations:
-        drops = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in entry["drops"].items())
         table.add_row(str(entry["iteration"]), str(entry["questions"]), str(entry["pairs"]),
-                      *(_plain(entry["mixture"].get(name), 3) for name in shares), drops or "none")
+                      *(_plain(entry["mixture"].get(name), 3) for name in shares))
     return table
 
 
 def _stage_table(stages: list[dict[str, Any]]) -> Table:
-    table = _table("Stages", "step", "stage", "seconds", "tokens", "tokens/s", "idle share of its actors")
+    table = _table("Stages", "step", "stage", "seconds", "tokens", "tokens/s", "idle", text_columns=2,
+                   caption="idle: share of the time in which the actors of the stage had nothing to do.")
     for entry in stages:
         seconds, tokens = entry.get("seconds"), entry.get("tokens")
         table.add_row(str(entry["step"]), entry["stage"], _plain(seconds, 1), "" if tokens is None else f"{tokens:,.0f}",
