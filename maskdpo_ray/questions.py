@@ -1,0 +1,256 @@
+"""Questions: read, checked, split by topic, rendered as prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from maskdpo_ray.errors import DataError, ModelError
+from maskdpo_ray.records import Question
+from maskdpo_ray.sentences import LANGUAGES
+
+BUILTIN = ("countries", "elements")
+FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language")
+ROLES = ("system", "user", "assistant")
+
+
+def load(source: str) -> list[Question]:
+    """Questions of `builtin:countries`, `builtin:elements` or a JSON Lines file, in their order.
+
+    A line needs only `prompt`: a string, or chat messages that end with the user's. Without `id` its id is
+    `source:line number`, without `topic` its topic is its id. Raises DataError.
+    """
+    if source.startswith("builtin:"):
+        name = source.removeprefix("builtin:")
+        if name not in BUILTIN:
+            known = ", ".join(f"builtin:{domain}" for domain in BUILTIN)
+            raise DataError(f"{source}: expected one of {known}, or a JSON Lines file")
+        return list(importlib.import_module(f"maskdpo_ray.domains.{name}").questions())
+    path = Path(source)
+    questions: list[Question] = []
+    lines: dict[str, int] = {}
+    for number, value in _json_lines(path):
+        question = _question(value, where=f"{path}:{number}")
+        if question.id in lines:
+            raise DataError(f"{path}:{number}: id: expected an id of its own, "
+                            f"got {question.id!r} again, first in line {lines[question.id]}")
+        lines[question.id] = number
+        questions.append(question)
+    if not questions:
+        raise DataError(f"{path}: expected one question a line, got an empty file")
+    return questions
+
+
+def split_by_topic(
+    questions: Sequence[Question], num_eval_topics: int, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """(training, evaluation): `num_eval_topics` topics, drawn by `seed`, with all their questions.
+
+    A topic's place in the draw depends on its name and the seed alone: neither the order of `questions` nor
+    another topic's presence changes it. Both lists come in the order of the draw. Raises DataError when no
+    topic would be left for training.
+    """
+    topics = _drawn_topics(questions, seed)
+    if len(topics) <= num_eval_topics:
+        raise DataError(f"data.num_eval_topics: expected fewer than the {len(topics)} topics of data.train, "
+                        f"got {num_eval_topics}")
+    ordered = _in_order_of(topics, questions)
+    held_out = set(topics[:num_eval_topics])
+    train = [question for question in ordered if topic_key(question.topic) not in held_out]
+    return train, [question for question in ordered if topic_key(question.topic) in held_out]
+
+
+def limit_topics(questions: Sequence[Question], num_topics: int | None, seed: int) -> list[Question]:
+    """The questions of `num_topics` topics, drawn as by `split_by_topic`; of all topics when None.
+
+    Raises DataError when there are fewer.
+    """
+    topics = _drawn_topics(questions, seed)
+    if num_topics is not None and len(topics) < num_topics:
+        raise DataError(f"data.num_transfer_topics: expected at most the {len(topics)} topics of "
+                        f"data.transfer, got {num_topics}")
+    return _in_order_of(topics[:num_topics], questions)
+
+
+def check_disjoint(
+    train: Sequence[Question], evaluation: Sequence[Question], transfer: Sequence[Question] = ()
+) -> None:
+    """Refuse a topic, a prompt or an id that stands in two of the three sets. Raises DataError."""
+    sets = {"training": train, "evaluation": evaluation, "transfer": transfer}
+    what: dict[str, Callable[[Question], str]] = {
+        "topic": lambda question: topic_key(question.topic),
+        "id": lambda question: question.id,
+        # Catches leaks between questions without a topic, where every question is its own.
+        "prompt": lambda question: _normal(json.dumps(question.prompt, ensure_ascii=False)),
+    }
+    for field, key in what.items():
+        owner: dict[str, tuple[str, Question]] = {}
+        for name, questions in sets.items():
+            for question in questions:
+                first_name, first = owner.setdefault(key(question), (name, question))
+                if first_name != name:
+                    shown = f"{getattr(first, field)!r} " if field != "prompt" else ""
+                    raise DataError(f"{field} {shown}stands in both {first_name} (question {first.id!r}) and "
+                                    f"{name} (question {question.id!r}): expected no {field} on two sides")
+
+
+def topic_key(topic: str) -> str:
+    """The form in which topics are compared: "Rwanda" and " rwanda" are one."""
+    return _normal(topic)
+
+
+def render(tokenizer: Any, question: Question) -> list[int]:
+    """Token ids of the question's prompt: the tokenizer's chat template with its generation prompt.
+
+    Raises ModelError when the tokenizer has no chat template, DataError when the template refuses the prompt.
+    """
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise ModelError(f"{name}: expected a chat template, got none; use a model tuned for chat")
+    messages = [dict(message) for message in question.prompt]
+    try:
+        ids = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except TemplateError as error:
+        raise DataError(f"question {question.id!r}: expected messages that the model's chat template takes, "
+                        f"got: {' '.join(str(error).split())}") from None
+    return [int(token) for token in ids]
+
+
+def check_prompts(tokenizer: Any, questions: Iterable[Question], max_len: int, max_new_tokens: int) -> int:
+    """Length of the longest prompt, tokens, once every prompt and its answer fit into `max_len` tokens.
+
+    Raises DataError naming the first question whose prompt leaves no room for `max_new_tokens`.
+    """
+    longest = 0
+    room = max_len - max_new_tokens
+    for question in questions:
+        length = len(render(tokenizer, question))
+        if length > room:
+            raise DataError(f"question {question.id!r}: expected a prompt of at most {room} tokens (context "
+                            f"{max_len}, less rollout.max_new_tokens {max_new_tokens}), got {length}")
+        longest = max(longest, length)
+    return longest
+
+
+def _normal(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _drawn_topics(questions: Iterable[Question], seed: int) -> list[str]:
+    """Keys of the topics, in a seeded order that no other topic's presence changes."""
+    keys = {topic_key(question.topic) for question in questions}
+    return sorted(keys, key=lambda key: (hashlib.sha256(f"{seed}\0{key}".encode()).digest(), key))
+
+
+def _in_order_of(topics: Sequence[str], questions: Iterable[Question]) -> list[Question]:
+    place = {key: i for i, key in enumerate(topics)}
+    chosen = [question for question in questions if topic_key(question.topic) in place]
+    return sorted(chosen, key=lambda question: (place[topic_key(question.topic)], question.id))
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, parsed JSON) of every line that is not blank."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: expected a JSON Lines file, got: {error.strerror}") from None
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            text = line.decode()
+            value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise DataError(f"{where}: expected UTF-8, got byte {byte:#04x} at {error.start}") from None
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: expected JSON, got: {error.msg} at column {error.colno}") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: expected JSON, got: {error}") from None
+        yield number, value
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r} twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which JSON does not have")
+
+
+def _question(value: Any, where: str) -> Question:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object with a prompt, got {_short(value)}")
+    for name in value:
+        if name not in FIELDS:
+            raise DataError(f"{where}: {name}: expected one of the fields {', '.join(FIELDS)}")
+    if "prompt" not in value:
+        raise DataError(f"{where}: prompt: expected a string or chat messages, got nothing")
+    question_id = _text(value, "id", where) or where
+    facts = value.get("facts")
+    if facts is not None and not isinstance(facts, dict):
+        raise DataError(f"{where}: facts: expected an object, got {_short(facts)}")
+    language = _text(value, "language", where) or "en"
+    if language not in LANGUAGES:
+        raise DataError(f"{where}: language: expected one of {', '.join(LANGUAGES)}, got {language!r}")
+    return Question(
+        id=question_id,
+        topic=_text(value, "topic", where) or question_id,
+        prompt=_messages(value["prompt"], where),
+        document=_text(value, "document", where),
+        facts=facts,
+        answer=_text(value, "answer", where),
+        language=language,
+    )
+
+
+def _text(value: dict[str, Any], name: str, where: str) -> str | None:
+    """A field that may be missing or null, but not empty."""
+    text = value.get(name)
+    if text is not None and not (isinstance(text, str) and text.strip()):
+        raise DataError(f"{where}: {name}: expected text that is not empty, got {_short(text)}")
+    return text
+
+
+def _messages(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
+    if isinstance(prompt, str) and prompt.strip():
+        return ({"role": "user", "content": prompt},)
+    if not isinstance(prompt, list) or not prompt:
+        expected = "expected a string that is not empty, or chat messages"
+        raise DataError(f"{where}: prompt: {expected}, got {_short(prompt)}")
+    for i, message in enumerate(prompt):
+        name = f"{where}: prompt[{i}]"
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            raise DataError(f"{name}: expected an object with role and content, got {_short(message)}")
+        if message["role"] not in ROLES:
+            raise DataError(f"{name}.role: expected one of {', '.join(ROLES)}, got {_short(message['role'])}")
+        if message["role"] == "system" and i > 0:
+            raise DataError(f"{name}.role: expected the system message first, got it as message {i + 1}")
+        _text(message, "content", name) or _missing_content(name)
+    if prompt[-1]["role"] != "user":
+        last = f"prompt[{len(prompt) - 1}].role"
+        raise DataError(f"{where}: {last}: expected the user's message last, got {prompt[-1]['role']!r}")
+    return tuple({"role": message["role"], "content": message["content"]} for message in prompt)
+
+
+def _missing_content(name: str) -> NoReturn:
+    raise DataError(f"{name}: content: expected text that is not empty, got null")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
