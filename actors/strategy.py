@@ -1,0 +1,213 @@
+"""OpenRLHF's DeepSpeed strategy on CPUs and GPUs: the one place where training knows the difference."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, Iterator, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """What decides how weights, gradients and optimizer state are kept and shared."""
+
+    device: Device
+    zero_stage: int
+    param_dtype: Literal["bf16", "fp32"]
+    seed: int
+    adam_offload: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW, its schedule over one iteration, and clipping."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    max_norm: float
+    lr_scheduler: str
+    lr_warmup_ratio: float
+    min_lr_ratio: float
+
+    def for_openrlhf(self, total_steps: int) -> dict[str, Any]:
+        """The `cfg` that OpenRLHF's `strategy.prepare((model, cfg))` takes."""
+        return {
+            "optim": "adam",
+            "adam": {"lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay},
+            "lr_scheduler": self.lr_scheduler,
+            "lr_warmup_ratio": self.lr_warmup_ratio,
+            "min_lr_ratio": self.min_lr_ratio,
+            "max_norm": self.max_norm,
+            "scheduler_steps": total_steps,
+        }
+
+
+def prepare_process(device: Device, rank: int, world_size: int, address: str, port: int, num_threads: int) -> None:
+    """Set what torch.distributed and DeepSpeed read from the environment. Call before importing them.
+
+    Every rank is a process of its own that sees at most one GPU, so the local rank is 0.
+    """
+    os.environ.update(
+        MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0"
+    )
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        import torch
+
+        torch.set_num_threads(num_threads)
+
+
+def build(settings: StrategySettings) -> Any:
+    """A `DeepspeedStrategy` of OpenRLHF for `settings.device`; its process group is not yet set up."""
+    with _flash_attn_stand_ins():
+        from openrlhf.utils.deepspeed import deepspeed as openrlhf_deepspeed
+    args = SimpleNamespace(
+        local_rank=-1,
+        optim="adam",
+        ds=SimpleNamespace(
+            param_dtype=settings.param_dtype,
+            zero_stage=settings.zero_stage,
+            adam_offload=settings.adam_offload,
+            tensor_parallel_size=1,
+            # Micro-batches add up in fp32: in bf16 a sum of many small gradients loses the small ones.
+            # DeepSpeed takes this for stages 2 and 3 only; stage 1 would switch to another optimizer class.
+            grad_accum_dtype="fp32" if settings.zero_stage >= 2 else None,
+        ),
+        # Makes OpenRLHF leave gradient accumulation to us: micro-batches differ in number from step to step.
+        train=SimpleNamespace(dynamic_batch_enable=True),
+    )
+    base = openrlhf_deepspeed.DeepspeedStrategy
+    strategy_class = base if settings.device == "cuda" else _cpu_strategy(openrlhf_deepspeed)
+    return strategy_class(seed=settings.seed, zero_stage=settings.zero_stage, args=args)
+
+
+def device_of(device: Device) -> torch.device:
+    """The torch device of this rank."""
+    import torch
+
+    return torch.device("cpu") if device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+
+
+@contextmanager
+def partitioned_loading(strategy: Any) -> Iterator[None]:
+    """Under ZeRO-3, `from_pretrained` inside gives each rank its part of every weight, never a whole model."""
+    if strategy.stage != 3:
+        yield
+        return
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    # transformers holds this object by a weak reference: it must live while the model loads.
+    config = HfDeepSpeedConfig(strategy.get_ds_train_config())
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del config
+
+
+def free_memory(device: Device) -> None:
+    """Give freed tensors back to the system, so that the next engine or model finds room."""
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux":
+        import ctypes
+
+        # glibc keeps freed blocks of a released model otherwise, and memory grows by iterations.
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if malloc_trim is not None:
+            malloc_trim(0)
+
+
+def _cpu_strategy(openrlhf_deepspeed: ModuleType) -> type:
+    """A subclass of OpenRLHF's strategy for gloo and CPU tensors.
+
+    Remove when OpenRLHF takes the device from the accelerator: 0.11.2 names "cuda" in
+    `setup_distributed` and synchronizes CUDA after every barrier.
+    """
+    import deepspeed
+    import torch.distributed as dist
+    import transformers
+    from torch.distributed.device_mesh import init_device_mesh
+
+    openrlhf_deepspeed.torch_dist_barrier_and_cuda_sync = dist.barrier
+    # DeepSpeed would compile its shared-memory collectives with g++ at start; gloo needs no compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+    class CpuDeepspeedStrategy(openrlhf_deepspeed.DeepspeedStrategy):
+        def setup_distributed(self, timeout: timedelta = timedelta(minutes=60)) -> None:
+            transformers.set_seed(self.seed)
+            deepspeed.init_distributed(dist_backend="gloo", timeout=timeout)
+            self.world_size = dist.get_world_size()
+            shape = (self.world_size, self.ring_attn_size, self.ds_tensor_parallel_size)
+            self.ds_device_mesh = init_device_mesh("cpu", shape, mesh_dim_names=("dp", "sp", "tp"))
+            self.setup_ring_attn(self.ds_device_mesh)
+
+        def get_ds_train_config(self, optim_dict: dict | None = None, *, max_norm: float | None = None) -> dict:
+            # torch's fused CPU AdamW: DeepSpeed's own would be compiled with g++ at start.
+            if optim_dict is not None:
+                optim_dict = {**optim_dict, "params": {**optim_dict["params"], "torch_adam": True, "fused": True}}
+            return super().get_ds_train_config(optim_dict, max_norm=max_norm)
+
+    return CpuDeepspeedStrategy
+
+
+@contextmanager
+def _flash_attn_stand_ins() -> Iterator[None]:
+    """Let `import openrlhf` pass where flash_attn is not installed (it needs CUDA).
+
+    OpenRLHF 0.11.2's models/ring_attn_utils.py imports five of its names at import time and uses them
+    for packed samples and ring attention only, neither of which we use. transformers holds pure-torch
+    equivalents of three. The stand-ins leave `sys.modules` again, so that nobody takes flash_attn for
+    installed. Remove when OpenRLHF imports flash_attn where it is used.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("flash_attn") is not None:
+        yield
+        return
+    # Imported before the stand-ins exist: they look for flash_attn, and must not find it.
+    import einops
+    import peft  # noqa: F401
+    import transformers.integrations.flash_attention  # noqa: F401
+    import transformers.modeling_flash_attention_utils as equivalents
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText  # noqa: F401
+    from transformers.trainer import get_scheduler  # noqa: F401
+
+    def all_gather(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("ring attention needs flash_attn, which is not installed")
+
+    names = {
+        "flash_attn": {},
+        "flash_attn.bert_padding": {
+            "index_first_axis": equivalents._index_first_axis,
+            "pad_input": equivalents._pad_input,
+            "unpad_input": equivalents._unpad_input,
+            "rearrange": einops.rearrange,
+        },
+        "flash_attn.utils": {},
+        "flash_attn.utils.distributed": {"all_gather": all_gather},
+    }
+    for name, members in names.items():
+        module = ModuleType(name)
+        vars(module).update(members)
+        sys.modules[name] = module
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]

@@ -1,0 +1,333 @@
+"""One DeepSpeed rank: log-probs under the policy, masked DPO steps, and the policy as an HF folder.
+
+All methods but `address` are collective: every rank of the group calls them, in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from actors import strategy as strategies
+from maskdpo_ray.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from maskdpo_ray.batching import TrainingExample
+
+    PairLogps = tuple[np.ndarray, np.ndarray]
+    """Log-probs of one pair's responses: chosen and rejected, one float32 per response token."""
+
+# DeepSpeed puts its own entries beside ours in a checkpoint.
+_CLIENT_STATE = "maskdpo_ray"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Plain values of one rank group; the meaning of each is in maskdpo_ray/config.py."""
+
+    optimizer: strategies.OptimizerSettings
+    beta: float
+    zero_stage: int
+    param_dtype: Literal["bf16", "fp32"]
+    seed: int
+    device: Literal["cpu", "cuda"]
+    num_threads: int
+    timeout_s: float
+    adam_offload: bool = False
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+
+class TrainingRank:
+    """Rank `rank` of a group of `world_size`; wrapped as a Ray actor in maskdpo_ray/cluster.py."""
+
+    def __init__(self, settings: TrainingSettings, rank: int, world_size: int) -> None:
+        self._settings = settings
+        self._rank = rank
+        self._world_size = world_size
+        self._strategy: Any = None
+        self._engine: Any = None
+        self._tokenizer: Any = None
+
+    def address(self) -> tuple[str, int]:
+        """Where the ranks meet: this node's address and a free port (asked of rank 0)."""
+        import ray
+
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            return ray.util.get_node_ip_address(), listener.getsockname()[1]
+
+    def setup(self, master_addr: str, master_port: int) -> None:
+        """Join the process group; once in the life of a rank."""
+        settings = self._settings
+        strategies.prepare_process(
+            settings.device, self._rank, self._world_size, master_addr, master_port, settings.num_threads
+        )
+        self._strategy = strategies.build(
+            strategies.StrategySettings(
+                device=settings.device,
+                zero_stage=settings.zero_stage,
+                param_dtype=settings.param_dtype,
+                seed=settings.seed,
+                adam_offload=settings.adam_offload,
+            )
+        )
+        self._strategy.setup_distributed(timeout=timedelta(seconds=settings.timeout_s))
+
+    def begin(self, policy_path: str, total_steps: int) -> None:
+        """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.
+
+        Always from the folder, also when the same weights are in memory: so that an iteration starts
+        from the published (bf16) policy whether or not the run was interrupted before it.
+        """
+        from transformers import AutoTokenizer
+
+        self._release_engine()
+        settings = self._settings
+        model = self._load(policy_path)
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._tokenizer = AutoTokenizer.from_pretrained(policy_path, trust_remote_code=settings.trust_remote_code)
+        cfg = settings.optimizer.for_openrlhf(total_steps)
+        self._engine, _, _ = self._strategy.prepare((model, cfg))
+
+    def reference_logps(
+        self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
+    ) -> list[PairLogps]:
+        """Per-token log-probs of this rank's pairs, under the current weights or those of `policy_path`.
+
+        Returns:
+            Per pair, in the order given, arrays of the lengths of its chosen and rejected response;
+            0 where a token's weight is 0.
+        """
+        if policy_path is None:
+            return self._logps(self._engine, micro_batches)
+        model = self._load(policy_path)
+        if self._settings.zero_stage == 3:
+            model = self._strategy.prepare(model)
+        try:
+            return self._logps(model, micro_batches)
+        finally:
+            if self._settings.zero_stage == 3:
+                model.destroy()
+            del model
+            strategies.free_memory(self._settings.device)
+
+    def train_step(
+        self,
+        micro_batches: Sequence[Sequence[TrainingExample]],
+        references: Sequence[Sequence[PairLogps]],
+        global_batch_size: int,
+    ) -> dict[str, float]:
+        """One optimizer step over this rank's share of a global batch of `global_batch_size` pairs.
+
+        Shares may differ in size and may be empty: loss and gradients are means over the global batch,
+        whatever the number of ranks and micro-batches.
+
+        Args:
+            micro_batches: this rank's pairs, one forward and backward pass each.
+            references: log-probs under the reference, shaped as `micro_batches`.
+
+        Returns:
+            Of the global batch: loss, accuracy (share of pairs whose chosen reward is the higher),
+            chosen_reward, rejected_reward (means per pair), tokens (of weight > 0), grad_norm (before
+            clipping) and lr (used in this step).
+
+        Raises:
+            ValueError: when the shares don't add up to `global_batch_size`.
+            FloatingPointError: when the loss is not finite; no step is taken.
+        """
+        import torch
+
+        from maskdpo_ray.forward import response_logps
+        from maskdpo_ray.losses import masked_dpo_loss
+
+        engine, device = self._engine, strategies.device_of(self._settings.device)
+        num_passes = self._num_passes(micro_batches)
+        num_pairs = self._reduce([float(sum(len(batch) for batch in micro_batches))], "sum")[0]
+        if num_pairs != global_batch_size:
+            raise ValueError(f"the ranks hold {num_pairs:.0f} pairs, expected a global batch of {global_batch_size}")
+        lr = engine.get_lr()[0]
+        engine.train()
+        sums = [0.0] * 5
+        for index in range(num_passes):
+            # ZeRO reduces gradients in every backward pass, and steps after the last one only.
+            engine.set_gradient_accumulation_boundary(index == num_passes - 1)
+            if index >= len(micro_batches):
+                engine.backward(self._filler_loss(engine, device))
+                continue
+            logps, weights = response_logps(engine, micro_batches[index], device)
+            reference = _pad(references[index], weights.shape[1]).to(device)
+            loss, chosen_rewards, rejected_rewards = masked_dpo_loss(
+                logps, reference, weights, self._settings.beta, reduction="sum"
+            )
+            # DeepSpeed divides by the number of ranks; the mean is over the global batch.
+            engine.backward(loss * (self._world_size / global_batch_size))
+            accurate = (chosen_rewards > rejected_rewards).sum()
+            values = (loss, accurate, chosen_rewards.sum(), rejected_rewards.sum(), (weights > 0).sum())
+            sums = [total + value.item() for total, value in zip(sums, values, strict=True)]
+        sums = self._reduce(sums, "sum")
+        if not torch.isfinite(torch.tensor(sums[0])):
+            raise FloatingPointError(f"loss is {sums[0]} at step {engine.global_steps}")
+        engine.step()
+        loss_sum, accurate_sum, chosen_sum, rejected_sum, tokens = sums
+        return {
+            "loss": loss_sum / global_batch_size,
+            "accuracy": accurate_sum / global_batch_size,
+            "chosen_reward": chosen_sum / global_batch_size,
+            "rejected_reward": rejected_sum / global_batch_size,
+            "tokens": tokens,
+            "grad_norm": self._strategy.get_grad_norm(engine),
+            "lr": lr,
+        }
+
+    def save_policy(self, path: str) -> None:
+        """Write the policy as an HF folder that transformers and vLLM load; it appears at once, complete."""
+        import torch.distributed as dist
+
+        partial = f"{path}.partial"
+        if self._settings.zero_stage == 3:
+            weights = self._engine._consolidated_16bit_state_dict()  # gathered on rank 0
+        elif self._rank == 0:
+            weights = _own_weights(self._engine.module)
+        if self._rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            self._engine.module.save_pretrained(partial, state_dict=weights)
+            self._tokenizer.save_pretrained(partial)
+            if os.path.exists(path):
+                shutil.rmtree(path)
+            os.rename(partial, path)
+        dist.barrier()
+
+    def save_checkpoint(self, folder: str, tag: str, client_state: dict[str, Any], keep: int = 1) -> None:
+        """Write weights, optimizer and schedule under `folder`/`tag`, keeping the newest `keep` tags."""
+        state = {_CLIENT_STATE: client_state}
+        self._strategy.save_ckpt(self._engine, folder, tag=tag, max_num=keep, client_state=state)
+
+    def load_checkpoint(self, folder: str) -> dict[str, Any]:
+        """Continue from the newest checkpoint in `folder`, after `begin`; returns its client state.
+
+        Raises:
+            FileNotFoundError: when there is none.
+        """
+        path, states = self._strategy.load_ckpt(self._engine, folder)
+        if path is None:
+            raise FileNotFoundError(f"{folder}: no DeepSpeed checkpoint")
+        return states[_CLIENT_STATE]
+
+    def close(self) -> None:
+        """Free the engine and leave the process group."""
+        import torch.distributed as dist
+
+        self._release_engine()
+        self._strategy = None
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _load(self, path: str) -> Any:
+        """An HF causal language model from `path`; under ZeRO-3 every rank holds its part only."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        settings = self._settings
+        with strategies.partitioned_loading(self._strategy):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=torch.bfloat16 if settings.param_dtype == "bf16" else torch.float32,
+                use_safetensors=True,
+                trust_remote_code=settings.trust_remote_code,
+                output_loading_info=True,
+            )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ModelError(f"{path}: expected a weight for every parameter, {len(missing)} missing: {missing[0]}")
+        if settings.zero_stage < 3:
+            model = model.to(strategies.device_of(settings.device))
+        return model
+
+    def _release_engine(self) -> None:
+        if self._engine is None:
+            return
+        self._engine.destroy()
+        self._engine = None
+        strategies.free_memory(self._settings.device)
+
+    def _logps(self, model: Any, micro_batches: Sequence[Sequence[TrainingExample]]) -> list[PairLogps]:
+        import torch
+
+        from maskdpo_ray.forward import response_logps
+
+        device = strategies.device_of(self._settings.device)
+        model.eval()
+        result: list[PairLogps] = []
+        with torch.no_grad():
+            for index in range(self._num_passes(micro_batches)):
+                if index >= len(micro_batches):
+                    self._filler_loss(model, device)
+                    continue
+                logps, _ = response_logps(model, micro_batches[index], device)
+                result.extend(_split(logps.cpu().numpy(), micro_batches[index]))
+        return result
+
+    def _num_passes(self, micro_batches: Sequence[Sequence[TrainingExample]]) -> int:
+        """Passes of the rank that has most: ZeRO communicates in each, so all ranks run as many."""
+        return int(self._reduce([float(len(micro_batches))], "max")[0])
+
+    @staticmethod
+    def _filler_loss(model: Any, device: torch.device) -> torch.Tensor:
+        """A pass that contributes nothing, for ranks with fewer micro-batches than the others."""
+        import torch
+
+        token = torch.zeros(1, 1, dtype=torch.long, device=device)
+        return model(input_ids=token, use_cache=False).logits.float().sum() * 0.0
+
+    def _reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
+        """Sum or maximum over the ranks."""
+        import torch
+        import torch.distributed as dist
+
+        tensor = torch.tensor(values, dtype=torch.float64, device=strategies.device_of(self._settings.device))
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
+        return tensor.tolist()
+
+
+def _own_weights(model: Any) -> dict[str, torch.Tensor]:
+    """A state dict whose tensors own their memory, tied ones once: ZeRO keeps all in one flat buffer."""
+    seen: set[int] = set()
+    weights = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            weights[name] = tensor.detach().clone()
+    return weights
+
+
+def _pad(references: Sequence[PairLogps], width: int) -> torch.Tensor:
+    """Reference log-probs as [2B, width] float32, chosen rows first, right-padded with 0."""
+    import torch
+
+    rows = [chosen for chosen, _ in references] + [rejected for _, rejected in references]
+    padded = torch.zeros(len(rows), width, dtype=torch.float32)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = torch.as_tensor(values)
+    return padded
+
+
+def _split(logps: np.ndarray, examples: Sequence[TrainingExample]) -> list[PairLogps]:
+    """Rows of [2B, T] (chosen first) back to pairs, without padding."""
+    half = len(examples)
+    return [
+        (
+            logps[index, : len(example.chosen_token_ids)].copy(),
+            logps[half + index, : len(example.rejected_token_ids)].copy(),
+        )
+        for index, example in enumerate(examples)
+    ]
