@@ -103,7 +103,7 @@ class QuestionLog:
                 file.append(data[part])
             unit = {
                 "stage": QUESTION, "log": self.name, "question_id": question_id, "count": len(rollouts),
-                "drop": None if outcome is None or pair else str(outcome),
+                "drop": None if outcome is None or pair else str.__str__(outcome),  # an enum's value
                 "end": {part: file.size for part, file in self._files.items()},
                 "bytes": sum(map(len, data.values())), "sha256": digest.hexdigest(),
             }

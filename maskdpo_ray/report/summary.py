@@ -23,7 +23,6 @@ from maskdpo_ray.evaluation import Evaluation, compare
 from maskdpo_ray.report.remarks import remarks
 
 SPLITS = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
-_SUMMED = ("timing/", "tokens/")  # a resumed stage adds its part; every other metric counts as logged last
 
 
 def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
         "evaluations": evaluations,
         "pairs": [{"iteration": int(file.parent.name.removeprefix("iter_")), **json.loads(file.read_text(encoding="utf-8"))}
                   for file in sorted(folder.glob("iter_*/pairs-summary.json"))],
-        "stages": _stages(folder / "metrics.jsonl"),
+        **_usage(folder / "metrics.jsonl"),
         "remarks": remarks(evaluations),
         "policies": [str(path.parent) for path in sorted(folder.glob("iter_*/policy/config.json"))],
     }
@@ -58,20 +57,25 @@ def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict
     return versions
 
 
-def _stages(file: Path) -> list[dict[str, Any]]:
-    """One entry per step and stage: seconds, tokens, idle share, those that were logged."""
-    found: dict[tuple[int, str], dict[str, float]] = {}
+def _usage(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Seconds and tokens per step and stage, idle share per iteration and group of actors, as far as logged."""
+    stages: dict[tuple[int, str], dict[str, Any]] = {}
+    idle: dict[int, dict[str, Any]] = {}
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
     for line in lines:
         record = json.loads(line)
+        step = record["step"]
         for key, value in record.items():
             group, _, name = key.partition("/")
-            if group not in ("timing", "tokens", "idle") or value is None:
+            if value is None:
                 continue
-            entry = found.setdefault((record["step"], name.removesuffix("_s") if group == "timing" else name), {})
-            field = {"timing": "seconds", "tokens": "tokens", "idle": "idle_share"}[group]
-            entry[field] = value + (entry.get(field, 0) if key.startswith(_SUMMED) else 0)
-    return [{"step": step, "stage": stage, **entry} for (step, stage), entry in found.items()]
+            if group == "idle":
+                idle.setdefault(step, {"iteration": step})[name] = value
+            elif group in ("timing", "tokens"):
+                name, field = (name.removesuffix("_s"), "seconds") if group == "timing" else (name, "tokens")
+                entry = stages.setdefault((step, name), {"step": step, "stage": name})
+                entry[field] = entry.get(field, 0) + value  # a resumed stage adds its part
+    return {"stages": list(stages.values()), "idle": list(idle.values())}
 
 
 def render(summary: dict[str, Any], width: int = 80, color: bool = False) -> str:
@@ -100,6 +104,8 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         console.print(_pairs(summary["pairs"]), Text(), sep="\n")
     if summary["stages"]:
         console.print(_stage_table(summary["stages"]), Text(), sep="\n")
+    if summary["idle"]:
+        console.print(_idle_table(summary["idle"]), Text(), sep="\n")
     if summary["remarks"]:
         console.print("In words", style="bold")
     for remark in summary["remarks"]:
@@ -192,12 +198,20 @@ def _pairs(iterations: list[dict[str, Any]]) -> Table:
 
 
 def _stage_table(stages: list[dict[str, Any]]) -> Table:
-    table = _table("Stages", "step", "stage", "seconds", "tokens", "tokens/s", "idle", text_columns=2,
-                   caption="idle: share of the time in which the actors of the stage had nothing to do.")
+    table = _table("Stages", "step", "stage", "seconds", "tokens", "tokens/s", text_columns=2,
+                   caption="step: the iteration; of an evaluation, the policy (0: before training).")
     for entry in stages:
         seconds, tokens = entry.get("seconds"), entry.get("tokens")
         table.add_row(str(entry["step"]), entry["stage"], _plain(seconds, 1), "" if tokens is None else f"{tokens:,.0f}",
-                      f"{tokens / seconds:,.0f}" if tokens and seconds else "", _percent(entry.get("idle_share")))
+                      f"{tokens / seconds:,.0f}" if tokens and seconds else "")
+    return table
+
+
+def _idle_table(iterations: list[dict[str, Any]]) -> Table:
+    groups = list(dict.fromkeys(name for entry in iterations for name in entry if name != "iteration"))
+    table = _table("Idle share of each group of actors", "iteration", *groups)
+    for entry in iterations:
+        table.add_row(str(entry["iteration"]), *(_percent(entry.get(group)) for group in groups))
     return table
 
 
