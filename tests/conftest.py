@@ -1,0 +1,74 @@
+"""What all tests share: markers by folder, offline defaults, the bundled model and a tiny one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TIERS = ("unit", "ray", "e2e", "gpu")
+BUNDLED_MODEL = REPOSITORY / "models" / "smollm2-135m-instruct"
+
+# Nothing may reach for the network, and child processes inherit it. Set before any test imports a library.
+os.environ.update({
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "WANDB_MODE": "offline",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+})
+
+# The same examples in every run: a red test stays red, a green one stays green.
+settings.register_profile("deterministic", derandomize=True, deadline=None, database=None)
+settings.load_profile("deterministic")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with the folder of tests/ that it lies in."""
+    for item in items:
+        if not item.path.is_relative_to(REPOSITORY / "tests"):
+            continue
+        tier = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        if tier not in TIERS:
+            raise pytest.UsageError(f"{item.path}: tests lie in one of tests/{{{','.join(TIERS)}}}")
+        item.add_marker(tier)
+
+
+@pytest.fixture(scope="session")
+def bundled_model() -> Path:
+    """Folder of the bundled SmolLM2-135M-Instruct (bfloat16); converted on first use, then reused."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / "convert_model.py"), "--output", str(BUNDLED_MODEL)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return BUNDLED_MODEL
+
+
+@pytest.fixture(scope="session")
+def tiny_model(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Llama (float32, fixed seed) with the bundled model's tokenizer and template.
+
+    Its head size of 32 is the smallest that vLLM's CPU attention takes; its weights are wide enough that answers
+    differ from prompt to prompt.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=2048, initializer_range=0.1, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(bundled_model / name, folder / name)
+    return folder
