@@ -1,0 +1,185 @@
+"""Evaluation: closed forms, an independent count, and whether the intervals hold what they promise."""
+
+import json
+import random
+import statistics
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskdpo_ray.evaluation import METRICS, Evaluation, compare, evaluate
+from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence
+
+FACT, WRONG, UNSURE, CHAT, LOST = "no_hallucination", "contradictory", "unverifiable", "no_fact", "unparsed"
+
+
+def questions(count, per_topic=1):
+    return [Question(f"q{i}", f"topic{i // per_topic}", ({"role": "user", "content": "?"},)) for i in range(count)]
+
+
+def answer(question, replication, labels, kind=None, tokens=3, finish="stop"):
+    sentences = tuple(Sentence(2 * i, 2 * i + 1, label, kind=kind) for i, label in enumerate(labels))
+    return (Rollout(question.id, replication, tuple(range(tokens)), "x " * len(labels), finish, 0),
+            Annotation(question.id, replication, sentences))
+
+
+def run(qs, answers, samples=200):
+    return evaluate(qs, answers, seed=1, bootstrap_samples=samples)
+
+
+def test_closed_form():
+    qs = questions(2)
+    result = run(qs, [
+        answer(qs[0], 0, [CHAT, FACT, WRONG, UNSURE], kind="capital", tokens=10),  # score 1/2
+        answer(qs[1], 0, [FACT, LOST], kind="capital", tokens=20, finish="length"),  # 1: unparsed is on no side
+        answer(qs[0], 1, [CHAT, CHAT], tokens=30),  # 1, nothing checkable
+        answer(qs[1], 1, [WRONG, WRONG, FACT], tokens=40),  # 1/3
+    ])
+    expected = {"score": (3 / 4, 2 / 3), "pooled_score": (2 / 4, 1 / 3), "correct_facts": (1, 1 / 2),
+                "incorrect_facts": (1, 1), "contradictory": (1 / 2, 1), "unverifiable": (1 / 2, 0), "no_fact": (1 / 2, 1),
+                "unparsed": (1 / 2, 0), "sentences": (3, 5 / 2), "tokens": (15, 35), "cut_off": (1 / 2, 0),
+                "nothing_checkable": (0, 1 / 2), "scored": (1, 1)}
+    assert expected.keys() == METRICS.keys()
+    for name, replications in expected.items():
+        metric = result.metrics[name]
+        assert metric.per_replication == pytest.approx(replications), name
+        assert metric.mean == pytest.approx(statistics.mean(replications)), name
+        assert metric.sd == pytest.approx(statistics.stdev(replications)), name
+    assert {kind: (v.correct, v.incorrect) for kind, v in result.kinds.items()} == {
+        "capital": (2 / 4, 2 / 4), "other": (1 / 4, 2 / 4)}
+    assert result.topic_scores == pytest.approx({"topic0": 3 / 4, "topic1": 2 / 3})
+    assert (result.questions, result.replications) == (2, 2)
+
+
+def test_answers_without_a_parsed_sentence_are_left_out_of_the_score_and_shown():
+    qs = questions(2)
+    result = run(qs, [answer(qs[0], 0, [FACT, WRONG]), answer(qs[1], 0, [])])
+    assert result.metrics["score"].mean == 0.5
+    assert result.metrics["scored"].mean == 0.5
+    assert result.metrics["nothing_checkable"].mean == 0.5
+    assert result.metrics["score"].sd is None
+    nothing = run(qs, [answer(qs[0], 0, [LOST]), answer(qs[1], 0, [])])
+    assert nothing.metrics["score"].mean is None
+    assert nothing.metrics["score"].low is None
+    assert compare(result, nothing, seed=1, bootstrap_samples=100).metrics["score"].gain is None
+
+
+labelled = st.lists(st.lists(st.sampled_from(LABELS), max_size=6), min_size=6, max_size=6)
+
+
+@given(labelled, st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_agrees_with_a_plain_count_in_any_order_and_survives_json(texts, shuffle):
+    qs = questions(3)
+    answers = [answer(q, r, texts[3 * r + i]) for r in range(2) for i, q in enumerate(qs)]
+    shuffle.shuffle(answers)
+    result = run(qs, answers, samples=100)
+    for replication in range(2):
+        scores, facts, wrong = [], 0, 0
+        for labels in texts[3 * replication:3 * replication + 3]:
+            parsed = [label for label in labels if label != LOST]
+            if parsed:
+                scores.append(sum(label in (CHAT, FACT) for label in parsed) / len(parsed))
+            facts += labels.count(FACT)
+            wrong += labels.count(WRONG) + labels.count(UNSURE)
+        got = {name: metric.per_replication[replication] for name, metric in result.metrics.items()}
+        assert got["score"] == (pytest.approx(statistics.mean(scores)) if scores else None)
+        assert got["pooled_score"] == (pytest.approx(facts / (facts + wrong)) if facts + wrong else None)
+        assert (got["correct_facts"], got["incorrect_facts"]) == pytest.approx((facts / 3, wrong / 3))
+    assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
+
+
+@given(labelled, labelled)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_gain_is_antisymmetric_and_zero_against_itself(one, other):
+    qs = questions(6)
+    a, b = (run(qs, [answer(q, 0, labels) for q, labels in zip(qs, texts, strict=True)], 100) for texts in (one, other))
+    forth, back = (compare(x, y, seed=3, bootstrap_samples=100).metrics for x, y in ((a, b), (b, a)))
+    for name in METRICS:
+        if forth[name].low is not None:
+            assert forth[name].low == pytest.approx(-back[name].high)
+        if forth[name].gain is not None:
+            assert forth[name].gain == pytest.approx(-back[name].gain)
+    for change in compare(a, a, seed=3, bootstrap_samples=100).metrics.values():
+        assert change.gain in (0, None) and change.low in (0, None) and change.high in (0, None)
+
+
+def test_pairing_takes_out_what_topics_differ_in():
+    qs = questions(20)
+    before, after = (run(qs, [answer(q, 0, [FACT] * (i % 3 + extra) + [WRONG] * (3 - i % 3 - extra))
+                              for i, q in enumerate(qs)]) for extra in (0, 1))
+    change = compare(before, after, seed=1, bootstrap_samples=500).metrics["score"]
+    assert (change.gain, change.low, change.high) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert before.metrics["score"].high - before.metrics["score"].low > 0.1  # unpaired, it is wide
+
+
+def test_interval_holds_the_true_gain_about_95_times_in_100():
+    # A topic's gain differs from topic to topic, so that resampling answers would give about 70%.
+    rng, qs, held, runs = random.Random(5), questions(40), 0, 150
+    for number in range(runs):
+        after_rates = [rng.random() for _ in qs]  # mean 0.5; before 0.4: the true gain is 0.1
+
+        def sample(rates, n=number):
+            return evaluate(qs, [answer(q, r, [FACT if rng.random() < rate else WRONG for _ in range(3)])
+                                 for q, rate in zip(qs, rates, strict=True) for r in range(3)],
+                            seed=n, bootstrap_samples=100)
+
+        change = compare(sample([0.4] * len(qs)), sample(after_rates), seed=number, bootstrap_samples=400).metrics["score"]
+        held += change.low <= 0.1 <= change.high
+    assert 0.89 <= held / runs <= 0.99
+
+
+def test_topics_are_resampled_not_questions():
+    # Four questions to each of two topics that differ: only 2 x all, 1 + 1, or all of the other can be drawn.
+    qs = questions(8, per_topic=4)
+    result = run(qs, [answer(q, 0, [FACT if q.topic == "topic0" else WRONG]) for q in qs], samples=500)
+    assert (result.metrics["score"].low, result.metrics["score"].high) == (0, 1)
+
+
+def test_saying_less_is_visible():
+    qs = questions(12)
+    full = [[FACT, FACT, WRONG, WRONG, UNSURE] for _ in qs]
+    short = [[label for label in labels if label == FACT] for labels in full]
+    before, after = (run(qs, [answer(q, 0, labels, tokens=9 * len(labels)) for q, labels in zip(qs, texts, strict=True)])
+                     for texts in (full, short))
+    gain = compare(before, after, seed=1, bootstrap_samples=200).metrics
+    assert gain["score"].gain == pytest.approx(0.6)
+    assert gain["correct_facts"].gain == 0
+    assert gain["incorrect_facts"].gain == -3
+    assert gain["sentences"].gain == -3 and gain["sentences"].high < 0
+    assert gain["tokens"].gain == -27
+
+
+def test_same_seed_same_interval():
+    qs = questions(9)
+    answers = [answer(q, 0, [FACT] * (i % 4) + [WRONG]) for i, q in enumerate(qs)]
+    assert run(qs, answers) == run(qs, answers)
+    assert run(qs, answers) != evaluate(qs, answers, seed=2, bootstrap_samples=200)
+
+
+def test_refuses_answers_that_are_not_one_per_question_and_replication():
+    qs = questions(2)
+    good = [answer(q, r, [FACT]) for q in qs for r in range(2)]
+    run(qs, good)
+    cases = {
+        "'q1' has no answer in replication 1": good[:-1],
+        "'q1' is answered twice in replication 1": [*good, good[-1]],
+        "'q7', which is not evaluated": [*good, answer(Question("q7", "t", ()), 0, [FACT])],
+        "got 0 answers": [],
+        "comes with the annotation of": [*good[:-1], (good[-1][0], good[0][1])],
+        "unknown label 'right'": [*good[:-1], answer(qs[1], 1, ["right"])],
+        "got 5 answers": [*good, answer(qs[0], -1, [FACT])],
+    }
+    for message, answers in cases.items():
+        with pytest.raises(ValueError, match=message):
+            run(qs, answers)
+    with pytest.raises(ValueError, match="2 with 1 ids"):
+        run([qs[0], qs[0]], good)
+
+
+def test_refuses_to_compare_different_topics():
+    qs = questions(3)
+    a, b = (run(part, [answer(q, 0, [FACT]) for q in part]) for part in (qs[:2], qs[1:]))
+    with pytest.raises(ValueError, match="'topic0' is in one only"):
+        compare(a, b, seed=1, bootstrap_samples=100)
