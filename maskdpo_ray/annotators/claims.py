@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from maskdpo_ray.annotators.mentions import ENTITY_SENSE, Mention, NameIndex, Signal, Token, tokens
 from maskdpo_ray.domains.table import ENTITY, NUMBER, WORDS, FactTable, Kind
@@ -15,7 +15,11 @@ _OF = {"of", "in", "for", "to", "throughout", "by"}
 _ARTICLES = {"the", "a", "an", "republic", "country", "nation", "state", "kingdom", "element"}
 _PRONOUNS = {"its", "it", "the", "they", "their", "this", "that", "there", "he", "she", "his", "her", "these", "one",
              "some", "in", "a", "an", "which", "and", "also", "as", "is", "on", "at", "with"}
-_NEGATIONS = {"not", "isnt", "no", "never", "neither", "nor", "doesnt", "arent", "without", "cannot", "dont", "wasnt"}
+_NEGATIONS = {"not", "isnt", "never", "neither", "doesnt", "arent", "cannot", "dont", "wasnt"}
+_OTHER_CAPITALS = {"former", "old", "ancient", "first", "historic", "historical", "colonial", "previous", "commercial",
+                   "economic", "cultural", "financial", "provincial", "state", "regional", "maritime", "sea", "original"}
+_DIRECT = {"the", "a", "an", "one", "of", "its", "their", "official", "sole", "only", "main", "primary", "national",
+           "current", "and", "largest", "city", "also", "both", "two", "three"}
 _SPLITTERS = {"but", "while", "whereas", "although", "though", "however"}
 _RELATIVES = {"which", "who", "whose", "where"}
 _AFTER_AND = {"its", "it", "the", "they", "has", "have", "is", "are", "uses", "also", "their", "there"}
@@ -45,6 +49,8 @@ class Claim:
     negated: bool = False
     hedged: bool = False
     """Beside a superlative, with no trigger: false if the value is, but not true because the value is."""
+    foreign: str = ""
+    """A named subject that is no entity of the table ("Ontario")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,8 @@ class ClaimReader:
     def __init__(self, table: FactTable) -> None:
         self._index = NameIndex(table)
         self._kinds = {kind.name: kind for kind in table.kinds}
+        owners = (name for e in table.entities for name in (*e.adjectives, *(e.name, *e.aliases) * bool(e.adjectives)))
+        self._owners = {tuple(token.key for token in tokens(name)) for name in owners}
 
     def read(self, sentence: str) -> list[Claim]:
         """All claims of kinds that the table knows, clause by clause."""
@@ -110,22 +118,23 @@ class ClaimReader:
             has_verb = any(token.key in _VERBS for token in ahead)
             return has_verb and bool(any(s.strong for s in self._index.signals(ahead)) or word in {"it", "its", "has"})
         mention = next((m for m in mentions if m.start == i), None)
+        if not any(token.key in _VERBS for token in words[:i]):
+            return False
         return bool(mention and mention.end < len(words) and (
             words[mention.end].key in _VERBS or words[mention.end - 1].possessive))
 
     def _claims(self, clause: _Clause) -> Iterator[Claim]:
-        negated = any(word.key in _NEGATIONS for word in clause.words)
         text = " ".join(word.text for word in clause.words)
         used: set[int] = set()
         strong = [signal for signal in clause.signals if signal.strong]
         for number, signal in enumerate(strong):
             kind = self._kinds[signal.kind]
-            if any(s.kind == signal.kind for s in strong[:number]):
+            other = signal.start > 0 and clause.words[signal.start - 1].key in _OTHER_CAPITALS
+            if other or any(s.kind == signal.kind for s in strong[:number]):
                 continue
-            claim = self._numbers(clause, signal, kind) if kind.shape == NUMBER else self._named(
-                clause, signal, kind, strong, used)
-            if claim:
-                yield replace(claim, negated=negated)
+            read = self._numbers if kind.shape == NUMBER else self._named
+            if claim := read(clause, signal, kind, strong, used):
+                yield claim
         weak = {s.kind for s in clause.signals if not s.strong} - {s.kind for s in strong}
         for kind in self._kinds.values():
             if kind.name not in weak:
@@ -133,43 +142,59 @@ class ClaimReader:
             cues = [s for s in clause.signals if s.kind == kind.name]
             near = [m for m in clause.mentions if m.named(kind.name) and m.start not in used
                     and any(0 <= m.start - s.end <= 4 or 0 <= s.start - m.end <= 1 for s in cues)]
+            subject, foreign = self._subject(clause, None, near)
+            # A region that is itself the place spoken of ("Oceania" in "Australia is ...") is no value.
+            near = [m for m in near if not m.named(ENTITY_SENSE) & set(subject)]
             if near:
                 used |= {m.start for m in near}
+                near, negated = _polarity(clause, near, near[0].start)
                 yield Claim(
-                    kind.name, self._subject(clause, None, near), tuple(m.named(kind.name) for m in near),
-                    ", ".join(m.text for m in near), negated, bool(_SUPERLATIVES.search(text)),
+                    kind.name, subject, tuple(m.named(kind.name) for m in near), ", ".join(m.text for m in near),
+                    negated, bool(_SUPERLATIVES.search(text)), foreign,
                 )
 
     def _named(
         self, clause: _Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[int]
     ) -> Claim | None:
         sense = ENTITY_SENSE if kind.shape == ENTITY else kind.name
-        subject_mention = self._subject_mention(clause, signal)
-        candidates = [m for m in clause.mentions if m.named(sense) and m is not subject_mention and m.start not in used]
+        mention = self._subject_mention(clause, signal)
+        values = [m for m in clause.mentions if m.named(sense) and m is not mention and m.start not in used]
+        unknown = self._unknown(clause, signal, kind)
         if kind.shape == ENTITY:
-            subject = self._subject(clause, signal, [])
-            values = [m for m in candidates if not set(subject) & m.named(sense)]
+            subject, foreign = self._subject(clause, signal, [])
+            after = [m for m in values if m.start >= signal.end]
+            values = after or values
         else:
             others = [s for s in strong if s.kind != kind.name]
-            values = [m for m in candidates if not any(
+            values = [m for m in values if not any(
                 m.named(s.kind) and _distance(m, s) < _distance(m, signal) for s in others)]
             start, end = self._region(clause, signal)
             inside = [m for m in values if start <= m.start < end]
-            unknown = self._unknown(clause, signal, kind)
             values = inside or ([] if unknown else values)
-            subject = self._subject(clause, signal, values)
+            subject, foreign = self._subject(clause, signal, values)
         if values:
             used |= {m.start for m in values}
-            names = tuple(self._qualified(clause, m, sense) for m in values)
-            return Claim(kind.name, subject, names, ", ".join(m.text for m in values))
-        unknown = self._unknown(clause, signal, kind)
-        return Claim(kind.name, subject, (frozenset(),), unknown) if unknown else None
+            values, negated = _polarity(clause, values, signal.start)
+            names = tuple(self._unqualified(clause, m, kind, sense) for m in values)
+            return Claim(kind.name, subject, names, ", ".join(m.text for m in values), negated, foreign=foreign)
+        if not unknown:
+            return None
+        negated = any(word.key in _NEGATIONS for word in clause.words)
+        return Claim(kind.name, subject, (frozenset(),), unknown, negated, foreign=foreign)
 
-    def _qualified(self, clause: _Clause, mention: Mention, sense: str) -> frozenset[str]:
+    def _unqualified(self, clause: _Clause, mention: Mention, kind: Kind, sense: str) -> frozenset[str]:
+        """The names that a mention can stand for: none for the "franc" in "Tanzanian franc", as no name of a
+        franc has that adjective (a known one would have been found as a whole)."""
+        if kind.shape == WORDS and mention.end - mention.start == 1:
+            before = [word.key for word in clause.words[max(0, mention.start - 3) : mention.start]]
+            if any(tuple(before[-n:]) in self._owners for n in range(1, len(before) + 1)):
+                return frozenset()
         return mention.named(sense)
 
-    def _numbers(self, clause: _Clause, signal: Signal, kind: Kind) -> Claim | None:
-        stops = [s.start for s in clause.signals if s.strong and s.start >= signal.end]
+    def _numbers(
+        self, clause: _Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[int]
+    ) -> Claim | None:
+        stops = [s.start for s in strong if s.start >= signal.end]
         after = range(signal.end, min(len(clause.words), signal.end + 8, *stops) if stops else
                       min(len(clause.words), signal.end + 8))
         for i in [*after, *range(signal.start - 1, max(-1, signal.start - 3), -1)]:
@@ -178,7 +203,9 @@ class ClaimReader:
             number = digits.group(1) if digits else _ORDINALS.get(word)
             number = number or next((v.name for v in kind.lexicon if word in v.aliases), None)
             if number:
-                return Claim(kind.name, self._subject(clause, signal, []), (frozenset({number}),), number)
+                subject, foreign = self._subject(clause, signal, [])
+                negated = any(w.key in _NEGATIONS for w in clause.words)
+                return Claim(kind.name, subject, (frozenset({number}),), number, negated, foreign=foreign)
         return None
 
     def _region(self, clause: _Clause, signal: Signal) -> tuple[int, int]:
@@ -201,6 +228,8 @@ class ClaimReader:
         for i in range(signal.start - 1, -1, -1):
             if clause.words[i].key in _COPULAS:
                 return i
+            if clause.words[i].key not in _DIRECT and not clause.words[i].possessive:
+                return None
         return None
 
     def _unknown(self, clause: _Clause, signal: Signal, kind: Kind) -> str | None:
@@ -249,13 +278,52 @@ class ClaimReader:
                 return m
         return None
 
-    def _subject(self, clause: _Clause, signal: Signal | None, values: list[Mention]) -> tuple[str, ...]:
+    def _subject(
+        self, clause: _Clause, signal: Signal | None, values: list[Mention]
+    ) -> tuple[tuple[str, ...], str]:
+        """(entities that the clause may be about, or the name of a subject that is none of the table's)."""
         if clause.subject:
-            return clause.subject
+            return clause.subject, ""
         mention = self._subject_mention(clause, signal)
-        if mention is None or mention in values:
-            return ()
-        return tuple(sorted(mention.named(ENTITY_SENSE)))
+        if mention is not None and mention not in values:
+            return tuple(sorted(mention.named(ENTITY_SENSE))), ""
+        return (), self._foreign(clause, signal, values)
+
+    def _foreign(self, clause: _Clause, signal: Signal | None, values: list[Mention]) -> str:
+        """A named subject that the table does not know: "Ontario" in "The capital of Ontario is Toronto"."""
+        words = clause.words
+        taken = {i for m in clause.mentions if m.named(ENTITY_SENSE) for i in range(m.start, m.end)}
+        taken |= {i for m in values for i in range(m.start, m.end)}
+        starts = []
+        if signal and signal.end < len(words) and words[signal.end].key in {"of", "in"}:
+            starts.append(signal.end + 1)
+            if signal.end + 1 < len(words) and words[signal.end + 1].key == "the":
+                starts[-1] += 1
+        elif signal is None:
+            starts.append(0)
+        for start in starts:
+            end = start
+            while end < len(words) and end not in taken and words[end].text[:1].isupper() and end - start < 4:
+                end += 1
+            name = words[start:end]
+            verb_follows = end < len(words) and words[end].key in _VERBS
+            if name and name[0].key not in _PRONOUNS | _ARTICLES and tuple(w.key for w in name) not in self._owners \
+                    and (verb_follows or signal):
+                return " ".join(word.text for word in name)
+        return ""
+
+
+def _polarity(clause: _Clause, values: list[Mention], trigger: int) -> tuple[list[Mention], bool]:
+    """(the values that are asserted, False), or (the denied ones, True) if the clause only denies."""
+    words = clause.words
+    nots = [i for i, w in enumerate(words) if w.key in _NEGATIONS
+            and not (i + 1 < len(words) and words[i + 1].key in {"only", "just"})]
+    if not nots:
+        return values, False
+    if nots[0] < trigger:
+        return values, True
+    asserted = [m for m in values if m.start < nots[0]]
+    return (asserted, False) if asserted else (values, True)
 
 
 def _distance(mention: Mention, signal: Signal) -> int:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from maskdpo_ray import sentences
 from maskdpo_ray.annotators.claims import Claim, ClaimReader
-from maskdpo_ray.annotators.mentions import tokens
-from maskdpo_ray.domains.table import Entity, FactTable, Kind
+from maskdpo_ray.annotators.mentions import ENTITY_SENSE, key, tokens
+from maskdpo_ray.domains.table import ENTITY, Entity, FactTable, Kind
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.records import (
     CONTRADICTORY,
@@ -43,6 +43,10 @@ class _Domain:
         self.entities: dict[str, Entity] = {entity.name: entity for entity in table.entities}
         self.kinds: dict[str, Kind] = {kind.name: kind for kind in table.kinds}
         self.reader = ClaimReader(table)
+        self.generic = re.compile(
+            rf"(?:is|are) (?:an?|the name of an?) (?:chemical )?(?:{'|'.join(map(re.escape, table.generic))})[.!]?$",
+            re.IGNORECASE,
+        ) if table.generic else None
 
 
 class FactsAnnotator:
@@ -108,6 +112,9 @@ def verdict(domain: _Domain, topic: Entity, sentence: str) -> tuple[str, str, st
         for truth, evidence, kind in checked:
             if truth is wanted:
                 return label, evidence, kind
+    named = domain.reader.mentions(text)
+    if named and domain.generic and domain.generic.search(text) and topic.name in named[0].named(ENTITY_SENSE):
+        return NO_HALLUCINATION, f"{topic.name} is one of the table's entities", None
     if reason := _claims_nothing(domain, text):
         return NO_FACT, reason, None
     if checked:
@@ -118,6 +125,8 @@ def verdict(domain: _Domain, topic: Entity, sentence: str) -> tuple[str, str, st
 def _check(domain: _Domain, topic: Entity, claim: Claim) -> tuple[bool | None, str, str]:
     """(true, false or None: cannot be judged; evidence; kind)."""
     kind = domain.kinds[claim.kind]
+    if claim.foreign and not _is_part(topic, kind, claim.foreign):
+        return None, f"speaks of {claim.foreign}, which is not in the table", kind.name
     names = claim.subjects or (topic.name,)
     subjects = [topic] if topic.name in names else [domain.entities[name] for name in names]
     best: tuple[bool | None, str, str] | None = None
@@ -129,6 +138,12 @@ def _check(domain: _Domain, topic: Entity, claim: Claim) -> tuple[bool | None, s
     return best
 
 
+def _is_part(topic: Entity, kind: Kind, name: str) -> bool:
+    """Whether what holds for the topic holds for this: its capital lies where it lies, but has other neighbours."""
+    own = {key(spelling) for values in topic.facts.values() for v in values for spelling in (v.name, *v.aliases)}
+    return kind.shape != ENTITY and key(name) in own
+
+
 def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, str]:
     accepted = subject.facts.get(kind.name, ())
     if not accepted:
@@ -136,7 +151,12 @@ def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, st
     listed = ", ".join(value.name for value in accepted[:_LISTED]) + (", ..." if len(accepted) > _LISTED else "")
     evidence = f"{kind.label} of {subject.name}: {listed}; the sentence says {'not ' * claim.negated}{claim.said}"
     names = {value.name for value in accepted}
-    right = [bool(names & value) for value in claim.values]
+    values = claim.values
+    if kind.shape == ENTITY:  # "on the Rwandan border", "a neighbour of Rwanda": the subject is no value
+        values = tuple(value for value in values if subject.name not in value)
+        if not values:
+            return None, f"names no {kind.label} of {subject.name}"
+    right = [bool(names & value) for value in values]
     if claim.negated:
         if all(right):
             return False, evidence

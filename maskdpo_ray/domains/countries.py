@@ -33,6 +33,8 @@ _NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
                                                       "Congo-Kinshasa", "Zaire", "D.R. Congo")),
     "cv": ("CV", "Cape Verde", ("Cabo Verde",)),
     "dr": ("DO", "Dominican Republic", ()),
+    "gz": ("PS", "Gaza Strip", ("Gaza", "Palestine", "Palestinian territories", "State of Palestine")),
+    "we": ("PS", "West Bank", ("Palestine", "Palestinian territories", "State of Palestine")),
     "fm": ("FM", "Micronesia", ("Federated States of Micronesia",)),
     "ga": ("GM", "The Gambia", ("Gambia",)),
     "iv": ("CI", "Ivory Coast", ("Cote d'Ivoire",)),
@@ -51,14 +53,15 @@ _MORE_NAMES: dict[str, tuple[str, ...]] = {
     "RU": ("Russian Federation",), "CN": ("PRC",), "PG": ("PNG",), "MD": ("Moldavia",), "KG": ("Kirghizia",),
 }
 _MORE_CAPITALS: dict[str, tuple[str, ...]] = {
-    "MM": ("Naypyidaw", "Naypyitaw"), "UA": ("Kyiv", "Kiev"), "KZ": ("Nur-Sultan",), "NL": ("The Hague",),
-    "TZ": ("Dar es Salaam",), "MN": ("Ulan Bator",), "YE": ("Sana'a",), "LK": ("Sri Jayawardenepura Kotte", "Kotte"),
-    "MV": ("Male",), "VN": ("Ha Noi",), "IN": ("Delhi",), "CH": ("Berne",), "GN": ("Konakry",), "MH": ("Delap",),
-    "KI": ("South Tarawa",), "MY": ("Putrajaya",), "MD": ("Kishinev",), "PW": ("Melekeok",), "PK": ("Islāmābād",),
-    "AZ": ("Baki",), "US": ("Washington",), "TJ": ("Dushanbe",), "BN": ("Bandar Seri Begawan",), "AG": ("St. John's",),
+    "MM": ("Naypyidaw", "Naypyitaw", "Nay Pyi Daw"), "KZ": ("Nur-Sultan",),     "MN": ("Ulan Bator",), "YE": ("Sana'a",), "LK": ("Sri Jayawardenepura Kotte", "Kotte"),
+    "MV": ("Male",), "IN": ("Delhi",), "CH": ("Berne",), "MH": ("Delap",),
+    "KI": ("South Tarawa",), "GT": ("Guatemala",), "MY": ("Putrajaya",), "MD": ("Kishinev",), "PW": ("Melekeok",),
+    "US": ("Washington",), "AG": ("St. John's",),
 }
-# Capitals that the lists above accept but the country no longer or only partly has do not make a statement true.
-_NOT_CAPITALS: dict[str, tuple[str, ...]] = {"NL": ("The Hague",), "TZ": ("Dar es Salaam",)}
+# Legal tender in CLDR, but no currency of the country's own and not officially adopted.
+_NOT_CURRENCIES: dict[str, tuple[str, ...]] = {"HT": ("USD",)}
+# The seat that the record names last or not in the form to show first.
+_FIRST_CAPITALS: dict[str, tuple[str, ...]] = {"MM": ("Nay Pyi Taw",), "LK": ("Sri Jayewardenepura Kotte",)}
 _MORE_ADJECTIVES: dict[str, tuple[str, ...]] = {
     "BW": ("Botswanan",), "CI": ("Ivorian",), "SZ": ("Swazi",), "KZ": ("Kazakh",), "KG": ("Kyrgyz",), "NP": ("Nepalese",),
     "TJ": ("Tajik",), "TM": ("Turkmen",), "UZ": ("Uzbek",), "KM": ("Comorian",), "US": ("US", "U.S."), "CD": ("Congolese",),
@@ -73,7 +76,7 @@ _LANGUAGE_ALIASES: dict[str, tuple[str, ...]] = {
     "Indonesian": ("Bahasa Indonesia", "Bahasa"), "Spanish": ("Castilian", "Castilian Spanish"),
     "Khmer": ("Cambodian",), "Sinhala": ("Sinhalese",), "Azerbaijani": ("Azeri",), "Slovenian": ("Slovene",),
     "Norwegian": ("Bokmal Norwegian", "Nynorsk Norwegian", "Norwegian Bokmål", "Norwegian Nynorsk", "Bokmal", "Nynorsk"),
-    "Haitian Creole": ("Creole",), "Kinyarwanda": ("Rwandan language",), "Rundi": ("Kirundi",), "Dhivehi": ("Divehi",),
+    "Haitian Creole": ("Creole", "Haitian"), "Kinyarwanda": ("Rwandan language",), "Rundi": ("Kirundi",), "Dhivehi": ("Divehi",),
     "Tswana": ("Setswana",), "Southern Sotho": ("Sesotho", "Sotho"), "Northern Sotho": ("Sepedi", "Pedi"),
     "Swati": ("siSwati", "Swazi"), "Tigrinya": ("Tigrigna",), "Chewa": ("Chichewa", "Nyanja", "Chinyanja"),
     "Filipino": ("Tagalog", "Pilipino"), "Berber": ("Tamazight", "Amazigh", "Standard Moroccan Tamazight"),
@@ -89,7 +92,8 @@ _CURRENCY_ALIASES: dict[str, tuple[str, ...]] = {
     "XOF": ("CFA franc", "CFA", "West African franc"), "XAF": ("CFA franc", "CFA", "Central African franc"),
     "USD": ("United States dollar", "American dollar", "U.S. dollar"), "SZL": ("emalangeni",), "LSL": ("maloti",),
     "ILS": ("new Israeli shekel", "shekel", "sheqel"), "BGN": ("leva",), "MDL": ("lei",), "RON": ("lei",),
-    "BAM": ("convertible mark", "konvertibilna marka"), "CZK": ("koruna",), "PEN": ("nuevo sol",),
+    "BAM": ("convertible mark", "konvertibilna marka"), "CZK": ("koruna", "crown"), "DKK": ("crown",), "SEK": ("crown", "kronor"), "NOK": ("crown", "kroner"),
+    "ISK": ("crown", "kronur"), "PEN": ("nuevo sol",),
     "UZS": ("soum", "som", "sum"), "MNT": ("togrog", "tögrög"), "INR": ("rupee",), "XCD": ("Eastern Caribbean dollar",),
     "PLN": ("zloty",), "BYN": ("ruble", "rouble"), "RUB": ("rouble",), "NGN": ("naira",), "SLE": ("leone",),
     "MOP": (), "MRU": ("ouguiya",), "KGS": ("som",), "EUR": ("€",),
@@ -161,14 +165,14 @@ def _names_to_entity() -> dict[str, tuple[str, ...]]:
 
 
 def _facts(record: Record, iso: str, names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[Value, ...]]:
-    capital = [c for c in record.capitals + _MORE_CAPITALS.get(iso, ()) if c not in _NOT_CAPITALS.get(iso, ())]
+    capital = (*_FIRST_CAPITALS.get(iso, ()), *record.capitals, *_MORE_CAPITALS.get(iso, ()))
     cldr = babel.languages.get_official_languages(iso, de_facto=True)
     known = tuple(_locale().languages.get(code.partition("_")[0], code) for code in cldr)
     spoken = tuple(dict.fromkeys(_language(n) for n in record.official_languages + known + record.languages))
     official = tuple(dict.fromkeys(_language(n) for n in record.official_languages + known)) or spoken
     neighbours = (names[n][0] for n in record.neighbours if n in names)
     return {
-        "capital": (Value(capital[0], tuple(capital[1:])),) if capital else (),
+        "capital": tuple(Value(name) for name in dict.fromkeys(capital)),
         "continent": tuple(_region(name) for name in regions.of(iso)),
         "official_language": tuple(_language_value(name) for name in official),
         "language": tuple(_language_value(name) for name in spoken),
@@ -186,12 +190,14 @@ def _language_value(name: str) -> Value:
 
 
 def _region(name: str) -> Value:
-    return Value(name, regions.CONTINENTS.get(name, ()) + regions.aliases(name))
+    return Value(name, regions.aliases(name))
 
 
 def _currency_codes(iso: str) -> tuple[str, ...]:
     territory = babel.core.get_global("territory_currencies").get(iso, ())
-    return tuple(code for code, _, end, tender in territory if end is None and tender)
+    codes = [code for code, _, end, tender in territory if end is None and tender]
+    codes = [code for code in codes if code not in _NOT_CURRENCIES.get(iso, ())]
+    return tuple(sorted(codes, key=lambda code: not code.startswith(iso)))  # the national one first
 
 
 @cache
@@ -217,21 +223,21 @@ def _kinds() -> tuple[Kind, ...]:
         found = {value.name: value for e in entities for kind in kinds for value in e.facts.get(kind, ())}
         return tuple(found.values())
 
-    cities = tuple(Value(city) for cities in _NOT_CAPITALS.values() for city in cities)
     place_names = {e.name for e in entities} | set(regions.CONTINENTS) | {v.name for v in lexicon("capital")}
     tongues = tuple(v for v in lexicon("official_language", "language") if v.name not in place_names)
-    all_regions = tuple(_region(n) for n in {**regions.CONTINENTS, **regions.SUBREGIONS, **regions.REGIONS})
+    all_regions = tuple(_region(name) for name in regions.names())
     return (
-        Kind("capital", "capital", ("capital", "capital city", "seat of government"), (), lexicon("capital") + cities),
+        Kind("capital", "capital", ("capital", "capital city"), (), lexicon("capital")),
         Kind("continent", "continent", ("continent",),
              ("in", "located", "located in", "situated", "part of", "lies", "country", "nation", "state", "region",
-              "island", "within"), all_regions),
+              "island", "within", "is", "is located"), all_regions),
         Kind("official_language", "official language",
-             ("official language", "national language", "official and national language", "official"), (), tongues),
+             ("official language", "national language", "official and national language",
+                                                        "official state language"), ("official",), tongues),
         Kind("language", "language", ("language", "spoken", "speak", "speaking", "tongue", "widely spoken language"),
              (), tongues),
         Kind("currency", "currency", ("currency", "monetary unit", "legal tender", "official currency",
-                                      "national currency"), (), lexicon("currency"), shape=WORDS),
+                                      "national currency"), ("use", "used"), lexicon("currency"), shape=WORDS),
         Kind("neighbour", "neighbour",
              ("neighbour", "neighbor", "neighboring", "neighbouring", "neighboring country", "neighbouring country",
               "border", "bordered", "bordering", "share a border", "shares a border", "land border"), (), (),

@@ -50,6 +50,8 @@ _ALSO: dict[str, str] = {
     "Lanthanum": "Transition metals", "Actinium": "Transition metals", "Selenium": "Metalloids",
     "Germanium": "Poor metals", "Antimony": "Poor metals", "Aluminum": "Metalloids",
 }
+_WORDS = {"I", "In", "As", "He", "At", "No", "Be", "Am"}
+"""Symbols that are English words: never read as the element's name."""
 _ALIASES: dict[str, tuple[str, ...]] = {"Aluminum": ("Aluminium",), "Cesium": ("Caesium",), "Sulfur": ("Sulphur",)}
 
 
@@ -125,7 +127,7 @@ def _entity(row: _Row) -> Entity:
     surnames = tuple(Value(name) for name in (row.discoverers or "").replace(" and ", ",").split(",") if name.strip())
     return Entity(
         row.name,
-        _ALIASES.get(row.name, ()),
+        _ALIASES.get(row.name, ()) + (() if row.symbol in _WORDS else (row.symbol,)),
         (),
         {
             "symbol": (Value(row.symbol),),
@@ -164,15 +166,15 @@ def table() -> FactTable:
         Kind("group", "group", ("group",), (), lexicon("group"), shape=NUMBER),
         Kind("block", "block", (), ("block",), lexicon("block")),
         Kind("state", "state at room temperature",
-             ("room temperature", "state at room temperature", "standard conditions", "standard temperature",
-              "state of matter", "standard state", "physical state"),
-             ("is a", "is", "a", "state"), lexicon("state"), shape=WORDS),
+             ("state at room temperature", "state of matter", "standard state", "physical state",
+              "state at standard conditions", "phase"),
+             ("is a", "is", "a", "state", "room temperature", "standard conditions", "standard temperature"), lexicon("state"), shape=WORDS),
         Kind("discovery_year", "year of discovery", (), ("discovered", "discovery"), lexicon("discovery_year"),
              closed_world=False, shape=WORDS),
         Kind("discoverer", "discoverer", (), ("discovered", "discoverer"), lexicon("discoverer"), closed_world=False),
     )
-    traps = ("noble metal", "natural gas", "precious metal", "heavy metal", "metal alloy", "solid state")
-    return FactTable("elements", kinds, entities, traps, ("element", "metal", "gas", "chemical element"))
+    traps = ("noble metal", "natural gas", "precious metal", "heavy metal", "superheavy metal", "light metal", "metal alloy", "solid state")
+    return FactTable("elements", kinds, entities, traps, ("element",))
 
 
 def _sentences(entity: Entity) -> str:

@@ -114,16 +114,21 @@ def languages(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for part in re.split(r"[,;](?![^(]*\))", text.split("; note")[0]):
         for piece in re.split(r" and (?=[A-Z])", part):
             outside = re.sub(r"\(.*", "", piece)
-            names = [n for match in _LANGUAGE.findall(outside) for n in [match, *match.split("/")]]
-            names = [n for n in names if n not in _NOT_LANGUAGES]
+            names = _names(outside)
             listed += names
             status = "".join(re.findall(r"\(([^)]*)", piece))
             if re.search(r"\bofficial\b|state language", status) and not re.search(
                 r"official (only )?in |minority|language in", status
             ):
                 official += names
-            listed += [n for n in _LANGUAGE.findall(status) if n not in _NOT_LANGUAGES]
+            if not re.search(r"\b(under|law|in|region|island|Assembly)\b", status):
+                listed += _names(status)
     return tuple(dict.fromkeys(official)), tuple(dict.fromkeys(listed))
+
+
+def _names(text: str) -> list[str]:
+    found = [name for match in _LANGUAGE.findall(text) for name in match.split("/")]
+    return [n for n in found if n not in _NOT_LANGUAGES and not re.search(r"\d|[a-z]official$|-$|-speaking|-based", n)]
 
 
 def neighbours(text: str) -> tuple[str, ...]:

@@ -6,12 +6,12 @@ Source: United Nations Statistics Division, "Standard country or area codes for 
 from __future__ import annotations
 
 CONTINENTS: dict[str, tuple[str, ...]] = {
-    "Africa": ("African", "African continent"),
-    "Asia": ("Asian", "Asian continent"),
-    "Europe": ("European", "European continent"),
-    "North America": ("North American", "Northern America"),
+    "Africa": ("African",),
+    "Asia": ("Asian",),
+    "Europe": ("European",),
+    "North America": ("North American",),
     "South America": ("South American",),
-    "Oceania": ("Oceanian", "Australasia", "Australia and Oceania", "South Pacific", "Pacific"),
+    "Oceania": ("Oceanian", "Australasia", "Australia and Oceania", "South Pacific"),
     "Antarctica": (),
 }
 
@@ -58,8 +58,12 @@ REGIONS: dict[str, str] = {
     "Balkans": "AL BA BG HR GR XK ME MK RO RS SI TR",
     "Baltic": "EE LV LT",
     "Scandinavia": "DK NO SE FI IS",
-    "Nordic": "DK NO SE FI IS",
-    "Central Europe": "AT CZ DE HU LI PL SK SI CH HR LT LU",
+    "Nordic countries": "DK NO SE FI IS",
+    "Central Europe": "AT CZ DE HU LI PL SK SI CH HR LT LU RO RS",
+    "Eastern Europe": "AL BA HR RS ME MK XK EE LV LT SI GE AM AZ",
+    "Western Europe": "AD DK ES GB IE IT MC PT SM VA",
+    "Southern Europe": "BG CY FR MC RO TR",
+    "Western Asia": "EG IR",
     "Southeastern Europe": "AL BA BG HR GR XK ME MK MD RO RS SI TR CY",
     "Southwestern Europe": "AD ES PT FR",
     "Northwestern Europe": "BE DK FR DE IE LU NL NO GB",
@@ -85,26 +89,39 @@ REGIONS: dict[str, str] = {
                 "LC VC TT",
     "West Indies": "AG BS BB CU DM DO GD HT JM KN LC VC TT",
     "Antilles": "AG BB CU DM DO GD HT JM KN LC VC TT",
+    "Australian continent": "AU PG",
+    "Australia": "AU",
+    "Mediterranean": "AL BA HR CY DZ EG ES FR GR IL IT LB LY MA MC ME MT SI SY TN TR PT",
     "Pacific Islands": "FJ PG SB VU FM KI MH NR PW WS TO TV",
 }
 
+EURASIA = "Eurasia"
 _COMPASS = {"Northern": "North", "Eastern": "East", "Southern": "South", "Western": "West", "Middle": "Central",
             "South-eastern": "Southeast", "Southeastern": "Southeast", "Southwestern": "Southwest",
             "Northwestern": "Northwest"}
-_ADJECTIVES = {"Africa": "African", "Asia": "Asian", "Europe": "European", "America": "American"}
+_ADJECTIVES = {"Africa": "African", "Asia": "Asian", "Europe": "European", "America": "American", "East": "Eastern",
+               "Balkans": "Balkan", "Scandinavia": "Scandinavian", "Eurasia": "Eurasian"}
+# Half-winds name no region with known members, so they say no more than the continent.
+_HALF_WINDS = ("northeast", "northwest", "southeast", "southwest", "north central", "south central", "east central",
+               "west central", "northeastern", "northwestern", "southeastern", "southwestern")
 
 
 def aliases(region: str) -> tuple[str, ...]:
     """Other spellings of a region's name: "Eastern Africa" -> ("East Africa", "East African", ...)."""
     forms = {region}
     first, _, rest = region.partition(" ")
-    if rest and first in _COMPASS:
-        forms |= {f"{_COMPASS[first]} {rest}", f"{_COMPASS[first].lower()}ern {rest}"}
-    for name in tuple(forms):
-        head, _, last = name.rpartition(" ")
-        if head and last in _ADJECTIVES:
-            forms.add(f"{head} {_ADJECTIVES[last]}")
+    if rest.rpartition(" ")[2] in {"Africa", "Asia", "Europe", "America"} and first in _COMPASS:
+        forms |= {f"{_COMPASS[first]} {rest}", f"{_COMPASS[first]}ern {rest}".replace("Centralern", "Central")}
+    if region in CONTINENTS:
+        forms |= {*CONTINENTS[region], f"{region} continent", f"{_adjective(region)} continent"}
+        forms |= {f"{wind} {region}" for wind in _HALF_WINDS}
+    forms |= {_adjective(name) for name in forms}
     return tuple(sorted(forms - {region}))
+
+
+def _adjective(name: str) -> str:
+    head, _, last = name.rpartition(" ")
+    return f"{head} {_ADJECTIVES.get(last, last)}".strip()
 
 
 def of(code: str) -> tuple[str, ...]:
@@ -119,5 +136,10 @@ def of(code: str) -> tuple[str, ...]:
     found += [continent for continent, members in ALSO_IN.items() if code in members.split()]
     found += [name for name, members in REGIONS.items() if code in members.split()]
     if {"Asia", "Europe"} & set(found):
-        found.append("Eurasia")
+        found.append(EURASIA)
     return tuple(dict.fromkeys(found))
+
+
+def names() -> tuple[str, ...]:
+    """Every continent, sub-region and region."""
+    return tuple(dict.fromkeys((*CONTINENTS, *SUBREGIONS, *REGIONS, EURASIA)))
