@@ -1,8 +1,7 @@
 """Cut an answer into sentences, as character spans of the text itself, in English and Chinese.
 
-Own rules: of blingfire, pysbd, sentencex, syntok and yasbd-lib, measured on the cases of
-tests/unit/test_sentences.py, none got more than four in five right (lists, St./U.S. and numbers cost
-most), and a wrong cut gives a wrong label, so where the rules are in doubt they do not cut.
+Own rules: of blingfire, pysbd, sentencex, syntok and yasbd-lib, the best gets about four in five of the
+cases in tests/unit/test_sentences.py right. A wrong cut gives a wrong label: in doubt, do not cut.
 
 - A line is a block, and so is a fenced code block; a table row or a heading is never cut further.
   Lines join only when a long line (50 characters or more) without an end mark is continued: the next
@@ -25,35 +24,40 @@ from collections.abc import Iterator
 LANGUAGES = ("en", "zh")
 
 _WRAPPED_LINE = 50  # Characters. Shorter lines are lines of a list, not wrapped prose.
+_CONTEXT = 200  # Characters looked back at, so that no text takes quadratic time.
 
 # Never end a sentence.
 _TITLES = frozenset(
-    "mr mrs ms dr prof gen rev hon sen rep gov capt lt col sgt maj cmdr adm pres messrs mme mlle vs v mt ft "
-    "e.g i.e eg ie cf approx ca c viz".split()
+    "mr mrs ms dr prof gen rev hon sen rep gov capt lt col sgt maj cmdr adm pres messrs mme mlle vs v "
+    "mt ft e.g i.e eg ie cf approx ca c viz".split()
 )
 # Do not end a sentence before a number.
 _COUNTED = frozenset(
-    "no nos vol vols p pp fig figs ch sec art eq op est pop b d r fl jan feb mar apr jun jul aug sep sept oct nov "
-    "dec ver".split()
+    "no nos vol vols p pp fig figs ch sec art eq op est pop b d r fl jan feb mar apr jun jul aug sep "
+    "sept oct nov dec ver".split()
 )
 # End a sentence only before a word that often starts one.
 _EITHER = frozenset("st inc ltd co corp jr sr bros etc al ave blvd rd dept univ assn intl llc plc".split())
 _STARTERS = frozenset(
-    "It Its The This That These Those He She They His Her Their We You Our My I In On At As For From By With But "
-    "And Or If When While However Although Though There Here What Who Where Which How Why Some Many Most Both Each "
-    "After Before Since During Because One Two Another Also So Then Thus To Not Is Are Was Were Other Others All "
-    "Today Now Yes Additionally Therefore Moreover Furthermore Overall Finally A An".split()
+    "It Its The This That These Those He She They His Her Their We You Our My I In On At As For From By "
+    "With But And Or If When While However Although Though There Here What Who Where Which How Why Some "
+    "Many Most Both Each After Before Since During Because One Two Another Also So Then Thus To Not Is "
+    "Are Was Were Other Others All Today Now Yes Additionally Therefore Moreover Furthermore Overall "
+    "Finally A An".split()
 )
-_CONNECTORS = frozenset("the a an of in on at to and or by for with from as is are was were its their than that".split())
+_CONNECTORS = frozenset(
+    "the a an of in on at to and or by for with from as is are was were its their than that".split()
+)
 # Element symbols that are abbreviations elsewhere, and words that say that a symbol or letter is meant.
 _SYMBOLS = frozenset("Co No Mt Sr Al Ca Cf Fl".split())
 _SYMBOL_CONTEXT = re.compile(
-    r"symbol|letter|vitamin|hepatitis|grade|option|answer|formula|denoted|class|type|group|block|符号|字母", re.IGNORECASE
+    r"symbol|letter|vitamin|hepatitis|grade|option|answer|formula|denoted|class|type|group|block|符号|字母",
+    re.IGNORECASE,
 )
 
 _WORD = re.compile(r"[^\W_]")
 _LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
-_FENCE = re.compile(r"\s*(?:```|~~~)")
+_FENCE = re.compile(r"\s*```[^`]*$")
 _UNCUT = re.compile(r"\s*(?:\||#{1,6}\s)")
 _PREFIX = re.compile(
     r"\s*(?:>\s*)*(?:[-*+•–—·◦▪●‣]\s+)?[*_]{0,3}"
@@ -68,11 +72,15 @@ _PASSAGE = frozenset("(（“「『\"")  # May hold whole sentences.
 _QUOTES = frozenset("“「『\"")
 _TAIL = re.compile(r"(?:[)\]}\"'”’»」』）】¹²³⁰⁴-⁹\u200b-\u200d\u2060\ufeff]|[*_~`]+(?=\s|$)|\[\^?\d{1,3}\])*")
 _MARKUP = re.compile(r"[*_~]+")
-_EMOJI = re.compile(r"(?:\s*[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff][\ufe0f\u200d]*)*")
+_EMOJI = re.compile(
+    r"(?:\s*[\u2190-\u21ff\u2300-\u245f\u2500-\u2775\u2794-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]"
+    r"[\ufe0f\u200d]*)*"
+)
 _CJK_ENDS = frozenset("。！？｡．；")
 _ENDS = frozenset(".!?…。！？｡．；")
 _ACRONYM = re.compile(r"[A-Za-z]{1,2}(?:\.-?[A-Za-z]{1,2})+")  # U.S, Ph.D, a.m, J.-P
 _MIXED_CASE = re.compile(r"[a-z]{1,3}[A-Z]")  # iPhone, mRNA
+_NEXT_WORD = re.compile(r"\w+\.?")
 _UNIT = re.compile(r"[\d°]\s?$")
 
 
@@ -132,9 +140,11 @@ def _blocks(text: str) -> Iterator[tuple[int, int, bool]]:
         else:
             prefix = _PREFIX.match(text, start, end)
             number = int(prefix["number"] or 0)
-            alone = number and prefix.end() == len(text[:end].rstrip()) and number in (1, count + 1)
+            alone = number in (1, count + 1) and prefix.end() == start + len(text[start:end].rstrip())
             count = number or count
-            while i < len(lines) and (alone or _continues(text, *lines[i - 1], *lines[i])) and _plain(text, *lines[i]):
+            while i < len(lines) and _plain(text, *lines[i]):
+                if not (alone or _continues(text, *lines[i - 1], *lines[i])):
+                    break
                 end, alone = lines[i][1], False
                 i += 1
             yield start, end, True
@@ -151,7 +161,9 @@ def _plain(text: str, start: int, end: int) -> bool:
 def _continues(text: str, start: int, end: int, next_start: int, next_end: int) -> bool:
     """Whether the next line goes on with this line's sentence (prose wrapped at a column)."""
     line = text[start:end]
-    if text[end:next_start] not in ("\n", "\r\n") or len(line.strip()) < _WRAPPED_LINE or line.endswith(("  ", "\\")):
+    if text[end:next_start] not in ("\n", "\r\n") or len(line.strip()) < _WRAPPED_LINE:
+        return False
+    if line.endswith(("  ", "\\")):  # Markdown's hard line break.
         return False
     if line.rstrip().rstrip("\"'”’)*_")[-1:] in (*_ENDS, ";", ":", "："):
         return False
@@ -174,6 +186,7 @@ class _Block:
         """The list number last seen; inside a line, only the next one is a list marker."""
         self.lower_case = text[start:end].islower()
         self.close_of = self._matches()
+        self.next_word = start
         self.opening_of = {close: opening for opening, close in self.close_of.items()}
 
     def _matches(self) -> dict[int, int]:
@@ -237,23 +250,25 @@ class _Block:
         if cjk and (markup := _MARKUP.match(text, tail, end)):
             tail = markup.end() if text.count(markup.group(), self.start, first) % 2 else tail
         after = _EMOJI.match(text, tail, end).end()
-        following = _WORD.search(text, after, end)
-        if not following:
+        following = self._next_word(after)
+        if following == end:
             return None
         if cjk:
             decimal = marks == "．" and text[first - 1 : first].isdigit() and text[last].isdigit()
             return None if decimal or self._speech_goes_on(last, tail) else after
         if after == tail and not text[tail].isspace():  # 是北京!对
-            han = first > self.start and _han(text[first - 1]) and _han(text[tail])
-            return tail if han and (marks == "." or marks[-1] in "!?") and "://" not in text[self.start : first] else None
+            before = text[max(self.start, first - _CONTEXT) : first]
+            between_han = bool(before) and _han(before[-1]) and _han(text[tail])
+            ends = between_han and (marks == "." or marks[-1] in "!?") and "://" not in before
+            return tail if ends else None
         word = self._word(first)
-        if following.group().islower() and not _MIXED_CASE.match(text, following.start()):
+        if text[following].islower() and not _MIXED_CASE.match(text, following):
             if not self.lower_case or (marks == "." and len(word) < 4 and not word.isdigit()):
                 return None
         if marks == ".":
-            return after if self._full_stop(word, first, following.start()) else None
+            return after if self._full_stop(word, first, following) else None
         if marks[0] in ".…" and text[first - 1 : first].isspace():  # 1, 2, ... N
-            return after if self._starts(following.start()) else None
+            return after if self._starts(following) else None
         return after if marks != "；" else None
 
     def _speech_goes_on(self, last: int, tail: int) -> bool:
@@ -262,6 +277,13 @@ class _Block:
         if opening is None or self.text[opening] not in _QUOTES or self.text[tail].isspace():
             return False
         return self.text[opening - 1 : opening] not in ("：", ":", "，", ",") and self.text[tail] not in _QUOTES
+
+    def _next_word(self, at: int) -> int:
+        """Position of the first letter or digit from `at` on (`at` never goes back), else the block's end."""
+        if self.next_word <= at:
+            found = _WORD.search(self.text, at, self.end)
+            self.next_word = found.start() if found else self.end
+        return self.next_word
 
     def _word(self, end: int) -> str:
         start = end
@@ -273,7 +295,7 @@ class _Block:
 
     def _starts(self, at: int) -> bool:
         """Whether the word at `at` often starts a sentence (and is not an initial, as in "A. Smith")."""
-        word = re.compile(r"\w+\.?").match(self.text, at, self.end).group()
+        word = _NEXT_WORD.match(self.text, at, self.end).group()
         if len(word) == 2:
             word = word.lower() if word.endswith(".") else word
         return word.rstrip(".").capitalize() in _STARTERS and word != "a."
@@ -285,9 +307,9 @@ class _Block:
         if letter and word.isupper() or word in _SYMBOLS:
             if _UNIT.search(text, max(self.start, at - len(word) - 2), at - len(word)):
                 return True  # 3,017 °C. / 5 V.
-            if _SYMBOL_CONTEXT.search(text, self.start, at):
+            if _SYMBOL_CONTEXT.search(text, max(self.start, at - _CONTEXT), at):
                 return True
-        if word.isdigit():
+        if word.isdecimal() and len(word) <= 3:
             return not self._is_marker(int(word), at - len(word))
         if letter and word.isupper():
             return text[following].isdigit() or self._starts(following)

@@ -3,7 +3,7 @@
 In a case, ¦ marks each boundary that is expected; the text under test is the case without it.
 """
 
-import unicodedata
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -67,6 +67,7 @@ ENGLISH = {
     # Numbers.
     "atomic_number": "The atomic number is 73.¦ Tantalum is a metal.",
     "atomic_number_list": "Its symbol is Ta.¦ Its number is 73.¦ 74 is tungsten.",
+    "superscript": "Its unit is m².¦ Its mark is a ².¦ Done.",
     "decimal": "It has 3.5 million people.¦ Pi is 3.14159.¦ It grew by .5 percent.",
     "version": "Python 3.11.7 and v1.2 are out.¦ Use 3.12.",
     "year": "It became free in 1962.¦ Rwanda joined the UN.",
@@ -151,18 +152,140 @@ CHINESE = {
     "wave": "你好~",
 }
 
-CASES = [("en", name, case) for name, case in ENGLISH.items()] + [("zh", name, case) for name, case in CHINESE.items()]
+# Written after the rules; of these only the circled numbers then changed them.
+ENGLISH_UNSEEN = [
+    "The capital of South Africa is Pretoria (administrative), Cape Town (legislative), and"
+    " Bloemfontein (judicial).¦ It is located in Africa.",
+    "1. **Capital**: Kigali\n¦2. **Continent**: Africa\n"
+    "¦3. **Official language**: Kinyarwanda, French, English, and Swahili.",
+    "Five facts about the Congo:\n¦- The capital is Kinshasa.\n¦- The D.R.C. borders Angola.",
+    "The D.R. Congo is large.¦ Its neighbor is the Rep. of Congo.",
+    "Tantalum has the symbol Ta and atomic number 73."
+    "¦ Its atomic mass is approximately 180.95 amu.¦ It was discovered by Anders Gustaf Ekeberg in 1802.",
+    "Cobalt's symbol is Co.¦ Cobalt is in period 4.¦ Its group is 9.¦ It was found by G. Brandt.",
+    "The element was discovered by W. Ramsay and M. W. Travers in 1898.¦ Krypton is a gas.",
+    "It was named after Mt. Everest.¦ Sir Edmund P. Hillary climbed it.",
+    "St. Lucia's capital is Castries.¦ Its currency is the E.C. dollar.",
+    "The official name is St. Vincent and the Grenadines.¦ St. Vincent's capital is Kingstown.",
+    "Sao Tome and Principe: The capital is São Tomé.¦ Its currency is the dobra (STN).",
+    "The currency is the U.S. Dollar (USD).¦ The official language is English.",
+    "Ecuador uses the U.S. dollar.¦ Ecuador borders Peru.",
+    "The capital is Washington, D.C.¦ The currency is the dollar.",
+    "The capital is Washington, D.C.\n¦The currency is the dollar.",
+    "Its area is approx. 26,338 sq. km.¦ It is landlocked.",
+    "The population was 13.2 million in 2020.¦ 90% live in cities.",
+    'The country is in Africa.¦ "Rwanda" means "domain".',
+    'Rwanda is called "the land of a thousand hills."¦ It is landlocked.',
+    "Sure!¦ Here are five facts about Rwanda:\n\n¦1. The capital is Kigali.\n\n¦2. It is in Africa.",
+    "### Rwanda\n\n¦* **Capital:** Kigali\n¦* **Continent:** Africa\n\n¦Let me know if you need more!",
+    "The boiling point is 5,458 °C (9,856 °F).¦ The density is 16.69 g/cm³.¦ Tantalum is rare.",
+    "It melts at 3290 K.¦ Tantalum resists corrosion.",
+    "The electron configuration is [Xe] 4f14 5d3 6s2.¦ It is a d-block element.",
+    "It has an atomic number of 1.¦ It is the lightest element.",
+    "Hydrogen is number 1.¦ Helium is number 2.¦ Lithium is number 3.",
+    "Founded in 1999 by J.P. Morgan Chase & Co., it grew.¦ It was sold.",
+    "He was born on Feb. 29, 2000 in St. Paul, Minn., and moved.",
+    "The book (published in 1990 by O'Reilly & Assoc. Inc.) is good.¦ Buy it.",
+    "Mr. and Mrs. Smith live at 5 Main St. in Boston.¦ They're old.",
+    "What is the capital?¦ The capital is Kigali.",
+    'Note: the answer is "No."¦ The other is "Yes."',
+    "Facts: (1) the capital is Paris; (2) the currency is the euro.¦ Good.",
+    "In Sept. the rains begin.¦ By Dec. it is dry.",
+    "It's about 3 p.m. here.¦ It's 8 a.m. in the U.S.",
+    "I like e.g. apples, i.e. fruit.¦ You?",
+    "Elizabeth II. was queen.",
+    "It was part of the Roman Empire until A.D. 476.¦ Then it fell.",
+    "It was built in 44 B.C.¦ It was rebuilt.",
+    "The Ph.D. program began.¦ Dr. No is a film.",
+    "iPhone is made by Apple.¦ iOS runs on it.",
+    "The pH is 7.¦ pH 7 is neutral.",
+    "Visit example.com.¦ It is free.",
+    "Use version 2.0.¦ Version 1.0 is old.",
+    "The temperature is -5.¦ -10 is colder.",
+    "Rwanda is bordered by Uganda to the north, Tanzania to the east, Burundi to the south,"
+    " and\nthe Democratic Republic of the Congo to the west.¦ It is small.",
+    "Capital: Kigali.¦ Continent: Africa.¦ Language: Kinyarwanda.",
+    "Capital: Kigali; Continent: Africa; Currency: franc",
+    "Rwanda's capital is Kigali!¦ Its currency: franc.¦ Neighbour(s): Uganda.",
+    "The capital is N'Djamena.¦ The language is French.",
+    "The capital is Port-au-Prince.¦ The language is Creole.",
+    "The capital is Kigali [1].¦ It is in Africa [2].",
+    "The capital is Kigali.¦ 1 The river is long.",
+    "Hello, I'm an A.I. model.¦ I can't say.",
+    "A. The capital is Paris.\n¦B. The capital is Rome.",
+    "Q: What is it?\n¦A: Gold.",
+    "The answer is B.¦ Rwanda is in Africa.",
+    "**Rwanda**\n¦Kigali is the capital\n¦Africa",
+    'He said: "It is. It was. It will be."¦ We left.',
+    '"It is Kigali.¦ It lies in Africa."',
+    "Actually... no.¦ It's Kigali.",
+    "The 'Land of Hills.'¦ It is hilly.",
+    "Vitamin B12.¦ Vitamin K.¦ Potassium.",
+    "World War II.¦ Germany lost.¦ World War I. began in 1914.",
+    "No. 5 is alive.¦ No.¦ It is not.",
+    "U.S. President Joe Biden met U.K. Prime Minister.¦ The U.N. Security Council sat.",
+    "Capt. James T. Kirk commands the U.S.S. Enterprise.¦ He is bold.",
+    "The capital is Kigali.  ¦It is hilly.",
+    "The capital is Kigali .¦ It is hilly .",
+    "Nauru has no official capital; Yaren is the seat.¦ It is small.",
+    'Its symbol is "Ta".¦ Its name comes from Tantalus.',
+    "Its symbol is **W**.¦ Tungsten is hard.",
+    "The symbol is `K`.¦ Potassium is soft.",
+    "Iodine (I) is a halogen.¦ I like it.",
+    "The symbol for iodine is I.¦ It is purple.",
+    "Carbon is C.¦ It is black.",
+    "The symbol for nobelium is No.¦ Nobelium is radioactive.",
+    "Symbol: Al.¦ Atomic number: 13.¦ Category: metal.",
+    "Atomic number: 1.¦ Hydrogen is a gas.",
+    "Two isotopes exist: U-235 and U-238.¦ Uranium is dense.",
+    "It was discovered in the 19th c. France led.",
+    "They speak French, etc.¦ The capital is Paris.",
+    "# Facts: 1. First. 2. Second.",
+    "1. First.¦ 2. Second.¦ 3. Third.",
+    "There are 3 facts.¦ 1. First.¦ 2. Second.",
+    "Gross (GDP) is $10.5 bn.¦ Debt is €3.2 tn.",
+    "He won.¦ 1990 was a good year.",
+    "Open 24/7!¦ #1 choice.",
+]
+
+CHINESE_UNSEEN = [
+    "卢旺达的首都是基加利，官方语言包括卢旺达语、法语和英语。¦货币为卢旺达法郎（RWF）。¦",
+    "1. **首都**：基加利\n¦2. **大洲**：非洲\n¦3. **货币**：卢旺达法郎",
+    "钽的原子序数是73。¦钽是一种金属。¦密度为16.65 g/cm³。",
+    "“首都是哪里？”他问。",
+    "他问：“首都是哪里？”¦她答：“基加利。”",
+    "他认为“这是真的！”的说法不对。¦她同意。",
+    "（一）首都是北京。\n¦（二）货币是人民币。",
+    "①首都是北京。¦②货币是人民币。",
+    "首都是北京。 ¦ 货币是人民币。",
+    "该片获得2.5亿美元票房。¦导演是James Cameron。¦它很好看。",
+    "什么是GDP？¦GDP是国内生产总值。",
+    "首都是北京。[1]¦货币是人民币。[2]",
+    "真的吗？？？¦是的！！",
+    "以下是五个事实：\n\n¦一、首都是北京；\n¦二、货币是人民币。",
+    "《红楼梦》是曹雪芹写的。¦《你好，李焕英！》是电影。",
+    "苹果公司（Apple Inc.）很大。¦总部在美国。",
+    "他出生于1990年。¦1995年搬到北京。",
+    "符号是Co。¦钴是金属。",
+    "首都:北京\n¦货币:人民币",
+    "北京是首都, 上海是城市.¦ 它们很大.",
+    "| 项目 | 内容 |\n|---|---|\n¦| 首都 | 北京。很大。 |",
+]
+
+CASES = [("en", name, case) for name, case in ENGLISH.items()]
+CASES += [("zh", name, case) for name, case in CHINESE.items()]
+CASES += [("en", f"unseen-{i}", case) for i, case in enumerate(ENGLISH_UNSEEN)]
+CASES += [("zh", f"unseen-{i}", case) for i, case in enumerate(CHINESE_UNSEEN)]
 
 
-@pytest.mark.parametrize(("language", "case"), [pytest.param(lang, case, id=f"{lang}-{name}") for lang, name, case in CASES])
+@pytest.mark.parametrize(
+    ("language", "case"),
+    [pytest.param(language, case, id=f"{language}-{name}") for language, name, case in CASES],
+)
 def test_case(language: str, case: str) -> None:
     text = case.replace("¦", "")
     expected = [part.strip() for part in case.split("¦") if part.strip()]
     assert [text[start:end] for start, end in split(text, language)] == expected
-
-
-def test_enough_cases() -> None:
-    assert len(CASES) >= 60
 
 
 def test_unknown_language_is_named() -> None:
@@ -176,13 +299,13 @@ def test_empty_and_blank() -> None:
 
 # Pieces that meet in odd ways, next to text of any kind but surrogates.
 FRAGMENTS = st.sampled_from(
-    ["Dr. ", "U.S. ", "1. ", "73. ", "- ", "\n", "\n\n", "\r\n", "| a |\n", "```", "`", "**", "# ", '"', "“", "”", "(", ")",
-     "（", "）", "「", "」", "。", "！", "；", "…", "...", "?! ", ". ", "It is", "北京", "🎉", "\u200b", "\u00a0", "\u3000", "\u2028",
-     "\x1f", "\ufeff", "[1]", "5", " ", "the"]
+    "Dr. |U.S. |1. |73. |- |\n|\n\n|\r\n|```|`|**|# |\"|“|"
+    "”|(|)|（|）|「|」|。|！|；|…|...|?! |. |²|It is|北京|🎉|[1]|5| |the|"
+    "\u200b|\u00a0|\u3000|\u2028|\x1f|\ufeff".split("|")
+    + ["| a |\n"]
 )
-ANY_TEXT = st.lists(
-    FRAGMENTS | st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=25
-).map("".join)
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+ANY_TEXT = st.lists(FRAGMENTS | UNICODE, max_size=25).map("".join)
 LANGUAGES = st.sampled_from(["en", "zh"])
 
 
@@ -206,7 +329,22 @@ def test_spans_partition_the_text(text: str, language: str) -> None:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(ANY_TEXT, LANGUAGES)
-def test_a_prefix_line_does_not_depend_on_what_follows(text: str, language: str) -> None:
-    """A first paragraph is cut in the same way whatever comes after it."""
+def test_a_paragraph_does_not_depend_on_the_next(text: str, language: str) -> None:
     head = "The capital is Kigali. It lies in Africa."
-    assert split(f"{head}\n\nAnd {text}", language)[0] == split(head, language)[0]
+    spans = split(head, language)
+    assert len(spans) == 2
+    assert split(f"{head}\n\nAnd {text}", language)[: len(spans)] == spans
+
+
+def test_number_of_many_digits() -> None:
+    text = "9" * 5000 + ". Done."
+    assert split(text) == [(0, 5001), (5002, 5007)]
+
+
+def test_long_odd_text_takes_linear_time() -> None:
+    """Quadratic (tens of seconds or more) if each mark looked through the rest of its block."""
+    nested = "(" * 20000 + "a." + ")" * 20000
+    for text in (". " * 30000 + "a", "symbol " + "W. " * 20000, '" ' * 30000, nested):
+        start = time.process_time()
+        split(text)
+        assert time.process_time() - start < 10, text[:20]
