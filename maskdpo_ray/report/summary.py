@@ -47,9 +47,9 @@ def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict[str, Any]]:
     versions, initial = [], None
     for file in sorted(folder.glob(f"eval_*/{split}.json")):
-        evaluation = Evaluation.from_json(json.loads(file.read_text(encoding="utf-8")))
+        value = json.loads(file.read_text(encoding="utf-8"))
+        evaluation = Evaluation.from_json(value)
         initial = initial or evaluation
-        value = evaluation.to_json()
         sums = value.pop("topic_sums")  # stays in its own file
         gain = None if evaluation is initial else compare(initial, evaluation, seed=seed, bootstrap_samples=samples)
         versions.append({"version": int(file.parent.name.removeprefix("eval_")), "topics": len(sums), **value,

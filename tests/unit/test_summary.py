@@ -1,0 +1,157 @@
+"""The summary: the figures of the run folder, at 80 columns, and in words when a policy says less."""
+
+import io
+import json
+
+import pytest
+import yaml
+
+from maskdpo_ray.config import LoggerConfig
+from maskdpo_ray.evaluation import Evaluation, compare, evaluate
+from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
+from maskdpo_ray.report.summary import build, render, show
+from maskdpo_ray.tracking import Tracker
+
+FACT, WRONG, CHAT = "no_hallucination", "contradictory", "no_fact"
+QUESTIONS = [Question(f"q{i}", f"topic{i}", ({"role": "user", "content": "?"},)) for i in range(10)]
+FULL = [("capital", FACT), ("continent", FACT), ("currency", WRONG), ("currency", WRONG)]
+SHORT = [("capital", FACT), ("continent", FACT), ("currency", WRONG)]
+CORRECTED = [("capital", FACT), ("continent", FACT), ("currency", FACT), ("currency", WRONG)]
+
+
+def evaluation(labels):
+    """Every question answered twice with `labels`; the second replication has one wrong sentence more."""
+    def one(question, replication):
+        mine = [*labels, *[("currency", WRONG)] * replication]
+        sentences = tuple(Sentence(i, i + 1, label, kind=kind) for i, (kind, label) in enumerate(mine))
+        return Rollout(question.id, replication, (1,) * 9 * len(mine), "x" * len(mine), "stop", 0), Annotation(
+            question.id, replication, sentences)
+
+    return evaluate(QUESTIONS, [one(q, r) for q in QUESTIONS for r in range(2)], seed=3, bootstrap_samples=200)
+
+
+def make(folder, *policies, transfer=()):
+    (folder / "config.yaml").write_text(yaml.safe_dump({"run": {"name": "facts [1]", "seed": 3}, "eval": {"bootstrap_samples": 200}}))
+    for split, versions in (("heldout", policies), ("transfer", transfer)):
+        for version, labels in enumerate(versions):
+            path = folder / f"eval_{version:03d}" / f"{split}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(evaluation(labels).to_json()))
+    for iteration in range(len(policies) - 1):
+        path = folder / f"iter_{iteration:03d}" / "pairs-summary.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"questions": 111, "pairs": 100 - iteration, "drops": {"same_score": 7, "unparsed": 4 + iteration},
+                                    "mixture": {"chosen_with_incorrect": 0.86, "rejected_with_correct": 0.88}}))
+    return folder
+
+
+def test_figures_are_those_of_the_evaluations(tmp_path):
+    summary = build(make(tmp_path, FULL, SHORT))
+    before, after = (evaluation(labels) for labels in (FULL, SHORT))
+    gain = compare(before, after, seed=3, bootstrap_samples=200)
+    versions = summary["evaluations"]["heldout"]
+    assert [v["version"] for v in versions] == [0, 1]
+    assert versions[0]["gain"] is None and versions[1]["gain"] == gain.to_json()["metrics"]
+    assert versions[1]["metrics"]["score"]["mean"] == after.metrics["score"].mean
+    assert list(summary["evaluations"]) == ["heldout"]
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    text = render(summary)
+    score = after.metrics["score"]
+    for figure in (f"{score.mean:.3f} ± {score.sd:.3f}", f"{gain.metrics['score'].gain:+.3f}", "10 topics, 10 questions, 2 answers each",
+                   f"{gain.metrics['score'].low:+.3f} to {gain.metrics['score'].high:+.3f}", "same score 7, unparsed 4",
+                   "facts [1]"):
+        assert figure in text
+    row = next(line.split() for line in text.splitlines() if line.split()[:1] == ["currency"])
+    assert row == ["currency", "0.00", "0.00", "2.50", "1.50"]
+
+
+def test_saying_less_is_said_in_words(tmp_path):
+    text = " ".join(render(build(make(tmp_path, FULL, SHORT, transfer=(FULL, CORRECTED)))).split())
+    assert "heldout, after 1: IT SAYS LESS while the score rose: sentences 4.50 -> 3.50, correct facts 2.00 -> 2.00" in text
+    assert "incorrect facts 2.50 -> 1.50" in text
+    assert "heldout, after 1: stated less often: currency (2.50 -> 1.50)" in text
+    assert "transfer, after 1: the score rose: 0.450 -> 0.675" in text
+    assert "transfer, after 1: IT SAYS LESS" not in text and "transfer, after 1: stated" not in text
+
+
+def test_a_falling_score_and_silence_are_said_in_words(tmp_path):
+    text = " ".join(render(build(make(tmp_path, CORRECTED, FULL))).split())
+    assert "the score fell: 0.675 -> 0.450" in text and "SAYS LESS" not in text
+    (tmp_path / "b").mkdir()
+    qs = QUESTIONS[:4]
+    answers = [(Rollout(q.id, 0, (1,), "x", "length", 1), Annotation(q.id, 0, (Sentence(0, 1, CHAT),))) for q in qs]
+    full = [(r, Annotation(r.question_id, 0, (Sentence(0, 1, WRONG),))) for r, _ in answers]
+    full = [(Rollout(r.question_id, 0, (1,), "x", "stop", 0), a) for r, a in full]
+    make(tmp_path / "b", FULL)
+    for version, rows in enumerate((full, answers)):
+        path = tmp_path / "b" / f"eval_{version:03d}" / "heldout.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(evaluate(qs, rows, seed=1, bootstrap_samples=100).to_json()))
+    text = " ".join(render(build(tmp_path / "b")).split())
+    assert "more answers say nothing checkable: 0.000 -> 1.000" in text
+    assert "more answers are cut off at the length limit: 0.000 -> 1.000" in text
+
+
+def test_gain_within_noise_is_called_that(tmp_path):
+    make(tmp_path, FULL)
+    for version, wrong in enumerate(((1, 4, 2, 2), (4, 1, 2, 1))):
+        rows = [(Rollout(q.id, 0, (1,), "xxxxxx", "stop", 0),
+                 Annotation(q.id, 0, tuple(Sentence(i, i + 1, WRONG if i < n else FACT) for i in range(6))))
+                for q, n in zip(QUESTIONS[:4], wrong, strict=True)]
+        path = tmp_path / f"eval_{version:03d}" / "heldout.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(evaluate(QUESTIONS[:4], rows, seed=1, bootstrap_samples=500).to_json()))
+    assert "(within noise: the 95% interval holds 0)" in " ".join(render(build(tmp_path)).split())
+
+
+def test_stages_add_up_over_a_resume_and_idle_is_the_last(tmp_path):
+    make(tmp_path, FULL)
+    for seconds, idle in ((60.0, 0.5), (30.0, 0.25)):
+        with Tracker(tmp_path, LoggerConfig(), {}) as tracker:
+            tracker.log({"timing/collect_s": seconds, "tokens/collect": 900, "idle/engines": idle, "train/loss": 1.0}, 1)
+            tracker.log({"timing/train_s": float("nan")}, 1)
+    summary = build(tmp_path)
+    assert summary["stages"] == [{"step": 1, "stage": "collect", "seconds": 90.0, "tokens": 1800}]
+    assert summary["idle"] == [{"iteration": 1, "engines": 0.25}]
+    lines = [line.split() for line in render(summary).splitlines()]
+    assert ["1", "collect", "90.0", "1,800", "20"] in lines and ["1", "25.0%"] in lines
+
+
+@pytest.mark.parametrize("policies", [(FULL,), (FULL, SHORT), (FULL,) * 12])
+def test_eighty_columns_without_colour(tmp_path, policies):
+    summary = build(make(tmp_path, *policies, transfer=policies))
+    summary["folder"] = "runs/x"
+    text = render(summary)
+    assert max(map(len, text.splitlines())) <= 80 and "\x1b" not in text and "…" not in text
+    assert text.count("before") >= 2
+    for header in ("interval", "correct", "incorrect", "sentences", "tokens", "nothing", "cut off"):
+        assert header in text
+    assert "\x1b" in render(summary, color=True)
+    file = io.StringIO()
+    show(summary, file)
+    assert "\x1b" not in file.getvalue()
+
+
+def test_a_run_without_pairs_or_metrics_still_has_a_summary(tmp_path):
+    summary = build(make(tmp_path, FULL))
+    assert summary["pairs"] == summary["stages"] == summary["idle"] == summary["remarks"] == []
+    assert "before" in render(summary)
+
+
+def test_policies_are_listed(tmp_path):
+    make(tmp_path, FULL)
+    for iteration in range(2):
+        policy = tmp_path / f"iter_{iteration:03d}" / "policy"
+        policy.mkdir(parents=True)
+        (policy / "config.json").write_text("{}")
+    summary = build(tmp_path)
+    assert summary["policies"] == [str(tmp_path / f"iter_{i:03d}" / "policy") for i in range(2)]
+    assert f"policy: {summary['policies'][1]}" in render(summary)
+
+
+def test_an_evaluation_of_another_schema_is_an_error(tmp_path):
+    make(tmp_path, FULL)
+    (tmp_path / "eval_000" / "heldout.json").write_text('{"questions": 1}')
+    with pytest.raises(ValueError, match="missing field"):
+        build(tmp_path)
+    assert Evaluation.from_json(evaluation(FULL).to_json()) == evaluation(FULL)
