@@ -240,15 +240,13 @@ def _messages(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
             raise DataError(f"{name}.role: expected one of {', '.join(ROLES)}, got {_short(message['role'])}")
         if message["role"] == "system" and i > 0:
             raise DataError(f"{name}.role: expected the system message first, got it as message {i + 1}")
-        _text(message, "content", name) or _missing_content(name)
+        content = message["content"]
+        if not (isinstance(content, str) and content.strip()):
+            raise DataError(f"{name}.content: expected text that is not empty, got {_short(content)}")
     if prompt[-1]["role"] != "user":
         last = f"prompt[{len(prompt) - 1}].role"
         raise DataError(f"{where}: {last}: expected the user's message last, got {prompt[-1]['role']!r}")
     return tuple({"role": message["role"], "content": message["content"]} for message in prompt)
-
-
-def _missing_content(name: str) -> NoReturn:
-    raise DataError(f"{name}: content: expected text that is not empty, got null")
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,269 @@
+"""Questions: files in, what is refused, the split by topic, and the rendered prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskdpo_ray.errors import DataError, ModelError
+from maskdpo_ray.questions import check_disjoint, check_prompts, limit_topics, load, render, split_by_topic
+from maskdpo_ray.records import Question
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(*lines: str | bytes) -> str:
+    data = b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines)
+    Path("q.jsonl").write_bytes(data)
+    return "q.jsonl"
+
+
+def ask(name: str, topic: str, content: str | None = None) -> Question:
+    return Question(name, topic, ({"role": "user", "content": content or f"Tell me about {name}."},))
+
+
+@pytest.mark.parametrize("domain", ["countries", "elements"])
+def test_builtin_questions_are_unique_and_can_be_split(domain):
+    questions = load(f"builtin:{domain}")
+    assert len({question.id for question in questions}) == len(questions)
+    train, held_out = split_by_topic(questions, 40, seed=1)
+    check_disjoint(train, held_out)
+    assert len({question.topic for question in held_out}) == 40
+    assert len(train) + len(held_out) == len(questions)
+
+
+def test_a_line_needs_only_a_prompt(folder):
+    chinese = '{"prompt": "与谢野晶子是谁？", "language": "zh"}'
+    assert load(write('{"prompt": "Who was Ada Lovelace?"}', "", chinese, "")) == [
+        ask("q.jsonl:1", "q.jsonl:1", "Who was Ada Lovelace?"),
+        dataclasses.replace(ask("q.jsonl:3", "q.jsonl:3", "与谢野晶子是谁？"), language="zh"),
+    ]
+
+
+def test_every_field_of_a_question_is_read(folder):
+    question = Question(
+        id="a", topic="t", document="d", facts={"capital": ["Kigali"]}, answer="Kigali", language="zh",
+        prompt=(
+            {"role": "system", "content": "s"}, {"role": "user", "content": "u"},
+            {"role": "assistant", "content": "a"}, {"role": "user", "content": "v"},
+        ),
+    )
+    assert load(write(json.dumps(dataclasses.asdict(question)))) == [question]
+
+
+def test_byte_order_mark_windows_line_ends_and_line_separators_in_text(folder):
+    source = write(b"\xef\xbb\xbf" + b'{"prompt": "a"}\r', '{"prompt": "b\u2028c"}\r')
+    assert [question.prompt[0]["content"] for question in load(source)] == ["a", "b\u2028c"]
+
+
+USER = '{"role": "user", "content": "u"}'
+BAD_LINES = {
+    "not UTF-8": (b'{"prompt": "\xff"}', "expected UTF-8, got byte 0xff at 12"),
+    "not JSON": (
+        "{prompt: 1}", "expected JSON, got: Expecting property name enclosed in double quotes at column 2"),
+    "cut off": ('{"prompt": "a"', "expected JSON, got: Expecting ',' delimiter at column 15"),
+    "two on a line": ('{"prompt": "a"}{"prompt": "b"}', "expected JSON, got: Extra data at column 16"),
+    "field twice": ('{"prompt": "a", "prompt": "b"}', "expected JSON, got: field 'prompt' twice"),
+    "NaN": ('{"prompt": "a", "facts": {"n": NaN}}', "expected JSON, got: NaN, which JSON does not have"),
+    "list": ('["a"]', 'expected an object with a prompt, got ["a"]'),
+    "no prompt": ('{"topic": "a"}', "prompt: expected a string or chat messages, got nothing"),
+    "unknown field": (
+        '{"prompt": "a", "question": "b"}',
+        "question: expected one of the fields prompt, id, topic, document, facts, answer, language"),
+    "blank prompt": (
+        '{"prompt": " "}', 'prompt: expected a string that is not empty, or chat messages, got " "'),
+    "no messages": (
+        '{"prompt": []}', "prompt: expected a string that is not empty, or chat messages, got []"),
+    "number": ('{"prompt": 3}', "prompt: expected a string that is not empty, or chat messages, got 3"),
+    "blank topic": ('{"prompt": "a", "topic": ""}', 'topic: expected text that is not empty, got ""'),
+    "number id": ('{"prompt": "a", "id": 7}', "id: expected text that is not empty, got 7"),
+    "facts list": ('{"prompt": "a", "facts": []}', "facts: expected an object, got []"),
+    "language": ('{"prompt": "a", "language": "fr"}', "language: expected one of en, zh, got 'fr'"),
+    "message text": ('{"prompt": ["hi"]}', 'prompt[0]: expected an object with role and content, got "hi"'),
+    "message field": (
+        '{"prompt": [{"role": "user", "content": "a", "name": "b"}]}',
+        "prompt[0]: expected an object with role and content, "
+        'got {"role": "user", "content": "a", "name": "b"}'),
+    "role": (
+        '{"prompt": [{"role": "human", "content": "a"}]}',
+        'prompt[0].role: expected one of system, user, assistant, got "human"'),
+    "role type": (
+        '{"prompt": [{"role": [], "content": "a"}]}',
+        "prompt[0].role: expected one of system, user, assistant, got []"),
+    "late system": (
+        f'{{"prompt": [{USER}, {{"role": "system", "content": "s"}}, {USER}]}}',
+        "prompt[1].role: expected the system message first, got it as message 2"),
+    "empty content": (
+        '{"prompt": [{"role": "user", "content": ""}]}',
+        'prompt[0].content: expected text that is not empty, got ""'),
+    "null content": (
+        '{"prompt": [{"role": "user", "content": null}]}',
+        "prompt[0].content: expected text that is not empty, got null"),
+    "answered": (
+        f'{{"prompt": [{USER}, {{"role": "assistant", "content": "a"}}]}}',
+        "prompt[1].role: expected the user's message last, got 'assistant'"),
+}
+
+
+@pytest.mark.parametrize("line, message", BAD_LINES.values(), ids=BAD_LINES.keys())
+def test_bad_line_is_named_with_file_line_and_field(folder, line, message):
+    with pytest.raises(DataError) as caught:
+        load(write('{"prompt": "fine"}', line))
+    assert str(caught.value) == f"q.jsonl:2: {message}"
+
+
+def test_duplicated_ids_are_refused(folder):
+    source = write('{"prompt": "a", "id": "x"}', '{"prompt": "b"}', '{"prompt": "c", "id": "x"}')
+    with pytest.raises(DataError, match=r"^q.jsonl:3: id: expected .*, got 'x' again, first in line 1$"):
+        load(source)
+
+
+def test_sources_that_are_no_file_of_questions(folder):
+    cases = {
+        write("", " "): "q.jsonl: expected one question a line, got an empty file",
+        "missing.jsonl": "missing.jsonl: expected a JSON Lines file, got: No such file or directory",
+        ".": ".: expected a JSON Lines file, got: Is a directory",
+        "builtin:rivers": "builtin:rivers: expected one of builtin:countries, builtin:elements, or a JSON",
+    }
+    for source, message in cases.items():
+        with pytest.raises(DataError) as caught:
+            load(source)
+        assert str(caught.value).startswith(message)
+
+
+topics = st.lists(st.sampled_from([f"topic {i}" for i in range(12)]), min_size=2, max_size=40)
+
+
+@given(topics, st.integers(0, 2**31 - 1), st.randoms(use_true_random=False), st.data())
+def test_split_is_by_topic_and_ignores_the_order_of_the_file(names, seed, shuffler, data):
+    questions = [ask(f"q{i}", topic) for i, topic in enumerate(names)]
+    if len(set(names)) < 2:
+        return
+    num_eval = data.draw(st.integers(1, len(set(names)) - 1))
+    train, held_out = split_by_topic(questions, num_eval, seed)
+    check_disjoint(train, held_out)
+    assert len({question.topic for question in held_out}) == num_eval
+    assert sorted(q.id for q in train + held_out) == sorted(q.id for q in questions)
+    shuffled = list(questions)
+    shuffler.shuffle(shuffled)
+    assert split_by_topic(shuffled, num_eval, seed) == (train, held_out)
+
+
+def test_split_depends_on_the_seed_and_is_no_function_of_the_name():
+    questions = [ask(f"q{i}", f"topic {i:02}") for i in range(40)]
+    drawn = {tuple(sorted(q.topic for q in split_by_topic(questions, 10, seed)[1])) for seed in range(20)}
+    assert len(drawn) == 20
+    # Each topic is held out about a quarter of the times: binomial(400, 1/4), six standard deviations wide.
+    for topic in ("topic 00", "topic 39"):
+        hits = sum(topic in {q.topic for q in split_by_topic(questions, 10, seed)[1]} for seed in range(400))
+        assert abs(hits - 100) < 6 * (400 * 0.25 * 0.75) ** 0.5
+
+
+def test_spellings_of_one_topic_stay_together():
+    questions = [ask("a", "Rwanda"), ask("b", " rwanda"), ask("c", "ＲＷＡＮＤＡ"), ask("d", "Peru")]
+    for seed in range(10):
+        sides = split_by_topic(questions, 1, seed)
+        assert {frozenset(q.id for q in side) for side in sides} == {frozenset("abc"), frozenset("d")}
+    with pytest.raises(DataError, match="topic 'Rwanda' stands in both training .* and evaluation"):
+        check_disjoint(questions[:1], questions[1:2])
+
+
+def test_too_few_topics():
+    questions = [ask("a", "A"), ask("b", "B"), ask("c", "B")]
+    with pytest.raises(DataError, match=r"^data.num_eval_topics: expected fewer than the 2 .*, got 2$"):
+        split_by_topic(questions, 2, seed=1)
+    with pytest.raises(DataError, match=r"^data.num_transfer_topics: expected at most the 2 .*, got 3$"):
+        limit_topics(questions, 3, seed=1)
+
+
+def test_limit_topics_keeps_whole_topics_and_draws_the_same_first_ones():
+    questions = [ask(f"q{i}", f"topic {i % 10}") for i in range(30)]
+    three = limit_topics(questions, 3, seed=5)
+    assert len(three) == 9 and len({question.topic for question in three}) == 3
+    assert limit_topics(questions, 4, seed=5)[:9] == three
+    assert limit_topics(random.Random(0).sample(questions, 30), 3, seed=5) == three
+    assert len(limit_topics(questions, None, seed=5)) == 30
+
+
+@pytest.mark.parametrize("side", ["evaluation", "transfer"])
+def test_overlap_with_training_is_refused(side):
+    train = [ask("a", "Rwanda"), ask("b", "Peru", "Name  a river.")]
+    for other, field in [
+        (ask("c", "Rwanda"), "topic 'Rwanda'"),
+        (ask("a", "Chile"), "id 'a'"),
+        (ask("d", "Chile", "name a river."), "prompt"),
+    ]:
+        sets = {"evaluation": [], "transfer": [], side: [ask("e", "Laos"), other]}
+        with pytest.raises(DataError, match=f"^{field} stands in both training .* and {side} "):
+            check_disjoint(train, sets["evaluation"], sets["transfer"])
+    check_disjoint(train, [ask("e", "Laos")], [ask("f", "Iron")])
+
+
+class LetterTokenizer:
+    """One token a character; a chat template that refuses system messages."""
+
+    name_or_path = "letters"
+    chat_template: str | None = (
+        "{% for m in messages %}"
+        "{% if m.role == 'system' %}{{ raise_exception('no system\n role') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize, return_dict):
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        assert tokenize and not return_dict
+        (text,), _ = render_jinja_template([messages], chat_template=self.chat_template,
+                                           add_generation_prompt=add_generation_prompt)
+        return [ord(letter) for letter in text]
+
+
+def test_render_is_the_chat_template_with_its_generation_prompt():
+    question = Question("a", "t", (
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "é"},
+    ))
+    ids = render(LetterTokenizer(), question)
+    assert "".join(map(chr, ids)) == "<user>hi<assistant>yes<user>é<assistant>"
+
+
+def test_render_refuses_what_the_template_refuses():
+    question = Question("a", "t", ({"role": "system", "content": "s"}, {"role": "user", "content": "u"}))
+    with pytest.raises(DataError, match=r"^question 'a': expected messages .*, got: no system role$"):
+        render(LetterTokenizer(), question)
+
+
+def test_model_without_chat_template():
+    tokenizer = LetterTokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="^letters: expected a chat template, got none"):
+        render(tokenizer, ask("a", "t"))
+
+
+def test_prompts_that_leave_no_room_are_named():
+    questions = [ask("short", "t", "u"), ask("long", "t", "u" * 30)]  # 18 and 47 tokens
+    assert check_prompts(LetterTokenizer(), questions, max_len=57, max_new_tokens=10) == 47
+    with pytest.raises(DataError, match="^question 'long': expected a prompt of at most 46 .*, got 47$"):
+        check_prompts(LetterTokenizer(), questions, max_len=56, max_new_tokens=10)
+
+
+def test_render_with_the_bundled_models_tokenizer(bundled_model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model)
+    ids = render(tokenizer, ask("a", "t", "Hello"))
+    assert all(type(token) is int for token in ids)
+    text = tokenizer.decode(ids)
+    assert text.startswith("<|im_start|>system\n")
+    assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
