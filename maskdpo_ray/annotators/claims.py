@@ -15,7 +15,8 @@ _OF = {"of", "in", "for", "to", "throughout", "by"}
 _ARTICLES = {"the", "a", "an", "republic", "country", "nation", "state", "kingdom", "element"}
 _PRONOUNS = {"its", "it", "the", "they", "their", "this", "that", "there", "he", "she", "his", "her", "these", "one",
              "some", "in", "a", "an", "which", "and", "also", "as", "is", "on", "at", "with"}
-_NEGATIONS = {"not", "isnt", "never", "neither", "doesnt", "arent", "cannot", "dont", "wasnt"}
+_NEGATIONS = {"not", "isnt", "never", "neither", "doesnt", "arent", "cannot", "dont", "wasnt", "except",
+              "excluding"}
 _OTHER_CAPITALS = {"former", "old", "ancient", "first", "historic", "historical", "colonial", "previous", "commercial",
                    "economic", "cultural", "financial", "provincial", "state", "regional", "maritime", "sea", "original"}
 _DIRECT = {"the", "a", "an", "one", "of", "its", "their", "official", "sole", "only", "main", "primary", "national",
@@ -32,7 +33,7 @@ _DETERMINERS = {"the", "a", "an", "called", "officially", "currently", "also", "
 _ORDINALS = {word: str(i) for i, word in enumerate(
     ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"), start=1)}
 _SUPERLATIVES = re.compile(
-    r"\b(?!(?:west|east|rest|forest|nearest|interest|harvest|conquest|request|test|best-known)\b)\w{3,}est\b"
+    r"\b(?!(?:\w*west|\w*east|rest|forest|nearest|interest|harvest|conquest|request|test|best-known)\b)\w{3,}est\b"
     r"|\bmost\b(?!\s+(?:of|widely|commonly))|\bonly\b", re.IGNORECASE)
 
 
@@ -83,7 +84,11 @@ class ClaimReader:
         return self._index.signals(tokens(sentence))
 
     def _clause(self, words: list[Token], subject: tuple[str, ...] = ()) -> _Clause:
-        return _Clause(tuple(words), tuple(self._index.mentions(words)), tuple(self._index.signals(words)), subject)
+        mentions = self._index.mentions(words)
+        # A trigger inside a name ("New Zealand Sign Language") announces nothing.
+        signals = [s for s in self._index.signals(words) if not any(
+            m.start <= s.start and s.end <= m.end and m.end - m.start > s.end - s.start for m in mentions)]
+        return _Clause(tuple(words), tuple(mentions), tuple(signals), subject)
 
     def _clauses(self, sentence: str) -> Iterator[_Clause]:
         words = tokens(sentence)
@@ -141,7 +146,7 @@ class ClaimReader:
                 continue
             cues = [s for s in clause.signals if s.kind == kind.name]
             near = [m for m in clause.mentions if m.named(kind.name) and m.start not in used
-                    and any(0 <= m.start - s.end <= 4 or 0 <= s.start - m.end <= 1 for s in cues)]
+                    and any(0 <= m.start - s.end <= (8 if kind.shape == WORDS else 4) or 0 <= s.start - m.end <= 1 for s in cues)]
             subject, foreign = self._subject(clause, None, near)
             # A region that is itself the place spoken of ("Oceania" in "Australia is ...") is no value.
             near = [m for m in near if not m.named(ENTITY_SENSE) & set(subject)]
@@ -217,6 +222,8 @@ class ClaimReader:
         return 0, len(clause.words)
 
     def _copula_after(self, clause: _Clause, signal: Signal) -> int | None:
+        if "," in clause.words[signal.end - 1].gap:  # "the currency, the sol, is ..."
+            return signal.end
         for i in range(signal.end - 1, len(clause.words)):
             if i >= signal.end and clause.words[i].key in _COPULAS:
                 return i + 1

@@ -80,6 +80,8 @@ def tokens(text: str) -> list[Token]:
 def _singular(word: str) -> str:
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
+    if word.endswith(("ses", "xes", "ches", "shes")) and len(word) > 4:
+        return word[:-2]
     return word[:-1] if word.endswith("s") and len(word) > 3 else word
 
 

@@ -157,7 +157,9 @@ def _entities() -> dict[str, Entity]:
 def _names_to_entity() -> dict[str, tuple[str, ...]]:
     owners: dict[str, list[str]] = {}
     for record, iso, name in _places().values():
-        names = [name, record.short_name, record.long_name, *_NAMES.get(record.code, ("", "", ()))[2]]
+        # The Factbook's short form of the Dominican Republic is "The Dominican": no name that anyone uses.
+        short = () if record.long_name == "Dominican Republic" else (record.short_name,)
+        names = [name, *short, record.long_name, *_NAMES.get(record.code, ("", "", ()))[2]]
         names += [_locale().territories.get(iso, ""), *_MORE_NAMES.get(iso, ())]
         for alias in dict.fromkeys(n.replace("&", "and") for n in names if n and n != "none"):
             owners.setdefault(alias, []).append(name)
@@ -168,8 +170,8 @@ def _facts(record: Record, iso: str, names: Mapping[str, tuple[str, ...]]) -> di
     capital = (*_FIRST_CAPITALS.get(iso, ()), *record.capitals, *_MORE_CAPITALS.get(iso, ()))
     cldr = babel.languages.get_official_languages(iso, de_facto=True)
     known = tuple(_locale().languages.get(code.partition("_")[0], code) for code in cldr)
-    spoken = tuple(dict.fromkeys(_language(n) for n in record.official_languages + known + record.languages))
-    official = tuple(dict.fromkeys(_language(n) for n in record.official_languages + known)) or spoken
+    spoken = _languages(record.official_languages + known + record.languages)
+    official = _languages(record.official_languages + known) or spoken
     neighbours = (names[n][0] for n in record.neighbours if n in names)
     return {
         "capital": tuple(Value(name) for name in dict.fromkeys(capital)),
@@ -179,6 +181,12 @@ def _facts(record: Record, iso: str, names: Mapping[str, tuple[str, ...]]) -> di
         "currency": tuple(_currency(code) for code in _currency_codes(iso)),
         "neighbour": tuple(Value(name) for name in neighbours),
     }
+
+
+def _languages(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Main names, once each. The lists also hold names of places ("Beijing" as a dialect), which are left out."""
+    places = {city for record, _, _ in _places().values() for city in record.capitals} | {*_names_to_entity()}
+    return tuple(dict.fromkeys(_language(name) for name in names if name not in places))
 
 
 def _language(name: str) -> str:

@@ -5,6 +5,8 @@ Source: United Nations Statistics Division, "Standard country or area codes for 
 
 from __future__ import annotations
 
+from functools import cache
+
 CONTINENTS: dict[str, tuple[str, ...]] = {
     "Africa": ("African",),
     "Asia": ("Asian",),
@@ -106,6 +108,7 @@ _HALF_WINDS = ("northeast", "northwest", "southeast", "southwest", "north centra
                "west central", "northeastern", "northwestern", "southeastern", "southwestern")
 
 
+@cache
 def aliases(region: str) -> tuple[str, ...]:
     """Other spellings of a region's name: "Eastern Africa" -> ("East Africa", "East African", ...)."""
     forms = {region}
@@ -114,7 +117,8 @@ def aliases(region: str) -> tuple[str, ...]:
         forms |= {f"{_COMPASS[first]} {rest}", f"{_COMPASS[first]}ern {rest}".replace("Centralern", "Central")}
     if region in CONTINENTS:
         forms |= {*CONTINENTS[region], f"{region} continent", f"{_adjective(region)} continent"}
-        forms |= {f"{wind} {region}" for wind in _HALF_WINDS}
+        named = {name.lower() for other in names() if other not in CONTINENTS for name in (other, *aliases(other))}
+        forms |= {f"{wind} {region}" for wind in _HALF_WINDS if f"{wind} {region}".lower() not in named}
     forms |= {_adjective(name) for name in forms}
     return tuple(sorted(forms - {region}))
 
