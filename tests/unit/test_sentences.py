@@ -106,6 +106,9 @@ ENGLISH = {
     "United States.¦ He fled.",
     "soft_wrap_item": "- The capital and largest city of the country is Kigali, which lies near the\n"
     "  centre of the country.\n¦- It is hilly.",
+    "soft_wrap_not_over_blank_line": "The largest city of the country, Kigali, is found near\n\n¦the sea",
+    "soft_wrap_not_over_hard_break": "The largest city of the country, Kigali, is found near  \n¦the sea",
+    "inches": 'He is 5\'10" tall.¦ She has a 6" ruler.¦ They left.',
     "wrap_short": "Kigali\n¦the capital",
     "blank_line": "The capital is Kigali\n\n¦and it is hilly\n \n¦Yes",
     "carriage_return": "Kigali.\r\n¦Africa\r\n\r\n¦Yes",
@@ -141,6 +144,7 @@ CHINESE = {
     "ideographic_space": "首都是北京。\u3000¦货币是人民币。\u3000",
     "half_width_stop": "首都是北京｡¦货币是人民币．",
     "full_width_stop": "首都是北京．¦货币是人民币．",
+    "full_width_decimal": "密度为３．５克．¦它很重．",
     "newline": "首都是北京\n¦货币是人民币",
     "heading": "## 首都\n¦北京。",
     "url": "请看https://zh.wikipedia.org/wiki/北京。¦谢谢。",
