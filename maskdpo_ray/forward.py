@@ -24,7 +24,7 @@ def response_logps(
     hooks see it), and its head runs only where a next token has weight.
 
     Returns:
-        (logps, weights), both [2B, T] float32 on `device`, rows 0..B-1 chosen and B..2B-1 rejected,
+        (logps, weights), both [2B, T] on `device`, float32 (logps float64 for a float64 model), rows 0..B-1 chosen and B..2B-1 rejected,
         T the longest response. `logps` is 0 where the weight is 0.
     """
     prompts = [example.prompt_token_ids for example in examples] * 2
@@ -48,12 +48,12 @@ def response_logps(
         use_cache=False,
     ).logits[0]
     values = gather_logps(logits, tensor(rows_of_targets), tensor(tree.targets))
-    logps = torch.zeros(weights.shape, dtype=torch.float32, device=device)
+    logps = torch.zeros(weights.shape, dtype=values.dtype, device=device)
     return logps.index_put((tensor(tree.rows), tensor(tree.columns)), values), weights
 
 
 def gather_logps(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """log softmax(logits[rows])[targets], in float32.
+    """log softmax(logits[rows])[targets], in float32 or better.
 
     Args:
         logits: [M, V] of any float dtype.
@@ -61,10 +61,11 @@ def gather_logps(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor
         targets: [Q] int64 into V.
 
     Returns:
-        [Q] float32.
+        [Q] float32, or float64 for float64 logits.
     """
-    normalizers = torch.cat([part.float().logsumexp(-1) for part in logits.split(_ROWS_AT_A_TIME)])
-    return logits[rows, targets].float() - normalizers[rows]
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    normalizers = torch.cat([part.to(dtype).logsumexp(-1) for part in logits.split(_ROWS_AT_A_TIME)])
+    return logits[rows, targets].to(dtype) - normalizers[rows]
 
 
 def weight_matrix(examples: Sequence[TrainingExample]) -> torch.Tensor:

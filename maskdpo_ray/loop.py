@@ -13,7 +13,7 @@ Whatever the run folder holds already is not done again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,6 +30,11 @@ from maskdpo_ray.report.progress import track
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import Labelled, Stages
 from maskdpo_ray.tracking import Tracker
+
+
+def is_finished(config: Config, splits: Iterable[str], folder: RunFolder) -> bool:
+    """Whether the run folder holds the evaluation of the last iteration's policy."""
+    return all(folder.finished(f"evaluate-{split}", config.run.iterations) for split in splits)
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,10 @@ class Loop:
         # Questions finish in any order; training must not depend on it.
         pairs = sorted(self.folder.pairs(iteration), key=lambda pair: pair.question_id)
         drops = self.folder.drops(iteration)
-        report = {"questions": len(self.train_questions), "pairs": len(pairs), "drops": dict(drops), **mixture(pairs)}
-        self.folder.write_json(f"iter_{iteration:03d}/pairs-report.json", report)
+        summary = {"questions": len(self.train_questions), "pairs": len(pairs), "drops": dict(drops), "mixture": mixture(pairs)}
+        self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
-        shares = {f"pairs/{name}": value for name, value in mixture(pairs).items()}
+        shares = {f"pairs/{name}": share for name, share in summary["mixture"].items()}
         self.tracker.log({"pairs/count": len(pairs), "tokens/collect": num_tokens, **counts, **shares}, iteration)
         if not pairs:
             raise DataError(f"iteration {iteration}: none of {len(self.train_questions)} questions gave a pair: {dict(drops)}")

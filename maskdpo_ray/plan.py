@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError
@@ -45,3 +47,31 @@ class Plan:
                 terms = " + ".join(f"{count} x {each:g} ({name})" for count, each, name in needs if each)
                 raise ClusterError(f"not enough {kind}s: expected at most {has:g}, got {terms} = {total:g}; "
                                    f"lower the counts or cluster.cpus_per_*")
+
+    def describe(self, num_train: int, num_eval: Mapping[str, int], folder: Path) -> str:
+        """The plan in words: actors, resources, steps, and what the run folder holds already."""
+        config = self.config
+        k, replications = config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt
+        answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
+        lines = [f"run {config.run.name} in {folder} on {config.cluster.address or 'a local Ray cluster'} ({config.cluster.device})"]
+        for group in self.groups():
+            gpus = f", {group.gpus:g} GPUs" if group.gpus else ""
+            lines.append(f"  {group.count} {group.name}, each {group.cpus:g} CPUs{gpus}")
+        lines += [
+            f"  {config.run.iterations} iterations: {num_train} questions x {k} answers -> at most {num_train} pairs,"
+            f" {config.train.max_epochs} epochs in batches of {config.train.batch_size}",
+            f"  evaluation before and after each: {answers} answers",
+        ]
+        done = _finished_stages(folder / "ledger.jsonl")
+        if done:
+            lines.append(f"  resumed: {folder} holds {', '.join(done)}")
+        return "\n".join(lines)
+
+
+def _finished_stages(ledger: Path) -> list[str]:
+    if not ledger.is_file():
+        return []
+    # The last line may be torn by a kill; opening the run folder mends that, a plan only reads.
+    lines = ledger.read_bytes().split(b"\n")[:-1]
+    entries = [json.loads(line) for line in lines]
+    return [f"{entry['stage']} {entry['iteration']}" for entry in entries if "finished" in entry]

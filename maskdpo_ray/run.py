@@ -1,0 +1,74 @@
+"""Entry point: parse -> check -> plan -> connect -> loop -> close.
+
+    python -m maskdpo_ray.run --config configs/quickstart.yaml
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from maskdpo_ray import cli
+from maskdpo_ray.errors import UserError
+
+
+def main(argv: list[str]) -> None:
+    """Run, or with --dry_run say what a run would do. Raises UserError for what a user can mend."""
+    command = cli.parse(argv)  # before the heavy imports: --help and bad options answer at once
+    from maskdpo_ray import preflight
+    from maskdpo_ray.plan import Plan
+    from maskdpo_ray.report import summary
+    from maskdpo_ray.run_folder import RunFolder
+    from maskdpo_ray.tracking import Tracker
+
+    config = command.config
+    resolved = cli.resolved(config)
+    prepared = preflight.check(config)
+    path = Path(config.run.dir) / config.run.name
+    Tracker(path, config.logger, resolved).check()
+    num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
+    print(Plan(config).describe(len(prepared.train), num_eval, path), flush=True)
+    if command.dry_run:
+        return
+    from actors import weights
+    from maskdpo_ray.cluster import Cluster
+    from maskdpo_ray.loop import Loop, is_finished
+
+    with RunFolder.open(path, resolved) as folder, Tracker(path, config.logger, resolved) as tracker:
+        for note in folder.notes:
+            print(note, flush=True)
+        try:
+            if not is_finished(config, prepared.evaluation, folder):
+                initial = weights.publish(config.model.model_name_or_path, 0)
+                with Cluster(config) as cluster:
+                    with tracker.stage("start", 0):
+                        stages = cluster.start(initial, prepared.render)
+                    Loop(config, prepared.train, prepared.evaluation, prepared.tokenizer, initial, stages, folder,
+                         tracker).run()
+        except Exception:
+            (path / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            raise
+        result = summary.build(path)
+        folder.write_json("summary.json", result)
+    summary.show(result)
+
+
+def _terminate(*_: object) -> NoReturn:
+    # Unwinds the `with` blocks, which end every actor and their engines' processes.
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        cli.fail(error)
+    except KeyboardInterrupt:
+        print("interrupted: what is committed is kept; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
