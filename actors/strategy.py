@@ -69,7 +69,7 @@ def prepare_process(device: Device, rank: int, world_size: int, address: str, po
         torch.set_num_threads(num_threads)
 
 
-def build(settings: StrategySettings) -> Any:
+def build(settings: StrategySettings, world_size: int) -> Any:
     """A `DeepspeedStrategy` of OpenRLHF for `settings.device`; its process group is not yet set up."""
     with _flash_attn_stand_ins():
         from openrlhf.utils.deepspeed import deepspeed as openrlhf_deepspeed
@@ -90,7 +90,10 @@ def build(settings: StrategySettings) -> Any:
     )
     base = openrlhf_deepspeed.DeepspeedStrategy
     strategy_class = base if settings.device == "cuda" else _cpu_strategy(openrlhf_deepspeed)
-    return strategy_class(seed=settings.seed, zero_stage=settings.zero_stage, args=args)
+    # DeepSpeed insists on a batch size, though we count pairs: one micro-batch of 1 per rank and step.
+    return strategy_class(
+        seed=settings.seed, zero_stage=settings.zero_stage, train_batch_size=world_size, args=args
+    )
 
 
 def device_of(device: Device) -> torch.device:

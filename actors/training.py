@@ -78,7 +78,8 @@ class TrainingRank:
                 param_dtype=settings.param_dtype,
                 seed=settings.seed,
                 adam_offload=settings.adam_offload,
-            )
+            ),
+            self._world_size,
         )
         self._strategy.setup_distributed(timeout=timedelta(seconds=settings.timeout_s))
 
@@ -90,7 +91,7 @@ class TrainingRank:
         """
         from transformers import AutoTokenizer
 
-        self._release_engine()
+        self.release()
         settings = self._settings
         model = self._load(policy_path)
         if settings.gradient_checkpointing:
@@ -227,7 +228,7 @@ class TrainingRank:
         """Free the engine and leave the process group."""
         import torch.distributed as dist
 
-        self._release_engine()
+        self.release()
         self._strategy = None
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -253,7 +254,7 @@ class TrainingRank:
             model = model.to(strategies.device_of(settings.device))
         return model
 
-    def _release_engine(self) -> None:
+    def release(self) -> None:
         if self._engine is None:
             return
         self._engine.destroy()
