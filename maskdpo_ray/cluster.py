@@ -45,8 +45,11 @@ _CLOSE_TIMEOUT_S = 20.0
 class Cluster:
     """A connection to Ray and this run's actors; a context manager that leaves no process behind."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, engine: type = RolloutEngine, rank: type = TrainingRank) -> None:
+        """`engine` and `rank` are the classes that Ray wraps: tests put fakes of the same methods here."""
         self._config = config
+        self._engine_class = engine
+        self._rank_class = rank
         self._handles: list[Any] = []
         self._closers: list[tuple[str, Any]] = []
         self._group: Any = None
@@ -108,7 +111,7 @@ class Cluster:
         )
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
         concurrency = config.rollout.max_in_flight + 8  # loads and questions about state on top
-        actor = self._actor(RolloutEngine, config.cluster.cpus_per_engine, gpus, concurrency)
+        actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, concurrency)
         return [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
 
     def _start_ranks(self, threads: int) -> list[Any]:
@@ -133,7 +136,7 @@ class Cluster:
         if not self._group.wait(config.cluster.start_timeout_s):
             raise ClusterError(f"training ranks: no room for {num_ranks} x {bundle} within {config.cluster.start_timeout_s:.0f} s")
         return [
-            ray.remote(TrainingRank).options(
+            ray.remote(self._rank_class).options(
                 num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank),
             ).remote(settings, rank, num_ranks)
