@@ -14,8 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskdpo_ray.records import (
-    CONTRADICTORY, CORRECT, INCORRECT, LABELS, NO_FACT, NO_HALLUCINATION, UNPARSED, UNVERIFIABLE,
-    Annotation, Question, Rollout, from_json,
+    CONTRADICTORY,
+    CORRECT,
+    INCORRECT,
+    LABELS,
+    NO_FACT,
+    NO_HALLUCINATION,
+    UNPARSED,
+    UNVERIFIABLE,
+    Annotation,
+    Question,
+    Rollout,
+    from_json,
 )
 
 METRICS: dict[str, tuple[str, str]] = {
@@ -42,8 +52,22 @@ ones; cut_off: share that met the length limit; nothing_checkable: share without
 than no_fact; scored: share with a parsed sentence, the others being no part of `score`.
 """
 
-_SUMS = ("answers", "scored", "score", "facts", "correct", "incorrect", "contradictory", "unverifiable",
-         "no_fact", "unparsed", "sentences", "tokens", "cut_off", "nothing_checkable")
+_SUMS = (
+    "answers",
+    "scored",
+    "score",
+    "facts",
+    "correct",
+    "incorrect",
+    "contradictory",
+    "unverifiable",
+    "no_fact",
+    "unparsed",
+    "sentences",
+    "tokens",
+    "cut_off",
+    "nothing_checkable",
+)
 
 
 @dataclass(frozen=True)
@@ -118,8 +142,13 @@ class Gain:
         return asdict(self)
 
 
-def evaluate(questions: Sequence[Question], answers: Iterable[tuple[Rollout, Annotation]], *, seed: int,
-             bootstrap_samples: int) -> Evaluation:
+def evaluate(
+    questions: Sequence[Question],
+    answers: Iterable[tuple[Rollout, Annotation]],
+    *,
+    seed: int,
+    bootstrap_samples: int,
+) -> Evaluation:
     """Statistics of `answers` to `questions`, in any order, `Rollout.sample` being the replication.
 
     Raises ValueError when a question is not answered exactly once per replication, an answer is to
@@ -127,13 +156,17 @@ def evaluate(questions: Sequence[Question], answers: Iterable[tuple[Rollout, Ann
     """
     topic_of = {question.id: question.topic for question in questions}
     if not questions or len(topic_of) != len(questions):
-        raise ValueError(f"expected questions with different ids, got {len(questions)} with {len(topic_of)} ids")
+        raise ValueError(
+            f"expected questions with different ids, got {len(questions)} with {len(topic_of)} ids"
+        )
     rows: dict[tuple[str, int], dict[str, float]] = {}
     kinds: dict[str, list[int]] = {}
     for rollout, annotation in answers:
         key = (rollout.question_id, rollout.sample)
         if key != (annotation.question_id, annotation.sample):
-            raise ValueError(f"answer {key} comes with the annotation of {(annotation.question_id, annotation.sample)}")
+            raise ValueError(
+                f"answer {key} comes with the annotation of {(annotation.question_id, annotation.sample)}"
+            )
         if rollout.question_id not in topic_of:
             raise ValueError(f"answer to question {rollout.question_id!r}, which is not evaluated")
         if key in rows:
@@ -146,9 +179,13 @@ def evaluate(questions: Sequence[Question], answers: Iterable[tuple[Rollout, Ann
     for replication in range(replications):
         for question_id in topic_of:
             if (question_id, replication) not in rows:
-                raise ValueError(f"question {question_id!r} has no answer in replication {replication} of {replications}")
+                raise ValueError(
+                    f"question {question_id!r} has no answer in replication {replication} of {replications}"
+                )
     if len(rows) != len(topic_of) * replications or not rows:
-        raise ValueError(f"expected {len(topic_of)} questions in replications 0 to R-1, got {len(rows)} answers")
+        raise ValueError(
+            f"expected {len(topic_of)} questions in replications 0 to R-1, got {len(rows)} answers"
+        )
 
     topics = sorted(set(topic_of.values()))
     index = {topic: number for number, topic in enumerate(topics)}
@@ -161,11 +198,18 @@ def evaluate(questions: Sequence[Question], answers: Iterable[tuple[Rollout, Ann
         questions=len(topic_of),
         replications=replications,
         metrics={name: _statistic(_ratio(total, name), _mean(_ratio(resampled, name))) for name in METRICS},
-        kinds={kind: KindOfFact(right / len(rows), wrong / len(rows)) for kind, (right, wrong) in sorted(kinds.items())},
-        topic_scores={topic: _plain(sums[i, _SUMS.index("score")].sum(), sums[i, _SUMS.index("scored")].sum())
-                      for i, topic in enumerate(topics)},
-        topic_sums={topic: {name: tuple(sums[i, column].tolist()) for column, name in enumerate(_SUMS)}
-                    for i, topic in enumerate(topics)},
+        kinds={
+            kind: KindOfFact(right / len(rows), wrong / len(rows))
+            for kind, (right, wrong) in sorted(kinds.items())
+        },
+        topic_scores={
+            topic: _plain(sums[i, _SUMS.index("score")].sum(), sums[i, _SUMS.index("scored")].sum())
+            for i, topic in enumerate(topics)
+        },
+        topic_sums={
+            topic: {name: tuple(sums[i, column].tolist()) for column, name in enumerate(_SUMS)}
+            for i, topic in enumerate(topics)
+        },
     )
 
 
@@ -193,17 +237,26 @@ def _count(rollout: Rollout, annotation: Annotation) -> dict[str, float]:
     labels = [sentence.label for sentence in annotation.sentences]
     unknown = set(labels).difference(LABELS)
     if unknown:
-        raise ValueError(f"question {rollout.question_id!r}: unknown label {sorted(unknown)[0]!r}; known: {', '.join(LABELS)}")
+        raise ValueError(
+            f"question {rollout.question_id!r}: label {sorted(unknown)[0]!r} is none of {', '.join(LABELS)}"
+        )
     parsed = [label for label in labels if label != UNPARSED]
     correct, incorrect = labels.count(NO_HALLUCINATION), sum(label in INCORRECT for label in labels)
     return {
-        "answers": 1, "scored": bool(parsed),
+        "answers": 1,
+        "scored": bool(parsed),
         "score": sum(label in CORRECT for label in parsed) / len(parsed) if parsed else 0.0,
-        "facts": correct + incorrect, "correct": correct, "incorrect": incorrect,
-        "contradictory": labels.count(CONTRADICTORY), "unverifiable": labels.count(UNVERIFIABLE),
-        "no_fact": labels.count(NO_FACT), "unparsed": labels.count(UNPARSED),
-        "sentences": len(labels), "tokens": len(rollout.token_ids),
-        "cut_off": rollout.finish_reason == "length", "nothing_checkable": all(label == NO_FACT for label in labels),
+        "facts": correct + incorrect,
+        "correct": correct,
+        "incorrect": incorrect,
+        "contradictory": labels.count(CONTRADICTORY),
+        "unverifiable": labels.count(UNVERIFIABLE),
+        "no_fact": labels.count(NO_FACT),
+        "unparsed": labels.count(UNPARSED),
+        "sentences": len(labels),
+        "tokens": len(rollout.token_ids),
+        "cut_off": rollout.finish_reason == "length",
+        "nothing_checkable": all(label == NO_FACT for label in labels),
     }
 
 

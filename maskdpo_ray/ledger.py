@@ -17,7 +17,9 @@ from maskdpo_ray.errors import RunFolderError
 def encode_line(value: Any) -> bytes:
     """`value` (JSON values and records) as one UTF-8 line, newline included. NaN raises ValueError."""
     # `default` instead of records.to_json: asdict copies every token id one by one.
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_record_fields)
+    text = json.dumps(
+        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_record_fields
+    )
     return text.encode() + b"\n"
 
 
@@ -52,7 +54,7 @@ class AppendFile:
         view = memoryview(data)
         try:
             while view:
-                view = view[os.write(self._descriptor, view):]
+                view = view[os.write(self._descriptor, view) :]
         except OSError as error:
             os.ftruncate(self._descriptor, self.size)
             raise RunFolderError(f"{self.path}: can't be written: {error.strerror}") from error
@@ -101,7 +103,9 @@ class Ledger:
             if entry is None:
                 if number < len(complete) or lines[-1]:
                     self._file.close()
-                    raise RunFolderError(f"{path}, line {number}: expected a JSON object with a stage, got {line[:60]!r}")
+                    raise RunFolderError(
+                        f"{path}, line {number}: expected a JSON object with a stage, got {line[:60]!r}"
+                    )
                 break
             self.entries.append(entry)
             good += len(line) + 1

@@ -41,7 +41,7 @@ class QuestionLog:
             if entry["stage"] == QUESTION and entry["log"] == name:
                 self._units.append(entry)
             elif entry["stage"] == REWIND and entry["log"] == name:
-                del self._units[entry["keep"]:]
+                del self._units[entry["keep"] :]
             elif "finished" in entry:
                 sealed = len(self._units)
         for path in paths.values():
@@ -51,16 +51,22 @@ class QuestionLog:
         if whole < sealed:
             unit = self._units[whole]
             self.close()
-            raise RunFolderError(f"{paths['rollouts'].parent}: the files of question {unit['question_id']!r} changed after "
-                                 "a stage was built on them: expected the bytes that ledger.jsonl names; "
-                                 "restore them or start a new run")
+            raise RunFolderError(
+                f"{paths['rollouts'].parent}: the files of question {unit['question_id']!r} changed after "
+                "a stage was built on them: expected the bytes that ledger.jsonl names; "
+                "restore them or start a new run"
+            )
         if whole < len(self._units):
-            self.notes.append(f"{name}: {len(self._units) - whole} questions did not reach the disk and are done again")
+            self.notes.append(
+                f"{name}: {len(self._units) - whole} questions did not reach the disk and are done again"
+            )
             ledger.append({"stage": REWIND, "log": name, "keep": whole})
             del self._units[whole:]
         for part, file in self._files.items():
             if file.size > self._end(part):
-                self.notes.append(f"{file.path}: cut off {file.size - self._end(part)} bytes of an unfinished question")
+                self.notes.append(
+                    f"{file.path}: cut off {file.size - self._end(part)} bytes of an unfinished question"
+                )
             file.truncate(self._end(part))
         self._committed = {unit["question_id"] for unit in self._units}
 
@@ -78,8 +84,13 @@ class QuestionLog:
             start = unit["end"]
         return len(self._units)
 
-    def commit(self, question_id: str, rollouts: Sequence[Rollout], annotations: Sequence[Annotation],
-               outcome: PreferencePair | str | None = None) -> None:
+    def commit(
+        self,
+        question_id: str,
+        rollouts: Sequence[Rollout],
+        annotations: Sequence[Annotation],
+        outcome: PreferencePair | str | None = None,
+    ) -> None:
         """Write one question: its answers, labels (same order) and pair or drop reason.
 
         Raises ValueError when the question is there already, or rollouts and annotations do not match.
@@ -87,13 +98,18 @@ class QuestionLog:
         if question_id in self._committed:
             raise ValueError(f"question {question_id!r} is committed already in {self.name}")
         if [(r.question_id, r.sample) for r in rollouts] != [(a.question_id, a.sample) for a in annotations]:
-            raise ValueError(f"question {question_id!r}: rollouts and annotations are not of the same answers")
+            raise ValueError(
+                f"question {question_id!r}: rollouts and annotations are not of the same answers"
+            )
         if any(r.question_id != question_id for r in rollouts):
             raise ValueError(f"question {question_id!r}: holds a rollout of another question")
         pair = outcome if isinstance(outcome, PreferencePair) else None
         if pair is not None and pair.question_id != question_id:
             raise ValueError(f"question {question_id!r}: holds a pair of question {pair.question_id!r}")
-        data = {"rollouts": b"".join(map(encode_line, rollouts)), "annotations": b"".join(map(encode_line, annotations))}
+        data = {
+            "rollouts": b"".join(map(encode_line, rollouts)),
+            "annotations": b"".join(map(encode_line, annotations)),
+        }
         if "pairs" in self._files:
             data["pairs"] = encode_line(pair) if pair else b""
         digest = hashlib.sha256()
@@ -102,10 +118,14 @@ class QuestionLog:
                 digest.update(data[part])
                 file.append(data[part])
             unit = {
-                "stage": QUESTION, "log": self.name, "question_id": question_id, "count": len(rollouts),
+                "stage": QUESTION,
+                "log": self.name,
+                "question_id": question_id,
+                "count": len(rollouts),
                 "drop": None if outcome is None or pair else str.__str__(outcome),  # an enum's value
                 "end": {part: file.size for part, file in self._files.items()},
-                "bytes": sum(map(len, data.values())), "sha256": digest.hexdigest(),
+                "bytes": sum(map(len, data.values())),
+                "sha256": digest.hexdigest(),
             }
             self._ledger.append(unit)
         except RunFolderError:

@@ -1,12 +1,12 @@
 """The run folder: everything a run leaves behind, and where an interrupted run goes on.
 
-    config.yaml      resolved config; versions and git commit as comments (the ledger has them as data)
-    ledger.jsonl     what is committed: questions, finished stages with the SHA-256 of their files
-    metrics.jsonl    metrics over time (tracking.py)
-    iter_000/        rollouts-000.jsonl annotations-000.jsonl pairs.jsonl policy/ checkpoint/
-    eval_000/        evaluation of policy version 0 (before training): heldout.json,
-                     heldout-rollouts.jsonl, heldout-annotations.jsonl, the same for transfer
-    summary.json
+config.yaml      resolved config; versions and git commit as comments (the ledger has them as data)
+ledger.jsonl     what is committed: questions, finished stages with the SHA-256 of their files
+metrics.jsonl    metrics over time (tracking.py)
+iter_000/        rollouts-000.jsonl annotations-000.jsonl pairs.jsonl policy/ checkpoint/
+eval_000/        evaluation of policy version 0 (before training): heldout.json,
+                 heldout-rollouts.jsonl, heldout-annotations.jsonl, the same for transfer
+summary.json
 """
 
 from __future__ import annotations
@@ -54,11 +54,16 @@ class RunFolder:
             raise
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], config: dict[str, Any],
-             package_versions: dict[str, str] | None = None) -> RunFolder:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        config: dict[str, Any],
+        package_versions: dict[str, str] | None = None,
+    ) -> RunFolder:
         """Create the folder, or go on in it.
 
-        `config` is the resolved config as nested dicts; `package_versions` defaults to `stored_config.versions()`.
+        `config` is the resolved config as nested dicts; `package_versions` defaults to
+        `stored_config.versions()`.
         Raises RunFolderError when the config differs in a field that must not change, when another
         process writes the folder, or when it is somebody else's folder.
         """
@@ -77,8 +82,17 @@ class RunFolder:
             folder = cls(path, lock, Ledger(path / "ledger.jsonl"), resumed=stored is not None)
             if stored is None or changed:
                 folder._write("config.yaml", stored_config.text(config, package_versions))
-            folder._ledger.append({"stage": "open", "time": time.time(), "schema": SCHEMA_VERSION, "pid": os.getpid(),
-                                   "host": socket.gethostname(), "versions": package_versions, "changed": changed})
+            folder._ledger.append(
+                {
+                    "stage": "open",
+                    "time": time.time(),
+                    "schema": SCHEMA_VERSION,
+                    "pid": os.getpid(),
+                    "host": socket.gethostname(),
+                    "versions": package_versions,
+                    "changed": changed,
+                }
+            )
         except BaseException:
             os.close(lock)
             raise
@@ -130,8 +144,14 @@ class RunFolder:
 
     # Questions of an iteration
 
-    def commit_question(self, iteration: int, question_id: str, rollouts: Sequence[Rollout],
-                        annotations: Sequence[Annotation], outcome: PreferencePair | str) -> None:
+    def commit_question(
+        self,
+        iteration: int,
+        question_id: str,
+        rollouts: Sequence[Rollout],
+        annotations: Sequence[Annotation],
+        outcome: PreferencePair | str,
+    ) -> None:
         """Put a question's answers, labels and pair (or drop reason) on disk as one unit."""
         self._training_log(iteration).commit(question_id, rollouts, annotations, outcome)
 
@@ -149,8 +169,14 @@ class RunFolder:
 
     # Answers of an evaluation
 
-    def commit_answers(self, version: int, split: str, question_id: str, rollouts: Sequence[Rollout],
-                       annotations: Sequence[Annotation]) -> None:
+    def commit_answers(
+        self,
+        version: int,
+        split: str,
+        question_id: str,
+        rollouts: Sequence[Rollout],
+        annotations: Sequence[Annotation],
+    ) -> None:
         """Put one evaluated question of `split` ("heldout", "transfer") on disk as one unit."""
         self._evaluation_log(version, split).commit(question_id, rollouts, annotations)
 
@@ -184,7 +210,9 @@ class RunFolder:
 
     # Stages
 
-    def finish(self, stage: str, iteration: int, files: Iterable[str | os.PathLike[str]] = (), **facts: Any) -> None:
+    def finish(
+        self, stage: str, iteration: int, files: Iterable[str | os.PathLike[str]] = (), **facts: Any
+    ) -> None:
         """Say in the ledger that `stage` ("train", "evaluate", ...) of `iteration` is done.
 
         `files` are what it produced (files, or folders taken with all they hold); they are on the
@@ -194,8 +222,9 @@ class RunFolder:
         for log in self._logs.values():
             log.sync()
         proofs = {str(file.relative_to(self.path)): _proof(file) for file in self._expand(files)}
-        self._ledger.append({"stage": stage, "iteration": iteration, "finished": time.time(),
-                             "facts": facts, "files": proofs})
+        self._ledger.append(
+            {"stage": stage, "iteration": iteration, "finished": time.time(), "facts": facts, "files": proofs}
+        )
         self._close_logs()  # opened again when asked for: the number of open files does not grow
 
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
@@ -204,7 +233,10 @@ class RunFolder:
         return None if entry is None else entry["facts"]
 
     def check_files(self, stage: str, iteration: int) -> None:
-        """Compare the files of a finished stage with the ledger. Raises RunFolderError naming the first that differs."""
+        """Compare the files of a finished stage with the ledger.
+
+        Raises RunFolderError naming the first that differs, ValueError when the stage is not finished.
+        """
         entry = self._finished_entry(stage, iteration)
         if entry is None:
             raise ValueError(f"stage {stage!r} of iteration {iteration} is not finished")
@@ -213,8 +245,10 @@ class RunFolder:
             if not file.is_file():
                 raise RunFolderError(f"{file}: expected the file that stage {stage!r} left, got none")
             if file.stat().st_size != proof["bytes"] or _sha256(file) != proof["sha256"]:
-                raise RunFolderError(f"{file}: changed after stage {stage!r} left it: expected {proof['bytes']} bytes, "
-                                     f"SHA-256 {proof['sha256'][:12]}..., got {file.stat().st_size} bytes")
+                raise RunFolderError(
+                    f"{file}: changed after stage {stage!r} left it: expected {proof['bytes']} bytes, "
+                    f"SHA-256 {proof['sha256'][:12]}..., got {file.stat().st_size} bytes"
+                )
 
     def _finished_entry(self, stage: str, iteration: int) -> dict[str, Any] | None:
         for entry in reversed(self._ledger.entries):
@@ -272,7 +306,9 @@ def _refuse_strangers(path: Path) -> None:
         return
     strangers = sorted(p.name for p in path.iterdir() if p.name not in _OURS and not p.name.endswith(".tmp"))
     if strangers:
-        raise RunFolderError(f"{path}: expected an empty or new folder, or one of a run, got {strangers[0]!r} and no config.yaml")
+        raise RunFolderError(
+            f"{path}: expected an empty folder, or one of a run, got {strangers[0]!r} and no config.yaml"
+        )
 
 
 def _lock(path: Path) -> int:
@@ -282,7 +318,9 @@ def _lock(path: Path) -> int:
     except BlockingIOError as error:
         holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
-        raise RunFolderError(f"{path.parent}: another run writes this folder ({holder}); wait for it or stop it") from error
+        raise RunFolderError(
+            f"{path.parent}: another run writes this folder ({holder}); wait for it or stop it"
+        ) from error
     except OSError:
         os.close(descriptor)
         raise

