@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from maskdpo_ray.annotators.mentions import ENTITY_SENSE, Mention, NameIndex, Signal, Token, tokens
+from maskdpo_ray.annotators.mentions import (
+    ENTITY_SENSE,
+    OTHER_SENSE,
+    Mention,
+    NameIndex,
+    Signal,
+    Token,
+    key,
+    tokens,
+)
 from maskdpo_ray.domains.table import ENTITY, NUMBER, WORDS, FactTable, Kind
 
 _COPULAS = {"is", "are", "was", "were", "called", "named", "being", "remains", "as"}
@@ -20,7 +29,7 @@ _NEGATIONS = {"not", "isnt", "never", "neither", "doesnt", "arent", "cannot", "d
 _OTHER_CAPITALS = {"former", "old", "ancient", "first", "historic", "historical", "colonial", "previous", "commercial",
                    "economic", "cultural", "financial", "provincial", "state", "regional", "maritime", "sea", "original"}
 _DIRECT = {"the", "a", "an", "one", "of", "its", "their", "official", "sole", "only", "main", "primary", "national",
-           "current", "and", "largest", "city", "also", "both", "two", "three"}
+           "current", "and", "largest", "city", "also", "widely", "commonly", "mainly", "mostly", "primarily", "both", "two", "three"}
 _SPLITTERS = {"but", "while", "whereas", "although", "though", "however"}
 _RELATIVES = {"which", "who", "whose", "where"}
 _AFTER_AND = {"its", "it", "the", "they", "has", "have", "is", "are", "uses", "also", "their", "there"}
@@ -30,6 +39,12 @@ _VAGUE = {"one", "also", "not", "located", "based", "used", "divided", "known", 
           "more", "about", "around", "approximately", "typically", "usually", "primarily", "mainly", "equal", "where"}
 _DETERMINERS = {"the", "a", "an", "called", "officially", "currently", "also", "its", "mainly", "primarily", "city",
                 "known", "as", "now", "either", "both", "usually", "named"}
+_LIGHT = {"the", "a", "an", "of", "in", "heart", "part", "parts", "region", "continent", "center", "centre", "coast",
+          "side", "tip", "middle", "corner", "both", "and", "end", "edge", "north", "south", "east", "west", "northern",
+          "southern", "eastern", "western", "central", "small", "landlocked", "large", "northeastern", "southwestern",
+          "northwestern", "southeastern"}
+_WATERS = {"ocean", "sea", "gulf", "river", "lake", "mountains", "strait", "bay", "channel", "coast", "desert",
+           "peninsula", "mount", "straits", "mountain", "range", "sahara", "himalayas", "andes", "rivers"}
 _ORDINALS = {word: str(i) for i, word in enumerate(
     ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"), start=1)}
 _SUPERLATIVES = re.compile(
@@ -68,6 +83,7 @@ class ClaimReader:
     def __init__(self, table: FactTable) -> None:
         self._index = NameIndex(table)
         self._kinds = {kind.name: kind for kind in table.kinds}
+        self._generic = {key(noun) for noun in table.generic}
         owners = (name for e in table.entities for name in (*e.adjectives, *(e.name, *e.aliases) * bool(e.adjectives)))
         self._owners = {tuple(token.key for token in tokens(name)) for name in owners}
 
@@ -142,11 +158,11 @@ class ClaimReader:
                 yield claim
         weak = {s.kind for s in clause.signals if not s.strong} - {s.kind for s in strong}
         for kind in self._kinds.values():
-            if kind.name not in weak:
+            if kind.name not in weak or not self._predicates(clause, kind):
                 continue
             cues = [s for s in clause.signals if s.kind == kind.name]
             near = [m for m in clause.mentions if m.named(kind.name) and m.start not in used
-                    and any(0 <= m.start - s.end <= (8 if kind.shape == WORDS else 4) or 0 <= s.start - m.end <= 1 for s in cues)]
+                    and any(self._cued(clause, m, s, kind) for s in cues)]
             subject, foreign = self._subject(clause, None, near)
             # A region that is itself the place spoken of ("Oceania" in "Australia is ...") is no value.
             near = [m for m in near if not m.named(ENTITY_SENSE) & set(subject)]
@@ -157,6 +173,31 @@ class ClaimReader:
                     kind.name, subject, tuple(m.named(kind.name) for m in near), ", ".join(m.text for m in near),
                     negated, bool(_SUPERLATIVES.search(text)), foreign,
                 )
+
+    def _predicates(self, clause: _Clause, kind: Kind) -> bool:
+        """Whether the clause speaks of an entity, or of a value of this kind, and not of some other thing: "Its
+        economy is one of the ...", "The majority of African countries ..." place nothing in Africa."""
+        words, first = clause.words, 0
+        while first < len(words) - 1 and words[first].key in {"the", "republic", "of", "a", "an", "kingdom", "this"}:
+            first += 1
+        lead = next((m for m in clause.mentions if m.start <= first < m.end), None)
+        if lead is not None:
+            own = lead.named(ENTITY_SENSE) or lead.named(kind.name) and kind.shape == WORDS or lead.named("capital")
+            return bool(own or lead.named(kind.name) and kind.cues == ("official",)) and not words[lead.end - 1].possessive
+        word = words[first]
+        if word.text[:1].isupper() and word.key not in _PRONOUNS and first == 0:
+            return word.key in {"located", "situated", "nestled"} or bool(self._foreign(clause, None, []))
+        return word.key in _VERBS | {"it", "which", "they", "located", "situated", "nestled"} | self._generic or (
+            first > 0 and words[0].key in {"a", "an"})
+
+    def _cued(self, clause: _Clause, mention: Mention, cue: Signal, kind: Kind) -> bool:
+        """Whether a cue belongs to a mention: before it with nothing weighty between, or right after it."""
+        if 0 <= cue.start - mention.end <= 1:
+            return True
+        between = clause.words[cue.end : mention.start]
+        if mention.start < cue.end:
+            return False
+        return len(between) <= 8 if kind.shape == WORDS else all(word.key in _LIGHT for word in between)
 
     def _named(
         self, clause: _Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[int]
@@ -169,13 +210,15 @@ class ClaimReader:
             subject, foreign = self._subject(clause, signal, [])
             after = [m for m in values if m.start >= signal.end]
             values = after or values
+            unknown = unknown or ("" if values else self._no_entity(clause, signal))
         else:
             others = [s for s in strong if s.kind != kind.name]
             values = [m for m in values if not any(
                 m.named(s.kind) and _distance(m, s) < _distance(m, signal) for s in others)]
             start, end = self._region(clause, signal)
             inside = [m for m in values if start <= m.start < end]
-            values = inside or ([] if unknown else values)
+            anywhere = (start, end) == (0, len(clause.words))
+            values = [m for m in inside if not anywhere or 0 <= m.start - signal.end <= 4]
             subject, foreign = self._subject(clause, signal, values)
         if values:
             used |= {m.start for m in values}
@@ -219,13 +262,35 @@ class ClaimReader:
             return copula, len(clause.words)
         if (end := self._copula_before(clause, signal)) is not None:
             return 0, end
+        if self._of_value(clause, signal):
+            return signal.end + 1, len(clause.words)
         return 0, len(clause.words)
+
+    def _of_value(self, clause: _Clause, signal: Signal) -> bool:
+        """"... with its capital city of Kigali": "of" introduces the value, not the subject."""
+        after = clause.words[signal.end + 1] if signal.end + 1 < len(clause.words) else None
+        return bool(
+            after and clause.words[signal.end].key == "of" and after.text[:1].isupper()
+            and self._copula_after(clause, signal) is None and self._copula_before(clause, signal) is None
+            and not any(m.start == signal.end + 1 and m.named(ENTITY_SENSE) for m in clause.mentions)
+        )
+
+    def _no_entity(self, clause: _Clause, signal: Signal) -> str:
+        """What stands as a neighbour and is no entity of the table ("West Africa"); seas and rivers are skipped."""
+        start = signal.end
+        while start < len(clause.words) and clause.words[start].key in {"by", "with", "the", "on", "to", "of"}:
+            start += 1
+        mention = next((m for m in clause.mentions if m.start == start), None)
+        if mention is None or mention.named(OTHER_SENSE) or mention.named(ENTITY_SENSE):
+            return ""
+        words = {word.key for word in clause.words[start : mention.end + 1]}
+        return "" if words & _WATERS else mention.text
 
     def _copula_after(self, clause: _Clause, signal: Signal) -> int | None:
         if "," in clause.words[signal.end - 1].gap:  # "the currency, the sol, is ..."
             return signal.end
         for i in range(signal.end - 1, len(clause.words)):
-            if i >= signal.end and clause.words[i].key in _COPULAS:
+            if i >= signal.end and clause.words[i].text in _COPULAS:  # "As" and "Is" may be symbols
                 return i + 1
             if ":" in clause.words[i].gap or "=" in clause.words[i].gap:
                 return i + 1
@@ -242,6 +307,8 @@ class ClaimReader:
     def _unknown(self, clause: _Clause, signal: Signal, kind: Kind) -> str | None:
         """A value that the table has never heard of, where the grammar says that there is one."""
         copula = self._copula_after(clause, signal)
+        if copula is None and self._of_value(clause, signal):
+            copula = signal.end + 1
         if copula is not None:
             start = copula
             while start < len(clause.words) and clause.words[start].key in _DETERMINERS:
@@ -302,6 +369,8 @@ class ClaimReader:
         taken = {i for m in clause.mentions if m.named(ENTITY_SENSE) for i in range(m.start, m.end)}
         taken |= {i for m in values for i in range(m.start, m.end)}
         starts = []
+        if signal and self._of_value(clause, signal):
+            return ""
         if signal and signal.end < len(words) and words[signal.end].key in {"of", "in"}:
             starts.append(signal.end + 1)
             if signal.end + 1 < len(words) and words[signal.end + 1].key == "the":

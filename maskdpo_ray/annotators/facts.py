@@ -182,6 +182,9 @@ def _claims_nothing(domain: _Domain, text: str) -> str | None:
     covered = {i for item in (*mentions, *signals) for i in range(item.start, item.end)}
     if len(words) <= 4 and len(covered) == len(words) and (not signals or not mentions):
         return "a name or heading, no claim"
-    if not re.search(r"[.!]\W*$", text) and words[-1].key in {"is", "are", "the", "of", "a", "in", "and", "has", "its"}:
+    unfinished = not re.search(r"[.!]\W*$", text)
+    if unfinished and len(words) <= 5 and signals and not mentions:
+        return "breaks off before it claims anything"
+    if unfinished and len(words) <= 8 and words[-1].key in {"is", "are", "the", "of", "a", "in", "and", "has", "its"}:
         return "breaks off before it claims anything"
     return None

@@ -243,7 +243,7 @@ def _kinds() -> tuple[Kind, ...]:
              ("official language", "national language", "official and national language",
                                                         "official state language"), ("official",), tongues),
         Kind("language", "language", ("language", "spoken", "speak", "speaking", "tongue", "widely spoken language"),
-             (), tongues),
+             (), tongues, closed_world=False),
         Kind("currency", "currency", ("currency", "monetary unit", "legal tender", "official currency",
                                       "national currency"), ("use", "used"), lexicon("currency"), shape=WORDS),
         Kind("neighbour", "neighbour",
