@@ -42,7 +42,8 @@ _DETERMINERS = {"the", "a", "an", "called", "officially", "currently", "also", "
 _LIGHT = {"the", "a", "an", "of", "in", "heart", "part", "parts", "region", "continent", "center", "centre", "coast",
           "side", "tip", "middle", "corner", "both", "and", "end", "edge", "north", "south", "east", "west", "northern",
           "southern", "eastern", "western", "central", "small", "landlocked", "large", "northeastern", "southwestern",
-          "northwestern", "southeastern"}
+          "northwestern", "southeastern", "primarily", "mainly", "along", "on"}
+_PREPOSITIONS = {"in", "with", "for", "from", "by", "that", "which", "to", "between"}
 _WATERS = {"ocean", "sea", "gulf", "river", "lake", "mountains", "strait", "bay", "channel", "coast", "desert",
            "peninsula", "mount", "straits", "mountain", "range", "sahara", "himalayas", "andes", "rivers"}
 _ORDINALS = {word: str(i) for i, word in enumerate(
@@ -148,6 +149,9 @@ class ClaimReader:
         text = " ".join(word.text for word in clause.words)
         used: set[int] = set()
         strong = [signal for signal in clause.signals if signal.strong]
+        # "The official language is the Arabic language": a noun behind a value announces no second one.
+        strong = [s for s in strong if s is strong[0] or not any(m.end == s.start and m.named(s.kind)
+                                                                 for m in clause.mentions)]
         for number, signal in enumerate(strong):
             kind = self._kinds[signal.kind]
             other = signal.start > 0 and clause.words[signal.start - 1].key in _OTHER_CAPITALS
@@ -193,11 +197,13 @@ class ClaimReader:
     def _cued(self, clause: _Clause, mention: Mention, cue: Signal, kind: Kind) -> bool:
         """Whether a cue belongs to a mention: before it with nothing weighty between, or right after it."""
         if 0 <= cue.start - mention.end <= 1:
-            return True
+            return clause.words[cue.start].key not in _VERBS | _OF | _ARTICLES - self._generic
         between = clause.words[cue.end : mention.start]
         if mention.start < cue.end:
             return False
-        return len(between) <= 8 if kind.shape == WORDS else all(word.key in _LIGHT for word in between)
+        if kind.shape == WORDS:
+            return len(between) <= 8 and not any(word.key in _PREPOSITIONS for word in between)
+        return all(word.key in _LIGHT for word in between)
 
     def _named(
         self, clause: _Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[int]
