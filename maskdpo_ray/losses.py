@@ -1,14 +1,11 @@
-"""Mask-DPO's objective (arXiv 2503.02846, section 2.2) on per-token log-probs."""
+"""Mask-DPO's objective (Gu et al., ICLR 2025, section 2.2, eq. 5-6) on per-token log-probs."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-
-Reduction = Literal["mean", "sum", "none"]
 
 
 def masked_dpo_loss(
@@ -16,51 +13,52 @@ def masked_dpo_loss(
     reference_logps: torch.Tensor,
     weights: torch.Tensor,
     beta: float,
-    *,
-    reduction: Reduction = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The masked DPO loss of B preference pairs (Mask-DPO eq. 5-6); plain DPO when all weights are 1.
-
-    Rows 0..B-1 hold the chosen responses, rows B..2B-1 the rejected ones in the same order (OpenRLHF's
-    concatenated batch). Positions of weight 0 (masked sentences, padding) are left out: whatever the
-    log-probs hold there, NaN and infinity included, loss and gradients do not depend on it, and the
-    gradient at them is exactly 0.
+    """Loss of B pairs; with all weights one it is DPO's sigmoid loss.
 
     Args:
-        policy_logps: [2B, T], floating point, log pi_theta of each response token, in nats.
-        reference_logps: [2B, T], the same under the reference policy; gets no gradient.
-        weights: [2B, T], weight of each token: eq. 5's indicator, or a fraction for soft masks.
-        beta: strength of the KL regularization, > 0.
-        reduction: "mean" or "sum" over the pairs, or "none".
+        policy_logps: [2B, T] float, log pi_theta of each response token; rows 0..B-1 are the chosen
+            responses and B..2B-1 the rejected ones, in the same order. What stands where the weight
+            is 0 (padding, masked tokens) is not read, -inf and nan included.
+        reference_logps: [2B, T] float, log pi_ref of the same tokens.
+        weights: [2B, T] float, at least 0: the indicators of eq. 5, or fractions of them.
+        beta: above 0.
+        reduction: "mean" over pairs, "sum", or "none" for [B]. Ranks and micro-batches of unequal
+            size take "sum" and divide by the pairs of the global batch.
 
     Returns:
-        loss: scalar, or [B] with reduction "none". float32, or float64 when `policy_logps` is.
-        chosen_rewards, rejected_rewards: [B], beta times the masked sums of eq. 5, detached.
+        (loss, chosen_rewards, rejected_rewards): the loss, scalar or [B]; the rewards, beta M_w and
+        beta M_l, [B], without gradient. float32, or float64 when the log-probs are.
 
     Raises:
-        ValueError: when the shapes differ or are not [2B, T] with B >= 1, beta is not a positive finite
-            number, or the reduction is unknown.
+        ValueError: on a shape, dtype, beta or reduction other than these.
     """
-    shape = policy_logps.shape
-    if len(shape) != 2 or shape[0] == 0 or shape[0] % 2:
-        raise ValueError(f"policy_logps: expected [2B, T], chosen rows, then rejected, got {list(shape)}")
-    for name, tensor in (("reference_logps", reference_logps), ("weights", weights)):
-        if tensor.shape != shape:
-            raise ValueError(f"{name}: expected {list(shape)} as policy_logps, got {list(tensor.shape)}")
-    if not (math.isfinite(beta) and beta > 0):
-        raise ValueError(f"beta: expected a positive number, got {beta}")
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction: expected one of {', '.join(get_args(Reduction))}, got {reduction!r}")
+    _check(policy_logps, reference_logps, weights, beta, reduction)
+    # bf16 sums over hundreds of tokens would lose the small differences that DPO learns from.
+    dtype = torch.promote_types(torch.promote_types(policy_logps.dtype, reference_logps.dtype), torch.float32)
+    weights = weights.to(dtype)
+    # Selected before they are weighed: 0 * -inf is nan, and so would be its gradient.
+    log_ratios = torch.where(weights != 0, policy_logps.to(dtype) - reference_logps.to(dtype), 0.0)
+    # Eq. 5: M_w (upper half) and M_l (lower half), sums over the tokens of the kept sentences.
+    masked_log_ratios = (weights * log_ratios).sum(dim=-1)
+    chosen, rejected = masked_log_ratios.chunk(2)
+    losses = -F.logsigmoid(beta * chosen - beta * rejected)  # Eq. 6
+    loss = losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
+    return loss, (beta * chosen).detach(), (beta * rejected).detach()
 
-    # Sums over hundreds of tokens lose digits in bf16.
-    dtype = torch.promote_types(policy_logps.dtype, torch.float32)
-    weights = weights.detach().to(dtype)
-    log_ratios = policy_logps.to(dtype) - reference_logps.detach().to(dtype)
-    # Selected before it is multiplied: 0 * NaN and 0 * inf are NaN, in the gradient too.
-    log_ratios = torch.where(weights != 0, log_ratios, torch.zeros_like(log_ratios))
-    # Eq. 5: M_w (chosen rows) and M_l (rejected rows), sums and not means over the kept tokens.
-    chosen, rejected = (weights * log_ratios).sum(dim=-1).chunk(2)
-    # Eq. 6, with DPO's minus sign (eq. 2).
-    losses = -F.logsigmoid(beta * chosen - beta * rejected)
-    loss = {"mean": torch.mean, "sum": torch.sum, "none": torch.clone}[reduction](losses)
-    return loss, beta * chosen.detach(), beta * rejected.detach()
+
+def _check(
+    policy_logps: torch.Tensor, reference_logps: torch.Tensor, weights: torch.Tensor, beta: float, reduction: str
+) -> None:
+    for name, tensor in (("policy_logps", policy_logps), ("reference_logps", reference_logps), ("weights", weights)):
+        if tensor.shape != policy_logps.shape:
+            raise ValueError(f"{name}: expected {list(policy_logps.shape)} as policy_logps, got {list(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name}: expected floats, got {tensor.dtype}")
+    if policy_logps.dim() != 2 or policy_logps.shape[0] == 0 or policy_logps.shape[0] % 2:
+        raise ValueError(f"policy_logps: expected [2B, T] with B at least 1, got {list(policy_logps.shape)}")
+    if not beta > 0:
+        raise ValueError(f"beta: expected above 0, got {beta}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected mean, sum or none, got {reduction!r}")

@@ -1,16 +1,17 @@
-"""Annotated answers -> preference pairs, or the reason why a question gives none (Mask-DPO section 2.2)."""
+"""From the K scored answers to a question: one preference pair, or the reason why there is none.
+
+A strategy maps (question, prompt ids, answers) to a `PreferencePair` or a `DropReason`; others than
+the paper's go into `STRATEGIES` beside it.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Protocol
 
 from maskdpo_ray.records import (
     CORRECT,
     INCORRECT,
-    NO_HALLUCINATION,
     UNPARSED,
     Annotation,
     PreferencePair,
@@ -21,89 +22,87 @@ from maskdpo_ray.records import (
 
 
 class DropReason(str, Enum):
-    """Why a question gave no pair."""
+    """Why a question gives no pair. The values are the names in ledgers, metrics and summaries."""
 
-    SAME_SCORE = "same_score"
-    """All candidates score the same, between 0 and 1."""
-    IDENTICAL_TEXT = "identical_text"
-    """Chosen and rejected read the same."""
-    CHOSEN_WITHOUT_CORRECT = "chosen_without_correct"
-    """Even the best candidate holds no correct sentence."""
-    REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
-    """Even the worst candidate holds no incorrect sentence."""
-    TRUNCATED = "truncated"
-    """Fewer than two candidates left, mostly because answers were cut off at the length limit."""
-    NOTHING_TO_LEARN = "nothing_to_learn"
-    """One side has no token of positive weight under the mask policy (found when weights are computed)."""
-    UNPARSED = "unparsed"
-    """Fewer than two candidates left, mostly because no sentence of the answers was parsed."""
     TOO_FEW_ANSWERS = "too_few_answers"
     """Fewer than two answers were sampled."""
+    TRUNCATED = "truncated"
+    """Fewer than two answers ended before the length limit."""
+    UNPARSED = "unparsed"
+    """Fewer than two of these have a sentence that the annotator's output could be read for."""
+    IDENTICAL_TEXT = "identical_text"
+    SAME_SCORE = "same_score"
+    CHOSEN_WITHOUT_CORRECT = "chosen_without_correct"
+    REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
+    NOTHING_TO_LEARN = "nothing_to_learn"
+    """The mask policy leaves a side without a weighted token; known only once tokens are weighed."""
 
 
-class PairStrategy(Protocol):
-    """Makes a pair from one question's answers. The result must not depend on their order."""
-
-    def __call__(
-        self, question: Question, prompt_token_ids: Sequence[int], answers: Sequence[ScoredAnswer]
-    ) -> PreferencePair | DropReason: ...
+Strategy = Callable[[Question, Sequence[int], Sequence[ScoredAnswer]], PreferencePair | DropReason]
 
 
 def score(annotation: Annotation) -> float | None:
-    """Factuality score, 0 to 1: correct / parsed sentences (section 2.2); None when none was parsed."""
-    num_parsed = sum(sentence.label != UNPARSED for sentence in annotation.sentences)
-    return _count(annotation, CORRECT) / num_parsed if num_parsed else None
+    """Correct sentences / parsed sentences (Mask-DPO section 2.2), 0 to 1; None when none was parsed."""
+    labels = [sentence.label for sentence in annotation.sentences if sentence.label != UNPARSED]
+    return sum(label in CORRECT for label in labels) / len(labels) if labels else None
 
 
 def scored(rollout: Rollout, annotation: Annotation) -> ScoredAnswer:
-    """An answer with its labels and score.
-
-    Raises ValueError when the annotation is of another answer.
-    """
+    """Join an answer with its labels. Raises ValueError when they are of different answers."""
     if (rollout.question_id, rollout.sample) != (annotation.question_id, annotation.sample):
         raise ValueError(
-            f"expected the annotation of answer {rollout.sample} to {rollout.question_id!r}, "
-            f"got that of answer {annotation.sample} to {annotation.question_id!r}"
+            f"annotation of {annotation.question_id!r} sample {annotation.sample}, "
+            f"expected {rollout.question_id!r} sample {rollout.sample}"
         )
     return ScoredAnswer(rollout, annotation, score(annotation))
+
+
+def unfit(chosen: ScoredAnswer, rejected: ScoredAnswer) -> DropReason | None:
+    """The paper's filters (section 2.2), for any strategy; None when the two make a pair."""
+    if chosen.rollout.text == rejected.rollout.text:
+        return DropReason.IDENTICAL_TEXT
+    if chosen.score == rejected.score:
+        return DropReason.SAME_SCORE
+    if not _has(chosen, CORRECT):
+        return DropReason.CHOSEN_WITHOUT_CORRECT
+    if not _has(rejected, INCORRECT):
+        return DropReason.REJECTED_WITHOUT_INCORRECT
+    return None
 
 
 def best_worst(
     question: Question, prompt_token_ids: Sequence[int], answers: Sequence[ScoredAnswer]
 ) -> PreferencePair | DropReason:
-    """The paper's pair: the answer with the highest score is chosen, the one with the lowest rejected.
+    """Mask-DPO's pair: the answer of highest score against that of lowest score.
 
-    Answers cut off at the length limit and answers without a parsed sentence are no candidates. When
-    fewer than two candidates remain, the reason is the one that removed more answers (`truncated` when
-    both removed as many; an answer of both kinds counts as truncated).
+    Answers cut off at the length limit, and those of which no sentence was parsed, are no
+    candidates. Among equal scores the lowest sample index is taken, so the order of `answers` does
+    not matter. The two are a pair or the question is dropped; no next best is looked for.
 
-    Equal scores: chosen is the answer with more correct facts, rejected the one with more incorrect
-    sentences, so that there is more to learn from; then the lower sample index. The order of `answers`
-    makes no difference.
-
-    When all scores are equal, the reason says what kind of equal: all texts the same, nothing correct,
-    nothing incorrect, or else `same_score`.
+    Raises ValueError when an answer is to another question or the answers are of several policies.
     """
+    for answer in answers:
+        if answer.rollout.question_id != question.id:
+            raise ValueError(f"answer to {answer.rollout.question_id!r}, expected {question.id!r}")
+    versions = {answer.rollout.policy_version for answer in answers}
+    if len(versions) > 1:
+        raise ValueError(f"answers to {question.id!r} are of policy versions {sorted(versions)}, expected one")
+
     if len(answers) < 2:
         return DropReason.TOO_FEW_ANSWERS
-    removed: Counter[DropReason] = Counter()
-    candidates: list[tuple[float, ScoredAnswer]] = []
-    for answer in answers:
-        if answer.rollout.finish_reason == "length":
-            removed[DropReason.TRUNCATED] += 1
-        elif answer.score is None:
-            removed[DropReason.UNPARSED] += 1
-        else:
-            candidates.append((answer.score, answer))
+    complete = [answer for answer in answers if answer.rollout.finish_reason != "length"]
+    if len(complete) < 2:
+        return DropReason.TRUNCATED
+    candidates = [(answer.score, answer) for answer in complete if answer.score is not None]
     if len(candidates) < 2:
-        return max((DropReason.TRUNCATED, DropReason.UNPARSED), key=lambda reason: removed[reason])
-    _, chosen = min(
-        candidates, key=lambda c: (-c[0], -_count(c[1].annotation, {NO_HALLUCINATION}), c[1].rollout.sample)
-    )
-    _, rejected = min(
-        candidates, key=lambda c: (c[0], -_count(c[1].annotation, INCORRECT), c[1].rollout.sample)
-    )
-    reason = _filter(chosen, rejected, {answer.rollout.text for _, answer in candidates})
+        return DropReason.UNPARSED
+    if len({answer.rollout.text for _, answer in candidates}) == 1:
+        return DropReason.IDENTICAL_TEXT
+    _, chosen = min(candidates, key=lambda item: (-item[0], item[1].rollout.sample))
+    _, rejected = min(candidates, key=lambda item: (item[0], item[1].rollout.sample))
+    if chosen.score == rejected.score:
+        return DropReason.SAME_SCORE
+    reason = unfit(chosen, rejected)
     if reason is not None:
         return reason
     return PreferencePair(
@@ -116,44 +115,23 @@ def best_worst(
     )
 
 
-def _filter(chosen: ScoredAnswer, rejected: ScoredAnswer, texts: set[str]) -> DropReason | None:
-    """Section 2.2's filters; `texts` are those of all candidates."""
-    same_score = chosen.score == rejected.score
-    # With equal scores both may be one answer: then the texts of all candidates say more.
-    if len(texts) == 1 or (not same_score and chosen.rollout.text == rejected.rollout.text):
-        return DropReason.IDENTICAL_TEXT
-    if not _count(chosen.annotation, CORRECT):
-        return DropReason.CHOSEN_WITHOUT_CORRECT
-    if not _count(rejected.annotation, INCORRECT):
-        return DropReason.REJECTED_WITHOUT_INCORRECT
-    # Last, as equal scores of 0 and of 1 are the two cases above and say more.
-    if same_score:
-        return DropReason.SAME_SCORE
-    return None
+STRATEGIES: dict[str, Strategy] = {"best_worst": best_worst}
+"""Values of the option `pairs.strategy`."""
 
 
-STRATEGIES: dict[str, PairStrategy] = {"best_worst": best_worst}
-"""By the name that `pairs.strategy` gives."""
+def mixture(pairs: Sequence[PreferencePair]) -> dict[str, float]:
+    """How much masking has to do: 0 and 0 mean that Mask-DPO on these pairs is plain DPO.
 
-
-def mixture(pairs: Iterable[PreferencePair]) -> dict[str, float]:
-    """What masking has to work on, as shares of the pairs, 0 to 1.
-
-    `chosen_with_incorrect`: pairs whose chosen answer holds an incorrect sentence;
-    `rejected_with_correct`: pairs whose rejected answer holds a correct one. At 0 for both, Mask-DPO is
-    plain DPO. Empty when there are no pairs: a share of nothing is no number.
+    Returns:
+        The share of pairs whose chosen answer holds an incorrect sentence and the share of those
+        whose rejected answer holds a correct one, 0 to 1 (0 when there are no pairs).
     """
-    pairs = list(pairs)
-    if not pairs:
-        return {}
-    with_incorrect = sum(_count(pair.chosen.annotation, INCORRECT) > 0 for pair in pairs)
-    with_correct = sum(_count(pair.rejected.annotation, CORRECT) > 0 for pair in pairs)
+    count = max(len(pairs), 1)
     return {
-        "chosen_with_incorrect": with_incorrect / len(pairs),
-        "rejected_with_correct": with_correct / len(pairs),
+        "chosen_with_incorrect": sum(_has(pair.chosen, INCORRECT) for pair in pairs) / count,
+        "rejected_with_correct": sum(_has(pair.rejected, CORRECT) for pair in pairs) / count,
     }
 
 
-def _count(annotation: Annotation, labels: Iterable[str]) -> int:
-    """Sentences of the annotation whose label is one of `labels`."""
-    return sum(sentence.label in labels for sentence in annotation.sentences)
+def _has(answer: ScoredAnswer, labels: frozenset[str]) -> bool:
+    return any(sentence.label in labels for sentence in answer.annotation.sentences)

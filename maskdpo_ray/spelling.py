@@ -1,0 +1,225 @@
+"""Which characters of a text each of its sampled token ids spells.
+
+The ids are never re-encoded. Each one's vocabulary piece is turned into the bytes that it stands
+for, by each of the ways that tokenizers write bytes down, until the bytes together are exactly the
+text. So no tokenizer class has to be known, and a wrong guess can't pass: it spells another text.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+from maskdpo_ray.errors import MaskError
+
+Piece = str | bytes
+
+_REPLACEMENT = "\ufffd"
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def token_spans(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[tuple[int, int]]:
+    """Characters [start, end) of `text` that each token spells, at least in part.
+
+    A token that holds part of a character has the whole character, so the ranges of neighbours
+    overlap there. A token that spells nothing (a special token that the text leaves out, the white
+    space that SentencePiece strips at the start) has an empty range at its place.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer (fast or slow), a `sentencepiece.SentencePieceProcessor`,
+            one of mistral-common's, a `tokenizers.Tokenizer` or a `tiktoken.Encoding`.
+        token_ids: as sampled.
+        text: what they decode to, with special tokens or without, no clean-up of spaces.
+
+    Returns:
+        One (start, end) per id, starts and ends not decreasing.
+
+    Raises:
+        MaskError: when the ids do not spell `text`.
+    """
+    ids = [int(token) for token in token_ids]
+    tokenizer = _unwrapped(tokenizer)
+    special = special_ids(tokenizer, ids)
+    pieces = _pieces(tokenizer, ids, special)
+    closest = ""
+    for hidden in _hidden(ids, special):
+        for spelled in _readings(["" if hide else piece for piece, hide in zip(pieces, hidden, strict=True)], text):
+            decoded = b"".join(spelled).decode("utf-8", "replace")
+            if decoded == text:
+                return _ranges(spelled, text)
+            closest = max(closest, decoded, key=lambda candidate: len(os.path.commonprefix([candidate, text])))
+    at = len(os.path.commonprefix([closest, text]))
+    raise MaskError(
+        f"token ids do not spell the text: they differ from character {at} on, "
+        f"expected {text[at : at + 20]!r}, got {closest[at : at + 20]!r}"
+    )
+
+
+def special_ids(tokenizer: Any, token_ids: Iterable[int]) -> set[int]:
+    """Those of `token_ids` that the tokenizer calls special (control tokens such as EOS)."""
+    tokenizer, present = _unwrapped(tokenizer), {int(token) for token in token_ids}
+    special = {*getattr(tokenizer, "all_special_ids", ()), *getattr(tokenizer, "special_ids", ())}
+    # Hugging Face decodes without every added token that is flagged special, named ones or not.
+    added = getattr(tokenizer, "added_tokens_decoder", None)
+    if added is None and hasattr(tokenizer, "get_added_tokens_decoder"):
+        added = tokenizer.get_added_tokens_decoder()
+    special |= {token for token, content in (added or {}).items() if content.special}
+    if hasattr(tokenizer, "IsControl"):
+        special |= {token for token in present if tokenizer.IsControl(token)}
+    if hasattr(tokenizer, "special_tokens_set"):
+        special |= {tokenizer.encode_single_token(content) for content in tokenizer.special_tokens_set}
+    return special & present
+
+
+def _unwrapped(tokenizer: Any) -> Any:
+    """mistral-common's own tokenizer out of its wrappers, which lose bytes; others as they are."""
+    inner = getattr(getattr(tokenizer, "tokenizer", tokenizer), "instruct_tokenizer", None)
+    return tokenizer if inner is None else inner.tokenizer
+
+
+def _pieces(tokenizer: Any, ids: Sequence[int], special: set[int]) -> list[Piece]:
+    """Each id's vocabulary entry. Raises MaskError for an id that has none."""
+
+    def piece(token: int) -> Piece | None:
+        if hasattr(tokenizer, "id_to_byte_piece") and token not in special:  # mistral-common's Tekken
+            return tokenizer.id_to_byte_piece(token)
+        if hasattr(tokenizer, "id_to_piece"):  # sentencepiece and mistral-common's
+            return tokenizer.id_to_piece(token)
+        if hasattr(tokenizer, "id_to_token"):  # tokenizers
+            return tokenizer.id_to_token(token)
+        if hasattr(tokenizer, "decode_single_token_bytes"):  # tiktoken
+            return tokenizer.decode_single_token_bytes(token)
+        raise TypeError(f"can't read the vocabulary of a {type(tokenizer).__name__}")
+
+    def checked(token: int, get: Callable[[int], Piece | None]) -> Piece:
+        try:
+            found = get(token)
+        except (IndexError, KeyError, OverflowError, ValueError) as error:
+            raise MaskError(f"token id {token} is not in the tokenizer's vocabulary ({error})") from error
+        if found is None:
+            raise MaskError(f"token id {token} is not in the tokenizer's vocabulary")
+        return found
+
+    get = getattr(tokenizer, "convert_ids_to_tokens", piece)
+    known = {token: checked(token, get) for token in set(ids)}
+    return [known[token] for token in ids]
+
+
+def _hidden(ids: Sequence[int], special: set[int]) -> Iterator[list[bool]]:
+    """Which tokens a text leaves out: every special one; the last ones; none."""
+    everywhere = [token in special for token in ids]
+    yield everywhere
+    if any(everywhere):
+        num_shown = len(ids) - num_trailing(everywhere)
+        yield [index >= num_shown for index in range(len(ids))]
+        yield [False] * len(ids)
+
+
+def num_trailing(flags: Sequence[bool]) -> int:
+    """How many of the last flags are set in a row."""
+    return next((count for count, flag in enumerate(reversed(flags)) if not flag), len(flags))
+
+
+def _readings(pieces: Sequence[Piece], text: str) -> Iterator[list[bytes]]:
+    """The bytes of each token, by every way of writing bytes as vocabulary entries."""
+    yield [_byte_level(piece) for piece in pieces]
+    yield _at_start(_sentencepiece(pieces, whole_runs=False), text)
+    yield _at_start(_sentencepiece(pieces, whole_runs=True), text)
+    yield [piece if isinstance(piece, bytes) else piece.encode() for piece in pieces]
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's printable stand-in of every byte: itself if printable Latin-1, else from U+0100 on."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac") + 1), *range(ord("\u00ae"), 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def _byte_level(piece: Piece) -> bytes:
+    if isinstance(piece, bytes):
+        return piece
+    table = _byte_of_character()
+    # An added token is written as it is; one character outside the table tells.
+    return bytes(table[c] for c in piece) if all(c in table for c in piece) else piece.encode()
+
+
+def _sentencepiece(pieces: Sequence[Piece], whole_runs: bool) -> list[bytes]:
+    """U+2581 for a space, <0xHH> for a byte.
+
+    Bytes that are no UTF-8 decode to U+FFFD each: only the bad ones in SentencePiece's own decoder, all
+    of a run of byte tokens in Hugging Face's (`whole_runs`).
+    """
+    spelled: list[bytes] = []
+    shown = [piece for piece in pieces]
+    for is_byte, run in groupby(shown, key=lambda piece: isinstance(piece, str) and bool(_BYTE_PIECE.fullmatch(piece))):
+        if not is_byte:
+            spelled.extend(p if isinstance(p, bytes) else p.replace("\u2581", " ").encode() for p in run)
+            continue
+        data = bytes(int(_BYTE_PIECE.fullmatch(piece)[1], 16) for piece in run)
+        spelled.extend(_repaired(data, whole_runs))
+    return spelled
+
+
+def _repaired(data: bytes, whole: bool) -> list[bytes]:
+    """One entry a byte: the byte, or U+FFFD's UTF-8 where it does not decode."""
+    bad: set[int] = set()
+    start = 0
+    while start < len(data):
+        try:
+            data[start:].decode()
+            break
+        except UnicodeDecodeError as error:
+            if whole:
+                bad = set(range(len(data)))
+                break
+            bad.add(start + error.start)
+            start += error.start + 1
+    return [_REPLACEMENT.encode() if i in bad else data[i : i + 1] for i in range(len(data))]
+
+
+def _at_start(spelled: list[bytes], text: str) -> list[bytes]:
+    """Leave out the leading spaces that SentencePiece's decoder strips: those that `text` lacks."""
+    data = b"".join(spelled)
+    surplus = (len(data) - len(data.lstrip(b" "))) - (len(text) - len(text.lstrip(" ")))
+    for index, part in enumerate(spelled):
+        if surplus <= 0:
+            break
+        cut = min(surplus, len(part))
+        spelled[index] = part[cut:]
+        surplus -= cut
+    return spelled
+
+
+def _ranges(spelled: Sequence[bytes], text: str) -> list[tuple[int, int]]:
+    """Character ranges of the tokens, `spelled` being known to decode to `text`."""
+    data = b"".join(spelled)
+    character_of_byte: list[int] = []
+    for index, character in enumerate(text):
+        character_of_byte += [index] * _num_bytes(data, len(character_of_byte), character)
+    ranges, position = [], 0
+    for part in spelled:
+        stop = position + len(part)
+        if part:
+            ranges.append((character_of_byte[position], character_of_byte[stop - 1] + 1))
+        else:
+            at = character_of_byte[position] if position < len(data) else len(text)
+            ranges.append((at, at))
+        position = stop
+    return ranges
+
+
+def _num_bytes(data: bytes, position: int, character: str) -> int:
+    """Bytes that `character` took of `data` at `position`."""
+    encoded = character.encode()
+    if character != _REPLACEMENT or data.startswith(encoded, position):
+        return len(encoded)
+    try:  # a broken sequence decodes to one U+FFFD, as long as its error says
+        data[position : position + 4].decode()
+    except UnicodeDecodeError as error:
+        return error.end - error.start
+    raise AssertionError(f"byte {position} decodes, but not to U+FFFD")
