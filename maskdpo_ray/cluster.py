@@ -7,19 +7,18 @@ the package that knows Ray.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import psutil
 import ray
-from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import actors
 import maskdpo_ray
-from actors import weights
+from actors import calls, weights
 from actors.annotation import AnnotationActor
 from actors.clock import BusyClock
 from actors.rollout import EngineSettings, RolloutEngine, Sampling, request_seed
@@ -28,18 +27,16 @@ from actors.training import TrainingRank, TrainingSettings
 from maskdpo_ray import batching
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import ClusterError, ConfigError, UserError
+from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps, Stages
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 # Ray restarts a dead actor this often and repeats what it was doing.
 _RESTARTS = 3
-_CLOSE_TIMEOUT_S = 20.0
+_CLOSE_TIMEOUT_S = 15.0
+_EXIT_TIMEOUT_S = 3.0
 
 
 class Cluster:
@@ -51,7 +48,7 @@ class Cluster:
         self._engine_class = engine
         self._rank_class = rank
         self._handles: list[Any] = []
-        self._closers: list[tuple[str, Any]] = []
+        self._closers: list[Any] = []
         self._group: Any = None
 
     def __enter__(self) -> Cluster:
@@ -59,10 +56,17 @@ class Cluster:
         address = self._config.cluster.address
         loopback = {} if address or _is_in_cluster() else {"_node_ip_address": "127.0.0.1"}
         try:
-            ray.init(address=address, include_dashboard=False if loopback else None, log_to_driver=False,
-                     logging_level="warning", **loopback)
+            ray.init(
+                address=address,
+                include_dashboard=False if loopback else None,
+                log_to_driver=False,
+                logging_level="warning",
+                **loopback,
+            )
         except (ConnectionError, ValueError) as error:
-            raise ClusterError(f"cluster.address: no Ray cluster at {address!r}: {_first_line(error)}") from error
+            raise ClusterError(
+                f"cluster.address: no Ray cluster at {address!r}: {calls.first_line(error)}"
+            ) from error
         try:
             Plan(self._config).check(ray.cluster_resources())
         except BaseException:
@@ -76,26 +80,33 @@ class Cluster:
         cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
         engines = self._start_engines(policy, config.cluster.threads or cores)
         annotators = [
-            self._actor(AnnotationActor, config.cluster.cpus_per_annotator, config.cluster.gpus_per_annotator, 1)
-            .remote(config.annotation.annotator)
+            self._actor(
+                AnnotationActor, config.cluster.cpus_per_annotator, config.cluster.gpus_per_annotator, 1
+            ).remote(config.annotation.annotator)
             for _ in range(config.annotation.num_actors)
         ]
         ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))
         self._handles = [*engines, *annotators, *ranks]
-        self._closers = [(f"rollout engine {i}", engine) for i, engine in enumerate(engines)]
-        self._closers += [(f"training rank {i}", rank) for i, rank in enumerate(ranks)]
+        self._closers = [*engines, *ranks]
         deadline = config.cluster.start_timeout_s
-        _gather([engine.ready.remote() for engine in engines], deadline, "rollout engine", "start")
-        _gather([annotator.ready.remote() for annotator in annotators], deadline, "annotation actor", "start")
-        host, port = _gather([ranks[0].address.remote()], deadline, "training rank", "start")[0]
-        _gather([rank.setup.remote(host, port) for rank in ranks], deadline, "training rank", "join the group")
+        calls.gather([engine.ready.remote() for engine in engines], deadline, "rollout engine", "start")
+        calls.gather(
+            [annotator.ready.remote() for annotator in annotators], deadline, "annotation actor", "start"
+        )
+        host, port = calls.gather([ranks[0].address.remote()], deadline, "training rank", "start")[0]
+        calls.gather(
+            [rank.setup.remote(host, port) for rank in ranks], deadline, "training rank", "join the group"
+        )
         rollouts = RolloutGroup(config, engines, render)
         annotation = AnnotationGroup(config, annotators)
         trainer = TrainingGroup(config, ranks)
 
         def busy_seconds() -> dict[str, float]:
-            return {"rollout": rollouts.busy_seconds(), "annotation": annotation.busy_seconds(),
-                    "training": trainer.busy_seconds()}
+            return {
+                "rollout": rollouts.busy_seconds(),
+                "annotation": annotation.busy_seconds(),
+                "training": trainer.busy_seconds(),
+            }
 
         return Stages(rollouts, annotation, trainer, busy_seconds)
 
@@ -118,13 +129,20 @@ class Cluster:
         config = self._config
         settings = TrainingSettings(
             optimizer=OptimizerSettings(
-                **dataclasses.asdict(config.adam), max_norm=config.train.max_norm,
-                lr_scheduler=config.train.lr_scheduler, lr_warmup_ratio=config.train.lr_warmup_ratio,
+                **dataclasses.asdict(config.adam),
+                max_norm=config.train.max_norm,
+                lr_scheduler=config.train.lr_scheduler,
+                lr_warmup_ratio=config.train.lr_warmup_ratio,
                 min_lr_ratio=config.train.min_lr_ratio,
             ),
-            beta=config.train.beta, zero_stage=config.ds.zero_stage, param_dtype=config.ds.param_dtype,
-            seed=config.run.seed, device=config.cluster.device, num_threads=threads,
-            timeout_s=config.cluster.step_timeout_s, adam_offload=config.ds.adam_offload,
+            beta=config.train.beta,
+            zero_stage=config.ds.zero_stage,
+            param_dtype=config.ds.param_dtype,
+            seed=config.run.seed,
+            device=config.cluster.device,
+            num_threads=threads,
+            timeout_s=config.cluster.step_timeout_s,
+            adam_offload=config.ds.adam_offload,
             gradient_checkpointing=config.model.gradient_checkpointing_enable,
             trust_remote_code=config.model.trust_remote_code,
         )
@@ -134,23 +152,37 @@ class Cluster:
         num_ranks = config.train.num_ranks
         self._group = placement_group([bundle or {"CPU": 0.001}] * num_ranks, strategy="PACK")
         if not self._group.wait(config.cluster.start_timeout_s):
-            raise ClusterError(f"training ranks: no room for {num_ranks} x {bundle} within {config.cluster.start_timeout_s:.0f} s")
+            raise ClusterError(
+                f"training ranks: no room for {num_ranks} x {bundle} within {config.cluster.start_timeout_s:.0f} s"
+            )
         return [
-            ray.remote(self._rank_class).options(
-                num_cpus=bundle.get("CPU", 0), num_gpus=bundle.get("GPU", 0),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank),
-            ).remote(settings, rank, num_ranks)
+            ray.remote(self._rank_class)
+            .options(
+                num_cpus=bundle.get("CPU", 0),
+                num_gpus=bundle.get("GPU", 0),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    self._group, placement_group_bundle_index=rank
+                ),
+            )
+            .remote(settings, rank, num_ranks)
             for rank in range(num_ranks)
         ]
 
     @staticmethod
     def _actor(kind: type, cpus: float, gpus: float, concurrency: int) -> Any:
-        return ray.remote(kind).options(num_cpus=cpus, num_gpus=gpus, max_concurrency=concurrency,
-                                        max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
+        return ray.remote(kind).options(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_concurrency=concurrency,
+            max_restarts=_RESTARTS,
+            max_task_retries=_RESTARTS,
+        )
 
     def __exit__(self, *_: object) -> None:
+        # A local cluster's processes are our children; Ray's agents outlive their raylet by a while.
+        started = psutil.Process().children(recursive=True)
         try:
-            closing = [actor.close.remote() for _, actor in self._closers]
+            closing = [actor.close.remote() for actor in self._closers]
             if closing:
                 ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S)
             for handle in self._handles:
@@ -159,12 +191,18 @@ class Cluster:
                 remove_placement_group(self._group)
         finally:
             ray.shutdown()
+            _, left = psutil.wait_procs(started, timeout=_EXIT_TIMEOUT_S)
+            for process in left:
+                process.kill()
+            psutil.wait_procs(left, timeout=_EXIT_TIMEOUT_S)
 
 
 class RolloutGroup:
     """vLLM engines as one source of answers (`stages.Rollouts`)."""
 
-    def __init__(self, config: Config, engines: Sequence[Any], render: Callable[[Question], list[int]]) -> None:
+    def __init__(
+        self, config: Config, engines: Sequence[Any], render: Callable[[Question], list[int]]
+    ) -> None:
         self._config = config
         self._engines = engines
         self._render = render
@@ -172,18 +210,34 @@ class RolloutGroup:
     def load(self, policy: Policy) -> None:
         """Every engine confirms version and checksum, or ClusterError names the one that didn't."""
         timeout = self._config.cluster.step_timeout_s
-        sees = _gather([engine.has.remote(policy) for engine in self._engines], timeout, "rollout engine", "look for the policy")
+        sees = calls.gather(
+            [engine.has.remote(policy) for engine in self._engines],
+            timeout,
+            "rollout engine",
+            "look for the policy",
+        )
         # Nodes that don't share a file system with us get the bytes, once, through the object store.
         files = None if all(sees) else ray.put(weights.pack(policy.path))
-        loads = [engine.load.remote(policy, None if here else files) for engine, here in zip(self._engines, sees, strict=True)]
-        for index, answer in enumerate(_gather(loads, timeout, "rollout engine", f"load policy {policy.version}")):
+        loads = [
+            engine.load.remote(policy, None if here else files)
+            for engine, here in zip(self._engines, sees, strict=True)
+        ]
+        for index, answer in enumerate(
+            calls.gather(loads, timeout, "rollout engine", f"load policy {policy.version}")
+        ):
             if answer != (policy.version, policy.checksum):
-                raise ClusterError(f"rollout engine {index}: expected policy {policy.version} {policy.checksum[:12]}, holds {answer}")
+                raise ClusterError(
+                    f"rollout engine {index}: expected policy {policy.version} {policy.checksum[:12]}, holds {answer}"
+                )
 
-    def stream(self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str) -> Iterator[Answered]:
+    def stream(
+        self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
+    ) -> Iterator[Answered]:
         """See `stages.Rollouts.stream`."""
         config = self._config.rollout
-        sampling = Sampling(num_samples, config.temperature, config.top_k, config.top_p, config.max_new_tokens)
+        sampling = Sampling(
+            num_samples, config.temperature, config.top_k, config.top_p, config.max_new_tokens
+        )
 
         def submit(engine: Any, item: tuple[Question, list[int]]) -> Any:
             question, prompt = item
@@ -191,7 +245,14 @@ class RolloutGroup:
             return engine.generate.remote(question.id, prompt, sampling, seed, policy)
 
         prompts = ((question, self._render(question)) for question in questions)
-        feed = _feed(prompts, self._engines, submit, config.max_in_flight, self._config.cluster.step_timeout_s, "rollout engine")
+        feed = calls.feed(
+            prompts,
+            self._engines,
+            submit,
+            config.max_in_flight,
+            self._config.cluster.step_timeout_s,
+            "rollout engine",
+        )
         for (question, prompt), rollouts in feed:
             yield Answered(question, tuple(prompt), tuple(rollouts))
 
@@ -214,7 +275,9 @@ class AnnotationGroup:
             return annotator.annotate.remote(item.question, list(item.rollouts))
 
         timeout, limit = self._config.cluster.step_timeout_s, self._config.annotation.max_in_flight
-        for item, annotations in _feed(answered, self._annotators, submit, limit, timeout, "annotation actor"):
+        for item, annotations in calls.feed(
+            answered, self._annotators, submit, limit, timeout, "annotation actor"
+        ):
             yield Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(annotations))
 
     def busy_seconds(self) -> float:
@@ -234,15 +297,19 @@ class TrainingGroup:
         """See `stages.Trainer.reference_logps`."""
         micro_batches = list(batching.chunks(examples, self._config.train.micro_batch_size))
         shares = [batching.shard(micro_batches, rank, len(self._ranks)) for rank in range(len(self._ranks))]
-        results = [iter(logps) for logps in self._call("reference_logps", [(share, policy.path) for share in shares])]
+        results = [
+            iter(logps) for logps in self._call("reference_logps", [(share, policy.path) for share in shares])
+        ]
         # Micro-batch i went to rank i mod n: taking them back in the same turns restores the order.
         return [
             next(results[index % len(self._ranks)])
-            for index, micro_batch in enumerate(micro_batches) for _ in micro_batch
+            for index, micro_batch in enumerate(micro_batches)
+            for _ in micro_batch
         ]
 
-    def train(self, examples: Sequence[TrainingExample], reference: ReferenceLogps, policy: Policy,
-              seed: int) -> Iterator[dict[str, float]]:
+    def train(
+        self, examples: Sequence[TrainingExample], reference: ReferenceLogps, policy: Policy, seed: int
+    ) -> Iterator[dict[str, float]]:
         """See `stages.Trainer.train`."""
         train, num_ranks = self._config.train, len(self._ranks)
         total = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
@@ -250,12 +317,16 @@ class TrainingGroup:
         for batch in batching.epoch_batches(len(examples), train.batch_size, train.max_epochs, seed):
             arguments = []
             for rank in range(num_ranks):
-                micro_batches = list(batching.chunks(batching.shard(batch, rank, num_ranks), train.micro_batch_size))
-                arguments.append((
-                    [[examples[i] for i in micro_batch] for micro_batch in micro_batches],
-                    [[reference[i] for i in micro_batch] for micro_batch in micro_batches],
-                    len(batch),
-                ))
+                micro_batches = list(
+                    batching.chunks(batching.shard(batch, rank, num_ranks), train.micro_batch_size)
+                )
+                arguments.append(
+                    (
+                        [[examples[i] for i in micro_batch] for micro_batch in micro_batches],
+                        [[reference[i] for i in micro_batch] for micro_batch in micro_batches],
+                        len(batch),
+                    )
+                )
             yield self._call("train_step", arguments)[0]
 
     def publish(self, folder: str, version: int) -> Policy:
@@ -269,70 +340,17 @@ class TrainingGroup:
 
     def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         with self._clock:
-            calls = [getattr(rank, method).remote(*args) for rank, args in zip(self._ranks, arguments, strict=True)]
-            return _gather(calls, self._config.cluster.step_timeout_s, "training rank", method)
-
-
-def _feed(items: Iterable[Item], handles: Sequence[Any], submit: Callable[[Any, Item], Any], max_in_flight: int,
-          timeout_s: float, what: str) -> Iterator[tuple[Item, Any]]:
-    """Hand items to the least loaded actor, few at a time; yield (item, result) as they finish.
-
-    Items are taken one by one and finished ones given back between two takings, so that a slow source
-    (the stage before this one) doesn't hold results up.
-    """
-    running: dict[Any, tuple[Item, int]] = {}
-    load = [0] * len(handles)
-
-    def finished(timeout: float) -> Iterator[tuple[Item, Any]]:
-        done, _ = ray.wait(list(running), num_returns=1, timeout=timeout)
-        if not done and timeout > 0:
-            _, index = next(iter(running.values()))
-            raise ClusterError(f"{what} {index}: no answer within cluster.step_timeout_s = {timeout_s:.0f} s")
-        for reference in done:
-            item, index = running.pop(reference)
-            load[index] -= 1
-            yield item, _get(reference, f"{what} {index}")
-
-    for item in items:
-        index = load.index(min(load))
-        running[submit(handles[index], item)] = (item, index)
-        load[index] += 1
-        yield from finished(timeout_s if len(running) >= max_in_flight else 0)
-    while running:
-        yield from finished(timeout_s)
-
-
-def _gather(references: Sequence[Any], timeout_s: float, what: str, step: str) -> list[Any]:
-    """Results in order; the first failure is raised at once, a missing answer is named after the deadline."""
-    end, waiting = time.monotonic() + timeout_s, list(references)
-    while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, end - time.monotonic()))
-        if not done:
-            index = references.index(waiting[0])
-            raise ClusterError(f"{what} {index}: could not {step} within {timeout_s:.0f} s; its log is in Ray's session folder")
-        _get(done[0], f"{what} {references.index(done[0])}")
-    return ray.get(list(references))
-
-
-def _get(reference: Any, who: str) -> Any:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from error
-        raise ClusterError(f"{who}: {type(error.cause).__name__}: {_first_line(error.cause)}") from error
-    except RayError as error:
-        raise ClusterError(f"{who}: {_first_line(error)}") from error
+            pending = [
+                getattr(rank, method).remote(*args) for rank, args in zip(self._ranks, arguments, strict=True)
+            ]
+            return calls.gather(pending, self._config.cluster.step_timeout_s, "training rank", method)
 
 
 def _mean_busy(handles: Sequence[Any], timeout_s: float, what: str) -> float:
-    seconds = _gather([handle.busy_seconds.remote() for handle in handles], timeout_s, what, "say how busy it was")
+    seconds = calls.gather(
+        [handle.busy_seconds.remote() for handle in handles], timeout_s, what, "say how busy it was"
+    )
     return sum(seconds) / len(seconds)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _is_in_cluster() -> bool:
@@ -343,6 +361,9 @@ def _is_in_cluster() -> bool:
 
 def _check_actors_package() -> None:
     """`actors` is a common name: refuse one that is not ours."""
-    ours, found = Path(maskdpo_ray.__file__).resolve().parent.parent, Path(actors.__file__).resolve().parent.parent
+    ours, found = (
+        Path(maskdpo_ray.__file__).resolve().parent.parent,
+        Path(actors.__file__).resolve().parent.parent,
+    )
     if ours != found:
         raise ConfigError(f"package 'actors': expected the one beside maskdpo_ray in {ours}, found {found}")

@@ -76,36 +76,49 @@ class Loop:
             labelled = self.stages.annotators.stream(answered)
             for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
                 outcome = self._pair(item)
-                self.folder.commit_question(iteration, item.question.id, item.rollouts, item.annotations, outcome)
+                self.folder.commit_question(
+                    iteration, item.question.id, item.rollouts, item.annotations, outcome
+                )
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
         # Questions finish in any order; training must not depend on it.
         pairs = sorted(self.folder.pairs(iteration), key=lambda pair: pair.question_id)
         drops = self.folder.drops(iteration)
-        summary = {"questions": len(self.train_questions), "pairs": len(pairs), "drops": dict(drops), "mixture": mixture(pairs)}
+        summary = {
+            "questions": len(self.train_questions),
+            "pairs": len(pairs),
+            "drops": dict(drops),
+            "mixture": mixture(pairs),
+        }
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
         shares = {f"pairs/{name}": share for name, share in summary["mixture"].items()}
-        self.tracker.log({"pairs/count": len(pairs), "tokens/collect": num_tokens, **counts, **shares}, iteration)
+        self.tracker.log(
+            {"pairs/count": len(pairs), "tokens/collect": num_tokens, **counts, **shares}, iteration
+        )
         if not pairs:
-            raise DataError(f"iteration {iteration}: none of {len(self.train_questions)} questions gave a pair: {dict(drops)}")
+            raise DataError(
+                f"iteration {iteration}: none of {len(self.train_questions)} questions gave a pair: {dict(drops)}"
+            )
         return pairs
 
     def train(self, iteration: int, pairs: Sequence[PreferencePair], policy: Policy) -> Policy:
         """Masked DPO on the iteration's pairs; returns the new policy, published in the run folder."""
         target = self.folder.policy_dir(iteration)
         if finished := self.folder.finished("train", iteration):
+            self.folder.check_files("train", iteration)
             return Policy(iteration + 1, str(target.resolve()), finished["checksum"])
         examples = [self._example(pair) for pair in pairs]
         with self.tracker.stage("reference", iteration):
             logps = self._reference_logps(iteration, examples, policy)
         train = self.config.train
-        first_step = iteration * batching.num_steps(len(examples), train.batch_size, train.max_epochs)
+        first_step = sum(self._num_steps(earlier) for earlier in range(iteration))
         with self.tracker.stage("train", iteration):
             steps = self.stages.trainer.train(examples, logps, policy, seed=self.config.run.seed + iteration)
-            total = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
-            num_tokens = 0.0
-            for number, metrics in enumerate(track(steps, f"iteration {iteration}: training steps", total)):
-                self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, first_step + number)
+            num_tokens, description = 0.0, f"iteration {iteration}: training steps"
+            for number, metrics in enumerate(track(steps, description, self._num_steps(iteration))):
+                self.tracker.log(
+                    {f"train/{name}": value for name, value in metrics.items()}, first_step + number
+                )
                 num_tokens += metrics["tokens"]
             published = self.stages.trainer.publish(str(target), iteration + 1)
         self.tracker.log({"tokens/train": num_tokens}, iteration)
@@ -119,9 +132,15 @@ class Loop:
                 continue
             done = self.folder.committed_answers(policy.version, split)
             todo = [question for question in questions if question.id not in done]
-            with self.tracker.stage(f"evaluate-{split}", policy.version):
-                for item in track(self._answers(todo, policy, split), f"evaluate {split} (policy {policy.version})", len(todo)):
-                    self.folder.commit_answers(policy.version, split, item.question.id, item.rollouts, item.annotations)
+            stage, num_tokens = f"evaluate-{split}", 0
+            with self.tracker.stage(stage, policy.version):
+                labelled = self._answers(todo, policy, split)
+                for item in track(labelled, f"evaluate {split} (policy {policy.version})", len(todo)):
+                    self.folder.commit_answers(
+                        policy.version, split, item.question.id, item.rollouts, item.annotations
+                    )
+                    num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
+            self.tracker.log({f"tokens/{stage}": num_tokens}, policy.version)
             self._report(policy.version, split, questions)
 
     def _answers(self, questions: Sequence[Question], policy: Policy, split: str) -> Iterator[Labelled]:
@@ -168,6 +187,10 @@ class Loop:
         reference.save(file, examples, logps)
         self.folder.finish("reference", iteration, [file], policy=asdict(against))
         return logps
+
+    def _num_steps(self, iteration: int) -> int:
+        num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json")["pairs"]
+        return batching.num_steps(num_pairs, self.config.train.batch_size, self.config.train.max_epochs)
 
     def _log_idle(self, iteration: int, busy_before: dict[str, float], elapsed: float) -> None:
         busy = self.stages.busy_seconds()

@@ -31,11 +31,21 @@ class Plan:
         """Rollout engines, annotation actors and training ranks."""
         config, on_gpu = self.config, self.config.cluster.device == "cuda"
         return [
-            ActorGroup("rollout engines", config.rollout.num_engines, config.cluster.cpus_per_engine,
-                       config.vllm.tensor_parallel_size if on_gpu else 0),
-            ActorGroup("annotation actors", config.annotation.num_actors, config.cluster.cpus_per_annotator,
-                       config.cluster.gpus_per_annotator),
-            ActorGroup("training ranks", config.train.num_ranks, config.cluster.cpus_per_rank, 1 if on_gpu else 0),
+            ActorGroup(
+                "rollout engines",
+                config.rollout.num_engines,
+                config.cluster.cpus_per_engine,
+                config.vllm.tensor_parallel_size if on_gpu else 0,
+            ),
+            ActorGroup(
+                "annotation actors",
+                config.annotation.num_actors,
+                config.cluster.cpus_per_annotator,
+                config.cluster.gpus_per_annotator,
+            ),
+            ActorGroup(
+                "training ranks", config.train.num_ranks, config.cluster.cpus_per_rank, 1 if on_gpu else 0
+            ),
         ]
 
     def check(self, available: Mapping[str, float]) -> None:
@@ -45,15 +55,21 @@ class Plan:
             total, has = sum(count * each for count, each, _ in needs), available.get(kind, 0)
             if total > has + 1e-6:
                 terms = " + ".join(f"{count} x {each:g} ({name})" for count, each, name in needs if each)
-                raise ClusterError(f"not enough {kind}s: expected at most {has:g}, got {terms} = {total:g}; "
-                                   f"lower the counts or cluster.cpus_per_*")
+                raise ClusterError(
+                    f"not enough {kind}s: expected at most {has:g}, got {terms} = {total:g}; "
+                    f"lower the counts or cluster.cpus_per_*"
+                )
 
     def describe(self, num_train: int, num_eval: Mapping[str, int], folder: Path) -> str:
         """The plan in words: actors, resources, steps, and what the run folder holds already."""
         config = self.config
         k, replications = config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt
-        answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
-        lines = [f"run {config.run.name} in {folder} on {config.cluster.address or 'a local Ray cluster'} ({config.cluster.device})"]
+        answers = ", ".join(
+            f"{split} {count} questions x {replications}" for split, count in num_eval.items()
+        )
+        lines = [
+            f"run {config.run.name} in {folder} on {config.cluster.address or 'a local Ray cluster'} ({config.cluster.device})"
+        ]
         for group in self.groups():
             gpus = f", {group.gpus:g} GPUs" if group.gpus else ""
             lines.append(f"  {group.count} {group.name}, each {group.cpus:g} CPUs{gpus}")

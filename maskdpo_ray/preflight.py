@@ -34,7 +34,9 @@ def check(config: Config) -> Prepared:
     """
     MaskPolicy.from_config(config.mask.policy)
     if config.pairs.strategy not in STRATEGIES:
-        raise ConfigError(f"pairs.strategy: expected one of {', '.join(STRATEGIES)}, got {config.pairs.strategy!r}")
+        raise ConfigError(
+            f"pairs.strategy: expected one of {', '.join(STRATEGIES)}, got {config.pairs.strategy!r}"
+        )
     annotators.build(config.annotation.annotator)
     train, evaluation = _questions(config)
     context = _check_model(Path(config.model.model_name_or_path))
@@ -68,7 +70,9 @@ def _check_model(folder: Path) -> int:
     """The model's context length in tokens. Raises ModelError when the folder is no model."""
     file = folder / "config.json"
     if not file.is_file():
-        raise ModelError(f"model.model_name_or_path: expected a Hugging Face folder with config.json, got {str(folder)!r}")
+        raise ModelError(
+            f"model.model_name_or_path: expected a Hugging Face folder with config.json, got {str(folder)!r}"
+        )
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"model.model_name_or_path: expected safetensors in {str(folder)!r}, found none")
     try:
@@ -87,7 +91,9 @@ def _tokenizer(config: Config) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model.model_name_or_path: no tokenizer in {path!r}: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"model.model_name_or_path: no tokenizer in {path!r}: {str(error).splitlines()[0]}"
+        ) from error
     if not tokenizer.chat_template:
         raise ModelError(f"model.model_name_or_path: expected a chat template in {path!r}, found none")
     if tokenizer.eos_token_id is None:

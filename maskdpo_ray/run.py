@@ -1,6 +1,6 @@
 """Entry point: parse -> check -> plan -> connect -> loop -> close.
 
-    python -m maskdpo_ray.run --config configs/quickstart.yaml
+python -m maskdpo_ray.run --config configs/quickstart.yaml
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ def main(argv: list[str]) -> None:
         for note in folder.notes:
             print(note, flush=True)
         try:
-            if not is_finished(config, prepared.evaluation, folder):
+            if is_finished(config, prepared.evaluation, folder):
+                print(f"{path} is finished: nothing is left to do", flush=True)
+            else:
                 initial = weights.publish(config.model.model_name_or_path, 0)
+                inputs = (config, prepared.train, prepared.evaluation, prepared.tokenizer, initial)
                 with Cluster(config) as cluster:
                     with tracker.stage("start", 0):
                         stages = cluster.start(initial, prepared.render)
-                    Loop(config, prepared.train, prepared.evaluation, prepared.tokenizer, initial, stages, folder,
-                         tracker).run()
+                    Loop(*inputs, stages, folder, tracker).run()
         except Exception:
             (path / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
             raise
