@@ -114,12 +114,13 @@ def write(gguf: Path, folder: Path, record: dict) -> None:
     tokenizer.model_max_length = model.config.max_position_embeddings
     for config in (model.config, model.generation_config):
         config.bos_token_id, config.eos_token_id, config.pad_token_id = tokenizer.bos_token_id, EOS_ID, EOS_ID
-    # A folder that is moved or shared should not name where it was made.
-    model.config._name_or_path = tokenizer.name_or_path = ""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     check(folder)
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        # safetensors writes files that only their owner may read.
+        path.chmod(0o644)
 
 
 def convert(output: Path = DEFAULT_OUTPUT, force: bool = False) -> bool:

