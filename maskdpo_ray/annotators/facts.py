@@ -1,7 +1,7 @@
 """The `facts` annotator: checks the sentences of an answer against a table of facts.
 
-Labels are ANAH-v2's four. A sentence is `contradictory` if one of its claims is false, `no_hallucination` if at
-least one claim could be checked and none is false, `no_fact` if it claims nothing, else `unverifiable`.
+Labels are ANAH-v2's four. A sentence is `contradictory` if one of its claims is false, `no_hallucination` if
+at least one claim could be checked and none is false, `no_fact` if it claims nothing, else `unverifiable`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from maskdpo_ray.records import (
 )
 
 _META = re.compile(
-    r"^(?:sure|certainly|of course|absolutely|great|hello|hi|hey|thanks?|thank you|okay|ok|yes|no|here (?:are|is)|"
-    r"here's|let me|i hope|i can|i'm|i am|please|feel free|as an ai|sorry|below (?:are|is)|the following|these are|"
+    r"^(?:sure|certainly|of course|absolutely|great|hello|hi|hey|thanks?|thank you|okay|ok|yes|no|"
+    r"here (?:are|is)|here's|let me|i hope|i can|i'm|i am|please|feel free|as an ai|sorry|"
+    r"below (?:are|is)|the following|these are|"
     r"five (?:short )?facts|you're welcome|if you|would you|do you)\b",
     re.IGNORECASE,
 )
@@ -43,10 +44,15 @@ class _Domain:
         self.entities: dict[str, Entity] = {entity.name: entity for entity in table.entities}
         self.kinds: dict[str, Kind] = {kind.name: kind for kind in table.kinds}
         self.reader = ClaimReader(table)
-        self.generic = re.compile(
-            rf"(?:is|are) (?:an?|the name of an?) (?:chemical )?(?:{'|'.join(map(re.escape, table.generic))})[.!]?$",
-            re.IGNORECASE,
-        ) if table.generic else None
+        self.generic = (
+            re.compile(
+                r"(?:is|are) (?:an?|the name of an?) (?:chemical )?"
+                rf"(?:{'|'.join(map(re.escape, table.generic))})[.!]?$",
+                re.IGNORECASE,
+            )
+            if table.generic
+            else None
+        )
 
 
 class FactsAnnotator:
@@ -76,7 +82,9 @@ class FactsAnnotator:
         facts = question.facts or {}
         where = f"question {question.id!r}: field 'facts'"
         if not isinstance(facts.get("table"), str) or not isinstance(facts.get("entity"), str):
-            raise DataError(f'{where}: the facts annotator expects {{"table": ..., "entity": ...}}, got {sorted(facts)}')
+            raise DataError(
+                f'{where}: the facts annotator expects {{"table": ..., "entity": ...}}, got {sorted(facts)}'
+            )
         domain = self._domain(facts["table"], where)
         if facts["entity"] not in domain.entities:
             raise DataError(f"{where}: table {facts['table']!r} has no entity {facts['entity']!r}")
@@ -113,7 +121,12 @@ def verdict(domain: _Domain, topic: Entity, sentence: str) -> tuple[str, str, st
             if truth is wanted:
                 return label, evidence, kind
     named = domain.reader.mentions(text)
-    if named and domain.generic and domain.generic.search(text) and topic.name in named[0].named(ENTITY_SENSE):
+    if (
+        named
+        and domain.generic
+        and domain.generic.search(text)
+        and topic.name in named[0].named(ENTITY_SENSE)
+    ):
         return NO_HALLUCINATION, f"{topic.name} is one of the table's entities", None
     if reason := _claims_nothing(domain, text):
         return NO_FACT, reason, None
@@ -139,8 +152,10 @@ def _check(domain: _Domain, topic: Entity, claim: Claim) -> tuple[bool | None, s
 
 
 def _is_part(topic: Entity, kind: Kind, name: str) -> bool:
-    """Whether what holds for the topic holds for this: its capital lies where it lies, but has other neighbours."""
-    own = {key(spelling) for values in topic.facts.values() for v in values for spelling in (v.name, *v.aliases)}
+    """Whether what holds for the topic holds for this: its capital is where it is, but borders nothing."""
+    own = {
+        key(spelling) for values in topic.facts.values() for v in values for spelling in (v.name, *v.aliases)
+    }
     return kind.shape != ENTITY and key(name) in own
 
 
@@ -148,8 +163,12 @@ def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, st
     accepted = subject.facts.get(kind.name, ())
     if not accepted:
         return None, f"{kind.label} of {subject.name}: not in the table; the sentence says {claim.said}"
-    listed = ", ".join(value.name for value in accepted[:_LISTED]) + (", ..." if len(accepted) > _LISTED else "")
-    evidence = f"{kind.label} of {subject.name}: {listed}; the sentence says {'not ' * claim.negated}{claim.said}"
+    listed = ", ".join(value.name for value in accepted[:_LISTED]) + (
+        ", ..." if len(accepted) > _LISTED else ""
+    )
+    evidence = (
+        f"{kind.label} of {subject.name}: {listed}; the sentence says {'not ' * claim.negated}{claim.said}"
+    )
     names = {value.name for value in accepted}
     values = claim.values
     if kind.shape == ENTITY:  # "on the Rwandan border", "a neighbour of Rwanda": the subject is no value
@@ -185,6 +204,10 @@ def _claims_nothing(domain: _Domain, text: str) -> str | None:
     unfinished = not re.search(r"[.!]\W*$", text)
     if unfinished and len(words) <= 5 and signals and not mentions:
         return "breaks off before it claims anything"
-    if unfinished and len(words) <= 8 and words[-1].key in {"is", "are", "the", "of", "a", "in", "and", "has", "its"}:
+    if (
+        unfinished
+        and len(words) <= 8
+        and words[-1].key in {"is", "are", "the", "of", "a", "in", "and", "has", "its"}
+    ):
         return "breaks off before it claims anything"
     return None

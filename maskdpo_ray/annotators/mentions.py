@@ -68,7 +68,7 @@ def tokens(text: str) -> list[Token]:
     """The words of a text, in order."""
     found: list[Token] = []
     matches = list(_TOKEN.finditer(text))
-    for match, following in zip(matches, [*matches[1:], None]):
+    for match, following in zip(matches, [*matches[1:], None], strict=False):
         word, end = match.group(), match.end()
         gap = text[end : following.start() if following else len(text)]
         cut = re.sub(r"['’]s$", "", word)
@@ -116,8 +116,12 @@ class NameIndex:
         position = 0
         while position < len(words):
             mention = next(
-                (m for end in range(min(len(words), position + _LONGEST_NAME), position, -1)
-                 if (m := self._match(words, position, end))), None
+                (
+                    m
+                    for end in range(min(len(words), position + _LONGEST_NAME), position, -1)
+                    if (m := self._match(words, position, end))
+                ),
+                None,
             )
             if mention:
                 found.append(mention)
@@ -155,5 +159,9 @@ def _case_fits(name: str, written: str) -> bool:
     letters = re.sub(r"[^A-Za-z]", "", name)
     if len(letters) <= 3 or letters.isupper():
         plain = re.sub(r"[^\w]", "", name)
-        return re.sub(r"[^\w]", "", written) in {plain, plain + "s", plain.capitalize() if name.islower() else plain}
+        return re.sub(r"[^\w]", "", written) in {
+            plain,
+            plain + "s",
+            plain.capitalize() if name.islower() else plain,
+        }
     return True

@@ -13,7 +13,8 @@ import babel
 import babel.core
 import babel.languages
 
-from maskdpo_ray.domains import factbook, regions
+from maskdpo_ray.domains import country_names, factbook, regions
+from maskdpo_ray.domains.country_names import split
 from maskdpo_ray.domains.factbook import Record
 from maskdpo_ray.domains.table import ENTITY, WORDS, Entity, FactTable, Kind, Value
 from maskdpo_ray.records import Question
@@ -21,92 +22,13 @@ from maskdpo_ray.records import Question
 SHOTS = ("Vietnam", "Portugal")
 """The two countries of the prompt's examples; never asked about."""
 
-# Factbook code -> (ISO 3166 code, name to use, further names). Only where CLDR names the country differently.
-_NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "ac": ("AG", "Antigua and Barbuda", ()),
-    "bf": ("BS", "The Bahamas", ("Bahamas",)),
-    "bk": ("BA", "Bosnia and Herzegovina", ("Bosnia", "Bosnia-Herzegovina")),
-    "bm": ("MM", "Burma", ("Myanmar", "Republic of the Union of Myanmar")),
-    "cf": ("CG", "Republic of the Congo", ("Congo-Brazzaville", "Congo (Brazzaville)", "Republic of Congo", "Congo",
-                                           "Congo Republic")),
-    "cg": ("CD", "Democratic Republic of the Congo", ("DRC", "DR Congo", "Democratic Republic of Congo", "Congo",
-                                                      "Congo-Kinshasa", "Zaire", "D.R. Congo")),
-    "cv": ("CV", "Cape Verde", ("Cabo Verde",)),
-    "dr": ("DO", "Dominican Republic", ()),
-    "gz": ("PS", "Gaza Strip", ("Gaza", "Palestine", "Palestinian territories", "State of Palestine")),
-    "we": ("PS", "West Bank", ("Palestine", "Palestinian territories", "State of Palestine")),
-    "fm": ("FM", "Micronesia", ("Federated States of Micronesia",)),
-    "ga": ("GM", "The Gambia", ("Gambia",)),
-    "iv": ("CI", "Ivory Coast", ("Cote d'Ivoire",)),
-    "sc": ("KN", "Saint Kitts and Nevis", ()),
-    "st": ("LC", "Saint Lucia", ()),
-    "td": ("TT", "Trinidad and Tobago", ("Trinidad",)),
-    "tp": ("ST", "Sao Tome and Principe", ("Sao Tome",)),
-    "tu": ("TR", "Turkey", ("Turkiye",)),
-    "vc": ("VC", "Saint Vincent and the Grenadines", ("Saint Vincent",)),
-    "vt": ("VA", "Holy See", ("Vatican City", "Vatican")),
-}
-_MORE_NAMES: dict[str, tuple[str, ...]] = {
-    "CZ": ("Czech Republic",), "SZ": ("Swaziland",), "MK": ("Macedonia",), "TL": ("East Timor",),
-    "GB": ("UK", "Great Britain", "Britain", "U.K."), "US": ("US", "USA", "U.S.", "United States of America", "America"),
-    "AE": ("UAE", "Emirates"), "CF": ("CAR",), "KR": ("Korea",), "KP": ("Korea",), "NL": ("Holland",),
-    "RU": ("Russian Federation",), "CN": ("PRC",), "PG": ("PNG",), "MD": ("Moldavia",), "KG": ("Kirghizia",),
-}
-_MORE_CAPITALS: dict[str, tuple[str, ...]] = {
-    "MM": ("Naypyidaw", "Naypyitaw", "Nay Pyi Daw"), "KZ": ("Nur-Sultan",),     "MN": ("Ulan Bator",), "YE": ("Sana'a",), "LK": ("Sri Jayawardenepura Kotte", "Kotte"),
-    "MV": ("Male",), "IN": ("Delhi",), "CH": ("Berne",), "MH": ("Delap",),
-    "KI": ("South Tarawa",), "GT": ("Guatemala",), "MY": ("Putrajaya",), "MD": ("Kishinev",), "PW": ("Melekeok",),
-    "US": ("Washington",), "AG": ("St. John's",),
-}
-# Legal tender in CLDR, but no currency of the country's own and not officially adopted.
-_NOT_CURRENCIES: dict[str, tuple[str, ...]] = {"HT": ("USD",)}
-# The seat that the record names last or not in the form to show first.
-_FIRST_CAPITALS: dict[str, tuple[str, ...]] = {"MM": ("Nay Pyi Taw",), "LK": ("Sri Jayewardenepura Kotte",)}
-_MORE_ADJECTIVES: dict[str, tuple[str, ...]] = {
-    "BW": ("Botswanan",), "CI": ("Ivorian",), "SZ": ("Swazi",), "KZ": ("Kazakh",), "KG": ("Kyrgyz",), "NP": ("Nepalese",),
-    "TJ": ("Tajik",), "TM": ("Turkmen",), "UZ": ("Uzbek",), "KM": ("Comorian",), "US": ("US", "U.S."), "CD": ("Congolese",),
-    "PH": ("Filipino",), "AR": ("Argentinian", "Argentinean"), "BD": ("Bangladesh",), "BY": ("Belarussian",),
-    "KP": ("North Korean",), "KR": ("South Korean",), "LS": ("Lesotho",), "MG": ("Madagascan",), "CV": ("Cape Verdean",),
-    "TW": ("Taiwanese",), "XK": ("Kosovar",), "AF": ("Afghani",), "LU": ("Luxembourgish",), "SG": ("Singaporean",),
-}
-_LANGUAGE_ALIASES: dict[str, tuple[str, ...]] = {
-    "Swahili": ("Kiswahili",), "Persian": ("Farsi", "Persian Farsi"), "Dari": ("Afghan Persian", "Dari Persian"),
-    "Bangla": ("Bengali",), "Mandarin": ("Chinese", "Standard Chinese", "Mandarin Chinese", "Putonghua"),
-    "Lao": ("Laotian",), "Malay": ("Bahasa Melayu", "Bahasa Malaysia", "Malaysian"),
-    "Indonesian": ("Bahasa Indonesia", "Bahasa"), "Spanish": ("Castilian", "Castilian Spanish"),
-    "Khmer": ("Cambodian",), "Sinhala": ("Sinhalese",), "Azerbaijani": ("Azeri",), "Slovenian": ("Slovene",),
-    "Norwegian": ("Bokmal Norwegian", "Nynorsk Norwegian", "Norwegian Bokmål", "Norwegian Nynorsk", "Bokmal", "Nynorsk"),
-    "Haitian Creole": ("Creole", "Haitian"), "Kinyarwanda": ("Rwandan language",), "Rundi": ("Kirundi",), "Dhivehi": ("Divehi",),
-    "Tswana": ("Setswana",), "Southern Sotho": ("Sesotho", "Sotho"), "Northern Sotho": ("Sepedi", "Pedi"),
-    "Swati": ("siSwati", "Swazi"), "Tigrinya": ("Tigrigna",), "Chewa": ("Chichewa", "Nyanja", "Chinyanja"),
-    "Filipino": ("Tagalog", "Pilipino"), "Berber": ("Tamazight", "Amazigh", "Standard Moroccan Tamazight"),
-    "Romanian": ("Moldovan",), "Uzbek": ("Uzbeki",), "Turkmen": ("Turkmani",), "Pashto": ("Pashtu",),
-    "Punjabi": ("Panjabi",), "Irish": ("Gaelic", "Gaeilge"), "Greek": ("Modern Greek",), "Tetum": ("Tetun",),
-    "Kyrgyz": ("Kirghiz",), "Kazakh": ("Qazaq",), "Burmese": ("Myanmar language",), "Guarani": ("Guaraní",),
-    "Luxembourgish": ("Letzeburgesch",), "Hebrew": ("Modern Hebrew",), "Romansh": ("Romansch",), "Zulu": ("isiZulu",),
-    "Xhosa": ("isiXhosa",), "Kurdish": ("Kurmanji", "Sorani"), "Comorian": ("Shikomoro", "Shikomor"),
-    "Sango": ("Sangho",), "Seychellois Creole": ("Seselwa",), "Maori": ("Māori", "Te Reo"), "Samoan": (),
-}
-_CURRENCY_ALIASES: dict[str, tuple[str, ...]] = {
-    "CNY": ("renminbi", "RMB", "yuan renminbi"), "GBP": ("pound sterling", "British pound sterling", "sterling"),
-    "XOF": ("CFA franc", "CFA", "West African franc"), "XAF": ("CFA franc", "CFA", "Central African franc"),
-    "USD": ("United States dollar", "American dollar", "U.S. dollar"), "SZL": ("emalangeni",), "LSL": ("maloti",),
-    "ILS": ("new Israeli shekel", "shekel", "sheqel"), "BGN": ("leva",), "MDL": ("lei",), "RON": ("lei",),
-    "BAM": ("convertible mark", "konvertibilna marka"), "CZK": ("koruna", "crown"), "DKK": ("crown",), "SEK": ("crown", "kronor"), "NOK": ("crown", "kroner"),
-    "ISK": ("crown", "kronur"), "PEN": ("nuevo sol",),
-    "UZS": ("soum", "som", "sum"), "MNT": ("togrog", "tögrög"), "INR": ("rupee",), "XCD": ("Eastern Caribbean dollar",),
-    "PLN": ("zloty",), "BYN": ("ruble", "rouble"), "RUB": ("rouble",), "NGN": ("naira",), "SLE": ("leone",),
-    "MOP": (), "MRU": ("ouguiya",), "KGS": ("som",), "EUR": ("€",),
-}
-_REGION_TRAPS = (
-    "African Union", "European Union", "African Development Bank", "Asian Development Bank", "South American Games",
-    "Gulf of Guinea", "South China Sea", "Lake Chad", "Niger River", "Congo River", "Jordan River", "Senegal River",
-    "Niger Delta", "Congo Basin", "Organization of American States", "Bank of Central African States", "Indian Ocean",
-    "Gulf of Mexico", "Gulf of Oman", "Caribbean Sea", "Central African CFA franc", "West African CFA franc",
-    "Council of Europe", "Central American Integration System", "East African Community", "Pacific Ocean",
-    "South Pacific Ocean", "North Pacific Ocean", "Gambia River", "Paraguay River", "Uruguay River", "Mozambique Channel",
-    "East China Sea", "Sea of Japan", "Andaman Sea", "Greenland Sea", "Baltic Sea", "Economic Community of West African "
-    "States", "Suriname River", "Great Rift Valley", "British Empire", "Soviet Union", "Roman Empire", "Ottoman Empire",
+_WATERS = tuple(
+    "ocean sea gulf river rivers lake mountain mountains mount strait straits bay channel coast desert "
+    "peninsula range sahara himalayas andes".split()
+)
+_OTHER_CAPITALS = tuple(
+    "former old ancient first historic historical colonial previous commercial "
+    "economic cultural financial provincial state regional original".split()
 )
 
 
@@ -117,7 +39,8 @@ def table() -> FactTable:
         name="countries",
         kinds=_kinds(),
         entities=tuple(_entities().values()),
-        other_names=_REGION_TRAPS,
+        other_names=split(country_names.OTHER_NAMES),
+        other_nouns=_WATERS,
         generic=("country", "nation", "state", "island", "republic", "kingdom", "territory"),
     )
 
@@ -130,10 +53,13 @@ def _locale() -> babel.Locale:
 @cache
 def _places() -> dict[str, tuple[Record, str, str]]:
     """Factbook code -> (record, ISO code, name)."""
-    by_name = {name: code for code, name in _locale().territories.items() if len(code) == 2 and code.isalpha()}
+    by_name = {
+        name: code for code, name in _locale().territories.items() if len(code) == 2 and code.isalpha()
+    }
     places = {}
     for record in factbook.records():
-        iso, name, _ = _NAMES.get(record.code, (by_name.get(record.short_name, ""), record.short_name, ()))
+        own = f"{by_name.get(record.short_name, '')}|{record.short_name}"
+        iso, name = country_names.FACTBOOK.get(record.code, own).split("|")[:2]
         if record.sovereign and not iso:
             raise LookupError(f"no ISO code for Factbook record {record.code!r} ({record.short_name!r})")
         places[record.code] = (record, iso, name)
@@ -148,7 +74,7 @@ def _entities() -> dict[str, Entity]:
     for record, iso, name in sorted(_places().values(), key=lambda place: place[2]):
         facts = _facts(record, iso, names) if record.sovereign else {}
         aliases = tuple(alias for alias, owners in names.items() if name in owners and alias != name)
-        adjectives = tuple(dict.fromkeys(record.adjectives + _MORE_ADJECTIVES.get(iso, ())))
+        adjectives = tuple(dict.fromkeys(record.adjectives + split(country_names.ADJECTIVES.get(iso, ""))))
         entities[name] = Entity(name, aliases, adjectives, facts)
     return entities
 
@@ -159,15 +85,19 @@ def _names_to_entity() -> dict[str, tuple[str, ...]]:
     for record, iso, name in _places().values():
         # The Factbook's short form of the Dominican Republic is "The Dominican": no name that anyone uses.
         short = () if record.long_name == "Dominican Republic" else (record.short_name,)
-        names = [name, *short, record.long_name, *_NAMES.get(record.code, ("", "", ()))[2]]
-        names += [_locale().territories.get(iso, ""), *_MORE_NAMES.get(iso, ())]
+        names = [name, *short, record.long_name, *split(country_names.FACTBOOK.get(record.code, ""))[2:]]
+        names += [_locale().territories.get(iso, ""), *split(country_names.NAMES.get(iso, ""))]
         for alias in dict.fromkeys(n.replace("&", "and") for n in names if n and n != "none"):
             owners.setdefault(alias, []).append(name)
     return {alias: tuple(found) for alias, found in owners.items()}
 
 
 def _facts(record: Record, iso: str, names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[Value, ...]]:
-    capital = (*_FIRST_CAPITALS.get(iso, ()), *record.capitals, *_MORE_CAPITALS.get(iso, ()))
+    capital = (
+        *split(country_names.FIRST_CAPITALS.get(iso, "")),
+        *record.capitals,
+        *split(country_names.CAPITALS.get(iso, "")),
+    )
     cldr = babel.languages.get_official_languages(iso, de_facto=True)
     known = tuple(_locale().languages.get(code.partition("_")[0], code) for code in cldr)
     spoken = _languages(record.official_languages + known + record.languages)
@@ -184,17 +114,18 @@ def _facts(record: Record, iso: str, names: Mapping[str, tuple[str, ...]]) -> di
 
 
 def _languages(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Main names, once each. The lists also hold names of places ("Beijing" as a dialect), which are left out."""
+    """Main names, once each. The lists also hold names of places ("Beijing" as a dialect), left out here."""
     places = {city for record, _, _ in _places().values() for city in record.capitals} | {*_names_to_entity()}
+    places |= {spelling for region in regions.names() for spelling in (region, *regions.aliases(region))}
     return tuple(dict.fromkeys(_language(name) for name in names if name not in places))
 
 
 def _language(name: str) -> str:
-    return next((main for main, others in _LANGUAGE_ALIASES.items() if name in others), name)
+    return next((main for main, others in country_names.LANGUAGES.items() if name in split(others)), name)
 
 
 def _language_value(name: str) -> Value:
-    return Value(name, _LANGUAGE_ALIASES.get(name, ()))
+    return Value(name, split(country_names.LANGUAGES.get(name, "")))
 
 
 def _region(name: str) -> Value:
@@ -204,7 +135,7 @@ def _region(name: str) -> Value:
 def _currency_codes(iso: str) -> tuple[str, ...]:
     territory = babel.core.get_global("territory_currencies").get(iso, ())
     codes = [code for code, _, end, tender in territory if end is None and tender]
-    codes = [code for code in codes if code not in _NOT_CURRENCIES.get(iso, ())]
+    codes = [code for code in codes if code not in split(country_names.NOT_CURRENCIES.get(iso, ""))]
     return tuple(sorted(codes, key=lambda code: not code.startswith(iso)))  # the national one first
 
 
@@ -214,12 +145,16 @@ def _currency(code: str) -> Value:
     words = _locale().currencies[code].replace("&", "and").split()
     unit = words[-1].lower()
     name = " ".join([*words[:-1], unit])
-    more = _CURRENCY_ALIASES.get(code, ())
-    national = [place for place in _places().values() if place[0].sovereign and _currency_codes(place[1])[:1] == (code,)]
+    more = split(country_names.CURRENCIES.get(code, ""))
+    national = [
+        place
+        for place in _places().values()
+        if place[0].sovereign and _currency_codes(place[1])[:1] == (code,)
+    ]
     owners: tuple[str, ...] = ()
     if len(national) == 1:  # a currency of one state goes by the state's name in every form
         record, iso, country = national[0]
-        owners = (*record.adjectives, *_MORE_ADJECTIVES.get(iso, ()), country)
+        owners = (*record.adjectives, *split(country_names.ADJECTIVES.get(iso, "")), country)
     spelled = tuple(f"{owner} {short}" for owner in owners for short in (unit, *more))
     return Value(name, tuple(dict.fromkeys((unit, code, *more, *spelled))))
 
@@ -235,21 +170,82 @@ def _kinds() -> tuple[Kind, ...]:
     tongues = tuple(v for v in lexicon("official_language", "language") if v.name not in place_names)
     all_regions = tuple(_region(name) for name in regions.names())
     return (
-        Kind("capital", "capital", ("capital", "capital city"), (), lexicon("capital")),
-        Kind("continent", "continent", ("continent",),
-             ("in", "located", "located in", "situated", "part of", "lies", "country", "nation", "state", "region",
-              "island", "within", "is", "is located"), all_regions),
-        Kind("official_language", "official language",
-             ("official language", "national language", "official and national language",
-                                                        "official state language"), ("official",), tongues),
-        Kind("language", "language", ("language", "spoken", "speak", "speaking", "tongue", "widely spoken language"),
-             (), tongues, closed_world=False),
-        Kind("currency", "currency", ("currency", "monetary unit", "legal tender", "official currency",
-                                      "national currency"), ("use", "used"), lexicon("currency"), shape=WORDS),
-        Kind("neighbour", "neighbour",
-             ("neighbour", "neighbor", "neighboring", "neighbouring", "neighboring country", "neighbouring country",
-              "border", "bordered", "bordering", "share a border", "shares a border", "land border"), (), (),
-             shape=ENTITY),
+        Kind("capital", "capital", ("capital", "capital city"), (), _OTHER_CAPITALS, lexicon("capital")),
+        Kind(
+            "continent",
+            "continent",
+            ("continent",),
+            (
+                "in",
+                "located",
+                "located in",
+                "situated",
+                "part of",
+                "lies",
+                "country",
+                "nation",
+                "state",
+                "region",
+                "island",
+                "within",
+                "is",
+                "is located",
+            ),
+            (),
+            all_regions,
+        ),
+        Kind(
+            "official_language",
+            "official language",
+            (
+                "official language",
+                "national language",
+                "official and national language",
+                "official state language",
+            ),
+            ("official",),
+            (),
+            tongues,
+        ),
+        Kind(
+            "language",
+            "language",
+            ("language", "spoken", "speak", "speaking", "tongue", "widely spoken language"),
+            (),
+            (),
+            tongues,
+            closed_world=False,
+        ),
+        Kind(
+            "currency",
+            "currency",
+            ("currency", "monetary unit", "legal tender", "official currency", "national currency"),
+            ("use", "used"),
+            (),
+            lexicon("currency"),
+            shape=WORDS,
+        ),
+        Kind(
+            "neighbour",
+            "neighbour",
+            (
+                "neighbour",
+                "neighbor",
+                "neighboring",
+                "neighbouring",
+                "neighboring country",
+                "neighbouring country",
+                "border",
+                "bordered",
+                "bordering",
+                "share a border",
+                "shares a border",
+                "land border",
+            ),
+            (),
+            ("maritime", "sea"),
+            shape=ENTITY,
+        ),
     )
 
 
@@ -280,7 +276,7 @@ def _ask(name: str) -> dict[str, str]:
     return {
         "role": "user",
         "content": f"Give five short facts about {name}: capital, continent, official language, currency "
-                   "and one neighbour.",
+        "and one neighbour.",
     }
 
 
@@ -295,7 +291,7 @@ def questions() -> list[Question]:
     for name in SHOTS:
         shots += [_ask(name), {"role": "assistant", "content": _sentences(entities[name])}]
     asked = []
-    for record, iso, name in sorted(_places().values(), key=lambda place: place[2]):
+    for record, _, name in sorted(_places().values(), key=lambda place: place[2]):
         entity = entities[name]
         complete = all(entity.facts.get(kind.name) for kind in table().kinds)
         if not record.sovereign or not complete or name in SHOTS:
@@ -317,7 +313,7 @@ def _document(record: Record, entity: Entity) -> str:
     facts = entity.facts
     listed = {kind: ", ".join(value.name for value in facts[kind]) for kind in facts}
     return (
-        f"{entity.name} lies in {record.location[:1]}{record.location[1:]}. It belongs to {facts['continent'][0].name}. "
+        f"{entity.name} lies in {record.location}. It belongs to {facts['continent'][0].name}. "
         f"Its capital is {listed['capital']}. Official language: {listed['official_language']}. "
         f"Languages: {listed['language']}. Currency: {listed['currency']}. "
         f"It borders on {listed['neighbour']}."

@@ -23,19 +23,42 @@ ROOM_TEMPERATURE = 298.15
 """Kelvin."""
 
 _SERIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "Nonmetals": ("nonmetal", ("reactive nonmetal", "polyatomic nonmetal", "diatomic nonmetal", "non-metallic element",
-                               "other nonmetal", "nonmetallic element", "non-metal")),
+    "Nonmetals": (
+        "nonmetal",
+        (
+            "reactive nonmetal",
+            "polyatomic nonmetal",
+            "diatomic nonmetal",
+            "non-metallic element",
+            "other nonmetal",
+            "nonmetallic element",
+            "non-metal",
+        ),
+    ),
     "Noble gases": ("noble gas", ("inert gas", "rare gas")),
     "Alkali metals": ("alkali metal", ()),
-    "Alkaline earth metals": ("alkaline earth metal", ("alkaline earth", "alkaline-earth metal", "alkaline metal")),
+    "Alkaline earth metals": (
+        "alkaline earth metal",
+        ("alkaline earth", "alkaline-earth metal", "alkaline metal"),
+    ),
     "Metalloids": ("metalloid", ("semimetal", "semi-metal")),
     "Halogens": ("halogen", ()),
-    "Poor metals": ("post-transition metal", ("poor metal", "posttransition metal", "basic metal", "other metal")),
+    "Poor metals": (
+        "post-transition metal",
+        ("poor metal", "posttransition metal", "basic metal", "other metal"),
+    ),
     "Transition metals": ("transition metal", ("transition element", "transition")),
     "Lanthanides": ("lanthanide", ("lanthanoid", "lanthanide metal", "lanthanide series")),
     "Actinides": ("actinide", ("actinoid", "actinide metal", "actinide series")),
 }
-_METALS = {"Alkali metals", "Alkaline earth metals", "Poor metals", "Transition metals", "Lanthanides", "Actinides"}
+_METALS = {
+    "Alkali metals",
+    "Alkaline earth metals",
+    "Poor metals",
+    "Transition metals",
+    "Lanthanides",
+    "Actinides",
+}
 _WIDER: dict[str, Value] = {
     "metal": Value("metal", ("metallic element",)),
     "nonmetal": Value("nonmetal", _SERIES["Nonmetals"][1]),
@@ -45,14 +68,28 @@ _WIDER: dict[str, Value] = {
 _RARE_EARTHS = {"Scandium", "Yttrium", "Lutetium"}
 # Elements that textbooks class in two ways (IUPAC has no rule); either is accepted.
 _ALSO: dict[str, str] = {
-    "Zinc": "Poor metals", "Cadmium": "Poor metals", "Mercury": "Poor metals", "Copernicium": "Poor metals",
-    "Polonium": "Poor metals", "Astatine": "Metalloids", "Lutetium": "Lanthanides", "Lawrencium": "Actinides",
-    "Lanthanum": "Transition metals", "Actinium": "Transition metals", "Selenium": "Metalloids",
-    "Germanium": "Poor metals", "Antimony": "Poor metals", "Aluminum": "Metalloids",
+    "Zinc": "Poor metals",
+    "Cadmium": "Poor metals",
+    "Mercury": "Poor metals",
+    "Copernicium": "Poor metals",
+    "Polonium": "Poor metals",
+    "Astatine": "Metalloids",
+    "Lutetium": "Lanthanides",
+    "Lawrencium": "Actinides",
+    "Lanthanum": "Transition metals",
+    "Actinium": "Transition metals",
+    "Selenium": "Metalloids",
+    "Germanium": "Poor metals",
+    "Antimony": "Poor metals",
+    "Aluminum": "Metalloids",
 }
 _WORDS = {"I", "In", "As", "He", "At", "No", "Be", "Am"}
 """Symbols that are English words: never read as the element's name."""
-_ALIASES: dict[str, tuple[str, ...]] = {"Aluminum": ("Aluminium",), "Cesium": ("Caesium",), "Sulfur": ("Sulphur",)}
+_ALIASES: dict[str, tuple[str, ...]] = {
+    "Aluminum": ("Aluminium",),
+    "Cesium": ("Caesium",),
+    "Sulfur": ("Sulphur",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +111,9 @@ class _Row:
 def _rows() -> tuple[_Row, ...]:
     spec = importlib.util.find_spec("mendeleev")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("package 'mendeleev' is not installed; the elements table reads its data file")
+        raise ModuleNotFoundError(
+            "package 'mendeleev' is not installed; the elements table reads its data file"
+        )
     path = Path(spec.origin).with_name("elements.db")
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         points: dict[int, list[tuple[float | None, float | None]]] = {}
@@ -84,7 +123,8 @@ def _rows() -> tuple[_Row, ...]:
             points.setdefault(number, []).append((melting, boiling))
         rows = connection.execute(
             "SELECT atomic_number, symbol, elements.name, group_id, period, block, series.name, discoverers, "
-            "discovery_year, description FROM elements JOIN series ON series.id = series_id ORDER BY atomic_number"
+            "discovery_year, description FROM elements JOIN series ON series.id = series_id "
+            "ORDER BY atomic_number"
         ).fetchall()
     return tuple(
         _Row(n, symbol, name, group, period, block, series, _phase(points.get(n, [])), who, year, text or "")
@@ -124,7 +164,9 @@ def _number(value: int) -> Value:
 
 
 def _entity(row: _Row) -> Entity:
-    surnames = tuple(Value(name) for name in (row.discoverers or "").replace(" and ", ",").split(",") if name.strip())
+    surnames = tuple(
+        Value(name) for name in (row.discoverers or "").replace(" and ", ",").split(",") if name.strip()
+    )
     return Entity(
         row.name,
         _ALIASES.get(row.name, ()) + (() if row.symbol in _WORDS else (row.symbol,)),
@@ -156,25 +198,83 @@ def table() -> FactTable:
         return tuple({value.name: value for e in entities for value in e.facts.get(kind, ())}.values())
 
     kinds = (
-        Kind("symbol", "symbol", ("symbol", "chemical symbol", "atomic symbol"), (), lexicon("symbol"), shape=NAME),
-        Kind("atomic_number", "atomic number", ("atomic number", "proton", "number of proton"), (),
-             lexicon("atomic_number"), shape=NUMBER),
-        Kind("category", "category", ("category", "type of element"),
-             ("classified as", "is a", "is an", "member of", "a", "an", "one of the", "series", "belongs to"),
-             lexicon("category"), shape=WORDS),
-        Kind("period", "period", ("period",), (), lexicon("period"), shape=NUMBER),
-        Kind("group", "group", ("group",), (), lexicon("group"), shape=NUMBER),
-        Kind("block", "block", (), ("block",), lexicon("block")),
-        Kind("state", "state at room temperature",
-             ("state at room temperature", "state of matter", "standard state", "physical state",
-              "state at standard conditions", "phase"),
-             ("is a", "is", "a", "state", "room temperature", "standard conditions", "standard temperature"), lexicon("state"), shape=WORDS),
-        Kind("discovery_year", "year of discovery", (), ("discovered", "discovery"), lexicon("discovery_year"),
-             closed_world=False, shape=WORDS),
-        Kind("discoverer", "discoverer", (), ("discovered", "discoverer"), lexicon("discoverer"), closed_world=False),
+        Kind(
+            "symbol",
+            "symbol",
+            ("symbol", "chemical symbol", "atomic symbol"),
+            (),
+            (),
+            lexicon("symbol"),
+            shape=NAME,
+        ),
+        Kind(
+            "atomic_number",
+            "atomic number",
+            ("atomic number", "proton", "number of proton"),
+            (),
+            (),
+            lexicon("atomic_number"),
+            shape=NUMBER,
+        ),
+        Kind(
+            "category",
+            "category",
+            ("category", "type of element"),
+            ("classified as", "is a", "is an", "member of", "a", "an", "one of the", "series", "belongs to"),
+            (),
+            lexicon("category"),
+            shape=WORDS,
+        ),
+        Kind("period", "period", ("period",), (), (), lexicon("period"), shape=NUMBER),
+        Kind("group", "group", ("group",), (), (), lexicon("group"), shape=NUMBER),
+        Kind("block", "block", (), ("block",), (), lexicon("block")),
+        Kind(
+            "state",
+            "state at room temperature",
+            (
+                "state at room temperature",
+                "state of matter",
+                "standard state",
+                "physical state",
+                "state at standard conditions",
+                "phase",
+            ),
+            ("is a", "is", "a", "state", "room temperature", "standard conditions", "standard temperature"),
+            (),
+            lexicon("state"),
+            shape=WORDS,
+        ),
+        Kind(
+            "discovery_year",
+            "year of discovery",
+            (),
+            ("discovered", "discovery"),
+            (),
+            lexicon("discovery_year"),
+            closed_world=False,
+            shape=WORDS,
+        ),
+        Kind(
+            "discoverer",
+            "discoverer",
+            (),
+            ("discovered", "discoverer"),
+            (),
+            lexicon("discoverer"),
+            closed_world=False,
+        ),
     )
-    traps = ("noble metal", "natural gas", "precious metal", "heavy metal", "superheavy metal", "light metal", "metal alloy", "solid state")
-    return FactTable("elements", kinds, entities, traps, ("element",))
+    traps = (
+        "noble metal",
+        "natural gas",
+        "precious metal",
+        "heavy metal",
+        "superheavy metal",
+        "light metal",
+        "metal alloy",
+        "solid state",
+    )
+    return FactTable("elements", kinds, entities, traps, generic=("element",))
 
 
 def _sentences(entity: Entity) -> str:
@@ -183,16 +283,16 @@ def _sentences(entity: Entity) -> str:
     article = "an" if first["category"][0] in "aeiou" else "a"
     return (
         f"The symbol of {entity.name} is {first['symbol']}. The atomic number of {entity.name} is "
-        f"{first['atomic_number']}. {entity.name} is {article} {first['category']}. {entity.name} is in period "
-        f"{first['period']}. {entity.name} is a {first['state']} at room temperature."
+        f"{first['atomic_number']}. {entity.name} is {article} {first['category']}. {entity.name} is in "
+        f"period {first['period']}. {entity.name} is a {first['state']} at room temperature."
     )
 
 
 def _ask(name: str) -> dict[str, str]:
     return {
         "role": "user",
-        "content": f"Give five short facts about {name}: symbol, atomic number, category, period and state at "
-                   "room temperature.",
+        "content": f"Give five short facts about {name}: symbol, atomic number, category, period and state "
+        "at room temperature.",
     }
 
 
@@ -218,8 +318,8 @@ def questions() -> list[Question]:
                 topic=row.name,
                 prompt=(*shots, _ask(row.name)),
                 document=f"{row.name} ({row.symbol}) is the element with atomic number {row.number}, a "
-                         f"{plain['category']} of period {row.period}, {row.phase} at room temperature. "
-                         f"{row.description}",
+                f"{plain['category']} of period {row.period}, {row.phase} at room temperature. "
+                f"{row.description}",
                 facts={"table": "elements", "entity": row.name, **plain},
             )
         )

@@ -50,7 +50,8 @@ ALSO_IN: dict[str, str] = {
     "Oceania": "ID TL",
 }
 
-# Regions that M49 does not define, and members that common usage adds to its own. Members by common usage, generously: only what is surely outside is false.
+# Regions that M49 does not define, and members that common usage adds to its own; generously, so that
+# only what is surely outside is false.
 REGIONS: dict[str, str] = {
     "Middle East": "BH CY EG IR IQ IL JO KW LB OM QA SA SY TR AE YE",
     "Near East": "BH CY EG IR IQ IL JO KW LB OM QA SA SY TR AE YE",
@@ -74,8 +75,8 @@ REGIONS: dict[str, str] = {
     "Horn of Africa": "DJ ER ET SO SD KE",
     "Sahel": "BF TD ER ML MR NE NG SN SD",
     "Maghreb": "DZ LY MR MA TN",
-    "Sub-Saharan Africa": "AO BJ BW BF BI CV CM CF TD KM CG CD CI DJ GQ ER SZ ET GA GM GH GN GW KE LS LR MG MW "
-                          "ML MR MU MZ NA NE NG RW ST SN SC SL SO ZA SS SD TZ TG UG ZM ZW",
+    "Sub-Saharan Africa": "AO BJ BW BF BI CV CM CF TD KM CG CD CI DJ GQ ER SZ ET GA GM GH GN GW KE LS LR MG "
+    "MW ML MR MU MZ NA NE NG RW ST SN SC SL SO ZA SS SD TZ TG UG ZM ZW",
     "Central Africa": "AO BI CM CF TD CG CD GQ GA RW ST SS ZM",
     "Southeastern Africa": "MZ MW TZ ZM ZW SZ LS ZA",
     "Southern Africa": "AO BW SZ LS MG MW MU MZ NA ZA ZM ZW",
@@ -87,8 +88,8 @@ REGIONS: dict[str, str] = {
     "Far East": "CN JP MN KP KR TW RU VN SG MY TH ID PH KH LA MM BN TL",
     "Latin America": "AR BO BR CL CO EC GY PY PE SR UY VE BZ CR SV GT HN MX NI PA CU DO HT",
     "Caribbean": "BZ GY SR",
-    "Americas": "CA US AR BO BR CL CO EC GY PY PE SR UY VE BZ CR SV GT HN MX NI PA CU DO HT AG BS BB DM GD JM KN "
-                "LC VC TT",
+    "Americas": "CA US AR BO BR CL CO EC GY PY PE SR UY VE BZ CR SV GT HN MX NI PA CU DO HT AG BS BB DM GD "
+    "JM KN LC VC TT",
     "West Indies": "AG BS BB CU DM DO GD HT JM KN LC VC TT",
     "Antilles": "AG BB CU DM DO GD HT JM KN LC VC TT",
     "Australian continent": "AU PG",
@@ -98,14 +99,42 @@ REGIONS: dict[str, str] = {
 }
 
 EURASIA = "Eurasia"
-_COMPASS = {"Northern": "North", "Eastern": "East", "Southern": "South", "Western": "West", "Middle": "Central",
-            "South-eastern": "Southeast", "Southeastern": "Southeast", "Southwestern": "Southwest",
-            "Northwestern": "Northwest"}
-_ADJECTIVES = {"Africa": "African", "Asia": "Asian", "Europe": "European", "America": "American", "East": "Eastern",
-               "Balkans": "Balkan", "Scandinavia": "Scandinavian", "Eurasia": "Eurasian"}
+_COMPASS = {
+    "Northern": "North",
+    "Eastern": "East",
+    "Southern": "South",
+    "Western": "West",
+    "Middle": "Central",
+    "South-eastern": "Southeast",
+    "Southeastern": "Southeast",
+    "Southwestern": "Southwest",
+    "Northwestern": "Northwest",
+}
+_ADJECTIVES = {
+    "Africa": "African",
+    "Asia": "Asian",
+    "Europe": "European",
+    "America": "American",
+    "East": "Eastern",
+    "Balkans": "Balkan",
+    "Scandinavia": "Scandinavian",
+    "Eurasia": "Eurasian",
+}
 # Half-winds name no region with known members, so they say no more than the continent.
-_HALF_WINDS = ("northeast", "northwest", "southeast", "southwest", "north central", "south central", "east central",
-               "west central", "northeastern", "northwestern", "southeastern", "southwestern")
+_HALF_WINDS = (
+    "northeast",
+    "northwest",
+    "southeast",
+    "southwest",
+    "north central",
+    "south central",
+    "east central",
+    "west central",
+    "northeastern",
+    "northwestern",
+    "southeastern",
+    "southwestern",
+)
 
 
 @cache
@@ -114,10 +143,15 @@ def aliases(region: str) -> tuple[str, ...]:
     forms = {region}
     first, _, rest = region.partition(" ")
     if rest.rpartition(" ")[2] in {"Africa", "Asia", "Europe", "America"} and first in _COMPASS:
-        forms |= {f"{_COMPASS[first]} {rest}", f"{_COMPASS[first]}ern {rest}".replace("Centralern", "Central")}
+        forms |= {
+            f"{_COMPASS[first]} {rest}",
+            f"{_COMPASS[first]}ern {rest}".replace("Centralern", "Central"),
+        }
     if region in CONTINENTS:
         forms |= {*CONTINENTS[region], f"{region} continent", f"{_adjective(region)} continent"}
-        named = {name.lower() for other in names() if other not in CONTINENTS for name in (other, *aliases(other))}
+        named = {
+            name.lower() for other in names() if other not in CONTINENTS for name in (other, *aliases(other))
+        }
         forms |= {f"{wind} {region}" for wind in _HALF_WINDS if f"{wind} {region}".lower() not in named}
     forms |= {_adjective(name) for name in forms}
     return tuple(sorted(forms - {region}))

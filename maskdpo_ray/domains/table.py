@@ -38,6 +38,8 @@ class Kind:
     """Words that announce a fact of this kind. What follows is a claim even if its value is unknown."""
     cues: tuple[str, ...] = ()
     """Weaker words ("in", "is a"): a claim only together with a value of the lexicon."""
+    unless_after: tuple[str, ...] = ()
+    """Words before a trigger that make it another fact: the "former" capital, a "maritime" border."""
     lexicon: tuple[Value, ...] = ()
     """All known values. Entities are the lexicon of shape `ENTITY`."""
     closed_world: bool = True
@@ -66,5 +68,7 @@ class FactTable:
     entities: tuple[Entity, ...]
     other_names: tuple[str, ...] = ()
     """Names that contain a value or an entity and mean something else ("African Union", "Lake Chad")."""
+    other_nouns: tuple[str, ...] = ()
+    """Nouns that tell that a name beside them is no entity ("Ocean", "River")."""
     generic: tuple[str, ...] = ()
     """Nouns for an entity of this table ("country", "element"): a sentence's subject by description."""
