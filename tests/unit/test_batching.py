@@ -1,0 +1,113 @@
+"""Global batches, epochs and shards: every pair once an epoch, the same for the same seed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskdpo_ray.batching import TrainingExample, chunks, epoch_batches, num_steps, shard, teaches
+
+sizes = st.integers(0, 60)
+batch_sizes = st.integers(1, 17)
+epoch_counts = st.integers(0, 4)
+seeds = st.integers(-5, 2**40)
+
+
+def by_epoch(num_examples, batch_size, epochs, seed):
+    """The batches of each epoch."""
+    batches = list(epoch_batches(num_examples, batch_size, epochs, seed))
+    return list(chunks(batches, max(1, len(batches) // epochs)))
+
+
+@given(sizes.filter(bool), batch_sizes, epoch_counts.filter(bool), seeds)
+def test_every_pair_once_an_epoch_in_full_batches(num_examples, batch_size, epochs, seed):
+    parts = by_epoch(num_examples, batch_size, epochs, seed)
+    assert len(parts) == epochs
+    for batches in parts:
+        assert sorted(index for batch in batches for index in batch) == list(range(num_examples))
+        assert all(len(batch) == batch_size for batch in batches[:-1])
+        assert len(batches[-1]) == (num_examples % batch_size or min(batch_size, num_examples))
+
+
+@given(sizes, batch_sizes, epoch_counts, seeds)
+def test_num_steps_is_the_number_of_batches(num_examples, batch_size, epochs, seed):
+    batches = list(epoch_batches(num_examples, batch_size, epochs, seed))
+    assert num_steps(num_examples, batch_size, epochs) == len(batches)
+
+
+@pytest.mark.parametrize(
+    "arguments, steps", [((111, 16, 3), 21), ((64, 64, 3), 3), ((65, 64, 3), 6), ((0, 8, 3), 0)]
+)
+def test_num_steps_by_hand(arguments, steps):
+    assert num_steps(*arguments) == steps
+
+
+@given(sizes, batch_sizes, epoch_counts, seeds)
+def test_same_seed_same_order(num_examples, batch_size, epochs, seed):
+    again = epoch_batches(num_examples, batch_size, epochs, seed)
+    assert list(epoch_batches(num_examples, batch_size, epochs, seed)) == list(again)
+
+
+@given(st.integers(1, 4), seeds)
+def test_more_epochs_begin_with_the_same_order(epochs, seed):
+    fewer = list(epoch_batches(20, 6, epochs, seed))
+    assert list(epoch_batches(20, 6, epochs + 1, seed))[: len(fewer)] == fewer
+
+
+def test_the_order_is_the_same_in_another_process():
+    """Nothing that differs between processes (hash seeds) decides: a resumed run sees the same data order."""
+    code = "from maskdpo_ray.batching import epoch_batches; print(list(epoch_batches(30, 7, 2, 11)))"
+    for hash_seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == str(list(epoch_batches(30, 7, 2, 11)))
+
+
+@given(seeds)
+def test_epochs_and_seeds_differ_in_order(seed):
+    # One batch of 30: two of 30! orders, equal by chance in no run.
+    first, second = epoch_batches(30, 30, 2, seed)
+    assert first != second
+    assert next(epoch_batches(30, 30, 1, seed + 1)) != first
+
+
+def test_the_order_is_shuffled():
+    (order,) = epoch_batches(30, 30, 1, 0)
+    assert order != list(range(30))
+
+
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 9))
+def test_shards_partition_a_batch_evenly(batch, num_ranks):
+    shares = [shard(batch, rank, num_ranks) for rank in range(num_ranks)]
+    assert sorted(item for share in shares for item in share) == sorted(batch)
+    lengths = [len(share) for share in shares]
+    assert max(lengths) - min(lengths) <= 1
+    assert lengths == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 9))
+def test_chunks_keep_order_and_size(items, size):
+    parts = list(chunks(items, size))
+    assert [item for part in parts for item in part] == items
+    assert all(len(part) == size for part in parts[:-1])
+    assert all(0 < len(part) <= size for part in parts)
+
+
+@pytest.mark.parametrize(
+    "chosen, rejected, expected",
+    [
+        ((0.0, 1.0), (1.0, 0.0), True),
+        ((0.25,), (0.5,), True),
+        ((0.0, 0.0), (1.0, 0.0), False),
+        ((1.0, 1.0), (0.0, 0.0), False),
+        ((0.0,), (0.0,), False),
+        ((), (1.0,), False),
+    ],
+)
+def test_a_pair_teaches_when_both_sides_hold_weight(chosen, rejected, expected):
+    ids = tuple(range(len(chosen))), tuple(range(len(rejected)))
+    assert teaches(TrainingExample("q", (1, 2), *ids, chosen, rejected)) is expected
