@@ -76,6 +76,8 @@ def _entities() -> dict[str, Entity]:
         aliases = tuple(alias for alias, owners in names.items() if name in owners and alias != name)
         adjectives = tuple(dict.fromkeys(record.adjectives + split(country_names.ADJECTIVES.get(iso, ""))))
         entities[name] = Entity(name, aliases, adjectives, facts)
+    for alone in sorted({owners[0] for owners in names.values()} - entities.keys()):
+        entities[alone] = Entity(alone)
     return entities
 
 
@@ -89,6 +91,11 @@ def _names_to_entity() -> dict[str, tuple[str, ...]]:
         names += [_locale().territories.get(iso, ""), *split(country_names.NAMES.get(iso, ""))]
         for alias in dict.fromkeys(n.replace("&", "and") for n in names if n and n != "none"):
             owners.setdefault(alias, []).append(name)
+    # Neighbours that have no record of their own, such as French Guiana.
+    territories = set(_locale().territories.values())
+    for neighbour in {n for record, _, _ in _places().values() for n in record.neighbours}:
+        if neighbour not in owners and neighbour in territories:
+            owners[neighbour] = [neighbour]
     return {alias: tuple(found) for alias, found in owners.items()}
 
 

@@ -8,7 +8,7 @@ FACTBOOK: dict[str, str] = {
     "bk": "BA|Bosnia and Herzegovina|Bosnia|Bosnia-Herzegovina",
     "bm": "MM|Burma|Myanmar|Republic of the Union of Myanmar",
     "cf": "CG|Republic of the Congo|Congo-Brazzaville|Republic of Congo|Congo|Congo Republic",
-    "cg": "CD|Democratic Republic of the Congo|DRC|DR Congo|Democratic Republic of Congo|Congo|Congo-Kinshasa",
+    "cg": "CD|Democratic Republic of the Congo|DRC|DR Congo|Democratic Republic of Congo|Congo",
     "cv": "CV|Cape Verde|Cabo Verde",
     "dr": "DO|Dominican Republic",
     "gz": "PS|Gaza Strip|Gaza|Palestine|Palestinian territories|State of Palestine",

@@ -140,7 +140,7 @@ def _names(text: str) -> list[str]:
 
 def neighbours(text: str) -> tuple[str, ...]:
     """Names of the bordering countries: "Burundi 315 km; Uganda 172 km" -> ("Burundi", "Uganda")."""
-    parts = (re.sub(r"\(.*?\)", "", part) for part in text.split(";"))
+    parts = (re.sub(r"\(.*?\)", "", part) for part in re.split(r";|(?<=km), ", text))
     names = (re.split(r"\s+\d", part.strip())[0].strip() for part in parts)
     return tuple(name for name in names if name and name[0].isupper())
 
