@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import sys
 from contextlib import contextmanager
@@ -118,6 +119,25 @@ def partitioned_loading(strategy: Any) -> Iterator[None]:
     finally:
         unset_hf_deepspeed_config()
         del config
+
+
+def destroy_engine(engine: Any) -> None:
+    """`engine.destroy()`, and what it leaves behind.
+
+    DeepSpeed 0.19.6 keeps the model of every ZeRO-3 engine for good: in a stack of modules (where
+    gradient checkpointing, which stops a recomputed forward early, leaves layers too), and as keys of a
+    cached method. Remove when `destroy` empties both.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    own = set(engine.module.modules())
+    engine.destroy()
+    stack = parameter_offload.FWD_MODULE_STACK
+    stack[:] = [entry for entry in stack if entry not in own]
+    # Only a cache: an engine that is still in use fills it again. It lies inside a decorator's closure.
+    method = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+    inspect.getclosurevars(method).nonlocals["func"].cache_clear()
 
 
 def free_memory(device: Device) -> None:

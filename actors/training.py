@@ -118,7 +118,7 @@ class TrainingRank:
             return self._logps(model, micro_batches)
         finally:
             if self._settings.zero_stage == 3:
-                model.destroy()
+                strategies.destroy_engine(model)
             del model
             strategies.free_memory(self._settings.device)
 
@@ -257,7 +257,7 @@ class TrainingRank:
     def release(self) -> None:
         if self._engine is None:
             return
-        self._engine.destroy()
+        strategies.destroy_engine(self._engine)
         self._engine = None
         strategies.free_memory(self._settings.device)
 
