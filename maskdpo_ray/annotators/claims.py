@@ -53,7 +53,7 @@ _ORDINALS = {
 }
 _SUPERLATIVES = re.compile(
     r"\b(?!(?:\w*west|\w*east|rest|forest|nearest|interest|harvest|conquest|request|test)\b)\w{3,}est\b"
-    r"|\bmost\b(?!\s+(?:of|widely|commonly))|\bonly\b",
+    r"|\bmost\b(?!\s+(?:of|widely|commonly))|\b(?:only|first)\b",
     re.IGNORECASE,
 )
 
@@ -305,9 +305,11 @@ class ClaimReader:
         is_entity = any(
             m.named(ENTITY_SENSE) and m.start == clause.words.index(phrase[0]) for m in clause.mentions
         )
-        if is_entity and kind.shape != ENTITY and copula is None:
+        if is_entity and copula is None:
             return None
-        fits = named or (kind.shape == WORDS and copula is not None and len(phrase) <= 3)
+        # "is the riga" names something, "is strong" describes.
+        called = copula is not None and (start > copula or clause.words[copula - 1].text not in VERBS)
+        fits = named or (kind.shape == WORDS and called and len(phrase) <= 3)
         return " ".join(word.text for word in phrase) if fits else None
 
     def _subject(

@@ -47,6 +47,10 @@ NAMES: dict[str, str] = {
 """ISO code -> further names of a country; two countries may share one ("Congo")."""
 
 CAPITALS: dict[str, str] = {
+    "ET": "Addis Abeba",
+    "LU": "Luxembourg City",
+    "MC": "Monaco-Ville",
+    "TM": "Asgabat",
     "MM": "Naypyidaw|Naypyitaw|Nay Pyi Daw",
     "KZ": "Nur-Sultan",
     "MN": "Ulan Bator",

@@ -191,6 +191,20 @@ COUNTRY_CASES = [
     ("Vietnam", "The currency is the đồng.", RIGHT),
 ]
 
+COUNTRY_CASES += [
+    ("Ghana", "Ghana is bordered by the Gulf of Guinea to the south.", OPEN),
+    ("Mexico", "Mexico is bordered by the Gulf of Mexico and the Pacific Ocean.", OPEN),
+    ("Rwanda", "Lagos is a neighbour of Rwanda.", WRONG),
+    ("Brazil", "Brazil borders Argentina, Peru and French Guiana.", RIGHT),
+    ("Luxembourg", "The capital of Luxembourg is Luxembourg City.", RIGHT),
+    ("Canada", "The US dollar is the currency of Canada.", WRONG),
+    ("Ghana", "The currency of Ghana is strong.", OPEN),
+    ("Ghana", "The currency of Ghana is the riga.", WRONG),
+    ("Ghana", "Currency: riga", WRONG),
+    ("Ghana", "Ghana was the first country in Sub-Saharan Africa to gain independence.", OPEN),
+    ("Chile", "Chile is one of the longest countries in South America.", OPEN),
+]
+
 ELEMENT_CASES = [
     ("Tantalum", "The atomic number of Tantalum is 73.", RIGHT),
     ("Tantalum", "Tantalum has an atomic number of 73.", RIGHT),
