@@ -20,7 +20,7 @@ from typing import Any
 from maskdpo_ray import batching, evaluation, reference
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import DataError, MaskError
+from maskdpo_ray.errors import DataError, MaskError, RunFolderError
 from maskdpo_ray.evaluation import Evaluation
 from maskdpo_ray.masking import MaskPolicy
 from maskdpo_ray.pairs import STRATEGIES, DropReason, mixture, scored
@@ -34,7 +34,8 @@ from maskdpo_ray.tracking import Tracker
 
 def is_finished(config: Config, splits: Iterable[str], folder: RunFolder) -> bool:
     """Whether the run folder holds the evaluation of the last iteration's policy."""
-    return all(folder.finished(f"evaluate-{split}", config.run.iterations) for split in splits)
+    last = config.run.iterations
+    return all(folder.finished(f"evaluate-{split}", last) is not None for split in splits)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Loop:
     def run(self) -> None:
         """Every iteration and evaluation that the run folder does not hold yet."""
         policy = self.initial
+        self._check_initial()
         self.stages.rollouts.load(policy)
         self.evaluate(policy)
         for iteration in range(self.config.run.iterations):
@@ -65,6 +67,16 @@ class Loop:
                     self.stages.rollouts.load(policy)
             self._log_idle(iteration, busy, elapsed())
             self.evaluate(policy)
+
+    def _check_initial(self) -> None:
+        """Half a run with one model and half with another is no run."""
+        if (begun := self.folder.finished("begin", 0)) is None:
+            self.folder.finish("begin", 0, checksum=self.initial.checksum)
+        elif begun["checksum"] != self.initial.checksum:
+            raise RunFolderError(
+                f"model.model_name_or_path: expected the weights {begun['checksum'][:12]}... that the run in "
+                f"{self.folder.path} began with, got {self.initial.checksum[:12]}... in {self.initial.path}"
+            )
 
     def collect(self, iteration: int, policy: Policy) -> list[PreferencePair]:
         """Answer, label and pair every question; each is committed as one unit when it is done."""
@@ -104,7 +116,7 @@ class Loop:
     def train(self, iteration: int, pairs: Sequence[PreferencePair], policy: Policy) -> Policy:
         """Masked DPO on the iteration's pairs; returns the new policy, published in the run folder."""
         target = self.folder.policy_dir(iteration)
-        if finished := self.folder.finished("train", iteration):
+        if (finished := self.folder.finished("train", iteration)) is not None:
             self.folder.check_files("train", iteration)
             return Policy(iteration + 1, str(target.resolve()), finished["checksum"])
         examples = [self._example(pair) for pair in pairs]
@@ -128,7 +140,7 @@ class Loop:
     def evaluate(self, policy: Policy) -> None:
         """Answer and label the held-out questions R times; statistics, and the gain over the start."""
         for split, questions in self.eval_questions.items():
-            if self.folder.finished(f"evaluate-{split}", policy.version):
+            if self.folder.finished(f"evaluate-{split}", policy.version) is not None:
                 continue
             done = self.folder.committed_answers(policy.version, split)
             todo = [question for question in questions if question.id not in done]
@@ -181,7 +193,8 @@ class Loop:
         """Once per pair and iteration, kept on disk, reused by every epoch (design: exact saving 3)."""
         file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
         against = self.initial if self.config.train.reference == "initial" else policy
-        if self.folder.finished("reference", iteration):
+        if self.folder.finished("reference", iteration) is not None:
+            self.folder.check_files("reference", iteration)
             return reference.load(file, examples)
         logps = self.stages.trainer.reference_logps(examples, against)
         reference.save(file, examples, logps)
