@@ -1,0 +1,330 @@
+"""Stand-ins for engines, annotators and trainer: seeded, instant, and they note what was asked of them.
+
+`FakeRollouts`, `FakeAnnotators` and `FakeTrainer` stand behind the Protocols of `stages.py`, in process.
+`FakeEngine` and `FakeRank` have the methods of the real actors and stand behind real Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors import weights
+from maskdpo_ray import batching
+from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.config import Config
+from maskdpo_ray.errors import DataError
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Annotation, Question, Rollout, Sentence
+from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps, Stages
+
+EOS = 0
+RIGHT, WRONG = "This is right.", "This is wrong."
+
+
+class Stopped(BaseException):
+    """What `Events` raises where a test wants the run to end; no code of ours catches it."""
+
+
+class Events(list):
+    """What happened, in order; stops the run at event number `stop_at` (from 0), before its effect."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__()
+        self.stop_at = stop_at
+
+    def note(self, *event: Any) -> None:
+        if len(self) == self.stop_at:
+            raise Stopped(f"at {event}")
+        self.append(event)
+
+    def of(self, kind: str) -> list[tuple]:
+        return [event for event in self if event[0] == kind]
+
+
+class CharTokenizer:
+    """One token a character; id 0 is EOS."""
+
+    special_ids = frozenset({EOS})
+
+    def id_to_token(self, token: int) -> str:
+        return "</s>" if token == EOS else chr(token)
+
+
+def question(name: str) -> Question:
+    """A question of its own topic; what stands before a "/" in its name decides what `answers` gives."""
+    return Question(name, f"topic of {name}", ({"role": "user", "content": f"What of {name}?"},))
+
+
+def render(asked: Question) -> list[int]:
+    """Prompt ids: one a character."""
+    return [ord(character) for character in asked.prompt[-1]["content"]]
+
+
+def answers(name: str, version: int, seed: object, count: int) -> tuple[Rollout, ...]:
+    """`count` answers, a function of the arguments only.
+
+    Names that start with "same/" get equal answers, with "cut/" answers cut off at the limit, with
+    "garbled/" answers whose ids don't spell their text.
+    """
+    generator = random.Random(f"{seed}/{version}/{name}")
+    rollouts = []
+    for sample in range(count):
+        # The first answer is all right and the second all wrong, so that an ordinary question gives a pair.
+        share = (1.0, 0.0)[sample] if sample < 2 else generator.random()
+        share = 1.0 if name.startswith("same/") else share
+        size = 2 if name.startswith("same/") else generator.randint(1, 4)
+        text = " ".join(RIGHT if generator.random() < share else WRONG for _ in range(size))
+        is_cut = name.startswith("cut/")
+        ids = [ord(character) for character in text] + [EOS] * (not is_cut)
+        if name.startswith("garbled/"):
+            ids[0] += 1
+        rollouts.append(Rollout(name, sample, tuple(ids), text, "length" if is_cut else "stop", version))
+    return tuple(rollouts)
+
+
+def label(rollout: Rollout) -> Annotation:
+    """Every sentence of `answers` by its own word."""
+    sentences, start = [], 0
+    for sentence in rollout.text.replace(". ", ".\n").split("\n"):
+        kind = NO_HALLUCINATION if sentence == RIGHT else CONTRADICTORY
+        sentences.append(Sentence(start, start + len(sentence), kind))
+        start += len(sentence) + 1
+    return Annotation(rollout.question_id, rollout.sample, tuple(sentences))
+
+
+class FakeRollouts:
+    """Answers under the policy that was loaded last and no other; `shuffle` seeds the order of completion."""
+
+    def __init__(self, seed: int, events: Events, shuffle: int | None = None) -> None:
+        self._seed, self._events, self._shuffle = seed, events, shuffle
+        self._loaded: Policy | None = None
+
+    def load(self, policy: Policy) -> None:
+        self._events.note("load", policy.version)
+        assert weights.is_here(policy)
+        self._loaded = policy
+
+    def stream(
+        self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
+    ) -> Iterator[Answered]:
+        waiting = list(questions)
+        if self._shuffle is not None:
+            random.Random(f"{self._shuffle}/{purpose}/{policy.version}").shuffle(waiting)
+        for asked in waiting:
+            assert policy == self._loaded, f"asked for {policy}, loaded {self._loaded}"
+            self._events.note("answer", purpose, policy.version, asked.id)
+            rollouts = answers(asked.id, policy.version, f"{self._seed}/{purpose}", num_samples)
+            yield Answered(asked, tuple(render(asked)), rollouts)
+
+
+class FakeAnnotators:
+    """Labels by `label`."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+
+    def stream(self, answered: Iterable[Answered]) -> Iterator[Labelled]:
+        for item in answered:
+            self._events.note("label", item.question.id)
+            annotations = tuple(label(rollout) for rollout in item.rollouts)
+            yield Labelled(item.question, item.prompt_token_ids, item.rollouts, annotations)
+
+
+class FakeTrainer:
+    """Its "weights" are a digest of all that it was trained on, in order: another order, another policy."""
+
+    def __init__(self, config: Config, events: Events) -> None:
+        self._train, self._events = config.train, events
+        self._state = b""
+
+    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> ReferenceLogps:
+        self._events.note("reference", policy.version, tuple(example.pair_id for example in examples))
+        return [fake_logps(example, policy.checksum) for example in examples]
+
+    def train(
+        self, examples: Sequence[TrainingExample], reference: ReferenceLogps, policy: Policy, seed: int
+    ) -> Iterator[dict[str, float]]:
+        self._events.note("begin", policy.version, tuple(example.pair_id for example in examples))
+        assert weights.is_here(policy)
+        self._state = policy.checksum.encode()
+        train = self._train
+        for batch in batching.epoch_batches(len(examples), train.batch_size, train.max_epochs, seed):
+            self._events.note("step", policy.version, tuple(examples[i].pair_id for i in batch))
+            for i in batch:
+                values = b"".join(side.tobytes() for side in reference[i])
+                self._state = hashlib.sha256(self._state + repr(examples[i]).encode() + values).digest()
+            tokens = sum(sum(w > 0 for w in examples[i].chosen_weights) for i in batch)
+            yield {"loss": int.from_bytes(self._state[:2]) / 2**16, "tokens": float(tokens)}
+
+    def publish(self, folder: str, version: int) -> Policy:
+        self._events.note("publish", version)
+        return write_policy(folder, version, self._state)
+
+
+def fake_logps(example: TrainingExample, salt: str) -> tuple[np.ndarray, np.ndarray]:
+    """(chosen, rejected) log-probs that tell the pair and `salt` apart, float32 of the answers' lengths."""
+    seed = int.from_bytes(hashlib.sha256(f"{salt}/{example.pair_id}".encode()).digest()[:8])
+    generator = np.random.default_rng(seed)
+    lengths = (len(example.chosen_token_ids), len(example.rejected_token_ids))
+    return tuple(-generator.random(length, dtype=np.float32) for length in lengths)
+
+
+def write_policy(folder: str | Path, version: int, content: bytes) -> Policy:
+    """A folder that has what a policy's folder needs: a file of weights."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "model.safetensors").write_bytes(content)
+    return weights.publish(folder, version)
+
+
+def stages(config: Config, events: Events, shuffle: int | None = None) -> Stages:
+    """All three groups, noting into `events`."""
+    return Stages(
+        FakeRollouts(config.run.seed, events, shuffle),
+        FakeAnnotators(events),
+        FakeTrainer(config, events),
+        lambda: {"rollout": 0.0, "annotation": 0.0, "training": 0.0},
+    )
+
+
+class FakeEngine:
+    """`actors.rollout.RolloutEngine` without vLLM. Set `log` in a subclass: a file that outlives the actor.
+
+    What a question's name starts with decides: "die/" ends the process at its first try, "hang/" never
+    answers, "bad/" raises a UserError of two lines, "broken/" a RuntimeError. A policy folder whose path
+    holds "unseen" is not seen by engines, one with "swapped" is confirmed with another checksum.
+    """
+
+    log = ""
+    seconds = 0.05
+
+    def __init__(self, settings: Any, policy: Policy) -> None:
+        self._policy = policy
+        self._running = 0
+        self._note("start", version=policy.version)
+
+    def _note(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, "pid": os.getpid(), "time": time.time(), **values}) + "\n"
+        with open(self.log, "ab", buffering=0) as file:  # one write: lines of several actors don't mix
+            file.write(line.encode())
+
+    async def ready(self) -> tuple[int, str]:
+        return self._policy.version, self._policy.checksum
+
+    async def has(self, policy: Policy) -> bool:
+        return "unseen" not in policy.path and weights.is_here(policy)
+
+    async def load(self, policy: Policy, files: dict[str, bytes] | None = None) -> tuple[int, str]:
+        received = None
+        if files is not None:
+            target = Path(self.log).with_name(f"received-{os.getpid()}-{policy.version}")
+            weights.unpack(files, target)
+            received = weights.checksum(target)
+        self._note("load", version=policy.version, received=received)
+        if "swapped" in policy.path:
+            return policy.version, "0" * 64
+        self._policy = policy
+        return policy.version, policy.checksum
+
+    async def generate(
+        self, question_id: str, prompt_token_ids: list[int], sampling: Any, seed: int, policy: Policy
+    ) -> list[Rollout]:
+        if policy != self._policy:
+            await self.load(policy)
+        self._running += 1
+        self._note("generate", question=question_id, running=self._running, seed=seed)
+        try:
+            await self._behave(question_id)
+            return list(answers(question_id, self._policy.version, seed, sampling.n))
+        finally:
+            self._running -= 1
+            self._note("answered", question=question_id)
+
+    async def _behave(self, question_id: str) -> None:
+        behaviour = question_id.partition("/")[0]
+        marker = Path(self.log).with_name(question_id.replace("/", "-"))
+        if behaviour == "die" and not marker.exists():
+            marker.touch()
+            await asyncio.sleep(self.seconds)  # others are under way when it happens
+            os._exit(1)
+        if behaviour == "hang":
+            await asyncio.sleep(3600)
+        if behaviour == "bad":
+            raise DataError(f"{question_id}: expected another question\nin one line")
+        if behaviour == "broken":
+            raise RuntimeError("no memory left\nmore of it")
+        await asyncio.sleep(self.seconds)
+
+    async def busy_seconds(self) -> float:
+        return 1.0
+
+    async def close(self) -> None:
+        self._note("close")
+
+
+class FakeRank:
+    """`actors.training.TrainingRank` without DeepSpeed; set `log` in a subclass.
+
+    Pairs whose id starts with "bad/" make a step fail on every rank that holds one.
+    """
+
+    log = ""
+
+    def __init__(self, settings: Any, rank: int, world_size: int) -> None:
+        self._rank, self._world_size = rank, world_size
+        self._state = b""
+
+    def _note(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, "rank": self._rank, **values}) + "\n"
+        with open(self.log, "ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", 29500
+
+    def setup(self, master_addr: str, master_port: int) -> None:
+        self._note("setup", address=[master_addr, master_port], world_size=self._world_size)
+
+    def begin(self, policy_path: str, total_steps: int) -> None:
+        self._note("begin", path=policy_path, total_steps=total_steps)
+        self._state = weights.checksum(policy_path).encode()
+
+    def reference_logps(
+        self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        self._note("reference", sizes=[len(batch) for batch in micro_batches])
+        return [fake_logps(example, str(policy_path)) for batch in micro_batches for example in batch]
+
+    def train_step(
+        self,
+        micro_batches: Sequence[Sequence[TrainingExample]],
+        references: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
+        global_batch_size: int,
+    ) -> dict[str, float]:
+        ids = [[example.pair_id for example in batch] for batch in micro_batches]
+        self._note("step", ids=ids, size=global_batch_size)
+        for batch, logps in zip(micro_batches, references, strict=True):
+            for example, (chosen, rejected) in zip(batch, logps, strict=True):
+                if example.pair_id.startswith("bad/"):
+                    raise FloatingPointError(f"loss is nan\nin rank {self._rank}")
+                assert len(chosen) == len(example.chosen_token_ids)
+                assert len(rejected) == len(example.rejected_token_ids)
+                self._state = hashlib.sha256(self._state + chosen.tobytes() + rejected.tobytes()).digest()
+        return {"loss": float(self._rank), "tokens": float(sum(map(len, ids)))}
+
+    def save_policy(self, path: str) -> None:
+        self._note("save")
+        if self._rank == 0:
+            write_policy(path, 0, self._state)
+
+    def close(self) -> None:
+        self._note("close")

@@ -1,0 +1,281 @@
+"""The whole loop over fakes: order of events, on-policy pairs, drops, references, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fakes
+from actors import weights
+from fakes import CharTokenizer, Events, Stopped, fake_logps
+from maskdpo_ray import batching, cli, reference
+from maskdpo_ray.config import Config, DataConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrainConfig
+from maskdpo_ray.errors import DataError, RunFolderError
+from maskdpo_ray.loop import Loop, is_finished
+from maskdpo_ray.masking import MASK_DPO
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import PreferencePair, from_json
+from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.tracking import Tracker
+
+ORDINARY = ("a", "b", "c", "d", "e")
+DROPPED = ("same/x", "cut/x", "garbled/x")
+HELDOUT, TRANSFER = ("h1", "h2"), ("t1",)
+ITERATIONS = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_fsync() -> Iterator[None]:
+    """What survives a power loss is the run folder's tests' matter; here waiting for a disk only costs time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+def config_for(tmp_path: Path, which: str = "previous", seed: int = 1) -> Config:
+    return Config(
+        run=RunConfig(name="run", dir=str(tmp_path), iterations=ITERATIONS, seed=seed),
+        model=ModelConfig(model_name_or_path=str(tmp_path / "model")),
+        data=DataConfig(),
+        rollout=RolloutConfig(n_samples_per_prompt=4),
+        train=TrainConfig(reference=which, max_epochs=2, batch_size=2),
+        eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
+    )
+
+
+def run(
+    tmp_path: Path,
+    events: Events | None = None,
+    *,
+    which: str = "previous",
+    names: tuple[str, ...] = ORDINARY + DROPPED,
+    shuffle: int | None = None,
+    content: bytes = b"initial",
+) -> Events:
+    """One process's life: a loop over a new or old run folder, until it ends or `events` stops it."""
+    events = Events() if events is None else events
+    config = config_for(tmp_path, which)
+    resolved = cli.resolved(config)
+    initial = fakes.write_policy(config.model.model_name_or_path, 0, content)
+    evaluation = {"heldout": [fakes.question(n) for n in HELDOUT], "transfer": [fakes.question(n) for n in TRANSFER]}
+    path = tmp_path / "run"
+    with RunFolder.open(path, resolved, {}) as folder, Tracker(path, config.logger, resolved) as tracker:
+        stages = fakes.stages(config, events, shuffle)
+        questions = [fakes.question(name) for name in names]
+        Loop(config, questions, evaluation, CharTokenizer(), initial, stages, folder, tracker).run()
+        assert is_finished(config, evaluation, folder)
+    return events
+
+
+def pairs_of(path: Path, iteration: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / f"run/iter_{iteration:03d}/pairs.jsonl").read_text().splitlines()]
+
+
+def metrics_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "run/metrics.jsonl").read_text().splitlines()]
+
+
+def results(path: Path) -> dict[str, Any]:
+    """All that a run computed: every file but the ledger and timings, without the order of questions."""
+    found: dict[str, Any] = {}
+    for file in sorted((path / "run").rglob("*")):
+        name = str(file.relative_to(path / "run"))
+        if file.is_dir() or name in ("ledger.jsonl", "metrics.jsonl", "run.lock", "config.yaml"):
+            continue
+        if file.suffix == ".jsonl":
+            found[name] = sorted(file.read_text().splitlines())
+        else:
+            found[name] = json.loads(file.read_text()) if file.suffix == ".json" else file.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, no_fsync: None) -> tuple[Path, Events]:
+    """A run that nothing stopped."""
+    path = tmp_path_factory.mktemp("whole")
+    return path, run(path)
+
+
+def test_order_of_events(whole: tuple[Path, Events]) -> None:
+    """Evaluate first; then, each iteration: all answers, reference, training, publish, load, evaluate."""
+    order: list[tuple] = []
+    for event in whole[1]:
+        kind = event[:3] if event[0] == "answer" else event[:2]
+        if event[0] != "label" and (not order or order[-1] != kind):
+            order.append(kind)
+    expected: list[tuple] = [("load", 0), ("answer", "evaluate-heldout", 0), ("answer", "evaluate-transfer", 0)]
+    for i in range(ITERATIONS):
+        expected += [("answer", "train", i), ("reference", i), ("begin", i), ("step", i), ("publish", i + 1),
+                     ("load", i + 1), ("answer", "evaluate-heldout", i + 1), ("answer", "evaluate-transfer", i + 1)]
+    assert order == expected
+
+
+def test_pairs_are_of_the_iterations_policy(whole: tuple[Path, Events]) -> None:
+    path, _ = whole
+    for iteration in range(ITERATIONS):
+        pairs = pairs_of(path, iteration)
+        assert sorted(pair["question_id"] for pair in pairs) == list(ORDINARY)
+        for pair in pairs:
+            answered = fakes.answers(pair["question_id"], iteration, "1/train", 4)
+            for side in ("chosen", "rejected"):
+                rollout = answered[pair[side]["rollout"]["sample"]]
+                assert pair[side]["rollout"]["text"] == rollout.text
+                assert pair[side]["rollout"]["policy_version"] == pair["policy_version"] == iteration
+            assert (pair["chosen"]["score"], pair["rejected"]["score"]) == (1.0, 0.0)
+
+
+def test_every_question_once_and_held_out_ones_never_trained_on(whole: tuple[Path, Events]) -> None:
+    asked = [event[1:] for event in whole[1].of("answer")]
+    assert len(set(asked)) == len(asked)
+    versions = range(ITERATIONS + 1)
+    expected = {("train", v, name) for v in range(ITERATIONS) for name in ORDINARY + DROPPED}
+    expected |= {("evaluate-heldout", v, name) for v in versions for name in HELDOUT}
+    expected |= {("evaluate-transfer", v, name) for v in versions for name in TRANSFER}
+    assert set(asked) == expected
+    trained = {name for event in whole[1].of("step") for name in event[2]}
+    assert trained == set(ORDINARY)
+
+
+def test_every_pair_once_an_epoch_and_steps_count_on(whole: tuple[Path, Events]) -> None:
+    path, events = whole
+    for iteration in range(ITERATIONS):
+        batches = [event[2] for event in events.of("step") if event[1] == iteration]
+        assert [len(batch) for batch in batches] == [2, 2, 1] * 2
+        for epoch in (batches[:3], batches[3:]):
+            assert sorted(name for batch in epoch for name in batch) == list(ORDINARY)
+    steps = [entry["step"] for entry in metrics_of(path) if "train/loss" in entry]
+    assert steps == list(range(6 * ITERATIONS))
+
+
+def test_drops_are_counted(whole: tuple[Path, Events]) -> None:
+    """An answer that can't be located in its tokens is a counted drop, not an unmasked pair or a crash."""
+    path, _ = whole
+    summary = json.loads((path / "run/iter_000/pairs-summary.json").read_text())
+    assert summary["drops"] == {"identical_text": 1, "truncated": 1, "not_located": 1}
+    assert (summary["questions"], summary["pairs"]) == (8, 5)
+    assert summary["mixture"] == {"chosen_with_incorrect": 0.0, "rejected_with_correct": 0.0}
+    logged = [entry for entry in metrics_of(path) if "pairs/count" in entry]
+    assert [entry["pairs/dropped/not_located"] for entry in logged] == [1] * ITERATIONS
+
+
+def test_evaluations_and_gains(whole: tuple[Path, Events]) -> None:
+    folder = whole[0] / "run"
+    for version in range(ITERATIONS + 1):
+        found = json.loads((folder / f"eval_{version:03d}/heldout.json").read_text())
+        assert (found["questions"], found["replications"]) == (len(HELDOUT), 2)
+        # Of two replications the fake answers the first all right, the second all wrong.
+        assert found["metrics"]["score"]["per_replication"] == [1.0, 0.0]
+        assert (folder / f"eval_{version:03d}/transfer-gain.json").exists() == (version > 0)
+
+
+@pytest.mark.parametrize("which", ["initial", "previous"])
+def test_reference_policy(tmp_path: Path, which: str) -> None:
+    events = run(tmp_path, which=which)
+    versions = [event[1] for event in events.of("reference")]
+    assert versions == ([0, 0] if which == "initial" else [0, 1])
+    checksums = [weights.checksum(tmp_path / folder) for folder in ("model", "run/iter_000/policy")]
+    for iteration, version in enumerate(versions):
+        records = [from_json(PreferencePair, value) for value in pairs_of(tmp_path, iteration)]
+        examples = [batching.make_example(pair, CharTokenizer(), MASK_DPO, "last_sentence") for pair in records]
+        stored = reference.load(tmp_path / f"run/iter_{iteration:03d}/reference-logps.safetensors", examples)
+        for example, sides in zip(examples, stored, strict=True):
+            for side, expected in zip(sides, fake_logps(example, checksums[version]), strict=True):
+                assert side.tolist() == expected.tolist()
+
+
+def test_no_pairs_left(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        run(tmp_path, names=DROPPED)
+    message = str(caught.value)
+    assert message.startswith("iteration 0: none of 3 questions gave a pair: ")
+    assert "'truncated': 1" in message and "\n" not in message
+
+
+def test_completion_order_does_not_matter(whole: tuple[Path, Events], tmp_path: Path) -> None:
+    expected, events = whole
+    shuffled = run(tmp_path, shuffle=7)
+    order = [event[3] for event in shuffled.of("answer") if event[1:3] == ("train", 0)]
+    assert order != [event[3] for event in events.of("answer") if event[1:3] == ("train", 0)]
+    for kind in ("reference", "begin", "step"):
+        assert shuffled.of(kind) == events.of(kind)
+    assert results(tmp_path) == results(expected)
+
+
+def test_finished_run_is_recognised(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = results(tmp_path)
+    again = run(tmp_path)
+    assert {event[0] for event in again} == {"load"}
+    assert results(tmp_path) == before
+
+
+def committed(path: Path) -> set[tuple[str, str]]:
+    """(log, question) of every question that the ledger holds."""
+    ledger = path / "run/ledger.jsonl"
+    entries = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    return {(entry["log"], entry["question_id"]) for entry in entries if entry["stage"] == "question"}
+
+
+def log_name(purpose: str, version: int) -> str:
+    return f"iter_{version:03d}" if purpose == "train" else f"eval_{version:03d}/{purpose.removeprefix('evaluate-')}"
+
+
+# Of 71: before each kind of event (load, answer, label, reference, begin, step, publish), in both iterations.
+@pytest.mark.parametrize("stop_at", [0, 2, 12, 23, 24, 28, 31, 32, 35, 46, 60, 64, 70])
+def test_goes_on_after_a_stop(whole: tuple[Path, Events], tmp_path: Path, stop_at: int) -> None:
+    """Stopped anywhere, a new process ends with the same files and asks nothing that is committed."""
+    expected, events = whole
+    assert len(events) == 71
+    with pytest.raises(Stopped):
+        run(tmp_path, Events(stop_at), shuffle=stop_at)
+    kept = committed(tmp_path)
+    resumed = run(tmp_path, shuffle=stop_at + 1)
+    asked = {(log_name(purpose, version), name) for _, purpose, version, name in resumed.of("answer")}
+    assert not asked & kept
+    assert asked | kept == {(log_name(p, v), name) for _, p, v, name in events.of("answer")}
+    assert results(tmp_path) == results(expected)
+
+
+def test_stopped_again_and_again(whole: tuple[Path, Events], tmp_path: Path) -> None:
+    """Each life has 14 events, just enough to train once; together they end with the same files."""
+    for _ in range(40):
+        try:
+            run(tmp_path, Events(stop_at=14))
+            break
+        except Stopped:
+            continue
+    else:
+        pytest.fail("no progress")
+    assert results(tmp_path) == results(whole[0])
+
+
+def test_changed_policy_is_refused(tmp_path: Path) -> None:
+    """A published policy that is not what training left is not answered with."""
+    with pytest.raises(Stopped):
+        run(tmp_path, Events(stop_at=50))
+    (tmp_path / "run/iter_000/policy/model.safetensors").write_bytes(b"other")
+    with pytest.raises(RunFolderError, match="changed after stage 'train'"):
+        run(tmp_path)
+
+
+def test_other_initial_policy_is_refused(tmp_path: Path) -> None:
+    """Half a run with one model and half with another is no run."""
+    with pytest.raises(Stopped):
+        run(tmp_path, Events(stop_at=20))
+    with pytest.raises(RunFolderError, match="model.model_name_or_path"):
+        run(tmp_path, content=b"another model")
+
+
+def test_policy_versions(whole: tuple[Path, Events]) -> None:
+    ledger = [json.loads(line) for line in (whole[0] / "run/ledger.jsonl").read_text().splitlines()]
+    trained = [entry for entry in ledger if entry["stage"] == "train"]
+    for iteration, entry in enumerate(trained):
+        folder = whole[0] / f"run/iter_{iteration:03d}/policy"
+        assert weights.publish(folder, iteration + 1) == Policy(
+            iteration + 1, str(folder), entry["facts"]["checksum"]
+        )
