@@ -25,6 +25,9 @@ from maskdpo_ray import batching
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.errors import ModelError
 
+# The groups of ranks run inside the first test's setup: two minutes on two idle cores, more on busy ones.
+pytestmark = pytest.mark.timeout(1200)
+
 BETA = 0.5
 # A large eps: AdamW forgives gradients that are wrong by a factor otherwise, and the tests would too.
 OPTIMIZER = OptimizerSettings(
@@ -206,7 +209,8 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
-        mp.spawn(rank_main, args=(world, port, str(tiny_model), str(lacking), str(folder)), nprocs=world)
+        mp.spawn(rank_main, args=(world, port, str(tiny_model), str(lacking), str(folder)), nprocs=world,
+                 daemon=True)
     return folder
 
 
