@@ -6,9 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
 from maskdpo_ray.errors import ClusterError, UserError
 
 Item = TypeVar("Item")
@@ -27,6 +24,8 @@ def feed(
     Items are taken one by one and finished ones given back between two takings, so that a slow source
     (the stage before this one) doesn't hold results up.
     """
+    import ray
+
     running: dict[Any, tuple[Item, int]] = {}
     load = [0] * len(handles)
 
@@ -51,6 +50,8 @@ def feed(
 
 def gather(references: Sequence[Any], timeout_s: float, what: str, step: str) -> list[Any]:
     """Results in order; the first failure is raised at once, a missing answer is named after the deadline."""
+    import ray
+
     end, waiting = time.monotonic() + timeout_s, list(references)
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, end - time.monotonic()))
@@ -64,6 +65,10 @@ def gather(references: Sequence[Any], timeout_s: float, what: str, step: str) ->
 
 
 def get(reference: Any, who: str) -> Any:
+    """The result of one call. Raises the actor's UserError as itself, anything else as a ClusterError."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
     try:
         return ray.get(reference)
     except RayTaskError as error:

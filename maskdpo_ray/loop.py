@@ -20,7 +20,7 @@ from typing import Any
 from maskdpo_ray import batching, evaluation, reference
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import DataError, MaskError, RunFolderError
+from maskdpo_ray.errors import DataError, MaskError
 from maskdpo_ray.evaluation import Evaluation
 from maskdpo_ray.masking import MaskPolicy
 from maskdpo_ray.pairs import STRATEGIES, DropReason, mixture, scored
@@ -34,8 +34,7 @@ from maskdpo_ray.tracking import Tracker
 
 def is_finished(config: Config, splits: Iterable[str], folder: RunFolder) -> bool:
     """Whether the run folder holds the evaluation of the last iteration's policy."""
-    last = config.run.iterations
-    return all(folder.finished(f"evaluate-{split}", last) is not None for split in splits)
+    return all(folder.finished(f"evaluate-{split}", config.run.iterations) is not None for split in splits)
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Loop:
     def run(self) -> None:
         """Every iteration and evaluation that the run folder does not hold yet."""
         policy = self.initial
-        self._check_initial()
+        self.folder.begin(self.initial)
         self.stages.rollouts.load(policy)
         self.evaluate(policy)
         for iteration in range(self.config.run.iterations):
@@ -67,16 +66,6 @@ class Loop:
                     self.stages.rollouts.load(policy)
             self._log_idle(iteration, busy, elapsed())
             self.evaluate(policy)
-
-    def _check_initial(self) -> None:
-        """Half a run with one model and half with another is no run."""
-        if (begun := self.folder.finished("begin", 0)) is None:
-            self.folder.finish("begin", 0, checksum=self.initial.checksum)
-        elif begun["checksum"] != self.initial.checksum:
-            raise RunFolderError(
-                f"model.model_name_or_path: expected the weights {begun['checksum'][:12]}... that the run in "
-                f"{self.folder.path} began with, got {self.initial.checksum[:12]}... in {self.initial.path}"
-            )
 
     def collect(self, iteration: int, policy: Policy) -> list[PreferencePair]:
         """Answer, label and pair every question; each is committed as one unit when it is done."""

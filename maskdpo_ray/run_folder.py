@@ -25,6 +25,7 @@ from typing import Any
 from maskdpo_ray import stored_config
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import Ledger, encode_line, sync_folder
+from maskdpo_ray.policy import Policy
 from maskdpo_ray.question_log import QUESTION, QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, PreferencePair, Rollout
 
@@ -209,6 +210,17 @@ class RunFolder:
         return self._logs[name]
 
     # Stages
+
+    def begin(self, initial: Policy) -> None:
+        """Note the initial policy. Raises RunFolderError when the run began with other weights."""
+        begun = self.finished("begin", 0)
+        if begun is None:
+            self.finish("begin", 0, checksum=initial.checksum)
+        elif begun["checksum"] != initial.checksum:
+            raise RunFolderError(
+                f"model.model_name_or_path: expected the weights {begun['checksum'][:12]}... that the run in "
+                f"{self.path} began with, got {initial.checksum[:12]}... in {initial.path}"
+            )
 
     def finish(
         self, stage: str, iteration: int, files: Iterable[str | os.PathLike[str]] = (), **facts: Any
