@@ -146,9 +146,8 @@ class Loop:
 
     def _answers(self, questions: Sequence[Question], policy: Policy, split: str) -> Iterator[Labelled]:
         replications = self.config.eval.n_samples_per_prompt
-        return self.stages.annotators.stream(
-            self.stages.rollouts.stream(questions, policy, replications, f"evaluate-{split}")
-        )
+        answered = self.stages.rollouts.stream(questions, policy, replications, f"evaluate-{split}")
+        return self.stages.annotators.stream(answered)
 
     def _report(self, version: int, split: str, questions: Sequence[Question]) -> None:
         options = {"seed": self.config.run.seed, "bootstrap_samples": self.config.eval.bootstrap_samples}
