@@ -49,15 +49,21 @@ def masked_dpo_loss(
 
 
 def _check(
-    policy_logps: torch.Tensor, reference_logps: torch.Tensor, weights: torch.Tensor, beta: float, reduction: str
+    policy_logps: torch.Tensor,
+    reference_logps: torch.Tensor,
+    weights: torch.Tensor,
+    beta: float,
+    reduction: str,
 ) -> None:
-    for name, tensor in (("policy_logps", policy_logps), ("reference_logps", reference_logps), ("weights", weights)):
-        if tensor.shape != policy_logps.shape:
-            raise ValueError(f"{name}: expected {list(policy_logps.shape)} as policy_logps, got {list(tensor.shape)}")
+    tensors = {"policy_logps": policy_logps, "reference_logps": reference_logps, "weights": weights}
+    shape = list(policy_logps.shape)
+    for name, tensor in tensors.items():
+        if list(tensor.shape) != shape:
+            raise ValueError(f"{name}: expected {shape} as policy_logps, got {list(tensor.shape)}")
         if not tensor.is_floating_point():
             raise ValueError(f"{name}: expected floats, got {tensor.dtype}")
-    if policy_logps.dim() != 2 or policy_logps.shape[0] == 0 or policy_logps.shape[0] % 2:
-        raise ValueError(f"policy_logps: expected [2B, T] with B at least 1, got {list(policy_logps.shape)}")
+    if len(shape) != 2 or shape[0] == 0 or shape[0] % 2:
+        raise ValueError(f"policy_logps: expected [2B, T] with B at least 1, got {shape}")
     if not beta > 0:
         raise ValueError(f"beta: expected above 0, got {beta}")
     if reduction not in ("mean", "sum", "none"):

@@ -86,16 +86,18 @@ def _sentences(
         raise MaskError("no spans: an answer without sentences has no mask")
     sentences: list[tuple[int, int, float]] = []
     previous_end = 0
-    for (start, end), weight in sorted(zip(spans, span_weights, strict=True), key=lambda item: tuple(item[0])):
+    located = sorted(zip(spans, span_weights, strict=True), key=lambda item: tuple(item[0]))
+    for (start, end), weight in located:
+        where = f"span ({start}, {end})"
         if not 0 <= start < end <= len(text):
-            raise MaskError(f"span ({start}, {end}): expected 0 <= start < end <= {len(text)}, the text's length")
+            raise MaskError(f"{where}: expected 0 <= start < end <= {len(text)}, the text's length")
         if start < previous_end:
-            raise MaskError(f"span ({start}, {end}) overlaps the one that ends at {previous_end}")
+            raise MaskError(f"{where} overlaps the one that ends at {previous_end}")
         if not (math.isfinite(weight) and weight >= 0):
-            raise MaskError(f"span ({start}, {end}): expected a finite weight of at least 0, got {weight}")
+            raise MaskError(f"{where}: expected a finite weight of at least 0, got {weight}")
         covered = text[start:end]
         if not covered.strip():
-            raise MaskError(f"span ({start}, {end}) holds white space only")
+            raise MaskError(f"{where} holds white space only")
         inner_start = start + len(covered) - len(covered.lstrip())
         sentences.append((inner_start, start + len(covered.rstrip()), float(weight)))
         previous_end = end
@@ -129,9 +131,11 @@ class MaskPolicy:
         if isinstance(value, str) and value in named:
             return named[value]
         if not isinstance(value, Mapping):
-            raise ConfigError(f"mask.policy: expected {', '.join(named)} or a table of weights, got {value!r}")
+            names = ", ".join(named)
+            raise ConfigError(f"mask.policy: expected {names} or a table of weights, got {value!r}")
         if set(value) != set(SIDES):
-            raise ConfigError(f"mask.policy: expected the keys chosen and rejected, got {', '.join(map(str, value))}")
+            keys = ", ".join(map(str, value))
+            raise ConfigError(f"mask.policy: expected the keys chosen and rejected, got {keys}")
         return cls(value["chosen"], value["rejected"])
 
     def span_weights(self, annotation: Annotation, side: Literal["chosen", "rejected"]) -> list[float]:
@@ -149,7 +153,8 @@ def _checked_weights(table: object, side: str) -> dict[str, float]:
     where = f"mask.policy.{side}"
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: expected a weight for each label, got {table!r}")
-    unknown, missing = sorted(set(map(str, table)) - set(LABELS)), [label for label in LABELS if label not in table]
+    unknown = [label for label in table if label not in LABELS]
+    missing = [label for label in LABELS if label not in table]
     if unknown or missing:
         problem = f"unknown label {unknown[0]!r}" if unknown else f"no weight for {missing[0]!r}"
         raise ConfigError(f"{where}: expected each of {', '.join(LABELS)}, got {problem}")

@@ -86,7 +86,7 @@ def best_worst(
             raise ValueError(f"answer to {answer.rollout.question_id!r}, expected {question.id!r}")
     versions = {answer.rollout.policy_version for answer in answers}
     if len(versions) > 1:
-        raise ValueError(f"answers to {question.id!r} are of policy versions {sorted(versions)}, expected one")
+        raise ValueError(f"answers to {question.id!r}: expected one policy version, got {sorted(versions)}")
 
     if len(answers) < 2:
         return DropReason.TOO_FEW_ANSWERS

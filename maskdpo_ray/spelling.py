@@ -46,13 +46,18 @@ def token_spans(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[tup
     special = special_ids(tokenizer, ids)
     pieces = _pieces(tokenizer, ids, special)
     closest = ""
+
+    def agreeing(decoded: str) -> int:
+        return len(os.path.commonprefix([decoded, text]))
+
     for hidden in _hidden(ids, special):
-        for spelled in _readings(["" if hide else piece for piece, hide in zip(pieces, hidden, strict=True)], text):
+        shown = ["" if hide else piece for piece, hide in zip(pieces, hidden, strict=True)]
+        for spelled in _readings(shown, text):
             decoded = b"".join(spelled).decode("utf-8", "replace")
             if decoded == text:
                 return _ranges(spelled, text)
-            closest = max(closest, decoded, key=lambda candidate: len(os.path.commonprefix([candidate, text])))
-    at = len(os.path.commonprefix([closest, text]))
+            closest = max(closest, decoded, key=agreeing)
+    at = agreeing(closest)
     raise MaskError(
         f"token ids do not spell the text: they differ from character {at} on, "
         f"expected {text[at : at + 20]!r}, got {closest[at : at + 20]!r}"
@@ -69,7 +74,7 @@ def special_ids(tokenizer: Any, token_ids: Iterable[int]) -> set[int]:
         added = tokenizer.get_added_tokens_decoder()
     special |= {token for token, content in (added or {}).items() if content.special}
     if hasattr(tokenizer, "IsControl"):
-        special |= {token for token in present if tokenizer.IsControl(token)}
+        special |= {token for token in present if 0 <= token < len(tokenizer) and tokenizer.IsControl(token)}
     if hasattr(tokenizer, "special_tokens_set"):
         special |= {tokenizer.encode_single_token(content) for content in tokenizer.special_tokens_set}
     return special & present
@@ -129,13 +134,13 @@ def _readings(pieces: Sequence[Piece], text: str) -> Iterator[list[bytes]]:
     yield [_byte_level(piece) for piece in pieces]
     yield _at_start(_sentencepiece(pieces, whole_runs=False), text)
     yield _at_start(_sentencepiece(pieces, whole_runs=True), text)
-    yield [piece if isinstance(piece, bytes) else piece.encode() for piece in pieces]
+    yield [_plain(piece) for piece in pieces]
 
 
 @cache
 def _byte_of_character() -> dict[str, int]:
     """GPT-2's printable stand-in of every byte: itself if printable Latin-1, else from U+0100 on."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac") + 1), *range(ord("\u00ae"), 256)}
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
@@ -144,25 +149,36 @@ def _byte_level(piece: Piece) -> bytes:
     if isinstance(piece, bytes):
         return piece
     table = _byte_of_character()
-    # An added token is written as it is; one character outside the table tells.
+    # Added tokens are written as they are, which shows when a character is not in the table.
     return bytes(table[c] for c in piece) if all(c in table for c in piece) else piece.encode()
 
 
 def _sentencepiece(pieces: Sequence[Piece], whole_runs: bool) -> list[bytes]:
     """U+2581 for a space, <0xHH> for a byte.
 
-    Bytes that are no UTF-8 decode to U+FFFD each: only the bad ones in SentencePiece's own decoder, all
-    of a run of byte tokens in Hugging Face's (`whole_runs`).
+    Where a run of byte tokens is no UTF-8, SentencePiece's own decoder shows U+FFFD for each bad byte
+    and Hugging Face's for every byte of the run (`whole_runs`).
     """
-    spelled: list[bytes] = []
-    shown = [piece for piece in pieces]
-    for is_byte, run in groupby(shown, key=lambda piece: isinstance(piece, str) and bool(_BYTE_PIECE.fullmatch(piece))):
-        if not is_byte:
-            spelled.extend(p if isinstance(p, bytes) else p.replace("\u2581", " ").encode() for p in run)
-            continue
-        data = bytes(int(_BYTE_PIECE.fullmatch(piece)[1], 16) for piece in run)
-        spelled.extend(_repaired(data, whole_runs))
+    spelled = [b""] * len(pieces)
+    shown = [index for index, piece in enumerate(pieces) if piece]  # left-out tokens don't interrupt a run
+    for is_byte, run in groupby(shown, key=lambda index: _byte(pieces[index]) is not None):
+        indices = list(run)
+        if is_byte:
+            parts = _repaired(bytes(_byte(pieces[index]) or 0 for index in indices), whole_runs)
+        else:
+            parts = [_plain(pieces[index]).replace("\u2581".encode(), b" ") for index in indices]
+        for index, part in zip(indices, parts, strict=True):
+            spelled[index] = part
     return spelled
+
+
+def _byte(piece: Piece) -> int | None:
+    match = _BYTE_PIECE.fullmatch(piece) if isinstance(piece, str) else None
+    return int(match[1], 16) if match else None
+
+
+def _plain(piece: Piece) -> bytes:
+    return piece if isinstance(piece, bytes) else piece.encode()
 
 
 def _repaired(data: bytes, whole: bool) -> list[bytes]:
