@@ -228,8 +228,8 @@ class AdamConfig:
 
 @dataclass(frozen=True)
 class DeepspeedConfig:
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    """ZeRO stage: what is sharded over the ranks (3: weights too)."""
+    zero_stage: Literal[2, 3] = 2
+    """ZeRO stage: 2 shards gradients and optimizer state over the ranks, 3 the weights too."""
     param_dtype: Literal["bf16", "fp32"] = "bf16"
     """Dtype of weights and activations; master weights are fp32 in any case."""
     adam_offload: bool = False
