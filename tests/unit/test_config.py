@@ -91,7 +91,7 @@ BAD_FILES = {
         "train: {reference: inital}",
         "x.yaml:1: train.reference: expected one of initial, previous, got 'inital'; did you mean initial?"),
     "numeric choice": (
-        "ds: {zero_stage: 4}", "x.yaml:1: ds.zero_stage: expected one of 0, 1, 2, 3, got '4'"),
+        "ds: {zero_stage: 4}", "x.yaml:1: ds.zero_stage: expected one of 2, 3, got '4'"),
     "short list": ("adam: {betas: [0.9]}", "x.yaml:1: adam.betas: expected a list of 2 numbers, got a list"),
     "unknown field": (
         "train:\n  bta: 0.1\n", "x.yaml:2: train.bta: unknown option; did you mean train.beta?"),
