@@ -57,6 +57,6 @@ def unpack(files: dict[str, bytes], folder: str | Path) -> None:
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        if Path(name).name != name or name in (".", ".."):
+        if Path(name).name != name or name in ("", ".", ".."):
             raise ValueError(f"policy file {name!r}: expected a plain file name")
         (target / name).write_bytes(content)
