@@ -18,9 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskdpo_ray.errors import ConfigError, MaskError
-from maskdpo_ray.masking import MASK_DPO, VANILLA, MaskPolicy, token_spans, token_weights
-from maskdpo_ray.records import LABELS, UNPARSED, Annotation, Sentence
+from maskdpo_ray.errors import MaskError
+from maskdpo_ray.masking import token_spans, token_weights
 
 NAMES = (
     "smollm2", "gpt3", "deepseek",  # byte-level BPE, Hugging Face
@@ -386,47 +385,3 @@ def test_order_of_spans_does_not_matter(smollm2: Real) -> None:
 def test_unknown_eos_rule(smollm2: Real) -> None:
     with pytest.raises(ValueError, match="eos"):
         token_weights(smollm2.tokenizer, smollm2.encode("It."), "It.", [(0, 3)], [1.0], "first")
-
-
-ANNOTATION = Annotation("q", 0, tuple(Sentence(i, i + 1, label) for i, label in enumerate(LABELS)))
-
-
-def test_policies() -> None:
-    """LABELS is: no_fact, no_hallucination, contradictory, unverifiable, unparsed."""
-    assert MASK_DPO.span_weights(ANNOTATION, "chosen") == [1, 1, 0, 0, 0]
-    assert MASK_DPO.span_weights(ANNOTATION, "rejected") == [0, 0, 1, 1, 0]
-    assert VANILLA.span_weights(ANNOTATION, "chosen") == [1] * 5
-    assert VANILLA.span_weights(ANNOTATION, "rejected") == [1] * 5
-    assert MaskPolicy.from_config("mask_dpo") == MASK_DPO and MaskPolicy.from_config("vanilla") == VANILLA
-    table = {"chosen": dict.fromkeys(LABELS, 0.5), "rejected": dict.fromkeys(LABELS, 0) | {UNPARSED: 2}}
-    assert MaskPolicy.from_config(table).span_weights(ANNOTATION, "chosen") == [0.5] * 5
-    assert MaskPolicy.from_config(table).span_weights(ANNOTATION, "rejected") == [0, 0, 0, 0, 2]
-    with pytest.raises(ValueError, match="side"):
-        MASK_DPO.span_weights(ANNOTATION, "left")
-    with pytest.raises(MaskError, match="'wrong'"):
-        MASK_DPO.span_weights(Annotation("q", 0, (Sentence(0, 1, "wrong"),)), "chosen")
-
-
-ONES = dict.fromkeys(LABELS, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("dpo", "mask_dpo, vanilla or a table"),
-        (None, "mask_dpo, vanilla or a table"),
-        ({"chosen": ONES}, "keys chosen and rejected"),
-        ({"chosen": ONES, "rejected": ONES, "both": ONES}, "keys chosen and rejected"),
-        ({"chosen": ONES, "rejected": 1}, "mask.policy.rejected"),
-        ({"chosen": {"no_fact": 1}, "rejected": ONES}, "no weight for 'no_hallucination'"),
-        ({"chosen": ONES | {"fine": 1}, "rejected": ONES}, "unknown label 'fine'"),
-        ({"chosen": ONES, "rejected": ONES | {"no_fact": -1}}, "mask.policy.rejected.no_fact"),
-        ({"chosen": ONES, "rejected": ONES | {"no_fact": "1"}}, "mask.policy.rejected.no_fact"),
-        ({"chosen": ONES, "rejected": ONES | {"no_fact": True}}, "mask.policy.rejected.no_fact"),
-        ({"chosen": ONES, "rejected": ONES | {"no_fact": math.nan}}, "mask.policy.rejected.no_fact"),
-    ],
-)
-def test_policies_that_are_refused(value: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        MaskPolicy.from_config(value)
-    assert "\n" not in str(caught.value)

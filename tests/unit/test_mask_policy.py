@@ -1,0 +1,55 @@
+"""Mask policies: named ones, tables from the config, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from maskdpo_ray.errors import ConfigError, MaskError
+from maskdpo_ray.masking import MASK_DPO, VANILLA, MaskPolicy
+from maskdpo_ray.records import LABELS, UNPARSED, Annotation, Sentence
+
+ANNOTATION = Annotation("q", 0, tuple(Sentence(i, i + 1, label) for i, label in enumerate(LABELS)))
+
+
+def test_policies() -> None:
+    """LABELS is: no_fact, no_hallucination, contradictory, unverifiable, unparsed."""
+    assert MASK_DPO.span_weights(ANNOTATION, "chosen") == [1, 1, 0, 0, 0]
+    assert MASK_DPO.span_weights(ANNOTATION, "rejected") == [0, 0, 1, 1, 0]
+    assert VANILLA.span_weights(ANNOTATION, "chosen") == [1] * 5
+    assert VANILLA.span_weights(ANNOTATION, "rejected") == [1] * 5
+    assert MaskPolicy.from_config("mask_dpo") == MASK_DPO and MaskPolicy.from_config("vanilla") == VANILLA
+    table = {"chosen": dict.fromkeys(LABELS, 0.5), "rejected": dict.fromkeys(LABELS, 0) | {UNPARSED: 2}}
+    assert MaskPolicy.from_config(table).span_weights(ANNOTATION, "chosen") == [0.5] * 5
+    assert MaskPolicy.from_config(table).span_weights(ANNOTATION, "rejected") == [0, 0, 0, 0, 2]
+    with pytest.raises(ValueError, match="side"):
+        MASK_DPO.span_weights(ANNOTATION, "left")
+    with pytest.raises(MaskError, match="'wrong'"):
+        MASK_DPO.span_weights(Annotation("q", 0, (Sentence(0, 1, "wrong"),)), "chosen")
+
+
+ONES = dict.fromkeys(LABELS, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("dpo", "mask_dpo, vanilla or a table"),
+        (None, "mask_dpo, vanilla or a table"),
+        ({"chosen": ONES}, "keys chosen and rejected"),
+        ({"chosen": ONES, "rejected": ONES, "both": ONES}, "keys chosen and rejected"),
+        ({"chosen": ONES, "rejected": 1}, "mask.policy.rejected"),
+        ({"chosen": {"no_fact": 1}, "rejected": ONES}, "no weight for 'no_hallucination'"),
+        ({"chosen": ONES | {"fine": 1}, "rejected": ONES}, "unknown label 'fine'"),
+        ({"chosen": ONES, "rejected": ONES | {"no_fact": -1}}, "mask.policy.rejected.no_fact"),
+        ({"chosen": ONES, "rejected": ONES | {"no_fact": "1"}}, "mask.policy.rejected.no_fact"),
+        ({"chosen": ONES, "rejected": ONES | {"no_fact": True}}, "mask.policy.rejected.no_fact"),
+        ({"chosen": ONES, "rejected": ONES | {"no_fact": math.nan}}, "mask.policy.rejected.no_fact"),
+    ],
+)
+def test_policies_that_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        MaskPolicy.from_config(value)
+    assert "\n" not in str(caught.value)
