@@ -27,13 +27,15 @@ def token_spans(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[tup
 
     A token that holds part of a character has the whole character, so the ranges of neighbours
     overlap there. A token that spells nothing (a special token that the text leaves out, the white
-    space that SentencePiece strips at the start) has an empty range at its place.
+    space that SentencePiece strips at the start, bytes of a last character that was cut off) has an
+    empty range at its place.
 
     Args:
         tokenizer: a Hugging Face tokenizer (fast or slow), a `sentencepiece.SentencePieceProcessor`,
             one of mistral-common's, a `tokenizers.Tokenizer` or a `tiktoken.Encoding`.
         token_ids: as sampled.
-        text: what they decode to, with special tokens or without, no clean-up of spaces.
+        text: what they decode to, with special tokens or without, no clean-up of spaces; or what an
+            engine streams, which never shows the last tokens when they end within a character.
 
     Returns:
         One (start, end) per id, starts and ends not decreasing.
@@ -46,6 +48,7 @@ def token_spans(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[tup
     special = special_ids(tokenizer, ids)
     pieces = _pieces(tokenizer, ids, special)
     closest = ""
+    without_cut: list[bytes] | None = None
 
     def agreeing(decoded: str) -> int:
         return len(os.path.commonprefix([decoded, text]))
@@ -56,7 +59,10 @@ def token_spans(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[tup
             decoded = b"".join(spelled).decode("utf-8", "replace")
             if decoded == text:
                 return _ranges(spelled, text)
+            without_cut = without_cut or _without_cut(spelled, text)
             closest = max(closest, decoded, key=agreeing)
+    if without_cut is not None:
+        return _ranges(without_cut, text)
     at = agreeing(closest)
     raise MaskError(
         f"token ids do not spell the text: they differ from character {at} on, "
@@ -209,6 +215,21 @@ def _at_start(spelled: list[bytes], text: str) -> list[bytes]:
         spelled[index] = part[cut:]
         surplus -= cut
     return spelled
+
+
+def _without_cut(spelled: Sequence[bytes], text: str) -> list[bytes] | None:
+    """`spelled` less the last tokens that an engine holds back, when the others are `text`; else None.
+
+    Engines show what is new once it ends with a whole character. An answer that ends before that, at the
+    length limit or with EOS, lacks those tokens whole: the space of b" \\xf0\\x9f" too.
+    """
+    for num_shown in range(len(spelled), -1, -1):
+        so_far = b"".join(spelled[:num_shown]).decode("utf-8", "replace")
+        if so_far == text:
+            return [*spelled[:num_shown], *[b""] * (len(spelled) - num_shown)]
+        if not so_far.endswith(_REPLACEMENT) or len(so_far) <= len(text):
+            return None
+    return None
 
 
 def _ranges(spelled: Sequence[bytes], text: str) -> list[tuple[int, int]]:
