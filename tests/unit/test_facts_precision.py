@@ -7,14 +7,12 @@ does not hold is `unverifiable`, true or not, and a neighbour is a state with a 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from maskdpo_ray.annotators.facts import FactsAnnotator
-from maskdpo_ray.domains import countries, elements
-from maskdpo_ray.records import CONTRADICTORY, CORRECT, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE, Rollout
+from maskdpo_ray.annotators.agreement import Compared, compare
+from maskdpo_ray.records import CONTRADICTORY, CORRECT, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "facts_labels.jsonl"
 
@@ -36,31 +34,21 @@ PRECISION = {NO_HALLUCINATION: 0.97, CONTRADICTORY: 0.97, UNVERIFIABLE: 0.88, NO
 
 
 @cache
-def compared() -> list[tuple[str, str, str]]:
-    """(split, label by hand, label by the annotator) of every sentence in the fixture."""
-    annotator = FactsAnnotator()
-    questions = {q.id: q for q in (*countries.questions(), *elements.questions())}
-    found = []
-    for line in FIXTURE.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        rollout = Rollout(row["question_id"], 0, (), row["text"], "stop", 0)
-        (annotation,) = annotator.annotate([(questions[row["question_id"]], rollout)])
-        (sentence,) = [s for s in annotation.sentences if (s.start, s.end) == (row["start"], row["end"])]
-        assert row["text"][sentence.start : sentence.end] == row["sentence"]
-        found.append((row["split"], row["label"], sentence.label))
-    return found
+def compared() -> list[Compared]:
+    """Every sentence in the fixture, labelled by hand and by the annotator."""
+    return compare(FIXTURE)
 
 
 def test_agreement_with_hand_labels() -> None:
     for split, (least_exact, least_side) in FLOORS.items():
-        pairs = [(hand, own) for part, hand, own in compared() if part == split]
+        pairs = [(row.by_hand, row.by_annotator) for row in compared() if row.split == split]
         exact = sum(hand == own for hand, own in pairs) / len(pairs)
         side = sum((hand in CORRECT) == (own in CORRECT) for hand, own in pairs) / len(pairs)
         assert len(pairs) >= 60 and exact >= least_exact and side >= least_side, (split, exact, side)
 
 
 def test_precision_per_label() -> None:
-    labelled = Counter(own for _, _, own in compared())
-    agreed = Counter(own for _, hand, own in compared() if hand == own)
+    labelled = Counter(row.by_annotator for row in compared())
+    agreed = Counter(row.by_annotator for row in compared() if row.by_hand == row.by_annotator)
     for label, least in PRECISION.items():
         assert agreed[label] / labelled[label] >= least, (label, agreed[label], labelled[label])
