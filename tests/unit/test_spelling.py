@@ -52,7 +52,9 @@ texts = st.lists(st.sampled_from(PARTS), min_size=1, max_size=12).map("".join)
 
 @settings(max_examples=150)
 @given(text=texts, cut=st.floats(0, 1), ended=st.booleans())
-def test_streamed_answers_are_located_wherever_they_are_cut(tokenizer: Any, text: str, cut: float, ended: bool) -> None:
+def test_streamed_answers_are_located_wherever_they_are_cut(
+    tokenizer: Any, text: str, cut: float, ended: bool
+) -> None:
     """A limit on tokens can fall within a character; engines then leave out the tokens that began it."""
     encoded = tokenizer.encode(text, add_special_tokens=False)
     ids = encoded[: max(1, round(cut * len(encoded)))] + [tokenizer.eos_token_id] * ended
@@ -97,7 +99,8 @@ def reference_weights(
         so_far = tokenizer.decode(ids[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         before = whole
         # A byte-fallback decoder shows the characters before an unfinished one as U+FFFD again.
-        whole = max(before, next((i for i in range(len(so_far)) if so_far[i] != text[i : i + 1]), len(so_far)))
+        agreeing = next((i for i in range(len(so_far)) if so_far[i] != text[i : i + 1]), len(so_far))
+        whole = max(before, agreeing)
         touched = range(before, min(whole + ("\ufffd" in so_far), len(text)))
         held = [owner[at] for at in touched if owner[at] is not None]
         if not held:
