@@ -22,7 +22,9 @@ def package(name: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=["smollm2", "gpt3", "mistral"])
-def tokenizer(request: pytest.FixtureRequest, bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def tokenizer(
+    request: pytest.FixtureRequest, bundled_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """Two byte-level BPE vocabularies and a SentencePiece one with byte fallback."""
     from transformers import AutoTokenizer, GPT2Tokenizer
 
