@@ -7,6 +7,10 @@ the package that knows Ray.
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,8 @@ from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps, Stages
 
 # Ray restarts a dead actor this often and repeats what it was doing.
 _RESTARTS = 3
+_CONNECT_TIMEOUT_S = 10.0
+_START_TRIES = 3
 _CLOSE_TIMEOUT_S = 15.0
 _EXIT_TIMEOUT_S = 3.0
 
@@ -50,29 +56,45 @@ class Cluster:
         self._handles: list[Any] = []
         self._closers: list[Any] = []
         self._group: Any = None
+        self._others: set[psutil.Process] = set()
+        """Children of this process that are none of Ray's (W&B has one)."""
 
     def __enter__(self) -> Cluster:
         _check_actors_package()
         address = self._config.cluster.address
-        loopback = {} if address or _is_in_cluster() else {"_node_ip_address": "127.0.0.1"}
-        try:
-            ray.init(
-                address=address,
-                include_dashboard=False if loopback else None,
-                log_to_driver=False,
-                logging_level="warning",
-                **loopback,
-            )
-        except (ConnectionError, ValueError) as error:
-            raise ClusterError(
-                f"cluster.address: no Ray cluster at {address!r}: {calls.first_line(error)}"
-            ) from error
+        _check_reachable(address or os.environ.get("RAY_ADDRESS"))
+        self._others = set(psutil.Process().children(recursive=True))
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        self._connect(address)
+        # Ray puts in its own, which kills its processes where they stand and prints a stack trace.
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
         try:
             Plan(self._config).check(ray.cluster_resources())
         except BaseException:
-            ray.shutdown()
+            self._shut_down()
             raise
         return self
+
+    def _connect(self, address: str | None) -> None:
+        loopback = {} if address or _is_in_cluster() else {"_node_ip_address": "127.0.0.1"}
+        for tries_left in reversed(range(_START_TRIES)):
+            try:
+                ray.init(
+                    address=address,
+                    include_dashboard=False if loopback else None,
+                    log_to_driver=False,
+                    logging_level="warning",
+                    **loopback,
+                )
+                return
+            except Exception as error:  # Ray raises plain ones when its processes don't come up in time
+                self._shut_down()
+                # Ray gives a node 30 s and has no option for it; a busy machine needs longer.
+                if tries_left and loopback and "timed out during startup" in str(error):
+                    continue
+                where = f"cluster.address: no Ray cluster at {address!r}" if address else "Ray did not start"
+                raise ClusterError(f"{where}: {calls.first_line(error)}") from error
 
     def start(self, policy: Policy, render: Callable[[Question], list[int]]) -> Stages:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
@@ -90,13 +112,10 @@ class Cluster:
         self._closers = [*engines, *ranks]
         deadline = config.cluster.start_timeout_s
         calls.gather([engine.ready.remote() for engine in engines], deadline, "rollout engine", "start")
-        calls.gather(
-            [annotator.ready.remote() for annotator in annotators], deadline, "annotation actor", "start"
-        )
+        calls.gather([each.ready.remote() for each in annotators], deadline, "annotation actor", "start")
         host, port = calls.gather([ranks[0].address.remote()], deadline, "training rank", "start")[0]
-        calls.gather(
-            [rank.setup.remote(host, port) for rank in ranks], deadline, "training rank", "join the group"
-        )
+        joins = [rank.setup.remote(host, port) for rank in ranks]
+        calls.gather(joins, deadline, "training rank", "join the group")
         rollouts = RolloutGroup(config, engines, render)
         annotation = AnnotationGroup(config, annotators)
         trainer = TrainingGroup(config, ranks)
@@ -179,8 +198,6 @@ class Cluster:
         )
 
     def __exit__(self, *_: object) -> None:
-        # A local cluster's processes are our children; Ray's agents outlive their raylet by a while.
-        started = psutil.Process().children(recursive=True)
         try:
             closing = [actor.close.remote() for actor in self._closers]
             if closing:
@@ -190,11 +207,16 @@ class Cluster:
             if self._group is not None:
                 remove_placement_group(self._group)
         finally:
-            ray.shutdown()
-            _, left = psutil.wait_procs(started, timeout=_EXIT_TIMEOUT_S)
-            for process in left:
-                process.kill()
-            psutil.wait_procs(left, timeout=_EXIT_TIMEOUT_S)
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        # A local cluster's processes are our children; Ray's agents outlive their raylet by a while.
+        started = set(psutil.Process().children(recursive=True)) - self._others
+        ray.shutdown()
+        _, left = psutil.wait_procs(started, timeout=_EXIT_TIMEOUT_S)
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=_EXIT_TIMEOUT_S)
 
 
 class RolloutGroup:
@@ -353,17 +375,23 @@ def _mean_busy(handles: Sequence[Any], timeout_s: float, what: str) -> float:
     return sum(seconds) / len(seconds)
 
 
-def _is_in_cluster() -> bool:
-    import os
+def _check_reachable(address: str | None) -> None:
+    """Ray itself tries for minutes, and ends the process when nobody answers."""
+    if address is None or address in ("auto", "local") or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"cluster.address: no Ray cluster at {address!r}: {error}") from error
 
+
+def _is_in_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _check_actors_package() -> None:
     """`actors` is a common name: refuse one that is not ours."""
-    ours, found = (
-        Path(maskdpo_ray.__file__).resolve().parent.parent,
-        Path(actors.__file__).resolve().parent.parent,
-    )
+    ours, found = (Path(package.__file__).resolve().parent.parent for package in (maskdpo_ray, actors))
     if ours != found:
         raise ConfigError(f"package 'actors': expected the one beside maskdpo_ray in {ours}, found {found}")
