@@ -50,6 +50,7 @@ class Plan:
 
     def check(self, available: Mapping[str, float]) -> None:
         """Raise ClusterError with the sum when the cluster's CPUs or GPUs don't suffice."""
+        lower = {"CPU": "cluster.cpus_per_*", "GPU": "vllm.tensor_parallel_size"}
         for kind, field in (("CPU", "cpus"), ("GPU", "gpus")):
             needs = [(group.count, getattr(group, field), group.name) for group in self.groups()]
             total, has = sum(count * each for count, each, _ in needs), available.get(kind, 0)
@@ -57,7 +58,7 @@ class Plan:
                 terms = " + ".join(f"{count} x {each:g} ({name})" for count, each, name in needs if each)
                 raise ClusterError(
                     f"not enough {kind}s: expected at most {has:g}, got {terms} = {total:g}; "
-                    f"lower the counts or cluster.cpus_per_*"
+                    f"lower the counts or {lower[kind]}"
                 )
 
     def describe(self, num_train: int, num_eval: Mapping[str, int], folder: Path) -> str:

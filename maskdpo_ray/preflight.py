@@ -76,18 +76,27 @@ def _check_model(folder: Path) -> int:
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"model.model_name_or_path: expected safetensors in {str(folder)!r}, found none")
     try:
-        context = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
+        described = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{file}: expected JSON, got {error}") from error
+    if not isinstance(described, dict):
+        raise ModelError(f"{file}: expected an object, got {type(described).__name__}")
+    context = described.get("max_position_embeddings")
     if not isinstance(context, int):
         raise ModelError(f"{file}: max_position_embeddings: expected a number, got {context!r}")
     return context
 
 
 def _tokenizer(config: Config) -> Any:
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     path = config.model.model_name_or_path
+    try:
+        AutoConfig.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model.model_name_or_path: unknown model in {path!r}: {str(error).splitlines()[0]}"
+        ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
     except (OSError, ValueError) as error:
