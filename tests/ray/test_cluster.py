@@ -1,0 +1,278 @@
+"""The Ray edge with fake actors on a real local Ray: streams, failures, policies on their way, shares of ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import ray.cloudpickle
+
+import fakes
+from actors import weights
+from actors.rollout import request_seed
+from maskdpo_ray import batching, questions
+from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.cluster import AnnotationGroup, Cluster, RolloutGroup, TrainingGroup
+from maskdpo_ray.config import (
+    AnnotationConfig,
+    ClusterConfig,
+    Config,
+    ModelConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainConfig,
+)
+from maskdpo_ray.errors import ClusterError, DataError
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Question
+from maskdpo_ray.stages import Stages
+
+MAX_IN_FLIGHT = 4
+
+# Worker processes don't have tests/ on their path: the fakes travel to them by value.
+ray.cloudpickle.register_pickle_by_value(fakes)
+
+
+def config_for(tmp_path: Path, **cluster: Any) -> Config:
+    room = {"cpus_per_engine": 0.1, "cpus_per_rank": 0.1, "start_timeout_s": 120, "step_timeout_s": 60}
+    return Config(
+        run=RunConfig(dir=str(tmp_path), seed=3),
+        model=ModelConfig(model_name_or_path=str(tmp_path / "model")),
+        rollout=RolloutConfig(num_engines=2, n_samples_per_prompt=3, max_in_flight=MAX_IN_FLIGHT),
+        annotation=AnnotationConfig(num_actors=1, max_in_flight=2),
+        train=TrainConfig(num_ranks=2, max_epochs=2, batch_size=4, micro_batch_size=2),
+        cluster=ClusterConfig(**{**room, **cluster}),
+    )
+
+
+@dataclass
+class Running:
+    """A started cluster and what its fakes wrote down."""
+
+    config: Config
+    stages: Stages
+    initial: Policy
+    tmp_path: Path
+
+    def notes(self, kind: str, event: str, since: int = 0) -> list[dict[str, Any]]:
+        lines = (self.tmp_path / f"{kind}.jsonl").read_text().splitlines()[since:]
+        return [note for note in map(json.loads, lines) if note["event"] == event]
+
+    def count(self, kind: str) -> int:
+        return len((self.tmp_path / f"{kind}.jsonl").read_text().splitlines())
+
+    def policy(self, version: int, folder: str = "") -> Policy:
+        return fakes.write_policy(self.tmp_path / (folder or f"policy-{version}"), version, f"{version}".encode())
+
+    def answered(self, names: Sequence[str], policy: Policy, timeout_s: float | None = None) -> dict[str, list[int]]:
+        """Versions of the answers by question, once all are there."""
+        group = self.stages.rollouts
+        if timeout_s is not None:
+            cluster = dataclasses.replace(self.config.cluster, step_timeout_s=timeout_s)
+            group = RolloutGroup(dataclasses.replace(self.config, cluster=cluster), group._engines, fakes.render)
+        stream = group.stream([fakes.question(name) for name in names], policy, 3, "train")
+        return {item.question.id: [rollout.policy_version for rollout in item.rollouts] for item in stream}
+
+
+@pytest.fixture(scope="class")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Two engines, an annotator and two ranks; after the tests no process of theirs may be left."""
+    tmp_path = tmp_path_factory.mktemp("cluster")
+    config = config_for(tmp_path)
+    initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
+    engine = type("Engine", (fakes.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
+    rank = type("Rank", (fakes.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
+    before = set(psutil.Process().children(recursive=True))
+    with ExitStack() as stack:
+        stages = stack.enter_context(Cluster(config, engine=engine, rank=rank)).start(initial, fakes.render)
+        running = Running(config, stages, initial, tmp_path)
+        yield running
+    assert set(psutil.Process().children(recursive=True)) - before == set()
+    assert len(running.notes("rank", "close")) == 2
+
+
+class TestRunningCluster:
+    """One cluster for all: each test brings questions and policies of its own."""
+
+    def test_answers_are_matched_bounded_and_spread(self, running: Running) -> None:
+        running.stages.rollouts.load(running.initial)
+        names = [f"q{index}" for index in range(20)]
+        taken = 0
+
+        def asked() -> Iterator[Question]:
+            nonlocal taken
+            for name in names:
+                taken += 1
+                yield fakes.question(name)
+
+        since, given = running.count("engine"), []
+        for item in running.stages.rollouts.stream(asked(), running.initial, 3, "train"):
+            given.append(item.question.id)
+            assert taken - len(given) <= MAX_IN_FLIGHT
+            seed = request_seed(3, "train", 0, item.question.id)
+            assert item.rollouts == fakes.answers(item.question.id, 0, seed, 3)
+            assert list(item.prompt_token_ids) == fakes.render(item.question)
+        assert sorted(given) == sorted(names)
+        notes = running.notes("engine", "generate", since)
+        by_engine = [[n for n in notes if n["pid"] == pid] for pid in {n["pid"] for n in notes}]
+        assert len(by_engine) == 2 and all(len(own) >= 5 for own in by_engine)
+        assert max(note["running"] for note in notes) <= MAX_IN_FLIGHT // 2
+        assert max(note["running"] for own in by_engine for note in own) >= 2  # and they do overlap
+
+    def test_answers_do_not_depend_on_the_company(self, running: Running) -> None:
+        """The same question alone gets the seed that it gets among others; another purpose gets another."""
+        since = running.count("engine")
+        for purpose in ("train", "train", "evaluate-heldout"):
+            list(running.stages.rollouts.stream([fakes.question("q0")], running.initial, 3, purpose))
+        seeds = [note["seed"] for note in running.notes("engine", "generate", since)]
+        assert seeds[0] == seeds[1] == request_seed(3, "train", 0, "q0") != seeds[2]
+
+    def test_annotation_overlaps_rollout(self, running: Running) -> None:
+        """Labels of the first questions are there while later ones are not yet asked."""
+        asked = questions.load("builtin:countries")[:16]  # which the annotator, a real one, knows
+        names = [question.id for question in asked]
+        since = running.count("engine")
+        answered = running.stages.rollouts.stream(asked, running.initial, 3, "train")
+        labelled = running.stages.annotators.stream(answered)
+        first = next(labelled)
+        assert len(running.notes("engine", "generate", since)) < len(names)
+        rest = list(labelled)
+        assert sorted(item.question.id for item in [first, *rest]) == sorted(names)
+        for item in [first, *rest]:
+            expected = [(rollout.question_id, rollout.sample) for rollout in item.rollouts]
+            assert [(a.question_id, a.sample) for a in item.annotations] == expected
+            for rollout, annotation in zip(item.rollouts, item.annotations, strict=True):
+                assert annotation.sentences[-1].end == len(rollout.text)
+
+    def test_dead_engine_comes_back_on_the_right_policy(self, running: Running) -> None:
+        """Ray starts it anew on the initial policy; what it was asked is answered by the policy it was asked of."""
+        policy = running.policy(1)
+        running.stages.rollouts.load(policy)
+        since = running.count("engine")
+        names = ["die/x", *(f"d{index}" for index in range(6))]
+        assert running.answered(names, policy) == {name: [1, 1, 1] for name in names}
+        (start,) = running.notes("engine", "start", since)
+        assert start["version"] == 0
+        loads = running.notes("engine", "load", since)
+        assert [load["version"] for load in loads if load["pid"] == start["pid"]][:1] == [1]
+        tries = [note["pid"] for note in running.notes("engine", "generate", since) if note["question"] == "die/x"]
+        assert len(set(tries)) == 2 and tries[-1] == start["pid"]
+
+    def test_hanging_engine_is_named_with_its_deadline(self, running: Running) -> None:
+        start = time.monotonic()
+        with pytest.raises(ClusterError, match=r"^rollout engine [01]: .*cluster\.step_timeout_s = 1 s$"):
+            running.answered(["e1", "hang/x", "e2"], running.initial, timeout_s=1)
+        assert time.monotonic() - start < 10
+
+    def test_user_error_arrives_as_itself(self, running: Running) -> None:
+        with pytest.raises(DataError, match="^bad/x: expected another question") as caught:
+            running.answered(["f1", "bad/x"], running.initial)
+        assert type(caught.value) is DataError
+        assert "ray::" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+    def test_other_errors_name_actor_and_cause_in_one_line(self, running: Running) -> None:
+        with pytest.raises(ClusterError, match="^rollout engine [01]: RuntimeError: no memory left$"):
+            running.answered(["broken/x"], running.initial)
+
+    def test_failures_leave_the_engines_usable(self, running: Running) -> None:
+        names = [f"g{index}" for index in range(6)]
+        assert running.answered(names, running.initial) == {name: [0, 0, 0] for name in names}
+
+    def test_seen_policy_travels_as_a_path(self, running: Running) -> None:
+        since = running.count("engine")
+        running.stages.rollouts.load(running.policy(2))
+        assert [note["received"] for note in running.notes("engine", "load", since)] == [None, None]
+
+    def test_unseen_policy_travels_through_the_object_store(self, running: Running) -> None:
+        policy = running.policy(3, "unseen-3")
+        since = running.count("engine")
+        running.stages.rollouts.load(policy)
+        received = {note["pid"]: note["received"] for note in running.notes("engine", "load", since)}
+        assert list(received.values()) == [policy.checksum] * 2
+
+    def test_other_checksum_is_refused(self, running: Running) -> None:
+        with pytest.raises(ClusterError, match=r"^rollout engine 0: expected policy 4 \w{12}, holds \(4, '0000"):
+            running.stages.rollouts.load(running.policy(4, "swapped-4"))
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+    def test_reference_logps_come_in_order(self, running: Running, count: int) -> None:
+        """Micro-batches of 2 over 2 ranks: uneven shares, an odd last one, a rank without any."""
+        examples = [example(f"p{index}") for index in range(count)]
+        since = running.count("rank")
+        logps = running.stages.trainer.reference_logps(examples, running.initial)
+        assert len(logps) == count
+        for given, asked in zip(logps, examples, strict=True):
+            for side, expected in zip(given, fakes.fake_logps(asked, running.initial.path), strict=True):
+                np.testing.assert_array_equal(side, expected)
+        sizes = {note["rank"]: note["sizes"] for note in running.notes("rank", "reference", since)}
+        all_sizes = [2] * (count // 2) + [1] * (count % 2)
+        assert sizes == {0: all_sizes[0::2], 1: all_sizes[1::2]}
+
+    def test_batches_are_shared_out(self, running: Running) -> None:
+        """5 pairs in batches of 4: every step's pairs on exactly one rank, the last batch of an epoch is 1 pair."""
+        examples = [example(f"s{index}") for index in range(5)]
+        reference = [fakes.fake_logps(item, "reference") for item in examples]
+        since = running.count("rank")
+        metrics = list(running.stages.trainer.train(examples, reference, running.initial, seed=11))
+        assert [metric["loss"] for metric in metrics] == [0.0] * 4  # rank 0's, which speaks for all
+        for begin in running.notes("rank", "begin", since):
+            assert (begin["path"], begin["total_steps"]) == (running.initial.path, 4)
+        steps = {rank: [n for n in running.notes("rank", "step", since) if n["rank"] == rank] for rank in (0, 1)}
+        batches = list(batching.epoch_batches(5, 4, 2, 11))
+        assert [len(batch) for batch in batches] == [4, 1, 4, 1]
+        for number, batch in enumerate(batches):
+            shares = [sum(steps[rank][number]["ids"], []) for rank in (0, 1)]
+            assert shares[0] == [f"s{i}" for i in batch[0::2]] and shares[1] == [f"s{i}" for i in batch[1::2]]
+            assert [steps[rank][number]["size"] for rank in (0, 1)] == [len(batch)] * 2
+
+    def test_published_policy_is_described(self, running: Running) -> None:
+        folder = running.tmp_path / "published"
+        policy = running.stages.trainer.publish(str(folder), 5)
+        assert policy == Policy(5, str(folder), weights.checksum(folder))
+
+    def test_failing_rank_is_named(self, running: Running) -> None:
+        examples = [example("bad/p"), example("p")]
+        reference = [fakes.fake_logps(item, "reference") for item in examples]
+        with pytest.raises(ClusterError, match="^training rank [01]: FloatingPointError: loss is nan$"):
+            list(running.stages.trainer.train(examples, reference, running.initial, seed=1))
+
+    def test_busy_seconds_of_each_group(self, running: Running) -> None:
+        busy = running.stages.busy_seconds()
+        assert busy.keys() == {"rollout", "annotation", "training"}
+        assert busy["rollout"] == 1.0 and busy["training"] > 0 and busy["annotation"] > 0
+
+    def test_groups_fulfil_the_protocols(self, running: Running) -> None:
+        kinds = [type(running.stages.rollouts), type(running.stages.annotators), type(running.stages.trainer)]
+        assert kinds == [RolloutGroup, AnnotationGroup, TrainingGroup]
+
+
+def example(pair_id: str) -> TrainingExample:
+    """A pair with answers of 3 and 2 tokens."""
+    return TrainingExample(pair_id, (1, 2), (3, 4, 0), (5, 0), (1.0, 1.0, 1.0), (1.0, 1.0))
+
+
+def test_not_enough_cpus(tmp_path: Path) -> None:
+    """Said at once, with the sum, and the Ray that was started is gone again."""
+    before = set(psutil.Process().children(recursive=True))
+    config = config_for(tmp_path, cpus_per_engine=1000, cpus_per_rank=0.5)
+    expected = r"^not enough CPUs: .* 2 x 1000 \(rollout engines\) \+ 2 x 0.5 \(training ranks\) = 2001;"
+    with pytest.raises(ClusterError, match=expected), Cluster(config):
+        pytest.fail("entered")
+    assert set(psutil.Process().children(recursive=True)) - before == set()
+
+
+def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+    config = config_for(tmp_path, address="127.0.0.1:1")
+    with pytest.raises(ClusterError, match="^cluster.address: no Ray cluster at '127.0.0.1:1': ") as caught:
+        with Cluster(config):
+            pytest.fail("entered")
+    assert "\n" not in str(caught.value)
