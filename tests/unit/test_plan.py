@@ -1,0 +1,100 @@
+"""The plan: what a config reserves, whether it fits, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskdpo_ray.config import AnnotationConfig, ClusterConfig, Config, ModelConfig, RolloutConfig, TrainConfig
+from maskdpo_ray.config import VllmConfig
+from maskdpo_ray.errors import ClusterError
+from maskdpo_ray.plan import ActorGroup, Plan
+
+MODEL = ModelConfig(model_name_or_path="model")
+CPU = Config(
+    model=MODEL,
+    rollout=RolloutConfig(num_engines=2),
+    annotation=AnnotationConfig(num_actors=3),
+    train=TrainConfig(num_ranks=4),
+    cluster=ClusterConfig(cpus_per_engine=1.5, cpus_per_annotator=0, cpus_per_rank=0.5),
+)
+GPU = Config(
+    model=MODEL,
+    rollout=RolloutConfig(num_engines=2),
+    vllm=VllmConfig(tensor_parallel_size=2),
+    train=TrainConfig(num_ranks=4),
+    cluster=ClusterConfig(device="cuda", cpus_per_rank=0.5, gpus_per_annotator=0.5),
+)
+
+
+def test_groups() -> None:
+    assert Plan(CPU).groups() == [
+        ActorGroup("rollout engines", 2, 1.5, 0),
+        ActorGroup("annotation actors", 3, 0, 0),
+        ActorGroup("training ranks", 4, 0.5, 0),
+    ]
+    assert [group.gpus for group in Plan(GPU).groups()] == [2, 0.5, 1]
+
+
+@pytest.mark.parametrize("available", [{"CPU": 5.0}, {"CPU": 64.0, "memory": 1.0}])
+def test_room_enough(available: dict[str, float]) -> None:
+    Plan(CPU).check(available)
+    Plan(GPU).check({**available, "GPU": 8.5})
+
+
+def test_tenths_add_up() -> None:
+    """0.1 + 0.2 is more than 0.3 in floating point, but not to a user."""
+    cluster = ClusterConfig(cpus_per_engine=0.1, cpus_per_rank=0.2)
+    Plan(Config(model=MODEL, cluster=cluster)).check({"CPU": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("config", "available", "expected"),
+    [
+        (CPU, {"CPU": 4.9}, "not enough CPUs: expected at most 4.9, got 2 x 1.5 (rollout engines) + "
+                            "4 x 0.5 (training ranks) = 5; lower"),
+        (CPU, {}, "not enough CPUs: expected at most 0, got 2 x 1.5"),
+        (GPU, {"CPU": 64.0, "GPU": 8.0}, "not enough GPUs: expected at most 8, got 2 x 2 (rollout engines) + "
+                                         "1 x 0.5 (annotation actors) + 4 x 1 (training ranks) = 8.5; lower"),
+        (GPU, {"CPU": 64.0}, "not enough GPUs: expected at most 0, got "),
+    ],
+)
+def test_no_room(config: Config, available: dict[str, float], expected: str) -> None:
+    with pytest.raises(ClusterError) as caught:
+        Plan(config).check(available)
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_shortage_names_what_to_change() -> None:
+    with pytest.raises(ClusterError) as caught:
+        Plan(GPU).check({"CPU": 64.0, "GPU": 1.0})
+    assert "gpus" in str(caught.value).split(";")[1] or "tensor_parallel_size" in str(caught.value)
+
+
+def test_description(tmp_path: Path) -> None:
+    text = Plan(CPU).describe(161, {"heldout": 40, "transfer": 30}, tmp_path)
+    for part in ("2 rollout engines, each 1.5 CPUs", "3 annotation actors", "4 training ranks",
+                 "2 iterations: 161 questions x 32 answers", "heldout 40 questions x 5",
+                 "transfer 30 questions x 5", "local Ray cluster (cpu)"):
+        assert part in text
+    assert "resumed" not in text and "GPUs" not in text
+    assert "2 rollout engines, each 1 CPUs, 2 GPUs" in Plan(GPU).describe(1, {}, tmp_path)
+
+
+def test_description_of_a_resumed_run(tmp_path: Path) -> None:
+    """A torn last line is no finished stage, and reading changes nothing."""
+    entries = [
+        {"stage": "open"},
+        {"stage": "evaluate-heldout", "iteration": 0, "finished": 1.0, "facts": {}, "files": {}},
+        {"stage": "question", "log": "iter_000", "question_id": "q"},
+        {"stage": "train", "iteration": 0, "finished": 2.0, "facts": {}, "files": {}},
+    ]
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"stage": "evaluate-held')
+    before = ledger.read_bytes()
+    last = Plan(CPU).describe(1, {"heldout": 1}, tmp_path).splitlines()[-1]
+    assert last.endswith("holds evaluate-heldout 0, train 0")
+    assert ledger.read_bytes() == before

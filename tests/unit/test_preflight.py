@@ -1,0 +1,205 @@
+"""Before an actor starts: every bad model, config or questions file is one line, through the command line too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskdpo_ray import preflight, run
+from maskdpo_ray.config import (
+    AnnotationConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PairsConfig,
+    RolloutConfig,
+    VllmConfig,
+)
+from maskdpo_ray.errors import ConfigError, DataError, ModelError, UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Change = Callable[[Config, Path], Config]
+
+
+def base_config(model: Path, folder: Path) -> Config:
+    lines = [{"id": f"q{i}", "topic": f"t{i}", "prompt": f"What is {i}?"} for i in range(6)]
+    questions = folder / "questions.jsonl"
+    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Config(
+        model=ModelConfig(model_name_or_path=str(model)),
+        data=DataConfig(train=str(questions), num_eval_topics=2),
+        rollout=RolloutConfig(max_new_tokens=64),
+    )
+
+
+@pytest.fixture
+def config(tiny_model: Path, tmp_path: Path) -> Config:
+    """A config that passes."""
+    return base_config(tiny_model, tmp_path)
+
+
+def with_model(config: Config, tmp_path: Path, change: Callable[[Path], None]) -> Config:
+    """The config with a changed copy of its model (links to what stays)."""
+    folder = tmp_path / "changed-model"
+    folder.mkdir()
+    for file in Path(config.model.model_name_or_path).iterdir():
+        if file.suffix == ".safetensors":
+            (folder / file.name).symlink_to(file)
+        else:
+            shutil.copy(file, folder / file.name)
+    change(folder)
+    return replace(config, model=ModelConfig(model_name_or_path=str(folder)))
+
+
+def edited(name: str, **fields: Any) -> Callable[[Path], None]:
+    """Set fields of a JSON file of the model; None removes one."""
+
+    def change(folder: Path) -> None:
+        value = {**json.loads((folder / name).read_text()), **fields}
+        (folder / name).write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
+
+    return change
+
+
+def removed(pattern: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for file in list(folder.glob(pattern)):
+            file.unlink()
+
+    return change
+
+
+def written(name: str, content: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(content) and None
+
+
+def model(change: Callable[[Path], None]) -> Change:
+    return lambda config, tmp_path: with_model(config, tmp_path, change)
+
+
+def section(**sections: Any) -> Change:
+    return lambda config, _: replace(config, **sections)
+
+
+def questions(*lines: str, **data: Any) -> Change:
+    def change(config: Config, tmp_path: Path) -> Config:
+        file = tmp_path / "other.jsonl"
+        file.write_text("".join(line + "\n" for line in lines))
+        return replace(config, data=DataConfig(train=str(file), **{"num_eval_topics": 1, **data}))
+
+    return change
+
+
+BAD: dict[str, tuple[Change, type[UserError], str]] = {
+    "no folder": (section(model=ModelConfig(model_name_or_path="nowhere/model")), ModelError,
+                  "model.model_name_or_path: expected a Hugging Face folder with config.json, got 'nowhere/model'"),
+    "no safetensors": (model(removed("*.safetensors")), ModelError,
+                       "model.model_name_or_path: expected safetensors in "),
+    "config is no JSON": (model(written("config.json", "{")), ModelError, "config.json: expected JSON, got "),
+    "config is a list": (model(written("config.json", "[]")), ModelError, "config.json: expected an object"),
+    "config is no text": (model(lambda f: (f / "config.json").write_bytes(b"\xff\xfe") and None), ModelError,
+                          "config.json: expected JSON, got "),
+    "no context length": (model(edited("config.json", max_position_embeddings=None)), ModelError,
+                          "max_position_embeddings: expected a number, got None"),
+    "unknown architecture": (model(edited("config.json", model_type="nobody")), ModelError,
+                             "model.model_name_or_path: "),
+    "no chat template": (model(removed("chat_template.jinja")), ModelError,
+                         "model.model_name_or_path: expected a chat template in "),
+    "no EOS": (model(edited("tokenizer_config.json", eos_token=None)), ModelError,
+               "model.model_name_or_path: expected an EOS token in "),
+    "no tokenizer": (model(removed("tokenizer*")), ModelError, "model.model_name_or_path: "),
+    "tokenizer is no JSON": (model(written("tokenizer.json", "{")), ModelError,
+                             "model.model_name_or_path: no tokenizer in "),
+    "template is broken": (model(written("chat_template.jinja", "{% for %}")), DataError, "question "),
+    "max_model_len": (section(vllm=VllmConfig(max_model_len=4096)), ConfigError,
+                      "vllm.max_model_len: expected at most the model's 2048, got 4096"),
+    "answers fill the context": (section(rollout=RolloutConfig(max_new_tokens=2048)), DataError, "question "),
+    "prompt too long": (questions('{"id": "long", "prompt": "' + "word " * 3000 + '"}', '{"id": "b", "prompt": "x"}'),
+                        DataError, "question 'long': expected a prompt of at most 1984 tokens"),
+    "annotator": (section(annotation=AnnotationConfig(annotator="oracle")), ConfigError,
+                  "annotation.annotator: expected one of facts; got 'oracle'"),
+    "strategy": (section(pairs=PairsConfig(strategy="random")), ConfigError,
+                 "pairs.strategy: expected one of best_worst, got 'random'"),
+    "no questions file": (section(data=DataConfig(train="nowhere.jsonl")), DataError, "nowhere.jsonl: expected a"),
+    "questions file is a folder": (section(data=DataConfig(train="/")), DataError, "/: expected a JSON Lines file"),
+    "unknown table": (section(data=DataConfig(train="builtin:planets")), DataError, "builtin:planets: expected one"),
+    "too few topics": (questions('{"prompt": "x"}', num_eval_topics=1), DataError, "data.num_eval_topics: "),
+    "same questions on both sides": (lambda c, _: replace(c, data=DataConfig(train=c.data.train, eval=c.data.train)),
+                                     DataError, "stands in both training"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(config: Config, tmp_path: Path, name: str) -> None:
+    change, kind, expected = BAD[name]
+    with pytest.raises(kind) as caught:
+        preflight.check(change(config, tmp_path))
+    message = str(caught.value)
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_good_input(config: Config) -> None:
+    prepared = preflight.check(config)
+    assert len(prepared.train) == 4
+    assert {split: len(held) for split, held in prepared.evaluation.items()} == {"heldout": 2}
+    question = prepared.train[0]
+    text = prepared.tokenizer.decode(prepared.render(question))
+    assert question.prompt[-1]["content"] in text and text.endswith("<|im_start|>assistant\n")
+
+
+def test_transfer_and_limits(config: Config) -> None:
+    data = replace(config.data, transfer="builtin:elements", num_transfer_topics=3, max_questions=2)
+    prepared = preflight.check(replace(config, data=data))
+    assert len(prepared.train) == 2
+    assert {split: len(held) for split, held in prepared.evaluation.items()} == {"heldout": 2, "transfer": 3}
+
+
+def test_bundled_model_passes(bundled_model: Path, tmp_path: Path) -> None:
+    assert len(preflight.check(base_config(bundled_model, tmp_path)).train) == 4
+
+
+@pytest.fixture
+def config_file(config: Config, tmp_path: Path) -> Path:
+    """The passing config as a file; runs go to tmp_path/runs."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"model: {{model_name_or_path: {config.model.model_name_or_path}}}\n"
+                    f"data: {{train: {config.data.train}, num_eval_topics: 2}}\nrun: {{dir: {tmp_path / 'runs'}}}\n")
+    return file
+
+
+def test_dry_run_checks_and_writes_nothing(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.main(["--config", str(config_file), "--dry_run"])
+    assert "4 questions x 32 answers" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="^vllm.max_model_len: expected at most the model's 2048, got 4096$"):
+        run.main(["--config", str(config_file), "--vllm.max_model_len", "4096"])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("model.model_name_or_path", "nowhere", "model.model_name_or_path: expected a Hugging Face folder with "),
+        ("data.train", "nowhere.jsonl", "nowhere.jsonl: expected a JSON Lines file, got: No such file"),
+    ],
+)
+def test_command_line_shows_errors_as_one_line(
+    config_file: Path, tmp_path: Path, option: str, value: str, expected: str
+) -> None:
+    """Exit code 2, one line on stderr, nothing started and nothing written."""
+    call = [sys.executable, "-m", "maskdpo_ray.run", "--config", str(config_file), f"--{option}", value]
+    done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {expected}")
+    assert done.stderr.endswith("\n") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
