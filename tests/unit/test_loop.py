@@ -145,7 +145,8 @@ def test_every_pair_once_an_epoch_and_steps_count_on(whole: tuple[Path, Events])
     path, events = whole
     for iteration in range(ITERATIONS):
         batches = [event[2] for event in events.of("step") if event[1] == iteration]
-        assert [len(batch) for batch in batches] == [2, 2, 1] * 2
+        seeded = batching.epoch_batches(len(ORDINARY), 2, 2, seed=1 + iteration)
+        assert batches == [tuple(ORDINARY[i] for i in batch) for batch in seeded]
         for epoch in (batches[:3], batches[3:]):
             assert sorted(name for batch in epoch for name in batch) == list(ORDINARY)
     steps = [entry["step"] for entry in metrics_of(path) if "train/loss" in entry]
@@ -211,6 +212,9 @@ def test_finished_run_is_recognised(tmp_path: Path) -> None:
     before = results(tmp_path)
     again = run(tmp_path)
     assert {event[0] for event in again} == {"load"}
+    ledger = [json.loads(line) for line in (tmp_path / "run/ledger.jsonl").read_text().splitlines()]
+    finished = [(entry["stage"], entry["iteration"]) for entry in ledger if "finished" in entry]
+    assert len(set(finished)) == len(finished)
     assert results(tmp_path) == before
 
 
