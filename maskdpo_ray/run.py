@@ -34,6 +34,10 @@ def main(argv: list[str]) -> None:
     print(Plan(config).describe(len(prepared.train), num_eval, path), flush=True)
     if command.dry_run:
         return
+    if config.cluster.address is None and "RAY_ADDRESS" not in os.environ:
+        # Ray reads this when it is imported. With it, a cluster of this run's own listens on 127.0.0.1;
+        # without, Ray puts this machine's outer address in its place and listens to everybody.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     from actors import weights
     from maskdpo_ray.cluster import Cluster
     from maskdpo_ray.loop import Loop, is_finished
@@ -59,18 +63,20 @@ def main(argv: list[str]) -> None:
     summary.show(result)
 
 
-def _terminate(*_: object) -> NoReturn:
-    # Unwinds the `with` blocks, which end every actor and their engines' processes.
-    raise SystemExit(128 + signal.SIGTERM)
+def _stop(number: int, _: object) -> NoReturn:
+    # Unwinds the `with` blocks, which end every actor and their engines' processes. A second signal
+    # would break that off and leave processes behind.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    print("stopping: what is committed is kept; the same command goes on from there", file=sys.stderr, flush=True)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGTERM, _terminate)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _stop)
     try:
         main(sys.argv[1:])
     except UserError as error:
         cli.fail(error)
-    except KeyboardInterrupt:
-        print("interrupted: what is committed is kept; the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
