@@ -25,8 +25,7 @@ def main(argv: list[str]) -> None:
     from maskdpo_ray.run_folder import RunFolder
     from maskdpo_ray.tracking import Tracker
 
-    config = command.config
-    resolved = cli.resolved(config)
+    config, resolved = command.config, cli.resolved(command.config)
     prepared = preflight.check(config)
     path = Path(config.run.dir) / config.run.name
     Tracker(path, config.logger, resolved).check()
@@ -35,8 +34,7 @@ def main(argv: list[str]) -> None:
     if command.dry_run:
         return
     if config.cluster.address is None and "RAY_ADDRESS" not in os.environ:
-        # Ray reads this when it is imported. With it, a cluster of this run's own listens on 127.0.0.1;
-        # without, Ray puts this machine's outer address in its place and listens to everybody.
+        # Before Ray's import: a cluster of our own listens on 127.0.0.1 only. Else it listens to everybody.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     from actors import weights
     from maskdpo_ray.cluster import Cluster
@@ -64,8 +62,7 @@ def main(argv: list[str]) -> None:
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    # Unwinds the `with` blocks, which end every actor and their engines' processes. A second signal
-    # would break that off and leave processes behind.
+    # Unwinds the `with` blocks, which end every process; a second signal would break that off.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     print("stopping: what is committed is kept; the same command goes on from there", file=sys.stderr, flush=True)
