@@ -25,7 +25,7 @@ class RunConfig:
     dir: str = "runs"
     """Folder that holds the run folders."""
     seed: int = 1
-    """Seeds rollouts, the topic split, batch order and the bootstrap."""
+    """Seeds rollouts, batch order and the bootstrap."""
     iterations: int = 2
     """Rounds of answer, annotate, pair, train (on-policy)."""
 
@@ -57,6 +57,8 @@ class DataConfig:
     """Questions to learn from: `builtin:countries`, `builtin:elements`, or a JSON Lines file."""
     eval: str | None = None
     """Held-out questions; none: `data.num_eval_topics` topics are split off `data.train`."""
+    split_seed: int = 1
+    """Draws the topics that are split off; apart from `run.seed`, so that repeated runs share them."""
     num_eval_topics: int = 40
     """Topics split off for evaluation when `data.eval` is not given; a topic is never on both sides."""
     transfer: str | None = None

@@ -53,14 +53,14 @@ def _questions(config: Config) -> tuple[list[Question], dict[str, Sequence[Quest
     data = config.data
     train = questions.load(data.train)
     if data.eval is None:
-        train, heldout = questions.split_by_topic(train, data.num_eval_topics, config.run.seed)
+        train, heldout = questions.split_by_topic(train, data.num_eval_topics, data.split_seed)
     else:
         heldout = questions.load(data.eval)
     evaluation: dict[str, Sequence[Question]] = {"heldout": heldout}
     if data.transfer is not None:
         transfer = questions.load(data.transfer)
         if data.num_transfer_topics is not None:
-            transfer = questions.limit_topics(transfer, data.num_transfer_topics, config.run.seed)
+            transfer = questions.limit_topics(transfer, data.num_transfer_topics, data.split_seed)
         evaluation["transfer"] = transfer
     questions.check_disjoint(train, heldout, evaluation.get("transfer", []))
     return train[: data.max_questions], evaluation
