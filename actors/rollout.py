@@ -206,10 +206,11 @@ class WorkerExtension:
     def exit_with(self, actor_pid: int) -> None:
         import threading
 
-        threading.Thread(target=_end_when_gone, args=(actor_pid,), daemon=True).start()
+        # Asked now, while the answer is sure: vLLM's engine process, or the actor itself.
+        threading.Thread(target=_end_when_gone, args=(actor_pid, os.getppid()), daemon=True).start()
 
 
-def _end_when_gone(actor_pid: int) -> None:
+def _end_when_gone(actor_pid: int, parent_pid: int) -> None:
     import signal
     import time
 
@@ -221,9 +222,8 @@ def _end_when_gone(actor_pid: int) -> None:
             time.sleep(0.5)
     except psutil.NoSuchProcess:
         pass  # already gone, which is what this waits for
-    parent = os.getppid()
-    if parent not in (actor_pid, 1) and "multiprocessing" in " ".join(psutil.Process(parent).cmdline()):
-        os.kill(parent, signal.SIGKILL)
+    if parent_pid != actor_pid and os.getppid() == parent_pid:
+        os.kill(parent_pid, signal.SIGKILL)
     os._exit(1)
 
 

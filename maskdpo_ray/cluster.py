@@ -54,7 +54,8 @@ class Cluster:
         self._engine_class = engine
         self._rank_class = rank
         self._handles: list[Any] = []
-        self._closers: list[Any] = []
+        self._engines: list[Any] = []
+        self._ranks: list[Any] = []
         self._group: Any = None
         self._others: set[psutil.Process] = set()
         """Children of this process that are none of Ray's (W&B has one)."""
@@ -109,7 +110,7 @@ class Cluster:
         ]
         ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))
         self._handles = [*engines, *annotators, *ranks]
-        self._closers = [*engines, *ranks]
+        self._engines, self._ranks = engines, ranks
         deadline = config.cluster.start_timeout_s
         calls.gather([engine.ready.remote() for engine in engines], deadline, "rollout engine", "start")
         calls.gather([each.ready.remote() for each in annotators], deadline, "annotation actor", "start")
@@ -197,9 +198,10 @@ class Cluster:
             max_task_retries=_RESTARTS,
         )
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A rank in the middle of a step would answer after it only, and has no processes of its own.
         try:
-            closing = [actor.close.remote() for actor in self._closers]
+            closing = [each.close.remote() for each in self._engines + (self._ranks if kind is None else [])]
             if closing:
                 ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S)
             for handle in self._handles:

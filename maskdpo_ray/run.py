@@ -6,13 +6,11 @@ python -m maskdpo_ray.run --config configs/quickstart.yaml
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
 
-from maskdpo_ray import cli
+from maskdpo_ray import cli, stopping
 from maskdpo_ray.errors import UserError
 
 
@@ -61,19 +59,10 @@ def main(argv: list[str]) -> None:
     summary.show(result)
 
 
-def _stop(number: int, _: object) -> NoReturn:
-    # Unwinds the `with` blocks, which end every process; a second signal would break that off.
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    print("stopping: what is committed is kept; the same command goes on from there", file=sys.stderr, flush=True)
-    raise SystemExit(128 + number)
-
-
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, _stop)
     try:
-        main(sys.argv[1:])
+        with stopping.orderly():
+            main(sys.argv[1:])
     except UserError as error:
         cli.fail(error)
