@@ -58,7 +58,7 @@ def test_quickstart_keeps_what_its_figures_rest_on():
     rollout = config.rollout
     assert (rollout.n_samples_per_prompt, rollout.temperature, rollout.top_k) == (8, 0.8, 40)
     assert (config.train.max_epochs, config.train.batch_size, config.train.beta) == (3, 16, 0.1)
-    assert config.mask == MaskConfig(policy="mask_dpo", eos="last_sentence")
+    assert config.mask == MaskConfig(policy="mask_dpo", eos="drop")
 
 
 def test_paper_config_has_the_papers_hyperparameters():
