@@ -24,7 +24,8 @@ def orderly() -> Iterator[None]:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         received.append(number)
-        print("stopping: what is committed is kept; the same command goes on from there", file=sys.stderr, flush=True)
+        note = "stopping: what is committed is kept; the same command goes on from there"
+        print(note, file=sys.stderr, flush=True)
         # Not SystemExit: Ray, when it is waiting, would let that through with another exit code.
         raise KeyboardInterrupt
 
