@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,8 @@ def test_vanilla_differs_in_the_policy_only(masked_run: Run, vanilla_run: Run) -
     assert masked.keys() == vanilla.keys()
     assert any(not torch.equal(masked[name], vanilla[name]) for name in masked)
     losses = [[line["train/loss"] for line in run.lines("metrics.jsonl") if "train/loss" in line] for run in (masked_run, vanilla_run)]
-    assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-3)  # both begin at the reference: log 2
+    # Both begin at the reference, where the loss is log 2, but for bf16's noise over a batch of two pairs.
+    assert [losses[0][0], losses[1][0]] == pytest.approx([math.log(2)] * 2, abs=0.02)
     assert losses[0][: len(losses[1])] != losses[1]
 
 
