@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import psutil
-from driver import REPOSITORY, adopt_orphans
+from driver import REPOSITORY, adopt_orphans, families
+from ray.util.state import list_actors, list_nodes
 
 _START_TIMEOUT_S = 240.0
 # Ray gives a node 30 s, fixed in its code, which a machine that does other things too may not keep.
@@ -102,20 +103,12 @@ class LocalCluster:
             ).returncode
 
     def actors(self) -> list[dict[str, int]]:
-        """By node: how many actors of each class live there, and vLLM's own, {"RolloutEngine": 1, "VLLM::Worker": 1}."""
-        counts = []
-        for node in self._nodes:
-            found: dict[str, int] = {}
-            for process in _family(node):
-                try:
-                    title = " ".join(process.cmdline())
-                except psutil.NoSuchProcess:
-                    continue
-                if title.startswith(("ray::", "VLLM::")) and not title.startswith("ray::IDLE"):
-                    kind = title.removeprefix("ray::").split(".")[0].strip()
-                    found[kind] = found.get(kind, 0) + 1
-            counts.append(found)
-        return counts
+        """By node: living actors of each class, as Ray itself has them, {"RolloutEngine": 1}."""
+        counts: dict[str, dict[str, int]] = {node.node_id: {} for node in list_nodes(self.jobs)}
+        for actor in list_actors(self.jobs, filters=[("state", "=", "ALIVE")]):
+            node = counts[actor.node_id]
+            node[actor.class_name] = node.get(actor.class_name, 0) + 1
+        return list(counts.values())
 
     def _stop(self) -> None:
         for node in reversed(self._nodes):  # the head last
@@ -124,19 +117,9 @@ class LocalCluster:
         shutil.rmtree(self._folder)
 
 
-def _family(roots: set[psutil.Process]) -> set[psutil.Process]:
-    found = set(roots)
-    for process in roots:
-        try:
-            found.update(process.children(recursive=True))
-        except psutil.NoSuchProcess:
-            continue  # it ended while we looked
-    return found
-
-
 def _end(node: set[psutil.Process]) -> None:
     """End a node's processes and all that came of them."""
-    family = _family(node)
+    family = families(node)
     for process in node:
         process.terminate()
     _, left = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
