@@ -1,1 +1,1 @@
-"""Plain classes that hold the heavy engines; `maskdpo_ray.cluster` wraps them as Ray actors."""
+"""Plain classes that hold the heavy engines, wrapped as Ray actors by `maskdpo_ray.cluster`, and groups of these."""

@@ -27,9 +27,7 @@ class AnnotationActor:
             annotations = self._annotator.annotate([(question, rollout) for rollout in rollouts])
         expected = [(rollout.question_id, rollout.sample) for rollout in rollouts]
         if [(annotation.question_id, annotation.sample) for annotation in annotations] != expected:
-            raise RuntimeError(
-                f"the annotator did not answer for each answer of question {question.id!r} in order"
-            )
+            raise RuntimeError(f"the annotator did not answer for each answer of question {question.id!r} in order")
         return annotations
 
     def busy_seconds(self) -> float:

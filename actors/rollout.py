@@ -145,9 +145,7 @@ class RolloutEngine:
                 path = received.name
             held = Policy(policy.version, path, policy.checksum)
             if not await asyncio.to_thread(weights.is_here, held):
-                raise RuntimeError(
-                    f"policy version {policy.version} at {path}: missing or not the published bytes"
-                )
+                raise RuntimeError(f"policy version {policy.version} at {path}: missing or not the published bytes")
             with self._clock:
                 await self._engine.collective_rpc("load_policy", args=(path,))
                 if not await self._engine.reset_prefix_cache():
@@ -167,10 +165,7 @@ class RolloutEngine:
         final: Any = None
         async for output in self._engine.generate(prompt, parameters, f"logps/{hash(tuple(token_ids))}"):
             final = output
-        return [
-            entry[token].logprob
-            for entry, token in zip(final.prompt_logprobs[1:], token_ids[1:], strict=True)
-        ]
+        return [entry[token].logprob for entry, token in zip(final.prompt_logprobs[1:], token_ids[1:], strict=True)]
 
     async def has(self, policy: Policy) -> bool:
         """Whether this node sees the policy's folder with the published bytes."""

@@ -6,11 +6,12 @@ import gc
 import inspect
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Iterator, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -92,9 +93,7 @@ def build(settings: StrategySettings, world_size: int) -> Any:
     base = openrlhf_deepspeed.DeepspeedStrategy
     strategy_class = base if settings.device == "cuda" else _cpu_strategy(openrlhf_deepspeed)
     # DeepSpeed insists on a batch size, though we count pairs: one micro-batch of 1 per rank and step.
-    return strategy_class(
-        seed=settings.seed, zero_stage=settings.zero_stage, train_batch_size=world_size, args=args
-    )
+    return strategy_class(seed=settings.seed, zero_stage=settings.zero_stage, train_batch_size=world_size, args=args)
 
 
 def device_of(device: Device) -> torch.device:

@@ -1,7 +1,6 @@
-"""The Ray edge: connects, starts the actors, feeds them, and ends them all.
+"""The Ray edge: connects, starts the actors, and ends them all.
 
-The groups here fulfil the Protocols of `stages.py`. Together with `run.py` this is the only module of
-the package that knows Ray.
+`actors.groups` feeds them. Together with `run.py` this is the only module of the package that knows Ray.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,18 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import actors
 import maskdpo_ray
-from actors import calls, weights
+from actors import calls
 from actors.annotation import AnnotationActor
-from actors.clock import BusyClock
-from actors.rollout import EngineSettings, RolloutEngine, Sampling, request_seed
+from actors.groups import AnnotationGroup, RolloutGroup, TrainingGroup
+from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
-from maskdpo_ray import batching
-from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
-from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps, Stages
+from maskdpo_ray.stages import Stages
 
 # Ray restarts a dead actor this often and repeats what it was doing.
 _RESTARTS = 3
@@ -81,13 +79,16 @@ class Cluster:
         loopback = {} if address or _is_in_cluster() else {"_node_ip_address": "127.0.0.1"}
         for tries_left in reversed(range(_START_TRIES)):
             try:
-                ray.init(
-                    address=address,
-                    include_dashboard=False if loopback else None,
-                    log_to_driver=False,
-                    logging_level="warning",
-                    **loopback,
-                )
+                with warnings.catch_warnings():
+                    # About actors without GPUs that see all of them in future: ours ask for what they use.
+                    warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
+                    ray.init(
+                        address=address,
+                        include_dashboard=False if loopback else None,
+                        log_to_driver=False,
+                        logging_level="warning",
+                        **loopback,
+                    )
                 return
             except Exception as error:  # Ray raises plain ones when its processes don't come up in time
                 self._shut_down()
@@ -180,9 +181,7 @@ class Cluster:
             .options(
                 num_cpus=bundle.get("CPU", 0),
                 num_gpus=bundle.get("GPU", 0),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self._group, placement_group_bundle_index=rank
-                ),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank),
             )
             .remote(settings, rank, num_ranks)
             for rank in range(num_ranks)
@@ -219,162 +218,6 @@ class Cluster:
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=_EXIT_TIMEOUT_S)
-
-
-class RolloutGroup:
-    """vLLM engines as one source of answers (`stages.Rollouts`)."""
-
-    def __init__(
-        self, config: Config, engines: Sequence[Any], render: Callable[[Question], list[int]]
-    ) -> None:
-        self._config = config
-        self._engines = engines
-        self._render = render
-
-    def load(self, policy: Policy) -> None:
-        """Every engine confirms version and checksum, or ClusterError names the one that didn't."""
-        timeout = self._config.cluster.step_timeout_s
-        sees = calls.gather(
-            [engine.has.remote(policy) for engine in self._engines],
-            timeout,
-            "rollout engine",
-            "look for the policy",
-        )
-        # Nodes that don't share a file system with us get the bytes, once, through the object store.
-        files = None if all(sees) else ray.put(weights.pack(policy.path))
-        loads = [
-            engine.load.remote(policy, None if here else files)
-            for engine, here in zip(self._engines, sees, strict=True)
-        ]
-        for index, answer in enumerate(
-            calls.gather(loads, timeout, "rollout engine", f"load policy {policy.version}")
-        ):
-            if answer != (policy.version, policy.checksum):
-                raise ClusterError(
-                    f"rollout engine {index}: expected policy {policy.version} {policy.checksum[:12]}, holds {answer}"
-                )
-
-    def stream(
-        self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
-    ) -> Iterator[Answered]:
-        """See `stages.Rollouts.stream`."""
-        config = self._config.rollout
-        sampling = Sampling(
-            num_samples, config.temperature, config.top_k, config.top_p, config.max_new_tokens
-        )
-
-        def submit(engine: Any, item: tuple[Question, list[int]]) -> Any:
-            question, prompt = item
-            seed = request_seed(self._config.run.seed, purpose, policy.version, question.id)
-            return engine.generate.remote(question.id, prompt, sampling, seed, policy)
-
-        prompts = ((question, self._render(question)) for question in questions)
-        feed = calls.feed(
-            prompts,
-            self._engines,
-            submit,
-            config.max_in_flight,
-            self._config.cluster.step_timeout_s,
-            "rollout engine",
-        )
-        for (question, prompt), rollouts in feed:
-            yield Answered(question, tuple(prompt), tuple(rollouts))
-
-    def busy_seconds(self) -> float:
-        """Mean over the engines."""
-        return _mean_busy(self._engines, self._config.cluster.step_timeout_s, "rollout engine")
-
-
-class AnnotationGroup:
-    """Annotation actors as one labeller (`stages.Annotators`)."""
-
-    def __init__(self, config: Config, annotators: Sequence[Any]) -> None:
-        self._config = config
-        self._annotators = annotators
-
-    def stream(self, answered: Iterable[Answered]) -> Iterator[Labelled]:
-        """See `stages.Annotators.stream`."""
-
-        def submit(annotator: Any, item: Answered) -> Any:
-            return annotator.annotate.remote(item.question, list(item.rollouts))
-
-        timeout, limit = self._config.cluster.step_timeout_s, self._config.annotation.max_in_flight
-        for item, annotations in calls.feed(
-            answered, self._annotators, submit, limit, timeout, "annotation actor"
-        ):
-            yield Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(annotations))
-
-    def busy_seconds(self) -> float:
-        """Mean over the actors."""
-        return _mean_busy(self._annotators, self._config.cluster.step_timeout_s, "annotation actor")
-
-
-class TrainingGroup:
-    """DeepSpeed ranks as one trainer (`stages.Trainer`)."""
-
-    def __init__(self, config: Config, ranks: Sequence[Any]) -> None:
-        self._config = config
-        self._ranks = ranks
-        self._clock = BusyClock()
-
-    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> ReferenceLogps:
-        """See `stages.Trainer.reference_logps`."""
-        micro_batches = list(batching.chunks(examples, self._config.train.micro_batch_size))
-        shares = [batching.shard(micro_batches, rank, len(self._ranks)) for rank in range(len(self._ranks))]
-        results = [
-            iter(logps) for logps in self._call("reference_logps", [(share, policy.path) for share in shares])
-        ]
-        # Micro-batch i went to rank i mod n: taking them back in the same turns restores the order.
-        return [
-            next(results[index % len(self._ranks)])
-            for index, micro_batch in enumerate(micro_batches)
-            for _ in micro_batch
-        ]
-
-    def train(
-        self, examples: Sequence[TrainingExample], reference: ReferenceLogps, policy: Policy, seed: int
-    ) -> Iterator[dict[str, float]]:
-        """See `stages.Trainer.train`."""
-        train, num_ranks = self._config.train, len(self._ranks)
-        total = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
-        self._call("begin", [(policy.path, total)] * num_ranks)
-        for batch in batching.epoch_batches(len(examples), train.batch_size, train.max_epochs, seed):
-            arguments = []
-            for rank in range(num_ranks):
-                micro_batches = list(
-                    batching.chunks(batching.shard(batch, rank, num_ranks), train.micro_batch_size)
-                )
-                arguments.append(
-                    (
-                        [[examples[i] for i in micro_batch] for micro_batch in micro_batches],
-                        [[reference[i] for i in micro_batch] for micro_batch in micro_batches],
-                        len(batch),
-                    )
-                )
-            yield self._call("train_step", arguments)[0]
-
-    def publish(self, folder: str, version: int) -> Policy:
-        """See `stages.Trainer.publish`."""
-        self._call("save_policy", [(folder,)] * len(self._ranks))
-        return weights.publish(folder, version)
-
-    def busy_seconds(self) -> float:
-        """Seconds in which the ranks, which work together, had a call to answer."""
-        return self._clock.seconds()
-
-    def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with self._clock:
-            pending = [
-                getattr(rank, method).remote(*args) for rank, args in zip(self._ranks, arguments, strict=True)
-            ]
-            return calls.gather(pending, self._config.cluster.step_timeout_s, "training rank", method)
-
-
-def _mean_busy(handles: Sequence[Any], timeout_s: float, what: str) -> float:
-    seconds = calls.gather(
-        [handle.busy_seconds.remote() for handle in handles], timeout_s, what, "say how busy it was"
-    )
-    return sum(seconds) / len(seconds)
 
 
 def _check_reachable(address: str | None) -> None:

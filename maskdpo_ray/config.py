@@ -98,10 +98,18 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         for name in ("num_engines", "max_new_tokens", "max_in_flight"):
             _require(getattr(self, name) >= 1, f"rollout.{name}", "at least 1", getattr(self, name))
-        _require(self.n_samples_per_prompt >= 2, "rollout.n_samples_per_prompt",
-                 "at least 2 (a pair needs two answers)", self.n_samples_per_prompt)
-        _require(self.temperature > 0, "rollout.temperature",
-                 "above 0 (answers to one question must differ)", self.temperature)
+        _require(
+            self.n_samples_per_prompt >= 2,
+            "rollout.n_samples_per_prompt",
+            "at least 2 (a pair needs two answers)",
+            self.n_samples_per_prompt,
+        )
+        _require(
+            self.temperature > 0,
+            "rollout.temperature",
+            "above 0 (answers to one question must differ)",
+            self.temperature,
+        )
         _require(self.top_k >= 1 or self.top_k == -1, "rollout.top_k", "at least 1 or -1 (all)", self.top_k)
         _require(0 < self.top_p <= 1, "rollout.top_p", "above 0, at most 1", self.top_p)
 
@@ -187,8 +195,7 @@ class TrainConfig:
     micro_batch_size: int = 8
     """Pairs per forward pass and rank, merged into one prefix tree."""
     lr_scheduler: Literal[
-        "cosine", "cosine_with_min_lr", "linear", "polynomial", "inverse_sqrt",
-        "constant", "constant_with_warmup",
+        "cosine", "cosine_with_min_lr", "linear", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"
     ] = "cosine"
     """Learning rate over an iteration's steps: a schedule of transformers.get_scheduler."""
     lr_warmup_ratio: float = 0.03
@@ -205,8 +212,12 @@ class TrainConfig:
         _require(0 <= self.lr_warmup_ratio < 1, "train.lr_warmup_ratio", "0 to below 1", self.lr_warmup_ratio)
         _require(0 <= self.min_lr_ratio <= 1, "train.min_lr_ratio", "0 to 1", self.min_lr_ratio)
         _require(self.max_norm >= 0, "train.max_norm", "at least 0", self.max_norm)
-        _require(self.batch_size >= self.num_ranks, "train.batch_size",
-                 f"at least train.num_ranks ({self.num_ranks}): a pair for every rank", self.batch_size)
+        _require(
+            self.batch_size >= self.num_ranks,
+            "train.batch_size",
+            f"at least train.num_ranks ({self.num_ranks}): a pair for every rank",
+            self.batch_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -310,13 +321,26 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.cluster.device == "cuda":
-            _require(self.ds.param_dtype == "bf16", "ds.param_dtype",
-                     "bf16 when cluster.device is cuda", self.ds.param_dtype)
+            _require(
+                self.ds.param_dtype == "bf16", "ds.param_dtype", "bf16 when cluster.device is cuda", self.ds.param_dtype
+            )
         else:
-            _require(not self.ds.adam_offload, "ds.adam_offload",
-                     "false when cluster.device is cpu (nothing to offload to)", self.ds.adam_offload)
-            _require(self.vllm.tensor_parallel_size == 1, "vllm.tensor_parallel_size",
-                     "1 when cluster.device is cpu", self.vllm.tensor_parallel_size)
+            _require(
+                not self.ds.adam_offload,
+                "ds.adam_offload",
+                "false when cluster.device is cpu (nothing to offload to)",
+                self.ds.adam_offload,
+            )
+            _require(
+                self.vllm.tensor_parallel_size == 1,
+                "vllm.tensor_parallel_size",
+                "1 when cluster.device is cpu",
+                self.vllm.tensor_parallel_size,
+            )
         context, answer = self.vllm.max_model_len, self.rollout.max_new_tokens
-        _require(context is None or answer < context, "rollout.max_new_tokens",
-                 f"less than vllm.max_model_len ({context}), which also holds the prompt", answer)
+        _require(
+            context is None or answer < context,
+            "rollout.max_new_tokens",
+            f"less than vllm.max_model_len ({context}), which also holds the prompt",
+            answer,
+        )

@@ -159,12 +159,7 @@ def suggest(name: str, known: Iterable[str], first: Iterable[str] = ()) -> str:
 
 
 def _entries(
-    node: yaml.Node,
-    path: Path,
-    expected: str,
-    section: str,
-    unknown: Callable[[str], str | None],
-    line: int = 1,
+    node: yaml.Node, path: Path, expected: str, section: str, unknown: Callable[[str], str | None], line: int = 1
 ) -> Iterator[tuple[str, int, yaml.Node]]:
     """(key, line, value) of a mapping node; refuses other nodes, unknown keys and duplicated keys."""
     if not isinstance(node, yaml.MappingNode):
@@ -220,8 +215,12 @@ def _convert(node: yaml.Node, hint: Any, where: str) -> Any:
             return _convert_one(node, kind)
         except ValueError:
             continue  # the next alternative; the error below names them all
-    choices = [str(c) for kind in _alternatives(hint) if typing.get_origin(kind) is typing.Literal
-               for c in typing.get_args(kind)]
+    choices = [
+        str(c)
+        for kind in _alternatives(hint)
+        if typing.get_origin(kind) is typing.Literal
+        for c in typing.get_args(kind)
+    ]
     near = suggest(str(node.value), choices)
     raise ConfigError(f"{where}: expected {expected_words(hint)}, got {_got(node)}{near}")
 

@@ -143,11 +143,7 @@ class Gain:
 
 
 def evaluate(
-    questions: Sequence[Question],
-    answers: Iterable[tuple[Rollout, Annotation]],
-    *,
-    seed: int,
-    bootstrap_samples: int,
+    questions: Sequence[Question], answers: Iterable[tuple[Rollout, Annotation]], *, seed: int, bootstrap_samples: int
 ) -> Evaluation:
     """Statistics of `answers` to `questions`, in any order, `Rollout.sample` being the replication.
 
@@ -156,17 +152,13 @@ def evaluate(
     """
     topic_of = {question.id: question.topic for question in questions}
     if not questions or len(topic_of) != len(questions):
-        raise ValueError(
-            f"expected questions with different ids, got {len(questions)} with {len(topic_of)} ids"
-        )
+        raise ValueError(f"expected questions with different ids, got {len(questions)} with {len(topic_of)} ids")
     rows: dict[tuple[str, int], dict[str, float]] = {}
     kinds: dict[str, list[int]] = {}
     for rollout, annotation in answers:
         key = (rollout.question_id, rollout.sample)
         if key != (annotation.question_id, annotation.sample):
-            raise ValueError(
-                f"answer {key} comes with the annotation of {(annotation.question_id, annotation.sample)}"
-            )
+            raise ValueError(f"answer {key} comes with the annotation of {(annotation.question_id, annotation.sample)}")
         if rollout.question_id not in topic_of:
             raise ValueError(f"answer to question {rollout.question_id!r}, which is not evaluated")
         if key in rows:
@@ -183,9 +175,7 @@ def evaluate(
                     f"question {question_id!r} has no answer in replication {replication} of {replications}"
                 )
     if len(rows) != len(topic_of) * replications or not rows:
-        raise ValueError(
-            f"expected {len(topic_of)} questions in replications 0 to R-1, got {len(rows)} answers"
-        )
+        raise ValueError(f"expected {len(topic_of)} questions in replications 0 to R-1, got {len(rows)} answers")
 
     topics = sorted(set(topic_of.values()))
     index = {topic: number for number, topic in enumerate(topics)}
@@ -199,8 +189,7 @@ def evaluate(
         replications=replications,
         metrics={name: _statistic(_ratio(total, name), _mean(_ratio(resampled, name))) for name in METRICS},
         kinds={
-            kind: KindOfFact(right / len(rows), wrong / len(rows))
-            for kind, (right, wrong) in sorted(kinds.items())
+            kind: KindOfFact(right / len(rows), wrong / len(rows)) for kind, (right, wrong) in sorted(kinds.items())
         },
         topic_scores={
             topic: _plain(sums[i, _SUMS.index("score")].sum(), sums[i, _SUMS.index("scored")].sum())

@@ -24,8 +24,8 @@ def response_logps(
     hooks see it), and its head runs only where a next token has weight.
 
     Returns:
-        (logps, weights), both [2B, T] on `device`, float32 (logps float64 for a float64 model), rows 0..B-1 chosen and B..2B-1 rejected,
-        T the longest response. `logps` is 0 where the weight is 0.
+        (logps, weights), both [2B, T] on `device`, float32 (logps float64 for a float64 model), rows 0..B-1 chosen
+        and B..2B-1 rejected, T the longest response. `logps` is 0 where the weight is 0.
     """
     prompts = [example.prompt_token_ids for example in examples] * 2
     responses = [e.chosen_token_ids for e in examples] + [e.rejected_token_ids for e in examples]

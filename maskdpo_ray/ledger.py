@@ -17,9 +17,7 @@ from maskdpo_ray.errors import RunFolderError
 def encode_line(value: Any) -> bytes:
     """`value` (JSON values and records) as one UTF-8 line, newline included. NaN raises ValueError."""
     # `default` instead of records.to_json: asdict copies every token id one by one.
-    text = json.dumps(
-        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_record_fields
-    )
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_record_fields)
     return text.encode() + b"\n"
 
 

@@ -77,9 +77,7 @@ class Loop:
             labelled = self.stages.annotators.stream(answered)
             for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
                 outcome = self._pair(item)
-                self.folder.commit_question(
-                    iteration, item.question.id, item.rollouts, item.annotations, outcome
-                )
+                self.folder.commit_question(iteration, item.question.id, item.rollouts, item.annotations, outcome)
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
         # Questions finish in any order; training must not depend on it.
         pairs = sorted(self.folder.pairs(iteration), key=lambda pair: pair.question_id)
@@ -93,9 +91,7 @@ class Loop:
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
         shares = {f"pairs/{name}": share for name, share in summary["mixture"].items()}
-        self.tracker.log(
-            {"pairs/count": len(pairs), "tokens/collect": num_tokens, **counts, **shares}, iteration
-        )
+        self.tracker.log({"pairs/count": len(pairs), "tokens/collect": num_tokens, **counts, **shares}, iteration)
         if not pairs:
             raise DataError(
                 f"iteration {iteration}: none of {len(self.train_questions)} questions gave a pair: {dict(drops)}"
@@ -111,15 +107,12 @@ class Loop:
         examples = [self._example(pair) for pair in pairs]
         with self.tracker.stage("reference", iteration):
             logps = self._reference_logps(iteration, examples, policy)
-        train = self.config.train
         first_step = sum(self._num_steps(earlier) for earlier in range(iteration))
         with self.tracker.stage("train", iteration):
             steps = self.stages.trainer.train(examples, logps, policy, seed=self.config.run.seed + iteration)
             num_tokens, description = 0.0, f"iteration {iteration}: training steps"
             for number, metrics in enumerate(track(steps, description, self._num_steps(iteration))):
-                self.tracker.log(
-                    {f"train/{name}": value for name, value in metrics.items()}, first_step + number
-                )
+                self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, first_step + number)
                 num_tokens += metrics["tokens"]
             published = self.stages.trainer.publish(str(target), iteration + 1)
         self.tracker.log({"tokens/train": num_tokens}, iteration)
@@ -137,9 +130,7 @@ class Loop:
             with self.tracker.stage(stage, policy.version):
                 labelled = self._answers(todo, policy, split)
                 for item in track(labelled, f"evaluate {split} (policy {policy.version})", len(todo)):
-                    self.folder.commit_answers(
-                        policy.version, split, item.question.id, item.rollouts, item.annotations
-                    )
+                    self.folder.commit_answers(policy.version, split, item.question.id, item.rollouts, item.annotations)
                     num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
             self.tracker.log({f"tokens/{stage}": num_tokens}, policy.version)
             self._report(policy.version, split, questions)

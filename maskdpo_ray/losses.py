@@ -49,11 +49,7 @@ def masked_dpo_loss(
 
 
 def _check(
-    policy_logps: torch.Tensor,
-    reference_logps: torch.Tensor,
-    weights: torch.Tensor,
-    beta: float,
-    reduction: str,
+    policy_logps: torch.Tensor, reference_logps: torch.Tensor, weights: torch.Tensor, beta: float, reduction: str
 ) -> None:
     tensors = {"policy_logps": policy_logps, "reference_logps": reference_logps, "weights": weights}
     shape = list(policy_logps.shape)

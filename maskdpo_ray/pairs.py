@@ -7,7 +7,7 @@ the paper's go into `STRATEGIES` beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import Enum
+from enum import StrEnum
 
 from maskdpo_ray.records import (
     CORRECT,
@@ -21,7 +21,7 @@ from maskdpo_ray.records import (
 )
 
 
-class DropReason(str, Enum):
+class DropReason(StrEnum):
     """Why a question gives no pair. The values are the names in ledgers, metrics and summaries."""
 
     TOO_FEW_ANSWERS = "too_few_answers"

@@ -43,9 +43,7 @@ class Plan:
                 config.cluster.cpus_per_annotator,
                 config.cluster.gpus_per_annotator,
             ),
-            ActorGroup(
-                "training ranks", config.train.num_ranks, config.cluster.cpus_per_rank, 1 if on_gpu else 0
-            ),
+            ActorGroup("training ranks", config.train.num_ranks, config.cluster.cpus_per_rank, 1 if on_gpu else 0),
         ]
 
     def check(self, available: Mapping[str, float]) -> None:
@@ -65,12 +63,9 @@ class Plan:
         """The plan in words: actors, resources, steps, and what the run folder holds already."""
         config = self.config
         k, replications = config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt
-        answers = ", ".join(
-            f"{split} {count} questions x {replications}" for split, count in num_eval.items()
-        )
-        lines = [
-            f"run {config.run.name} in {folder} on {config.cluster.address or 'a local Ray cluster'} ({config.cluster.device})"
-        ]
+        answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
+        where = config.cluster.address or "a local Ray cluster"
+        lines = [f"run {config.run.name} in {folder} on {where} ({config.cluster.device})"]
         for group in self.groups():
             gpus = f", {group.gpus:g} GPUs" if group.gpus else ""
             lines.append(f"  {group.count} {group.name}, each {group.cpus:g} CPUs{gpus}")

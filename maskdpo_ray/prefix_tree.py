@@ -42,9 +42,7 @@ class PrefixTree:
 
 
 def build(
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    weights: Sequence[Sequence[float]],
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]
 ) -> PrefixTree:
     """Merge sequences into one tree.
 

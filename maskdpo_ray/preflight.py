@@ -34,9 +34,7 @@ def check(config: Config) -> Prepared:
     """
     MaskPolicy.from_config(config.mask.policy)
     if config.pairs.strategy not in STRATEGIES:
-        raise ConfigError(
-            f"pairs.strategy: expected one of {', '.join(STRATEGIES)}, got {config.pairs.strategy!r}"
-        )
+        raise ConfigError(f"pairs.strategy: expected one of {', '.join(STRATEGIES)}, got {config.pairs.strategy!r}")
     annotators.build(config.annotation.annotator)
     train, evaluation = _questions(config)
     context = _check_model(Path(config.model.model_name_or_path))
@@ -100,9 +98,7 @@ def _tokenizer(config: Config) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model.model_name_or_path: no tokenizer in {path!r}: {str(error).splitlines()[0]}"
-        ) from error
+        raise ModelError(f"model.model_name_or_path: no tokenizer in {path!r}: {str(error).splitlines()[0]}") from error
     if not tokenizer.chat_template:
         raise ModelError(f"model.model_name_or_path: expected a chat template in {path!r}, found none")
     if tokenizer.eos_token_id is None:

@@ -57,16 +57,12 @@ class QuestionLog:
                 "restore them or start a new run"
             )
         if whole < len(self._units):
-            self.notes.append(
-                f"{name}: {len(self._units) - whole} questions did not reach the disk and are done again"
-            )
+            self.notes.append(f"{name}: {len(self._units) - whole} questions did not reach the disk and are done again")
             ledger.append({"stage": REWIND, "log": name, "keep": whole})
             del self._units[whole:]
         for part, file in self._files.items():
             if file.size > self._end(part):
-                self.notes.append(
-                    f"{file.path}: cut off {file.size - self._end(part)} bytes of an unfinished question"
-                )
+                self.notes.append(f"{file.path}: cut off {file.size - self._end(part)} bytes of an unfinished question")
             file.truncate(self._end(part))
         self._committed = {unit["question_id"] for unit in self._units}
 
@@ -98,9 +94,7 @@ class QuestionLog:
         if question_id in self._committed:
             raise ValueError(f"question {question_id!r} is committed already in {self.name}")
         if [(r.question_id, r.sample) for r in rollouts] != [(a.question_id, a.sample) for a in annotations]:
-            raise ValueError(
-                f"question {question_id!r}: rollouts and annotations are not of the same answers"
-            )
+            raise ValueError(f"question {question_id!r}: rollouts and annotations are not of the same answers")
         if any(r.question_id != question_id for r in rollouts):
             raise ValueError(f"question {question_id!r}: holds a rollout of another question")
         pair = outcome if isinstance(outcome, PreferencePair) else None

@@ -37,8 +37,10 @@ def load(source: str) -> list[Question]:
     for number, value in _json_lines(path):
         question = _question(value, where=f"{path}:{number}")
         if question.id in lines:
-            raise DataError(f"{path}:{number}: id: expected an id of its own, "
-                            f"got {question.id!r} again, first in line {lines[question.id]}")
+            raise DataError(
+                f"{path}:{number}: id: expected an id of its own, "
+                f"got {question.id!r} again, first in line {lines[question.id]}"
+            )
         lines[question.id] = number
         questions.append(question)
     if not questions:
@@ -57,8 +59,9 @@ def split_by_topic(
     """
     topics = _drawn_topics(questions, seed)
     if len(topics) <= num_eval_topics:
-        raise DataError(f"data.num_eval_topics: expected fewer than the {len(topics)} topics of data.train, "
-                        f"got {num_eval_topics}")
+        raise DataError(
+            f"data.num_eval_topics: expected fewer than the {len(topics)} topics of data.train, got {num_eval_topics}"
+        )
     ordered = _in_order_of(topics, questions)
     held_out = set(topics[:num_eval_topics])
     train = [question for question in ordered if topic_key(question.topic) not in held_out]
@@ -72,8 +75,9 @@ def limit_topics(questions: Sequence[Question], num_topics: int | None, seed: in
     """
     topics = _drawn_topics(questions, seed)
     if num_topics is not None and len(topics) < num_topics:
-        raise DataError(f"data.num_transfer_topics: expected at most the {len(topics)} topics of "
-                        f"data.transfer, got {num_topics}")
+        raise DataError(
+            f"data.num_transfer_topics: expected at most the {len(topics)} topics of data.transfer, got {num_topics}"
+        )
     return _in_order_of(topics[:num_topics], questions)
 
 
@@ -95,8 +99,10 @@ def check_disjoint(
                 first_name, first = owner.setdefault(key(question), (name, question))
                 if first_name != name:
                     shown = f"{getattr(first, field)!r} " if field != "prompt" else ""
-                    raise DataError(f"{field} {shown}stands in both {first_name} (question {first.id!r}) and "
-                                    f"{name} (question {question.id!r}): expected no {field} on two sides")
+                    raise DataError(
+                        f"{field} {shown}stands in both {first_name} (question {first.id!r}) and "
+                        f"{name} (question {question.id!r}): expected no {field} on two sides"
+                    )
 
 
 def topic_key(topic: str) -> str:
@@ -116,12 +122,12 @@ def render(tokenizer: Any, question: Question) -> list[int]:
         raise ModelError(f"{name}: expected a chat template, got none; use a model tuned for chat")
     messages = [dict(message) for message in question.prompt]
     try:
-        ids = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     except TemplateError as error:
-        raise DataError(f"question {question.id!r}: expected messages that the model's chat template takes, "
-                        f"got: {' '.join(str(error).split())}") from None
+        raise DataError(
+            f"question {question.id!r}: expected messages that the model's chat template takes, "
+            f"got: {' '.join(str(error).split())}"
+        ) from None
     return [int(token) for token in ids]
 
 
@@ -135,8 +141,10 @@ def check_prompts(tokenizer: Any, questions: Iterable[Question], max_len: int, m
     for question in questions:
         length = len(render(tokenizer, question))
         if length > room:
-            raise DataError(f"question {question.id!r}: expected a prompt of at most {room} tokens (context "
-                            f"{max_len}, less rollout.max_new_tokens {max_new_tokens}), got {length}")
+            raise DataError(
+                f"question {question.id!r}: expected a prompt of at most {room} tokens (context "
+                f"{max_len}, less rollout.max_new_tokens {max_new_tokens}), got {length}"
+            )
         longest = max(longest, length)
     return longest
 

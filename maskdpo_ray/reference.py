@@ -35,8 +35,6 @@ def load(file: Path, examples: Sequence[TrainingExample]) -> ReferenceLogps:
         sides = (tensors.get(f"{example.pair_id}/chosen"), tensors.get(f"{example.pair_id}/rejected"))
         lengths = (len(example.chosen_token_ids), len(example.rejected_token_ids))
         if any(side is None or len(side) != length for side, length in zip(sides, lengths, strict=True)):
-            raise RunFolderError(
-                f"{file}: expected log-probs of pair {example.pair_id!r} with lengths {lengths}"
-            )
+            raise RunFolderError(f"{file}: expected log-probs of pair {example.pair_id!r} with lengths {lengths}")
         logps.append(sides)
     return logps

@@ -56,10 +56,7 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls,
-        path: str | os.PathLike[str],
-        config: dict[str, Any],
-        package_versions: dict[str, str] | None = None,
+        cls, path: str | os.PathLike[str], config: dict[str, Any], package_versions: dict[str, str] | None = None
     ) -> RunFolder:
         """Create the folder, or go on in it.
 
@@ -171,12 +168,7 @@ class RunFolder:
     # Answers of an evaluation
 
     def commit_answers(
-        self,
-        version: int,
-        split: str,
-        question_id: str,
-        rollouts: Sequence[Rollout],
-        annotations: Sequence[Annotation],
+        self, version: int, split: str, question_id: str, rollouts: Sequence[Rollout], annotations: Sequence[Annotation]
     ) -> None:
         """Put one evaluated question of `split` ("heldout", "transfer") on disk as one unit."""
         self._evaluation_log(version, split).commit(question_id, rollouts, annotations)
@@ -222,9 +214,7 @@ class RunFolder:
                 f"{self.path} began with, got {initial.checksum[:12]}... in {initial.path}"
             )
 
-    def finish(
-        self, stage: str, iteration: int, files: Iterable[str | os.PathLike[str]] = (), **facts: Any
-    ) -> None:
+    def finish(self, stage: str, iteration: int, files: Iterable[str | os.PathLike[str]] = (), **facts: Any) -> None:
         """Say in the ledger that `stage` ("train", "evaluate", ...) of `iteration` is done.
 
         `files` are what it produced (files, or folders taken with all they hold); they are on the

@@ -68,8 +68,8 @@ _PREFIX = re.compile(
 _EVENT = re.compile(r"[.!?…。！？｡．；]+|[(（\[【{《“「『\"`]")
 _BRACKET = re.compile(r"[()（）\[\]【】{}《》“”「」『』\"`]")
 _PAIRS = {")": "(", "）": "（", "]": "[", "】": "【", "}": "{", "》": "《", "”": "“", "」": "「", "』": "『"}
-_PASSAGE = frozenset("(（“「『\"")  # May hold whole sentences.
-_QUOTES = frozenset("“「『\"")
+_PASSAGE = frozenset('(（“「『"')  # May hold whole sentences.
+_QUOTES = frozenset('“「『"')
 _TAIL = re.compile(r"(?:[)\]}\"'”’»」』）】¹²³⁰⁴-⁹\u200b-\u200d\u2060\ufeff]|[*_~`]+(?=\s|$)|\[\^?\d{1,3}\])*")
 _MARKUP = re.compile(r"[*_~]+")
 _EMOJI = re.compile(
@@ -262,9 +262,9 @@ class _Block:
             ends = between_han and (marks == "." or marks[-1] in "!?") and "://" not in before
             return tail if ends else None
         word = self._word(first)
-        if text[following].islower() and not _MIXED_CASE.match(text, following):
-            if not self.lower_case or (marks == "." and len(word) < 4 and not word.isdigit()):
-                return None
+        goes_on = not self.lower_case or (marks == "." and len(word) < 4 and not word.isdigit())
+        if text[following].islower() and not _MIXED_CASE.match(text, following) and goes_on:
+            return None
         if marks == ".":
             return after if self._full_stop(word, first, following) else None
         if marks[0] in ".…" and text[first - 1 : first].isspace():  # 1, 2, ... N

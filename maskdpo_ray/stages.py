@@ -1,6 +1,6 @@
 """What the loop needs of the outside world, as Protocols.
 
-`cluster.py` fulfils them with Ray actors around vLLM, annotators and DeepSpeed; tests fulfil them
+`actors.groups` fulfil them with Ray actors around vLLM, annotators and DeepSpeed; tests fulfil them
 with fakes. No heavy import here or in `loop.py`.
 """
 
@@ -83,7 +83,7 @@ class Stages:
     rollouts: Rollouts
     annotators: Annotators
     trainer: Trainer
-    busy_seconds: "BusySeconds"
+    busy_seconds: BusySeconds
 
 
 class BusySeconds(Protocol):

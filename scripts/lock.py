@@ -26,8 +26,23 @@ def report(pins: Path) -> list[dict]:
     """Return what pip would install for the pins: the `install` list of its installation report."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "report.json")
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed",
-                        "--no-deps", "--report", str(path), "--requirement", str(pins)], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--dry-run",
+                "--ignore-installed",
+                "--no-deps",
+                "--report",
+                str(path),
+                "--requirement",
+                str(pins),
+            ],
+            check=True,
+        )
         return json.loads(path.read_text(encoding="utf-8"))["install"]
 
 
@@ -46,8 +61,9 @@ def main() -> None:
     options = parser.parse_args()
     items = report(options.pins)
     options.lock.write_text(HEADER + "".join(sorted(map(line, items))), encoding="utf-8")
-    built = sorted(item["metadata"]["name"] for item in items
-                   if not item["download_info"]["url"].split("#")[0].endswith(".whl"))
+    built = sorted(
+        item["metadata"]["name"] for item in items if not item["download_info"]["url"].split("#")[0].endswith(".whl")
+    )
     print(f"{options.lock}: {len(items)} packages; built from source: {', '.join(built) or 'none'}")
 
 

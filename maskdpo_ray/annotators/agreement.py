@@ -1,6 +1,6 @@
 """How often the `facts` annotator agrees with labels set by hand, as a Markdown table.
 
-    python -m maskdpo_ray.annotators.agreement tests/fixtures/facts_labels.jsonl
+python -m maskdpo_ray.annotators.agreement tests/fixtures/facts_labels.jsonl
 """
 
 from __future__ import annotations

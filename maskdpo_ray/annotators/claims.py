@@ -7,21 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from maskdpo_ray.annotators.clauses import ARTICLES, NEGATIONS, OF, VERBS, Clause, clauses
-from maskdpo_ray.annotators.mentions import (
-    ENTITY_SENSE,
-    OTHER_SENSE,
-    Mention,
-    NameIndex,
-    Signal,
-    key,
-    tokens,
-)
+from maskdpo_ray.annotators.mentions import ENTITY_SENSE, OTHER_SENSE, Mention, NameIndex, Signal, key, tokens
 from maskdpo_ray.domains.table import ENTITY, NUMBER, WORDS, FactTable, Kind
 
 _PRONOUNS = frozenset(
     (
-        "its it the they their this that there he she his her these one some in a an which and also as is "
-        "on at with"
+        "its it the they their this that there he she his her these one some in a an which and also as is on at with"
     ).split()
 )
 _VAGUE = frozenset(
@@ -33,8 +24,7 @@ _VAGUE = frozenset(
 )
 _DETERMINERS = frozenset(
     (
-        "the a an called officially currently also its mainly primarily city known as now either both "
-        "usually named"
+        "the a an called officially currently also its mainly primarily city known as now either both usually named"
     ).split()
 )
 _LIGHT = frozenset(
@@ -47,9 +37,7 @@ _LIGHT = frozenset(
 _PREPOSITIONS = frozenset("in with for from by that which to between".split())
 _ORDINALS = {
     word: str(number)
-    for number, word in enumerate(
-        "first second third fourth fifth sixth seventh eighth ninth tenth".split(), start=1
-    )
+    for number, word in enumerate("first second third fourth fifth sixth seventh eighth ninth tenth".split(), start=1)
 }
 _SUPERLATIVES = re.compile(
     r"\b(?!(?:\w*west|\w*east|rest|forest|nearest|interest|harvest|conquest|request|test)\b)\w{3,}est\b"
@@ -83,11 +71,7 @@ class ClaimReader:
         self._kinds = {kind.name: kind for kind in table.kinds}
         self._other_nouns = frozenset(table.other_nouns)
         self._generic = {key(noun) for noun in table.generic}
-        owners = (
-            name
-            for e in table.entities
-            for name in (*e.adjectives, *(e.name, *e.aliases) * bool(e.adjectives))
-        )
+        owners = (name for e in table.entities for name in (*e.adjectives, *(e.name, *e.aliases) * bool(e.adjectives)))
         self._owners = {tuple(token.key for token in tokens(name)) for name in owners}
 
     def read(self, sentence: str) -> list[Claim]:
@@ -128,9 +112,7 @@ class ClaimReader:
             near = [
                 m
                 for m in clause.mentions
-                if m.named(kind.name)
-                and m.start not in used
-                and any(self._cued(clause, m, s, kind) for s in cues)
+                if m.named(kind.name) and m.start not in used and any(self._cued(clause, m, s, kind) for s in cues)
             ]
             if not self._predicates(clause, kind, near):
                 continue
@@ -154,15 +136,7 @@ class ClaimReader:
         """Whether the clause speaks of an entity, or of a value of this kind, and of no other thing: "Its
         economy is one of the ...", "The majority of African countries ..." place nothing in Africa."""
         words, first = clause.words, 0
-        while first < len(words) - 1 and words[first].key in {
-            "the",
-            "republic",
-            "of",
-            "a",
-            "an",
-            "kingdom",
-            "this",
-        }:
+        while first < len(words) - 1 and words[first].key in {"the", "republic", "of", "a", "an", "kingdom", "this"}:
             first += 1
         lead = next((m for m in clause.mentions if m.start <= first < m.end), None)
         if lead is not None:
@@ -172,14 +146,9 @@ class ClaimReader:
         word = words[first]
         if word.text[:1].isupper() and word.key not in _PRONOUNS and first == 0:
             return word.key in {"located", "situated", "nestled"} or bool(self._foreign(clause, None, []))
-        return word.key in VERBS | {
-            "it",
-            "which",
-            "they",
-            "located",
-            "situated",
-            "nestled",
-        } | self._generic or (first > 0 and words[0].key in {"a", "an"})
+        return word.key in VERBS | {"it", "which", "they", "located", "situated", "nestled"} | self._generic or (
+            first > 0 and words[0].key in {"a", "an"}
+        )
 
     def _cued(self, clause: Clause, mention: Mention, cue: Signal, kind: Kind) -> bool:
         """Whether a cue belongs to a mention: before it with nothing weighty between, or right after it."""
@@ -192,9 +161,7 @@ class ClaimReader:
             return len(between) <= 8 and not any(word.key in _PREPOSITIONS for word in between)
         return all(word.key in _LIGHT for word in between)
 
-    def _named(
-        self, clause: Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[int]
-    ) -> Claim | None:
+    def _named(self, clause: Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[int]) -> Claim | None:
         sense = ENTITY_SENSE if kind.shape == ENTITY else kind.name
         mention = clause.subject_mention(signal)
         values = [m for m in clause.mentions if m.named(sense) and m is not mention and m.start not in used]
@@ -207,9 +174,7 @@ class ClaimReader:
         else:
             others = [s for s in strong if s.kind != kind.name]
             values = [
-                m
-                for m in values
-                if not any(m.named(s.kind) and _distance(m, s) < _distance(m, signal) for s in others)
+                m for m in values if not any(m.named(s.kind) and _distance(m, s) < _distance(m, signal) for s in others)
             ]
             start, end = clause.region(signal)
             inside = [m for m in values if start <= m.start < end]
@@ -220,9 +185,7 @@ class ClaimReader:
             used |= {m.start for m in values}
             values, negated = clause.polarity(values, signal.start)
             names = tuple(self._unqualified(clause, m, kind, sense) for m in values)
-            return Claim(
-                kind.name, subject, names, ", ".join(m.text for m in values), negated, foreign=foreign
-            )
+            return Claim(kind.name, subject, names, ", ".join(m.text for m in values), negated, foreign=foreign)
         if not unknown:
             return None
         negated = any(word.key in NEGATIONS for word in clause.words)
@@ -243,9 +206,7 @@ class ClaimReader:
         stops = [s.start for s in strong if s.start >= signal.end]
         after = range(
             signal.end,
-            min(len(clause.words), signal.end + 8, *stops)
-            if stops
-            else min(len(clause.words), signal.end + 8),
+            min(len(clause.words), signal.end + 8, *stops) if stops else min(len(clause.words), signal.end + 8),
         )
         for i in [*after, *range(signal.start - 1, max(-1, signal.start - 3), -1)]:
             word = clause.words[i].key
@@ -261,14 +222,7 @@ class ClaimReader:
     def _no_entity(self, clause: Clause, signal: Signal) -> str:
         """What stands as a neighbour and is no entity of the table ("West Africa"); no sea or river."""
         start = signal.end
-        while start < len(clause.words) and clause.words[start].key in {
-            "by",
-            "with",
-            "the",
-            "on",
-            "to",
-            "of",
-        }:
+        while start < len(clause.words) and clause.words[start].key in {"by", "with", "the", "on", "to", "of"}:
             start += 1
         mention = next((m for m in clause.mentions if m.start == start), None)
         if mention is None or mention.named(OTHER_SENSE) or mention.named(ENTITY_SENSE):
@@ -289,8 +243,7 @@ class ClaimReader:
             while end < len(clause.words) and end - start < 5:
                 end += 1
                 if end < len(clause.words) and (
-                    clause.words[end].key in {"and", "or", "with"}
-                    or re.search(r"[,;:.()]", clause.words[end - 1].gap)
+                    clause.words[end].key in {"and", "or", "with"} or re.search(r"[,;:.()]", clause.words[end - 1].gap)
                 ):
                     break
             phrase = clause.words[start:end]
@@ -302,9 +255,7 @@ class ClaimReader:
         if not phrase or phrase[0].key in _VAGUE | _PRONOUNS or len(phrase) > 5:
             return None
         named = phrase[0].text[:1].isupper()
-        is_entity = any(
-            m.named(ENTITY_SENSE) and m.start == clause.words.index(phrase[0]) for m in clause.mentions
-        )
+        is_entity = any(m.named(ENTITY_SENSE) and m.start == clause.words.index(phrase[0]) for m in clause.mentions)
         if is_entity and copula is None:
             return None
         # "is the riga" names something, "is strong" describes.
@@ -312,9 +263,7 @@ class ClaimReader:
         fits = named or (kind.shape == WORDS and called and len(phrase) <= 3)
         return " ".join(word.text for word in phrase) if fits else None
 
-    def _subject(
-        self, clause: Clause, signal: Signal | None, values: list[Mention]
-    ) -> tuple[tuple[str, ...], str]:
+    def _subject(self, clause: Clause, signal: Signal | None, values: list[Mention]) -> tuple[tuple[str, ...], str]:
         """(entities that the clause may be about, or the name of a subject that is none of the table's)."""
         if clause.subject:
             return clause.subject, ""

@@ -133,9 +133,7 @@ def _clause(index: NameIndex, words: list[Token], subject: tuple[str, ...] = ())
     signals = [
         s
         for s in index.signals(words)
-        if not any(
-            m.start <= s.start and s.end <= m.end and m.end - m.start > s.end - s.start for m in mentions
-        )
+        if not any(m.start <= s.start and s.end <= m.end and m.end - m.start > s.end - s.start for m in mentions)
     ]
     return Clause(tuple(words), tuple(mentions), tuple(signals), subject)
 
@@ -158,7 +156,5 @@ def _starts_clause(words: list[Token], mentions: list[Mention], i: int, index: N
     if not any(token.key in VERBS for token in words[:i]):
         return False
     return bool(
-        mention
-        and mention.end < len(words)
-        and (words[mention.end].key in VERBS or words[mention.end - 1].possessive)
+        mention and mention.end < len(words) and (words[mention.end].key in VERBS or words[mention.end - 1].possessive)
     )

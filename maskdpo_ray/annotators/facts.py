@@ -121,12 +121,7 @@ def verdict(domain: _Domain, topic: Entity, sentence: str) -> tuple[str, str, st
             if truth is wanted:
                 return label, evidence, kind
     named = domain.reader.mentions(text)
-    if (
-        named
-        and domain.generic
-        and domain.generic.search(text)
-        and topic.name in named[0].named(ENTITY_SENSE)
-    ):
+    if named and domain.generic and domain.generic.search(text) and topic.name in named[0].named(ENTITY_SENSE):
         return NO_HALLUCINATION, f"{topic.name} is one of the table's entities", None
     if reason := _claims_nothing(domain, text):
         return NO_FACT, reason, None
@@ -153,9 +148,7 @@ def _check(domain: _Domain, topic: Entity, claim: Claim) -> tuple[bool | None, s
 
 def _is_part(topic: Entity, kind: Kind, name: str) -> bool:
     """Whether what holds for the topic holds for this: its capital is where it is, but borders nothing."""
-    own = {
-        key(spelling) for values in topic.facts.values() for v in values for spelling in (v.name, *v.aliases)
-    }
+    own = {key(spelling) for values in topic.facts.values() for v in values for spelling in (v.name, *v.aliases)}
     return kind.shape != ENTITY and key(name) in own
 
 
@@ -163,12 +156,8 @@ def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, st
     accepted = subject.facts.get(kind.name, ())
     if not accepted:
         return None, f"{kind.label} of {subject.name}: not in the table; the sentence says {claim.said}"
-    listed = ", ".join(value.name for value in accepted[:_LISTED]) + (
-        ", ..." if len(accepted) > _LISTED else ""
-    )
-    evidence = (
-        f"{kind.label} of {subject.name}: {listed}; the sentence says {'not ' * claim.negated}{claim.said}"
-    )
+    listed = ", ".join(value.name for value in accepted[:_LISTED]) + (", ..." if len(accepted) > _LISTED else "")
+    evidence = f"{kind.label} of {subject.name}: {listed}; the sentence says {'not ' * claim.negated}{claim.said}"
     names = {value.name for value in accepted}
     values = claim.values
     if kind.shape == ENTITY:  # "on the Rwandan border", "a neighbour of Rwanda": the subject is no value
@@ -204,10 +193,6 @@ def _claims_nothing(domain: _Domain, text: str) -> str | None:
     unfinished = not re.search(r"[.!]\W*$", text)
     if unfinished and len(words) <= 5 and signals and not mentions:
         return "breaks off before it claims anything"
-    if (
-        unfinished
-        and len(words) <= 8
-        and words[-1].key in {"is", "are", "the", "of", "a", "in", "and", "has", "its"}
-    ):
+    if unfinished and len(words) <= 8 and words[-1].key in {"is", "are", "the", "of", "a", "in", "and", "has", "its"}:
         return "breaks off before it claims anything"
     return None

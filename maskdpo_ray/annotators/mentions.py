@@ -159,9 +159,5 @@ def _case_fits(name: str, written: str) -> bool:
     letters = re.sub(r"[^A-Za-z]", "", name)
     if len(letters) <= 3 or letters.isupper():
         plain = re.sub(r"[^\w]", "", name)
-        return re.sub(r"[^\w]", "", written) in {
-            plain,
-            plain + "s",
-            plain.capitalize() if name.islower() else plain,
-        }
+        return re.sub(r"[^\w]", "", written) in {plain, plain + "s", plain.capitalize() if name.islower() else plain}
     return True

@@ -53,9 +53,7 @@ def _locale() -> babel.Locale:
 @cache
 def _places() -> dict[str, tuple[Record, str, str]]:
     """Factbook code -> (record, ISO code, name)."""
-    by_name = {
-        name: code for code, name in _locale().territories.items() if len(code) == 2 and code.isalpha()
-    }
+    by_name = {name: code for code, name in _locale().territories.items() if len(code) == 2 and code.isalpha()}
     places = {}
     for record in factbook.records():
         own = f"{by_name.get(record.short_name, '')}|{record.short_name}"
@@ -154,9 +152,7 @@ def _currency(code: str) -> Value:
     name = " ".join([*words[:-1], unit])
     more = split(country_names.CURRENCIES.get(code, ""))
     national = [
-        place
-        for place in _places().values()
-        if place[0].sovereign and _currency_codes(place[1])[:1] == (code,)
+        place for place in _places().values() if place[0].sovereign and _currency_codes(place[1])[:1] == (code,)
     ]
     owners: tuple[str, ...] = ()
     if len(national) == 1:  # a currency of one state goes by the state's name in every form
@@ -204,12 +200,7 @@ def _kinds() -> tuple[Kind, ...]:
         Kind(
             "official_language",
             "official language",
-            (
-                "official language",
-                "national language",
-                "official and national language",
-                "official state language",
-            ),
+            ("official language", "national language", "official and national language", "official state language"),
             ("official",),
             (),
             tongues,

@@ -70,15 +70,10 @@ CAPITALS: dict[str, str] = {
 }
 """ISO code -> further spellings and names of its capital."""
 
-FIRST_CAPITALS: dict[str, str] = {
-    "MM": "Nay Pyi Taw",
-    "LK": "Sri Jayewardenepura Kotte",
-}
+FIRST_CAPITALS: dict[str, str] = {"MM": "Nay Pyi Taw", "LK": "Sri Jayewardenepura Kotte"}
 """ISO code -> the capital to show first, where the Factbook names another one before it."""
 
-NOT_CURRENCIES: dict[str, str] = {
-    "HT": "USD",
-}
+NOT_CURRENCIES: dict[str, str] = {"HT": "USD"}
 """ISO code -> legal tender in CLDR that is no currency of the country, nor officially adopted."""
 
 ADJECTIVES: dict[str, str] = {

@@ -37,28 +37,15 @@ _SERIES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Noble gases": ("noble gas", ("inert gas", "rare gas")),
     "Alkali metals": ("alkali metal", ()),
-    "Alkaline earth metals": (
-        "alkaline earth metal",
-        ("alkaline earth", "alkaline-earth metal", "alkaline metal"),
-    ),
+    "Alkaline earth metals": ("alkaline earth metal", ("alkaline earth", "alkaline-earth metal", "alkaline metal")),
     "Metalloids": ("metalloid", ("semimetal", "semi-metal")),
     "Halogens": ("halogen", ()),
-    "Poor metals": (
-        "post-transition metal",
-        ("poor metal", "posttransition metal", "basic metal", "other metal"),
-    ),
+    "Poor metals": ("post-transition metal", ("poor metal", "posttransition metal", "basic metal", "other metal")),
     "Transition metals": ("transition metal", ("transition element", "transition")),
     "Lanthanides": ("lanthanide", ("lanthanoid", "lanthanide metal", "lanthanide series")),
     "Actinides": ("actinide", ("actinoid", "actinide metal", "actinide series")),
 }
-_METALS = {
-    "Alkali metals",
-    "Alkaline earth metals",
-    "Poor metals",
-    "Transition metals",
-    "Lanthanides",
-    "Actinides",
-}
+_METALS = {"Alkali metals", "Alkaline earth metals", "Poor metals", "Transition metals", "Lanthanides", "Actinides"}
 _WIDER: dict[str, Value] = {
     "metal": Value("metal", ("metallic element",)),
     "nonmetal": Value("nonmetal", _SERIES["Nonmetals"][1]),
@@ -85,11 +72,7 @@ _ALSO: dict[str, str] = {
 }
 _WORDS = {"I", "In", "As", "He", "At", "No", "Be", "Am"}
 """Symbols that are English words: never read as the element's name."""
-_ALIASES: dict[str, tuple[str, ...]] = {
-    "Aluminum": ("Aluminium",),
-    "Cesium": ("Caesium",),
-    "Sulfur": ("Sulphur",),
-}
+_ALIASES: dict[str, tuple[str, ...]] = {"Aluminum": ("Aluminium",), "Cesium": ("Caesium",), "Sulfur": ("Sulphur",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +94,7 @@ class _Row:
 def _rows() -> tuple[_Row, ...]:
     spec = importlib.util.find_spec("mendeleev")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            "package 'mendeleev' is not installed; the elements table reads its data file"
-        )
+        raise ModuleNotFoundError("package 'mendeleev' is not installed; the elements table reads its data file")
     path = Path(spec.origin).with_name("elements.db")
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         points: dict[int, list[tuple[float | None, float | None]]] = {}
@@ -164,9 +145,7 @@ def _number(value: int) -> Value:
 
 
 def _entity(row: _Row) -> Entity:
-    surnames = tuple(
-        Value(name) for name in (row.discoverers or "").replace(" and ", ",").split(",") if name.strip()
-    )
+    surnames = tuple(Value(name) for name in (row.discoverers or "").replace(" and ", ",").split(",") if name.strip())
     return Entity(
         row.name,
         _ALIASES.get(row.name, ()) + (() if row.symbol in _WORDS else (row.symbol,)),
@@ -198,15 +177,7 @@ def table() -> FactTable:
         return tuple({value.name: value for e in entities for value in e.facts.get(kind, ())}.values())
 
     kinds = (
-        Kind(
-            "symbol",
-            "symbol",
-            ("symbol", "chemical symbol", "atomic symbol"),
-            (),
-            (),
-            lexicon("symbol"),
-            shape=NAME,
-        ),
+        Kind("symbol", "symbol", ("symbol", "chemical symbol", "atomic symbol"), (), (), lexicon("symbol"), shape=NAME),
         Kind(
             "atomic_number",
             "atomic number",
@@ -255,13 +226,7 @@ def table() -> FactTable:
             shape=WORDS,
         ),
         Kind(
-            "discoverer",
-            "discoverer",
-            (),
-            ("discovered", "discoverer"),
-            (),
-            lexicon("discoverer"),
-            closed_world=False,
+            "discoverer", "discoverer", (), ("discovered", "discoverer"), (), lexicon("discoverer"), closed_world=False
         ),
     )
     traps = (

@@ -53,9 +53,7 @@ def _record(code: str, data: dict[str, Any]) -> Record:
     government, people = data.get("Government", {}), data.get("People and Society", {})
     geography = data.get("Geography", {})
     capital = _text(government, "Capital", "name")
-    long_name = (
-        _text(government, "Country name", "conventional long form").split(";")[0].split("(")[0].strip()
-    )
+    long_name = _text(government, "Country name", "conventional long form").split(";")[0].split("(")[0].strip()
     short_name = re.sub(r"\s*\(.*\)", "", _text(government, "Country name", "conventional short form"))
     language_text = _text(people, "Languages", "Languages") or _text(people, "Languages")
     official, listed = languages(language_text)
@@ -64,8 +62,7 @@ def _record(code: str, data: dict[str, Any]) -> Record:
         short_name=long_name if short_name in {"", "none"} else short_name,
         long_name="" if long_name == "none" else long_name,
         former_names=tuple(
-            name.strip()
-            for name in re.sub(r"\(.*?\)", "", _text(government, "Country name", "former")).split(",")
+            name.strip() for name in re.sub(r"\(.*?\)", "", _text(government, "Country name", "former")).split(",")
         ),
         sovereign=bool(capital) and not _text(government, "Dependency status"),
         capitals=capitals(capital),
@@ -131,11 +128,7 @@ def languages(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _names(text: str) -> list[str]:
     found = [name for match in _LANGUAGE.findall(text) for name in match.split("/")]
-    return [
-        n
-        for n in found
-        if n not in _NOT_LANGUAGES and not re.search(r"\d|[a-z]official$|-$|-speaking|-based", n)
-    ]
+    return [n for n in found if n not in _NOT_LANGUAGES and not re.search(r"\d|[a-z]official$|-$|-speaking|-based", n)]
 
 
 def neighbours(text: str) -> tuple[str, ...]:

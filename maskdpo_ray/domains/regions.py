@@ -44,11 +44,7 @@ SUBREGIONS: dict[str, tuple[str, str]] = {
 }
 
 # States on two continents, or counted to either by common usage.
-ALSO_IN: dict[str, str] = {
-    "Asia": "RU EG CY TL",
-    "Europe": "TR KZ GE AZ AM CY",
-    "Oceania": "ID TL",
-}
+ALSO_IN: dict[str, str] = {"Asia": "RU EG CY TL", "Europe": "TR KZ GE AZ AM CY", "Oceania": "ID TL"}
 
 # Regions that M49 does not define, and members that common usage adds to its own; generously, so that
 # only what is surely outside is false.
@@ -143,15 +139,10 @@ def aliases(region: str) -> tuple[str, ...]:
     forms = {region}
     first, _, rest = region.partition(" ")
     if rest.rpartition(" ")[2] in {"Africa", "Asia", "Europe", "America"} and first in _COMPASS:
-        forms |= {
-            f"{_COMPASS[first]} {rest}",
-            f"{_COMPASS[first]}ern {rest}".replace("Centralern", "Central"),
-        }
+        forms |= {f"{_COMPASS[first]} {rest}", f"{_COMPASS[first]}ern {rest}".replace("Centralern", "Central")}
     if region in CONTINENTS:
         forms |= {*CONTINENTS[region], f"{region} continent", f"{_adjective(region)} continent"}
-        named = {
-            name.lower() for other in names() if other not in CONTINENTS for name in (other, *aliases(other))
-        }
+        named = {name.lower() for other in names() if other not in CONTINENTS for name in (other, *aliases(other))}
         forms |= {f"{wind} {region}" for wind in _HALF_WINDS if f"{wind} {region}".lower() not in named}
     forms |= {_adjective(name) for name in forms}
     return tuple(sorted(forms - {region}))

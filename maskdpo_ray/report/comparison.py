@@ -36,9 +36,7 @@ def main(folders: Sequence[str]) -> None:
     """Print the table of the runs in `folders`. Raises RunFolderError for a folder without a summary."""
     if not folders or folders[0].startswith("-"):
         raise RunFolderError("usage: python -m maskdpo_ray.report.comparison RUN_FOLDER [RUN_FOLDER ...]")
-    runs = sorted(
-        (_read(Path(folder)) for folder in folders), key=lambda run: (str(run["mask"]), run["seed"])
-    )
+    runs = sorted((_read(Path(folder)) for folder in folders), key=lambda run: (str(run["mask"]), run["seed"]))
     print("| " + " | ".join(_COLUMNS) + " |")
     print("|" + "---|" * len(_COLUMNS))
     for run in runs:
@@ -48,9 +46,8 @@ def main(folders: Sequence[str]) -> None:
         print("| " + " | ".join(_mean_row(mask, mine)) + " |")
     for seed in sorted({run["seed"] for run in runs}):
         pairs = {run["pairs_sha256"] for run in runs if run["seed"] == seed}
-        print(
-            f"\nseed {seed}: first-iteration pairs {'are the same in every run' if len(pairs) == 1 else 'DIFFER between runs'}"
-        )
+        verdict = "are the same in every run" if len(pairs) == 1 else "DIFFER between runs"
+        print(f"\nseed {seed}: first-iteration pairs {verdict}")
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -98,13 +95,7 @@ def _row(run: dict[str, Any]) -> list[str]:
     gain = run["heldout"][-1]["gain"]["score"]
     interval = f"{gain['gain']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
     values = _values(run)
-    return [
-        run["mask"],
-        str(run["seed"]),
-        "{:.3f} → {:.3f}".format(*values["score"]),
-        interval,
-        *_cells(values),
-    ]
+    return [run["mask"], str(run["seed"]), "{:.3f} → {:.3f}".format(*values["score"]), interval, *_cells(values)]
 
 
 def _mean_row(mask: str, runs: list[dict[str, Any]]) -> list[str]:

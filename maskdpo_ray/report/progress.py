@@ -19,5 +19,13 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
     on_terminal = sys.stderr.isatty()
     interval = 0.2 if on_terminal else _SECONDS_BETWEEN_LINES
     # tqdm (of the transformers stack already) keeps rate and remaining time.
-    yield from tqdm(items, desc=description, total=total, mininterval=interval, maxinterval=interval,
-                    disable=total == 0, dynamic_ncols=on_terminal, leave=True)
+    yield from tqdm(
+        items,
+        desc=description,
+        total=total,
+        mininterval=interval,
+        maxinterval=interval,
+        disable=total == 0,
+        dynamic_ncols=on_terminal,
+        leave=True,
+    )

@@ -51,9 +51,7 @@ def _left_out(before: dict[str, Any], after: dict[str, Any]) -> str:
 
     falls = sorted((stated(after, kind) - stated(before, kind), kind) for kind in before)
     return ", ".join(
-        f"{kind} ({stated(before, kind):.2f} -> {stated(after, kind):.2f})"
-        for fall, kind in falls
-        if fall < 0
+        f"{kind} ({stated(before, kind):.2f} -> {stated(after, kind):.2f})" for fall, kind in falls if fall < 0
     )
 
 

@@ -33,10 +33,7 @@ def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
         "folder": str(folder),
         "evaluations": evaluations,
         "pairs": [
-            {
-                "iteration": int(file.parent.name.removeprefix("iter_")),
-                **json.loads(file.read_text(encoding="utf-8")),
-            }
+            {"iteration": int(file.parent.name.removeprefix("iter_")), **json.loads(file.read_text(encoding="utf-8"))}
             for file in sorted(folder.glob("iter_*/pairs-summary.json"))
         ],
         **_usage(folder / "metrics.jsonl"),
@@ -52,11 +49,7 @@ def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict
         evaluation = Evaluation.from_json(value)
         initial = initial or evaluation
         sums = value.pop("topic_sums")  # stays in its own file
-        gain = (
-            None
-            if evaluation is initial
-            else compare(initial, evaluation, seed=seed, bootstrap_samples=samples)
-        )
+        gain = None if evaluation is initial else compare(initial, evaluation, seed=seed, bootstrap_samples=samples)
         versions.append(
             {
                 "version": int(file.parent.name.removeprefix("eval_")),

@@ -17,9 +17,7 @@ _TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
 def render(summary: dict[str, Any], width: int = 80, color: bool = False) -> str:
     """The tables as text, at most `width` columns (80 or more), with colour codes only when asked for."""
     text = io.StringIO()
-    _print(
-        summary, Console(file=text, width=width, no_color=not color, force_terminal=color, highlight=False)
-    )
+    _print(summary, Console(file=text, width=width, no_color=not color, force_terminal=color, highlight=False))
     return text.getvalue()
 
 
@@ -149,12 +147,7 @@ _ONLY_IF_SEEN = ("contradictory", "unverifiable", "no_fact", "unparsed")
 
 def _changes(last: dict[str, Any]) -> Table:
     table = _table(
-        f"Change from before to {_name(last['version'])}, per answer",
-        "",
-        "before",
-        "after",
-        "gain",
-        "95% interval",
+        f"Change from before to {_name(last['version'])}, per answer", "", "before", "after", "gain", "95% interval"
     )
     for metric, label in _SHOWN.items():
         change = last["gain"][metric]
@@ -168,15 +161,11 @@ def _changes(last: dict[str, Any]) -> Table:
 
 def _kinds(versions: list[dict[str, Any]]) -> Table:
     first, last = versions[0], versions[-1]
-    table = _table(
-        "By kind of fact, per answer", "kind", "correct before", "after", "incorrect before", "after"
-    )
+    table = _table("By kind of fact, per answer", "kind", "correct before", "after", "incorrect before", "after")
     nothing = {"correct": 0.0, "incorrect": 0.0}
     for kind in sorted({*first["kinds"], *last["kinds"]}):
         before, after = first["kinds"].get(kind, nothing), last["kinds"].get(kind, nothing)
-        table.add_row(
-            kind, *(_plain(side[label], 2) for label in ("correct", "incorrect") for side in (before, after))
-        )
+        table.add_row(kind, *(_plain(side[label], 2) for label in ("correct", "incorrect") for side in (before, after)))
     return table
 
 
@@ -184,10 +173,7 @@ def _pairs(iterations: list[dict[str, Any]]) -> Table:
     shares = list(dict.fromkeys(name for entry in iterations for name in entry["mixture"]))
     dropped = [
         f"dropped in iteration {entry['iteration']}: "
-        + (
-            ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in entry["drops"].items())
-            or "none"
-        )
+        + (", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in entry["drops"].items()) or "none")
         for entry in iterations
     ]
     table = _table(

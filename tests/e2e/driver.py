@@ -66,7 +66,10 @@ class Driver:
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*(command or (sys.executable, "-m", "maskdpo_ray.run")), *arguments],
-                cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 

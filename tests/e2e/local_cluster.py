@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
@@ -81,13 +80,35 @@ class LocalCluster:
         raise RuntimeError(f"node {number} did not start:\n{log.read_text(errors='replace')}")
 
     def _launch(self, number: int, log: Path) -> int:
-        options = ["--node-ip-address", f"127.0.0.{number + 2}", "--num-cpus", str(self._cpus),
-                   "--dashboard-agent-listen-port", "0", "--min-worker-port", "0", "--max-worker-port", "0",
-                   "--disable-usage-stats"]
+        options = [
+            "--node-ip-address",
+            f"127.0.0.{number + 2}",
+            "--num-cpus",
+            str(self._cpus),
+            "--dashboard-agent-listen-port",
+            "0",
+            "--min-worker-port",
+            "0",
+            "--max-worker-port",
+            "0",
+            "--disable-usage-stats",
+        ]
         if number == 0:
-            options += ["--head", "--port", self.address.split(":")[1], "--temp-dir", str(self._folder / "ray"),
-                        "--include-dashboard", "true", "--dashboard-host", "127.0.0.1",
-                        "--dashboard-port", str(self._dashboard), "--ray-client-server-port", str(self._client_port)]
+            options += [
+                "--head",
+                "--port",
+                self.address.split(":")[1],
+                "--temp-dir",
+                str(self._folder / "ray"),
+                "--include-dashboard",
+                "true",
+                "--dashboard-host",
+                "127.0.0.1",
+                "--dashboard-port",
+                str(self._dashboard),
+                "--ray-client-server-port",
+                str(self._client_port),
+            ]
         else:
             options += ["--address", self.address]
         scripts = Path(sys.executable).parent
@@ -98,8 +119,14 @@ class LocalCluster:
         }
         with log.open("wb") as output:
             return subprocess.run(
-                [str(scripts / "ray"), "start", *options], cwd=REPOSITORY, env=environment, timeout=_START_TIMEOUT_S,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                [str(scripts / "ray"), "start", *options],
+                cwd=REPOSITORY,
+                env=environment,
+                timeout=_START_TIMEOUT_S,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             ).returncode
 
     def actors(self) -> list[dict[str, int]]:

@@ -74,9 +74,18 @@ def test_ray_listens_to_this_machine_only(masked_run: Run) -> None:
 def test_every_file_is_there(masked_run: Run) -> None:
     expected = {"config.yaml", "ledger.jsonl", "metrics.jsonl", "summary.json"}
     for iteration in ITERATIONS:
-        names = ("rollouts-000.jsonl", "annotations-000.jsonl", "pairs.jsonl", "pairs-summary.json",
-                 "reference-logps.safetensors", "policy/config.json", "policy/model.safetensors",
-                 "policy/tokenizer.json", "policy/tokenizer_config.json", "policy/chat_template.jinja")
+        names = (
+            "rollouts-000.jsonl",
+            "annotations-000.jsonl",
+            "pairs.jsonl",
+            "pairs-summary.json",
+            "reference-logps.safetensors",
+            "policy/config.json",
+            "policy/model.safetensors",
+            "policy/tokenizer.json",
+            "policy/tokenizer_config.json",
+            "policy/chat_template.jinja",
+        )
         expected |= {f"iter_{iteration:03d}/{name}" for name in names}
     for version in VERSIONS:
         for split in SPLITS:
@@ -144,14 +153,33 @@ def test_evaluations(masked_run: Run) -> None:
 def test_metrics(masked_run: Run) -> None:
     metrics = masked_run.lines("metrics.jsonl")
     names = {name for line in metrics for name in line}
-    expected = {"timing/start_s", "timing/collect_s", "timing/reference_s", "timing/train_s", "timing/sync_s",
-                "timing/iteration_s", "timing/evaluate-heldout_s", "tokens/collect", "tokens/train",
-                "idle/rollout", "idle/annotation", "idle/training", "train/loss", "train/grad_norm", "train/lr",
-                "eval/heldout/score", "eval/heldout/gain", "eval/transfer/score", "pairs/count"}
+    expected = {
+        "timing/start_s",
+        "timing/collect_s",
+        "timing/reference_s",
+        "timing/train_s",
+        "timing/sync_s",
+        "timing/iteration_s",
+        "timing/evaluate-heldout_s",
+        "tokens/collect",
+        "tokens/train",
+        "idle/rollout",
+        "idle/annotation",
+        "idle/training",
+        "train/loss",
+        "train/grad_norm",
+        "train/lr",
+        "eval/heldout/score",
+        "eval/heldout/gain",
+        "eval/transfer/score",
+        "pairs/count",
+    }
     assert expected - names == set()
     steps = [line["step"] for line in metrics if "train/loss" in line]
     assert steps == list(range(len(steps)))  # on through the iterations
-    sampled = [sum(len(r["token_ids"]) for r in masked_run.lines(f"iter_{i:03d}/rollouts-000.jsonl")) for i in ITERATIONS]
+    sampled = [
+        sum(len(r["token_ids"]) for r in masked_run.lines(f"iter_{i:03d}/rollouts-000.jsonl")) for i in ITERATIONS
+    ]
     assert [line["tokens/collect"] for line in metrics if "tokens/collect" in line] == sampled
 
 
@@ -225,10 +253,15 @@ def test_vanilla_differs_in_the_policy_only(masked_run: Run, vanilla_run: Run) -
     for name in ("rollouts-000.jsonl", "annotations-000.jsonl", "pairs.jsonl"):
         masked, vanilla = ((run.folder / "iter_000" / name).read_bytes() for run in (masked_run, vanilla_run))
         assert sorted(masked.splitlines()) == sorted(vanilla.splitlines()), name  # questions finish in any order
-    masked, vanilla = (load_file(run.folder / "iter_000" / "policy" / "model.safetensors") for run in (masked_run, vanilla_run))
+    masked, vanilla = (
+        load_file(run.folder / "iter_000" / "policy" / "model.safetensors") for run in (masked_run, vanilla_run)
+    )
     assert masked.keys() == vanilla.keys()
     assert any(not torch.equal(masked[name], vanilla[name]) for name in masked)
-    losses = [[line["train/loss"] for line in run.lines("metrics.jsonl") if "train/loss" in line] for run in (masked_run, vanilla_run)]
+    losses = [
+        [line["train/loss"] for line in run.lines("metrics.jsonl") if "train/loss" in line]
+        for run in (masked_run, vanilla_run)
+    ]
     # Both begin at the reference, where the loss is log 2, but for bf16's noise over a batch of two pairs.
     assert [losses[0][0], losses[1][0]] == pytest.approx([math.log(2)] * 2, abs=0.02)
     assert losses[0][: len(losses[1])] != losses[1]

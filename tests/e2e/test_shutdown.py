@@ -98,7 +98,11 @@ def test_it_was_in_the_middle(stopped: Stopped, masked_run: Run) -> None:
     assert 0 < stopped.committed["answering"] < total == stopped.committed["training"]
     entries = stopped.end.lines("ledger.jsonl")
     assert [entry["stage"] for entry in entries].count("open") == 3
-    trained = [i for i, entry in enumerate(entries) if "finished" in entry and (entry["stage"], entry["iteration"]) == ("train", 0)]
+    trained = [
+        i
+        for i, entry in enumerate(entries)
+        if "finished" in entry and (entry["stage"], entry["iteration"]) == ("train", 0)
+    ]
     opened = [i for i, entry in enumerate(entries) if entry["stage"] == "open"]
     assert trained[0] > opened[2]
 
@@ -118,10 +122,17 @@ def test_it_goes_on_to_the_end(stopped: Stopped, masked_run: Run) -> None:
     run = stopped.end
     assert run.code == 0, run.output
     assert run.left == []
-    names = [f"iter_{i:03d}/{name}" for i in (0, 1) for name in ("rollouts-000.jsonl", "annotations-000.jsonl", "pairs.jsonl")]
+    names = [
+        f"iter_{i:03d}/{name}"
+        for i in (0, 1)
+        for name in ("rollouts-000.jsonl", "annotations-000.jsonl", "pairs.jsonl")
+    ]
     for name in [*names, "eval_000/heldout-rollouts.jsonl", "eval_001/heldout-rollouts.jsonl"]:
         ours, theirs = ((each.folder / name).read_bytes() for each in (run, masked_run))
         assert sorted(ours.splitlines()) == sorted(theirs.splitlines()), name
     for iteration in (0, 1):
-        ours, theirs = ((each.folder / f"iter_{iteration:03d}" / "policy" / "model.safetensors").read_bytes() for each in (run, masked_run))
+        ours, theirs = (
+            (each.folder / f"iter_{iteration:03d}" / "policy" / "model.safetensors").read_bytes()
+            for each in (run, masked_run)
+        )
         assert ours == theirs

@@ -24,6 +24,7 @@ from actors.training import TrainingRank, TrainingSettings
 from maskdpo_ray import batching
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.errors import ModelError
+from maskdpo_ray.stages import ReferenceLogps
 
 # The groups of ranks run inside the first test's setup: two minutes on two idle cores, more on busy ones.
 pytestmark = pytest.mark.timeout(1200)
@@ -31,8 +32,14 @@ pytestmark = pytest.mark.timeout(1200)
 BETA = 0.5
 # A large eps: AdamW forgives gradients that are wrong by a factor otherwise, and the tests would too.
 OPTIMIZER = OptimizerSettings(
-    lr=2e-3, betas=(0.9, 0.95), eps=1e-2, weight_decay=0.1, max_norm=1.0,
-    lr_scheduler="cosine", lr_warmup_ratio=0.2, min_lr_ratio=0.1,
+    lr=2e-3,
+    betas=(0.9, 0.95),
+    eps=1e-2,
+    weight_decay=0.1,
+    max_norm=1.0,
+    lr_scheduler="cosine",
+    lr_warmup_ratio=0.2,
+    min_lr_ratio=0.1,
 )
 # Five pairs over two ranks: shares of three and two, micro-batches of two: two passes and one.
 # The batch of one pair leaves the second rank empty-handed.
@@ -58,7 +65,9 @@ def examples() -> list[TrainingExample]:
     for index in range(5):
         prompt, beginning = few_shots + ids(3 + index), ids(index)
         chosen, rejected = beginning + ids(6 + index), beginning + ids(9 - index)
-        result.append(TrainingExample(f"q{index}", prompt, chosen, rejected, weights(len(chosen)), weights(len(rejected))))
+        result.append(
+            TrainingExample(f"q{index}", prompt, chosen, rejected, weights(len(chosen)), weights(len(rejected)))
+        )
     return result
 
 
@@ -91,7 +100,8 @@ def train_plainly(folder: Path) -> dict[str, Any]:
     others = [p for name, p in model.named_parameters() if "norm" in name]
     adam = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": OPTIMIZER.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        betas=OPTIMIZER.betas, eps=OPTIMIZER.eps,
+        betas=OPTIMIZER.betas,
+        eps=OPTIMIZER.eps,
     )
     steps = []
     for batch, lr in zip(BATCHES, LR, strict=True):
@@ -106,23 +116,51 @@ def train_plainly(folder: Path) -> dict[str, Any]:
         for group in adam.param_groups:
             group["lr"] = lr * OPTIMIZER.lr
         adam.step()
-        steps.append({
-            "loss": loss.item(), "accuracy": (chosen > rejected).float().mean().item(),
-            "chosen_reward": chosen.mean().item(), "rejected_reward": rejected.mean().item(),
-            "tokens": float((weights > 0).sum()), "grad_norm": norm.item(), "lr": lr * OPTIMIZER.lr,
-        })
+        steps.append(
+            {
+                "loss": loss.item(),
+                "accuracy": (chosen > rejected).float().mean().item(),
+                "chosen_reward": chosen.mean().item(),
+                "rejected_reward": rejected.mean().item(),
+                "tokens": float((weights > 0).sum()),
+                "grad_norm": norm.item(),
+                "lr": lr * OPTIMIZER.lr,
+            }
+        )
     return {"steps": steps, "weights": dict(model.named_parameters()), "reference": reference}
 
 
 def settings(stage: int, dtype: str) -> TrainingSettings:
     return TrainingSettings(
-        optimizer=OPTIMIZER, beta=BETA, zero_stage=stage, param_dtype=dtype, seed=1, device="cpu", num_threads=1,
-        timeout_s=120, gradient_checkpointing=stage == 3,
+        optimizer=OPTIMIZER,
+        beta=BETA,
+        zero_stage=stage,
+        param_dtype=dtype,
+        seed=1,
+        device="cpu",
+        num_threads=1,
+        timeout_s=120,
+        gradient_checkpointing=stage == 3,
     )
 
 
 def shares(items: list[Any], rank: int, world: int) -> list[list[Any]]:
     return list(batching.chunks(batching.shard(items, rank, world), MICRO_BATCH_SIZE))
+
+
+def train_steps(
+    trainer: TrainingRank, rank: int, world: int, reference: ReferenceLogps, batches: list[list[int]]
+) -> list[dict[str, float]]:
+    """Train on batches of indices into `examples()` and `reference`; returns each step's metrics."""
+    pairs = examples()
+    return [
+        trainer.train_step(
+            shares([pairs[i] for i in batch], rank, world),
+            shares([reference[i] for i in batch], rank, world),
+            len(batch),
+        )
+        for batch in batches
+    ]
 
 
 def allocated() -> int:
@@ -142,26 +180,18 @@ def rank_main(rank: int, world: int, port: int, model: str, lacking: str, folder
         trainer = TrainingRank(settings(stage, dtype), rank, world)
         trainer.setup("127.0.0.1", port)
 
-        def steps(batches: list[list[int]]) -> list[dict[str, float]]:
-            return [
-                trainer.train_step(
-                    shares([pairs[i] for i in batch], rank, world),
-                    shares([reference[i] for i in batch], rank, world),
-                    len(batch),
-                )
-                for batch in batches
-            ]
-
         # Every rank needs the reference of all pairs here, so each computes all of them.
         everything = list(batching.chunks(pairs, MICRO_BATCH_SIZE))
         reference = trainer.reference_logps(everything, model)
         trainer.begin(model, len(BATCHES))
         own = trainer.reference_logps(everything)
-        report["same_reference"] = all(np.array_equal(a, b) for x, y in zip(reference, own) for a, b in zip(x, y))
+        report["same_reference"] = all(
+            np.array_equal(a, b) for x, y in zip(reference, own, strict=True) for a, b in zip(x, y, strict=True)
+        )
         report["reference"] = [[side.tolist() for side in pair] for pair in reference]
-        report["steps"] = steps(BATCHES[:3])
+        report["steps"] = train_steps(trainer, rank, world, reference, BATCHES[:3])
         trainer.save_checkpoint(f"{out}-checkpoint", "step-3", {"step": 3})
-        report["steps"] += steps(BATCHES[3:])
+        report["steps"] += train_steps(trainer, rank, world, reference, BATCHES[3:])
         trainer.save_policy(str(out))
         trainer.save_policy(str(out))  # over an earlier one, as after a crash
         report["trained"] = [[side.tolist() for side in pair] for pair in trainer.reference_logps(everything)]
@@ -172,7 +202,7 @@ def rank_main(rank: int, world: int, port: int, model: str, lacking: str, folder
         trainer.begin(model, len(BATCHES))
         report["allocated"] = [allocated()]
         report["client_state"] = trainer.load_checkpoint(f"{out}-checkpoint")
-        report["resumed_steps"] = steps(BATCHES[3:])
+        report["resumed_steps"] = train_steps(trainer, rank, world, reference, BATCHES[3:])
         trainer.save_policy(f"{out}-resumed")
         trainer.begin(model, len(BATCHES))
         report["allocated"].append(allocated())
@@ -182,7 +212,7 @@ def rank_main(rank: int, world: int, port: int, model: str, lacking: str, folder
             report["wrong_size"] = str(error)
         reference = [(chosen * np.nan, rejected) for chosen, rejected in reference]
         try:
-            steps([[0, 1, 2, 3, 4]])
+            train_steps(trainer, rank, world, reference, [[0, 1, 2, 3, 4]])
         except FloatingPointError as error:
             report["not_finite"] = str(error)
         try:
@@ -209,8 +239,7 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
-        mp.spawn(rank_main, args=(world, port, str(tiny_model), str(lacking), str(folder)), nprocs=world,
-                 daemon=True)
+        mp.spawn(rank_main, args=(world, port, str(tiny_model), str(lacking), str(folder)), nprocs=world, daemon=True)
     return folder
 
 
@@ -275,7 +304,8 @@ def test_reference_logps(runs: Path, plain: dict[str, Any], world: int, stage: i
     assert report["initial_again"] == report["reference"]  # not touched by training
     tolerance = 1e-4 if dtype == "fp32" else 0.2
     for index, (example, pair) in enumerate(zip(pairs, report["reference"], strict=True)):
-        for offset, weights, values in zip((0, 5), (example.chosen_weights, example.rejected_weights), pair):
+        sides = (example.chosen_weights, example.rejected_weights)
+        for offset, weights, values in zip((0, 5), sides, pair, strict=True):
             expected = plain["reference"][offset + index, : len(weights)] * (torch.tensor(weights) > 0)
             torch.testing.assert_close(torch.tensor(values), expected, atol=tolerance, rtol=0)
 
@@ -295,9 +325,7 @@ def test_saved_policy_reloads(runs: Path, tiny_model: Path, world: int, stage: i
     values = [pair[0] for pair in report["trained"]] + [pair[1] for pair in report["trained"]]
     for row, expected in enumerate(values):
         actual = (logps[row] * (weights[row] > 0))[: len(expected)]
-        torch.testing.assert_close(
-            actual, torch.tensor(expected), atol=1e-4 if dtype == "fp32" else 0.2, rtol=0
-        )
+        torch.testing.assert_close(actual, torch.tensor(expected), atol=1e-4 if dtype == "fp32" else 0.2, rtol=0)
     chat = [{"role": "user", "content": "Five facts about Côte d'Ivoire."}]
     old, new = (AutoTokenizer.from_pretrained(path) for path in (tiny_model, folder))
     assert new.apply_chat_template(chat)["input_ids"] == old.apply_chat_template(chat)["input_ids"]

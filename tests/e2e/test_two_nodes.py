@@ -16,8 +16,12 @@ from local_cluster import LocalCluster
 
 pytestmark = pytest.mark.timeout(3600)
 ON_TWO_NODES = {"rollout__num_engines": 2, "train__num_ranks": 2, "cluster__threads": 1, "run__iterations": 1}
-FILES = ("iter_000/rollouts-000.jsonl", "iter_000/annotations-000.jsonl", "iter_000/pairs.jsonl",
-         "eval_000/heldout-rollouts.jsonl")
+FILES = (
+    "iter_000/rollouts-000.jsonl",
+    "iter_000/annotations-000.jsonl",
+    "iter_000/pairs.jsonl",
+    "eval_000/heldout-rollouts.jsonl",
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +92,10 @@ def test_submitted(submitted: Run) -> None:
 def test_both_give_the_same(joined: tuple[Run, Any], submitted: Run) -> None:
     for name in FILES:
         assert contents(joined[0], name) == contents(submitted, name), name
-    losses = [[line["train/loss"] for line in run.lines("metrics.jsonl") if "train/loss" in line]
-              for run in (joined[0], submitted)]
+    losses = [
+        [line["train/loss"] for line in run.lines("metrics.jsonl") if "train/loss" in line]
+        for run in (joined[0], submitted)
+    ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-2)
 
 

@@ -43,11 +43,23 @@ def example(folder: Path) -> TrainingExample:
 def train(rank: int, model: str, folder: str, port: int) -> None:
     """In a process of its own: a few steps with a large learning rate; the policy, and log-probs before and after."""
     optimizer = OptimizerSettings(
-        lr=LR, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, max_norm=1.0, lr_scheduler="constant",
-        lr_warmup_ratio=0.0, min_lr_ratio=0.0,
+        lr=LR,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        weight_decay=0.0,
+        max_norm=1.0,
+        lr_scheduler="constant",
+        lr_warmup_ratio=0.0,
+        min_lr_ratio=0.0,
     )
     settings = TrainingSettings(
-        optimizer=optimizer, beta=0.1, zero_stage=2, param_dtype="bf16", seed=1, device="cpu", num_threads=1,
+        optimizer=optimizer,
+        beta=0.1,
+        zero_stage=2,
+        param_dtype="bf16",
+        seed=1,
+        device="cpu",
+        num_threads=1,
         timeout_s=300,
     )
     trainer, pair = TrainingRank(settings, rank, 1), example(Path(model))
@@ -104,8 +116,17 @@ async def answers(engine: RolloutEngine, policy: Policy, model: Path, backwards:
 async def observe(initial: Policy, trained: Policy, model: Path) -> Observed:
     """One engine through every way of loading."""
     settings = EngineSettings(
-        device="cpu", threads=1, dtype="bfloat16", seed=1, tensor_parallel_size=1, gpu_memory_utilization=0.9,
-        cpu_kv_cache_gib=1, max_model_len=1024, enforce_eager=True, enable_prefix_caching=True, max_num_seqs=64,
+        device="cpu",
+        threads=1,
+        dtype="bfloat16",
+        seed=1,
+        tensor_parallel_size=1,
+        gpu_memory_utilization=0.9,
+        cpu_kv_cache_gib=1,
+        max_model_len=1024,
+        enforce_eager=True,
+        enable_prefix_caching=True,
+        max_num_seqs=64,
         trust_remote_code=False,
     )
     seen, pair = Observed(initial, trained), example(model)
@@ -241,7 +262,12 @@ def test_answers_depend_on_the_seed_and_nothing_else(seen: Observed) -> None:
 
 
 def test_seeds(seen: Observed) -> None:
-    arguments: list[tuple[Any, ...]] = [(1, "train", 0, "q"), (2, "train", 0, "q"), (1, "evaluate-heldout", 0, "q"),
-                                        (1, "train", 1, "q"), (1, "train", 0, "r")]
+    arguments: list[tuple[Any, ...]] = [
+        (1, "train", 0, "q"),
+        (2, "train", 0, "q"),
+        (1, "evaluate-heldout", 0, "q"),
+        (1, "train", 1, "q"),
+        (1, "train", 0, "r"),
+    ]
     assert len({request_seed(*values) for values in arguments}) == len(arguments)
     assert all(0 <= request_seed(*values) < 2**31 for values in arguments)

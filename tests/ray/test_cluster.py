@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fakes
 import numpy as np
 import psutil
 import pytest
 import ray.cloudpickle
 
-import fakes
 from actors import weights
+from actors.groups import AnnotationGroup, RolloutGroup, TrainingGroup
 from actors.rollout import request_seed
 from maskdpo_ray import batching, questions
 from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.cluster import AnnotationGroup, Cluster, RolloutGroup, TrainingGroup
+from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config import (
     AnnotationConfig,
     ClusterConfig,
@@ -272,7 +273,7 @@ def test_not_enough_cpus(tmp_path: Path) -> None:
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     config = config_for(tmp_path, address="127.0.0.1:1")
-    with pytest.raises(ClusterError, match="^cluster.address: no Ray cluster at '127.0.0.1:1': ") as caught:
-        with Cluster(config):
-            pytest.fail("entered")
+    expected = "^cluster.address: no Ray cluster at '127.0.0.1:1': "
+    with pytest.raises(ClusterError, match=expected) as caught, Cluster(config):
+        pytest.fail("entered")
     assert "\n" not in str(caught.value)

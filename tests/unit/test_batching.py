@@ -38,9 +38,7 @@ def test_num_steps_is_the_number_of_batches(num_examples, batch_size, epochs, se
     assert num_steps(num_examples, batch_size, epochs) == len(batches)
 
 
-@pytest.mark.parametrize(
-    "arguments, steps", [((111, 16, 3), 21), ((64, 64, 3), 3), ((65, 64, 3), 6), ((0, 8, 3), 0)]
-)
+@pytest.mark.parametrize("arguments, steps", [((111, 16, 3), 21), ((64, 64, 3), 3), ((65, 64, 3), 6), ((0, 8, 3), 0)])
 def test_num_steps_by_hand(arguments, steps):
     assert num_steps(*arguments) == steps
 

@@ -80,45 +80,43 @@ BAD_FILES = {
     "infinite": ("adam: {lr: inf}", "x.yaml:1: adam.lr: expected a number, got 'inf'"),
     "fraction": ("run: {seed: 1.5}", "x.yaml:1: run.seed: expected a whole number, got '1.5'"),
     "bool for int": ("run: {seed: true}", "x.yaml:1: run.seed: expected a whole number, got 'true'"),
-    "int for bool": (
-        "vllm: {enforce_eager: 1}", "x.yaml:1: vllm.enforce_eager: expected true or false, got '1'"),
+    "int for bool": ("vllm: {enforce_eager: 1}", "x.yaml:1: vllm.enforce_eager: expected true or false, got '1'"),
     "null for text": ("run: {name: null}", "x.yaml:1: run.name: expected text, got nothing"),
     "mapping for text": ("run: {name: {a: b}}", "x.yaml:1: run.name: expected text, got a mapping"),
     "optional": (
         "vllm: {max_model_len: big}",
-        "x.yaml:1: vllm.max_model_len: expected a whole number or none, got 'big'"),
+        "x.yaml:1: vllm.max_model_len: expected a whole number or none, got 'big'",
+    ),
     "choice": (
         "train: {reference: inital}",
-        "x.yaml:1: train.reference: expected one of initial, previous, got 'inital'; did you mean initial?"),
-    "numeric choice": (
-        "ds: {zero_stage: 4}", "x.yaml:1: ds.zero_stage: expected one of 2, 3, got '4'"),
+        "x.yaml:1: train.reference: expected one of initial, previous, got 'inital'; did you mean initial?",
+    ),
+    "numeric choice": ("ds: {zero_stage: 4}", "x.yaml:1: ds.zero_stage: expected one of 2, 3, got '4'"),
     "short list": ("adam: {betas: [0.9]}", "x.yaml:1: adam.betas: expected a list of 2 numbers, got a list"),
-    "unknown field": (
-        "train:\n  bta: 0.1\n", "x.yaml:2: train.bta: unknown option; did you mean train.beta?"),
-    "field of another section": (
-        "train: {lr: 0.1}", "x.yaml:1: train.lr: unknown option; did you mean adam.lr?"),
+    "unknown field": ("train:\n  bta: 0.1\n", "x.yaml:2: train.bta: unknown option; did you mean train.beta?"),
+    "field of another section": ("train: {lr: 0.1}", "x.yaml:1: train.lr: unknown option; did you mean adam.lr?"),
     "unknown section": ("trian: {beta: 1}", "x.yaml:1: trian: unknown section; did you mean train?"),
     "field at top": ("beta: 1", "x.yaml:1: beta: unknown section; did you mean train.beta?"),
     "dotted key": ("train.beta: 1", "x.yaml:1: train.beta: expected `beta` under `train:`, got a dotted key"),
     "scalar section": ("train: 3", "x.yaml:1: train: expected a mapping of options, got '3'"),
     "twice": ("run:\n  seed: 1\n  seed: 2\n", "x.yaml:3: run.seed: given twice, first in line 2"),
     "section twice": ("run: {seed: 1}\nrun: {seed: 2}\n", "x.yaml:2: run: given twice, first in line 1"),
-    "bad yaml": (
-        "run:\n  seed: [1\nmodel:\n", "x.yaml:3: expected YAML, got: expected ',' or ']', but got ':'"),
-    "tab": (
-        "run:\n\tseed: 1\n",
-        "x.yaml:2: expected YAML, got: found character '\\t' that cannot start any token"),
+    "bad yaml": ("run:\n  seed: [1\nmodel:\n", "x.yaml:3: expected YAML, got: expected ',' or ']', but got ':'"),
+    "tab": ("run:\n\tseed: 1\n", "x.yaml:2: expected YAML, got: found character '\\t' that cannot start any token"),
     "control character": (
-        "run: \x00", "x.yaml: expected YAML, got: unacceptable character #x0000: special characters are not "
-        "allowed"),
+        "run: \x00",
+        "x.yaml: expected YAML, got: unacceptable character #x0000: special characters are not allowed",
+    ),
     "two documents": (
-        "run: {seed: 1}\n---\nrun: {seed: 2}\n", "x.yaml:2: expected YAML, got: but found another document"),
+        "run: {seed: 1}\n---\nrun: {seed: 2}\n",
+        "x.yaml:2: expected YAML, got: but found another document",
+    ),
     "deep": ("[" * 1000, "x.yaml: expected {section: {field: value}}, got deeper nesting"),
     "python tag": (
         "run: !!python/object:os.system {name: x}\nseed: 1",
-        "x.yaml:2: seed: unknown section; did you mean run.seed?"),
-    "no model": (
-        "run: {seed: 1}", "x.yaml: model.model_name_or_path: expected the folder of a model, got ''"),
+        "x.yaml:2: seed: unknown section; did you mean run.seed?",
+    ),
+    "no model": ("run: {seed: 1}", "x.yaml: model.model_name_or_path: expected the folder of a model, got ''"),
 }
 
 
@@ -131,35 +129,43 @@ BAD_VALUES = {
     "below range": ("train:\n  beta: -1\n", "x.yaml:2: train.beta: expected above 0, got -1.0"),
     "one answer": (
         "rollout: {n_samples_per_prompt: 1}",
-        "x.yaml:1: rollout.n_samples_per_prompt: expected at least 2 (a pair needs two answers), got 1"),
+        "x.yaml:1: rollout.n_samples_per_prompt: expected at least 2 (a pair needs two answers), got 1",
+    ),
     "folder": ("run: {name: a/b}", "x.yaml:1: run.name: expected a folder name, got 'a/b'"),
     "few pairs": (
         "train: {batch_size: 2, num_ranks: 4}",
-        "x.yaml:1: train.batch_size: expected at least train.num_ranks (4): a pair for every rank, got 2"),
+        "x.yaml:1: train.batch_size: expected at least train.num_ranks (4): a pair for every rank, got 2",
+    ),
     "no room": (
         "vllm: {max_model_len: 96}\nrollout: {max_new_tokens: 96}\n",
         "x.yaml:2: rollout.max_new_tokens: expected less than vllm.max_model_len (96), which also holds the "
-        "prompt, got 96"),
+        "prompt, got 96",
+    ),
     "fp32 on GPU": (
         "cluster: {device: cuda}\nds: {param_dtype: fp32}\n",
-        "x.yaml:2: ds.param_dtype: expected bf16 when cluster.device is cuda, got 'fp32'"),
+        "x.yaml:2: ds.param_dtype: expected bf16 when cluster.device is cuda, got 'fp32'",
+    ),
     "offload on CPU": (
         "ds: {adam_offload: on}\n",
-        "x.yaml:1: ds.adam_offload: expected false when cluster.device is cpu (nothing to offload to), "
-        "got True"),
+        "x.yaml:1: ds.adam_offload: expected false when cluster.device is cpu (nothing to offload to), got True",
+    ),
     "mask policy": (
         "mask: {policy: maskdpo}",
-        "x.yaml:1: mask.policy: expected mask_dpo, vanilla or {side: {label: weight}}, got 'maskdpo'"),
+        "x.yaml:1: mask.policy: expected mask_dpo, vanilla or {side: {label: weight}}, got 'maskdpo'",
+    ),
     "mask side": (
         "mask: {policy: {chosen: {no_fact: 1}, reject: {no_fact: 1}}}",
-        "x.yaml:1: mask.policy: expected the sides chosen and rejected, got ['chosen', 'reject']"),
+        "x.yaml:1: mask.policy: expected the sides chosen and rejected, got ['chosen', 'reject']",
+    ),
     "mask label": (
         "mask: {policy: {chosen: {wrong: 1}, rejected: {}}}",
         "x.yaml:1: mask.policy.chosen: expected one of no_fact, no_hallucination, contradictory, "
-        "unverifiable, unparsed, got 'wrong'"),
+        "unverifiable, unparsed, got 'wrong'",
+    ),
     "mask weight": (
         "mask: {policy: {chosen: {no_fact: 2}, rejected: {}}}",
-        "x.yaml:1: mask.policy.chosen.no_fact: expected 0 to 1, got 2.0"),
+        "x.yaml:1: mask.policy.chosen.no_fact: expected 0 to 1, got 2.0",
+    ),
 }
 
 
@@ -189,13 +195,14 @@ BAD_OVERRIDES = {
     "list": (["--adam.betas", "[0.9"], "--adam.betas: expected a list of 2 numbers, got '[0.9'"),
     "unknown": (
         ["--train.bta", "1"],
-        "--train.bta: unknown option; did you mean --train.beta? (--help lists every option)"),
+        "--train.bta: unknown option; did you mean --train.beta? (--help lists every option)",
+    ),
     "abbreviation": (
         ["--rollout.top", "1"],
-        "--rollout.top: unknown option; did you mean --rollout.top_p? (--help lists every option)"),
+        "--rollout.top: unknown option; did you mean --rollout.top_p? (--help lists every option)",
+    ),
     "no value": (["--train.beta"], "--train.beta: expected one argument (--help lists every option)"),
-    "dash": (
-        ["--dry-run"], "--dry-run: unknown option; did you mean --dry_run? (--help lists every option)"),
+    "dash": (["--dry-run"], "--dry-run: unknown option; did you mean --dry_run? (--help lists every option)"),
 }
 
 
@@ -255,8 +262,12 @@ def test_overrides_win_and_leave_the_rest(folder):
 
 
 def test_override_mends_a_file_that_alone_would_be_refused(folder):
-    assert load("train: {num_ranks: 4, batch_size: 2}", "--train.batch_size", "4",
-                "--model.model_name_or_path", "m").train.batch_size == 4
+    assert (
+        load(
+            "train: {num_ranks: 4, batch_size: 2}", "--train.batch_size", "4", "--model.model_name_or_path", "m"
+        ).train.batch_size
+        == 4
+    )
 
 
 def test_mask_policy_as_mapping(folder):

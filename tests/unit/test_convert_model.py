@@ -42,19 +42,38 @@ def test_every_file_names_the_same_end_of_answer(bundled_model: Path, tokenizer)
 
 
 def test_chat_template_ends_a_turn_with_eos_and_opens_the_answer(tokenizer) -> None:
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
-                {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Bye"}]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Bye"},
+    ]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
-                    "<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n")
+    assert text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"
+    )
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert ids.count(tokenizer.eos_token_id) == 4
 
 
 def test_each_digit_is_a_token(tokenizer) -> None:
     ids = tokenizer("in 2024, 12.5 km", add_special_tokens=False)["input_ids"]
-    assert [tokenizer.decode([token]) for token in ids] == ["in", " ", "2", "0", "2", "4", ",", " ", "1", "2", ".",
-                                                            "5", " km"]
+    assert [tokenizer.decode([token]) for token in ids] == [
+        "in",
+        " ",
+        "2",
+        "0",
+        "2",
+        "4",
+        ",",
+        " ",
+        "1",
+        "2",
+        ".",
+        "5",
+        " km",
+    ]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

@@ -20,9 +20,7 @@ def test_shots_are_true_sentences_and_never_asked(domain) -> None:
     prompt = questions[0].prompt
     for name, shot in zip(domain.SHOTS, (prompt[1], prompt[3]), strict=True):
         question = Question("shot", name, (), facts={"table": domain.table().name, "entity": name})
-        (annotation,) = FactsAnnotator().annotate(
-            [(question, Rollout("shot", 0, (), shot["content"], "stop", 0))]
-        )
+        (annotation,) = FactsAnnotator().annotate([(question, Rollout("shot", 0, (), shot["content"], "stop", 0))])
         assert [s.label for s in annotation.sentences] == [NO_HALLUCINATION] * 5
         assert len({s.kind for s in annotation.sentences}) == 5
 
@@ -102,18 +100,7 @@ def test_elements_against_known_values() -> None:
     )
     liquid_or_gas = {name for name, f in facts.items() if f["state"] != "solid"}
     assert liquid_or_gas == {
-        *(
-            "Hydrogen",
-            "Helium",
-            "Nitrogen",
-            "Fluorine",
-            "Neon",
-            "Chlorine",
-            "Argon",
-            "Krypton",
-            "Xenon",
-            "Radon",
-        ),
+        *("Hydrogen", "Helium", "Nitrogen", "Fluorine", "Neon", "Chlorine", "Argon", "Krypton", "Xenon", "Radon"),
         *("Bromine", "Mercury"),
     }
     assert facts["Helium"]["category"] == "noble gas" and facts["Sodium"]["category"] == "alkali metal"

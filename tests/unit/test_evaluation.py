@@ -15,9 +15,7 @@ FACT, WRONG, UNSURE, CHAT, LOST = "no_hallucination", "contradictory", "unverifi
 
 
 def questions(count, per_topic=1):
-    return [
-        Question(f"q{i}", f"topic{i // per_topic}", ({"role": "user", "content": "?"},)) for i in range(count)
-    ]
+    return [Question(f"q{i}", f"topic{i // per_topic}", ({"role": "user", "content": "?"},)) for i in range(count)]
 
 
 def answer(question, replication, labels, kind=None, tokens=3, finish="stop"):
@@ -38,9 +36,7 @@ def test_closed_form():
         qs,
         [
             answer(qs[0], 0, [CHAT, FACT, WRONG, UNSURE], kind="capital", tokens=10),  # score 1/2
-            answer(
-                qs[1], 0, [FACT, LOST], kind="capital", tokens=20, finish="length"
-            ),  # 1: unparsed is on no side
+            answer(qs[1], 0, [FACT, LOST], kind="capital", tokens=20, finish="length"),  # 1: unparsed is on no side
             answer(qs[0], 1, [CHAT, CHAT], tokens=30),  # 1, nothing checkable
             answer(qs[1], 1, [WRONG, WRONG, FACT], tokens=40),  # 1/3
         ],
@@ -116,10 +112,7 @@ def test_agrees_with_a_plain_count_in_any_order_and_survives_json(texts, shuffle
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_gain_is_antisymmetric_and_zero_against_itself(one, other):
     qs = questions(6)
-    a, b = (
-        run(qs, [answer(q, 0, labels) for q, labels in zip(qs, texts, strict=True)], 100)
-        for texts in (one, other)
-    )
+    a, b = (run(qs, [answer(q, 0, labels) for q, labels in zip(qs, texts, strict=True)], 100) for texts in (one, other))
     forth, back = (compare(x, y, seed=3, bootstrap_samples=100).metrics for x, y in ((a, b), (b, a)))
     for name in METRICS:
         if forth[name].low is not None:
@@ -133,13 +126,7 @@ def test_gain_is_antisymmetric_and_zero_against_itself(one, other):
 def test_pairing_takes_out_what_topics_differ_in():
     qs = questions(20)
     before, after = (
-        run(
-            qs,
-            [
-                answer(q, 0, [FACT] * (i % 3 + extra) + [WRONG] * (3 - i % 3 - extra))
-                for i, q in enumerate(qs)
-            ],
-        )
+        run(qs, [answer(q, 0, [FACT] * (i % 3 + extra) + [WRONG] * (3 - i % 3 - extra)) for i, q in enumerate(qs)])
         for extra in (0, 1)
     )
     change = compare(before, after, seed=1, bootstrap_samples=500).metrics["score"]
@@ -165,9 +152,9 @@ def test_interval_holds_the_true_gain_about_95_times_in_100():
                 bootstrap_samples=100,
             )
 
-        change = compare(
-            sample([0.4] * len(qs)), sample(after_rates), seed=number, bootstrap_samples=400
-        ).metrics["score"]
+        change = compare(sample([0.4] * len(qs)), sample(after_rates), seed=number, bootstrap_samples=400).metrics[
+            "score"
+        ]
         held += change.low <= 0.1 <= change.high
     assert 0.89 <= held / runs <= 0.99
 

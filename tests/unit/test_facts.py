@@ -31,11 +31,7 @@ COUNTRY_CASES = [
     ("South Africa", "The capital of South Africa is Johannesburg.", WRONG),
     ("Burma", "The capital of Myanmar is Naypyidaw.", RIGHT),
     ("Burma", "Burma, also known as Myanmar, is in Southeast Asia.", RIGHT),
-    (
-        "Democratic Republic of the Congo",
-        "The capital of the Democratic Republic of the Congo is Kinshasa.",
-        RIGHT,
-    ),
+    ("Democratic Republic of the Congo", "The capital of the Democratic Republic of the Congo is Kinshasa.", RIGHT),
     ("Democratic Republic of the Congo", "The capital of the DRC is Brazzaville.", WRONG),
     ("Republic of the Congo", "The capital of the Republic of the Congo is Brazzaville.", RIGHT),
     ("Republic of the Congo", "The capital of Congo is Kinshasa.", WRONG),
@@ -274,12 +270,7 @@ def test_an_empty_field_matches_nothing() -> None:
 
 
 TEMPLATES = {
-    "capital": (
-        "The capital of {e} is {v}.",
-        "{v} is the capital of {e}.",
-        "Capital: {v}",
-        "Its capital is {v}.",
-    ),
+    "capital": ("The capital of {e} is {v}.", "{v} is the capital of {e}.", "Capital: {v}", "Its capital is {v}."),
     "continent": ("{e} is in {v}.", "{e} is a country in {v}.", "{e} is located in {v}."),
     "official_language": ("The official language of {e} is {v}.", "{e}'s official language is {v}."),
     "currency": ("The currency of {e} is the {v}.", "{e} uses the {v}.", "{e}'s currency is the {v}."),
@@ -319,19 +310,11 @@ def test_a_users_own_table() -> None:
         kinds=(
             Kind("moons", "number of moons", ("moon",), shape=NUMBER),
             Kind(
-                "type",
-                "type",
-                ("type",),
-                ("is a", "a"),
-                (),
-                (Value("gas giant"), Value("rocky planet")),
-                shape=WORDS,
+                "type", "type", ("type",), ("is a", "a"), (), (Value("gas giant"), Value("rocky planet")), shape=WORDS
             ),
         ),
         entities=(
-            Entity(
-                "Mars", ("the Red Planet",), (), {"moons": (Value("2"),), "type": (Value("rocky planet"),)}
-            ),
+            Entity("Mars", ("the Red Planet",), (), {"moons": (Value("2"),), "type": (Value("rocky planet"),)}),
             Entity("Jupiter", (), (), {"type": (Value("gas giant"),)}),
         ),
     )
@@ -351,12 +334,7 @@ def test_unknown_annotator_names_the_known_ones() -> None:
 
 @pytest.mark.parametrize(
     "facts",
-    [
-        None,
-        {"table": "countries"},
-        {"table": "nowhere", "entity": "Rwanda"},
-        {"table": "countries", "entity": "Mu"},
-    ],
+    [None, {"table": "countries"}, {"table": "nowhere", "entity": "Rwanda"}, {"table": "countries", "entity": "Mu"}],
 )
 def test_questions_without_usable_facts_are_refused(facts) -> None:
     with pytest.raises(DataError, match="question 'q'"):

@@ -42,8 +42,9 @@ def modules(package: str) -> list[str]:
 
 def brought_in(names: list[str], watched: tuple[str, ...]) -> dict[str, list[str]]:
     """Import modules in a fresh interpreter; return those that loaded a watched package, and which."""
-    done = subprocess.run([sys.executable, "-c", PROBE, json.dumps([names, watched])], cwd=REPOSITORY,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps([names, watched])], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return {name: packages for name, packages in json.loads(done.stdout.splitlines()[-1]).items() if packages}
 
@@ -73,8 +74,12 @@ def test_importing_a_pure_module_loads_no_engine() -> None:
 
 def test_pure_modules_name_no_engine_even_inside_functions() -> None:
     edge = [REPOSITORY / f"{name.replace('.', '/')}.py" for name in EDGE]
-    found = {path.name: names for path in sources("maskdpo_ray") if path not in edge
-             if (names := imported_names(path) & {*ENGINES, "actors"})}
+    found = {
+        path.name: names
+        for path in sources("maskdpo_ray")
+        if path not in edge
+        if (names := imported_names(path) & {*ENGINES, "actors"})
+    }
     assert found == {}
 
 
@@ -102,7 +107,10 @@ def test_the_two_files_read_first_stay_short(name: str, limit: int) -> None:
 
 def test_files_stay_short_and_named_after_one_thing() -> None:
     files = sources("maskdpo_ray", "actors", "tests", "scripts", "benchmarks")
-    long = {str(path.relative_to(REPOSITORY)): lines for path in files
-            if (lines := len(path.read_text(encoding="utf-8").splitlines())) >= 400}
+    long = {
+        str(path.relative_to(REPOSITORY)): lines
+        for path in files
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) >= 400
+    }
     assert long == {}
     assert [path for path in files if path.name in ("utils.py", "util.py", "helpers.py", "misc.py")] == []

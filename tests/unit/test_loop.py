@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import fakes
-from actors import weights
+import pytest
 from fakes import CharTokenizer, Events, Stopped, fake_logps
+
+from actors import weights
 from maskdpo_ray import batching, cli, reference
 from maskdpo_ray.config import Config, DataConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrainConfig
 from maskdpo_ray.errors import DataError, RunFolderError
@@ -110,8 +110,16 @@ def test_order_of_events(whole: tuple[Path, Events]) -> None:
             order.append(kind)
     expected: list[tuple] = [("load", 0), ("answer", "evaluate-heldout", 0), ("answer", "evaluate-transfer", 0)]
     for i in range(ITERATIONS):
-        expected += [("answer", "train", i), ("reference", i), ("begin", i), ("step", i), ("publish", i + 1),
-                     ("load", i + 1), ("answer", "evaluate-heldout", i + 1), ("answer", "evaluate-transfer", i + 1)]
+        expected += [
+            ("answer", "train", i),
+            ("reference", i),
+            ("begin", i),
+            ("step", i),
+            ("publish", i + 1),
+            ("load", i + 1),
+            ("answer", "evaluate-heldout", i + 1),
+            ("answer", "evaluate-transfer", i + 1),
+        ]
     assert order == expected
 
 
@@ -280,6 +288,4 @@ def test_policy_versions(whole: tuple[Path, Events]) -> None:
     trained = [entry for entry in ledger if entry["stage"] == "train"]
     for iteration, entry in enumerate(trained):
         folder = whole[0] / f"run/iter_{iteration:03d}/policy"
-        assert weights.publish(folder, iteration + 1) == Policy(
-            iteration + 1, str(folder), entry["facts"]["checksum"]
-        )
+        assert weights.publish(folder, iteration + 1) == Policy(iteration + 1, str(folder), entry["facts"]["checksum"])

@@ -28,9 +28,7 @@ def batch(
     return policy, reference, torch.where(weights < 0.35, 0.0, weights)
 
 
-def closed_form(
-    policy: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor, beta: float
-) -> list[float]:
+def closed_form(policy: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor, beta: float) -> list[float]:
     """Eq. 5 and 6 in plain Python, a pair at a time."""
     num_pairs = len(policy) // 2
 
@@ -69,10 +67,7 @@ def test_known_value() -> None:
 def test_gradients_are_those_of_finite_differences() -> None:
     policy, reference, weights = batch(3, 4)
     assert torch.autograd.gradcheck(
-        lambda p: masked_dpo_loss(p, reference, weights, BETA)[0],
-        policy.requires_grad_(),
-        eps=1e-6,
-        atol=1e-8,
+        lambda p: masked_dpo_loss(p, reference, weights, BETA)[0], policy.requires_grad_(), eps=1e-6, atol=1e-8
     )
 
 
@@ -224,12 +219,22 @@ def test_all_ones_is_trl_sigmoid_loss(seed: int) -> None:
     defaults = DPOConfig.__dataclass_fields__
     assert defaults["loss_type"].default_factory() == ["sigmoid"] and defaults["beta"].default == BETA
     trainer = SimpleNamespace(
-        model=model(policy), ref_model=model(reference), beta=BETA, loss_types=["sigmoid"],
-        loss_weights=[1.0], label_smoothing=0.0, aux_loss_enabled=False, ld_alpha=None,
-        precompute_ref_logps=False, use_weighting=False, f_divergence_type="reverse_kl",
+        model=model(policy),
+        ref_model=model(reference),
+        beta=BETA,
+        loss_types=["sigmoid"],
+        loss_weights=[1.0],
+        label_smoothing=0.0,
+        aux_loss_enabled=False,
+        ld_alpha=None,
+        precompute_ref_logps=False,
+        use_weighting=False,
+        f_divergence_type="reverse_kl",
         args=SimpleNamespace(gradient_checkpointing_kwargs=None),
         accelerator=SimpleNamespace(device="cpu", gather=lambda x: x, gather_for_metrics=lambda x: x),
-        _metrics=defaultdict(lambda: defaultdict(list)), _total_train_tokens=0, _tp_size=1,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+        _tp_size=1,
     )
     completion = torch.nn.functional.pad(ones, (1, 0))  # one prompt token before each response
     inputs = {

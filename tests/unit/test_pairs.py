@@ -30,9 +30,7 @@ from maskdpo_ray.records import (
 QUESTION = Question("rwanda/five", "Rwanda", ({"role": "user", "content": "Give five facts about Rwanda."},))
 
 
-def answer(
-    sample: int, *labels: str, text: str | None = None, finish: str = "stop", version: int = 0
-) -> ScoredAnswer:
+def answer(sample: int, *labels: str, text: str | None = None, finish: str = "stop", version: int = 0) -> ScoredAnswer:
     rollout = Rollout(QUESTION.id, sample, (5, 2), text or f"Answer {sample}.", finish, version)
     sentences = tuple(Sentence(i, i + 1, label) for i, label in enumerate(labels))
     return scored(rollout, Annotation(QUESTION.id, sample, sentences))
@@ -51,8 +49,7 @@ answers = st.lists(
     max_size=8,
 ).map(
     lambda rows: [
-        answer(i, *labels, finish=finish, text=f"Text {text}.")
-        for i, (labels, finish, text) in enumerate(rows)
+        answer(i, *labels, finish=finish, text=f"Text {text}.") for i, (labels, finish, text) in enumerate(rows)
     ]
 )
 
@@ -105,11 +102,7 @@ def test_equal_scores_take_the_lowest_sample() -> None:
         ([answer(0, NO_FACT, text="It."), answer(1, NO_FACT, text="It.")], DropReason.IDENTICAL_TEXT),
         ([answer(0, NO_FACT, text="It."), answer(1, CONTRADICTORY, text="It.")], DropReason.IDENTICAL_TEXT),
         (
-            [
-                answer(0, NO_FACT, text="A."),
-                answer(1, CONTRADICTORY, text="A."),
-                answer(2, NO_FACT, UNVERIFIABLE),
-            ],
+            [answer(0, NO_FACT, text="A."), answer(1, CONTRADICTORY, text="A."), answer(2, NO_FACT, UNVERIFIABLE)],
             DropReason.IDENTICAL_TEXT,
         ),
     ],

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config import AnnotationConfig, ClusterConfig, Config, ModelConfig, RolloutConfig, TrainConfig
-from maskdpo_ray.config import VllmConfig
+from maskdpo_ray.config import (
+    AnnotationConfig,
+    ClusterConfig,
+    Config,
+    ModelConfig,
+    RolloutConfig,
+    TrainConfig,
+    VllmConfig,
+)
 from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.plan import ActorGroup, Plan
 
@@ -53,11 +60,19 @@ def test_tenths_add_up() -> None:
 @pytest.mark.parametrize(
     ("config", "available", "expected"),
     [
-        (CPU, {"CPU": 4.9}, "not enough CPUs: expected at most 4.9, got 2 x 1.5 (rollout engines) + "
-                            "4 x 0.5 (training ranks) = 5; lower"),
+        (
+            CPU,
+            {"CPU": 4.9},
+            "not enough CPUs: expected at most 4.9, got 2 x 1.5 (rollout engines) + "
+            "4 x 0.5 (training ranks) = 5; lower",
+        ),
         (CPU, {}, "not enough CPUs: expected at most 0, got 2 x 1.5"),
-        (GPU, {"CPU": 64.0, "GPU": 8.0}, "not enough GPUs: expected at most 8, got 2 x 2 (rollout engines) + "
-                                         "1 x 0.5 (annotation actors) + 4 x 1 (training ranks) = 8.5; lower"),
+        (
+            GPU,
+            {"CPU": 64.0, "GPU": 8.0},
+            "not enough GPUs: expected at most 8, got 2 x 2 (rollout engines) + "
+            "1 x 0.5 (annotation actors) + 4 x 1 (training ranks) = 8.5; lower",
+        ),
         (GPU, {"CPU": 64.0}, "not enough GPUs: expected at most 0, got "),
     ],
 )
@@ -76,9 +91,15 @@ def test_a_gpu_shortage_names_what_to_change() -> None:
 
 def test_description(tmp_path: Path) -> None:
     text = Plan(CPU).describe(161, {"heldout": 40, "transfer": 30}, tmp_path)
-    for part in ("2 rollout engines, each 1.5 CPUs", "3 annotation actors", "4 training ranks",
-                 "2 iterations: 161 questions x 32 answers", "heldout 40 questions x 5",
-                 "transfer 30 questions x 5", "local Ray cluster (cpu)"):
+    for part in (
+        "2 rollout engines, each 1.5 CPUs",
+        "3 annotation actors",
+        "4 training ranks",
+        "2 iterations: 161 questions x 32 answers",
+        "heldout 40 questions x 5",
+        "transfer 30 questions x 5",
+        "local Ray cluster (cpu)",
+    ):
         assert part in text
     assert "resumed" not in text and "GPUs" not in text
     assert "2 rollout engines, each 1 CPUs, 2 GPUs" in Plan(GPU).describe(1, {}, tmp_path)

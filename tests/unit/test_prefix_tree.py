@@ -18,8 +18,13 @@ VOCABULARY = 12
 def model() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128,
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
     )
     return LlamaForCausalLM(config).double().eval()
 
@@ -78,15 +83,17 @@ def test_equal_to_one_row_per_sequence(model: LlamaForCausalLM, examples: list[T
 
 def test_shares_prefixes_and_leaves_out_what_no_target_needs() -> None:
     tree = prefix_tree.build(
-        prompts=[[1, 2, 3], [1, 2, 3]],
-        responses=[[4, 5, 6, 7], [4, 8, 9]],
-        weights=[[1, 1, 0, 0], [0, 1, 0]],
+        prompts=[[1, 2, 3], [1, 2, 3]], responses=[[4, 5, 6, 7], [4, 8, 9]], weights=[[1, 1, 0, 0], [0, 1, 0]]
     )
     # Prompt 1 2 3 and the first answer token 4, each once: 5 and 8 are targets only, the rest is cut off.
     assert tree.token_ids.tolist() == [1, 2, 3, 4]
     assert tree.depths.tolist() == [0, 1, 2, 3]
     assert tree.visible.tolist() == np.tril(np.ones((4, 4), dtype=bool)).tolist()
-    assert list(zip(tree.rows, tree.columns, tree.nodes, tree.targets)) == [(0, 0, 2, 4), (0, 1, 3, 5), (1, 1, 3, 8)]
+    assert list(zip(tree.rows, tree.columns, tree.nodes, tree.targets, strict=True)) == [
+        (0, 0, 2, 4),
+        (0, 1, 3, 5),
+        (1, 1, 3, 8),
+    ]
 
 
 def test_branches_do_not_see_each_other() -> None:

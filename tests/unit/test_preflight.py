@@ -14,15 +14,7 @@ from typing import Any
 import pytest
 
 from maskdpo_ray import preflight, run
-from maskdpo_ray.config import (
-    AnnotationConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    PairsConfig,
-    RolloutConfig,
-    VllmConfig,
-)
+from maskdpo_ray.config import AnnotationConfig, Config, DataConfig, ModelConfig, PairsConfig, RolloutConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -99,41 +91,80 @@ def questions(*lines: str, **data: Any) -> Change:
 
 
 BAD: dict[str, tuple[Change, type[UserError], str]] = {
-    "no folder": (section(model=ModelConfig(model_name_or_path="nowhere/model")), ModelError,
-                  "model.model_name_or_path: expected a Hugging Face folder with config.json, got 'nowhere/model'"),
-    "no safetensors": (model(removed("*.safetensors")), ModelError,
-                       "model.model_name_or_path: expected safetensors in "),
+    "no folder": (
+        section(model=ModelConfig(model_name_or_path="nowhere/model")),
+        ModelError,
+        "model.model_name_or_path: expected a Hugging Face folder with config.json, got 'nowhere/model'",
+    ),
+    "no safetensors": (
+        model(removed("*.safetensors")),
+        ModelError,
+        "model.model_name_or_path: expected safetensors in ",
+    ),
     "config is no JSON": (model(written("config.json", "{")), ModelError, "config.json: expected JSON, got "),
     "config is a list": (model(written("config.json", "[]")), ModelError, "config.json: expected an object"),
-    "config is no text": (model(lambda f: (f / "config.json").write_bytes(b"\xff\xfe") and None), ModelError,
-                          "config.json: expected JSON, got "),
-    "no context length": (model(edited("config.json", max_position_embeddings=None)), ModelError,
-                          "max_position_embeddings: expected a number, got None"),
-    "unknown architecture": (model(edited("config.json", model_type="nobody")), ModelError,
-                             "model.model_name_or_path: "),
-    "no chat template": (model(removed("chat_template.jinja")), ModelError,
-                         "model.model_name_or_path: expected a chat template in "),
-    "no EOS": (model(edited("tokenizer_config.json", eos_token=None)), ModelError,
-               "model.model_name_or_path: expected an EOS token in "),
+    "config is no text": (
+        model(lambda f: (f / "config.json").write_bytes(b"\xff\xfe") and None),
+        ModelError,
+        "config.json: expected JSON, got ",
+    ),
+    "no context length": (
+        model(edited("config.json", max_position_embeddings=None)),
+        ModelError,
+        "max_position_embeddings: expected a number, got None",
+    ),
+    "unknown architecture": (
+        model(edited("config.json", model_type="nobody")),
+        ModelError,
+        "model.model_name_or_path: ",
+    ),
+    "no chat template": (
+        model(removed("chat_template.jinja")),
+        ModelError,
+        "model.model_name_or_path: expected a chat template in ",
+    ),
+    "no EOS": (
+        model(edited("tokenizer_config.json", eos_token=None)),
+        ModelError,
+        "model.model_name_or_path: expected an EOS token in ",
+    ),
     "no tokenizer": (model(removed("tokenizer*")), ModelError, "model.model_name_or_path: "),
-    "tokenizer is no JSON": (model(written("tokenizer.json", "{")), ModelError,
-                             "model.model_name_or_path: no tokenizer in "),
+    "tokenizer is no JSON": (
+        model(written("tokenizer.json", "{")),
+        ModelError,
+        "model.model_name_or_path: no tokenizer in ",
+    ),
     "template is broken": (model(written("chat_template.jinja", "{% for %}")), DataError, "question "),
-    "max_model_len": (section(vllm=VllmConfig(max_model_len=4096)), ConfigError,
-                      "vllm.max_model_len: expected at most the model's 2048, got 4096"),
+    "max_model_len": (
+        section(vllm=VllmConfig(max_model_len=4096)),
+        ConfigError,
+        "vllm.max_model_len: expected at most the model's 2048, got 4096",
+    ),
     "answers fill the context": (section(rollout=RolloutConfig(max_new_tokens=2048)), DataError, "question "),
-    "prompt too long": (questions('{"id": "long", "prompt": "' + "word " * 3000 + '"}', '{"id": "b", "prompt": "x"}'),
-                        DataError, "question 'long': expected a prompt of at most 1984 tokens"),
-    "annotator": (section(annotation=AnnotationConfig(annotator="oracle")), ConfigError,
-                  "annotation.annotator: expected one of facts; got 'oracle'"),
-    "strategy": (section(pairs=PairsConfig(strategy="random")), ConfigError,
-                 "pairs.strategy: expected one of best_worst, got 'random'"),
+    "prompt too long": (
+        questions('{"id": "long", "prompt": "' + "word " * 3000 + '"}', '{"id": "b", "prompt": "x"}'),
+        DataError,
+        "question 'long': expected a prompt of at most 1984 tokens",
+    ),
+    "annotator": (
+        section(annotation=AnnotationConfig(annotator="oracle")),
+        ConfigError,
+        "annotation.annotator: expected one of facts; got 'oracle'",
+    ),
+    "strategy": (
+        section(pairs=PairsConfig(strategy="random")),
+        ConfigError,
+        "pairs.strategy: expected one of best_worst, got 'random'",
+    ),
     "no questions file": (section(data=DataConfig(train="nowhere.jsonl")), DataError, "nowhere.jsonl: expected a"),
     "questions file is a folder": (section(data=DataConfig(train="/")), DataError, "/: expected a JSON Lines file"),
     "unknown table": (section(data=DataConfig(train="builtin:planets")), DataError, "builtin:planets: expected one"),
     "too few topics": (questions('{"prompt": "x"}', num_eval_topics=1), DataError, "data.num_eval_topics: "),
-    "same questions on both sides": (lambda c, _: replace(c, data=DataConfig(train=c.data.train, eval=c.data.train)),
-                                     DataError, "stands in both training"),
+    "same questions on both sides": (
+        lambda c, _: replace(c, data=DataConfig(train=c.data.train, eval=c.data.train)),
+        DataError,
+        "stands in both training",
+    ),
 }
 
 
@@ -171,8 +202,10 @@ def test_bundled_model_passes(bundled_model: Path, tmp_path: Path) -> None:
 def config_file(config: Config, tmp_path: Path) -> Path:
     """The passing config as a file; runs go to tmp_path/runs."""
     file = tmp_path / "config.yaml"
-    file.write_text(f"model: {{model_name_or_path: {config.model.model_name_or_path}}}\n"
-                    f"data: {{train: {config.data.train}, num_eval_topics: 2}}\nrun: {{dir: {tmp_path / 'runs'}}}\n")
+    file.write_text(
+        f"model: {{model_name_or_path: {config.model.model_name_or_path}}}\n"
+        f"data: {{train: {config.data.train}, num_eval_topics: 2}}\nrun: {{dir: {tmp_path / 'runs'}}}\n"
+    )
     return file
 
 

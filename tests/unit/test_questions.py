@@ -52,10 +52,17 @@ def test_a_line_needs_only_a_prompt(folder):
 
 def test_every_field_of_a_question_is_read(folder):
     question = Question(
-        id="a", topic="t", document="d", facts={"capital": ["Kigali"]}, answer="Kigali", language="zh",
+        id="a",
+        topic="t",
+        document="d",
+        facts={"capital": ["Kigali"]},
+        answer="Kigali",
+        language="zh",
         prompt=(
-            {"role": "system", "content": "s"}, {"role": "user", "content": "u"},
-            {"role": "assistant", "content": "a"}, {"role": "user", "content": "v"},
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "u"},
+            {"role": "assistant", "content": "a"},
+            {"role": "user", "content": "v"},
         ),
     )
     assert load(write(json.dumps(dataclasses.asdict(question)))) == [question]
@@ -69,8 +76,7 @@ def test_byte_order_mark_windows_line_ends_and_line_separators_in_text(folder):
 USER = '{"role": "user", "content": "u"}'
 BAD_LINES = {
     "not UTF-8": (b'{"prompt": "\xff"}', "expected UTF-8, got byte 0xff at 12"),
-    "not JSON": (
-        "{prompt: 1}", "expected JSON, got: Expecting property name enclosed in double quotes at column 2"),
+    "not JSON": ("{prompt: 1}", "expected JSON, got: Expecting property name enclosed in double quotes at column 2"),
     "cut off": ('{"prompt": "a"', "expected JSON, got: Expecting ',' delimiter at column 15"),
     "two on a line": ('{"prompt": "a"}{"prompt": "b"}', "expected JSON, got: Extra data at column 16"),
     "field twice": ('{"prompt": "a", "prompt": "b"}', "expected JSON, got: field 'prompt' twice"),
@@ -79,11 +85,10 @@ BAD_LINES = {
     "no prompt": ('{"topic": "a"}', "prompt: expected a string or chat messages, got nothing"),
     "unknown field": (
         '{"prompt": "a", "question": "b"}',
-        "question: expected one of the fields prompt, id, topic, document, facts, answer, language"),
-    "blank prompt": (
-        '{"prompt": " "}', 'prompt: expected a string that is not empty, or chat messages, got " "'),
-    "no messages": (
-        '{"prompt": []}', "prompt: expected a string that is not empty, or chat messages, got []"),
+        "question: expected one of the fields prompt, id, topic, document, facts, answer, language",
+    ),
+    "blank prompt": ('{"prompt": " "}', 'prompt: expected a string that is not empty, or chat messages, got " "'),
+    "no messages": ('{"prompt": []}', "prompt: expected a string that is not empty, or chat messages, got []"),
     "number": ('{"prompt": 3}', "prompt: expected a string that is not empty, or chat messages, got 3"),
     "blank topic": ('{"prompt": "a", "topic": ""}', 'topic: expected text that is not empty, got ""'),
     "number id": ('{"prompt": "a", "id": 7}', "id: expected text that is not empty, got 7"),
@@ -92,26 +97,32 @@ BAD_LINES = {
     "message text": ('{"prompt": ["hi"]}', 'prompt[0]: expected an object with role and content, got "hi"'),
     "message field": (
         '{"prompt": [{"role": "user", "content": "a", "name": "b"}]}',
-        "prompt[0]: expected an object with role and content, "
-        'got {"role": "user", "content": "a", "name": "b"}'),
+        'prompt[0]: expected an object with role and content, got {"role": "user", "content": "a", "name": "b"}',
+    ),
     "role": (
         '{"prompt": [{"role": "human", "content": "a"}]}',
-        'prompt[0].role: expected one of system, user, assistant, got "human"'),
+        'prompt[0].role: expected one of system, user, assistant, got "human"',
+    ),
     "role type": (
         '{"prompt": [{"role": [], "content": "a"}]}',
-        "prompt[0].role: expected one of system, user, assistant, got []"),
+        "prompt[0].role: expected one of system, user, assistant, got []",
+    ),
     "late system": (
         f'{{"prompt": [{USER}, {{"role": "system", "content": "s"}}, {USER}]}}',
-        "prompt[1].role: expected the system message first, got it as message 2"),
+        "prompt[1].role: expected the system message first, got it as message 2",
+    ),
     "empty content": (
         '{"prompt": [{"role": "user", "content": ""}]}',
-        'prompt[0].content: expected text that is not empty, got ""'),
+        'prompt[0].content: expected text that is not empty, got ""',
+    ),
     "null content": (
         '{"prompt": [{"role": "user", "content": null}]}',
-        "prompt[0].content: expected text that is not empty, got null"),
+        "prompt[0].content: expected text that is not empty, got null",
+    ),
     "answered": (
         f'{{"prompt": [{USER}, {{"role": "assistant", "content": "a"}}]}}',
-        "prompt[1].role: expected the user's message last, got 'assistant'"),
+        "prompt[1].role: expected the user's message last, got 'assistant'",
+    ),
 }
 
 
@@ -223,17 +234,18 @@ class LetterTokenizer:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         assert tokenize and not return_dict
-        (text,), _ = render_jinja_template([messages], chat_template=self.chat_template,
-                                           add_generation_prompt=add_generation_prompt)
+        (text,), _ = render_jinja_template(
+            [messages], chat_template=self.chat_template, add_generation_prompt=add_generation_prompt
+        )
         return [ord(letter) for letter in text]
 
 
 def test_render_is_the_chat_template_with_its_generation_prompt():
-    question = Question("a", "t", (
-        {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": "yes"},
-        {"role": "user", "content": "é"},
-    ))
+    question = Question(
+        "a",
+        "t",
+        ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "é"}),
+    )
     ids = render(LetterTokenizer(), question)
     assert "".join(map(chr, ids)) == "<user>hi<assistant>yes<user>é<assistant>"
 

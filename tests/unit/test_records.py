@@ -82,28 +82,33 @@ ROLLOUT = asdict(Rollout("q", 0, (1, 2), "a", "stop", 0))
 REFUSED = {
     "not an object": (Rollout, [1], "expected an object with the fields of Rollout, got list [1]"),
     "unknown": (Rollout, {**ROLLOUT, "extra": 1}, "unknown field 'extra' in Rollout; known: question_id, "),
-    "missing": (
-        Rollout, {k: v for k, v in ROLLOUT.items() if k != "text"}, "missing field 'text' in Rollout"),
+    "missing": (Rollout, {k: v for k, v in ROLLOUT.items() if k != "text"}, "missing field 'text' in Rollout"),
     "type": (Rollout, {**ROLLOUT, "sample": "0"}, "field 'sample': expected int, got str '0'"),
     "bool for int": (Rollout, {**ROLLOUT, "sample": True}, "field 'sample': expected int, got bool True"),
     "float for int": (Rollout, {**ROLLOUT, "sample": 0.0}, "field 'sample': expected int, got float 0.0"),
     "null": (Rollout, {**ROLLOUT, "text": None}, "field 'text': expected str, got NoneType None"),
-    "in a list": (
-        Rollout, {**ROLLOUT, "token_ids": [1, "2"]}, "field 'token_ids[1]': expected int, got str '2'"),
-    "text for list": (
-        Rollout, {**ROLLOUT, "token_ids": "12"}, "field 'token_ids': expected a list, got str '12'"),
+    "in a list": (Rollout, {**ROLLOUT, "token_ids": [1, "2"]}, "field 'token_ids[1]': expected int, got str '2'"),
+    "text for list": (Rollout, {**ROLLOUT, "token_ids": "12"}, "field 'token_ids': expected a list, got str '12'"),
     "bool for float": (
-        Sentence, {"start": 0, "end": 1, "label": "no_fact", "confidence": True},
-        "field 'confidence': expected float, got bool True"),
+        Sentence,
+        {"start": 0, "end": 1, "label": "no_fact", "confidence": True},
+        "field 'confidence': expected float, got bool True",
+    ),
     "list for object": (
-        Question, {"id": "a", "topic": "t", "prompt": [], "facts": []},
-        "field 'facts': expected an object, got list []"),
+        Question,
+        {"id": "a", "topic": "t", "prompt": [], "facts": []},
+        "field 'facts': expected an object, got list []",
+    ),
     "in a message": (
-        Question, {"id": "a", "topic": "t", "prompt": [{"role": "user", "content": 1}]},
-        "field 'prompt[0].content': expected str, got int 1"),
+        Question,
+        {"id": "a", "topic": "t", "prompt": [{"role": "user", "content": 1}]},
+        "field 'prompt[0].content': expected str, got int 1",
+    ),
     "nested": (
-        Annotation, {"question_id": "a", "sample": 0, "sentences": [{"start": 0, "end": 1}]},
-        "missing field 'label' in Sentence"),
+        Annotation,
+        {"question_id": "a", "sample": 0, "sentences": [{"start": 0, "end": 1}]},
+        "missing field 'label' in Sentence",
+    ),
     "long values are cut": (Rollout, {**ROLLOUT, "sample": "x" * 500}, "'" + "x" * 56 + "..."),
 }
 

@@ -30,7 +30,9 @@ def values(examples: list[TrainingExample]) -> ReferenceLogps:
 
 def equal(left: ReferenceLogps, right: ReferenceLogps) -> bool:
     return len(left) == len(right) and all(
-        np.array_equal(a, b) and a.dtype == b.dtype for x, y in zip(left, right) for a, b in zip(x, y, strict=True)
+        np.array_equal(a, b) and a.dtype == b.dtype
+        for x, y in zip(left, right, strict=True)
+        for a, b in zip(x, y, strict=True)
     )
 
 

@@ -36,9 +36,7 @@ def answer(question_id, sample=0):
     text = f"It is Kigali.\nThe capital\u2028of {question_id} 卢旺达."
     return (
         Rollout(question_id, sample, (1, 2, 3), text, "stop", 0),
-        Annotation(
-            question_id, sample, (Sentence(0, 13, "no_hallucination", 0.9, "capital: Kigali", "capital"),)
-        ),
+        Annotation(question_id, sample, (Sentence(0, 13, "no_hallucination", 0.9, "capital: Kigali", "capital"),)),
     )
 
 
@@ -46,11 +44,7 @@ def unit(question_id):
     """(rollouts, annotations, pair or drop reason) of a question; every third gives no pair."""
     answers = [answer(question_id, sample) for sample in range(2)]
     pair = PreferencePair(question_id, "topic", (7, 8), *(ScoredAnswer(*a, 0.5) for a in answers), 0)
-    return (
-        [a[0] for a in answers],
-        [a[1] for a in answers],
-        "same_score" if question_id.endswith("2") else pair,
-    )
+    return ([a[0] for a in answers], [a[1] for a in answers], "same_score" if question_id.endswith("2") else pair)
 
 
 def open_folder(path, config=CONFIG):
@@ -98,9 +92,7 @@ def test_round_trip_and_resume(tmp_path):
         assert folder.committed_answers(1, "heldout") == {"q9"}
         assert folder.committed_answers(1, "transfer") == frozenset()
         assert list(folder.answers(1, "heldout")) == [answer("q9", 0), answer("q9", 1)]
-    assert all(
-        json.loads(line) for file in path.rglob("*.jsonl") for line in file.read_bytes().split(b"\n")[:-1]
-    )
+    assert all(json.loads(line) for file in path.rglob("*.jsonl") for line in file.read_bytes().split(b"\n")[:-1])
     assert len((path / "iter_000/rollouts-000.jsonl").read_bytes().split(b"\n")[:-1]) == 8
 
 
@@ -179,10 +171,7 @@ def test_changed_bytes_under_a_finished_stage_are_an_error(tmp_path):
         folder.finish("reference", 0)
     file = path / "iter_000" / "pairs.jsonl"
     file.write_bytes(file.read_bytes().replace(b"Kigali", b"Nairob", 1))
-    with (
-        open_folder(path) as folder,
-        pytest.raises(RunFolderError, match="question 'q0' changed after a stage"),
-    ):
+    with open_folder(path) as folder, pytest.raises(RunFolderError, match="question 'q0' changed after a stage"):
         folder.pairs(0)
 
 
@@ -240,12 +229,7 @@ def test_two_writers_are_refused_and_close_lets_go(tmp_path):
         ("train", "beta", 0.2, r"train.beta: expected 0.1, .*got 0.2"),
         ("train", "new", 3, r"train.new: expected '\(absent\)', .*got 3"),
         ("run", "seed", 2, "run.seed: expected 1, .*got 2"),
-        (
-            "mask",
-            "policy",
-            {"chosen": {"no_fact": 0.5}},
-            "mask.policy.chosen.no_fact: expected 1.0, .*got 0.5",
-        ),
+        ("mask", "policy", {"chosen": {"no_fact": 0.5}}, "mask.policy.chosen.no_fact: expected 1.0, .*got 0.5"),
         ("adam", "betas", (0.9, 0.99), "adam.betas"),
     ],
 )
@@ -293,9 +277,7 @@ def test_somebody_elses_folder_is_refused(tmp_path):
 def test_finished_stages_and_their_files(tmp_path, monkeypatch):
     path = tmp_path / "r"
     monkeypatch.chdir(tmp_path)
-    with RunFolder.open(
-        "r", CONFIG, VERSIONS
-    ) as folder:  # a relative path, and files named relative and absolute
+    with RunFolder.open("r", CONFIG, VERSIONS) as folder:  # a relative path, and files named relative and absolute
         assert folder.finished("train", 0) is None
         policy = folder.policy_dir(0)
         policy.mkdir()

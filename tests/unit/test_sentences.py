@@ -283,8 +283,7 @@ CASES += [("zh", f"unseen-{i}", case) for i, case in enumerate(CHINESE_UNSEEN)]
 
 
 @pytest.mark.parametrize(
-    ("language", "case"),
-    [pytest.param(language, case, id=f"{language}-{name}") for language, name, case in CASES],
+    ("language", "case"), [pytest.param(language, case, id=f"{language}-{name}") for language, name, case in CASES]
 )
 def test_case(language: str, case: str) -> None:
     text = case.replace("¦", "")
@@ -303,7 +302,7 @@ def test_empty_and_blank() -> None:
 
 # Pieces that meet in odd ways, next to text of any kind but surrogates.
 FRAGMENTS = st.sampled_from(
-    "Dr. |U.S. |1. |73. |- |\n|\n\n|\r\n|```|`|**|# |\"|“|"
+    'Dr. |U.S. |1. |73. |- |\n|\n\n|\r\n|```|`|**|# |"|“|'
     "”|(|)|（|）|「|」|。|！|；|…|...|?! |. |²|It is|北京|🎉|[1]|5| |the|"
     "\u200b|\u00a0|\u3000|\u2028|\x1f|\ufeff".split("|")
     + ["| a |\n"]

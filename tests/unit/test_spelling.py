@@ -22,9 +22,7 @@ def package(name: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=["smollm2", "gpt3", "mistral"])
-def tokenizer(
-    request: pytest.FixtureRequest, bundled_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
+def tokenizer(request: pytest.FixtureRequest, bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two byte-level BPE vocabularies and a SentencePiece one with byte fallback."""
     from transformers import AutoTokenizer, GPT2Tokenizer
 
@@ -54,9 +52,7 @@ texts = st.lists(st.sampled_from(PARTS), min_size=1, max_size=12).map("".join)
 
 @settings(max_examples=150)
 @given(text=texts, cut=st.floats(0, 1), ended=st.booleans())
-def test_streamed_answers_are_located_wherever_they_are_cut(
-    tokenizer: Any, text: str, cut: float, ended: bool
-) -> None:
+def test_streamed_answers_are_located_wherever_they_are_cut(tokenizer: Any, text: str, cut: float, ended: bool) -> None:
     """A limit on tokens can fall within a character; engines then leave out the tokens that began it."""
     encoded = tokenizer.encode(text, add_special_tokens=False)
     ids = encoded[: max(1, round(cut * len(encoded)))] + [tokenizer.eos_token_id] * ended

@@ -25,13 +25,11 @@ def evaluation(labels):
     def one(question, replication):
         mine = [*labels, *[("currency", WRONG)] * replication]
         sentences = tuple(Sentence(i, i + 1, label, kind=kind) for i, (kind, label) in enumerate(mine))
-        return Rollout(
-            question.id, replication, (1,) * 9 * len(mine), "x" * len(mine), "stop", 0
-        ), Annotation(question.id, replication, sentences)
+        return Rollout(question.id, replication, (1,) * 9 * len(mine), "x" * len(mine), "stop", 0), Annotation(
+            question.id, replication, sentences
+        )
 
-    return evaluate(
-        QUESTIONS, [one(q, r) for q in QUESTIONS for r in range(2)], seed=3, bootstrap_samples=200
-    )
+    return evaluate(QUESTIONS, [one(q, r) for q in QUESTIONS for r in range(2)], seed=3, bootstrap_samples=200)
 
 
 def make(folder, *policies, transfer=()):
@@ -87,8 +85,7 @@ def test_figures_are_those_of_the_evaluations(tmp_path):
 def test_saying_less_is_said_in_words(tmp_path):
     text = " ".join(render(build(make(tmp_path, FULL, SHORT, transfer=(FULL, CORRECTED)))).split())
     assert (
-        "heldout, after 1: IT SAYS LESS while the score rose: "
-        "sentences 4.50 -> 3.50, correct facts 2.00 -> 2.00"
+        "heldout, after 1: IT SAYS LESS while the score rose: sentences 4.50 -> 3.50, correct facts 2.00 -> 2.00"
     ) in text
     assert "incorrect facts 2.50 -> 1.50" in text
     assert "heldout, after 1: stated less often: currency (2.50 -> 1.50)" in text
@@ -101,9 +98,7 @@ def test_a_falling_score_and_silence_are_said_in_words(tmp_path):
     assert "the score fell: 0.675 -> 0.450" in text and "SAYS LESS" not in text
     (tmp_path / "b").mkdir()
     qs = QUESTIONS[:4]
-    answers = [
-        (Rollout(q.id, 0, (1,), "x", "length", 1), Annotation(q.id, 0, (Sentence(0, 1, CHAT),))) for q in qs
-    ]
+    answers = [(Rollout(q.id, 0, (1,), "x", "length", 1), Annotation(q.id, 0, (Sentence(0, 1, CHAT),))) for q in qs]
     full = [(r, Annotation(r.question_id, 0, (Sentence(0, 1, WRONG),))) for r, _ in answers]
     full = [(Rollout(r.question_id, 0, (1,), "x", "stop", 0), a) for r, a in full]
     make(tmp_path / "b", FULL)
@@ -137,8 +132,7 @@ def test_stages_add_up_over_a_resume_and_idle_is_the_last(tmp_path):
     for seconds, idle in ((60.0, 0.5), (30.0, 0.25)):
         with Tracker(tmp_path, LoggerConfig(), {}) as tracker:
             tracker.log(
-                {"timing/collect_s": seconds, "tokens/collect": 900, "idle/engines": idle, "train/loss": 1.0},
-                1,
+                {"timing/collect_s": seconds, "tokens/collect": 900, "idle/engines": idle, "train/loss": 1.0}, 1
             )
             tracker.log({"timing/train_s": float("nan")}, 1)
     summary = build(tmp_path)

@@ -32,9 +32,8 @@ def test_a_line_per_call(tmp_path):
 
 @pytest.mark.parametrize("value", ["0.5", True, None, [1.0]])
 def test_only_numbers(tmp_path, value):
-    with Tracker(tmp_path, OFF, {}) as tracker:
-        with pytest.raises(TypeError, match="metric 'x': expected a number"):
-            tracker.log({"x": value}, 0)
+    with Tracker(tmp_path, OFF, {}) as tracker, pytest.raises(TypeError, match="metric 'x': expected a number"):
+        tracker.log({"x": value}, 0)
     assert lines(tmp_path) == []
 
 
@@ -48,9 +47,10 @@ def test_stage_measures_seconds_after_a_failure_too(tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError), tracker.stage("train"):
             now[0] += 4
             raise ZeroDivisionError
-    assert [
-        (line["step"], line.get("timing/rollout_s"), line.get("timing/train_s")) for line in lines(tmp_path)
-    ] == [(2, 1.5, None), (2, None, 4.0)]
+    assert [(line["step"], line.get("timing/rollout_s"), line.get("timing/train_s")) for line in lines(tmp_path)] == [
+        (2, 1.5, None),
+        (2, None, 4.0),
+    ]
 
 
 def test_a_resumed_run_appends_and_half_a_line_is_cut_off(tmp_path):
@@ -109,13 +109,6 @@ def test_wandb_offline_writes_into_the_run_folder_and_goes_on_as_the_same_run(tm
     run_id = (tmp_path / "wandb" / "run-id").read_text().strip()
     assert runs and {file.stem for file in runs} == {f"run-{run_id}"}
     written = b"".join(file.read_bytes() for file in runs)
-    for text in (
-        b"train/loss",
-        b"eval/heldout/score_5",
-        b"eval/heldout/score_3",
-        b"facts",
-        b"seeds",
-        b"beta",
-    ):
+    for text in (b"train/loss", b"eval/heldout/score_5", b"eval/heldout/score_3", b"facts", b"seeds", b"beta"):
         assert text in written
     assert [line["step"] for line in lines(tmp_path)] == [5, 4, 3, 2]
