@@ -1,7 +1,7 @@
 """Finished runs side by side, as a Markdown table: `python -m maskdpo_ray.report.comparison runs/a runs/b`.
 
 Runs that share seed, model and questions and differ in the mask also share their first iteration's
-answers, because rollouts are seeded; the table says whether they do.
+answers, because rollouts are seeded; a line below the table says whether they do.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,96 +20,96 @@ import yaml
 from maskdpo_ray import cli
 from maskdpo_ray.errors import RunFolderError, UserError
 
-_COLUMNS = (
-    "mask",
-    "seed",
-    "score",
-    "gain [95% interval]",
-    "correct facts",
-    "incorrect facts",
-    "sentences",
-    "says nothing checkable",
-    "transfer score",
-)
+# Metric of the summary -> (heading, format); of the held-out questions but for the last one.
+_METRICS = {
+    "score": ("score", ".3f"),
+    "correct_facts": ("correct facts", ".2f"),
+    "incorrect_facts": ("incorrect facts", ".2f"),
+    "sentences": ("sentences", ".2f"),
+    "nothing_checkable": ("says nothing checkable", ".1%"),
+    "cut_off": ("cut off", ".1%"),
+    "transfer_score": ("transfer score", ".3f"),
+}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the table shows of one run folder."""
+
+    mask: str
+    seed: int
+    metrics: dict[str, tuple[float, float]]
+    """Name -> (before training, after the last iteration); without transfer_score when that wasn't evaluated."""
+    gain: dict[str, float]
+    """Of the score: gain, and low and high of its 95% interval."""
+    pairs: str
+    """Hash of the first iteration's pairs, whatever their order in the file."""
+
+    @classmethod
+    def read(cls, folder: Path) -> FinishedRun:
+        """Raises RunFolderError for a folder without a summary."""
+        file = folder / "summary.json"
+        if not file.is_file():
+            raise RunFolderError(f"{file}: expected the summary of a finished run, found none")
+        evaluations = json.loads(file.read_text(encoding="utf-8"))["evaluations"]
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        policy, eos = config["mask"]["policy"], config["mask"]["eos"]
+        pairs = sorted((folder / "iter_000" / "pairs.jsonl").read_bytes().splitlines())
+        heldout = evaluations["heldout"]
+        metrics = {name: _ends(heldout, name) for name in _METRICS if name != "transfer_score"}
+        if "transfer" in evaluations:
+            metrics["transfer_score"] = _ends(evaluations["transfer"], "score")
+        return cls(
+            mask=f"{policy if isinstance(policy, str) else 'custom'}, EOS {eos}",
+            seed=config["run"]["seed"],
+            metrics=metrics,
+            gain=heldout[-1]["gain"]["score"],
+            pairs=hashlib.sha256(b"\n".join(pairs)).hexdigest(),
+        )
+
+
+def table(runs: Sequence[FinishedRun]) -> list[str]:
+    """Markdown lines: a row for each run, the mean of each mask, and whether a seed's runs had the same pairs."""
+    headings = [heading for heading, _ in _METRICS.values()]
+    lines = [_line(["mask", "seed", "gain [95% interval]", *headings]), "|---" * (3 + len(headings)) + "|"]
+    masks = sorted({run.mask for run in runs})
+    groups = [sorted((run for run in runs if run.mask == mask), key=lambda run: run.seed) for mask in masks]
+    for run in (run for group in groups for run in group):
+        interval = "{gain:+.3f} [{low:+.3f}, {high:+.3f}]".format(**run.gain)
+        lines.append(_line([run.mask, str(run.seed), interval, *_cells([run])]))
+    for group in groups:
+        gain = f"{fmean(run.gain['gain'] for run in group):+.3f}"
+        lines.append(_line([f"**{group[0].mask}**", f"mean of {len(group)}", gain, *_cells(group)]))
+    lines.append("")
+    for seed in sorted({run.seed for run in runs}):
+        same = len({run.pairs for run in runs if run.seed == seed}) == 1
+        verdict = "are the same in every run" if same else "DIFFER between runs"
+        lines.append(f"seed {seed}: first-iteration pairs {verdict}")
+    return lines
 
 
 def main(folders: Sequence[str]) -> None:
     """Print the table of the runs in `folders`. Raises RunFolderError for a folder without a summary."""
     if not folders or folders[0].startswith("-"):
         raise RunFolderError("usage: python -m maskdpo_ray.report.comparison RUN_FOLDER [RUN_FOLDER ...]")
-    runs = sorted((_read(Path(folder)) for folder in folders), key=lambda run: (str(run["mask"]), run["seed"]))
-    print("| " + " | ".join(_COLUMNS) + " |")
-    print("|" + "---|" * len(_COLUMNS))
-    for run in runs:
-        print("| " + " | ".join(_row(run)) + " |")
-    for mask in sorted({run["mask"] for run in runs}):
-        mine = [run for run in runs if run["mask"] == mask]
-        print("| " + " | ".join(_mean_row(mask, mine)) + " |")
-    for seed in sorted({run["seed"] for run in runs}):
-        pairs = {run["pairs_sha256"] for run in runs if run["seed"] == seed}
-        verdict = "are the same in every run" if len(pairs) == 1 else "DIFFER between runs"
-        print(f"\nseed {seed}: first-iteration pairs {verdict}")
+    print("\n".join(table([FinishedRun.read(Path(folder)) for folder in folders])))
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    file = folder / "summary.json"
-    if not file.is_file():
-        raise RunFolderError(f"{file}: expected the summary of a finished run, found none")
-    summary = json.loads(file.read_text(encoding="utf-8"))
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    pairs = sorted((folder / "iter_000" / "pairs.jsonl").read_bytes().splitlines())
-    return {
-        "mask": config["mask"]["policy"] if isinstance(config["mask"]["policy"], str) else "custom",
-        "seed": config["run"]["seed"],
-        "heldout": summary["evaluations"]["heldout"],
-        "transfer": summary["evaluations"].get("transfer"),
-        "pairs_sha256": hashlib.sha256(b"\n".join(pairs)).hexdigest(),
-    }
-
-
-def _ends(versions: list[dict[str, Any]], metric: str) -> tuple[float, float]:
+def _ends(versions: Sequence[dict[str, Any]], metric: str) -> tuple[float, float]:
     return versions[0]["metrics"][metric]["mean"], versions[-1]["metrics"][metric]["mean"]
 
 
-def _values(run: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    values = {
-        metric: _ends(run["heldout"], metric)
-        for metric in ("score", "correct_facts", "incorrect_facts", "sentences", "nothing_checkable")
-    }
-    if run["transfer"]:
-        values["transfer"] = _ends(run["transfer"], "score")
-    return values
-
-
-def _cells(values: dict[str, tuple[float, float]]) -> list[str]:
-    cells = [
-        f"{before:.2f} → {after:.2f}"
-        for before, after in (values[name] for name in ("correct_facts", "incorrect_facts", "sentences"))
-    ]
-    before, after = values["nothing_checkable"]
-    cells.append(f"{before:.1%} → {after:.1%}")
-    cells.append("{:.3f} → {:.3f}".format(*values["transfer"]) if "transfer" in values else "-")
+def _cells(runs: Sequence[FinishedRun]) -> list[str]:
+    """Each metric before and after, means over `runs`."""
+    cells = []
+    for name, (_, form) in _METRICS.items():
+        ends = [run.metrics[name] for run in runs if name in run.metrics]
+        cells.append(" → ".join(format(fmean(end), form) for end in zip(*ends, strict=True)) if ends else "-")
     return cells
 
 
-def _row(run: dict[str, Any]) -> list[str]:
-    gain = run["heldout"][-1]["gain"]["score"]
-    interval = f"{gain['gain']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-    values = _values(run)
-    return [run["mask"], str(run["seed"]), "{:.3f} → {:.3f}".format(*values["score"]), interval, *_cells(values)]
-
-
-def _mean_row(mask: str, runs: list[dict[str, Any]]) -> list[str]:
-    each = [_values(run) for run in runs]
-    means = {name: (fmean(v[name][0] for v in each), fmean(v[name][1] for v in each)) for name in each[0]}
-    before, after = means["score"]
-    return [
-        f"**{mask}**",
-        f"mean of {len(runs)}",
-        f"{before:.3f} → {after:.3f}",
-        f"{after - before:+.3f}",
-        *_cells(means),
-    ]
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
