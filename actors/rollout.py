@@ -70,15 +70,23 @@ class RolloutEngine:
         self._clock = BusyClock()
         self._received: tempfile.TemporaryDirectory[str] | None = None
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(settings, policy.path)))
-        self._is_watched = False
+        self._setting_up = asyncio.Lock()
+        self._is_set_up = False
 
     async def ready(self) -> tuple[int, str]:
         """(version, checksum) of the policy that is loaded, once the engine answers."""
-        if not self._is_watched:
-            await self._engine.collective_rpc("exit_with", args=(os.getpid(),))
-            self._is_watched = True
+        await self._set_up()
         await self._engine.check_health()
         return self._policy.version, self._policy.checksum
+
+    async def _set_up(self) -> None:
+        # Here and not in __init__, which runs outside the event loop; Ray restarts an actor without asking `ready`.
+        async with self._setting_up:
+            if not self._is_set_up:
+                await self._engine.collective_rpc("exit_with", args=(os.getpid(),))
+                if self._settings.device == "cpu":
+                    await self._engine.collective_rpc("sample_from_top_k")
+                self._is_set_up = True
 
     async def generate(
         self, question_id: str, prompt_token_ids: list[int], sampling: Sampling, seed: int, policy: Policy
@@ -88,6 +96,7 @@ class RolloutEngine:
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        await self._set_up()
         if policy != self._policy:
             await self.load(policy)
         parameters = SamplingParams(
@@ -197,6 +206,13 @@ class WorkerExtension:
         for layer in self.model_runner.get_model().modules():
             if isinstance(layer, ParallelLMHead) and hasattr(layer, "cpu_linear"):
                 layer.quant_method.process_weights_after_loading(layer)
+
+    def sample_from_top_k(self) -> None:
+        """See `actors.top_k`."""
+        from actors.top_k import TopKSampler
+
+        sampler = self.model_runner.sampler.topk_topp_sampler
+        sampler.forward = TopKSampler(sampler.forward)
 
     def exit_with(self, actor_pid: int) -> None:
         import threading
