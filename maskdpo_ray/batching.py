@@ -28,14 +28,17 @@ class TrainingExample:
 def make_example(pair: PreferencePair, tokenizer: Any, policy: MaskPolicy, eos: str) -> TrainingExample:
     """Weigh a pair's tokens under a mask policy.
 
+    `eos` is a rule of `token_weights`, or "chosen": "keep" in the chosen and "drop" in the rejected answer.
+
     Raises MaskError when an answer's ids don't spell its text or a sentence can't be located.
     """
 
     def weigh(answer: ScoredAnswer, side: str) -> tuple[float, ...]:
         spans = [(sentence.start, sentence.end) for sentence in answer.annotation.sentences]
         weights = policy.span_weights(answer.annotation, side)
+        rule = {"chosen": "keep", "rejected": "drop"}[side] if eos == "chosen" else eos
         rollout = answer.rollout
-        return tuple(token_weights(tokenizer, rollout.token_ids, rollout.text, spans, weights, eos))
+        return tuple(token_weights(tokenizer, rollout.token_ids, rollout.text, spans, weights, rule))
 
     return TrainingExample(
         pair_id=pair.question_id,

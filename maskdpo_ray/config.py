@@ -163,8 +163,8 @@ class PairsConfig:
 class MaskConfig:
     policy: str | dict[str, dict[str, float]] = "mask_dpo"
     """`mask_dpo`, `vanilla` (all ones: plain DPO), or {chosen: {label: weight}, rejected: {...}}."""
-    eos: Literal["last_sentence", "keep", "drop"] = "last_sentence"
-    """Weight of the end-of-sequence token: its last sentence's, 1, or 0."""
+    eos: Literal["last_sentence", "keep", "drop", "chosen"] = "last_sentence"
+    """Weight of the end-of-sequence token: its last sentence's, 1, 0, or 1 in chosen and 0 in rejected answers."""
 
     def __post_init__(self) -> None:
         if isinstance(self.policy, str):
