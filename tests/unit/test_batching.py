@@ -5,10 +5,14 @@ import subprocess
 import sys
 
 import pytest
+from fakes import EOS, RIGHT, WRONG, CharTokenizer, label
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.batching import TrainingExample, chunks, epoch_batches, num_steps, shard, teaches
+from maskdpo_ray.batching import TrainingExample, chunks, epoch_batches, make_example, num_steps, shard, teaches
+from maskdpo_ray.masking import MASK_DPO
+from maskdpo_ray.pairs import scored
+from maskdpo_ray.records import PreferencePair, Rollout
 
 sizes = st.integers(0, 60)
 batch_sizes = st.integers(1, 17)
@@ -109,3 +113,21 @@ def test_chunks_keep_order_and_size(items, size):
 def test_a_pair_teaches_when_both_sides_hold_weight(chosen, rejected, expected):
     ids = tuple(range(len(chosen))), tuple(range(len(rejected)))
     assert teaches(TrainingExample("q", (1, 2), *ids, chosen, rejected)) is expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "chosen", "rejected"), [("last_sentence", 0, 0), ("keep", 1, 1), ("drop", 0, 0), ("chosen", 1, 0)]
+)
+def test_weights_of_a_pair(rule, chosen, rejected):
+    """Both answers are right, then wrong or the other way round; each side learns from one sentence, and by rule EOS."""
+
+    def answer(sample, text):
+        rollout = Rollout("q", sample, (*map(ord, text), EOS), text, "stop", 0)
+        return scored(rollout, label(rollout))
+
+    best, worst = answer(0, f"{RIGHT} {WRONG}"), answer(1, f"{WRONG} {RIGHT}")
+    pair = PreferencePair("q", "t", (1, 2), best, worst, 0)
+    example = make_example(pair, CharTokenizer(), MASK_DPO, rule)
+    assert (example.chosen_token_ids, example.rejected_token_ids) == (best.rollout.token_ids, worst.rollout.token_ids)
+    assert example.chosen_weights == (*[1] * len(RIGHT), *[0] * (len(WRONG) + 1), chosen)
+    assert example.rejected_weights == (*[1] * len(WRONG), *[0] * (len(RIGHT) + 1), rejected)

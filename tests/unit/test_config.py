@@ -53,12 +53,12 @@ def test_shipped_configs_are_the_three():
 
 def test_quickstart_keeps_what_its_figures_rest_on():
     config = read(ROOT / "configs/quickstart.yaml")
-    assert (config.run.iterations, config.train.reference, config.cluster.device) == (2, "previous", "cpu")
+    assert (config.run.iterations, config.train.reference, config.cluster.device) == (3, "previous", "cpu")
     assert (config.data.num_eval_topics, config.data.num_transfer_topics) == (40, 40)
     rollout = config.rollout
     assert (rollout.n_samples_per_prompt, rollout.temperature, rollout.top_k) == (8, 0.8, 40)
-    assert (config.train.max_epochs, config.train.batch_size, config.train.beta) == (3, 16, 0.1)
-    assert config.mask == MaskConfig(policy="mask_dpo", eos="drop")
+    assert (config.train.max_epochs, config.train.batch_size, config.train.beta) == (1, 16, 0.1)
+    assert config.mask == MaskConfig(policy="mask_dpo", eos="chosen")
 
 
 def test_paper_config_has_the_papers_hyperparameters():
