@@ -119,7 +119,7 @@ def test_a_pair_teaches_when_both_sides_hold_weight(chosen, rejected, expected):
     ("rule", "chosen", "rejected"), [("last_sentence", 0, 0), ("keep", 1, 1), ("drop", 0, 0), ("chosen", 1, 0)]
 )
 def test_weights_of_a_pair(rule, chosen, rejected):
-    """Both answers are right, then wrong or the other way round; each side learns from one sentence, and by rule EOS."""
+    """Right then wrong, and the other way round: each side learns from one sentence and, by rule, EOS."""
 
     def answer(sample, text):
         rollout = Rollout("q", sample, (*map(ord, text), EOS), text, "stop", 0)
