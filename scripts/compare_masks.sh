@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The README's table: the quickstart with Mask-DPO's mask and as plain DPO (every token counts, EOS too), three seeds
-# each. The first of the six is the quickstart's own run, made or reused. Rollouts are seeded, so both masks of a seed
-# learn from the same first-iteration pairs. About ten minutes a run on two cores; a stopped call goes on where it was.
+# each, on held-out countries. The first of the six is the quickstart's own run, made or reused. Rollouts are seeded, so
+# both masks of a seed learn from the same first-iteration pairs. About ten minutes a run on two cores; a stopped call
+# goes on where it was.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -11,10 +12,10 @@ compare() {
     bash scripts/quickstart.sh --run.name "$@"
     folders+=("runs/$1")
 }
+compare quickstart
 for seed in 1 2 3; do
-    masked=mask_dpo-seed$seed
-    [ "$seed" != 1 ] || masked=quickstart
-    compare "$masked" --run.seed "$seed"
-    compare "vanilla-seed$seed" --run.seed "$seed" --mask.policy vanilla --mask.eos keep
+    options=(--run.seed "$seed" --data.transfer null)
+    [ "$seed" = 1 ] || compare "mask_dpo-seed$seed" "${options[@]}"
+    compare "vanilla-seed$seed" "${options[@]}" --mask.policy vanilla --mask.eos keep
 done
 .venv/bin/python -m maskdpo_ray.report.comparison "${folders[@]}"
