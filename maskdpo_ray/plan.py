@@ -67,12 +67,12 @@ class Plan:
         where = config.cluster.address or "a local Ray cluster"
         lines = [f"run {config.run.name} in {folder} on {where} ({config.cluster.device})"]
         for group in self.groups():
-            gpus = f", {group.gpus:g} GPUs" if group.gpus else ""
-            lines.append(f"  {group.count} {group.name}, each {group.cpus:g} CPUs{gpus}")
+            gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""
+            lines.append(f"  {group.name}: {group.count}, CPUs for each: {group.cpus:g}{gpus}")
         lines += [
-            f"  {config.run.iterations} iterations: {num_train} questions x {k} answers -> at most {num_train} pairs,"
-            f" {config.train.max_epochs} epochs in batches of {config.train.batch_size}",
-            f"  evaluation before and after each: {answers} answers",
+            f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs;"
+            f" epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
+            f"  evaluation before and after each iteration: {answers} answers",
         ]
         done = _finished_stages(folder / "ledger.jsonl")
         if done:

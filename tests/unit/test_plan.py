@@ -92,17 +92,17 @@ def test_a_gpu_shortage_names_what_to_change() -> None:
 def test_description(tmp_path: Path) -> None:
     text = Plan(CPU).describe(161, {"heldout": 40, "transfer": 30}, tmp_path)
     for part in (
-        "2 rollout engines, each 1.5 CPUs",
-        "3 annotation actors",
-        "4 training ranks",
-        "2 iterations: 161 questions x 32 answers",
+        "rollout engines: 2, CPUs for each: 1.5",
+        "annotation actors: 3",
+        "training ranks: 4",
+        "iterations: 2 of 161 questions x 32 answers",
         "heldout 40 questions x 5",
         "transfer 30 questions x 5",
         "local Ray cluster (cpu)",
     ):
         assert part in text
     assert "resumed" not in text and "GPUs" not in text
-    assert "2 rollout engines, each 1 CPUs, 2 GPUs" in Plan(GPU).describe(1, {}, tmp_path)
+    assert "rollout engines: 2, CPUs for each: 1, GPUs: 2" in Plan(GPU).describe(1, {}, tmp_path)
 
 
 def test_description_of_a_resumed_run(tmp_path: Path) -> None:
