@@ -70,8 +70,8 @@ class Plan:
             gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""
             lines.append(f"  {group.name}: {group.count}, CPUs for each: {group.cpus:g}{gpus}")
         lines += [
-            f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs;"
-            f" epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
+            f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs"
+            f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
             f"  evaluation before and after each iteration: {answers} answers",
         ]
         done = _finished_stages(folder / "ledger.jsonl")
