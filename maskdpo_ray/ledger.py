@@ -91,22 +91,8 @@ class Ledger:
 
         Raises RunFolderError when a line other than the last can't be read: that is no kill's doing.
         """
+        self.entries, good = _read(path)
         self._file = AppendFile(path)
-        self.entries: list[dict[str, Any]] = []
-        lines = self._file.read(0, self._file.size).split(b"\n")
-        # A line counts once its newline is there; what follows the last newline is torn.
-        complete, good = lines[:-1], 0
-        for number, line in enumerate(complete, start=1):
-            entry = _parse(line)
-            if entry is None:
-                if number < len(complete) or lines[-1]:
-                    self._file.close()
-                    raise RunFolderError(
-                        f"{path}, line {number}: expected a JSON object with a stage, got {line[:60]!r}"
-                    )
-                break
-            self.entries.append(entry)
-            good += len(line) + 1
         self.torn = self._file.size - good
         self._file.truncate(good)
 
@@ -124,6 +110,27 @@ class Ledger:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of a ledger that is left as it is, none when there is no file. Raises RunFolderError as above."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The entries, and the number of bytes that they take."""
+    lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    # A line counts once its newline is there; what follows the last newline is torn.
+    complete, entries, good = lines[:-1], [], 0
+    for number, line in enumerate(complete, start=1):
+        entry = _parse(line)
+        if entry is None:
+            if number < len(complete) or lines[-1]:
+                raise RunFolderError(f"{path}, line {number}: expected a JSON object with a stage, got {line[:60]!r}")
+            break
+        entries.append(entry)
+        good += len(line) + 1
+    return entries, good
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -53,11 +53,11 @@ class Loop:
 
     def run(self) -> None:
         """Every iteration and evaluation that the run folder does not hold yet."""
-        policy = self.initial
         self.folder.begin(self.initial)
+        policy = self._newest_policy()
         self.stages.rollouts.load(policy)
         self.evaluate(policy)
-        for iteration in range(self.config.run.iterations):
+        for iteration in range(policy.version, self.config.run.iterations):
             busy = self.stages.busy_seconds()
             with self.tracker.stage("iteration", iteration) as elapsed:
                 pairs = self.collect(iteration, policy)
@@ -66,6 +66,15 @@ class Loop:
                     self.stages.rollouts.load(policy)
             self._log_idle(iteration, busy, elapsed())
             self.evaluate(policy)
+
+    def _newest_policy(self) -> Policy:
+        """The last one that the run folder holds: there a stopped run goes on."""
+        for iteration in reversed(range(self.config.run.iterations)):
+            if (finished := self.folder.finished("train", iteration)) is not None:
+                self.folder.check_files("train", iteration)
+                path = str(self.folder.policy_dir(iteration).resolve())
+                return Policy(iteration + 1, path, finished["checksum"])
+        return self.initial
 
     def collect(self, iteration: int, policy: Policy) -> list[PreferencePair]:
         """Answer, label and pair every question; each is committed as one unit when it is done."""
@@ -101,9 +110,6 @@ class Loop:
     def train(self, iteration: int, pairs: Sequence[PreferencePair], policy: Policy) -> Policy:
         """Masked DPO on the iteration's pairs; returns the new policy, published in the run folder."""
         target = self.folder.policy_dir(iteration)
-        if (finished := self.folder.finished("train", iteration)) is not None:
-            self.folder.check_files("train", iteration)
-            return Policy(iteration + 1, str(target.resolve()), finished["checksum"])
         examples = [self._example(pair) for pair in pairs]
         with self.tracker.stage("reference", iteration):
             logps = self._reference_logps(iteration, examples, policy)
@@ -161,7 +167,7 @@ class Loop:
         try:
             example = self._example(outcome)
         except MaskError:
-            return "not_located"
+            return DropReason.NOT_LOCATED.value
         return outcome if batching.teaches(example) else DropReason.NOTHING_TO_LEARN.value
 
     def _example(self, pair: PreferencePair) -> TrainingExample:
@@ -169,7 +175,7 @@ class Loop:
         return batching.make_example(pair, self.tokenizer, MaskPolicy.from_config(mask.policy), mask.eos)
 
     def _reference_logps(self, iteration: int, examples: Sequence[TrainingExample], policy: Policy) -> Any:
-        """Once per pair and iteration, kept on disk, reused by every epoch (design: exact saving 3)."""
+        """Once per pair and iteration, kept on disk, reused by every epoch and after a stop."""
         file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
         against = self.initial if self.config.train.reference == "initial" else policy
         if self.folder.finished("reference", iteration) is not None:

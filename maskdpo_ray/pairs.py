@@ -36,6 +36,8 @@ class DropReason(StrEnum):
     REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
     NOTHING_TO_LEARN = "nothing_to_learn"
     """The mask policy leaves a side without a weighted token; known only once tokens are weighed."""
+    NOT_LOCATED = "not_located"
+    """An answer's ids don't spell its text, or a sentence lies outside it; known as late."""
 
 
 Strategy = Callable[[Question, Sequence[int], Sequence[ScoredAnswer]], PreferencePair | DropReason]

@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
     prepared = preflight.check(config)
     path = Path(config.run.dir) / config.run.name
     Tracker(path, config.logger, resolved).check()
+    RunFolder.check(path, resolved)
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
     print(Plan(config).describe(len(prepared.train), num_eval, path), flush=True)
     if command.dry_run:
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
         except Exception:
             (path / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
             raise
+        (path / "error.log").unlink(missing_ok=True)  # of an earlier attempt
         result = summary.build(path)
         folder.write_json("summary.json", result)
     summary.show(result)

@@ -3,10 +3,11 @@
 config.yaml      resolved config; versions and git commit as comments (the ledger has them as data)
 ledger.jsonl     what is committed: questions, finished stages with the SHA-256 of their files
 metrics.jsonl    metrics over time (tracking.py)
-iter_000/        rollouts-000.jsonl annotations-000.jsonl pairs.jsonl policy/ checkpoint/
-eval_000/        evaluation of policy version 0 (before training): heldout.json,
-                 heldout-rollouts.jsonl, heldout-annotations.jsonl, the same for transfer
-summary.json
+iter_000/        rollouts-000.jsonl annotations-000.jsonl pairs.jsonl pairs-summary.json
+                 reference-logps.safetensors policy/ (a Hugging Face folder)
+eval_000/        evaluation of policy version 0 (before training): heldout.json, heldout-rollouts.jsonl,
+                 heldout-annotations.jsonl, from version 1 on heldout-gain.json; the same for transfer
+summary.json     written at the end; error.log when the last attempt failed; run.lock while one runs
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 from maskdpo_ray import stored_config
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.ledger import Ledger, encode_line, sync_folder
+from maskdpo_ray.ledger import Ledger, encode_line, read_entries, sync_folder
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.question_log import QUESTION, QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, PreferencePair, Rollout
@@ -65,8 +66,7 @@ class RunFolder:
         Raises RunFolderError when the config differs in a field that must not change, when another
         process writes the folder, or when it is somebody else's folder.
         """
-        path = Path(path).absolute()
-        config = json.loads(json.dumps(config))  # tuples become lists, as they come back from YAML
+        path, config = Path(path).absolute(), _as_stored(config)
         package_versions = stored_config.versions() if package_versions is None else package_versions
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -75,10 +75,9 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"{path}: can't be written: {error.strerror}") from error
         try:
-            stored = stored_config.read(path / "config.yaml")
-            changed = stored_config.refuse_changes(path, stored, config) if stored is not None else {}
-            folder = cls(path, lock, Ledger(path / "ledger.jsonl"), resumed=stored is not None)
-            if stored is None or changed:
+            changed = _changes(path, config)
+            folder = cls(path, lock, Ledger(path / "ledger.jsonl"), resumed=changed is not None)
+            if changed is None or changed:
                 folder._write("config.yaml", stored_config.text(config, package_versions))
             folder._ledger.append(
                 {
@@ -88,13 +87,29 @@ class RunFolder:
                     "pid": os.getpid(),
                     "host": socket.gethostname(),
                     "versions": package_versions,
-                    "changed": changed,
+                    "changed": changed or {},
                 }
             )
         except BaseException:
             os.close(lock)
             raise
         return folder
+
+    @staticmethod
+    def check(path: str | os.PathLike[str], config: dict[str, Any]) -> None:
+        """Refuse, as far as can be seen without writing, what `open` would refuse. Raises RunFolderError."""
+        path = Path(path).absolute()
+        try:
+            nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+            if not nearest.is_dir():
+                raise RunFolderError(f"{path}: expected a folder, {nearest} is a file")
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                raise RunFolderError(f"{path}: expected a folder that can be written, {nearest} can't")
+            if nearest == path:
+                _refuse_strangers(path)
+                _changes(path, _as_stored(config))
+        except OSError as error:
+            raise RunFolderError(f"{path}: can't be read: {error.strerror}") from error
 
     def __enter__(self) -> RunFolder:
         return self
@@ -124,10 +139,6 @@ class RunFolder:
     def policy_dir(self, iteration: int) -> Path:
         """Where iteration `iteration` leaves its policy (version iteration + 1). Not made."""
         return self.iteration_dir(iteration) / "policy"
-
-    def checkpoint_dir(self, iteration: int) -> Path:
-        """Where iteration `iteration` keeps its training checkpoints. Not made."""
-        return self.iteration_dir(iteration) / "checkpoint"
 
     def evaluation_dir(self, version: int) -> Path:
         """eval_000: evaluation of policy version `version`, made when missing."""
@@ -290,6 +301,20 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
         return target
+
+
+def _as_stored(config: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(config))  # tuples become lists, as they come back from YAML
+
+
+def _changes(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """What differs from the config that the run began with, None for a new run. Raises RunFolderError."""
+    stored = stored_config.read(path / "config.yaml")
+    if stored is None:
+        return None
+    # A run that failed before it did anything (no cluster at the address, say) binds nobody.
+    begun = any(entry["stage"] != "open" for entry in read_entries(path / "ledger.jsonl"))
+    return stored_config.refuse_changes(path, stored, config, begun)
 
 
 def _unsealed(entries: Sequence[dict[str, Any]]) -> list[str]:

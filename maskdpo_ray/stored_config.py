@@ -65,8 +65,8 @@ def read(file: Path) -> dict[str, Any] | None:
     return stored
 
 
-def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted name -> [old, new] of the fields that differ and may.
+def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any], begun: bool) -> dict[str, Any]:
+    """Dotted name -> [old, new] of the fields that differ and may: all while the run has not `begun`.
 
     Raises RunFolderError naming one that must not.
     """
@@ -76,7 +76,7 @@ def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any]) -
         old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
         if old == new:
             continue
-        if not name.startswith(MAY_CHANGE):
+        if begun and not name.startswith(MAY_CHANGE):
             raise RunFolderError(
                 f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
                 "give it back or choose another run.name"

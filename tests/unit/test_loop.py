@@ -233,6 +233,13 @@ def committed(path: Path) -> set[tuple[str, str]]:
     return {(entry["log"], entry["question_id"]) for entry in entries if entry["stage"] == "question"}
 
 
+def num_trained(path: Path) -> int:
+    """Iterations whose policy the ledger holds."""
+    ledger = path / "run/ledger.jsonl"
+    entries = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    return sum("finished" in entry and entry["stage"] == "train" for entry in entries)
+
+
 def log_name(purpose: str, version: int) -> str:
     return f"iter_{version:03d}" if purpose == "train" else f"eval_{version:03d}/{purpose.removeprefix('evaluate-')}"
 
@@ -245,10 +252,14 @@ def test_goes_on_after_a_stop(whole: tuple[Path, Events], tmp_path: Path, stop_a
     assert len(events) == 71
     with pytest.raises(Stopped):
         run(tmp_path, Events(stop_at), shuffle=stop_at)
-    kept = committed(tmp_path)
+    kept, trained, logged = committed(tmp_path), num_trained(tmp_path), len(metrics_of(tmp_path))
     resumed = run(tmp_path, shuffle=stop_at + 1)
     asked = {(log_name(purpose, version), name) for _, purpose, version, name in resumed.of("answer")}
     assert not asked & kept
+    loads = [event[1] for event in resumed.of("load")]
+    assert loads == list(range(trained, ITERATIONS + 1))  # none that a finished iteration has replaced
+    iterations = [line["step"] for line in metrics_of(tmp_path)[logged:] if "timing/iteration_s" in line]
+    assert iterations == list(range(trained, ITERATIONS))
     assert asked | kept == {(log_name(p, v), name) for _, p, v, name in events.of("answer")}
     assert results(tmp_path) == results(expected)
 

@@ -234,14 +234,46 @@ def test_two_writers_are_refused_and_close_lets_go(tmp_path):
     ],
 )
 def test_a_changed_config_is_refused_and_leaves_the_folder_alone(tmp_path, section, field, value, message):
-    open_folder(tmp_path / "r").close()
+    with open_folder(tmp_path / "r") as folder:
+        folder.finish("begin", 0)
     config = copy.deepcopy(CONFIG)
     config[section][field] = value
-    with pytest.raises(RunFolderError, match=message) as caught:
-        open_folder(tmp_path / "r", config)
-    assert "\n" not in str(caught.value)
+    for attempt in (open_folder, RunFolder.check):
+        with pytest.raises(RunFolderError, match=message) as caught:
+            attempt(tmp_path / "r", config)
+        assert "\n" not in str(caught.value)
+    RunFolder.check(tmp_path / "r", CONFIG)
     with open_folder(tmp_path / "r") as folder:
         assert folder.resumed
+
+
+def test_a_run_that_has_done_nothing_takes_another_config(tmp_path):
+    open_folder(tmp_path / "r").close()
+    config = copy.deepcopy(CONFIG)
+    config["train"]["beta"] = 0.2
+    RunFolder.check(tmp_path / "r", config)
+    open_folder(tmp_path / "r", config).close()
+    assert flatten(yaml.safe_load((tmp_path / "r/config.yaml").read_text()))["train.beta"] == 0.2
+
+
+def test_check_refuses_without_writing(tmp_path):
+    RunFolder.check(tmp_path / "new" / "run", CONFIG)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.yaml").write_text(yaml.safe_dump(flatten({"run": {"seed": 1}})))
+    (tmp_path / "broken" / "ledger.jsonl").write_text('garbage\n{"stage": "open"}\n')
+    before = sorted(tmp_path.rglob("*"))
+    for path, message in [
+        (tmp_path, "expected an empty folder, or one of a run, got 'broken'"),
+        (tmp_path / "file", "expected a folder, .*file is a file"),
+        (tmp_path / "file" / "run", "expected a folder, .*file is a file"),
+        (tmp_path / ("n" * 300), "can't be read: File name too long"),
+        (tmp_path / "broken", "ledger.jsonl, line 1: expected a JSON object with a stage, got b'garbage'"),
+    ]:
+        with pytest.raises(RunFolderError, match=message) as caught:
+            RunFolder.check(path, CONFIG)
+        assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_where_it_runs_may_change_and_is_kept(tmp_path):
