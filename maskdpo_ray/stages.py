@@ -76,16 +76,18 @@ class Trainer(Protocol):
         """Write the trained policy as a Hugging Face folder and describe it."""
 
 
+class BusySeconds(Protocol):
+    """What the groups tell about their load."""
+
+    def __call__(self) -> dict[str, float]:
+        """Per group of actors: seconds that its actors were busy since the start, on average."""
+
+
 @dataclass(frozen=True)
 class Stages:
-    """The three groups of actors that one run uses."""
+    """The three groups of actors that one run uses, and how busy they were."""
 
     rollouts: Rollouts
     annotators: Annotators
     trainer: Trainer
     busy_seconds: BusySeconds
-
-
-class BusySeconds(Protocol):
-    def __call__(self) -> dict[str, float]:
-        """Per group of actors: seconds that its actors were busy since the start, on average."""

@@ -48,10 +48,10 @@ class FinishedRun:
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
         """Raises RunFolderError for a folder without a summary."""
-        file = folder / "summary.json"
-        if not file.is_file():
-            raise RunFolderError(f"{file}: expected the summary of a finished run, found none")
-        evaluations = json.loads(file.read_text(encoding="utf-8"))["evaluations"]
+        for file in (folder / "summary.json", folder / "config.yaml", folder / "iter_000" / "pairs.jsonl"):
+            if not file.is_file():
+                raise RunFolderError(f"{file}: expected a file of a finished run, found none")
+        evaluations = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["evaluations"]
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         policy, eos = config["mask"]["policy"], config["mask"]["eos"]
         pairs = sorted((folder / "iter_000" / "pairs.jsonl").read_bytes().splitlines())
@@ -82,9 +82,10 @@ def table(runs: Sequence[FinishedRun]) -> list[str]:
         lines.append(_line([f"**{group[0].mask}**", f"mean of {len(group)}", gain, *_cells(group)]))
     lines.append("")
     for seed in sorted({run.seed for run in runs}):
-        same = len({run.pairs for run in runs if run.seed == seed}) == 1
-        verdict = "are the same in every run" if same else "DIFFER between runs"
-        lines.append(f"seed {seed}: first-iteration pairs {verdict}")
+        pairs = [run.pairs for run in runs if run.seed == seed]
+        if len(pairs) > 1:
+            verdict = "are the same in every run" if len(set(pairs)) == 1 else "DIFFER between runs"
+            lines.append(f"seed {seed}: first-iteration pairs {verdict}")
     return lines
 
 
@@ -100,11 +101,14 @@ def _ends(versions: Sequence[dict[str, Any]], metric: str) -> tuple[float, float
 
 
 def _cells(runs: Sequence[FinishedRun]) -> list[str]:
-    """Each metric before and after, means over `runs`."""
+    """Each metric before and after, means over `runs`; "-" where one of them lacks it."""
     cells = []
     for name, (_, form) in _METRICS.items():
-        ends = [run.metrics[name] for run in runs if name in run.metrics]
-        cells.append(" → ".join(format(fmean(end), form) for end in zip(*ends, strict=True)) if ends else "-")
+        if any(name not in run.metrics for run in runs):
+            cells.append("-")
+            continue
+        ends = zip(*(run.metrics[name] for run in runs), strict=True)
+        cells.append(" → ".join(format(fmean(end), form) for end in ends))
     return cells
 
 

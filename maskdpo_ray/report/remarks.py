@@ -30,6 +30,8 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
             f"correct facts {_arrow(gain['correct_facts'])}{_noise(gain['correct_facts'])}, "
             f"incorrect facts {_arrow(gain['incorrect_facts'])}{_noise(gain['incorrect_facts'])}"
         )
+    elif _is_fall(gain["correct_facts"]):
+        found.append(f"fewer correct facts: {_arrow(gain['correct_facts'])}")
     left_out = _left_out(first["kinds"], last["kinds"])
     if score["gain"] > 0 and left_out:
         found.append(f"stated less often: {left_out}")
@@ -43,15 +45,19 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
     return found
 
 
+def _is_fall(change: dict[str, Any]) -> bool:
+    return change["high"] is not None and change["high"] < 0
+
+
 def _left_out(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The kinds of fact that are stated less often, the largest fall first."""
+    """The kinds of fact that one answer in twenty or more no longer states, the largest fall first."""
 
     def stated(kinds: dict[str, Any], kind: str) -> float:
         return kinds[kind]["correct"] + kinds[kind]["incorrect"] if kind in kinds else 0.0
 
     falls = sorted((stated(after, kind) - stated(before, kind), kind) for kind in before)
     return ", ".join(
-        f"{kind} ({stated(before, kind):.2f} -> {stated(after, kind):.2f})" for fall, kind in falls if fall < 0
+        f"{kind} ({stated(before, kind):.2f} -> {stated(after, kind):.2f})" for fall, kind in falls if fall <= -0.05
     )
 
 

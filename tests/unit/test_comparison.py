@@ -50,6 +50,7 @@ def test_rows_means_and_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ["**vanilla, EOS drop**", "mean of 2", "+0.000", "0.500 → 0.500"],
     ]
     assert [rows[2][-1], rows[3][-1]] == ["0.250 → 0.375", "-"]
+    assert rows[6][-1] == "-"  # a mean of the runs that have it would be of others than the other means
     assert rows[2][-2] == "50.0% → 62.5%"
     assert rows[9:] == [
         ["seed 1: first-iteration pairs are the same in every run"],  # in another order

@@ -96,6 +96,7 @@ def test_saying_less_is_said_in_words(tmp_path):
 def test_a_falling_score_and_silence_are_said_in_words(tmp_path):
     text = " ".join(render(build(make(tmp_path, CORRECTED, FULL))).split())
     assert "the score fell: 0.675 -> 0.450" in text and "SAYS LESS" not in text
+    assert "fewer correct facts: " in text
     (tmp_path / "b").mkdir()
     qs = QUESTIONS[:4]
     answers = [(Rollout(q.id, 0, (1,), "x", "length", 1), Annotation(q.id, 0, (Sentence(0, 1, CHAT),))) for q in qs]
