@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import yaml
 
 from maskdpo_ray.config import Config
-from maskdpo_ray.config_file import build, expected_words, from_text, options, read_values, suggest
-from maskdpo_ray.errors import ConfigError, UserError
+from maskdpo_ray.config_file import build, expected_words, from_text, homes, options, read_values, suggest
+from maskdpo_ray.errors import ConfigError, UserError, shown
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def parse(argv: list[str]) -> CommandLine:
 
     Raises ConfigError (one line) on any bad input, SystemExit(0) after `--help`.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_with_negative_numbers(argv))
     path = Path(arguments.config)
     given = read_values(path)
     for name in options():
@@ -75,10 +75,34 @@ class _Parser(argparse.ArgumentParser):
         if found := re.match(r"unrecognized arguments: (\S+)", message):
             name = found[1].split("=")[0]
             known = ["--config", "--dry_run", *(f"--{option}" for option in options())]
-            message = f"{name}: unknown option{suggest(name, known)}"
-        elif found := re.match(r"the following arguments are required: (\S+)", message):
-            message = f"{found[1]}: expected a YAML file, got nothing"
+            first = [f"--{option}" for option in homes(name.removeprefix("--").split(".")[-1])]
+            message = f"{name}: unknown option{suggest(name, known, first)}"
+        elif found := re.match(r"the following arguments are required: (--config)|(\S+): expected one arg", message):
+            name = found[1] or found[2]
+            expected = "a YAML file" if name == "--config" else expected_words(options()[name[2:]].hint)
+            message = f"{name}: expected {expected}, got nothing"
         raise ConfigError(f"{message} (--help lists every option)")
+
+
+class _Once(argparse.Action):
+    """Takes an option's value; refuses a second one, as a config file does."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        first = getattr(namespace, self.dest, None)
+        if first is not None:
+            raise ConfigError(f"{option_string}: expected one value, got {shown(first)} and {shown(values)}")
+        setattr(namespace, self.dest, values)
+
+
+def _with_negative_numbers(argv: list[str]) -> list[str]:
+    """`--adam.lr -5e-6` as `--adam.lr=-5e-6`: argparse takes such a number for an option."""
+    joined: list[str] = []
+    for argument in argv:
+        if joined and re.fullmatch(r"--[^=]+", joined[-1]) and re.match(r"-(\.?\d|inf|nan)", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _parser() -> _Parser:
@@ -90,7 +114,9 @@ def _parser() -> _Parser:
         epilog="example: %(prog)s --config configs/quickstart.yaml --train.beta 0.05 --rollout.num_engines 2",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", required=True, help="YAML: {section: {field: value}}.")
+    parser.add_argument(
+        "--config", metavar="FILE", required=True, action=_Once, help="YAML: {section: {field: value}}."
+    )
     parser.add_argument("--dry_run", action="store_true", help="Check all, print the plan, start nothing.")
     groups: dict[str, Any] = {}
     for name, option in options().items():
@@ -100,7 +126,7 @@ def _parser() -> _Parser:
         text = f"{option.meaning} [{expected_words(option.hint)}; default: {shown_default(option.default)}]"
         # argparse fills %-patterns in help texts
         text = text.replace("%", "%%")
-        groups[section].add_argument(f"--{name}", metavar="VALUE", default=argparse.SUPPRESS, help=text)
+        groups[section].add_argument(f"--{name}", metavar="VALUE", action=_Once, default=argparse.SUPPRESS, help=text)
     return parser
 
 

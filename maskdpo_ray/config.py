@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.errors import ConfigError, shown
 from maskdpo_ray.records import LABELS
 
 
 def _require(condition: bool, name: str, expected: str, got: object) -> None:
     if not condition:
-        raise ConfigError(f"{name}: expected {expected}, got {got!r}")
+        raise ConfigError(f"{name}: expected {expected}, got {shown(got)}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         is_folder = bool(self.name.strip()) and "/" not in self.name and self.name not in (".", "..")
         _require(is_folder, "run.name", "a folder name", self.name)
+        _require(len(self.name.encode("utf-8", "replace")) <= 200, "run.name", "at most 200 bytes", self.name)
         _require(bool(self.dir.strip()), "run.dir", "a folder", self.dir)
         _require(self.iterations >= 1, "run.iterations", "at least 1", self.iterations)
         _require(0 <= self.seed < 2**31, "run.seed", "0 to 2^31-1", self.seed)
@@ -60,7 +61,7 @@ class DataConfig:
     split_seed: int = 1
     """Draws the topics that are split off; apart from `run.seed`, so that repeated runs share them."""
     num_eval_topics: int = 40
-    """Topics split off for evaluation when `data.eval` is not given; a topic is never on both sides."""
+    """Topics split off for evaluation (ignored when `data.eval` is given); a topic is never on both sides."""
     transfer: str | None = None
     """Questions of another domain, evaluated only, never trained on."""
     num_transfer_topics: int | None = None

@@ -11,8 +11,10 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import types
 import typing
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +24,7 @@ from typing import Any
 import yaml
 
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.errors import ConfigError, shown
 
 TRUE, FALSE = ("true", "on", "yes"), ("false", "off", "no")
 NULL = ("", "null", "none", "~")
@@ -118,7 +120,7 @@ def from_text(text: str, name: str) -> Given:
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader) or node
         except (yaml.YAMLError, RecursionError):
-            raise ConfigError(f"{where}: expected {expected_words(hint)}, got {text!r}") from None
+            raise ConfigError(f"{where}: expected {expected_words(hint)}, got {shown(text)}") from None
     return Given(_convert(node, hint, where), where)
 
 
@@ -147,7 +149,8 @@ def expected_words(hint: Any) -> str:
     if origin is tuple:
         return f"a list of {len(arguments)} numbers"
     if origin is dict:
-        return "a mapping {side: {label: number}}"
+        inner = "{label: number}"
+        return f"a mapping {{side: {inner}}}" if typing.get_origin(arguments[1]) is dict else f"a mapping {inner}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(hint, "none")
 
@@ -156,6 +159,11 @@ def suggest(name: str, known: Iterable[str], first: Iterable[str] = ()) -> str:
     """`; did you mean x?`, or nothing when no known name comes near."""
     close = [*first, *difflib.get_close_matches(name, list(known), n=1)]
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def homes(field: str) -> list[str]:
+    """Options of any section with this field name."""
+    return [name for name in options() if name.split(".")[1] == field]
 
 
 def _entries(
@@ -185,7 +193,7 @@ def _unknown_section(key: str) -> str | None:
     if key in options():
         section, field = key.split(".")
         return f"{key}: expected `{field}` under `{section}:`, got a dotted key"
-    hint = suggest(key, sections(), _homes(key)) or f"; known: {', '.join(sections())}"
+    hint = suggest(key, sections(), homes(key)) or f"; known: {', '.join(sections())}"
     return f"{key}: unknown section{hint}"
 
 
@@ -194,14 +202,9 @@ def _unknown_field(section: str) -> Callable[[str], str | None]:
 
     def check(key: str) -> str | None:
         name = f"{section}.{key}"
-        return None if name in own else f"{name}: unknown option{suggest(name, own, _homes(key))}"
+        return None if name in own else f"{name}: unknown option{suggest(name, own, homes(key))}"
 
     return check
-
-
-def _homes(field: str) -> list[str]:
-    """Options of any section with this field name."""
-    return [name for name in options() if name.split(".")[1] == field]
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -210,39 +213,58 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _convert(node: yaml.Node, hint: Any, where: str) -> Any:
+    """The value of a node. Raises ConfigError that names the part of a list or mapping that is wrong."""
     for kind in _alternatives(hint):
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin is tuple and isinstance(node, yaml.SequenceNode) and len(node.value) == len(arguments):
+            parts = enumerate(zip(node.value, arguments, strict=True))
+            return tuple(_convert(item, part, f"{where}[{i}]") for i, (item, part) in parts)
+        if origin is dict and isinstance(node, yaml.MappingNode):
+            return _convert_mapping(node, arguments, where)
         try:
-            return _convert_one(node, kind)
-        except ValueError:
+            return _convert_scalar(node, kind)
+        except (ValueError, OverflowError):
             continue  # the next alternative; the error below names them all
-    choices = [
-        str(c)
-        for kind in _alternatives(hint)
-        if typing.get_origin(kind) is typing.Literal
-        for c in typing.get_args(kind)
-    ]
-    near = suggest(str(node.value), choices)
-    raise ConfigError(f"{where}: expected {expected_words(hint)}, got {_got(node)}{near}")
+    raise ConfigError(f"{where}: expected {expected_words(hint)}, got {_got(node)}{_remark(node, hint)}")
 
 
-def _convert_one(node: yaml.Node, kind: Any) -> Any:
-    """The value of a node as one type. Raises ValueError."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple and isinstance(node, yaml.SequenceNode) and len(node.value) == len(arguments):
-        return tuple(_convert_one(item, part) for item, part in zip(node.value, arguments, strict=True))
-    if origin is dict and isinstance(node, yaml.MappingNode):
-        pairs = [(_convert_one(k, arguments[0]), _convert_one(v, arguments[1])) for k, v in node.value]
-        if len(dict(pairs)) == len(pairs):
-            return dict(pairs)
+def _convert_mapping(node: yaml.MappingNode, kinds: tuple[Any, Any], where: str) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for key_node, value in node.value:
+        key = _convert(key_node, kinds[0], where)
+        if key in found:
+            raise ConfigError(f"{where}.{key}: given twice")
+        found[key] = _convert(value, kinds[1], f"{where}.{key}")
+    return found
+
+
+def _remark(node: yaml.Node, hint: Any) -> str:
+    """What the end of an error line says about a value whose fault can't be seen."""
+    if not isinstance(node, yaml.ScalarNode):
+        return ""
+    kinds = _alternatives(hint)
+    choices = [str(c) for kind in kinds if typing.get_origin(kind) is typing.Literal for c in typing.get_args(kind)]
+    if choices:
+        return suggest(node.value, choices)
+    if not _is_printable(node.value):
+        return ", which holds unprintable characters"
+    if node.style in ("'", '"'):
+        return ", which is quoted text"
+    is_too_large = {int, float} & set(kinds) and re.fullmatch(r"[-+]?\d+", node.value)
+    return ", which is too large" if is_too_large else ""
+
+
+def _convert_scalar(node: yaml.Node, kind: Any) -> Any:
+    """The value of a scalar node as one type. Raises ValueError or OverflowError."""
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError("not a scalar")
     text, is_plain, is_null = node.value, node.style is None, _is_null(node)
     if kind is type(None) and is_null:
         return None
-    if kind is str and not is_null:
+    if kind is str and not is_null and _is_printable(text):
         return text
-    if origin is typing.Literal:
-        for choice in arguments:
+    if typing.get_origin(kind) is typing.Literal:
+        for choice in typing.get_args(kind):
             if str(choice) == text:
                 return choice
     if is_plain and kind is bool and text.lower() in TRUE + FALSE:
@@ -252,11 +274,16 @@ def _convert_one(node: yaml.Node, kind: Any) -> Any:
     raise ValueError("not of this kind")
 
 
+def _is_printable(text: str) -> bool:
+    """Whether text has no control characters (line ends, NUL) and no surrogates (bytes that are no UTF-8)."""
+    return all(unicodedata.category(character) not in ("Cc", "Cs") for character in text)
+
+
 def _is_null(node: yaml.ScalarNode) -> bool:
     return node.style is None and node.value.lower() in NULL
 
 
 def _got(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
-        return "nothing" if _is_null(node) else repr(node.value)
+        return "nothing" if _is_null(node) else shown(node.value)
     return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"

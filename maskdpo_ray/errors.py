@@ -1,6 +1,12 @@
 """Errors that a user can mend: shown as one line, without a traceback, with a non-zero exit."""
 
 
+def shown(value: object) -> str:
+    """A value as an error line quotes it: its repr, cut where it gets long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 class UserError(Exception):
     """Bad input. The message is one line: where (file, line, field), what was expected, what came."""
 

@@ -73,7 +73,10 @@ def test_paper_config_has_the_papers_hyperparameters():
 
 BAD_FILES = {
     "wrong number": ("train:\n  beta: abc\n", "x.yaml:2: train.beta: expected a number, got 'abc'"),
-    "quoted number": ("train: {beta: '0.1'}", "x.yaml:1: train.beta: expected a number, got '0.1'"),
+    "quoted number": (
+        "train: {beta: '0.1'}",
+        "x.yaml:1: train.beta: expected a number, got '0.1', which is quoted text",
+    ),
     "list for number": ("train: {beta: [0.1]}", "x.yaml:1: train.beta: expected a number, got a list"),
     "nothing for number": ("train:\n  beta:\n", "x.yaml:2: train.beta: expected a number, got nothing"),
     "not a number": ("train: {beta: nan}", "x.yaml:1: train.beta: expected a number, got 'nan'"),
@@ -92,6 +95,11 @@ BAD_FILES = {
         "x.yaml:1: train.reference: expected one of initial, previous, got 'inital'; did you mean initial?",
     ),
     "numeric choice": ("ds: {zero_stage: 4}", "x.yaml:1: ds.zero_stage: expected one of 2, 3, got '4'"),
+    "too large a number": (
+        f"run: {{iterations: {'9' * 400}}}",
+        f"x.yaml:1: run.iterations: expected a whole number, got '{'9' * 76}..., which is too large",
+    ),
+    "part of a list": ("adam: {betas: [0.9, .nan]}", "x.yaml:1: adam.betas[1]: expected a number, got '.nan'"),
     "short list": ("adam: {betas: [0.9]}", "x.yaml:1: adam.betas: expected a list of 2 numbers, got a list"),
     "unknown field": ("train:\n  bta: 0.1\n", "x.yaml:2: train.bta: unknown option; did you mean train.beta?"),
     "field of another section": ("train: {lr: 0.1}", "x.yaml:1: train.lr: unknown option; did you mean adam.lr?"),
@@ -106,6 +114,22 @@ BAD_FILES = {
     "control character": (
         "run: \x00",
         "x.yaml: expected YAML, got: unacceptable character #x0000: special characters are not allowed",
+    ),
+    "NUL in text": (
+        'data: {train: "a\\0b"}',
+        "x.yaml:1: data.train: expected text, got 'a\\x00b', which holds unprintable characters",
+    ),
+    "line end in text": (
+        'run: {name: "a\\nb"}',
+        "x.yaml:1: run.name: expected text, got 'a\\nb', which holds unprintable characters",
+    ),
+    "line end in optional text": (
+        'data: {eval: "a\\nb"}',
+        "x.yaml:1: data.eval: expected text or none, got 'a\\nb', which holds unprintable characters",
+    ),
+    "surrogate in text": (
+        'run: {name: "\\ud800"}',
+        "x.yaml:1: run.name: expected text, got '\\ud800', which holds unprintable characters",
     ),
     "two documents": (
         "run: {seed: 1}\n---\nrun: {seed: 2}\n",
@@ -132,6 +156,11 @@ BAD_VALUES = {
         "x.yaml:1: rollout.n_samples_per_prompt: expected at least 2 (a pair needs two answers), got 1",
     ),
     "folder": ("run: {name: a/b}", "x.yaml:1: run.name: expected a folder name, got 'a/b'"),
+    "long name": (f"run: {{name: {'n' * 201}}}", f"x.yaml:1: run.name: expected at most 200 bytes, got '{'n' * 76}..."),
+    "long name in Chinese": (
+        f"run: {{name: {'名' * 67}}}",
+        f"x.yaml:1: run.name: expected at most 200 bytes, got '{'名' * 67}'",
+    ),
     "few pairs": (
         "train: {batch_size: 2, num_ranks: 4}",
         "x.yaml:1: train.batch_size: expected at least train.num_ranks (4): a pair for every rank, got 2",
@@ -161,6 +190,18 @@ BAD_VALUES = {
         "mask: {policy: {chosen: {wrong: 1}, rejected: {}}}",
         "x.yaml:1: mask.policy.chosen: expected one of no_fact, no_hallucination, contradictory, "
         "unverifiable, unparsed, got 'wrong'",
+    ),
+    "mask side without labels": (
+        "mask: {policy: {chosen: 1}}",
+        "x.yaml:1: mask.policy.chosen: expected a mapping {label: number}, got '1'",
+    ),
+    "mask label twice": (
+        "mask: {policy: {chosen: {no_fact: 1, no_fact: 0}, rejected: {}}}",
+        "x.yaml:1: mask.policy.chosen.no_fact: given twice",
+    ),
+    "mask weight that is none": (
+        "mask: {policy: {chosen: {no_fact: .nan}, rejected: {}}}",
+        "x.yaml:1: mask.policy.chosen.no_fact: expected a number, got '.nan'",
     ),
     "mask weight": (
         "mask: {policy: {chosen: {no_fact: 2}, rejected: {}}}",
@@ -201,7 +242,23 @@ BAD_OVERRIDES = {
         ["--rollout.top", "1"],
         "--rollout.top: unknown option; did you mean --rollout.top_p? (--help lists every option)",
     ),
-    "no value": (["--train.beta"], "--train.beta: expected one argument (--help lists every option)"),
+    "option of another section": (
+        ["--train.lr", "1"],
+        "--train.lr: unknown option; did you mean --adam.lr? (--help lists every option)",
+    ),
+    "no value": (["--train.beta"], "--train.beta: expected a number, got nothing (--help lists every option)"),
+    "bool alone": (
+        ["--vllm.enforce_eager", "--dry_run"],
+        "--vllm.enforce_eager: expected true or false, got nothing (--help lists every option)",
+    ),
+    "negative exponent": (["--adam.lr", "-5e-6"], "--adam.lr: expected above 0, got -5e-06"),
+    "negative infinity": (["--adam.lr", "-inf"], "--adam.lr: expected a number, got '-inf'"),
+    "twice": (["--train.beta", "1", "--train.beta=2"], "--train.beta: expected one value, got '1' and '2'"),
+    "config twice": (["--config", "y.yaml"], "--config: expected one value, got 'x.yaml' and 'y.yaml'"),
+    "bytes that are no text": (
+        ["--run.name", "a\udcff"],
+        "--run.name: expected text, got 'a\\udcff', which holds unprintable characters",
+    ),
     "dash": (["--dry-run"], "--dry-run: unknown option; did you mean --dry_run? (--help lists every option)"),
 }
 
