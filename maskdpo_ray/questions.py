@@ -122,7 +122,14 @@ def render(tokenizer: Any, question: Question) -> list[int]:
         raise ModelError(f"{name}: expected a chat template, got none; use a model tuned for chat")
     messages = [dict(message) for message in question.prompt]
     try:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            # Without its warning about long prompts: `check_prompts` refuses them.
+            tokenizer_kwargs={"verbose": False},
+        )
     except TemplateError as error:
         raise DataError(
             f"question {question.id!r}: expected messages that the model's chat template takes, "
@@ -178,9 +185,13 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             text = line.decode()
             value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+            json.dumps(value, ensure_ascii=False).encode()  # JSON's escapes can spell what UTF-8 can't hold
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise DataError(f"{where}: expected UTF-8, got byte {byte:#04x} at {error.start}") from None
+        except UnicodeEncodeError as error:
+            lone = error.object[error.start]
+            raise DataError(f"{where}: expected Unicode text, got the lone surrogate {ascii(lone)}") from None
         except json.JSONDecodeError as error:
             raise DataError(f"{where}: expected JSON, got: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:

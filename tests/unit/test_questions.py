@@ -83,6 +83,16 @@ BAD_LINES = {
     "NaN": ('{"prompt": "a", "facts": {"n": NaN}}', "expected JSON, got: NaN, which JSON does not have"),
     "list": ('["a"]', 'expected an object with a prompt, got ["a"]'),
     "no prompt": ('{"topic": "a"}', "prompt: expected a string or chat messages, got nothing"),
+    "surrogate in id": (r'{"prompt": "a", "id": "\ud800"}', r"expected Unicode text, got the lone surrogate '\ud800'"),
+    "surrogate in topic": (
+        r'{"prompt": "a", "topic": "\udfff"}',
+        r"expected Unicode text, got the lone surrogate '\udfff'",
+    ),
+    "surrogate in prompt": (r'{"prompt": "\ud800"}', r"expected Unicode text, got the lone surrogate '\ud800'"),
+    "surrogate in facts": (
+        r'{"prompt": "a", "facts": {"a": ["\ud800"]}}',
+        r"expected Unicode text, got the lone surrogate '\ud800'",
+    ),
     "unknown field": (
         '{"prompt": "a", "question": "b"}',
         "question: expected one of the fields prompt, id, topic, document, facts, answer, language",
@@ -131,6 +141,11 @@ def test_bad_line_is_named_with_file_line_and_field(folder, line, message):
     with pytest.raises(DataError) as caught:
         load(write('{"prompt": "fine"}', line))
     assert str(caught.value) == f"q.jsonl:2: {message}"
+
+
+def test_a_pair_of_surrogates_is_a_character(folder):
+    (question,) = load(write(r'{"prompt": "\ud83d\ude00"}'))
+    assert question.prompt[0]["content"] == "😀"
 
 
 def test_duplicated_ids_are_refused(folder):
@@ -230,7 +245,7 @@ class LetterTokenizer:
         "<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
 
-    def apply_chat_template(self, messages, add_generation_prompt, tokenize, return_dict):
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize, return_dict, tokenizer_kwargs):
         from transformers.utils.chat_template_utils import render_jinja_template
 
         assert tokenize and not return_dict
