@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError
+from maskdpo_ray.ledger import read_entries
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ class Plan:
                 )
 
     def describe(self, num_train: int, num_eval: Mapping[str, int], folder: Path) -> str:
-        """The plan in words: actors, resources, steps, and what the run folder holds already."""
+        """The plan in words: actors, resources, steps, and what the run folder holds already.
+
+        Raises RunFolderError when its ledger can't be read.
+        """
         config = self.config
         k, replications = config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt
         answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
@@ -81,9 +84,4 @@ class Plan:
 
 
 def _finished_stages(ledger: Path) -> list[str]:
-    if not ledger.is_file():
-        return []
-    # The last line may be torn by a kill; opening the run folder mends that, a plan only reads.
-    lines = ledger.read_bytes().split(b"\n")[:-1]
-    entries = [json.loads(line) for line in lines]
-    return [f"{entry['stage']} {entry['iteration']}" for entry in entries if "finished" in entry]
+    return [f"{entry['stage']} {entry['iteration']}" for entry in read_entries(ledger) if "finished" in entry]

@@ -16,7 +16,7 @@ from maskdpo_ray.config import (
     TrainConfig,
     VllmConfig,
 )
-from maskdpo_ray.errors import ClusterError
+from maskdpo_ray.errors import ClusterError, RunFolderError
 from maskdpo_ray.plan import ActorGroup, Plan
 
 MODEL = ModelConfig(model_name_or_path="model")
@@ -119,3 +119,11 @@ def test_description_of_a_resumed_run(tmp_path: Path) -> None:
     last = Plan(CPU).describe(1, {"heldout": 1}, tmp_path).splitlines()[-1]
     assert last.endswith("holds evaluate-heldout 0, train 0")
     assert ledger.read_bytes() == before
+
+
+def test_a_broken_ledger_is_one_line(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_text('{"stage": "open"}\nbroken\n{"stage": "train", "iteration": 0, "finished": 1.0}\n')
+    with pytest.raises(RunFolderError) as caught:
+        Plan(CPU).describe(1, {}, tmp_path)
+    assert str(caught.value) == f"{ledger}, line 2: expected a JSON object with a stage, got b'broken'"
