@@ -13,6 +13,13 @@ from maskdpo_ray.records import Annotation, Question, Rollout
 class Annotator(Protocol):
     """Labels answers sentence by sentence."""
 
+    def check(self, question: Question) -> None:
+        """Raise DataError, one line, when answers to `question` can't be labelled.
+
+        Asked of every question before a run starts: it loads no model and takes no time to speak of.
+        """
+        ...
+
     def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
         """One annotation for each (question, answer), in the same order."""
         ...

@@ -6,6 +6,7 @@ at least one claim could be checked and none is false, `no_fact` if it claims no
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +14,7 @@ from maskdpo_ray import sentences
 from maskdpo_ray.annotators.claims import Claim, ClaimReader
 from maskdpo_ray.annotators.mentions import ENTITY_SENSE, key, tokens
 from maskdpo_ray.domains.table import ENTITY, Entity, FactTable, Kind
-from maskdpo_ray.errors import DataError
+from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.records import (
     CONTRADICTORY,
     NO_FACT,
@@ -62,12 +63,14 @@ class FactsAnnotator:
         self._tables = dict(tables or {})
         self._domains: dict[str, _Domain] = {}
 
-    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
-        """One annotation for each (question, answer), in the same order.
-
-        A question names its table and entity in `facts`: {"table": "countries", "entity": "Rwanda"}. Raises
-        DataError when it does not, or when there is no such table or entity.
+    def check(self, question: Question) -> None:
+        """Refuse a question that does not name its table and entity in `facts`, as in
+        {"table": "countries", "entity": "Rwanda"}, or names one that there is not. Raises DataError.
         """
+        self._topic(question)
+
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        """One annotation for each (question, answer), in the same order. Raises DataError as `check` does."""
         return [self._answer(question, rollout) for question, rollout in items]
 
     def _answer(self, question: Question, rollout: Rollout) -> Annotation:
@@ -80,22 +83,23 @@ class FactsAnnotator:
 
     def _topic(self, question: Question) -> tuple[_Domain, Entity]:
         facts = question.facts or {}
-        where = f"question {question.id!r}: field 'facts'"
-        if not isinstance(facts.get("table"), str) or not isinstance(facts.get("entity"), str):
-            raise DataError(
-                f'{where}: the facts annotator expects {{"table": ..., "entity": ...}}, got {sorted(facts)}'
-            )
-        domain = self._domain(facts["table"], where)
-        if facts["entity"] not in domain.entities:
-            raise DataError(f"{where}: table {facts['table']!r} has no entity {facts['entity']!r}")
-        return domain, domain.entities[facts["entity"]]
+        where, table, entity = f"question {question.id!r}: facts", facts.get("table"), facts.get("entity")
+        if not isinstance(table, str) or not isinstance(entity, str):
+            expected = '{"table": ..., "entity": ...} for the facts annotator'
+            raise DataError(f"{where}: expected {expected}, got {shown(question.facts)}")
+        domain = self._domain(table, where)
+        if entity not in domain.entities:
+            near = difflib.get_close_matches(entity, domain.entities, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise DataError(f"{where}.entity: expected an entity of the table {table}, got {shown(entity)}{hint}")
+        return domain, domain.entities[entity]
 
     def _domain(self, name: str, where: str) -> _Domain:
         if name not in self._domains:
             table = self._tables.get(name) or _built_in(name)
             if table is None:
                 known = sorted({"countries", "elements", *self._tables})
-                raise DataError(f"{where}: expected a table among {', '.join(known)}; got {name!r}")
+                raise DataError(f"{where}.table: expected one of {', '.join(known)}, got {shown(name)}")
             self._domains[name] = _Domain(table)
         return self._domains[name]
 

@@ -333,9 +333,30 @@ def test_unknown_annotator_names_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "facts",
-    [None, {"table": "countries"}, {"table": "nowhere", "entity": "Rwanda"}, {"table": "countries", "entity": "Mu"}],
+    ("facts", "message"),
+    [
+        (None, ': expected {"table": ..., "entity": ...} for the facts annotator, got None'),
+        (
+            {"table": "countries"},
+            ": expected {\"table\": ..., \"entity\": ...} for the facts annotator, got {'table': 'countries'}",
+        ),
+        ({"table": "nowhere", "entity": "Rwanda"}, ".table: expected one of countries, elements, got 'nowhere'"),
+        (
+            {"table": "countries", "entity": "Malii"},
+            ".entity: expected an entity of the table countries, got 'Malii'; did you mean Mali?",
+        ),
+    ],
 )
-def test_questions_without_usable_facts_are_refused(facts) -> None:
-    with pytest.raises(DataError, match="question 'q'"):
-        ANNOTATOR.annotate([(Question("q", "t", (), facts=facts), Rollout("q", 0, (), "Kigali.", "stop", 0))])
+def test_questions_without_usable_facts_are_refused(facts, message) -> None:
+    question = Question("q", "t", (), facts=facts)
+    answered = [(question, Rollout("q", 0, (), "Kigali.", "stop", 0))]
+    for refuse in (lambda: ANNOTATOR.check(question), lambda: ANNOTATOR.annotate(answered)):
+        with pytest.raises(DataError) as caught:
+            refuse()
+        assert str(caught.value) == f"question 'q': facts{message}"
+
+
+@pytest.mark.parametrize("questions", [countries.questions, elements.questions])
+def test_built_in_questions_pass_the_check(questions) -> None:
+    for question in questions():
+        ANNOTATOR.check(question)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,15 +15,16 @@ from typing import Any
 import pytest
 
 from maskdpo_ray import preflight, run
-from maskdpo_ray.config import AnnotationConfig, Config, DataConfig, ModelConfig, PairsConfig, RolloutConfig, VllmConfig
+from maskdpo_ray.config import AnnotationConfig, Config, DataConfig, ModelConfig, RolloutConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Change = Callable[[Config, Path], Config]
+FACTS = {"table": "countries", "entity": "Rwanda"}
 
 
 def base_config(model: Path, folder: Path) -> Config:
-    lines = [{"id": f"q{i}", "topic": f"t{i}", "prompt": f"What is {i}?"} for i in range(6)]
+    lines = [{"id": f"q{i}", "topic": f"t{i}", "prompt": f"What is {i}?", "facts": FACTS} for i in range(6)]
     questions = folder / "questions.jsonl"
     questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return Config(
@@ -81,10 +83,29 @@ def section(**sections: Any) -> Change:
     return lambda config, _: replace(config, **sections)
 
 
-def questions(*lines: str, **data: Any) -> Change:
+def cut_in_half(folder: Path) -> None:
+    """Replace the link to the weights by a part of them."""
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def indexed(folder: Path) -> None:
+    """Weights in two files, of which one is missing."""
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    written("model.safetensors.index.json", json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "b"}}))(folder)
+
+
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+def questions(*lines: dict[str, Any], split: str = "train", **data: Any) -> Change:
     def change(config: Config, tmp_path: Path) -> Config:
         file = tmp_path / "other.jsonl"
-        file.write_text("".join(line + "\n" for line in lines))
+        file.write_text("".join(json.dumps({"facts": FACTS, **line}) + "\n" for line in lines))
+        if split != "train":
+            return replace(config, data=replace(config.data, **{split: str(file)}))
         return replace(config, data=DataConfig(train=str(file), **{"num_eval_topics": 1, **data}))
 
     return change
@@ -96,22 +117,62 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         ModelError,
         "model.model_name_or_path: expected a Hugging Face folder with config.json, got 'nowhere/model'",
     ),
+    "path too long": (
+        section(model=ModelConfig(model_name_or_path="m" * 300)),
+        ModelError,
+        f"expected a Hugging Face folder with config.json, got '{'m' * 300}'",
+    ),
+    "Git LFS pointer": (
+        model(lambda f: (f / "model.safetensors").unlink() or written("model.safetensors", LFS_POINTER)(f)),
+        ModelError,
+        "model.safetensors: expected a whole safetensors file (no Git LFS pointer), got: ",
+    ),
+    "truncated weights": (
+        model(cut_in_half),
+        ModelError,
+        "model.safetensors: expected a whole safetensors file (no Git LFS pointer), got: ",
+    ),
+    "one more file of weights": (
+        model(written("more.safetensors", LFS_POINTER)),
+        ModelError,
+        "more.safetensors: expected a whole safetensors file (no Git LFS pointer), got: ",
+    ),
+    "missing part of the weights": (
+        model(indexed),
+        ModelError,
+        "/b: expected a whole safetensors file (no Git LFS pointer), got: ",
+    ),
+    "index without files": (
+        model(written("model.safetensors.index.json", '{"weight_map": ["a"]}')),
+        ModelError,
+        "model.safetensors.index.json: weight_map: expected {tensor: file}, got ['a']",
+    ),
     "no safetensors": (
         model(removed("*.safetensors")),
         ModelError,
         "model.model_name_or_path: expected safetensors in ",
     ),
-    "config is no JSON": (model(written("config.json", "{")), ModelError, "config.json: expected JSON, got "),
+    "config is no JSON": (model(written("config.json", "{")), ModelError, "config.json: expected JSON, got: "),
     "config is a list": (model(written("config.json", "[]")), ModelError, "config.json: expected an object"),
     "config is no text": (
         model(lambda f: (f / "config.json").write_bytes(b"\xff\xfe") and None),
         ModelError,
-        "config.json: expected JSON, got ",
+        "config.json: expected JSON, got: ",
     ),
     "no context length": (
         model(edited("config.json", max_position_embeddings=None)),
         ModelError,
-        "max_position_embeddings: expected a number, got None",
+        "max_position_embeddings: expected a whole number above 0, got None",
+    ),
+    "context length of 0": (
+        model(edited("config.json", max_position_embeddings=0)),
+        ModelError,
+        "max_position_embeddings: expected a whole number above 0, got 0",
+    ),
+    "config of another type": (
+        model(edited("config.json", hidden_size="abc")),
+        ModelError,
+        ", got: TypeError: Field 'hidden_size' expected int, got str",
     ),
     "unknown architecture": (
         model(edited("config.json", model_type="nobody")),
@@ -132,7 +193,12 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
     "tokenizer is no JSON": (
         model(written("tokenizer.json", "{")),
         ModelError,
-        "model.model_name_or_path: no tokenizer in ",
+        "model.model_name_or_path: expected a tokenizer in ",
+    ),
+    "tokenizer is empty": (
+        model(written("tokenizer.json", "{}")),
+        ModelError,
+        "model.model_name_or_path: expected a tokenizer in ",
     ),
     "template is broken": (model(written("chat_template.jinja", "{% for %}")), DataError, "question "),
     "max_model_len": (
@@ -142,7 +208,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
     ),
     "answers fill the context": (section(rollout=RolloutConfig(max_new_tokens=2048)), DataError, "question "),
     "prompt too long": (
-        questions('{"id": "long", "prompt": "' + "word " * 3000 + '"}', '{"id": "b", "prompt": "x"}'),
+        questions({"id": "long", "prompt": "word " * 3000}, {"id": "b", "prompt": "x"}),
         DataError,
         "question 'long': expected a prompt of at most 1984 tokens",
     ),
@@ -151,15 +217,22 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         ConfigError,
         "annotation.annotator: expected one of facts; got 'oracle'",
     ),
-    "strategy": (
-        section(pairs=PairsConfig(strategy="random")),
-        ConfigError,
-        "pairs.strategy: expected one of best_worst, got 'random'",
-    ),
+    **{
+        f"unanswerable {split} question": (
+            questions(*({"id": f"f{i}", "prompt": f"x{i}", "facts": facts} for i in range(2)), split=split),
+            DataError,
+            message,
+        )
+        for split, facts, message in (
+            ("train", None, ': facts: expected {"table": ..., "entity": ...} for the facts annotator, got None'),
+            ("eval", {**FACTS, "entity": "Malii"}, ": facts.entity: expected an entity of the table countries, got 'M"),
+            ("transfer", {**FACTS, "table": "x"}, ": facts.table: expected one of countries, elements, got 'x'"),
+        )
+    },
     "no questions file": (section(data=DataConfig(train="nowhere.jsonl")), DataError, "nowhere.jsonl: expected a"),
     "questions file is a folder": (section(data=DataConfig(train="/")), DataError, "/: expected a JSON Lines file"),
     "unknown table": (section(data=DataConfig(train="builtin:planets")), DataError, "builtin:planets: expected one"),
-    "too few topics": (questions('{"prompt": "x"}', num_eval_topics=1), DataError, "data.num_eval_topics: "),
+    "too few topics": (questions({"prompt": "x"}, num_eval_topics=1), DataError, "data.num_eval_topics: "),
     "same questions on both sides": (
         lambda c, _: replace(c, data=DataConfig(train=c.data.train, eval=c.data.train)),
         DataError,
@@ -224,14 +297,17 @@ def test_dry_run_checks_and_writes_nothing(
     [
         ("model.model_name_or_path", "nowhere", "model.model_name_or_path: expected a Hugging Face folder with "),
         ("data.train", "nowhere.jsonl", "nowhere.jsonl: expected a JSON Lines file, got: No such file"),
+        ("data.transfer", "long.jsonl", "question 'long': expected a prompt of at most 1024 tokens (context 2048"),
     ],
 )
 def test_command_line_shows_errors_as_one_line(
     config_file: Path, tmp_path: Path, option: str, value: str, expected: str
 ) -> None:
     """Exit code 2, one line on stderr, nothing started and nothing written."""
+    (tmp_path / "long.jsonl").write_text(json.dumps({"id": "long", "prompt": "word " * 9000, "facts": FACTS}))
     call = [sys.executable, "-m", "maskdpo_ray.run", "--config", str(config_file), f"--{option}", value]
-    done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {expected}")
     assert done.stderr.endswith("\n") and done.stderr.count("\n") == 1
