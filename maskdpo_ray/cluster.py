@@ -112,12 +112,12 @@ class Cluster:
         ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))
         self._handles = [*engines, *annotators, *ranks]
         self._engines, self._ranks = engines, ranks
-        deadline = config.cluster.start_timeout_s
-        calls.gather([engine.ready.remote() for engine in engines], deadline, "rollout engine", "start")
-        calls.gather([each.ready.remote() for each in annotators], deadline, "annotation actor", "start")
-        host, port = calls.gather([ranks[0].address.remote()], deadline, "training rank", "start")[0]
+        timeout = config.cluster.start_timeout_s
+        calls.gather([engine.ready.remote() for engine in engines], timeout, "rollout engine", "start")
+        calls.gather([each.ready.remote() for each in annotators], timeout, "annotation actor", "start")
+        host, port = calls.gather([ranks[0].address.remote()], timeout, "training rank", "start")[0]
         joins = [rank.setup.remote(host, port) for rank in ranks]
-        calls.gather(joins, deadline, "training rank", "join the group")
+        calls.gather(joins, timeout, "training rank", "join the group")
         rollouts = RolloutGroup(config, engines, render)
         annotation = AnnotationGroup(config, annotators)
         trainer = TrainingGroup(config, ranks)

@@ -287,11 +287,11 @@ class ClusterConfig:
     gpus_per_annotator: float = 0
     """Ray GPUs that an annotation actor reserves."""
     threads: int | None = None
-    """Threads of an engine or rank on CPU (they take turns); none: every core of the node."""
+    """Threads of an engine or rank on CPU, which take turns. None: an engine all cores of a node, ranks share them."""
     start_timeout_s: float = 600
-    """Longest that actors may take to start, seconds."""
+    """Longest that each step of starting may take (engines, annotators, ranks, their joining), seconds."""
     step_timeout_s: float = 1800
-    """Longest that one call to an actor may take, seconds."""
+    """Longest that a group of actors may give no answer while it has calls to answer, seconds."""
 
     def __post_init__(self) -> None:
         for name in ("start_timeout_s", "step_timeout_s"):

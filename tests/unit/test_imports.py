@@ -1,4 +1,4 @@
-"""The import rule and the file budgets of the design: what keeps the stages apart and every file readable."""
+"""The import rule and the file budgets: what keeps the stages apart and every file readable."""
 
 from __future__ import annotations
 
