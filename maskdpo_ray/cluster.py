@@ -133,13 +133,15 @@ class Cluster:
 
     def _start_engines(self, policy: Policy, threads: int) -> list[Any]:
         config = self._config
+        vllm = dataclasses.asdict(config.vllm)
+        if config.vllm.dtype == "auto":
+            vllm["dtype"] = {"bf16": "bfloat16", "fp32": "float32"}[config.ds.param_dtype]
         settings = EngineSettings(
             device=config.cluster.device,
             threads=threads,
-            dtype="bfloat16" if config.ds.param_dtype == "bf16" else "float32",
             seed=config.run.seed,
             trust_remote_code=config.model.trust_remote_code,
-            **dataclasses.asdict(config.vllm),
+            **vllm,
         )
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
         concurrency = config.rollout.max_in_flight + 8  # loads and questions about state on top

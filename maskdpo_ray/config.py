@@ -117,6 +117,9 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class VllmConfig:
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of weights and activations; auto: as in training (ds.param_dtype). In bfloat16 an answer depends a little on the
+    requests that are decoded beside it, in float32 hardly ever."""
     tensor_parallel_size: int = 1
     """GPUs per engine."""
     gpu_memory_utilization: float = 0.9
