@@ -312,9 +312,12 @@ def _changes(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     stored = stored_config.read(path / "config.yaml")
     if stored is None:
         return None
-    # A run that failed before it did anything (no cluster at the address, say) binds nobody.
-    begun = any(entry["stage"] != "open" for entry in read_entries(path / "ledger.jsonl"))
-    return stored_config.refuse_changes(path, stored, config, begun)
+    return stored_config.refuse_changes(path, stored, config, lambda: _has_begun(path))
+
+
+def _has_begun(path: Path) -> bool:
+    """Not before its first stage: a run that found no cluster at the address, say, binds nobody to its config."""
+    return any(entry["stage"] != "open" for entry in read_entries(path / "ledger.jsonl"))
 
 
 def _unsealed(entries: Sequence[dict[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,12 @@ def read(file: Path) -> dict[str, Any] | None:
     return stored
 
 
-def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any], begun: bool) -> dict[str, Any]:
-    """Dotted name -> [old, new] of the fields that differ and may: all while the run has not `begun`.
+def refuse_changes(
+    path: Path, stored: dict[str, Any], config: dict[str, Any], has_begun: Callable[[], bool]
+) -> dict[str, Any]:
+    """Dotted name -> [old, new] of the fields that differ and may: all of them before the run has begun.
 
-    Raises RunFolderError naming one that must not.
+    `has_begun` is asked only when it matters. Raises RunFolderError naming one that must not.
     """
     before, now = flatten(stored), flatten(config)
     changed = {}
@@ -76,7 +79,7 @@ def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any], b
         old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
         if old == new:
             continue
-        if begun and not name.startswith(MAY_CHANGE):
+        if not name.startswith(MAY_CHANGE) and has_begun():
             raise RunFolderError(
                 f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
                 "give it back or choose another run.name"

@@ -15,9 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
-from maskdpo_ray import cli
+from maskdpo_ray import cli, stored_config
 from maskdpo_ray.errors import RunFolderError, UserError
 
 # Metric of the summary -> (heading, format); of the held-out questions but for the last one.
@@ -52,7 +50,7 @@ class FinishedRun:
             if not file.is_file():
                 raise RunFolderError(f"{file}: expected a file of a finished run, found none")
         evaluations = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["evaluations"]
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = stored_config.read(folder / "config.yaml")
         policy, eos = config["mask"]["policy"], config["mask"]["eos"]
         pairs = sorted((folder / "iter_000" / "pairs.jsonl").read_bytes().splitlines())
         heldout = evaluations["heldout"]

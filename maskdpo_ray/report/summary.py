@@ -11,8 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from maskdpo_ray import stored_config
 from maskdpo_ray.evaluation import Evaluation, compare
 from maskdpo_ray.report.remarks import remarks
 from maskdpo_ray.report.tables import render, show
@@ -24,7 +23,7 @@ __all__ = ["build", "render", "show"]
 def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Everything the tables show, as JSON values: what summary.json holds."""
     folder = Path(run_folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = stored_config.read(folder / "config.yaml")
     seed, samples = config["run"]["seed"], config["eval"]["bootstrap_samples"]
     evaluations = {split: _evaluations(folder, split, seed, samples) for split in SPLITS}
     evaluations = {split: versions for split, versions in evaluations.items() if versions}
