@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The README's table: the quickstart with Mask-DPO's mask and as plain DPO (every token counts, EOS too), three seeds
-# each, on held-out countries. The first of the six is the quickstart's own run, made or reused. Rollouts are seeded, so
-# both masks of a seed learn from the same first-iteration pairs, but for a few where bfloat16 let an answer depend on
-# its batch; the last lines say so. About ten minutes a run on two cores; a stopped call goes on where it was.
+# each, on held-out countries. The first of the six is the quickstart's own run, made or reused. Rollouts are seeded and
+# sampled in float32, so both masks of a seed learn from the same first-iteration pairs; the last lines say whether they
+# did. About ten minutes a run on two cores; a stopped call goes on where it was.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"

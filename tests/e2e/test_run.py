@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from pathlib import Path
@@ -233,6 +234,18 @@ def test_another_config_is_refused(masked_run: Run, smallest: Path, runs_dir: Pa
     assert code == 2
     error = [line for line in output.splitlines() if line.startswith("error:")]
     assert len(error) == 1 and "train.beta" in error[0] and "0.2" in error[0]
+
+
+def test_a_prompt_too_long_is_refused(smallest: Path, runs_dir: Path) -> None:
+    """One line, whatever transformers prints when it is imported."""
+    question = {"id": "long", "prompt": "word " * 9000, "facts": {"table": "countries", "entity": "Rwanda"}}
+    (runs_dir / "long.jsonl").write_text(json.dumps(question), encoding="utf-8")
+    folder = runs_dir / "too-long"
+    options = arguments(folder, smallest, data__transfer=runs_dir / "long.jsonl", data__num_transfer_topics=1)
+    code, output, _ = call(options, runs_dir / "too-long.log")
+    assert code == 2
+    assert output.startswith("error: question 'long': expected a prompt of at most ") and output.count("\n") == 1
+    assert not folder.exists()
 
 
 def test_dry_run_starts_nothing(smallest: Path, runs_dir: Path) -> None:

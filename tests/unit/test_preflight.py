@@ -297,14 +297,12 @@ def test_dry_run_checks_and_writes_nothing(
     [
         ("model.model_name_or_path", "nowhere", "model.model_name_or_path: expected a Hugging Face folder with "),
         ("data.train", "nowhere.jsonl", "nowhere.jsonl: expected a JSON Lines file, got: No such file"),
-        ("data.transfer", "long.jsonl", "question 'long': expected a prompt of at most 1024 tokens (context 2048"),
     ],
 )
 def test_command_line_shows_errors_as_one_line(
     config_file: Path, tmp_path: Path, option: str, value: str, expected: str
 ) -> None:
     """Exit code 2, one line on stderr, nothing started and nothing written."""
-    (tmp_path / "long.jsonl").write_text(json.dumps({"id": "long", "prompt": "word " * 9000, "facts": FACTS}))
     call = [sys.executable, "-m", "maskdpo_ray.run", "--config", str(config_file), f"--{option}", value]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
