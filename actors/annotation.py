@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from actors.clock import BusyClock
-from maskdpo_ray import annotators
+from maskdpo_ray.annotators import Annotator, conformance
 from maskdpo_ray.records import Annotation, Question, Rollout
 
 
 class AnnotationActor:
-    """One annotator of `maskdpo_ray.annotators`, by name."""
+    """One annotator of `maskdpo_ray.annotators`, built on the driver and started here."""
 
-    def __init__(self, annotator: str) -> None:
-        self._annotator = annotators.build(annotator)
+    def __init__(self, annotator: Annotator) -> None:
+        self._annotator = annotator
+        self._has_started = False
         self._clock = BusyClock()
 
     def ready(self) -> bool:
-        """True once the annotator is built."""
+        """True once the annotator has started."""
+        self._start()
         return True
+
+    def _start(self) -> None:
+        # Not in __init__, whose errors Ray wraps; and Ray restarts an actor without asking `ready`.
+        if not self._has_started:
+            self._annotator.start()
+            self._has_started = True
 
     def annotate(self, question: Question, rollouts: list[Rollout]) -> list[Annotation]:
         """Label every answer to one question, in order.
 
-        Raises RuntimeError when the annotator's reply does not fit the answers.
+        Raises AnnotatorError when the annotator's reply does not fit the answers.
         """
+        self._start()
+        items = [(question, rollout) for rollout in rollouts]
         with self._clock:
-            annotations = self._annotator.annotate([(question, rollout) for rollout in rollouts])
-        expected = [(rollout.question_id, rollout.sample) for rollout in rollouts]
-        if [(annotation.question_id, annotation.sample) for annotation in annotations] != expected:
-            raise RuntimeError(f"the annotator did not answer for each answer of question {question.id!r} in order")
+            annotations = self._annotator.annotate(items)
+        conformance.refuse_faults(items, annotations)
         return annotations
 
     def busy_seconds(self) -> float:

@@ -28,6 +28,7 @@ from actors.groups import AnnotationGroup, RolloutGroup, TrainingGroup
 from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
+from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.plan import Plan
@@ -98,7 +99,7 @@ class Cluster:
                 where = f"cluster.address: no Ray cluster at {address!r}" if address else "Ray did not start"
                 raise ClusterError(f"{where}: {calls.first_line(error)}") from error
 
-    def start(self, policy: Policy, render: Callable[[Question], list[int]]) -> Stages:
+    def start(self, policy: Policy, render: Callable[[Question], list[int]], annotator: Annotator) -> Stages:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
         config = self._config
         cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
@@ -106,7 +107,7 @@ class Cluster:
         annotators = [
             self._actor(
                 AnnotationActor, config.cluster.cpus_per_annotator, config.cluster.gpus_per_annotator, 1
-            ).remote(config.annotation.annotator)
+            ).remote(annotator)
             for _ in range(config.annotation.num_actors)
         ]
         ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))

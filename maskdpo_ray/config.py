@@ -7,7 +7,7 @@ Names follow OpenRLHF's dotted ones where the thing is the same (`adam.lr`, `tra
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from maskdpo_ray.errors import ConfigError, shown
 from maskdpo_ray.records import LABELS
@@ -146,7 +146,9 @@ class VllmConfig:
 @dataclass(frozen=True)
 class AnnotationConfig:
     annotator: str = "facts"
-    """Who labels sentences: `facts` (rules over the built-in fact tables)."""
+    """Who labels sentences: `facts` (rules over fact tables), or a class of your own: `python:package.module:Class`."""
+    options: dict[str, Any] | None = None
+    """Keyword arguments of the annotator: {name: value}, the names as its class has them."""
     num_actors: int = 1
     """Annotation actors."""
     max_in_flight: int = 16

@@ -149,6 +149,8 @@ def expected_words(hint: Any) -> str:
     if origin is tuple:
         return f"a list of {len(arguments)} numbers"
     if origin is dict:
+        if arguments[1] is Any:
+            return "a mapping {name: value}"
         inner = "{label: number}"
         return f"a mapping {{side: {inner}}}" if typing.get_origin(arguments[1]) is dict else f"a mapping {inner}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -214,8 +216,10 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 def _convert(node: yaml.Node, hint: Any, where: str) -> Any:
     """The value of a node. Raises ConfigError that names the part of a list or mapping that is wrong."""
-    for kind in _alternatives(hint):
+    for kind in (bool, int, float, str, type(None), list[Any], dict[str, Any]) if hint is Any else _alternatives(hint):
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin is list and isinstance(node, yaml.SequenceNode):
+            return [_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(node.value)]
         if origin is tuple and isinstance(node, yaml.SequenceNode) and len(node.value) == len(arguments):
             parts = enumerate(zip(node.value, arguments, strict=True))
             return tuple(_convert(item, part, f"{where}[{i}]") for i, (item, part) in parts)

@@ -23,6 +23,10 @@ class ModelError(UserError):
     """A model folder can't be used: missing, no chat template, no EOS, wrong vocabulary."""
 
 
+class AnnotatorError(UserError):
+    """An annotator's reply is not what its protocol asks for."""
+
+
 class RunFolderError(UserError):
     """The run folder belongs to another config or can't be written."""
 

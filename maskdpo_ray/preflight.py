@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from maskdpo_ray import annotators, questions
+from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config, ModelConfig
 from maskdpo_ray.errors import ConfigError, ModelError, shown
 from maskdpo_ray.masking import MaskPolicy
@@ -25,6 +26,7 @@ class Prepared:
     train: Sequence[Question]
     evaluation: dict[str, Sequence[Question]]
     """By split: `heldout`, and `transfer` when there is a second domain."""
+    annotator: Annotator
     tokenizer: Any
     render: Callable[[Question], list[int]]
 
@@ -35,7 +37,7 @@ def check(config: Config) -> Prepared:
     Raises UserError (one line) for whatever a run would trip over later.
     """
     MaskPolicy.from_config(config.mask.policy)
-    annotator = annotators.build(config.annotation.annotator)
+    annotator = annotators.build(config.annotation.annotator, config.annotation.options)
     train, evaluation = _questions(config)
     every = [*train, *(question for split in evaluation.values() for question in split)]
     for question in every:
@@ -46,7 +48,7 @@ def check(config: Config) -> Prepared:
     if limit > context:
         raise ConfigError(f"vllm.max_model_len: expected at most the model's {context}, got {limit}")
     questions.check_prompts(tokenizer, every, limit, config.rollout.max_new_tokens)
-    return Prepared(train, evaluation, tokenizer, lambda question: questions.render(tokenizer, question))
+    return Prepared(train, evaluation, annotator, tokenizer, lambda question: questions.render(tokenizer, question))
 
 
 def _questions(config: Config) -> tuple[list[Question], dict[str, Sequence[Question]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -140,7 +141,7 @@ def from_json(kind: type[Record], value: Any) -> Record:
     unknown = value.keys() - hints.keys()
     if unknown:
         raise ValueError(f"unknown field {sorted(unknown)[0]!r} in {kind.__name__}; known: {', '.join(hints)}")
-    required = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+    required = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
     missing = required - value.keys()
     if missing:
         raise ValueError(f"missing field {sorted(missing)[0]!r} in {kind.__name__}")
@@ -157,7 +158,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"field {name!r}: expected a list, got {_short(value)}")
         return tuple(_convert(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise ValueError(f"field {name!r}: expected an object, got {_short(value)}")
         return {str(k): _convert(arguments[1], item, f"{name}.{k}") for k, item in value.items()}

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from maskdpo_ray import sentences
 from maskdpo_ray.annotators.claims import Claim, ClaimReader
 from maskdpo_ray.annotators.mentions import ENTITY_SENSE, key, tokens
+from maskdpo_ray.domains import table_file
 from maskdpo_ray.domains.table import ENTITY, Entity, FactTable, Kind
-from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.errors import ConfigError, DataError, shown
 from maskdpo_ray.records import (
     CONTRADICTORY,
     NO_FACT,
@@ -57,10 +58,19 @@ class _Domain:
 
 
 class FactsAnnotator:
-    """Checks answers against fact tables; `tables` adds to or replaces the built-in ones by name."""
+    """Checks answers against fact tables, the built-in ones and the user's own."""
 
-    def __init__(self, tables: Mapping[str, FactTable] | None = None) -> None:
-        self._tables = dict(tables or {})
+    def __init__(self, tables: Mapping[str, FactTable | str] | None = None) -> None:
+        """`tables` adds to or replaces the built-in ones by name; a text is the JSON file of a table.
+
+        Raises ConfigError when it is no mapping, DataError when a file holds no table.
+        """
+        if tables is not None and not isinstance(tables, Mapping):
+            raise ConfigError(f"annotation.options.tables: expected {{name: file.json}}, got {shown(tables)}")
+        self._tables = {
+            name: table if isinstance(table, FactTable) else table_file.read(table, name)
+            for name, table in (tables or {}).items()
+        }
         self._domains: dict[str, _Domain] = {}
 
     def check(self, question: Question) -> None:
@@ -68,6 +78,9 @@ class FactsAnnotator:
         {"table": "countries", "entity": "Rwanda"}, or names one that there is not. Raises DataError.
         """
         self._topic(question)
+
+    def start(self) -> None:
+        """Nothing to load: tables are read when a question names them."""
 
     def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
         """One annotation for each (question, answer), in the same order. Raises DataError as `check` does."""

@@ -20,7 +20,7 @@ import ray.cloudpickle
 from actors import weights
 from actors.groups import AnnotationGroup, RolloutGroup, TrainingGroup
 from actors.rollout import request_seed
-from maskdpo_ray import batching, questions
+from maskdpo_ray import annotators, batching, questions
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config import (
@@ -94,7 +94,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     rank = type("Rank", (fakes.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
     before = set(psutil.Process().children(recursive=True))
     with ExitStack() as stack:
-        stages = stack.enter_context(Cluster(config, engine=engine, rank=rank)).start(initial, fakes.render)
+        stages = stack.enter_context(Cluster(config, engine=engine, rank=rank)).start(
+            initial, fakes.render, annotators.build("facts")
+        )
         running = Running(config, stages, initial, tmp_path)
         yield running
     assert set(psutil.Process().children(recursive=True)) - before == set()

@@ -1,0 +1,207 @@
+"""Annotators by name, the user's own among them; what they may answer; the command that tries them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.annotation import AnnotationActor
+from maskdpo_ray import check_annotator
+from maskdpo_ray.annotators import build
+from maskdpo_ray.annotators.conformance import refuse_faults
+from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
+from maskdpo_ray.records import LABELS, NO_FACT, Annotation, Question, Rollout, Sentence
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+QUESTION = Question("q", "t", ({"role": "user", "content": "?"},))
+TEXT = "It is. Is it?"
+ROLLOUT = Rollout("q", 2, (), TEXT, "stop", 0)
+GOOD = Annotation("q", 2, (Sentence(0, 6, LABELS[0], 0.5, "because", "kind"), Sentence(7, 13, LABELS[1])))
+
+
+class WholeAnswer:
+    """Calls every answer one `no_fact` sentence."""
+
+    def __init__(self, label: str = NO_FACT) -> None:
+        self.label = label
+        self.started = 0
+
+    def check(self, question: Question) -> None:
+        if "refused" in question.id:
+            raise DataError(f"question {question.id!r}: no")
+
+    def start(self) -> None:
+        self.started += 1
+
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        return [self.answer(rollout) for _, rollout in items]
+
+    def answer(self, rollout: Rollout) -> Annotation:
+        text = rollout.text.rstrip()
+        spans = (Sentence(len(text) - len(text.lstrip()), len(text), self.label),) if text else ()
+        return Annotation(rollout.question_id, rollout.sample, spans)
+
+
+class Raises(WholeAnswer):
+    def start(self) -> None:
+        raise OSError("no\nmodel")
+
+
+class Overlaps(WholeAnswer):
+    def answer(self, rollout: Rollout) -> Annotation:
+        whole = super().answer(rollout)
+        return dataclasses.replace(whole, sentences=whole.sentences * 2)
+
+
+class Guesses(WholeAnswer):
+    def answer(self, rollout: Rollout) -> Annotation:
+        self.label = random.choice(LABELS)
+        return super().answer(rollout)
+
+
+class Locked(WholeAnswer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cannot_travel = lambda: None
+
+
+class Refuses(WholeAnswer):
+    def __init__(self, size: int) -> None:
+        raise ValueError(f"size {size} is odd")
+
+
+class NoAnnotator:
+    def check(self, question: Question) -> None: ...
+
+
+HERE = f"python:{__name__}"
+
+
+def test_a_class_of_ones_own_with_options() -> None:
+    annotator = build(f"{HERE}:WholeAnswer", {"label": "unverifiable"})
+    (annotation,) = annotator.annotate([(QUESTION, ROLLOUT)])
+    assert annotation == Annotation("q", 2, (Sentence(0, 13, "unverifiable"),))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("fact", None, "annotator: expected one of facts, python:package.module:Class; got 'fact'"),
+        ("python:json", None, "annotator: expected one of facts, python:package.module:Class; got 'python:json'"),
+        ("python:a b:C", None, "annotator: expected one of facts, python:package.module:Class; got 'python:a b:C'"),
+        (
+            "python:no.where:C",
+            None,
+            "annotator: can't import no.where of 'python:no.where:C': ModuleNotFoundError: No ",
+        ),
+        ("python:json:Nobody", None, "annotator: expected a class Nobody in json, got None"),
+        ("python:json:dumps", None, "annotator: expected a class dumps in json, got <function dumps at "),
+        (f"{HERE}:NoAnnotator", None, "annotator: expected a class with the methods check, start, annotate, got "),
+        (f"{HERE}:WholeAnswer", {"size": 1}, "options: WholeAnswer: got an unexpected keyword argument 'size'"),
+        (f"{HERE}:Refuses", None, "options: Refuses: missing a required argument: 'size'"),
+        (f"{HERE}:Refuses", {"size": 3}, "options: Refuses refuses {'size': 3}: ValueError: size 3 is odd"),
+    ],
+)
+def test_what_is_no_annotator_is_one_line(name: str, options: dict[str, Any] | None, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(name, options)
+    assert str(caught.value).startswith(f"annotation.{expected}")
+
+
+def test_a_module_that_breaks_when_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_annotator.py").write_text("x = (\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="can't import broken_annotator of .*: SyntaxError: "):
+        build("python:broken_annotator:A")
+
+
+def test_good_annotations_pass() -> None:
+    refuse_faults([(QUESTION, ROLLOUT)], [GOOD])
+    refuse_faults([], [])
+
+
+def sentence(**fields: Any) -> Callable[[], list[Any]]:
+    """The good annotation with its second sentence changed."""
+    first, second = GOOD.sentences
+    return lambda: [dataclasses.replace(GOOD, sentences=(first, dataclasses.replace(second, **fields)))]
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (lambda: None, ": expected a list of 1 annotations, got NoneType"),
+        (lambda: [], ": expected a list of 1 annotations, got 0"),
+        (lambda: [GOOD, GOOD], ": expected a list of 1 annotations, got 2"),
+        (lambda: ["no_fact"], ": question 'q', answer 2: expected an Annotation, got str"),
+        (
+            lambda: [dataclasses.replace(GOOD, sample=1)],
+            ": expected its annotation, got that of question 'q', answer 1",
+        ),
+        (lambda: [dataclasses.replace(GOOD, sentences=((0, 6),))], "sentence 0: expected a Sentence, got tuple"),
+        (sentence(end=14), "sentence 1: expected a span within 6 to 13, got 7 to 14"),
+        (sentence(start=-1), "sentence 1: expected a span within 6 to 13, got -1 to 13"),
+        (sentence(start=5), "sentence 1: expected a span within 6 to 13, got 5 to 13"),
+        (sentence(start=13), "sentence 1: expected a span within 6 to 13, got 13 to 13"),
+        (sentence(start=7.0), "sentence 1: expected a span within 6 to 13, got 7.0 to 13"),
+        (sentence(start=6, end=7), "sentence 1: expected a span that holds words, got ' '"),
+        (sentence(label="ok"), "sentence 1: label: expected one of no_fact, no_hallucination, "),
+        (sentence(confidence=float("nan")), "sentence 1: confidence: expected 0 to 1 or None, got nan"),
+        (sentence(confidence="high"), "sentence 1: confidence: expected 0 to 1 or None, got 'high'"),
+        (sentence(evidence=3), "sentence 1: evidence: expected text or None, got 3"),
+    ],
+)
+def test_other_replies_are_refused_in_one_line(reply: Callable[[], Any], expected: str) -> None:
+    with pytest.raises(AnnotatorError) as caught:
+        refuse_faults([(QUESTION, ROLLOUT)], reply())
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_actor_starts_its_annotator_once_and_checks_its_replies() -> None:
+    annotator = WholeAnswer()
+    actor = AnnotationActor(annotator)
+    assert annotator.started == 0
+    assert actor.annotate(QUESTION, [ROLLOUT])[0].sentences[0].end == 13  # restarted actors aren't asked `ready`
+    assert actor.ready() and annotator.started == 1
+    with pytest.raises(AnnotatorError, match="expected a span within 13 to 13, got 0 to 13$"):
+        AnnotationActor(Overlaps()).annotate(QUESTION, [ROLLOUT])
+
+
+def tried(annotator: Any, question: Question = QUESTION) -> dict[str, str]:
+    """What the check says of an annotator: tried -> fault, `must` ones as FAILED."""
+    findings = check_annotator.check(annotator, [question])
+    return {f.tried: f"{'FAILED' if f.must else 'note'}: {f.fault}" for f in findings if f.fault}
+
+
+def test_the_check_finds_what_is_wrong() -> None:
+    assert tried(WholeAnswer()) == {}
+    assert tried(Raises()) == {"start()": "FAILED: OSError: no\nmodel"}
+    (overlap,) = tried(Overlaps()).items()
+    assert overlap[0].endswith("spans and labels") and overlap[1].startswith("FAILED: annotator: question 'q', answer")
+    guesses = tried(Guesses())
+    assert len(guesses) == 3 and all(fault.startswith("note: ") for fault in guesses.values())
+    (locked,) = tried(Locked()).items()
+    assert locked[0] == "it can be pickled before start()"
+    refused = tried(WholeAnswer(), dataclasses.replace(QUESTION, id="refused"))
+    assert refused == {"check() takes every question": "FAILED: question 'refused': no"}
+
+
+def test_the_documented_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.syspath_prepend(REPOSITORY)
+    check_annotator.main(["--config", "docs/numbers.yaml"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9 and all(line.startswith("      ok  ") for line in lines[1:])
+
+
+def test_a_failure_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    options = ["--annotation.annotator", f"{HERE}:Raises", "--annotation.options", "{}"]
+    with pytest.raises(SystemExit) as caught:
+        check_annotator.main(["--config", "docs/numbers.yaml", *options])
+    assert caught.value.code == 1
+    assert "  FAILED  start(): OSError: no model" in capsys.readouterr().out.splitlines()
