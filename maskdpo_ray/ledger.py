@@ -136,6 +136,6 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) and "stage" in entry else None

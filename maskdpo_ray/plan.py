@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class Plan:
         config = self.config
         k, replications = config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt
         answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
-        where = config.cluster.address or "a local Ray cluster"
+        where = config.cluster.address or os.environ.get("RAY_ADDRESS") or "a local Ray cluster"
         lines = [f"run {config.run.name} in {folder} on {where} ({config.cluster.device})"]
         for group in self.groups():
             gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""

@@ -309,10 +309,22 @@ def _as_stored(config: dict[str, Any]) -> dict[str, Any]:
 
 def _changes(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     """What differs from the config that the run began with, None for a new run. Raises RunFolderError."""
+    _refuse_lost_ledger(path)
     stored = stored_config.read(path / "config.yaml")
     if stored is None:
         return None
     return stored_config.refuse_changes(path, stored, config, lambda: _has_begun(path))
+
+
+def _refuse_lost_ledger(path: Path) -> None:
+    """What no ledger line covers is cut off; without a ledger that would be the whole run."""
+    ledger = path / "ledger.jsonl"
+    kept = [file for folder in ("iter_*", "eval_*") for file in path.glob(f"{folder}/*.jsonl") if file.stat().st_size]
+    if kept and not read_entries(ledger):
+        raise RunFolderError(
+            f"{ledger}: expected the ledger of the {len(kept)} files of answers in {path}, got none; "
+            "restore it or choose another run.name"
+        )
 
 
 def _has_begun(path: Path) -> bool:

@@ -59,7 +59,7 @@ def read(file: Path) -> dict[str, Any] | None:
         return None
     try:
         stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RunFolderError(f"{file}: can't be read as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(stored, dict):
         raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")

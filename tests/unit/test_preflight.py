@@ -215,7 +215,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
     "annotator": (
         section(annotation=AnnotationConfig(annotator="oracle")),
         ConfigError,
-        "annotation.annotator: expected one of facts; got 'oracle'",
+        "annotation.annotator: expected one of facts, python:package.module:Class; got 'oracle'",
     ),
     **{
         f"unanswerable {split} question": (

@@ -149,6 +149,8 @@ def test_a_power_loss_leaves_the_longest_whole_beginning(whole, tmp_path_factory
     file = _files(path)[name]
     size = file.stat().st_size
     kept = round(share * size)
+    if name == "ledger":  # its first line is on the disk before any answer is written
+        kept = max(kept, file.read_bytes().index(b"\n") + 1)
     os.truncate(file, kept)
     if zeros and name != "ledger":
         os.truncate(file, size)  # a file system may give the size back and not the bytes
