@@ -116,11 +116,17 @@ def _json_object(file: Path) -> dict[str, Any]:
 
 
 def _tokenizer(model: ModelConfig) -> Any:
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     path = model.model_name_or_path
     _load(AutoConfig, "a model that transformers knows", model)
     tokenizer = _load(AutoTokenizer, "a tokenizer", model)
+    if (Path(path) / "generation_config.json").is_file():
+        try:  # as saving the trained policy will
+            GenerationConfig.from_pretrained(path).validate(strict=True)
+        except Exception as error:
+            file = Path(path) / "generation_config.json"
+            raise ModelError(f"{file}: expected settings that transformers saves, got: {_reason(error)}") from error
     if not tokenizer.chat_template:
         raise ModelError(f"model.model_name_or_path: expected a chat template in {path!r}, found none")
     if tokenizer.eos_token_id is None:

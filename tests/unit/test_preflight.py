@@ -200,6 +200,11 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         ModelError,
         "model.model_name_or_path: expected a tokenizer in ",
     ),
+    "generation config can't be saved": (
+        model(written("generation_config.json", '{"temperature": 0.9, "top_p": 0.6}')),
+        ModelError,
+        "generation_config.json: expected settings that transformers saves, got: ",
+    ),
     "template is broken": (model(written("chat_template.jinja", "{% for %}")), DataError, "question "),
     "max_model_len": (
         section(vllm=VllmConfig(max_model_len=4096)),
