@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actors.clock import BusyClock
 from maskdpo_ray.annotators import Annotator, conformance
 from maskdpo_ray.records import Annotation, Question, Rollout
@@ -10,31 +12,34 @@ from maskdpo_ray.records import Annotation, Question, Rollout
 class AnnotationActor:
     """One annotator of `maskdpo_ray.annotators`, built on the driver and started here."""
 
-    def __init__(self, annotator: Annotator) -> None:
-        self._annotator = annotator
-        self._has_started = False
+    def __init__(self, fetch: Callable[[], Annotator]) -> None:
+        """`fetch` gives the annotator as the driver built it, not started."""
+        self._fetch = fetch
+        self._annotator: Annotator | None = None
         self._clock = BusyClock()
 
     def ready(self) -> bool:
         """True once the annotator has started."""
-        self._start()
+        self._started()
         return True
 
-    def _start(self) -> None:
+    def _started(self) -> Annotator:
         # Not in __init__, whose errors Ray wraps; and Ray restarts an actor without asking `ready`.
-        if not self._has_started:
-            self._annotator.start()
-            self._has_started = True
+        if self._annotator is None:
+            annotator = self._fetch()
+            annotator.start()
+            self._annotator = annotator
+        return self._annotator
 
     def annotate(self, question: Question, rollouts: list[Rollout]) -> list[Annotation]:
         """Label every answer to one question, in order.
 
         Raises AnnotatorError when the annotator's reply does not fit the answers.
         """
-        self._start()
+        annotator = self._started()
         items = [(question, rollout) for rollout in rollouts]
         with self._clock:
-            annotations = self._annotator.annotate(items)
+            annotations = annotator.annotate(items)
         conformance.refuse_faults(items, annotations)
         return annotations
 

@@ -134,6 +134,8 @@ class TrainingGroup:
     def publish(self, folder: str, version: int) -> Policy:
         """See `stages.Trainer.publish`."""
         self._call("save_policy", [(folder,)] * len(self._ranks))
+        # The next iteration's reference model, and engines on the same node, need the memory.
+        self._call("release", [()] * len(self._ranks))
         return weights.publish(folder, version)
 
     def busy_seconds(self) -> float:

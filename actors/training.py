@@ -255,6 +255,7 @@ class TrainingRank:
         return model
 
     def release(self) -> None:
+        """Free the model, gradients and optimizer; `begin` loads anew."""
         if self._engine is None:
             return
         strategies.destroy_engine(self._engine)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import signal
 import socket
@@ -53,6 +54,8 @@ class Cluster:
         self._engine_class = engine
         self._rank_class = rank
         self._handles: list[Any] = []
+        self._annotator: Any = None
+        """Ray's reference to the annotator: one that is kept here, for actors that start again."""
         self._engines: list[Any] = []
         self._ranks: list[Any] = []
         self._group: Any = None
@@ -104,10 +107,13 @@ class Cluster:
         config = self._config
         cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
         engines = self._start_engines(policy, config.cluster.threads or cores)
+        # Not as an argument: a large one (a table of facts) would be gone when Ray restarts the actor.
+        self._annotator = ray.put(annotator)
+        fetch = functools.partial(ray.get, self._annotator)
         annotators = [
             self._actor(
                 AnnotationActor, config.cluster.cpus_per_annotator, config.cluster.gpus_per_annotator, 1
-            ).remote(annotator)
+            ).remote(fetch)
             for _ in range(config.annotation.num_actors)
         ]
         ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))

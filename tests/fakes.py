@@ -326,5 +326,8 @@ class FakeRank:
         if self._rank == 0:
             write_policy(path, 0, self._state)
 
+    def release(self) -> None:
+        self._note("release")
+
     def close(self) -> None:
         self._note("close")

@@ -239,8 +239,10 @@ class TestRunningCluster:
 
     def test_published_policy_is_described(self, running: Running) -> None:
         folder = running.tmp_path / "published"
+        since = running.count("rank")
         policy = running.stages.trainer.publish(str(folder), 5)
         assert policy == Policy(5, str(folder), weights.checksum(folder))
+        assert len(running.notes("rank", "release", since)) == 2  # the engines need the room
 
     def test_failing_rank_is_named(self, running: Running) -> None:
         examples = [example("bad/p"), example("p")]
@@ -261,6 +263,46 @@ class TestRunningCluster:
 def example(pair_id: str) -> TrainingExample:
     """A pair with answers of 3 and 2 tokens."""
     return TrainingExample(pair_id, (1, 2), (3, 4, 0), (5, 0), (1.0, 1.0, 1.0), (1.0, 1.0))
+
+
+MINE = """
+import os
+from maskdpo_ray.records import NO_FACT, Annotation, Sentence
+
+class Judge:
+    def __init__(self, died):
+        self.died, self.table = died, os.urandom(1_000_000)
+
+    def check(self, question): pass
+
+    def start(self): pass
+
+    def annotate(self, items):
+        if not os.path.exists(self.died):
+            open(self.died, "w").close()
+            os._exit(1)
+        return [Annotation(a.question_id, a.sample, (Sentence(0, len(a.text), NO_FACT),)) for _, a in items]
+"""
+
+
+def test_an_annotator_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """Its module lies in the working directory; it is too large for a message; its actor dies and comes back."""
+    (tmp_path / "mine_to_label.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    died = tmp_path / "died"
+    annotator = annotators.build("python:mine_to_label:Judge", {"died": str(died)})
+    initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
+    engine = type("Engine", (fakes.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
+    rank = type("Rank", (fakes.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
+    with Cluster(config_for(tmp_path), engine=engine, rank=rank) as cluster:
+        stages = cluster.start(initial, fakes.render, annotator)
+        asked = [fakes.question(name) for name in ("a", "b")]
+        labelled = list(stages.annotators.stream(stages.rollouts.stream(asked, initial, 3, "train")))
+    assert sorted(item.question.id for item in labelled) == ["a", "b"]
+    assert died.exists()
+    said = capfd.readouterr()
+    assert "object store" not in said.out + said.err  # Ray's warning that a restart may fail
 
 
 def test_not_enough_cpus(tmp_path: Path) -> None:

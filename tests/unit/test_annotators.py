@@ -163,12 +163,12 @@ def test_other_replies_are_refused_in_one_line(reply: Callable[[], Any], expecte
 
 def test_the_actor_starts_its_annotator_once_and_checks_its_replies() -> None:
     annotator = WholeAnswer()
-    actor = AnnotationActor(annotator)
+    actor = AnnotationActor(lambda: annotator)
     assert annotator.started == 0
     assert actor.annotate(QUESTION, [ROLLOUT])[0].sentences[0].end == 13  # restarted actors aren't asked `ready`
     assert actor.ready() and annotator.started == 1
     with pytest.raises(AnnotatorError, match="expected a span within 13 to 13, got 0 to 13$"):
-        AnnotationActor(Overlaps()).annotate(QUESTION, [ROLLOUT])
+        AnnotationActor(Overlaps).annotate(QUESTION, [ROLLOUT])
 
 
 def tried(annotator: Any, question: Question = QUESTION) -> dict[str, str]:
