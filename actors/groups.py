@@ -21,7 +21,7 @@ from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps
 
 
 class RolloutGroup:
-    """vLLM engines as one source of answers (`stages.Rollouts`)."""
+    """vLLM engines as one source of answers (`stages.Engines`)."""
 
     def __init__(self, config: Config, engines: Sequence[Any], render: Callable[[Question], list[int]]) -> None:
         self._config = config
@@ -48,7 +48,7 @@ class RolloutGroup:
     def stream(
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
     ) -> Iterator[Answered]:
-        """See `stages.Rollouts.stream`."""
+        """See `stages.Engines.stream`."""
         config = self._config.rollout
         sampling = Sampling(num_samples, config.temperature, config.top_k, config.top_p, config.max_new_tokens)
 

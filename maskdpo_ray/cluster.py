@@ -125,18 +125,18 @@ class Cluster:
         host, port = calls.gather([ranks[0].address.remote()], timeout, "training rank", "start")[0]
         joins = [rank.setup.remote(host, port) for rank in ranks]
         calls.gather(joins, timeout, "training rank", "join the group")
-        rollouts = RolloutGroup(config, engines, render)
+        rollout = RolloutGroup(config, engines, render)
         annotation = AnnotationGroup(config, annotators)
         trainer = TrainingGroup(config, ranks)
 
         def busy_seconds() -> dict[str, float]:
             return {
-                "rollout": rollouts.busy_seconds(),
+                "rollout": rollout.busy_seconds(),
                 "annotation": annotation.busy_seconds(),
                 "training": trainer.busy_seconds(),
             }
 
-        return Stages(rollouts, annotation, trainer, busy_seconds)
+        return Stages(rollout, annotation, trainer, busy_seconds)
 
     def _start_engines(self, policy: Policy, threads: int) -> list[Any]:
         config = self._config

@@ -1,12 +1,12 @@
 """The loop.
 
-    questions ──► rollouts ──► annotators ──► pairs ──► examples ──► trainer ──► new policy ─┐
+    questions ──► engines ───► annotators ──► pairs ──► examples ──► trainer ──► new policy ─┐
                   K answers    labelled       best /    token        masked                  │
                   each         sentences      worst     weights      DPO                     │
         ▲                                                                                    │
-        └───────────── next iteration ◄── evaluate held-out topics ◄── rollouts.load ◄───────┘
+        └───────────── next iteration ◄── evaluate held-out topics ◄── engines.load ◄────────┘
 
-`collect` waits for the annotators, they for the rollouts; all three work at the same time, with a
+`collect` waits for the annotators, they for the engines; all three work at the same time, with a
 bounded number of questions between them. `train` starts when the iteration's pairs are complete.
 Whatever the run folder holds already is not done again.
 """
@@ -55,7 +55,7 @@ class Loop:
         """Every iteration and evaluation that the run folder does not hold yet."""
         self.folder.begin(self.initial)
         policy = self._newest_policy()
-        self.stages.rollouts.load(policy)
+        self.stages.engines.load(policy)
         self.evaluate(policy)
         for iteration in range(policy.version, self.config.run.iterations):
             busy = self.stages.busy_seconds()
@@ -63,7 +63,7 @@ class Loop:
                 pairs = self.collect(iteration, policy)
                 policy = self.train(iteration, pairs, policy)
                 with self.tracker.stage("sync", iteration):
-                    self.stages.rollouts.load(policy)
+                    self.stages.engines.load(policy)
             self._log_idle(iteration, busy, elapsed())
             self.evaluate(policy)
 
@@ -82,7 +82,7 @@ class Loop:
         todo = [question for question in self.train_questions if question.id not in done]
         num_samples, num_tokens = self.config.rollout.n_samples_per_prompt, 0
         with self.tracker.stage("collect", iteration):
-            answered = self.stages.rollouts.stream(todo, policy, num_samples, "train")
+            answered = self.stages.engines.stream(todo, policy, num_samples, "train")
             labelled = self.stages.annotators.stream(answered)
             for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
                 outcome = self._pair(item)
@@ -143,7 +143,7 @@ class Loop:
 
     def _answers(self, questions: Sequence[Question], policy: Policy, split: str) -> Iterator[Labelled]:
         replications = self.config.eval.n_samples_per_prompt
-        answered = self.stages.rollouts.stream(questions, policy, replications, f"evaluate-{split}")
+        answered = self.stages.engines.stream(questions, policy, replications, f"evaluate-{split}")
         return self.stages.annotators.stream(answered)
 
     def _report(self, version: int, split: str, questions: Sequence[Question]) -> None:

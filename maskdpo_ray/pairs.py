@@ -98,6 +98,8 @@ def best_worst(
     candidates = [(answer.score, answer) for answer in complete if answer.score is not None]
     if len(candidates) < 2:
         return DropReason.UNPARSED
+    # With all scores equal both picks below are one answer, which `unfit` would call identical text in any case:
+    # so identical texts and equal scores are told apart before it.
     if len({answer.rollout.text for _, answer in candidates}) == 1:
         return DropReason.IDENTICAL_TEXT
     _, chosen = min(candidates, key=lambda item: (-item[0], item[1].rollout.sample))

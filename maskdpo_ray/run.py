@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     if command.dry_run:
         return
     if config.cluster.address is None and "RAY_ADDRESS" not in os.environ:
-        # Before Ray's import: a cluster of our own listens on 127.0.0.1 only. Else it listens to everybody.
+        # With clusters off, Ray keeps the 127.0.0.1 that cluster.py gives it, and a local one listens there only. With
+        # clusters on it puts the machine's outward address in its place. It reads the variable when it is imported.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     from actors import weights
     from maskdpo_ray.cluster import Cluster

@@ -39,7 +39,7 @@ class Labelled:
     annotations: tuple[Annotation, ...]
 
 
-class Rollouts(Protocol):
+class Engines(Protocol):
     """A pool of engines."""
 
     def load(self, policy: Policy) -> None:
@@ -50,7 +50,8 @@ class Rollouts(Protocol):
     ) -> Iterator[Answered]:
         """Answer every question `num_samples` times under `policy`, in any order, few in flight.
 
-        Answers depend on the run's seed, `purpose`, the policy's version and the question only.
+        Run seed, `purpose`, policy version and question seed the sampling, not engine or order. In bfloat16 an
+        answer still depends a little on those decoded beside it.
         """
 
 
@@ -87,7 +88,7 @@ class BusySeconds(Protocol):
 class Stages:
     """The three groups of actors that one run uses, and how busy they were."""
 
-    rollouts: Rollouts
+    engines: Engines
     annotators: Annotators
     trainer: Trainer
     busy_seconds: BusySeconds

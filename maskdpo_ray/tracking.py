@@ -1,6 +1,6 @@
 """Metrics over time: metrics.jsonl always, Weights & Biases when asked for.
 
-Keys are paths: "timing/rollout_s", "tokens/rollout", "idle/rollout", "train/loss", "eval/heldout/score".
+Keys are paths: "timing/collect_s", "tokens/collect", "pairs/count", "train/loss", "idle/rollout", "eval/heldout/score".
 """
 
 from __future__ import annotations

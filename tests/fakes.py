@@ -1,6 +1,6 @@
 """Stand-ins for engines, annotators and trainer: seeded, instant, and they note what was asked of them.
 
-`FakeRollouts`, `FakeAnnotators` and `FakeTrainer` stand behind the Protocols of `stages.py`, in process.
+`FakeEngines`, `FakeAnnotators` and `FakeTrainer` stand behind the Protocols of `stages.py`, in process.
 `FakeEngine` and `FakeRank` have the methods of the real actors and stand behind real Ray.
 """
 
@@ -102,7 +102,7 @@ def label(rollout: Rollout) -> Annotation:
     return Annotation(rollout.question_id, rollout.sample, tuple(sentences))
 
 
-class FakeRollouts:
+class FakeEngines:
     """Answers under the policy that was loaded last and no other; `shuffle` seeds the order of completion."""
 
     def __init__(self, seed: int, events: Events, shuffle: int | None = None) -> None:
@@ -189,7 +189,7 @@ def write_policy(folder: str | Path, version: int, content: bytes) -> Policy:
 def stages(config: Config, events: Events, shuffle: int | None = None) -> Stages:
     """All three groups, noting into `events`."""
     return Stages(
-        FakeRollouts(config.run.seed, events, shuffle),
+        FakeEngines(config.run.seed, events, shuffle),
         FakeAnnotators(events),
         FakeTrainer(config, events),
         lambda: {"rollout": 0.0, "annotation": 0.0, "training": 0.0},

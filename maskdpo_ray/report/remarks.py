@@ -1,8 +1,19 @@
-"""What the figures of a run say, in words: above all, whether a higher score comes from saying less."""
+"""What the figures of a run say, in words: above all, what a higher score hides."""
 
 from __future__ import annotations
 
 from typing import Any
+
+_WATCHED = {
+    "correct_facts": (-1, "FEWER CORRECT FACTS"),
+    "contradictory": (1, "more contradictory facts"),
+    "incorrect_facts": (1, "more incorrect facts"),
+    "sentences": (-1, "fewer sentences"),
+    "nothing_checkable": (1, "more answers say nothing checkable"),
+    "cut_off": (1, "more answers are cut off at the length limit"),
+    "unparsed": (1, "more sentences could not be read by the annotator"),
+}
+"""Metric -> (the direction that is worth a remark, the remark); all are defined whatever the answers are."""
 
 
 def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -17,36 +28,24 @@ def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
-    gain = last["gain"]
-    score, sentences = gain["score"], gain["sentences"]
-    found = []
+    score = last["gain"]["score"]
     if score["gain"] is None:
         return ["no answer could be scored on one of the two sides"]
     direction = "rose" if score["gain"] > 0 else "fell" if score["gain"] < 0 else "did not change"
-    found.append(f"the score {direction}: {_arrow(score, 3)}" + _noise(score))
-    if score["gain"] > 0 and sentences["gain"] < 0:
-        found.append(
-            f"IT SAYS LESS while the score rose: sentences {_arrow(sentences)}{_noise(sentences)}, "
-            f"correct facts {_arrow(gain['correct_facts'])}{_noise(gain['correct_facts'])}, "
-            f"incorrect facts {_arrow(gain['incorrect_facts'])}{_noise(gain['incorrect_facts'])}"
-        )
-    elif _is_fall(gain["correct_facts"]):
-        found.append(f"fewer correct facts: {_arrow(gain['correct_facts'])}")
-    left_out = _left_out(first["kinds"], last["kinds"])
-    if score["gain"] > 0 and left_out:
+    noise = "" if _moved(score) else " (within noise: the 95% interval holds 0)"
+    found = [f"the score {direction}: {_arrow(score)}{noise}"]
+    for metric, (worth_a_remark, words) in _WATCHED.items():
+        change = last["gain"][metric]
+        if _moved(change) == worth_a_remark:
+            found.append(f"{words}: {_arrow(change)} per answer")
+    if left_out := _left_out(first["kinds"], last["kinds"]):
         found.append(f"stated less often: {left_out}")
-    for metric, words in {
-        "nothing_checkable": "more answers say nothing checkable",
-        "cut_off": "more answers are cut off at the length limit",
-        "unparsed": "more sentences could not be read by the annotator",
-    }.items():
-        if gain[metric]["low"] is not None and gain[metric]["low"] > 0:
-            found.append(f"{words}: {_arrow(gain[metric], 3)} per answer")
     return found
 
 
-def _is_fall(change: dict[str, Any]) -> bool:
-    return change["high"] is not None and change["high"] < 0
+def _moved(change: dict[str, Any]) -> int:
+    """1 or -1 when the whole 95% interval is above or below 0, else 0."""
+    return (change["low"] > 0) - (change["high"] < 0)
 
 
 def _left_out(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -61,10 +60,5 @@ def _left_out(before: dict[str, Any], after: dict[str, Any]) -> str:
     )
 
 
-def _arrow(change: dict[str, Any], digits: int = 2) -> str:
-    return f"{change['before']:.{digits}f} -> {change['after']:.{digits}f}"
-
-
-def _noise(change: dict[str, Any]) -> str:
-    low, high = change["low"], change["high"]
-    return " (within noise: the 95% interval holds 0)" if low is not None and low <= 0 <= high else ""
+def _arrow(change: dict[str, Any]) -> str:
+    return f"{change['before']:.3f} -> {change['after']:.3f}"

@@ -76,7 +76,7 @@ class Running:
 
     def answered(self, names: Sequence[str], policy: Policy, timeout_s: float | None = None) -> dict[str, list[int]]:
         """Versions of the answers by question, once all are there."""
-        group = self.stages.rollouts
+        group = self.stages.engines
         if timeout_s is not None:
             cluster = dataclasses.replace(self.config.cluster, step_timeout_s=timeout_s)
             group = RolloutGroup(dataclasses.replace(self.config, cluster=cluster), group._engines, fakes.render)
@@ -107,7 +107,7 @@ class TestRunningCluster:
     """One cluster for all: each test brings questions and policies of its own."""
 
     def test_answers_are_matched_bounded_and_spread(self, running: Running) -> None:
-        running.stages.rollouts.load(running.initial)
+        running.stages.engines.load(running.initial)
         names = [f"q{index}" for index in range(20)]
         taken = 0
 
@@ -118,7 +118,7 @@ class TestRunningCluster:
                 yield fakes.question(name)
 
         since, given = running.count("engine"), []
-        for item in running.stages.rollouts.stream(asked(), running.initial, 3, "train"):
+        for item in running.stages.engines.stream(asked(), running.initial, 3, "train"):
             given.append(item.question.id)
             assert taken - len(given) <= MAX_IN_FLIGHT
             seed = request_seed(3, "train", 0, item.question.id)
@@ -135,7 +135,7 @@ class TestRunningCluster:
         """The same question alone gets the seed that it gets among others; another purpose gets another."""
         since = running.count("engine")
         for purpose in ("train", "train", "evaluate-heldout"):
-            list(running.stages.rollouts.stream([fakes.question("q0")], running.initial, 3, purpose))
+            list(running.stages.engines.stream([fakes.question("q0")], running.initial, 3, purpose))
         seeds = [note["seed"] for note in running.notes("engine", "generate", since)]
         assert seeds[0] == seeds[1] == request_seed(3, "train", 0, "q0") != seeds[2]
 
@@ -144,7 +144,7 @@ class TestRunningCluster:
         asked = questions.load("builtin:countries")[:16]  # which the annotator, a real one, knows
         names = [question.id for question in asked]
         since = running.count("engine")
-        answered = running.stages.rollouts.stream(asked, running.initial, 3, "train")
+        answered = running.stages.engines.stream(asked, running.initial, 3, "train")
         labelled = running.stages.annotators.stream(answered)
         first = next(labelled)
         assert len(running.notes("engine", "generate", since)) < len(names)
@@ -159,7 +159,7 @@ class TestRunningCluster:
     def test_dead_engine_comes_back_on_the_right_policy(self, running: Running) -> None:
         """Ray starts it anew on the initial policy; what it was asked is answered by the policy it was asked of."""
         policy = running.policy(1)
-        running.stages.rollouts.load(policy)
+        running.stages.engines.load(policy)
         since = running.count("engine")
         names = ["die/x", *(f"d{index}" for index in range(6))]
         assert running.answered(names, policy) == {name: [1, 1, 1] for name in names}
@@ -192,19 +192,19 @@ class TestRunningCluster:
 
     def test_seen_policy_travels_as_a_path(self, running: Running) -> None:
         since = running.count("engine")
-        running.stages.rollouts.load(running.policy(2))
+        running.stages.engines.load(running.policy(2))
         assert [note["received"] for note in running.notes("engine", "load", since)] == [None, None]
 
     def test_unseen_policy_travels_through_the_object_store(self, running: Running) -> None:
         policy = running.policy(3, "unseen-3")
         since = running.count("engine")
-        running.stages.rollouts.load(policy)
+        running.stages.engines.load(policy)
         received = {note["pid"]: note["received"] for note in running.notes("engine", "load", since)}
         assert list(received.values()) == [policy.checksum] * 2
 
     def test_other_checksum_is_refused(self, running: Running) -> None:
         with pytest.raises(ClusterError, match=r"^rollout engine 0: expected policy 4 \w{12}, holds \(4, '0000"):
-            running.stages.rollouts.load(running.policy(4, "swapped-4"))
+            running.stages.engines.load(running.policy(4, "swapped-4"))
 
     @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
     def test_reference_logps_come_in_order(self, running: Running, count: int) -> None:
@@ -256,7 +256,7 @@ class TestRunningCluster:
         assert busy["rollout"] == 1.0 and busy["training"] > 0 and busy["annotation"] > 0
 
     def test_groups_fulfil_the_protocols(self, running: Running) -> None:
-        kinds = [type(running.stages.rollouts), type(running.stages.annotators), type(running.stages.trainer)]
+        kinds = [type(running.stages.engines), type(running.stages.annotators), type(running.stages.trainer)]
         assert kinds == [RolloutGroup, AnnotationGroup, TrainingGroup]
 
 

@@ -12,7 +12,7 @@ from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
 from maskdpo_ray.report.summary import build, render, show
 from maskdpo_ray.tracking import Tracker
 
-FACT, WRONG, CHAT = "no_hallucination", "contradictory", "no_fact"
+FACT, WRONG, VAGUE, CHAT = "no_hallucination", "contradictory", "unverifiable", "no_fact"
 QUESTIONS = [Question(f"q{i}", f"topic{i}", ({"role": "user", "content": "?"},)) for i in range(10)]
 FULL = [("capital", FACT), ("continent", FACT), ("currency", WRONG), ("currency", WRONG)]
 SHORT = [("capital", FACT), ("continent", FACT), ("currency", WRONG)]
@@ -57,6 +57,15 @@ def make(folder, *policies, transfer=()):
     return folder
 
 
+def write_evaluations(folder, *versions):
+    """The remarks once `folder` holds these (rollout, annotation) of the first four questions."""
+    for version, rows in enumerate(versions):
+        path = folder / f"eval_{version:03d}" / "heldout.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(evaluate(QUESTIONS[:4], rows, seed=1, bootstrap_samples=500).to_json()))
+    return build(folder)["remarks"]
+
+
 def test_figures_are_those_of_the_evaluations(tmp_path):
     summary = build(make(tmp_path, FULL, SHORT))
     before, after = (evaluation(labels) for labels in (FULL, SHORT))
@@ -82,50 +91,96 @@ def test_figures_are_those_of_the_evaluations(tmp_path):
     assert row == ["currency", "0.00", "0.00", "2.50", "1.50"]
 
 
-def test_saying_less_is_said_in_words(tmp_path):
-    text = " ".join(render(build(make(tmp_path, FULL, SHORT, transfer=(FULL, CORRECTED)))).split())
-    assert (
-        "heldout, after 1: IT SAYS LESS while the score rose: sentences 4.50 -> 3.50, correct facts 2.00 -> 2.00"
-    ) in text
-    assert "incorrect facts 2.50 -> 1.50" in text
-    assert "heldout, after 1: stated less often: currency (2.50 -> 1.50)" in text
-    assert "transfer, after 1: the score rose: 0.450 -> 0.675" in text
-    assert "transfer, after 1: IT SAYS LESS" not in text and "transfer, after 1: stated" not in text
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (FULL, CORRECTED, ["the score rose: 0.450 -> 0.675"]),
+        (
+            FULL,
+            SHORT,  # only wrong facts are left out: no alarm
+            [
+                "the score rose: 0.450 -> 0.583",
+                "fewer sentences: 4.500 -> 3.500 per answer",
+                "stated less often: currency (2.50 -> 1.50)",
+            ],
+        ),
+        (
+            FULL,
+            FULL[:1],
+            [
+                "the score rose: 0.450 -> 0.750",
+                "FEWER CORRECT FACTS: 2.000 -> 1.000 per answer",
+                "fewer sentences: 4.500 -> 1.500 per answer",
+                "stated less often: currency (2.50 -> 0.50), continent (1.00 -> 0.00)",
+            ],
+        ),
+        (
+            FULL,
+            [*FULL, *FULL[:1] * 5, *FULL[-1:]],
+            [
+                "the score rose: 0.450 -> 0.668",
+                "more contradictory facts: 2.500 -> 3.500 per answer",
+                "more incorrect facts: 2.500 -> 3.500 per answer",
+            ],
+        ),
+        (
+            [("capital", label) for label in (FACT, VAGUE, VAGUE, VAGUE)],
+            [("capital", label) for label in (FACT, FACT, WRONG, VAGUE)],
+            ["the score rose: 0.225 -> 0.450", "more contradictory facts: 0.500 -> 1.500 per answer"],
+        ),
+        (
+            CORRECTED,
+            FULL,
+            [
+                "the score fell: 0.675 -> 0.450",
+                "FEWER CORRECT FACTS: 3.000 -> 2.000 per answer",
+                "more contradictory facts: 1.500 -> 2.500 per answer",
+                "more incorrect facts: 1.500 -> 2.500 per answer",
+            ],
+        ),
+    ],
+)
+def test_what_a_score_hides_is_said_in_words(tmp_path, before, after, expected):
+    summary = build(make(tmp_path, before, after, transfer=(before, after)))
+    assert summary["remarks"] == [f"{split}, after 1: {r}" for split in ("heldout", "transfer") for r in expected]
+    assert expected[-1] in " ".join(render(summary).split())
 
 
-def test_a_falling_score_and_silence_are_said_in_words(tmp_path):
-    text = " ".join(render(build(make(tmp_path, CORRECTED, FULL))).split())
-    assert "the score fell: 0.675 -> 0.450" in text and "SAYS LESS" not in text
-    assert "fewer correct facts: " in text
-    (tmp_path / "b").mkdir()
-    qs = QUESTIONS[:4]
-    answers = [(Rollout(q.id, 0, (1,), "x", "length", 1), Annotation(q.id, 0, (Sentence(0, 1, CHAT),))) for q in qs]
-    full = [(r, Annotation(r.question_id, 0, (Sentence(0, 1, WRONG),))) for r, _ in answers]
-    full = [(Rollout(r.question_id, 0, (1,), "x", "stop", 0), a) for r, a in full]
-    make(tmp_path / "b", FULL)
-    for version, rows in enumerate((full, answers)):
-        path = tmp_path / "b" / f"eval_{version:03d}" / "heldout.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(evaluate(qs, rows, seed=1, bootstrap_samples=100).to_json()))
-    text = " ".join(render(build(tmp_path / "b")).split())
-    assert "more answers say nothing checkable: 0.000 -> 1.000" in text
-    assert "more answers are cut off at the length limit: 0.000 -> 1.000" in text
-
-
-def test_gain_within_noise_is_called_that(tmp_path):
+def test_silence_is_said_in_words(tmp_path):
     make(tmp_path, FULL)
-    for version, wrong in enumerate(((1, 4, 2, 2), (4, 1, 2, 1))):
-        rows = [
-            (
-                Rollout(q.id, 0, (1,), "xxxxxx", "stop", 0),
-                Annotation(q.id, 0, tuple(Sentence(i, i + 1, WRONG if i < n else FACT) for i in range(6))),
-            )
-            for q, n in zip(QUESTIONS[:4], wrong, strict=True)
+    rows = [
+        [
+            (Rollout(f"q{i}", 0, (1,), "x", reason, version), Annotation(f"q{i}", 0, (Sentence(0, 1, label),)))
+            for i in range(4)
         ]
-        path = tmp_path / f"eval_{version:03d}" / "heldout.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(evaluate(QUESTIONS[:4], rows, seed=1, bootstrap_samples=500).to_json()))
-    assert "(within noise: the 95% interval holds 0)" in " ".join(render(build(tmp_path)).split())
+        for version, (reason, label) in enumerate((("stop", WRONG), ("length", CHAT)))
+    ]
+    assert write_evaluations(tmp_path, *rows) == [
+        "heldout, after 1: the score rose: 0.000 -> 1.000",
+        "heldout, after 1: more answers say nothing checkable: 0.000 -> 1.000 per answer",
+        "heldout, after 1: more answers are cut off at the length limit: 0.000 -> 1.000 per answer",
+        "heldout, after 1: stated less often: other (1.00 -> 0.00)",
+    ]
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_change_within_noise_is_called_that_and_no_alarm(tmp_path, direction):
+    make(tmp_path, FULL)
+    wrong = ((1, 4, 2, 2), (4, 1, 2, 1))[::direction]
+    rows = [
+        [
+            (
+                Rollout(f"q{i}", 0, (1,), "xxxxxx", "stop", 0),
+                Annotation(f"q{i}", 0, tuple(Sentence(j, j + 1, WRONG if j < n else FACT) for j in range(6))),
+            )
+            for i, n in enumerate(counts)
+        ]
+        for counts in wrong
+    ]
+    moved = {1: "rose: 0.625 -> 0.667", -1: "fell: 0.667 -> 0.625"}[direction]
+    assert write_evaluations(tmp_path, *rows) == [
+        f"heldout, after 1: the score {moved} (within noise: the 95% interval holds 0)"
+    ]
 
 
 def test_stages_add_up_over_a_resume_and_idle_is_the_last(tmp_path):
