@@ -188,12 +188,12 @@ def test_stages_add_up_over_a_resume_and_idle_is_the_last(tmp_path):
     for seconds, idle in ((60.0, 0.5), (30.0, 0.25)):
         with Tracker(tmp_path, LoggerConfig(), {}) as tracker:
             tracker.log(
-                {"timing/collect_s": seconds, "tokens/collect": 900, "idle/engines": idle, "train/loss": 1.0}, 1
+                {"timing/collect_s": seconds, "tokens/collect": 900, "idle/rollout": idle, "train/loss": 1.0}, 1
             )
             tracker.log({"timing/train_s": float("nan")}, 1)
     summary = build(tmp_path)
     assert summary["stages"] == [{"step": 1, "stage": "collect", "seconds": 90.0, "tokens": 1800}]
-    assert summary["idle"] == [{"iteration": 1, "engines": 0.25}]
+    assert summary["idle"] == [{"iteration": 1, "rollout": 0.25}]
     lines = [line.split() for line in render(summary).splitlines()]
     assert ["1", "collect", "90.0", "1,800", "20"] in lines and ["1", "25.0%"] in lines
 
