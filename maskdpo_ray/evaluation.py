@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskdpo_ray.questions import topic_key
 from maskdpo_ray.records import (
     CONTRADICTORY,
     CORRECT,
@@ -107,6 +108,18 @@ class Evaluation:
     topic_sums: dict[str, dict[str, tuple[float, ...]]]
     """Topic -> sum -> one number per replication: what `compare` resamples."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError when a metric or a sum is missing: in a file of another version, say."""
+        if self.metrics.keys() != METRICS.keys():
+            raise ValueError(f"field 'metrics': expected {', '.join(METRICS)}, got {', '.join(self.metrics) or 'none'}")
+        if not self.topic_sums:
+            raise ValueError("field 'topic_sums': expected topics, got none")
+        for topic, sums in self.topic_sums.items():
+            if set(sums) != set(_SUMS) or any(len(values) != self.replications for values in sums.values()):
+                raise ValueError(
+                    f"field 'topic_sums.{topic}': expected {self.replications} numbers for each of {', '.join(_SUMS)}"
+                )
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
@@ -150,7 +163,8 @@ def evaluate(
     Raises ValueError when a question is not answered exactly once per replication, an answer is to
     an unknown question, or an annotation is of another answer.
     """
-    topic_of = {question.id: question.topic for question in questions}
+    spelling: dict[str, str] = {}  # a topic goes by the first one
+    topic_of = {q.id: spelling.setdefault(topic_key(q.topic), q.topic) for q in questions}
     if not questions or len(topic_of) != len(questions):
         raise ValueError(f"expected questions with different ids, got {len(questions)} with {len(topic_of)} ids")
     rows: dict[tuple[str, int], dict[str, float]] = {}

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray import entries
+from maskdpo_ray.entries import Entry
 from maskdpo_ray.errors import RunFolderError
 
 
@@ -40,9 +42,13 @@ class AppendFile:
     """A file that grows by whole units; a unit that could not be written is taken back."""
 
     def __init__(self, path: Path) -> None:
+        """Open or create. Raises RunFolderError when that can't be."""
         self.path = path
         new = not path.exists()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise RunFolderError(f"{path}: can't be written: {error.strerror}") from error
         if new:
             sync_folder(path.parent)
         self.size = os.fstat(self._descriptor).st_size
@@ -89,14 +95,15 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         """Open or create. `torn` is the number of bytes of a half-written last line that were cut off.
 
-        Raises RunFolderError when a line other than the last can't be read: that is no kill's doing.
+        Raises RunFolderError when the file can't be read, a line other than the last is no JSON, or a
+        line lacks what its stage needs: that is no kill's doing.
         """
         self.entries, good = _read(path)
         self._file = AppendFile(path)
         self.torn = self._file.size - good
         self._file.truncate(good)
 
-    def append(self, entry: dict[str, Any]) -> None:
+    def append(self, entry: Entry) -> None:
         """Add a line; it is on the disk when this returns."""
         size = self._file.size
         self._file.append(encode_line(entry))
@@ -112,30 +119,31 @@ class Ledger:
         self._file.close()
 
 
-def read_entries(path: Path) -> list[dict[str, Any]]:
+def read_entries(path: Path) -> list[Entry]:
     """The entries of a ledger that is left as it is, none when there is no file. Raises RunFolderError as above."""
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _read(path: Path) -> tuple[list[Entry], int]:
     """The entries, and the number of bytes that they take."""
-    lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
-    # A line counts once its newline is there; what follows the last newline is torn.
-    complete, entries, good = lines[:-1], [], 0
-    for number, line in enumerate(complete, start=1):
-        entry = _parse(line)
-        if entry is None:
-            if number < len(complete) or lines[-1]:
-                raise RunFolderError(f"{path}, line {number}: expected a JSON object with a stage, got {line[:60]!r}")
-            break
-        entries.append(entry)
-        good += len(line) + 1
-    return entries, good
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) and "stage" in entry else None
+        lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    except OSError as error:
+        raise RunFolderError(f"{path}: can't be read: {error.strerror}") from error
+    # A line counts once its newline is there; what follows the last newline is torn.
+    complete, found, good = lines[:-1], [], 0
+    for number, line in enumerate(complete, start=1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(complete) and not lines[-1]:
+                break  # torn: a power loss can leave the newline and not what stood before it
+            raise RunFolderError(
+                f"{path}, line {number}: expected a JSON object with a stage, got {line[:60]!r}"
+            ) from error
+        try:
+            found.append(entries.parse(value))
+        except ValueError as error:
+            raise RunFolderError(f"{path}, line {number}: {error}") from error
+        good += len(line) + 1
+    return found, good

@@ -23,7 +23,7 @@ from maskdpo_ray.config import Config
 from maskdpo_ray.errors import DataError, MaskError
 from maskdpo_ray.evaluation import Evaluation
 from maskdpo_ray.masking import MaskPolicy
-from maskdpo_ray.pairs import STRATEGIES, DropReason, mixture, scored
+from maskdpo_ray.pairs import STRATEGIES, DropReason, PairsSummary, mixture, scored
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import PreferencePair, Question
 from maskdpo_ray.report.progress import track
@@ -53,7 +53,7 @@ class Loop:
 
     def run(self) -> None:
         """Every iteration and evaluation that the run folder does not hold yet."""
-        self.folder.begin(self.initial)
+        self.folder.begin(self.initial, {"train": self.train_questions, **self.eval_questions})
         policy = self._newest_policy()
         self.stages.engines.load(policy)
         self.evaluate(policy)
@@ -91,15 +91,10 @@ class Loop:
         # Questions finish in any order; training must not depend on it.
         pairs = sorted(self.folder.pairs(iteration), key=lambda pair: pair.question_id)
         drops = self.folder.drops(iteration)
-        summary = {
-            "questions": len(self.train_questions),
-            "pairs": len(pairs),
-            "drops": dict(drops),
-            "mixture": mixture(pairs),
-        }
+        summary = PairsSummary(len(self.train_questions), len(pairs), dict(drops), mixture(pairs))
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
-        shares = {f"pairs/{name}": share for name, share in summary["mixture"].items()}
+        shares = {f"pairs/{name}": share for name, share in summary.mixture.items()}
         self.tracker.log({"pairs/count": len(pairs), "tokens/collect": num_tokens, **counts, **shares}, iteration)
         if not pairs:
             raise DataError(
@@ -152,7 +147,7 @@ class Loop:
         files = [self.folder.write_json(f"eval_{version:03d}/{split}.json", result.to_json())]
         metrics = {f"eval/{split}/{name}": value.mean for name, value in result.metrics.items()}
         if version > 0:
-            first = Evaluation.from_json(self.folder.read_json(f"eval_000/{split}.json"))
+            first = self.folder.read_json(f"eval_000/{split}.json", Evaluation)
             gain = evaluation.compare(first, result, **options)
             files.append(self.folder.write_json(f"eval_{version:03d}/{split}-gain.json", gain.to_json()))
             metrics[f"eval/{split}/gain"] = gain.metrics["score"].gain
@@ -187,7 +182,7 @@ class Loop:
         return logps
 
     def _num_steps(self, iteration: int) -> int:
-        num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json")["pairs"]
+        num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json", PairsSummary).pairs
         return batching.num_steps(num_pairs, self.config.train.batch_size, self.config.train.max_epochs)
 
     def _log_idle(self, iteration: int, busy_before: dict[str, float], elapsed: float) -> None:

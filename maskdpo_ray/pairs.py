@@ -7,6 +7,7 @@ the paper's go into `STRATEGIES` beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from maskdpo_ray.records import (
@@ -117,6 +118,18 @@ def best_worst(
         rejected=rejected,
         policy_version=chosen.rollout.policy_version,
     )
+
+
+@dataclass(frozen=True)
+class PairsSummary:
+    """What an iteration's questions gave: pairs-summary.json."""
+
+    questions: int
+    pairs: int
+    drops: dict[str, int]
+    """Reason -> questions without a pair."""
+    mixture: dict[str, float]
+    """What `mixture` gives."""
 
 
 STRATEGIES: dict[str, Strategy] = {"best_worst": best_worst}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskdpo_ray.config import Config
+from maskdpo_ray.entries import Finished
 from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.ledger import read_entries
 
@@ -85,4 +86,4 @@ class Plan:
 
 
 def _finished_stages(ledger: Path) -> list[str]:
-    return [f"{entry['stage']} {entry['iteration']}" for entry in read_entries(ledger) if "finished" in entry]
+    return [f"{entry.stage} {entry.iteration}" for entry in read_entries(ledger) if isinstance(entry, Finished)]

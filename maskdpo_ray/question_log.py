@@ -11,73 +11,95 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import AppendFile, Ledger, encode_line
 from maskdpo_ray.records import Annotation, PreferencePair, Rollout, from_json
 
-QUESTION = "question"
-REWIND = "rewind"
+
+def files(folder: Path, name: str) -> dict[str, Path]:
+    """Part -> file of the log `name` in the run folder: "rollouts", "annotations" and, for training, "pairs"."""
+    parent, _, split = name.partition("/")
+    if split:
+        return {part: folder / parent / f"{split}-{part}.jsonl" for part in ("rollouts", "annotations")}
+    parts = {part: folder / parent / f"{part}-000.jsonl" for part in ("rollouts", "annotations")}
+    return {**parts, "pairs": folder / parent / "pairs.jsonl"}
+
+
+def names(folder: Path) -> list[str]:
+    """The logs that the run folder holds files of, whatever its ledger says."""
+    training = [file.parent.name for file in folder.glob("iter_*/rollouts-000.jsonl")]
+    suffix = "-rollouts.jsonl"
+    evaluated = [f"{f.parent.name}/{f.name.removesuffix(suffix)}" for f in folder.glob(f"eval_*/*{suffix}")]
+    return sorted(training) + sorted(evaluated)
+
+
+def units(entries: Iterable[Entry], name: str) -> tuple[list[Unit], int]:
+    """The units of a log, and how many of them a finished stage was built on."""
+    found: list[Unit] = []
+    sealed = 0
+    for entry in entries:
+        if isinstance(entry, Finished):
+            sealed = len(found)
+        elif isinstance(entry, Unit) and entry.log == name:
+            found.append(entry)
+        elif isinstance(entry, Rewind) and entry.log == name:
+            del found[entry.keep :]
+    return found, sealed
 
 
 class QuestionLog:
     """The questions committed under `name` ("iter_000", "eval_001/heldout")."""
 
-    def __init__(self, name: str, paths: dict[str, Path], ledger: Ledger) -> None:
-        """`paths`: the file of each part, "rollouts", "annotations" and, for training questions, "pairs".
+    def __init__(self, folder: Path, name: str, ledger: Ledger) -> None:
+        """Cuts off what no ledger line covers; `notes` says what was cut.
 
-        Cuts off what no ledger line covers; `notes` says what was cut. Raises RunFolderError when
-        bytes that a finished stage was built on have changed.
+        Raises RunFolderError when bytes that a finished stage was built on have changed.
         """
         self.name = name
         self.notes: list[str] = []
         self._ledger = ledger
-        self._units: list[dict[str, Any]] = []
-        sealed = 0
-        for entry in ledger.entries:
-            if entry["stage"] == QUESTION and entry["log"] == name:
-                self._units.append(entry)
-            elif entry["stage"] == REWIND and entry["log"] == name:
-                del self._units[entry["keep"] :]
-            elif "finished" in entry:
-                sealed = len(self._units)
-        for path in paths.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
+        self._units, sealed = units(ledger.entries, name)
+        paths = files(folder, name)
         self._files = {part: AppendFile(path) for part, path in paths.items()}
         whole = self._count_whole()
         if whole < sealed:
             unit = self._units[whole]
             self.close()
             raise RunFolderError(
-                f"{paths['rollouts'].parent}: the files of question {unit['question_id']!r} changed after "
+                f"{paths['rollouts'].parent}: the files of question {unit.question_id!r} changed after "
                 "a stage was built on them: expected the bytes that ledger.jsonl names; "
                 "restore them or start a new run"
             )
-        if whole < len(self._units):
-            self.notes.append(f"{name}: {len(self._units) - whole} questions did not reach the disk and are done again")
-            ledger.append({"stage": REWIND, "log": name, "keep": whole})
-            del self._units[whole:]
+        lost = len(self._units) - whole
+        del self._units[whole:]
         for part, file in self._files.items():
             if file.size > self._end(part):
                 self.notes.append(f"{file.path}: cut off {file.size - self._end(part)} bytes of an unfinished question")
             file.truncate(self._end(part))
-        self._committed = {unit["question_id"] for unit in self._units}
+        if lost:
+            self.notes.append(f"{name}: {lost} questions did not reach the disk and are done again")
+            # What the ledger does not name is never more than one question (lost_lines.py): cut first, then say so.
+            self.sync()
+            ledger.append(Rewind(log=name, keep=whole))
+        self._committed = {unit.question_id for unit in self._units}
 
     def _end(self, part: str) -> int:
-        return self._units[-1]["end"][part] if self._units else 0
+        return self._units[-1].end[part] if self._units else 0
 
     def _count_whole(self) -> int:
         start = dict.fromkeys(self._files, 0)
         for number, unit in enumerate(self._units):
             digest = hashlib.sha256()
             for part, file in self._files.items():
-                digest.update(file.read(start[part], unit["end"][part]))
-            if digest.hexdigest() != unit["sha256"]:
+                digest.update(file.read(start[part], unit.end[part]))
+            if digest.hexdigest() != unit.sha256:
                 return number
-            start = unit["end"]
+            start = unit.end
         return len(self._units)
 
     def commit(
@@ -111,16 +133,15 @@ class QuestionLog:
             for part, file in self._files.items():
                 digest.update(data[part])
                 file.append(data[part])
-            unit = {
-                "stage": QUESTION,
-                "log": self.name,
-                "question_id": question_id,
-                "count": len(rollouts),
-                "drop": None if outcome is None or pair else str.__str__(outcome),  # an enum's value
-                "end": {part: file.size for part, file in self._files.items()},
-                "bytes": sum(map(len, data.values())),
-                "sha256": digest.hexdigest(),
-            }
+            unit = Unit(
+                log=self.name,
+                question_id=question_id,
+                count=len(rollouts),
+                drop=None if outcome is None or pair else str.__str__(outcome),  # an enum's value
+                end={part: file.size for part, file in self._files.items()},
+                bytes=sum(map(len, data.values())),
+                sha256=digest.hexdigest(),
+            )
             self._ledger.append(unit)
         except RunFolderError:
             for part, file in self._files.items():
@@ -136,7 +157,7 @@ class QuestionLog:
 
     def drops(self) -> Counter[str]:
         """How many questions gave no pair, by reason."""
-        return Counter(unit["drop"] for unit in self._units if unit["drop"])
+        return Counter(unit.drop for unit in self._units if unit.drop)
 
     def read(self, part: str, kind: type) -> Iterator[Any]:
         """The committed records of one part, in the order of commitment."""

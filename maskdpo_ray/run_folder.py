@@ -13,7 +13,6 @@ summary.json     written at the end; error.log when the last attempt failed; run
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -23,14 +22,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import stored_config
+from maskdpo_ray import beginning, json_file, lost_lines, stage_files, stored_config
+from maskdpo_ray.beginning import Questions
+from maskdpo_ray.entries import Entry, Finished, Opened, Unit, find_finished
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import Ledger, encode_line, read_entries, sync_folder
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.question_log import QUESTION, QuestionLog
-from maskdpo_ray.records import SCHEMA_VERSION, Annotation, PreferencePair, Rollout
+from maskdpo_ray.question_log import QuestionLog
+from maskdpo_ray.records import SCHEMA_VERSION, Annotation, PreferencePair, Record, Rollout
 
 _OURS = {"run.lock", "ledger.jsonl"}
+_NO_QUESTIONS: Questions = {}
 
 
 class RunFolder:
@@ -64,7 +66,8 @@ class RunFolder:
         `config` is the resolved config as nested dicts; `package_versions` defaults to
         `stored_config.versions()`.
         Raises RunFolderError when the config differs in a field that must not change, when another
-        process writes the folder, or when it is somebody else's folder.
+        process writes the folder, when it is somebody else's folder, or when its files are damaged
+        in a way that no kill leaves.
         """
         path, config = Path(path).absolute(), _as_stored(config)
         package_versions = stored_config.versions() if package_versions is None else package_versions
@@ -75,20 +78,19 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"{path}: can't be written: {error.strerror}") from error
         try:
-            changed = _changes(path, config)
+            changed = _changes(path, config, _read_ledger(path))
             folder = cls(path, lock, Ledger(path / "ledger.jsonl"), resumed=changed is not None)
             if changed is None or changed:
                 folder._write("config.yaml", stored_config.text(config, package_versions))
             folder._ledger.append(
-                {
-                    "stage": "open",
-                    "time": time.time(),
-                    "schema": SCHEMA_VERSION,
-                    "pid": os.getpid(),
-                    "host": socket.gethostname(),
-                    "versions": package_versions,
-                    "changed": changed or {},
-                }
+                Opened(
+                    time=time.time(),
+                    schema=SCHEMA_VERSION,
+                    pid=os.getpid(),
+                    host=socket.gethostname(),
+                    versions=package_versions,
+                    changed=changed or {},
+                )
             )
         except BaseException:
             os.close(lock)
@@ -96,8 +98,8 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def check(path: str | os.PathLike[str], config: dict[str, Any]) -> None:
-        """Refuse, as far as can be seen without writing, what `open` would refuse. Raises RunFolderError."""
+    def check(path: str | os.PathLike[str], config: dict[str, Any], questions: Questions = _NO_QUESTIONS) -> None:
+        """Refuse, as far as can be seen without writing, what `open` and `begin` would. Raises RunFolderError."""
         path = Path(path).absolute()
         try:
             nearest = next(folder for folder in (path, *path.parents) if folder.exists())
@@ -107,9 +109,12 @@ class RunFolder:
                 raise RunFolderError(f"{path}: expected a folder that can be written, {nearest} can't")
             if nearest == path:
                 _refuse_strangers(path)
-                _changes(path, _as_stored(config))
+                entries = _read_ledger(path)
+                _changes(path, _as_stored(config), entries)
+                if begun := find_finished(entries, "begin", 0):
+                    beginning.refuse_other_questions(path, begun.facts, questions)
         except OSError as error:
-            raise RunFolderError(f"{path}: can't be read: {error.strerror}") from error
+            raise RunFolderError(f"{error.filename or path}: can't be read: {error.strerror}") from error
 
     def __enter__(self) -> RunFolder:
         return self
@@ -201,29 +206,21 @@ class RunFolder:
 
     def _log(self, name: str) -> QuestionLog:
         if name not in self._logs:
-            folder, _, split = name.partition("/")
-            base = self._dir(folder)
-            if split:
-                paths = {part: base / f"{split}-{part}.jsonl" for part in ("rollouts", "annotations")}
-            else:
-                paths = {part: base / f"{part}-000.jsonl" for part in ("rollouts", "annotations")}
-                paths["pairs"] = base / "pairs.jsonl"
-            self._logs[name] = QuestionLog(name, paths, self._ledger)
+            self._dir(name.partition("/")[0])
+            self._logs[name] = QuestionLog(self.path, name, self._ledger)
             self.notes.extend(self._logs[name].notes)
         return self._logs[name]
 
     # Stages
 
-    def begin(self, initial: Policy) -> None:
-        """Note the initial policy. Raises RunFolderError when the run began with other weights."""
+    def begin(self, initial: Policy, questions: Questions) -> None:
+        """Note what the run begins with. Raises RunFolderError when it began with other weights or questions."""
         begun = self.finished("begin", 0)
         if begun is None:
-            self.finish("begin", 0, checksum=initial.checksum)
-        elif begun["checksum"] != initial.checksum:
-            raise RunFolderError(
-                f"model.model_name_or_path: expected the weights {begun['checksum'][:12]}... that the run in "
-                f"{self.path} began with, got {initial.checksum[:12]}... in {initial.path}"
-            )
+            self.finish("begin", 0, **beginning.facts(initial, questions))
+        else:
+            beginning.refuse_other_weights(self.path, begun, initial)
+            beginning.refuse_other_questions(self.path, begun, questions)
 
     def finish(self, stage: str, iteration: int, files: Iterable[str | os.PathLike[str]] = (), **facts: Any) -> None:
         """Say in the ledger that `stage` ("train", "evaluate", ...) of `iteration` is done.
@@ -234,58 +231,32 @@ class RunFolder:
         """
         for log in self._logs.values():
             log.sync()
-        proofs = {str(file.relative_to(self.path)): _proof(file) for file in self._expand(files)}
-        self._ledger.append(
-            {"stage": stage, "iteration": iteration, "finished": time.time(), "facts": facts, "files": proofs}
-        )
+        proofs = stage_files.prove(self.path, files)
+        self._ledger.append(Finished(stage=stage, iteration=iteration, finished=time.time(), facts=facts, files=proofs))
         self._close_logs()  # opened again when asked for: the number of open files does not grow
 
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
         """The facts of a finished stage, None when it is not finished."""
-        entry = self._finished_entry(stage, iteration)
-        return None if entry is None else entry["facts"]
+        entry = find_finished(self._ledger.entries, stage, iteration)
+        return None if entry is None else entry.facts
 
     def check_files(self, stage: str, iteration: int) -> None:
         """Compare the files of a finished stage with the ledger.
 
         Raises RunFolderError naming the first that differs, ValueError when the stage is not finished.
         """
-        entry = self._finished_entry(stage, iteration)
+        entry = find_finished(self._ledger.entries, stage, iteration)
         if entry is None:
             raise ValueError(f"stage {stage!r} of iteration {iteration} is not finished")
-        for name, proof in entry["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                raise RunFolderError(f"{file}: expected the file that stage {stage!r} left, got none")
-            if file.stat().st_size != proof["bytes"] or _sha256(file) != proof["sha256"]:
-                raise RunFolderError(
-                    f"{file}: changed after stage {stage!r} left it: expected {proof['bytes']} bytes, "
-                    f"SHA-256 {proof['sha256'][:12]}..., got {file.stat().st_size} bytes"
-                )
-
-    def _finished_entry(self, stage: str, iteration: int) -> dict[str, Any] | None:
-        for entry in reversed(self._ledger.entries):
-            if "finished" in entry and (entry["stage"], entry["iteration"]) == (stage, iteration):
-                return entry
-        return None
-
-    def _expand(self, files: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-        for name in files:
-            path = self.path / name  # an absolute path stays itself
-            if not path.exists():
-                raise RunFolderError(f"{path}: expected a file or folder that a stage left, got none")
-            yield from sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        stage_files.check(self.path, entry)
 
     def write_json(self, relative: str, value: Any) -> Path:
-        """Write a JSON file (NaN raises ValueError): after a kill it is the old one or the new one, whole."""
+        """Write a record or JSON values (NaN raises ValueError): after a kill the old file is there or the new one."""
         return self._write(relative, encode_line(value))
 
-    def read_json(self, relative: str) -> Any:
-        """What `write_json` wrote. Raises RunFolderError when it is not there."""
-        file = self.path / relative
-        if not file.is_file():
-            raise RunFolderError(f"{file}: expected a file that an earlier stage wrote, got none")
-        return json.loads(file.read_bytes())
+    def read_json(self, relative: str, kind: type[Record]) -> Record:
+        """The record that `write_json` wrote. Raises RunFolderError when it is not there, or damaged."""
+        return json_file.read(self.path / relative, kind)
 
     def _write(self, relative: str, data: bytes) -> Path:
         target = self.path / relative
@@ -307,39 +278,35 @@ def _as_stored(config: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(config))  # tuples become lists, as they come back from YAML
 
 
-def _changes(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+def _read_ledger(path: Path) -> list[Entry]:
+    """The entries, once the folder holds what they say. Raises RunFolderError."""
+    entries = read_entries(path / "ledger.jsonl")
+    lost_lines.refuse(path, entries)
+    for entry in entries:
+        # Small files, read by every later gain and by the summary; a policy is checked where it is loaded.
+        if isinstance(entry, Finished) and entry.stage.startswith("evaluate-"):
+            stage_files.check(path, entry)
+    return entries
+
+
+def _changes(path: Path, config: dict[str, Any], entries: Sequence[Entry]) -> dict[str, Any] | None:
     """What differs from the config that the run began with, None for a new run. Raises RunFolderError."""
-    _refuse_lost_ledger(path)
     stored = stored_config.read(path / "config.yaml")
     if stored is None:
         return None
-    return stored_config.refuse_changes(path, stored, config, lambda: _has_begun(path))
+    # Not before its first stage: a run that found no cluster at the address, say, binds nobody to its config.
+    has_begun = any(not isinstance(entry, Opened) for entry in entries)
+    return stored_config.refuse_changes(path, stored, config, has_begun)
 
 
-def _refuse_lost_ledger(path: Path) -> None:
-    """What no ledger line covers is cut off; without a ledger that would be the whole run."""
-    ledger = path / "ledger.jsonl"
-    kept = [file for folder in ("iter_*", "eval_*") for file in path.glob(f"{folder}/*.jsonl") if file.stat().st_size]
-    if kept and not read_entries(ledger):
-        raise RunFolderError(
-            f"{ledger}: expected the ledger of the {len(kept)} files of answers in {path}, got none; "
-            "restore it or choose another run.name"
-        )
-
-
-def _has_begun(path: Path) -> bool:
-    """Not before its first stage: a run that found no cluster at the address, say, binds nobody to its config."""
-    return any(entry["stage"] != "open" for entry in read_entries(path / "ledger.jsonl"))
-
-
-def _unsealed(entries: Sequence[dict[str, Any]]) -> list[str]:
+def _unsealed(entries: Sequence[Entry]) -> list[str]:
     """Logs with questions that no finished stage has put on the disk for good."""
     names: dict[str, None] = {}
     for entry in entries:
-        if "finished" in entry:
+        if isinstance(entry, Finished):
             names.clear()
-        elif entry["stage"] == QUESTION:
-            names[entry["log"]] = None
+        elif isinstance(entry, Unit):
+            names[entry.log] = None
     return list(names)
 
 
@@ -369,15 +336,3 @@ def _lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return descriptor
-
-
-def _proof(file: Path) -> dict[str, Any]:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
-    sync_folder(file.parent)
-    return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

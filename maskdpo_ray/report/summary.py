@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import stored_config
+from maskdpo_ray import json_file, stored_config
+from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.evaluation import Evaluation, compare
+from maskdpo_ray.ledger import encode_line
+from maskdpo_ray.pairs import PairsSummary
 from maskdpo_ray.report.remarks import remarks
 from maskdpo_ray.report.tables import render, show
 
@@ -21,18 +25,25 @@ __all__ = ["build", "render", "show"]
 
 
 def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Everything the tables show, as JSON values: what summary.json holds."""
+    """Everything the tables show, as JSON values: what summary.json holds.
+
+    Raises RunFolderError naming a file, and its line or field, that is missing or damaged.
+    """
     folder = Path(run_folder)
-    config = stored_config.read(folder / "config.yaml")
-    seed, samples = config["run"]["seed"], config["eval"]["bootstrap_samples"]
+    file = folder / "config.yaml"
+    config = stored_config.read(file)
+    if config is None:
+        raise RunFolderError(f"{file}: expected the config of a run, got none")
+    name, seed = stored_config.field(file, config, "run.name", str), stored_config.field(file, config, "run.seed", int)
+    samples = stored_config.field(file, config, "eval.bootstrap_samples", int)
     evaluations = {split: _evaluations(folder, split, seed, samples) for split in SPLITS}
     evaluations = {split: versions for split, versions in evaluations.items() if versions}
     return {
-        "run": config["run"]["name"],
+        "run": name,
         "folder": str(folder),
         "evaluations": evaluations,
         "pairs": [
-            {"iteration": int(file.parent.name.removeprefix("iter_")), **json.loads(file.read_text(encoding="utf-8"))}
+            {"iteration": int(file.parent.name.removeprefix("iter_")), **asdict(json_file.read(file, PairsSummary))}
             for file in sorted(folder.glob("iter_*/pairs-summary.json"))
         ],
         **_usage(folder / "metrics.jsonl"),
@@ -44,11 +55,14 @@ def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict[str, Any]]:
     versions, initial = [], None
     for file in sorted(folder.glob(f"eval_*/{split}.json")):
-        value = json.loads(file.read_text(encoding="utf-8"))
-        evaluation = Evaluation.from_json(value)
+        evaluation = json_file.read(file, Evaluation)
+        value = json.loads(encode_line(evaluation))
         initial = initial or evaluation
         sums = value.pop("topic_sums")  # stays in its own file
-        gain = None if evaluation is initial else compare(initial, evaluation, seed=seed, bootstrap_samples=samples)
+        try:
+            gain = None if evaluation is initial else compare(initial, evaluation, seed=seed, bootstrap_samples=samples)
+        except ValueError as error:
+            raise RunFolderError(f"{file}: {error}") from error
         versions.append(
             {
                 "version": int(file.parent.name.removeprefix("eval_")),
@@ -65,8 +79,8 @@ def _usage(file: Path) -> dict[str, list[dict[str, Any]]]:
     stages: dict[tuple[int, str], dict[str, Any]] = {}
     idle: dict[int, dict[str, Any]] = {}
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-    for line in lines:
-        record = json.loads(line)
+    for number, line in enumerate(lines, start=1):
+        record = _metrics(line, f"{file}, line {number}")
         step = record["step"]
         for key, value in record.items():
             group, _, name = key.partition("/")
@@ -79,3 +93,16 @@ def _usage(file: Path) -> dict[str, list[dict[str, Any]]]:
                 entry = stages.setdefault((step, name), {"step": step, "stage": name})
                 entry[field] = entry.get(field, 0) + value  # a resumed stage adds its part
     return {"stages": list(stages.values()), "idle": list(idle.values())}
+
+
+def _metrics(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{where}: expected JSON, got {line[:60]!r}") from error
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        raise RunFolderError(f"{where}: expected an object with a step, got {line[:60]!r}")
+    for name, value in record.items():
+        if not isinstance(value, int | float | None):
+            raise RunFolderError(f"{where}: {name}: expected a number, got {str(value)[:60]!r}")
+    return record

@@ -166,6 +166,15 @@ def test_topics_are_resampled_not_questions():
     assert (result.metrics["score"].low, result.metrics["score"].high) == (0, 1)
 
 
+def test_a_topic_is_one_however_it_is_spelled():
+    """As when training and held-out topics are kept apart; shown in the first spelling."""
+    spellings = ("Rwanda", "rwanda ", "Peru", "PERU")
+    qs = [Question(f"q{i}", topic, ()) for i, topic in enumerate(spellings)]
+    result = run(qs, [answer(q, 0, [FACT] if q.topic in spellings[:3] else [WRONG]) for q in qs])
+    assert result.topic_scores == {"Peru": 0.5, "Rwanda": 1.0}
+    assert list(result.topic_sums) == ["Peru", "Rwanda"]
+
+
 def test_saying_less_is_visible():
     qs = questions(12)
     full = [[FACT, FACT, WRONG, WRONG, UNSURE] for _ in qs]

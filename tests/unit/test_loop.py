@@ -294,6 +294,23 @@ def test_other_initial_policy_is_refused(tmp_path: Path) -> None:
         run(tmp_path, content=b"another model")
 
 
+def test_other_questions_are_refused(tmp_path: Path) -> None:
+    """Half a run on one set of questions and half on another is no run."""
+    with pytest.raises(Stopped):
+        run(tmp_path, Events(stop_at=20))
+    with pytest.raises(RunFolderError, match="data, train questions: expected those that the run in"):
+        run(tmp_path, names=ORDINARY)
+
+
+def test_changed_first_evaluation_is_refused(tmp_path: Path) -> None:
+    """Every later gain, and the summary of a finished run, are over it."""
+    run(tmp_path)
+    file = tmp_path / "run/eval_000/heldout.json"
+    file.write_bytes(file.read_bytes().replace(b"1.0", b"0.5", 1))
+    with pytest.raises(RunFolderError, match="heldout.json: changed after stage 'evaluate-heldout' left it"):
+        run(tmp_path)
+
+
 def test_policy_versions(whole: tuple[Path, Events]) -> None:
     ledger = [json.loads(line) for line in (whole[0] / "run/ledger.jsonl").read_text().splitlines()]
     trained = [entry for entry in ledger if entry["stage"] == "train"]

@@ -108,10 +108,9 @@ def test_description(tmp_path: Path) -> None:
 def test_description_of_a_resumed_run(tmp_path: Path) -> None:
     """A torn last line is no finished stage, and reading changes nothing."""
     entries = [
-        {"stage": "open"},
+        {"stage": "rewind", "log": "iter_000", "keep": 0},
         {"stage": "evaluate-heldout", "iteration": 0, "finished": 1.0, "facts": {}, "files": {}},
-        {"stage": "question", "log": "iter_000", "question_id": "q"},
-        {"stage": "train", "iteration": 0, "finished": 2.0, "facts": {}, "files": {}},
+        {"stage": "train", "iteration": 0, "finished": 2.0, "facts": {"checksum": "c"}, "files": {}},
     ]
     ledger = tmp_path / "ledger.jsonl"
     ledger.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"stage": "evaluate-held')
@@ -123,7 +122,7 @@ def test_description_of_a_resumed_run(tmp_path: Path) -> None:
 
 def test_a_broken_ledger_is_one_line(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
-    ledger.write_text('{"stage": "open"}\nbroken\n{"stage": "train", "iteration": 0, "finished": 1.0}\n')
+    ledger.write_text('{"stage": "rewind", "log": "iter_000", "keep": 0}\nbroken\n{}\n')
     with pytest.raises(RunFolderError) as caught:
         Plan(CPU).describe(1, {}, tmp_path)
     assert str(caught.value) == f"{ledger}, line 2: expected a JSON object with a stage, got b'broken'"

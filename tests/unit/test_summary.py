@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from maskdpo_ray.config import LoggerConfig
+from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.evaluation import Evaluation, compare, evaluate
 from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
 from maskdpo_ray.report.summary import build, render, show
@@ -233,6 +234,57 @@ def test_policies_are_listed(tmp_path):
 def test_an_evaluation_of_another_schema_is_an_error(tmp_path):
     make(tmp_path, FULL)
     (tmp_path / "eval_000" / "heldout.json").write_text('{"questions": 1}')
-    with pytest.raises(ValueError, match="missing field"):
+    with pytest.raises(RunFolderError, match="heldout.json: missing field"):
         build(tmp_path)
     assert Evaluation.from_json(evaluation(FULL).to_json()) == evaluation(FULL)
+
+
+def without(section, name):
+    """An evaluation that lacks an entry of one of its fields."""
+    value = evaluation(FULL).to_json()
+    inner = value[section] if section == "metrics" else value[section]["topic0"]
+    del inner[name]
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("eval_000/heldout.json", "{", "eval_000/heldout.json: expected JSON, got: "),
+        ("eval_000/heldout.json", "[" * 100_000, "eval_000/heldout.json: expected JSON, got: "),
+        ("eval_001/heldout.json", "[]", "eval_001/heldout.json: expected an object with the fields of Evaluation"),
+        ("eval_001/heldout.json", without("metrics", "score"), "eval_001/heldout.json: field 'metrics': expected "),
+        (
+            "eval_001/heldout.json",
+            without("topic_sums", "facts"),
+            "heldout.json: field 'topic_sums.topic0': expected 2",
+        ),
+        ("iter_000/pairs-summary.json", "[]", "pairs-summary.json: expected an object with the fields of PairsSummary"),
+        ("iter_000/pairs-summary.json", '{"questions": 1}', "pairs-summary.json: missing field "),
+        ("metrics.jsonl", '{"step": 0}\ngarbage\n', "metrics.jsonl, line 2: expected JSON, got b'garbage'"),
+        ("metrics.jsonl", "[]\n", "metrics.jsonl, line 1: expected an object with a step, got b'[]'"),
+        ("metrics.jsonl", '{"timing/x_s": 1}\n', "metrics.jsonl, line 1: expected an object with a step"),
+        ("metrics.jsonl", '{"step": 0, "timing/x_s": "1"}\n', "line 1: timing/x_s: expected a number, got '1'"),
+        ("config.yaml", "run: {name: x}\n", "config.yaml: run.seed: expected int, got None"),
+        ("config.yaml", "run: [1]\n", "config.yaml: run.name: expected str, got None"),
+        ("config.yaml", "{", "config.yaml: can't be read as YAML: "),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path, name, content, expected):
+    make(tmp_path, FULL, SHORT)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RunFolderError) as caught:
+        build(tmp_path)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_evaluations_of_different_topics_and_a_missing_config_are_one_line(tmp_path):
+    make(tmp_path, FULL, SHORT)
+    value = evaluation(SHORT).to_json()
+    value["topic_sums"]["elsewhere"] = value["topic_sums"].pop("topic0")
+    (tmp_path / "eval_001/heldout.json").write_text(json.dumps(value))
+    with pytest.raises(RunFolderError, match="eval_001/heldout.json: the evaluations are of different topics"):
+        build(tmp_path)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(RunFolderError, match="config.yaml: expected the config of a run, got none"):
+        build(tmp_path)

@@ -1,0 +1,48 @@
+"""What a run began with: the weights and the questions. It goes on with the same ones only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Question, to_json
+
+Questions = Mapping[str, Sequence[Question]]
+"""By split: `train`, `heldout` and, when there is a second domain, `transfer`."""
+
+
+def facts(initial: Policy, questions: Questions) -> dict[str, Any]:
+    """What the ledger keeps, as JSON values."""
+    return {"checksum": initial.checksum, "questions": {split: _checksum(asked) for split, asked in questions.items()}}
+
+
+def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) -> None:
+    """Raise RunFolderError when the run in `path` began, as the facts `begun` say, with other weights."""
+    if begun["checksum"] != initial.checksum:
+        raise RunFolderError(
+            f"model.model_name_or_path: expected the weights {begun['checksum'][:12]}... that the run in "
+            f"{path} began with, got {initial.checksum[:12]}... in {initial.path}"
+        )
+
+
+def refuse_other_questions(path: Path, begun: Mapping[str, Any], questions: Questions) -> None:
+    """Raise RunFolderError naming a split whose questions, or whose order, the run in `path` did not begin with."""
+    before = begun.get("questions", {})  # runs of earlier versions did not keep it
+    for split, asked in questions.items():
+        if split in before and before[split] != _checksum(asked):
+            raise RunFolderError(
+                f"data, {split} questions: expected those that the run in {path} began with, got others; "
+                "give them back or choose another run.name"
+            )
+
+
+def _checksum(questions: Sequence[Question]) -> str:
+    digest = hashlib.sha256()
+    for question in questions:
+        digest.update(json.dumps(to_json(question), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""The lines of a ledger as records, checked when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskdpo_ray.records import SCHEMA_VERSION, from_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A process opened the run folder."""
+
+    stage: str = "open"
+    time: float
+    schema: int
+    pid: int
+    host: str
+    versions: dict[str, str]
+    changed: dict[str, Any]
+    """Dotted name of a config field -> [old, new]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A question is committed."""
+
+    stage: str = "question"
+    log: str
+    question_id: str
+    count: int
+    """Answers."""
+    drop: str | None
+    """Why it gave no pair."""
+    end: dict[str, int]
+    """Part ("rollouts") -> where the unit ends in the part's file, bytes."""
+    bytes: int
+    """Of all parts together."""
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewind:
+    """Of the units of `log` only the first `keep` reached the disk."""
+
+    stage: str = "rewind"
+    log: str
+    keep: int
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a file held when its stage was finished."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """`stage` ("train", "evaluate-heldout", ...) of `iteration` is done."""
+
+    stage: str
+    iteration: int
+    finished: float
+    """Unix seconds."""
+    facts: dict[str, Any]
+    files: dict[str, Proof]
+    """By their paths within the run folder."""
+
+
+Entry = Opened | Unit | Rewind | Finished
+
+_KINDS: dict[str, type[Entry]] = {kind.stage: kind for kind in (Opened, Unit, Rewind)}
+_WITH_CHECKSUM = ("begin", "train")
+
+
+def parse(value: Any) -> Entry:
+    """The record of a line's parsed JSON. Raises ValueError: what was expected and what came."""
+    if not isinstance(value, dict) or not isinstance(value.get("stage"), str):
+        raise ValueError(f"expected a JSON object with a stage, got {str(value)[:60]!r}")
+    schema = value.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise ValueError(f"schema: expected at most {SCHEMA_VERSION}, got {schema}; a newer version wrote this folder")
+    entry = from_json(_KINDS.get(value["stage"], Finished), value)
+    if entry.stage in _WITH_CHECKSUM and not isinstance(entry.facts.get("checksum"), str):
+        raise ValueError(f"facts.checksum: expected text, got {entry.facts.get('checksum')!r}")
+    return entry
+
+
+def find_finished(entries: Sequence[Entry], stage: str, iteration: int) -> Finished | None:
+    """The line of a finished stage, None when it is not finished."""
+    for entry in reversed(entries):
+        if isinstance(entry, Finished) and (entry.stage, entry.iteration) == (stage, iteration):
+            return entry
+    return None

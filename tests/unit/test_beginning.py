@@ -1,0 +1,136 @@
+"""A run goes on with the questions, and the results, that it left."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from test_preflight import base_config
+from test_run_folder import CONFIG, open_folder
+
+from maskdpo_ray import cli, preflight, questions, run
+from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Question
+from maskdpo_ray.run_folder import RunFolder
+
+INITIAL = Policy(0, "model", "c" * 64)
+
+
+def asked(name, **facts):
+    return Question(name, f"topic of {name}", ({"role": "user", "content": f"{name}?"},), facts=facts)
+
+
+SPLITS = {"train": [asked("a", x=1, y="é"), asked("b")], "heldout": [asked("h")], "transfer": [asked("t")]}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    path = tmp_path_factory.mktemp("begun") / "run"
+    with open_folder(path) as folder:
+        folder.begin(INITIAL, SPLITS)
+        file = folder.write_json("eval_000/heldout.json", {"score": 1})
+        folder.finish("evaluate-heldout", 0, [file])
+    return path
+
+
+@pytest.fixture
+def copy(begun, tmp_path):
+    shutil.copytree(begun, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def begin(path, splits):
+    with open_folder(path) as folder:
+        folder.begin(INITIAL, splits)
+
+
+def check(path, splits):
+    RunFolder.check(path, CONFIG, splits)
+
+
+def test_the_same_questions_go_on(copy):
+    check(copy, SPLITS)
+    begin(copy, SPLITS)
+    reordered = replace(SPLITS["train"][0], facts={"y": "é", "x": 1})  # an object's fields have no order
+    begin(copy, {**SPLITS, "train": [reordered, SPLITS["train"][1]]})
+
+
+@pytest.mark.parametrize(
+    ("split", "others"),
+    [
+        ("train", [asked("a", x=2, y="é"), asked("b")]),
+        ("train", [asked("a", x=1, y="é")]),
+        ("train", [*SPLITS["train"], asked("c")]),
+        ("train", SPLITS["train"][::-1]),
+        ("heldout", [replace(asked("h"), topic="another")]),
+        ("heldout", [replace(asked("h"), prompt=({"role": "user", "content": "h!"},))]),
+        ("transfer", []),
+    ],
+)
+def test_other_questions_are_refused(copy, split, others):
+    ledger = (copy / "ledger.jsonl").read_bytes()
+    for attempt in (check, begin):
+        with pytest.raises(RunFolderError) as caught:
+            attempt(copy, {**SPLITS, split: others})
+        assert str(caught.value) == (
+            f"data, {split} questions: expected those that the run in {copy} began with, got others; "
+            "give them back or choose another run.name"
+        )
+    assert (copy / "ledger.jsonl").read_bytes().startswith(ledger)
+
+
+def test_a_run_of_an_earlier_version_goes_on(copy):
+    ledger = copy / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for line in lines:
+        line.get("facts", {}).pop("questions", None)
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for attempt in (check, begin):
+        attempt(copy, {**SPLITS, "train": [asked("other")]})
+
+
+def test_built_in_questions_have_a_checksum(tmp_path):
+    splits = {"train": questions.load("builtin:countries"), "transfer": questions.load("builtin:elements")}
+    begin(tmp_path / "r", splits)
+    check(tmp_path / "r", {name: list(split) for name, split in splits.items()})
+
+
+def test_a_dry_run_refuses_edited_questions(tiny_model, tmp_path):
+    wanted = base_config(tiny_model, tmp_path)
+    file, data = tmp_path / "config.yaml", Path(wanted.data.train)
+    stored = {
+        "model": {"model_name_or_path": str(tiny_model)},
+        "data": {"train": str(data), "num_eval_topics": 2},
+        "run": {"dir": str(tmp_path / "runs"), "name": "r"},
+    }
+    file.write_text(yaml.safe_dump(stored))
+    argv = ["--config", str(file), "--dry_run"]
+    config = cli.parse(argv).config
+    prepared = preflight.check(config)
+    with RunFolder.open(tmp_path / "runs/r", cli.resolved(config), {}) as folder:
+        folder.begin(INITIAL, {"train": prepared.train, **prepared.evaluation})
+    run.main(argv)
+    data.write_text(data.read_text().replace("What is", "Who is"))
+    with pytest.raises(RunFolderError, match="data, train questions: expected those that the run in"):
+        run.main(argv)
+
+
+def test_other_weights_are_refused(copy):
+    with open_folder(copy) as folder, pytest.raises(RunFolderError, match="model.model_name_or_path: expected the"):
+        folder.begin(replace(INITIAL, checksum="d" * 64), SPLITS)
+
+
+@pytest.mark.parametrize("content", [None, '{"score":2}\n'])
+def test_a_changed_evaluation_is_refused_at_the_start(copy, content):
+    """Gains, the summary and the question whether a run is finished rest on it."""
+    file = copy / "eval_000/heldout.json"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    for attempt in (RunFolder.check, open_folder):
+        with pytest.raises(RunFolderError, match=f"{file}: .* stage 'evaluate-heldout' left"):
+            attempt(copy, CONFIG)
