@@ -12,17 +12,17 @@ summary.json     written at the end; error.log when the last attempt failed; run
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import beginning, json_file, lost_lines, stage_files, stored_config
+from maskdpo_ray import beginning, json_file, lost_lines, run_lock, stage_files, stored_config
 from maskdpo_ray.beginning import Questions
 from maskdpo_ray.entries import Entry, Finished, Opened, Unit, find_finished
 from maskdpo_ray.errors import RunFolderError
@@ -31,7 +31,7 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.question_log import QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, PreferencePair, Record, Rollout
 
-_OURS = {"run.lock", "ledger.jsonl"}
+_OURS = {run_lock.NAME, "ledger.jsonl"}
 _NO_QUESTIONS: Questions = {}
 
 
@@ -74,9 +74,9 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             _refuse_strangers(path)
-            lock = _lock(path / "run.lock")
+            lock = run_lock.hold(path)
         except OSError as error:
-            raise RunFolderError(f"{path}: can't be written: {error.strerror}") from error
+            raise RunFolderError(f"{error.filename or path}: can't be written: {error.strerror}") from error
         try:
             changed = _changes(path, config, _read_ledger(path))
             folder = cls(path, lock, Ledger(path / "ledger.jsonl"), resumed=changed is not None)
@@ -99,22 +99,29 @@ class RunFolder:
 
     @staticmethod
     def check(path: str | os.PathLike[str], config: dict[str, Any], questions: Questions = _NO_QUESTIONS) -> None:
-        """Refuse, as far as can be seen without writing, what `open` and `begin` would. Raises RunFolderError."""
+        """Refuse, as far as can be seen while nothing is left behind, what `open` and `begin` would.
+
+        Raises RunFolderError.
+        """
         path = Path(path).absolute()
         try:
             nearest = next(folder for folder in (path, *path.parents) if folder.exists())
             if not nearest.is_dir():
                 raise RunFolderError(f"{path}: expected a folder, {nearest} is a file")
-            if not os.access(nearest, os.W_OK | os.X_OK):
-                raise RunFolderError(f"{path}: expected a folder that can be written, {nearest} can't")
+            with tempfile.TemporaryFile(dir=nearest):
+                pass  # it can be written
             if nearest == path:
+                run_lock.refuse_held(path)
                 _refuse_strangers(path)
                 entries = _read_ledger(path)
                 _changes(path, _as_stored(config), entries)
                 if begun := find_finished(entries, "begin", 0):
                     beginning.refuse_other_questions(path, begun.facts, questions)
+                if policies := [e for e in entries if isinstance(e, Finished) and e.stage == "train"]:
+                    # The one that a resumed run goes on from; its hash, which takes long, when it is loaded.
+                    stage_files.check(path, policies[-1], with_hash=False)
         except OSError as error:
-            raise RunFolderError(f"{error.filename or path}: can't be read: {error.strerror}") from error
+            raise RunFolderError(f"{error.filename or path}: can't be used: {error.strerror}") from error
 
     def __enter__(self) -> RunFolder:
         return self
@@ -318,21 +325,3 @@ def _refuse_strangers(path: Path) -> None:
         raise RunFolderError(
             f"{path}: expected an empty folder, or one of a run, got {strangers[0]!r} and no config.yaml"
         )
-
-
-def _lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise RunFolderError(
-            f"{path.parent}: another run writes this folder ({holder}); wait for it or stop it"
-        ) from error
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    return descriptor

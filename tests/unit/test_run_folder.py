@@ -267,7 +267,7 @@ def test_check_refuses_without_writing(tmp_path):
         (tmp_path, "expected an empty folder, or one of a run, got 'broken'"),
         (tmp_path / "file", "expected a folder, .*file is a file"),
         (tmp_path / "file" / "run", "expected a folder, .*file is a file"),
-        (tmp_path / ("n" * 300), "can't be read: File name too long"),
+        (tmp_path / ("n" * 300), "can't be used: File name too long"),
         (tmp_path / "broken", "ledger.jsonl, line 1: expected a JSON object with a stage, got b'garbage'"),
     ]:
         with pytest.raises(RunFolderError, match=message) as caught:

@@ -1,0 +1,48 @@
+"""What a dry run sees of a folder that it must not write: another run's lock, and what the next iteration needs."""
+
+import os
+import shutil
+
+import pytest
+from test_run_folder import CONFIG, open_folder
+
+from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.run_folder import RunFolder
+
+
+def test_a_folder_that_a_run_writes_is_refused_until_it_ends(tmp_path):
+    with open_folder(tmp_path / "r"):
+        expected = rf"r: another run writes this folder \(process {os.getpid()} on .*\); wait for it or stop it$"
+        with pytest.raises(RunFolderError, match=expected):
+            RunFolder.check(tmp_path / "r", CONFIG)
+        with pytest.raises(RunFolderError, match=expected):
+            open_folder(tmp_path / "r")
+    RunFolder.check(tmp_path / "r", CONFIG)
+    RunFolder.check(tmp_path / "r", CONFIG)  # and leaves no lock behind
+    open_folder(tmp_path / "r").close()
+
+
+@pytest.mark.parametrize("refuse", [RunFolder.check, open_folder])
+def test_a_lock_that_is_a_folder(tmp_path, refuse):
+    (tmp_path / "r" / "run.lock").mkdir(parents=True)
+    with pytest.raises(RunFolderError, match=r"run.lock: can't be (used|written): Is a directory$"):
+        refuse(tmp_path / "r", CONFIG)
+
+
+def test_the_newest_policy_must_be_there(tmp_path):
+    path = tmp_path / "r"
+    with open_folder(path) as folder:
+        for iteration in (0, 1):
+            target = folder.policy_dir(iteration)
+            target.mkdir()
+            (target / "model.safetensors").write_bytes(b"weights")
+            folder.finish("train", iteration, [target], checksum="c")
+    shutil.rmtree(path / "iter_000/policy")  # an older one may go, to make room
+    RunFolder.check(path, CONFIG)
+    weights = path / "iter_001/policy/model.safetensors"
+    weights.write_bytes(b"weight")
+    with pytest.raises(RunFolderError, match=r"iter_001/policy/model.safetensors: changed after .* got 6 bytes$"):
+        RunFolder.check(path, CONFIG)
+    weights.unlink()
+    with pytest.raises(RunFolderError, match="model.safetensors: expected the file that stage 'train' left, got none"):
+        RunFolder.check(path, CONFIG)
