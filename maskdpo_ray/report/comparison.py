@@ -45,14 +45,26 @@ class FinishedRun:
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
-        """Raises RunFolderError for a folder without a summary."""
-        for file in (folder / "summary.json", folder / "config.yaml", folder / "iter_000" / "pairs.jsonl"):
+        """Raises RunFolderError for a folder without the whole files of a finished run."""
+        files = (folder / "summary.json", folder / "config.yaml", folder / "iter_000" / "pairs.jsonl")
+        for file in files:
             if not file.is_file():
                 raise RunFolderError(f"{file}: expected a file of a finished run, found none")
-        evaluations = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["evaluations"]
-        config = stored_config.read(folder / "config.yaml")
+        summary, config, pairs = files
+        try:
+            return cls._from(
+                json.loads(summary.read_text(encoding="utf-8"))["evaluations"],
+                stored_config.read(config) or {},
+                sorted(pairs.read_bytes().splitlines()),
+            )
+        except (ValueError, LookupError, TypeError) as error:
+            raise RunFolderError(
+                f"{folder}: expected the summary and config of a finished run, got {error!r}"
+            ) from error
+
+    @classmethod
+    def _from(cls, evaluations: dict[str, Any], config: dict[str, Any], pairs: list[bytes]) -> FinishedRun:
         policy, eos = config["mask"]["policy"], config["mask"]["eos"]
-        pairs = sorted((folder / "iter_000" / "pairs.jsonl").read_bytes().splitlines())
         heldout = evaluations["heldout"]
         metrics = {name: _ends(heldout, name) for name in _METRICS if name != "transfer_score"}
         if "transfer" in evaluations:

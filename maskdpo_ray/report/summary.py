@@ -43,18 +43,26 @@ def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
         "folder": str(folder),
         "evaluations": evaluations,
         "pairs": [
-            {"iteration": int(file.parent.name.removeprefix("iter_")), **asdict(json_file.read(file, PairsSummary))}
-            for file in sorted(folder.glob("iter_*/pairs-summary.json"))
+            {"iteration": number, **asdict(json_file.read(file, PairsSummary))}
+            for number, file in _numbered(folder, "iter", "pairs-summary.json")
         ],
         **_usage(folder / "metrics.jsonl"),
         "remarks": remarks(evaluations),
-        "policies": [str(path.parent) for path in sorted(folder.glob("iter_*/policy/config.json"))],
+        "policies": [str(file.parent) for _, file in _numbered(folder, "iter", "policy/config.json")],
     }
+
+
+def _numbered(folder: Path, kind: str, name: str) -> list[tuple[int, Path]]:
+    """(i, the file `name` of `kind`_i) in the order of i; other folders beside them are the user's."""
+    found = [
+        (file.relative_to(folder).parts[0].removeprefix(f"{kind}_"), file) for file in folder.glob(f"{kind}_*/{name}")
+    ]
+    return sorted((int(number), file) for number, file in found if number.isdecimal())
 
 
 def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict[str, Any]]:
     versions, initial = [], None
-    for file in sorted(folder.glob(f"eval_*/{split}.json")):
+    for version, file in _numbered(folder, "eval", f"{split}.json"):
         evaluation = json_file.read(file, Evaluation)
         value = json.loads(encode_line(evaluation))
         initial = initial or evaluation
@@ -65,7 +73,7 @@ def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict
             raise RunFolderError(f"{file}: {error}") from error
         versions.append(
             {
-                "version": int(file.parent.name.removeprefix("eval_")),
+                "version": version,
                 "topics": len(sums),
                 **value,
                 "gain": None if gain is None else gain.to_json()["metrics"],

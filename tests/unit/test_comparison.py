@@ -62,3 +62,12 @@ def test_rows_means_and_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_what_is_no_finished_run(arguments: list[str]) -> None:
     with pytest.raises(RunFolderError):
         comparison.main(arguments)
+
+
+@pytest.mark.parametrize(("name", "text"), [("summary.json", "{"), ("summary.json", "[]"), ("config.yaml", "run: {}")])
+def test_damaged_files_are_refused_in_one_line(tmp_path: Path, name: str, text: str) -> None:
+    folder = Path(make(tmp_path / "run", "vanilla", 1, 0.5))
+    (folder / name).write_text(text)
+    with pytest.raises(RunFolderError, match="run: expected the summary and config of a finished run, got") as caught:
+        comparison.main([str(folder)])
+    assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import pytest
 import yaml
@@ -68,7 +69,9 @@ def write_evaluations(folder, *versions):
 
 
 def test_figures_are_those_of_the_evaluations(tmp_path):
-    summary = build(make(tmp_path, FULL, SHORT))
+    folder = make(tmp_path, FULL, SHORT)
+    shutil.copytree(tmp_path / "eval_000", tmp_path / "eval_backup")  # the user's, and no version
+    summary = build(folder)
     before, after = (evaluation(labels) for labels in (FULL, SHORT))
     gain = compare(before, after, seed=3, bootstrap_samples=200)
     versions = summary["evaluations"]["heldout"]
