@@ -292,15 +292,32 @@ def test_dry_run_checks_and_writes_nothing(
 ) -> None:
     run.main(["--config", str(config_file), "--dry_run"])
     assert "4 questions x 32 answers" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="^vllm.max_model_len: expected at most the model's 2048, got 4096$"):
+    with pytest.raises(ConfigError, match="^--vllm.max_model_len: expected at most the model's 2048, got 4096$"):
         run.main(["--config", str(config_file), "--vllm.max_model_len", "4096"])
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("annotation: {annotator: oracle}", "4: annotation.annotator: expected one of facts, "),
+        (
+            "mask: {policy: {chosen: {no_fact: 1}, rejected: {no_fact: 1}}}",
+            "4: mask.policy.chosen: expected each of no_fact, ",
+        ),
+    ],
+)
+def test_errors_name_the_line_of_the_option(config_file: Path, line: str, expected: str) -> None:
+    config_file.write_text(f"{config_file.read_text()}{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        run.main(["--config", str(config_file), "--dry_run"])
+    assert str(caught.value).startswith(f"{config_file}:{expected}")
+
+
+@pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("model.model_name_or_path", "nowhere", "model.model_name_or_path: expected a Hugging Face folder with "),
+        ("model.model_name_or_path", "nowhere", "--model.model_name_or_path: expected a Hugging Face folder with "),
         ("data.train", "nowhere.jsonl", "nowhere.jsonl: expected a JSON Lines file, got: No such file"),
     ],
 )
