@@ -201,6 +201,10 @@ BAD_VALUES = {
         "mask: {policy: {chosen: {no_fact: .nan}, rejected: {}}}",
         "x.yaml:1: mask.policy.chosen.no_fact: expected a number, got '.nan'",
     ),
+    "topics of nothing": (
+        "data: {num_transfer_topics: 4}",
+        "x.yaml:1: data.num_transfer_topics: expected none without data.transfer, got 4",
+    ),
     "mask weight": (
         "mask: {policy: {chosen: {no_fact: 2}, rejected: {}}}",
         "x.yaml:1: mask.policy.chosen.no_fact: expected 0 to 1, got 2.0",
