@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from maskdpo_ray.errors import DataError, ModelError
+from maskdpo_ray.errors import DataError, ModelError, shown
 from maskdpo_ray.records import Question
 from maskdpo_ray.sentences import LANGUAGES
 
 BUILTIN = ("countries", "elements")
 FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language")
 ROLES = ("system", "user", "assistant")
+LONGEST_NAME = 200
+"""Of an id and a topic, characters."""
 
 
 def load(source: str) -> list[Question]:
@@ -98,9 +100,9 @@ def check_disjoint(
             for question in questions:
                 first_name, first = owner.setdefault(key(question), (name, question))
                 if first_name != name:
-                    shown = f"{getattr(first, field)!r} " if field != "prompt" else ""
+                    which = f"{getattr(first, field)!r} " if field != "prompt" else ""
                     raise DataError(
-                        f"{field} {shown}stands in both {first_name} (question {first.id!r}) and "
+                        f"{field} {which}stands in both {first_name} (question {first.id!r}) and "
                         f"{name} (question {question.id!r}): expected no {field} on two sides"
                     )
 
@@ -219,7 +221,7 @@ def _question(value: Any, where: str) -> Question:
             raise DataError(f"{where}: {name}: expected one of the fields {', '.join(FIELDS)}")
     if "prompt" not in value:
         raise DataError(f"{where}: prompt: expected a string or chat messages, got nothing")
-    question_id = _text(value, "id", where) or where
+    question_id = _name(value, "id", where) or where
     facts = value.get("facts")
     if facts is not None and not isinstance(facts, dict):
         raise DataError(f"{where}: facts: expected an object, got {_short(facts)}")
@@ -228,7 +230,7 @@ def _question(value: Any, where: str) -> Question:
         raise DataError(f"{where}: language: expected one of {', '.join(LANGUAGES)}, got {language!r}")
     return Question(
         id=question_id,
-        topic=_text(value, "topic", where) or question_id,
+        topic=_name(value, "topic", where) or question_id,
         prompt=_messages(value["prompt"], where),
         document=_text(value, "document", where),
         facts=facts,
@@ -242,6 +244,16 @@ def _text(value: dict[str, Any], name: str, where: str) -> str | None:
     text = value.get(name)
     if text is not None and not (isinstance(text, str) and text.strip()):
         raise DataError(f"{where}: {name}: expected text that is not empty, got {_short(text)}")
+    return text
+
+
+def _name(value: dict[str, Any], name: str, where: str) -> str | None:
+    """A field like `_text` that ledgers, reports and terminals show on one line."""
+    text = _text(value, name, where)
+    if text is not None and len(text) > LONGEST_NAME:
+        raise DataError(f"{where}: {name}: expected at most {LONGEST_NAME} characters, got {len(text)}")
+    if text is not None and any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
+        raise DataError(f"{where}: {name}: expected no control characters or line ends, got {shown(text)}")
     return text
 
 

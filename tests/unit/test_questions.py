@@ -102,6 +102,12 @@ BAD_LINES = {
     "number": ('{"prompt": 3}', "prompt: expected a string that is not empty, or chat messages, got 3"),
     "blank topic": ('{"prompt": "a", "topic": ""}', 'topic: expected text that is not empty, got ""'),
     "number id": ('{"prompt": "a", "id": 7}', "id: expected text that is not empty, got 7"),
+    "long id": (f'{{"prompt": "a", "id": "{"i" * 201}"}}', "id: expected at most 200 characters, got 201"),
+    "NUL in id": (r'{"prompt": "a", "id": "a\u0000"}', r"id: expected no control characters or line ends, got 'a\x00'"),
+    "line separator in topic": (
+        '{"prompt": "a", "topic": "a\u2028"}',
+        r"topic: expected no control characters or line ends, got 'a\u2028'",
+    ),
     "facts list": ('{"prompt": "a", "facts": []}', "facts: expected an object, got []"),
     "language": ('{"prompt": "a", "language": "fr"}', "language: expected one of en, zh, got 'fr'"),
     "message text": ('{"prompt": ["hi"]}', 'prompt[0]: expected an object with role and content, got "hi"'),
