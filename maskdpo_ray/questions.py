@@ -117,8 +117,6 @@ def render(tokenizer: Any, question: Question) -> list[int]:
 
     Raises ModelError when the tokenizer has no chat template, DataError when the template refuses the prompt.
     """
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         name = tokenizer.name_or_path or type(tokenizer).__name__
         raise ModelError(f"{name}: expected a chat template, got none; use a model tuned for chat")
@@ -132,26 +130,34 @@ def render(tokenizer: Any, question: Question) -> list[int]:
             # Without its warning about long prompts: `check_prompts` refuses them.
             tokenizer_kwargs={"verbose": False},
         )
-    except TemplateError as error:
+    except Exception as error:  # a template is a program, which can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
-            f"question {question.id!r}: expected messages that the model's chat template takes, "
-            f"got: {' '.join(str(error).split())}"
-        ) from None
+            f"question {question.id!r}: expected messages that the model's chat template takes, got {reason}"
+        ) from error
     return [int(token) for token in ids]
 
 
-def check_prompts(tokenizer: Any, questions: Iterable[Question], max_len: int, max_new_tokens: int) -> int:
+def check_prompts(
+    tokenizer: Any, questions: Iterable[Question], max_len: int, max_new_tokens: int, vocab_size: int
+) -> int:
     """Length of the longest prompt, tokens, once every prompt and its answer fit into `max_len` tokens.
 
-    Raises DataError naming the first question whose prompt leaves no room for `max_new_tokens`.
+    Raises DataError naming the first question whose prompt leaves no room for `max_new_tokens`, has no text, or
+    has a token id of `vocab_size` or more.
     """
     longest = 0
     room = max_len - max_new_tokens
     for question in questions:
-        length = len(render(tokenizer, question))
+        ids = render(tokenizer, question)
+        where, length = f"question {question.id!r}", len(ids)
+        if not tokenizer.decode(ids, skip_special_tokens=True).strip():
+            raise DataError(f"{where}: expected text from the model's chat template, got {length} tokens without text")
+        if max(ids) >= vocab_size:
+            raise DataError(f"{where}: expected token ids below the model's vocab_size {vocab_size}, got {max(ids)}")
         if length > room:
             raise DataError(
-                f"question {question.id!r}: expected a prompt of at most {room} tokens (context "
+                f"{where}: expected a prompt of at most {room} tokens (context "
                 f"{max_len}, less rollout.max_new_tokens {max_new_tokens}), got {length}"
             )
         longest = max(longest, length)
