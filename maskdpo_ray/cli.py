@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import yaml
 
 from maskdpo_ray.config import Config
-from maskdpo_ray.config_file import build, expected_words, from_text, homes, options, read_values, suggest
+from maskdpo_ray.config_file import Given, build, expected_words, from_text, homes, options, read_values, suggest
 from maskdpo_ray.errors import ConfigError, UserError, shown
 
 
@@ -28,6 +28,8 @@ class CommandLine:
     config: Config
     dry_run: bool
     config_path: Path
+    given: dict[str, Given]
+    """What the file and the overrides say, and where."""
 
 
 def parse(argv: list[str]) -> CommandLine:
@@ -42,7 +44,7 @@ def parse(argv: list[str]) -> CommandLine:
         text = getattr(arguments, name, None)
         if text is not None:
             given[name] = from_text(text, name)
-    return CommandLine(build(given, path), arguments.dry_run, path)
+    return CommandLine(build(given, path), arguments.dry_run, path, given)
 
 
 def read(path: Path) -> Config:
@@ -81,6 +83,8 @@ class _Parser(argparse.ArgumentParser):
             name = found[1] or found[2]
             expected = "a YAML file" if name == "--config" else expected_words(options()[name[2:]].hint)
             message = f"{name}: expected {expected}, got nothing"
+        elif found := re.match(r"(\S+): ignored explicit argument (.*)", message):
+            message = f"{found[1]}: expected no value, got {found[2]}"
         raise ConfigError(f"{message} (--help lists every option)")
 
 

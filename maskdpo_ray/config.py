@@ -74,6 +74,9 @@ class DataConfig:
         for name in ("max_questions", "num_transfer_topics"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"data.{name}", "at least 1", value)
+        topics = self.num_transfer_topics
+        is_used = topics is None or self.transfer is not None
+        _require(is_used, "data.num_transfer_topics", "none without data.transfer", topics)
         for name in ("train", "eval", "transfer"):
             value = getattr(self, name)
             _require(value is None or bool(value.strip()), f"data.{name}", "a questions file", value)
@@ -184,6 +187,9 @@ class MaskConfig:
             for label, weight in weights.items():
                 _require(label in LABELS, f"mask.policy.{side}", f"one of {', '.join(LABELS)}", label)
                 _require(0 <= weight <= 1, f"mask.policy.{side}.{label}", "0 to 1", weight)
+            has_eos = self.eos == "keep" or (self.eos == "chosen" and side == "chosen")
+            expected = f"a weight above 0 when mask.eos is {self.eos} (nothing could be learned)"
+            _require(has_eos or any(weights.values()), f"mask.policy.{side}", expected, weights)
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ class TrainConfig:
     batch_size: int = 64
     """Pairs per optimizer step, over all ranks."""
     micro_batch_size: int = 8
-    """Pairs per forward pass and rank, merged into one prefix tree."""
+    """Pairs per forward pass and rank, merged into one prefix tree; memory grows with the square of its tokens."""
     lr_scheduler: Literal[
         "cosine", "cosine_with_min_lr", "linear", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"
     ] = "cosine"

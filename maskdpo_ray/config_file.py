@@ -16,6 +16,7 @@ import types
 import typing
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import yaml
 
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import ConfigError, shown
+from maskdpo_ray.errors import ConfigError, UserError, shown
 
 TRUE, FALSE = ("true", "on", "yes"), ("false", "off", "no")
 NULL = ("", "null", "none", "~")
@@ -83,7 +84,7 @@ def _meanings(kind: type) -> dict[str, str]:
 def read_values(path: Path) -> dict[str, Given]:
     """What a config file gives, by dotted option name. Raises ConfigError with file and line."""
     try:
-        root = yaml.compose(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader)
+        documents = list(yaml.compose_all(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader))
     except OSError as error:
         raise ConfigError(f"{path}: expected a config file, got: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -97,10 +98,13 @@ def read_values(path: Path) -> dict[str, Given]:
     except RecursionError:
         raise ConfigError(f"{path}: expected {{section: {{field: value}}}}, got deeper nesting") from None
     expected = f"sections ({', '.join(sections())})"
-    if root is None:
+    if not documents:
         raise ConfigError(f"{path}: expected {expected}, got an empty file")
+    if len(documents) > 1:
+        line = documents[1].start_mark.line + 1
+        raise ConfigError(f"{path}:{line}: expected one YAML document, got {len(documents)}")
     given: dict[str, Given] = {}
-    for section, line, block in _entries(root, path, expected, "", _unknown_section):
+    for section, line, block in _entries(documents[0], path, expected, "", _unknown_section):
         if isinstance(block, yaml.ScalarNode) and _is_null(block):
             continue  # a section whose lines are all commented out
         unknown = _unknown_field(section)
@@ -125,18 +129,28 @@ def from_text(text: str, name: str) -> Given:
 
 
 def build(given: dict[str, Given], origin: Path) -> Config:
-    """Defaults, then what was given. An error that a section raises gets the place its value comes from."""
+    """Defaults, then what was given. Raises ConfigError with the place that the value comes from."""
     values: dict[str, dict[str, Any]] = {section: {} for section in sections()}
     for name, entry in given.items():
         section, field = name.split(".")
         values[section][field] = entry.value
+    with located(given, origin):
+        config = Config(**{section: kind(**values[section]) for section, kind in sections().items()})
+    return config
+
+
+@contextmanager
+def located(given: dict[str, Given], origin: Path) -> Iterator[None]:
+    """Put the place that an option's value comes from before a UserError that begins with the option's name."""
     try:
-        return Config(**{section: kind(**values[section]) for section, kind in sections().items()})
-    except ConfigError as error:
+        yield
+    except UserError as error:
         name, _, rest = str(error).partition(": ")
         option = ".".join(name.split(".")[:2])
+        if option not in options():
+            raise
         where = given[option].where if option in given else f"{origin}: {option}"
-        raise ConfigError(f"{where}{name.removeprefix(option)}: {rest}") from None
+        raise type(error)(f"{where}{name.removeprefix(option)}: {rest}") from error
 
 
 def expected_words(hint: Any) -> str:
@@ -290,4 +304,4 @@ def _is_null(node: yaml.ScalarNode) -> bool:
 def _got(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
         return "nothing" if _is_null(node) else shown(node.value)
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+    return f"a list of {len(node.value)}" if isinstance(node, yaml.SequenceNode) else "a mapping"

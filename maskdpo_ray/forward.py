@@ -21,7 +21,8 @@ def response_logps(
     """Log-probs of B pairs through one prefix tree.
 
     The forward is the Hugging Face model's own (or a DeepSpeed engine around it, so that ZeRO-3's
-    hooks see it), and its head runs only where a next token has weight.
+    hooks see it), and its head runs only where a next token has weight. Exact for full causal attention only:
+    a sliding window or a recurrent state would see other answers' tokens (`model_folder` refuses such models).
 
     Returns:
         (logps, weights), both [2B, T] on `device`, float32 (logps float64 for a float64 model), rows 0..B-1 chosen

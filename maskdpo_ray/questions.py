@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from maskdpo_ray.errors import DataError, ModelError
+from maskdpo_ray.errors import DataError, ModelError, shown
 from maskdpo_ray.records import Question
 from maskdpo_ray.sentences import LANGUAGES
 
 BUILTIN = ("countries", "elements")
 FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language")
 ROLES = ("system", "user", "assistant")
+LONGEST_NAME = 200
+"""Of an id and a topic, characters."""
 
 
 def load(source: str) -> list[Question]:
@@ -98,9 +100,9 @@ def check_disjoint(
             for question in questions:
                 first_name, first = owner.setdefault(key(question), (name, question))
                 if first_name != name:
-                    shown = f"{getattr(first, field)!r} " if field != "prompt" else ""
+                    which = f"{getattr(first, field)!r} " if field != "prompt" else ""
                     raise DataError(
-                        f"{field} {shown}stands in both {first_name} (question {first.id!r}) and "
+                        f"{field} {which}stands in both {first_name} (question {first.id!r}) and "
                         f"{name} (question {question.id!r}): expected no {field} on two sides"
                     )
 
@@ -115,8 +117,6 @@ def render(tokenizer: Any, question: Question) -> list[int]:
 
     Raises ModelError when the tokenizer has no chat template, DataError when the template refuses the prompt.
     """
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         name = tokenizer.name_or_path or type(tokenizer).__name__
         raise ModelError(f"{name}: expected a chat template, got none; use a model tuned for chat")
@@ -130,26 +130,34 @@ def render(tokenizer: Any, question: Question) -> list[int]:
             # Without its warning about long prompts: `check_prompts` refuses them.
             tokenizer_kwargs={"verbose": False},
         )
-    except TemplateError as error:
+    except Exception as error:  # a template is a program, which can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
-            f"question {question.id!r}: expected messages that the model's chat template takes, "
-            f"got: {' '.join(str(error).split())}"
-        ) from None
+            f"question {question.id!r}: expected messages that the model's chat template takes, got {reason}"
+        ) from error
     return [int(token) for token in ids]
 
 
-def check_prompts(tokenizer: Any, questions: Iterable[Question], max_len: int, max_new_tokens: int) -> int:
+def check_prompts(
+    tokenizer: Any, questions: Iterable[Question], max_len: int, max_new_tokens: int, vocab_size: int
+) -> int:
     """Length of the longest prompt, tokens, once every prompt and its answer fit into `max_len` tokens.
 
-    Raises DataError naming the first question whose prompt leaves no room for `max_new_tokens`.
+    Raises DataError naming the first question whose prompt leaves no room for `max_new_tokens`, has no text, or
+    has a token id of `vocab_size` or more.
     """
     longest = 0
     room = max_len - max_new_tokens
     for question in questions:
-        length = len(render(tokenizer, question))
+        ids = render(tokenizer, question)
+        where, length = f"question {question.id!r}", len(ids)
+        if not tokenizer.decode(ids, skip_special_tokens=True).strip():
+            raise DataError(f"{where}: expected text from the model's chat template, got {length} tokens without text")
+        if max(ids) >= vocab_size:
+            raise DataError(f"{where}: expected token ids below the model's vocab_size {vocab_size}, got {max(ids)}")
         if length > room:
             raise DataError(
-                f"question {question.id!r}: expected a prompt of at most {room} tokens (context "
+                f"{where}: expected a prompt of at most {room} tokens (context "
                 f"{max_len}, less rollout.max_new_tokens {max_new_tokens}), got {length}"
             )
         longest = max(longest, length)
@@ -219,7 +227,7 @@ def _question(value: Any, where: str) -> Question:
             raise DataError(f"{where}: {name}: expected one of the fields {', '.join(FIELDS)}")
     if "prompt" not in value:
         raise DataError(f"{where}: prompt: expected a string or chat messages, got nothing")
-    question_id = _text(value, "id", where) or where
+    question_id = _name(value, "id", where) or where
     facts = value.get("facts")
     if facts is not None and not isinstance(facts, dict):
         raise DataError(f"{where}: facts: expected an object, got {_short(facts)}")
@@ -228,7 +236,7 @@ def _question(value: Any, where: str) -> Question:
         raise DataError(f"{where}: language: expected one of {', '.join(LANGUAGES)}, got {language!r}")
     return Question(
         id=question_id,
-        topic=_text(value, "topic", where) or question_id,
+        topic=_name(value, "topic", where) or question_id,
         prompt=_messages(value["prompt"], where),
         document=_text(value, "document", where),
         facts=facts,
@@ -242,6 +250,16 @@ def _text(value: dict[str, Any], name: str, where: str) -> str | None:
     text = value.get(name)
     if text is not None and not (isinstance(text, str) and text.strip()):
         raise DataError(f"{where}: {name}: expected text that is not empty, got {_short(text)}")
+    return text
+
+
+def _name(value: dict[str, Any], name: str, where: str) -> str | None:
+    """A field like `_text` that ledgers, reports and terminals show on one line."""
+    text = _text(value, name, where)
+    if text is not None and len(text) > LONGEST_NAME:
+        raise DataError(f"{where}: {name}: expected at most {LONGEST_NAME} characters, got {len(text)}")
+    if text is not None and any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
+        raise DataError(f"{where}: {name}: expected no control characters or line ends, got {shown(text)}")
     return text
 
 

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from maskdpo_ray import cli, stopping
+from maskdpo_ray.config_file import located
 from maskdpo_ray.errors import UserError
 
 
@@ -24,7 +25,8 @@ def main(argv: list[str]) -> None:
     from maskdpo_ray.tracking import Tracker
 
     config, resolved = command.config, cli.resolved(command.config)
-    prepared = preflight.check(config)
+    with located(command.given, command.config_path):
+        prepared = preflight.check(config)
     path = Path(config.run.dir) / config.run.name
     Tracker(path, config.logger, resolved).check()
     RunFolder.check(path, resolved, {"train": prepared.train, **prepared.evaluation})

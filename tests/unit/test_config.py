@@ -77,7 +77,7 @@ BAD_FILES = {
         "train: {beta: '0.1'}",
         "x.yaml:1: train.beta: expected a number, got '0.1', which is quoted text",
     ),
-    "list for number": ("train: {beta: [0.1]}", "x.yaml:1: train.beta: expected a number, got a list"),
+    "list for number": ("train: {beta: [0.1]}", "x.yaml:1: train.beta: expected a number, got a list of 1"),
     "nothing for number": ("train:\n  beta:\n", "x.yaml:2: train.beta: expected a number, got nothing"),
     "not a number": ("train: {beta: nan}", "x.yaml:1: train.beta: expected a number, got 'nan'"),
     "infinite": ("adam: {lr: inf}", "x.yaml:1: adam.lr: expected a number, got 'inf'"),
@@ -100,7 +100,8 @@ BAD_FILES = {
         f"x.yaml:1: run.iterations: expected a whole number, got '{'9' * 76}..., which is too large",
     ),
     "part of a list": ("adam: {betas: [0.9, .nan]}", "x.yaml:1: adam.betas[1]: expected a number, got '.nan'"),
-    "short list": ("adam: {betas: [0.9]}", "x.yaml:1: adam.betas: expected a list of 2 numbers, got a list"),
+    "short list": ("adam: {betas: [0.9]}", "x.yaml:1: adam.betas: expected a list of 2 numbers, got a list of 1"),
+    "long list": ("adam: {betas: [0, 0, 0]}", "x.yaml:1: adam.betas: expected a list of 2 numbers, got a list of 3"),
     "unknown field": ("train:\n  bta: 0.1\n", "x.yaml:2: train.bta: unknown option; did you mean train.beta?"),
     "field of another section": ("train: {lr: 0.1}", "x.yaml:1: train.lr: unknown option; did you mean adam.lr?"),
     "unknown section": ("trian: {beta: 1}", "x.yaml:1: trian: unknown section; did you mean train?"),
@@ -131,10 +132,7 @@ BAD_FILES = {
         'run: {name: "\\ud800"}',
         "x.yaml:1: run.name: expected text, got '\\ud800', which holds unprintable characters",
     ),
-    "two documents": (
-        "run: {seed: 1}\n---\nrun: {seed: 2}\n",
-        "x.yaml:2: expected YAML, got: but found another document",
-    ),
+    "two documents": ("run: {seed: 1}\n---\nrun: {seed: 2}\n", "x.yaml:3: expected one YAML document, got 2"),
     "deep": ("[" * 1000, "x.yaml: expected {section: {field: value}}, got deeper nesting"),
     "python tag": (
         "run: !!python/object:os.system {name: x}\nseed: 1",
@@ -203,6 +201,10 @@ BAD_VALUES = {
         "mask: {policy: {chosen: {no_fact: .nan}, rejected: {}}}",
         "x.yaml:1: mask.policy.chosen.no_fact: expected a number, got '.nan'",
     ),
+    "topics of nothing": (
+        "data: {num_transfer_topics: 4}",
+        "x.yaml:1: data.num_transfer_topics: expected none without data.transfer, got 4",
+    ),
     "mask weight": (
         "mask: {policy: {chosen: {no_fact: 2}, rejected: {}}}",
         "x.yaml:1: mask.policy.chosen.no_fact: expected 0 to 1, got 2.0",
@@ -259,6 +261,7 @@ BAD_OVERRIDES = {
         ["--run.name", "a\udcff"],
         "--run.name: expected text, got 'a\\udcff', which holds unprintable characters",
     ),
+    "value for a switch": (["--dry_run=1"], "--dry_run: expected no value, got '1' (--help lists every option)"),
     "dash": (["--dry-run"], "--dry-run: unknown option; did you mean --dry_run? (--help lists every option)"),
 }
 

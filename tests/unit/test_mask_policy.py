@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from maskdpo_ray.config import MaskConfig
 from maskdpo_ray.errors import ConfigError, MaskError
 from maskdpo_ray.masking import MASK_DPO, VANILLA, MaskPolicy
 from maskdpo_ray.records import LABELS, UNPARSED, Annotation, Sentence
@@ -53,3 +54,30 @@ def test_policies_that_are_refused(value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         MaskPolicy.from_config(value)
     assert "\n" not in str(caught.value)
+
+
+ZEROS = dict.fromkeys(LABELS, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("eos", "chosen", "rejected", "empty"),
+    [
+        ("drop", ZEROS, ONES, "chosen"),
+        ("drop", ONES, ZEROS, "rejected"),
+        ("last_sentence", ZEROS, ONES, "chosen"),
+        ("chosen", ZEROS, ONES, None),
+        ("chosen", ONES, ZEROS, "rejected"),
+        ("keep", ZEROS, ZEROS, None),
+        ("drop", ZEROS | {"no_fact": 0.1}, ONES, None),
+    ],
+)
+def test_a_side_without_weights_is_refused(eos: Any, chosen: Any, rejected: Any, empty: str | None) -> None:
+    """Unless its end-of-sequence token has weight."""
+    policy = {"chosen": chosen, "rejected": rejected}
+    if empty is None:
+        assert MaskConfig(policy, eos).policy == policy
+        return
+    with pytest.raises(ConfigError) as caught:
+        MaskConfig(policy, eos)
+    expected = f"mask.policy.{empty}: expected a weight above 0 when mask.eos is {eos} (nothing could be learned), got"
+    assert str(caught.value).startswith(expected)

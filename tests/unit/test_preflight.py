@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from maskdpo_ray import preflight, run
 from maskdpo_ray.config import AnnotationConfig, Config, DataConfig, ModelConfig, RolloutConfig, VllmConfig
@@ -89,6 +90,15 @@ def cut_in_half(folder: Path) -> None:
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content[: len(content) // 2])
+
+
+def small_vocabulary(folder: Path) -> None:
+    """A model of the first 1000 tokens."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    rows = tensors["model.embed_tokens.weight"][:1000].copy()
+    save_file({**tensors, "model.embed_tokens.weight": rows}, folder / "model.safetensors", {"format": "pt"})
+    edited("config.json", vocab_size=1000)(folder)
 
 
 def indexed(folder: Path) -> None:
@@ -172,7 +182,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
     "config of another type": (
         model(edited("config.json", hidden_size="abc")),
         ModelError,
-        ", got: TypeError: Field 'hidden_size' expected int, got str",
+        ", got: Validation error for field 'hidden_size': TypeError: Field 'hidden_size' expected int, got str",
     ),
     "unknown architecture": (
         model(edited("config.json", model_type="nobody")),
@@ -189,7 +199,42 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         ModelError,
         "model.model_name_or_path: expected an EOS token in ",
     ),
-    "no tokenizer": (model(removed("tokenizer*")), ModelError, "model.model_name_or_path: "),
+    "weights of another model": (
+        model(edited("config.json", intermediate_size=64)),
+        ModelError,
+        "model.layers.0.mlp.down_proj.weight: expected the shape [64, 64] of config.json, got [64, 128]",
+    ),
+    "weights of a smaller model": (
+        model(edited("config.json", num_hidden_layers=3)),
+        ModelError,
+        "expected a weight for every parameter of config.json, got none for 9: model.layers.2.input_layernorm.weight",
+    ),
+    "sliding window": (
+        model(edited("config.json", model_type="mistral", sliding_window=2047)),
+        ModelError,
+        "config.json: sliding_window: expected full attention, or a window of at least 2048 (",
+    ),
+    "recurrent model": (
+        model(edited("config.json", model_type="mamba")),
+        ModelError,
+        "config.json: model_type: expected a decoder of attention layers that takes position_ids and "
+        "logits_to_keep, got 'mamba'",
+    ),
+    "encoder and decoder": (
+        model(edited("config.json", model_type="bart", is_encoder_decoder=True)),
+        ModelError,
+        "config.json: is_encoder_decoder: expected false, got true",
+    ),
+    "tokenizer of another model": (
+        model(small_vocabulary),
+        ModelError,
+        "config.json: vocab_size: expected the tokenizer's 49152 or more, got 1000",
+    ),
+    "no tokenizer": (
+        model(removed("tokenizer*")),
+        ModelError,
+        "model.model_name_or_path: expected a tokenizer (tokenizer.json is missing) in ",
+    ),
     "tokenizer is no JSON": (
         model(written("tokenizer.json", "{")),
         ModelError,
@@ -205,7 +250,15 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         ModelError,
         "generation_config.json: expected settings that transformers saves, got: ",
     ),
-    "template is broken": (model(written("chat_template.jinja", "{% for %}")), DataError, "question "),
+    **{
+        f"template {problem}": (model(written("chat_template.jinja", template)), DataError, message)
+        for problem, template, message in (
+            ("is broken", "{% for %}", ": expected messages that the model's chat template takes, got TemplateS"),
+            ("fails", "{{ 1 + 'a' }}", ": expected messages that the model's chat template takes, got TypeError: "),
+            ("is silent", "{% if no %}{% endif %}", ": expected text from the model's chat template, got 0 tokens "),
+            ("is all special", "<|im_start|>", ": expected text from the model's chat template, got 1 tokens with"),
+        )
+    },
     "max_model_len": (
         section(vllm=VllmConfig(max_model_len=4096)),
         ConfigError,
@@ -292,15 +345,32 @@ def test_dry_run_checks_and_writes_nothing(
 ) -> None:
     run.main(["--config", str(config_file), "--dry_run"])
     assert "4 questions x 32 answers" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="^vllm.max_model_len: expected at most the model's 2048, got 4096$"):
+    with pytest.raises(ConfigError, match="^--vllm.max_model_len: expected at most the model's 2048, got 4096$"):
         run.main(["--config", str(config_file), "--vllm.max_model_len", "4096"])
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("annotation: {annotator: oracle}", "4: annotation.annotator: expected one of facts, "),
+        (
+            "mask: {policy: {chosen: {no_fact: 1}, rejected: {no_fact: 1}}}",
+            "4: mask.policy.chosen: expected each of no_fact, ",
+        ),
+    ],
+)
+def test_errors_name_the_line_of_the_option(config_file: Path, line: str, expected: str) -> None:
+    config_file.write_text(f"{config_file.read_text()}{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        run.main(["--config", str(config_file), "--dry_run"])
+    assert str(caught.value).startswith(f"{config_file}:{expected}")
+
+
+@pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("model.model_name_or_path", "nowhere", "model.model_name_or_path: expected a Hugging Face folder with "),
+        ("model.model_name_or_path", "nowhere", "--model.model_name_or_path: expected a Hugging Face folder with "),
         ("data.train", "nowhere.jsonl", "nowhere.jsonl: expected a JSON Lines file, got: No such file"),
     ],
 )

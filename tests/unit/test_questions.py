@@ -102,6 +102,12 @@ BAD_LINES = {
     "number": ('{"prompt": 3}', "prompt: expected a string that is not empty, or chat messages, got 3"),
     "blank topic": ('{"prompt": "a", "topic": ""}', 'topic: expected text that is not empty, got ""'),
     "number id": ('{"prompt": "a", "id": 7}', "id: expected text that is not empty, got 7"),
+    "long id": (f'{{"prompt": "a", "id": "{"i" * 201}"}}', "id: expected at most 200 characters, got 201"),
+    "NUL in id": (r'{"prompt": "a", "id": "a\u0000"}', r"id: expected no control characters or line ends, got 'a\x00'"),
+    "line separator in topic": (
+        '{"prompt": "a", "topic": "a\u2028"}',
+        r"topic: expected no control characters or line ends, got 'a\u2028'",
+    ),
     "facts list": ('{"prompt": "a", "facts": []}', "facts: expected an object, got []"),
     "language": ('{"prompt": "a", "language": "fr"}', "language: expected one of en, zh, got 'fr'"),
     "message text": ('{"prompt": ["hi"]}', 'prompt[0]: expected an object with role and content, got "hi"'),
@@ -254,6 +260,9 @@ class LetterTokenizer:
         )
         return [ord(letter) for letter in text]
 
+    def decode(self, ids, skip_special_tokens):
+        return "".join(map(chr, ids))
+
 
 def test_render_is_the_chat_template_with_its_generation_prompt():
     question = Question(
@@ -267,7 +276,7 @@ def test_render_is_the_chat_template_with_its_generation_prompt():
 
 def test_render_refuses_what_the_template_refuses():
     question = Question("a", "t", ({"role": "system", "content": "s"}, {"role": "user", "content": "u"}))
-    with pytest.raises(DataError, match=r"^question 'a': expected messages .*, got: no system role$"):
+    with pytest.raises(DataError, match=r"^question 'a': expected messages .*, got TemplateError: no system role$"):
         render(LetterTokenizer(), question)
 
 
@@ -280,9 +289,16 @@ def test_model_without_chat_template():
 
 def test_prompts_that_leave_no_room_are_named():
     questions = [ask("short", "t", "u"), ask("long", "t", "u" * 30)]  # 18 and 47 tokens
-    assert check_prompts(LetterTokenizer(), questions, max_len=57, max_new_tokens=10) == 47
+    assert check_prompts(LetterTokenizer(), questions, 57, 10, vocab_size=128) == 47
     with pytest.raises(DataError, match="^question 'long': expected a prompt of at most 46 .*, got 47$"):
-        check_prompts(LetterTokenizer(), questions, max_len=56, max_new_tokens=10)
+        check_prompts(LetterTokenizer(), questions, 56, 10, vocab_size=128)
+
+
+def test_prompts_with_tokens_that_the_model_lacks():
+    letters = LetterTokenizer()
+    assert check_prompts(letters, [ask("a", "t", "é")], 99, 10, vocab_size=ord("é") + 1) == 18
+    with pytest.raises(DataError, match="^question 'a': expected token ids below .* vocab_size 233, got 233$"):
+        check_prompts(letters, [ask("a", "t", "é")], 99, 10, vocab_size=ord("é"))
 
 
 def test_render_with_the_bundled_models_tokenizer(bundled_model):

@@ -1,0 +1,213 @@
+"""The folder of a model: its files are whole and fit each other, and training can use what they describe."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.errors import ModelError, shown
+
+Shapes = dict[str, list[int]]
+"""Tensor name -> shape."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a checked folder holds."""
+
+    file: Path
+    """Its config.json."""
+    config: Any
+    """The same as transformers reads it, defaults filled in."""
+    tokenizer: Any
+    context: int
+    """Longest sequence, tokens."""
+
+
+def load(model: ModelConfig) -> ModelFolder:
+    """Read all of a model but its weights' bytes. Raises ModelError (one line) for what a run would trip over."""
+    from transformers import AutoConfig
+
+    folder = Path(model.model_name_or_path)
+    file = folder / "config.json"
+    if not os.path.isfile(file):  # Path.is_file raises when the name is too long
+        raise ModelError(
+            f"model.model_name_or_path: expected a Hugging Face folder with config.json, got {str(folder)!r}"
+        )
+    context = _json_object(file).get("max_position_embeddings")
+    if type(context) is not int or context < 1:
+        raise ModelError(f"{file}: max_position_embeddings: expected a whole number above 0, got {shown(context)}")
+    shapes = _shapes(folder)
+    config = _load(AutoConfig, "a model that transformers knows", model)
+    if not model.trust_remote_code:  # a model's own code may load its weights in a way of its own
+        _check_class(config, shapes, file)
+    tokenizer = _tokenizer(model)
+    # Without the tokens that were added to it: where the model has no row for one of those, no prompt may use it.
+    needed = max(tokenizer.vocab_size, tokenizer.eos_token_id + 1)
+    vocab_size = getattr(config, "vocab_size", None)
+    if type(vocab_size) is not int or vocab_size < needed:
+        raise ModelError(f"{file}: vocab_size: expected the tokenizer's {needed} or more, got {shown(vocab_size)}")
+    return ModelFolder(file, config, tokenizer, context)
+
+
+def check_attention(config: Any, file: Path, max_len: int) -> None:
+    """Refuse a model in which a token does not attend to all before it, in sequences of up to `max_len` tokens.
+
+    Args:
+        config: as transformers reads it from `file`.
+
+    Raises ModelError: `forward.py` merges answers into trees, which is exact under full causal attention alone.
+    """
+    window = getattr(config, "sliding_window", None)
+    is_sliding = window and getattr(config, "use_sliding_window", True)
+    layers = set(getattr(config, "layer_types", None) or (["sliding_attention"] if is_sliding else []))
+    others = sorted(layers - {"full_attention", "sliding_attention"})
+    if others:
+        raise ModelError(f"{file}: layer_types: expected full_attention in every layer, got {others[0]!r}")
+    if "sliding_attention" in layers and (window is None or window < max_len):
+        raise ModelError(
+            f"{file}: sliding_window: expected full attention, or a window of at least {max_len} "
+            f"(vllm.max_model_len, by default the model's context), got {window}"
+        )
+
+
+def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
+    """Check how the model reads a prompt, and load its tensors' shapes as training will load the tensors.
+
+    Transformers itself does it, on the meta device: it knows which names each model ties, renames and merges.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if config.is_encoder_decoder:
+        raise ModelError(f"{file}: is_encoder_decoder: expected false, got true")
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    try:
+        with _quiet():
+            with torch.device("meta"):
+                kind = type(AutoModelForCausalLM.from_config(config))
+            _, report = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                device_map="meta",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # as in `_load`
+        raise ModelError(f"{file}: expected a causal language model, got: {_reason(error)}") from error
+    takes = inspect.signature(kind.forward).parameters
+    if kind._is_stateful or not {"position_ids", "logits_to_keep"} <= takes.keys():
+        raise ModelError(
+            f"{file}: model_type: expected a decoder of attention layers that takes position_ids and "
+            f"logits_to_keep, got {config.model_type!r}"
+        )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, got, expected = mismatched[0]
+        raise ModelError(f"{file.parent}: {name}: expected the shape {list(expected)} of config.json, got {list(got)}")
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{file.parent}: expected a weight for every parameter of config.json, "
+            f"got none for {len(missing)}: {missing[0]}"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bar and its table of what did not fit."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
+def _shapes(folder: Path) -> Shapes:
+    """Of the tensors that transformers would load.
+
+    Reads the header of every file of weights: a truncated file and a Git LFS pointer have none that fits.
+    """
+    files = {file.name for file in folder.glob("*.safetensors")}
+    index = folder / "model.safetensors.index.json"
+    loaded = {"model.safetensors"}
+    if index.exists():
+        names = _json_object(index).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise ModelError(f"{index}: weight_map: expected {{tensor: file}}, got {shown(names)}")
+        if not loaded & files:  # a whole file goes before the parts
+            loaded = set(names.values())
+        files.update(names.values())
+    if not files:
+        raise ModelError(f"model.model_name_or_path: expected safetensors in {str(folder)!r}, found none")
+    shapes: Shapes = {}
+    for name in sorted(files):
+        try:
+            with safe_open(folder / name, framework="np") as weights:
+                tensors = weights.keys() if name in loaded else []
+                shapes.update({tensor: weights.get_slice(tensor).get_shape() for tensor in tensors})
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{folder / name}: expected a whole safetensors file (no Git LFS pointer), got: {_reason(error)}"
+            ) from None
+    return shapes
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """What a JSON file of the model holds. Raises ModelError when it is no object."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file}: expected JSON, got: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{file}: expected an object, got {type(value).__name__}")
+    return value
+
+
+def _tokenizer(model: ModelConfig) -> Any:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    folder = Path(model.model_name_or_path)
+    is_usual = (folder / "tokenizer.json").is_file()
+    tokenizer = _load(AutoTokenizer, "a tokenizer" if is_usual else "a tokenizer (tokenizer.json is missing)", model)
+    file = folder / "generation_config.json"
+    if file.is_file():
+        try:  # as saving the trained policy will
+            GenerationConfig.from_pretrained(folder).validate(strict=True)
+        except Exception as error:
+            raise ModelError(f"{file}: expected settings that transformers saves, got: {_reason(error)}") from error
+    if not tokenizer.chat_template:
+        raise ModelError(f"model.model_name_or_path: expected a chat template in {str(folder)!r}, found none")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model.model_name_or_path: expected an EOS token in {str(folder)!r}, found none")
+    return tokenizer
+
+
+def _load(kind: Any, expected: str, model: ModelConfig) -> Any:
+    path = model.model_name_or_path
+    try:
+        return kind.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    except Exception as error:  # broken files make transformers raise errors of all kinds
+        raise ModelError(f"model.model_name_or_path: expected {expected} in {path!r}, got: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something, after the headings above it."""
+    text = repr(error) if isinstance(error, LookupError) else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
+    return " ".join(lines[: first + 1]) or type(error).__name__
