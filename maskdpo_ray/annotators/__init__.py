@@ -37,7 +37,10 @@ class Annotator(Protocol):
         ...
 
 
-KNOWN: dict[str, tuple[str, str]] = {"facts": ("maskdpo_ray.annotators.facts", "FactsAnnotator")}
+KNOWN: dict[str, tuple[str, str]] = {
+    "claims": ("maskdpo_ray.annotators.facts", "ClaimsAnnotator"),
+    "facts": ("maskdpo_ray.annotators.facts", "FactsAnnotator"),
+}
 """Annotator name -> (module, class)."""
 
 METHODS = ("check", "start", "annotate")
