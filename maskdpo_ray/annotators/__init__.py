@@ -39,6 +39,7 @@ class Annotator(Protocol):
 
 KNOWN: dict[str, tuple[str, str]] = {
     "claims": ("maskdpo_ray.annotators.facts", "ClaimsAnnotator"),
+    "classifier": ("maskdpo_ray.annotators.classifier", "ClassifierAnnotator"),
     "facts": ("maskdpo_ray.annotators.facts", "FactsAnnotator"),
 }
 """Annotator name -> (module, class)."""
