@@ -41,6 +41,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "claims": ("maskdpo_ray.annotators.facts", "ClaimsAnnotator"),
     "classifier": ("maskdpo_ray.annotators.classifier", "ClassifierAnnotator"),
     "facts": ("maskdpo_ray.annotators.facts", "FactsAnnotator"),
+    "replay": ("maskdpo_ray.annotators.replay", "ReplayAnnotator"),
 }
 """Annotator name -> (module, class)."""
 
