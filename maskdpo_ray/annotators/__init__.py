@@ -37,7 +37,12 @@ class Annotator(Protocol):
         ...
 
 
-KNOWN: dict[str, tuple[str, str]] = {"facts": ("maskdpo_ray.annotators.facts", "FactsAnnotator")}
+KNOWN: dict[str, tuple[str, str]] = {
+    "claims": ("maskdpo_ray.annotators.facts", "ClaimsAnnotator"),
+    "classifier": ("maskdpo_ray.annotators.classifier", "ClassifierAnnotator"),
+    "facts": ("maskdpo_ray.annotators.facts", "FactsAnnotator"),
+    "replay": ("maskdpo_ray.annotators.replay", "ReplayAnnotator"),
+}
 """Annotator name -> (module, class)."""
 
 METHODS = ("check", "start", "annotate")

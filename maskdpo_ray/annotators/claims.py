@@ -74,9 +74,9 @@ class ClaimReader:
         owners = (name for e in table.entities for name in (*e.adjectives, *(e.name, *e.aliases) * bool(e.adjectives)))
         self._owners = {tuple(token.key for token in tokens(name)) for name in owners}
 
-    def read(self, sentence: str) -> list[Claim]:
-        """All claims of kinds that the table knows, clause by clause."""
-        return [claim for clause in clauses(sentence, self._index) for claim in self._claims(clause)]
+    def read(self, sentence: str) -> list[tuple[int, list[Claim]]]:
+        """The clauses of a sentence, in order: where each starts, and its claims of kinds that the table knows."""
+        return [(clause.start, list(self._claims(clause))) for clause in clauses(sentence, self._index)]
 
     def mentions(self, sentence: str) -> list[Mention]:
         """The names of the table in a sentence."""

@@ -30,6 +30,8 @@ class Clause:
     words: tuple[Token, ...]
     mentions: tuple[Mention, ...]
     signals: tuple[Signal, ...]
+    start: int
+    """Its first character in the sentence, an "and" before it included; it ends where the next one starts."""
     subject: tuple[str, ...]
     """Entities that the sentence gives it from outside ("Uganda, whose capital ..."); mostly empty."""
 
@@ -116,18 +118,19 @@ def clauses(sentence: str, index: NameIndex) -> Iterator[Clause]:
     for start, end in zip([0, *cuts], [*cuts, len(words)], strict=True):
         part = words[start:end]
         first = part[0].key if part else ""
+        at = words[start - (words[start - 1].key == "and")].start if start else 0
         before = [m for m in mentions if m.end <= start]
         entities = [m for m in before if m.named(ENTITY_SENSE)]
         if first == "whose" and entities:
-            yield _clause(index, part[1:], tuple(entities[-1].named(ENTITY_SENSE)))
+            yield _clause(index, part[1:], at, tuple(entities[-1].named(ENTITY_SENSE)))
         elif first in _RELATIVES and before:
             antecedent = before[-1]
-            yield _clause(index, [*words[antecedent.start : antecedent.end], *part[1:]])
+            yield _clause(index, [*words[antecedent.start : antecedent.end], *part[1:]], at)
         else:
-            yield _clause(index, part[1:] if first in _SPLITTERS else part)
+            yield _clause(index, part[1:] if first in _SPLITTERS else part, at)
 
 
-def _clause(index: NameIndex, words: list[Token], subject: tuple[str, ...] = ()) -> Clause:
+def _clause(index: NameIndex, words: list[Token], start: int, subject: tuple[str, ...] = ()) -> Clause:
     mentions = index.mentions(words)
     # A trigger inside a name ("New Zealand Sign Language") announces nothing.
     signals = [
@@ -135,7 +138,7 @@ def _clause(index: NameIndex, words: list[Token], subject: tuple[str, ...] = ())
         for s in index.signals(words)
         if not any(m.start <= s.start and s.end <= m.end and m.end - m.start > s.end - s.start for m in mentions)
     ]
-    return Clause(tuple(words), tuple(mentions), tuple(signals), subject)
+    return Clause(tuple(words), tuple(mentions), tuple(signals), start, subject)
 
 
 def _starts_clause(words: list[Token], mentions: list[Mention], i: int, index: NameIndex) -> bool:

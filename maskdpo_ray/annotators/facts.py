@@ -1,14 +1,14 @@
-"""The `facts` annotator: checks the sentences of an answer against a table of facts.
+"""The `facts` annotator checks the sentences of an answer against a table of facts, `claims` their clauses.
 
-Labels are ANAH-v2's four. A sentence is `contradictory` if one of its claims is false, `no_hallucination` if
-at least one claim could be checked and none is false, `no_fact` if it claims nothing, else `unverifiable`.
+Labels are ANAH-v2's four. A sentence or clause is `contradictory` if one of its claims is false, `no_hallucination`
+if at least one claim could be checked and none is false, `no_fact` if it claims nothing, else `unverifiable`.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from maskdpo_ray import sentences
 from maskdpo_ray.annotators.claims import Claim, ClaimReader
@@ -88,11 +88,16 @@ class FactsAnnotator:
 
     def _answer(self, question: Question, rollout: Rollout) -> Annotation:
         domain, entity = self._topic(question)
-        labelled = []
-        for start, end in sentences.split(rollout.text, question.language):
-            label, evidence, kind = verdict(domain, entity, rollout.text[start:end])
-            labelled.append(Sentence(start, end, label, None, evidence, kind))
+        spans = sentences.split(rollout.text, question.language)
+        labelled = [span for start, end in spans for span in self._spans(domain, entity, rollout.text, start, end)]
         return Annotation(rollout.question_id, rollout.sample, tuple(labelled))
+
+    def _spans(self, domain: _Domain, topic: Entity, text: str, start: int, end: int) -> Iterator[Sentence]:
+        """The labelled spans of the sentence `text[start:end]`: it alone."""
+        body = _LIST_MARK.sub("", text[start:end]).strip()
+        claims = [claim for _, found in domain.reader.read(body) for claim in found]
+        label, evidence, kind = _verdict(domain, topic, body, claims)
+        yield Sentence(start, end, label, None, evidence, kind)
 
     def _topic(self, question: Question) -> tuple[_Domain, Entity]:
         facts = question.facts or {}
@@ -117,6 +122,29 @@ class FactsAnnotator:
         return self._domains[name]
 
 
+class ClaimsAnnotator(FactsAnnotator):
+    """As FactsAnnotator, clause by clause: a wrong clause leaves the right ones beside it their label."""
+
+    def _spans(self, domain: _Domain, topic: Entity, text: str, start: int, end: int) -> Iterator[Sentence]:
+        """Its clauses. One that claims nothing ("Rwanda, which ...") is part of the next, if there is one."""
+        body = _LIST_MARK.sub("", text[start:end]).strip()
+        offset = end - len(body)
+        read = domain.reader.read(body)
+        stops = [*(first for first, _ in read[1:]), len(body)]
+        begun, claims = 0, []
+        for (_, found), stop in zip(read, stops, strict=True):
+            claims += found
+            clause = body[begun:stop].rstrip()
+            goes_on = stop < len(body)
+            # Judged as if the sentence ended with it.
+            judged = f"{clause.rstrip(',;')}." if goes_on else clause
+            label, evidence, kind = _verdict(domain, topic, judged, claims)
+            if not (goes_on and label == NO_FACT):
+                first = offset + begun if begun else start  # a list mark goes with the first clause
+                yield Sentence(first, offset + begun + len(clause), label, None, evidence, kind)
+                begun, claims = stop, []
+
+
 def _built_in(name: str) -> FactTable | None:
     if name == "countries":
         from maskdpo_ray.domains import countries
@@ -129,10 +157,9 @@ def _built_in(name: str) -> FactTable | None:
     return None
 
 
-def verdict(domain: _Domain, topic: Entity, sentence: str) -> tuple[str, str, str | None]:
-    """(label, evidence, kind of fact or None) of one sentence of an answer about `topic`."""
-    text = _LIST_MARK.sub("", sentence).strip()
-    checked = [_check(domain, topic, claim) for claim in domain.reader.read(text)]
+def _verdict(domain: _Domain, topic: Entity, text: str, claims: Sequence[Claim]) -> tuple[str, str, str | None]:
+    """(label, evidence, kind of fact or None) of a sentence or clause of an answer about `topic`."""
+    checked = [_check(domain, topic, claim) for claim in claims]
     for wanted, label in ((False, CONTRADICTORY), (True, NO_HALLUCINATION)):
         for truth, evidence, kind in checked:
             if truth is wanted:

@@ -12,7 +12,7 @@ import pytest
 
 from actors.annotation import AnnotationActor
 from maskdpo_ray import check_annotator
-from maskdpo_ray.annotators import build
+from maskdpo_ray.annotators import KNOWN, build
 from maskdpo_ray.annotators.conformance import refuse_faults
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
 from maskdpo_ray.records import LABELS, NO_FACT, Annotation, Question, Rollout, Sentence
@@ -80,6 +80,7 @@ class NoAnnotator:
 
 
 HERE = f"python:{__name__}"
+EXPECTED = f"annotator: expected one of {', '.join(sorted(KNOWN))}, python:package.module:Class; got "
 
 
 def test_a_class_of_ones_own_with_options() -> None:
@@ -91,9 +92,9 @@ def test_a_class_of_ones_own_with_options() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("fact", None, "annotator: expected one of facts, python:package.module:Class; got 'fact'"),
-        ("python:json", None, "annotator: expected one of facts, python:package.module:Class; got 'python:json'"),
-        ("python:a b:C", None, "annotator: expected one of facts, python:package.module:Class; got 'python:a b:C'"),
+        ("fact", None, f"{EXPECTED}'fact'"),
+        ("python:json", None, f"{EXPECTED}'python:json'"),
+        ("python:a b:C", None, f"{EXPECTED}'python:a b:C'"),
         (
             "python:no.where:C",
             None,

@@ -273,7 +273,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
     "annotator": (
         section(annotation=AnnotationConfig(annotator="oracle")),
         ConfigError,
-        "annotation.annotator: expected one of facts, python:package.module:Class; got 'oracle'",
+        "annotation.annotator: expected one of ",
     ),
     **{
         f"unanswerable {split} question": (

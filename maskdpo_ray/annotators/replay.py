@@ -1,0 +1,132 @@
+"""The `replay` annotator: labels that were made elsewhere, read from a JSON Lines file.
+
+A line belongs to an answer by question and text, not by sample: on-policy answers differ from iteration to iteration,
+and what holds for a text holds wherever it was sampled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from maskdpo_ray.annotators import conformance
+from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, shown
+from maskdpo_ray.records import Annotation, Question, Rollout, Sentence, from_json
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An `Annotation` with the text that it is of."""
+
+    question_id: str
+    text: str
+    """The whole answer."""
+    sentences: tuple[Sentence, ...]
+    sample: int = 0
+    """Not looked at, nor is the next."""
+    policy_version: int = 0
+
+    def spans(self) -> list[tuple[int, int, str]]:
+        """(start, end, label) of each sentence."""
+        return [(sentence.start, sentence.end, sentence.label) for sentence in self.sentences]
+
+
+class ReplayAnnotator:
+    """Gives answers the labels that a file has for their text.
+
+    Holds where each line starts (under 200 bytes an answer, however long it is) and reads a line when its answer comes:
+    the file must stay as it is, and lie at the same path on every node.
+    """
+
+    def __init__(self, file: str) -> None:
+        """Read the file through.
+
+        Raises ConfigError when it can't be read, DataError naming the first line that holds no annotation, spans that
+        don't fit its text, or other labels than an earlier line gives the same answer.
+        """
+        self._path = Path(str(file))
+        self._starts: dict[str, dict[bytes, int]] = {}
+        """Question -> digest of an answer's text -> offset of its line."""
+        self._matched: set[tuple[str, bytes]] = set()
+        try:
+            self._index()
+        except OSError as error:
+            expected = f"expected a JSON Lines file, got {shown(file)}"
+            raise ConfigError(f"annotation.options.file: {expected}: {error.strerror}") from None
+
+    def check(self, question: Question) -> None:
+        """Refuse a question that the file has no answer to. Raises DataError."""
+        if question.id not in self._starts:
+            raise DataError(f"question {question.id!r}: expected annotated answers in {self._path}, found none")
+
+    def start(self) -> None:
+        """Nothing to load: lines are read when they are asked for."""
+
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        """One annotation for each (question, answer), in the same order.
+
+        Raises AnnotatorError for an answer that the file has no line for, and when the file has changed or gone.
+        """
+        try:
+            with open(self._path, "rb") as file:
+                return [self._answer(rollout, file) for _, rollout in items]
+        except OSError as error:
+            raise AnnotatorError(f"{self._path}: expected the annotations here too, got: {error.strerror}") from None
+
+    def _answer(self, rollout: Rollout, file: BinaryIO) -> Annotation:
+        starts = self._starts.get(rollout.question_id, {})
+        where = f"{self._path}: question {rollout.question_id!r}, answer {rollout.sample}"
+        digest = _digest(rollout.text)
+        if digest not in starts:
+            total = sum(map(len, self._starts.values()))
+            raise AnnotatorError(
+                f"{where}: expected a line with its text, found none among the question's {len(starts)}; "
+                f"{len(self._matched)} of {total} annotated answers matched so far"
+            )
+        file.seek(starts[digest])
+        try:
+            line = _parse(file.readline())
+        except ValueError:
+            line = None
+        if line is None or (line.question_id, line.text) != (rollout.question_id, rollout.text):
+            raise AnnotatorError(f"{where}: expected the file as it was at the start, it has changed since")
+        self._matched.add((rollout.question_id, digest))
+        return Annotation(rollout.question_id, rollout.sample, line.sentences)
+
+    def _index(self) -> None:
+        offset = 0
+        with open(self._path, "rb") as file, open(self._path, "rb") as again:
+            for number, raw in enumerate(file, start=1):
+                if raw.strip():
+                    try:
+                        line = _checked(raw)
+                        start = self._starts.setdefault(line.question_id, {}).setdefault(_digest(line.text), offset)
+                        if start != offset:
+                            again.seek(start)
+                            if line.spans() != _parse(again.readline()).spans():
+                                raise ValueError("expected the labels that an earlier line gives this text, got others")
+                    except (ValueError, RecursionError, AnnotatorError) as error:
+                        raise DataError(f"{self._path}:{number}: {error}") from None
+                offset += len(raw)
+        if not self._starts:
+            raise DataError(f"{self._path}: expected one annotation a line, got an empty file")
+
+
+def _parse(raw: bytes) -> Line:
+    return from_json(Line, json.loads(raw))
+
+
+def _checked(raw: bytes) -> Line:
+    """A line whose spans fit its text."""
+    line = _parse(raw)
+    asked = Question(line.question_id, "", ()), Rollout(line.question_id, line.sample, (), line.text, "stop", 0)
+    conformance.refuse_faults([asked], [Annotation(line.question_id, line.sample, line.sentences)])
+    return line
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
