@@ -79,7 +79,7 @@ class _Scanner:
     def item(self) -> bytes:
         """The object that starts at the next byte, as far as brackets and quotes tell."""
         depth = length = 0
-        while length < _MOST:
+        while True:
             for mark in _MARK.finditer(self._data, self._at + length):
                 if mark[0] == b'"':
                     break
@@ -88,8 +88,9 @@ class _Scanner:
                 if depth == 0:
                     return self.take(length)
             if len(self._data) - self._at > _MOST or not self._read_on():
-                break
-        raise DataError(f"{self.where}: expected a JSON object, got one whose brackets or quotes are not closed")
+                raise DataError(
+                    f"{self.where}: expected a JSON object, got one whose brackets or quotes are not closed"
+                )
 
     def _read_on(self) -> bool:
         chunk = self._file.read(_CHUNK)

@@ -6,7 +6,7 @@ from typing import Any
 
 from maskdpo_ray import questions
 from maskdpo_ray.errors import DataError, MaskError, ModelError
-from maskdpo_ray.formats.preference import Preference
+from maskdpo_ray.formats.preference import SIDES, Preference
 from maskdpo_ray.pairs import scored
 from maskdpo_ray.records import Annotation, PreferencePair, Question, Rollout
 from maskdpo_ray.spelling import special_ids, token_spans
@@ -28,7 +28,7 @@ def to_answered(preference: Preference, tokenizer: Any, where: str) -> Answered:
         _encode(message["content"], tokenizer, f"{where}: prompt[{i}]")
     question = Question(preference.question_id, preference.topic, preference.prompt)
     rollouts = []
-    for sample, side in enumerate(("chosen", "rejected")):
+    for sample, side in enumerate(SIDES):
         text = getattr(preference, side).text
         token_ids = (*_encode(text, tokenizer, f"{where}: {side}"), tokenizer.eos_token_id)
         try:
@@ -43,7 +43,7 @@ def to_pair(preference: Preference, tokenizer: Any, where: str) -> PreferencePai
     """A labelled preference as a pair to learn from. Raises DataError, also without labels, and ModelError."""
     answered = to_answered(preference, tokenizer, where)
     answers = []
-    for rollout, side in zip(answered.rollouts, ("chosen", "rejected"), strict=True):
+    for rollout, side in zip(answered.rollouts, SIDES, strict=True):
         sentences = getattr(preference, side).sentences
         if not sentences:
             raise DataError(f"{where}: {side}: expected labelled sentences, got none")

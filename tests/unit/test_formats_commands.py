@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from maskdpo_ray import questions
 from maskdpo_ray.commands import export, pairs
@@ -36,6 +35,8 @@ FACTS = {"table": "countries", "entity": "Rwanda"}
 
 @pytest.fixture(scope="module")
 def tokenizer(bundled_model: Path) -> Any:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(bundled_model)
 
 

@@ -53,6 +53,14 @@ def test_what_is_written_is_read_back_with_its_labels(tmp_path: Path, to: str) -
     assert [preference for _, preference in read(file)] == [PREFERENCE] * 2
 
 
+def test_labels_on_one_side_only_are_not_taken_for_none(tmp_path: Path) -> None:
+    item = WRITERS["anah"](PREFERENCE)
+    del item["chosen_item"]
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(item))
+    with pytest.raises(DataError, match="pairs.jsonl:1: missing field 'chosen_item'"):
+        list(read(tmp_path / "pairs.jsonl"))
+
+
 CHATS: dict[str, dict[str, Any]] = {
     "TRL, conversational": {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
     "TRL, prompt within": {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
