@@ -89,7 +89,7 @@ class _Interview:
 
 
 class Interviews:
-    """All interviews of a run; each claim has one, whichever thread asks for it first."""
+    """All interviews of an actor; each claim has one, whichever thread asks for it first."""
 
     def __init__(self, judge: Judge, turns: Mapping[str, Sequence[Turn]], limits: Limits) -> None:
         """`turns` holds the three turns of each language."""
