@@ -1,7 +1,11 @@
-"""An annotation actor: hosts an annotator and labels the answers of whole questions at a time."""
+"""An annotation actor: hosts an annotator and labels the answers of whole questions at a time.
+
+Its methods are called from several threads when the annotator has a `max_concurrency` above 1.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from actors.clock import BusyClock
@@ -16,6 +20,7 @@ class AnnotationActor:
         """`fetch` gives the annotator as the driver built it, not started."""
         self._fetch = fetch
         self._annotator: Annotator | None = None
+        self._starting = threading.Lock()
         self._clock = BusyClock()
 
     def ready(self) -> bool:
@@ -25,11 +30,12 @@ class AnnotationActor:
 
     def _started(self) -> Annotator:
         # Not in __init__, whose errors Ray wraps; and Ray restarts an actor without asking `ready`.
-        if self._annotator is None:
-            annotator = self._fetch()
-            annotator.start()
-            self._annotator = annotator
-        return self._annotator
+        with self._starting:
+            if self._annotator is None:
+                annotator = self._fetch()
+                annotator.start()
+                self._annotator = annotator
+            return self._annotator
 
     def annotate(self, question: Question, rollouts: list[Rollout]) -> list[Annotation]:
         """Label every answer to one question, in order.

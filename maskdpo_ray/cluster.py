@@ -112,7 +112,10 @@ class Cluster:
         fetch = functools.partial(ray.get, self._annotator)
         annotators = [
             self._actor(
-                AnnotationActor, config.cluster.cpus_per_annotator, config.cluster.gpus_per_annotator, 1
+                AnnotationActor,
+                config.cluster.cpus_per_annotator,
+                config.cluster.gpus_per_annotator,
+                getattr(annotator, "max_concurrency", 1),
             ).remote(fetch)
             for _ in range(config.annotation.num_actors)
         ]
