@@ -298,7 +298,7 @@ def test_an_annotator_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with Cluster(config_for(tmp_path), engine=engine, rank=rank) as cluster:
         stages = cluster.start(initial, fakes.render, annotator)
         asked = [fakes.question(name) for name in ("a", "b")]
-        labelled = list(stages.annotators.stream(stages.rollouts.stream(asked, initial, 3, "train")))
+        labelled = list(stages.annotators.stream(stages.engines.stream(asked, initial, 3, "train")))
     assert sorted(item.question.id for item in labelled) == ["a", "b"]
     assert died.exists()
     said = capfd.readouterr()
