@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskdpo_ray import annotators, model_folder, questions
+from maskdpo_ray import annotators, evaluators, model_folder, questions
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.evaluators import Evaluator
 from maskdpo_ray.masking import MaskPolicy
 from maskdpo_ray.records import Question
 
@@ -22,6 +23,8 @@ class Prepared:
     evaluation: dict[str, Sequence[Question]]
     """By split: `heldout`, and `transfer` when there is a second domain."""
     annotator: Annotator
+    evaluator: Evaluator | None
+    """None without a second one."""
     tokenizer: Any
     render: Callable[[Question], list[int]]
 
@@ -34,6 +37,11 @@ def check(config: Config) -> Prepared:
     MaskPolicy.from_config(config.mask.policy)
     annotator = annotators.build(config.annotation.annotator, config.annotation.options)
     train, evaluation = _questions(config)
+    evaluator = None
+    if config.eval.evaluator is not None:
+        evaluator = evaluators.build(config.eval.evaluator, config.eval.options)
+        for question in (question for split in evaluation.values() for question in split):
+            evaluator.check(question)
     every = [*train, *(question for split in evaluation.values() for question in split)]
     for question in every:
         annotator.check(question)
@@ -44,7 +52,9 @@ def check(config: Config) -> Prepared:
     model_folder.check_attention(model.config, model.file, limit)
     tokenizer = model.tokenizer
     questions.check_prompts(tokenizer, every, limit, config.rollout.max_new_tokens, model.config.vocab_size)
-    return Prepared(train, evaluation, annotator, tokenizer, lambda question: questions.render(tokenizer, question))
+    return Prepared(
+        train, evaluation, annotator, evaluator, tokenizer, lambda question: questions.render(tokenizer, question)
+    )
 
 
 def _questions(config: Config) -> tuple[list[Question], dict[str, Sequence[Question]]]:

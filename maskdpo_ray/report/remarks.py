@@ -10,6 +10,7 @@ _WATCHED = {
     "incorrect_facts": (1, "more incorrect facts"),
     "sentences": (-1, "fewer sentences"),
     "nothing_checkable": (1, "more answers say nothing checkable"),
+    "distinct_2": (-1, "answers repeat themselves more (different pairs of tokens / pairs)"),
     "cut_off": (1, "more answers are cut off at the length limit"),
     "unparsed": (1, "more sentences could not be read by the annotator"),
 }
@@ -40,7 +41,22 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
             found.append(f"{words}: {_arrow(change)} per answer")
     if left_out := _left_out(first["kinds"], last["kinds"]):
         found.append(f"stated less often: {left_out}")
+    if "judged" in last:
+        found.append(_second_opinion(score, last["judged"]))
     return found
+
+
+def _second_opinion(score: dict[str, Any], judged: dict[str, Any]) -> str:
+    """Whether the second evaluator's score moved as the annotator's did."""
+    name, change = judged["evaluator"], judged["gain"]["score"]
+    if change["gain"] is None:
+        return f"the second evaluator, {name}, could score no answer on one of the two sides"
+    moved = _moved(change)
+    if not moved:
+        return f"the second evaluator, {name}, sees no change beyond noise: {_arrow(change)}"
+    verb = "agrees" if moved == _moved(score) else "DISAGREES"
+    direction = "rose" if moved > 0 else "fell"
+    return f"the second evaluator, {name}, {verb}: its score {direction}: {_arrow(change)}"
 
 
 def _moved(change: dict[str, Any]) -> int:
