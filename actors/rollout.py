@@ -15,6 +15,7 @@ from typing import Any
 
 from actors import weights
 from actors.clock import BusyClock
+from actors.vllm_process import EndsWithActor, set_environment
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Rollout
 
@@ -58,7 +59,7 @@ class RolloutEngine:
     """One vLLM `AsyncLLM` and the policy that it holds."""
 
     def __init__(self, settings: EngineSettings, policy: Policy) -> None:
-        _set_environment(settings)
+        set_environment(settings.device, settings.threads, settings.cpu_kv_cache_gib)
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -189,12 +190,8 @@ class RolloutEngine:
         self._engine.shutdown()
 
 
-class WorkerExtension:
-    """Mixed into vLLM's worker (its `worker_extension_cls`): to load policies whole, and to end with the actor.
-
-    vLLM's engine process outlives a parent that is killed; without `exit_with`, every killed actor would
-    leave a process that holds the model's memory.
-    """
+class WorkerExtension(EndsWithActor):
+    """Mixed into vLLM's worker (its `worker_extension_cls`): to load policies whole, and to end with the actor."""
 
     def load_policy(self, path: str) -> None:
         """Load the weights in folder `path`, the LM head included."""
@@ -213,40 +210,6 @@ class WorkerExtension:
 
         sampler = self.model_runner.sampler.topk_topp_sampler
         sampler.forward = TopKSampler(sampler.forward)
-
-    def exit_with(self, actor_pid: int) -> None:
-        import threading
-
-        # Asked now, while the answer is sure: vLLM's engine process, or the actor itself.
-        threading.Thread(target=_end_when_gone, args=(actor_pid, os.getppid()), daemon=True).start()
-
-
-def _end_when_gone(actor_pid: int, parent_pid: int) -> None:
-    import signal
-    import time
-
-    import psutil
-
-    try:
-        actor = psutil.Process(actor_pid)
-        while actor.is_running() and actor.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.5)
-    except psutil.NoSuchProcess:
-        pass  # already gone, which is what this waits for
-    if parent_pid != actor_pid and os.getppid() == parent_pid:
-        os.kill(parent_pid, signal.SIGKILL)
-    os._exit(1)
-
-
-def _set_environment(settings: EngineSettings) -> None:
-    os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    if settings.device == "cpu":
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
-        # By default the engine uses one core; naming the cores nearly doubles its speed.
-        cores = sorted(os.sched_getaffinity(0))[: settings.threads]
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
 
 
 def _engine_args(settings: EngineSettings, path: str) -> dict[str, Any]:

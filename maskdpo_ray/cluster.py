@@ -116,12 +116,11 @@ class Cluster:
         cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
         engines = self._start_engines(policy, config.cluster.threads or cores)
         cluster = config.cluster
-        kind = self._actor(AnnotationActor, cluster.cpus_per_annotator, cluster.gpus_per_annotator, 1)
-        annotators = self._start_hosts(kind, annotator, config.annotation.num_actors)
-        evaluators = []
-        if evaluator is not None:
-            kind = self._actor(EvaluationActor, cluster.cpus_per_evaluator, cluster.gpus_per_evaluator, 1)
-            evaluators = self._start_hosts(kind, evaluator, config.eval.num_actors)
+        share = (cluster.cpus_per_annotator, cluster.gpus_per_annotator)
+        annotators = self._start_hosts(AnnotationActor, annotator, config.annotation.num_actors, *share)
+        share = (cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)
+        count = 0 if evaluator is None else config.eval.num_actors
+        evaluators = self._start_hosts(EvaluationActor, evaluator, count, *share)
         ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))
         self._handles = [*engines, *annotators, *evaluators, *ranks]
         self._engines, self._ranks = engines, ranks
@@ -146,10 +145,13 @@ class Cluster:
         judging = EvaluationGroup(config, evaluators) if evaluators else None
         return Stages(rollout, annotation, trainer, busy_seconds, judging)
 
-    def _start_hosts(self, kind: Any, hosted: Annotator | Evaluator, count: int) -> list[Any]:
+    def _start_hosts(
+        self, kind: type, hosted: Annotator | Evaluator | None, count: int, cpus: float, gpus: float
+    ) -> list[Any]:
+        actor = self._actor(kind, cpus, gpus, getattr(hosted, "max_concurrency", 1))
         # Not as an argument: a large one (a table of facts) would be gone when Ray restarts the actor.
         self._hosted.append(ray.put(hosted))
-        return [kind.remote(functools.partial(ray.get, self._hosted[-1])) for _ in range(count)]
+        return [actor.remote(functools.partial(ray.get, self._hosted[-1])) for _ in range(count)]
 
     def _start_engines(self, policy: Policy, threads: int) -> list[Any]:
         config = self._config

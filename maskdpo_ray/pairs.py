@@ -152,3 +152,9 @@ def mixture(pairs: Sequence[PreferencePair]) -> dict[str, float]:
 
 def _has(answer: ScoredAnswer, labels: frozenset[str]) -> bool:
     return any(sentence.label in labels for sentence in answer.annotation.sentences)
+
+
+if __name__ == "__main__":
+    from maskdpo_ray.commands import arguments, pairs
+
+    arguments.start(pairs.main)

@@ -194,7 +194,10 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
-        return from_json(hint, value)
+        try:
+            return from_json(hint, value)
+        except ValueError as error:
+            raise ValueError(f"field {name!r}: {error}") from None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any, Protocol
 
-from maskdpo_ray.errors import ConfigError, UserError, shown
+from maskdpo_ray.annotators.plugins import Slot, require_count
 from maskdpo_ray.records import Annotation, Question, Rollout
 
 
@@ -16,6 +14,9 @@ class Annotator(Protocol):
 
     Built on the driver, its constructor's keyword arguments being `annotation.options`; pickled to every annotation
     actor; started there.
+
+    One that can label several questions at once, `annotate` called from several threads, says how many in an integer
+    attribute `max_concurrency`; without it an actor labels one question at a time.
     """
 
     def check(self, question: Question) -> None:
@@ -38,6 +39,7 @@ class Annotator(Protocol):
 
 
 KNOWN: dict[str, tuple[str, str]] = {
+    "anah": ("maskdpo_ray.annotators.anah", "AnahAnnotator"),
     "claims": ("maskdpo_ray.annotators.facts", "ClaimsAnnotator"),
     "classifier": ("maskdpo_ray.annotators.classifier", "ClassifierAnnotator"),
     "facts": ("maskdpo_ray.annotators.facts", "FactsAnnotator"),
@@ -45,8 +47,7 @@ KNOWN: dict[str, tuple[str, str]] = {
 }
 """Annotator name -> (module, class)."""
 
-METHODS = ("check", "start", "annotate")
-"""What `Annotator` asks for."""
+_SLOT = Slot("annotation.annotator", "annotation.options", KNOWN, ("check", "start", "annotate"))
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
@@ -55,46 +56,6 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
     Raises ConfigError for an unknown name, a class that can't be imported or is no annotator, and options that
     it does not take.
     """
-    kind = _class_of(name)
-    lacking = [method for method in METHODS if not callable(getattr(kind, method, None))]
-    if lacking:
-        raise ConfigError(
-            f"annotation.annotator: expected a class with the methods {', '.join(METHODS)}, got {name!r}, "
-            f"which lacks {', '.join(lacking)}"
-        )
-    arguments = dict(options or {})
-    try:
-        inspect.signature(kind).bind(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"annotation.options: {kind.__name__}: {error}") from None
-    try:
-        built: Annotator = kind(**arguments)
-    except UserError:
-        raise
-    except Exception as error:  # the user's code raises what it likes
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"annotation.options: {kind.__name__} refuses {shown(arguments)}: {reason}") from error
-    return built
-
-
-def _class_of(name: str) -> type:
-    module, class_name = KNOWN.get(name) or _parts(name)
-    try:
-        found = getattr(import_module(module), class_name, None)
-    except Exception as error:  # a module of the user's can fail in any way
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"annotation.annotator: can't import {module} of {name!r}: {reason}") from error
-    if not isinstance(found, type):
-        raise ConfigError(f"annotation.annotator: expected a class {class_name} in {module}, got {shown(found)}")
-    return found
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """`python:package.module:Class` as (module, class)."""
-    start, _, rest = name.partition(":")
-    module, _, class_name = rest.partition(":")
-    words = [*module.split("."), class_name]
-    if start != "python" or not all(word.isidentifier() for word in words):
-        known = ", ".join(sorted(KNOWN))
-        raise ConfigError(f"annotation.annotator: expected one of {known}, python:package.module:Class; got {name!r}")
-    return module, class_name
+    annotator: Annotator = _SLOT.build(name, options or {})
+    require_count("annotation.annotator: max_concurrency", getattr(annotator, "max_concurrency", 1))
+    return annotator

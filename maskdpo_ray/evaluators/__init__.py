@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from maskdpo_ray.annotators.plugins import Slot, require_count
 from maskdpo_ray.records import Judgement, Question, Rollout
-from maskdpo_ray.registry import Registry
 
 
 class Evaluator(Protocol):
     """Judges the facts of answers.
 
     Built on the driver, its constructor's keyword arguments being `eval.options`; pickled to every evaluation actor;
-    started there.
+    started there. Where it has a `max_concurrency` (a whole number above 0; 1 without), so many threads judge at once.
     """
 
     def check(self, question: Question) -> None:
@@ -35,18 +35,21 @@ class Evaluator(Protocol):
         ...
 
 
-REGISTRY = Registry(
-    "eval.evaluator",
-    "eval.options",
-    {
-        "factscore": ("maskdpo_ray.evaluators.factscore", "FactScore"),
-        "short_answer": ("maskdpo_ray.evaluators.short_answer", "ShortAnswer"),
-    },
-    ("check", "start", "judge"),
-)
+KNOWN: dict[str, tuple[str, str]] = {
+    "factscore": ("maskdpo_ray.evaluators.factscore", "FactScore"),
+    "short_answer": ("maskdpo_ray.evaluators.short_answer", "ShortAnswer"),
+}
+"""Evaluator name -> (module, class)."""
+
+_SLOT = Slot("eval.evaluator", "eval.options", KNOWN, ("check", "start", "judge"))
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Evaluator:
-    """The evaluator that a config names, not started yet. Raises ConfigError."""
-    built: Evaluator = REGISTRY.build(name, options)
-    return built
+    """The evaluator that a config names, not started yet.
+
+    Raises ConfigError for an unknown name, a class that can't be imported or is no evaluator, and options that it does
+    not take.
+    """
+    evaluator: Evaluator = _SLOT.build(name, options or {})
+    require_count("eval.evaluator: max_concurrency", getattr(evaluator, "max_concurrency", 1))
+    return evaluator

@@ -14,7 +14,7 @@ _WATCHED = {
     "cut_off": (1, "more answers are cut off at the length limit"),
     "unparsed": (1, "more sentences could not be read by the annotator"),
 }
-"""Metric -> (the direction that is worth a remark, the remark); all are defined whatever the answers are."""
+"""Metric -> (the direction that is worth a remark, the remark)."""
 
 
 def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -60,7 +60,9 @@ def _second_opinion(score: dict[str, Any], judged: dict[str, Any]) -> str:
 
 
 def _moved(change: dict[str, Any]) -> int:
-    """1 or -1 when the whole 95% interval is above or below 0, else 0."""
+    """1 or -1 when the whole 95% interval is above or below 0, else 0; 0 too where there is none."""
+    if change["low"] is None:
+        return 0
     return (change["low"] > 0) - (change["high"] < 0)
 
 

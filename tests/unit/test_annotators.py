@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,10 @@ class Refuses(WholeAnswer):
         raise ValueError(f"size {size} is odd")
 
 
+class OfTwoMinds(WholeAnswer):
+    max_concurrency = "2"
+
+
 class NoAnnotator:
     def check(self, question: Question) -> None: ...
 
@@ -105,6 +112,7 @@ def test_a_class_of_ones_own_with_options() -> None:
         (f"{HERE}:NoAnnotator", None, "annotator: expected a class with the methods check, start, annotate, got "),
         (f"{HERE}:WholeAnswer", {"size": 1}, "options: WholeAnswer: got an unexpected keyword argument 'size'"),
         (f"{HERE}:Refuses", None, "options: Refuses: missing a required argument: 'size'"),
+        (f"{HERE}:OfTwoMinds", None, "annotator: max_concurrency: expected a whole number above 0, got '2'"),
         (f"{HERE}:Refuses", {"size": 3}, "options: Refuses refuses {'size': 3}: ValueError: size 3 is odd"),
     ],
 )
@@ -170,6 +178,26 @@ def test_the_actor_starts_its_annotator_once_and_checks_its_replies() -> None:
     assert actor.ready() and annotator.started == 1
     with pytest.raises(AnnotatorError, match="expected a span within 13 to 13, got 0 to 13$"):
         AnnotationActor(Overlaps).annotate(QUESTION, [ROLLOUT])
+
+
+def test_an_actor_of_several_threads_starts_its_annotator_once() -> None:
+    both_want_it = threading.Barrier(2)
+
+    class Slow(WholeAnswer):
+        def start(self) -> None:
+            time.sleep(0.05)
+            super().start()
+
+    annotator = Slow()
+    actor = AnnotationActor(lambda: annotator)
+
+    def label(_: int) -> list[Annotation]:
+        both_want_it.wait(10)
+        return actor.annotate(QUESTION, [ROLLOUT])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [len(annotations) for annotations in pool.map(label, range(2))] == [1, 1]
+    assert annotator.started == 1
 
 
 def tried(annotator: Any, question: Question = QUESTION) -> dict[str, str]:

@@ -353,7 +353,7 @@ def test_dry_run_checks_and_writes_nothing(
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("annotation: {annotator: oracle}", "4: annotation.annotator: expected one of facts, "),
+        ("annotation: {annotator: oracle}", "4: annotation.annotator: expected one of anah, "),
         (
             "mask: {policy: {chosen: {no_fact: 1}, rejected: {no_fact: 1}}}",
             "4: mask.policy.chosen: expected each of no_fact, ",

@@ -1,0 +1,195 @@
+"""A judge of one's own: a vLLM engine inside the annotation actor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from actors.vllm_process import set_environment
+from maskdpo_ray.annotators.judge import FIELD, Conversation, Reply, one_line
+from maskdpo_ray.annotators.plugins import require, require_count
+from maskdpo_ray.errors import AnnotatorError, ModelError
+
+Result = TypeVar("Result")
+
+
+class VllmJudge:
+    """One vLLM `AsyncLLM` with an event loop of its own, so that several threads fill one batch."""
+
+    def __init__(
+        self,
+        model: str,
+        device: str = "cuda",
+        dtype: str = "auto",
+        tensor_parallel_size: int = 1,
+        max_model_len: int | None = None,
+        gpu_memory_utilization: float = 0.9,
+        max_num_seqs: int = 256,
+        enforce_eager: bool = False,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+        threads: int | None = None,
+        cpu_kv_cache_gib: int = 2,
+    ) -> None:
+        """Nothing is loaded.
+
+        Args:
+            model: Hugging Face folder, on the driver's node and on those that annotate.
+            device: `cuda` or `cpu`.
+            dtype, tensor_parallel_size, max_model_len, gpu_memory_utilization, max_num_seqs, enforce_eager: vLLM's.
+            chat_template: Jinja file, in place of the model's own template.
+            trust_remote_code: whether to run code that lies in the model folder.
+            threads: CPU cores of the engine, all by default; on CPU only.
+            cpu_kv_cache_gib: memory of the KV cache; on CPU only.
+
+        Raises:
+            ConfigError: one line, about any of these.
+        """
+        is_model = isinstance(model, str) and os.path.isfile(os.path.join(model, "config.json"))
+        require(is_model, f"{FIELD}.model", "a Hugging Face folder with config.json", model)
+        require(device in ("cuda", "cpu"), f"{FIELD}.device", "cuda or cpu", device)
+        dtypes = ("auto", "bfloat16", "float16", "float32")
+        require(dtype in dtypes, f"{FIELD}.dtype", f"one of {', '.join(dtypes)}", dtype)
+        is_share = type(gpu_memory_utilization) in (int, float) and 0 < gpu_memory_utilization <= 1
+        require(is_share, f"{FIELD}.gpu_memory_utilization", "above 0 to 1", gpu_memory_utilization)
+        counts = {"tensor_parallel_size": tensor_parallel_size, "max_num_seqs": max_num_seqs}
+        optional = {"max_model_len": max_model_len, "threads": threads}
+        counts |= {"cpu_kv_cache_gib": cpu_kv_cache_gib, **{k: v for k, v in optional.items() if v is not None}}
+        for name, value in counts.items():
+            require_count(f"{FIELD}.{name}", value)
+        for name, value in {"enforce_eager": enforce_eager, "trust_remote_code": trust_remote_code}.items():
+            require(type(value) is bool, f"{FIELD}.{name}", "true or false", value)
+        is_file = chat_template is None or (isinstance(chat_template, str) and os.path.isfile(chat_template))
+        require(is_file, f"{FIELD}.chat_template", "a Jinja file", chat_template)
+        self._template = Path(chat_template).read_text(encoding="utf-8") if chat_template else None
+        self._model = model
+        self._environment = (device, threads, cpu_kv_cache_gib)
+        self._trust_remote_code = trust_remote_code
+        self._engine_args = {
+            "model": model,
+            "dtype": dtype,
+            "tensor_parallel_size": tensor_parallel_size,
+            "max_model_len": max_model_len,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "max_num_seqs": max_num_seqs,
+            "enforce_eager": enforce_eager,
+            "trust_remote_code": trust_remote_code,
+            "enable_prefix_caching": True,
+            # Greedy, whatever the model folder's generation_config says.
+            "generation_config": "vllm",
+            "worker_extension_cls": "actors.vllm_process.EndsWithActor",
+            "disable_log_stats": True,
+        }
+        self._tokenizer: Any = None
+        self._engine: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._num_requests = 0
+        self.prompt_tokens = 0
+        """Of all prompts so far."""
+        self.cached_tokens = 0
+        """Those of them that the prefix cache held."""
+
+    def start(self) -> None:
+        """Load tokenizer and engine. Raises ModelError or AnnotatorError, one line, when one can't be had."""
+        device, threads, gib = self._environment
+        set_environment(device, threads or len(os.sched_getaffinity(0)), gib)
+        self._tokenizer = self._load_tokenizer()
+        self._render([{"role": role, "content": "Hello."} for role in ("user", "assistant", "user")])
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()
+        try:
+            self._run(self._open())
+        except Exception as error:  # vLLM raises what it likes, with the reason in the engine's own log
+            raise AnnotatorError(f"judge {self._model}: vLLM did not start: {one_line(error)}") from None
+
+    def _load_tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self._model, trust_remote_code=self._trust_remote_code)
+        except Exception as error:  # broken files make transformers raise errors of all kinds
+            raise ModelError(
+                f"{FIELD}.model: expected a tokenizer in {self._model!r}, got: {one_line(error)}"
+            ) from None
+        tokenizer.chat_template = self._template or tokenizer.chat_template
+        if not tokenizer.chat_template:
+            raise ModelError(f"{FIELD}.model: expected a chat template in {self._model!r} or {FIELD}.chat_template")
+        return tokenizer
+
+    async def _open(self) -> None:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args))
+        await self._engine.collective_rpc("exit_with", args=(os.getpid(),))
+
+    def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
+        """See `Judge.ask`; a conversation that leaves no room for `max_tokens` in the context has that as its fault."""
+        return self._run(self._ask_all(conversations, max_tokens))
+
+    async def _ask_all(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
+        return await asyncio.gather(*(self._ask(conversation, max_tokens) for conversation in conversations))
+
+    async def _ask(self, conversation: Conversation, max_tokens: int) -> Reply:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        prompt = self._render(conversation)
+        context = self._engine.model_config.max_model_len
+        if len(prompt) + max_tokens > context:
+            return Reply("", fault=f"{len(prompt)} tokens and {max_tokens} to come are over the judge's {context}")
+        parameters = SamplingParams(
+            temperature=0.0, max_tokens=max_tokens, logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        self._num_requests += 1
+        name, final = f"judge/{self._num_requests}", None
+        try:
+            async for output in self._engine.generate(TokensPrompt(prompt_token_ids=prompt), parameters, name):
+                final = output
+        except EngineDeadError:
+            # vLLM can't be revived inside this process; Ray restarts the actor, which starts another.
+            print(f"judge {self._model}: vLLM's engine process died", file=sys.stderr, flush=True)
+            os._exit(1)
+        assert final is not None
+        self.prompt_tokens += len(prompt)
+        self.cached_tokens += final.num_cached_tokens or 0
+        (answer,) = final.outputs
+        is_cut = answer.finish_reason == "length"
+        return Reply(answer.text, answer.cumulative_logprob, f"cut off at {max_tokens} tokens" if is_cut else None)
+
+    def _render(self, conversation: Conversation) -> list[int]:
+        from jinja2 import TemplateError
+
+        try:
+            ids = self._tokenizer.apply_chat_template(
+                [dict(message) for message in conversation],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                tokenizer_kwargs={"verbose": False},  # without its warning about long prompts
+            )
+        except TemplateError as error:
+            raise AnnotatorError(
+                f"judge {self._model}: expected messages that its chat template takes, got: {one_line(error)}"
+            ) from None
+        return [int(token) for token in ids]
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of `work` on the judge's loop, for the calling thread."""
+        assert self._loop is not None, "start() comes before ask()"
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """Stop vLLM's child processes."""
+        if self._engine is not None:
+            self._run(self._close())
+            self._engine = None
+
+    async def _close(self) -> None:
+        self._engine.shutdown()

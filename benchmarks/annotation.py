@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""How much faster `anah` labels answers in waves than one question at a time, on one engine and model.
+
+PYTHONPATH=. python benchmarks/annotation.py --model models/smollm2-135m-instruct --device cpu
+
+The engine does the work of every reply; what it says is then replaced by a script, so that any model will do. One at
+a time is the same conversations, ended early too, sentence after sentence; it may use the prefix cache as well, and is
+measured on a part of the answers, about other questions, and scaled up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from actors.vllm_judge import VllmJudge
+from maskdpo_ray.annotators import turns
+from maskdpo_ray.annotators.anah import AnahAnnotator
+from maskdpo_ray.annotators.interviews import Claim, Interviews, Limits
+from maskdpo_ray.annotators.judge import Conversation, Reply
+from maskdpo_ray.records import Question, Rollout
+
+ANSWERS_PER_QUESTION, SENTENCES_PER_ANSWER = 10, 5
+DISTINCT_SENTENCES = 20
+"""Among the 50 of a question: answers that one policy samples share sentences."""
+DOCUMENT_WORDS = 250
+REPLY_TOKENS, REFERENCE_TOKENS = 4, 40
+
+Item = tuple[Question, list[Rollout]]
+
+
+class ScriptedReplies(VllmJudge):
+    """By the sentence: one in five claims nothing, one in five has no passage."""
+
+    def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
+        replies = super().ask(conversations, max_tokens)
+        return [Reply(self._text(each), reply.logprob) for each, reply in zip(conversations, replies, strict=True)]
+
+    @staticmethod
+    def _text(conversation: Conversation) -> str:
+        number = int(conversation[0]["content"].rpartition("Claim ")[2].split()[0])
+        texts = ["No claim" if number % 5 == 0 else "Has a claim", "One passage, two passages", "Consistent"]
+        if number % 5 == 1:
+            texts[1] = "No passage"
+        return texts[len(conversation) // 2]
+
+
+def workload(num_answers: int, seed: int) -> list[Item]:
+    """Questions with documents of their own, and all answers to each."""
+    generator = random.Random(seed)
+    items = []
+    for number in range(num_answers // ANSWERS_PER_QUESTION):
+        words = " ".join(
+            f"{generator.choice(('river', 'town', 'king', 'year'))} {generator.randrange(999)}"
+            for _ in range(DOCUMENT_WORDS // 2)
+        )
+        question = Question(f"{seed}/{number}", "t", ({"role": "user", "content": f"What of {seed}/{number}?"},), words)
+        rollouts = []
+        for sample in range(ANSWERS_PER_QUESTION):
+            claims = generator.sample(range(DISTINCT_SENTENCES), SENTENCES_PER_ANSWER)
+            text = " ".join(f"Claim {claim} is about the town." for claim in claims)
+            rollouts.append(Rollout(question.id, sample, (), text, "stop", 0))
+        items.append((question, rollouts))
+    return items
+
+
+def in_waves(annotator: AnahAnnotator, items: Sequence[Item]) -> float:
+    """Seconds that it takes, the annotator's number of questions at once."""
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(annotator.max_concurrency) as pool:
+        list(pool.map(lambda item: annotator.annotate([(item[0], rollout) for rollout in item[1]]), items))
+    return time.perf_counter() - begin
+
+
+def one_at_a_time(judge: VllmJudge, items: Sequence[Item]) -> float:
+    """Seconds that it takes, every sentence on its own."""
+    templates, limits = turns.read(turns.DEFAULT), Limits(1.0, REPLY_TOKENS, REFERENCE_TOKENS)
+    begin = time.perf_counter()
+    for question, rollouts in items:
+        for rollout in rollouts:
+            for sentence in rollout.text.split(". "):
+                Interviews(judge, templates, limits).verdicts([Claim.of(question, sentence)])
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Command line: start an engine, measure both ways, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--answers", type=int, default=200)
+    parser.add_argument("--baseline_answers", type=int, default=20)
+    given = parser.parse_args()
+    options: dict[str, Any] = {"model": given.model, "device": given.device, "max_model_len": 2048}
+    annotator = AnahAnnotator(
+        judge="python:benchmarks.annotation:ScriptedReplies",
+        judge_options={**options, "enforce_eager": given.device == "cpu"},
+        max_reply_tokens=REPLY_TOKENS,
+        max_reference_tokens=REFERENCE_TOKENS,
+    )
+    annotator.start()
+    judge: Any = annotator.judge
+    in_waves(annotator, workload(ANSWERS_PER_QUESTION, seed=0))  # the engine's first batch is slow
+    baseline = one_at_a_time(judge, workload(given.baseline_answers, seed=1))
+    baseline *= given.answers / given.baseline_answers
+    before, prompt, cached = annotator.counts.copy(), judge.prompt_tokens, judge.cached_tokens
+    seconds = in_waves(annotator, workload(given.answers, seed=2))
+    counts = annotator.counts - before
+    hits = (judge.cached_tokens - cached) / (judge.prompt_tokens - prompt)
+    calls = 3 * counts["sentences"]
+    once, early = calls - 3 * counts["judged"], 3 * counts["judged"] - counts["calls"]
+    print(f"{given.answers} answers, {counts['sentences']} sentences, {counts['judged']} distinct")
+    print(f"one question at a time {baseline:.1f} s (from {given.baseline_answers} answers), in waves {seconds:.1f} s")
+    print(f"ratio {baseline / seconds:.1f}")
+    print(f"calls {counts['calls']} of {calls}: {once} saved by asking once, {early} by early ends")
+    print(f"prefix cache: {hits:.0%} of the prompt tokens")
+    annotator.close()
+
+
+if __name__ == "__main__":
+    main()

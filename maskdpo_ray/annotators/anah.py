@@ -1,0 +1,123 @@
+"""Labels sentences by asking a judge about a reference document: the ANAH-v2 protocol (Mask-DPO appendix A).
+
+For each sentence one conversation of up to three turns: does it hold a verifiable fact; which passages of the document
+bear on it; is it consistent with them, contradictory or unverifiable. A sentence without a fact or without a passage
+needs no further turn. A reply that is none of those asked for makes the sentence `unparsed`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray import sentences
+from maskdpo_ray.annotators import judge as judges
+from maskdpo_ray.annotators import turns
+from maskdpo_ray.annotators.interviews import Claim, Interviews, Limits
+from maskdpo_ray.annotators.plugins import require, require_count
+from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
+
+
+class AnahAnnotator:
+    """See the module. Needs a `document` in every question."""
+
+    def __init__(
+        self,
+        judge: str = "vllm",
+        judge_options: Mapping[str, Any] | None = None,
+        templates: str | None = None,
+        max_unparsed: float = 0.2,
+        max_reply_tokens: int = 32,
+        max_reference_tokens: int = 512,
+        max_document_chars: int = 40000,
+        max_concurrency: int = 16,
+    ) -> None:
+        """Nothing is started.
+
+        Args:
+            judge: `vllm`, `http` or `python:package.module:Class` (see `annotators.judge`).
+            judge_options: keyword arguments of the judge.
+            templates: YAML file of prompts and accepted replies, in place of our own (`templates/anah.yaml`).
+            max_unparsed: share of the sentences, 0 to 1; with more unparsed ones the run stops.
+            max_reply_tokens: longest reply in the first and third turn.
+            max_reference_tokens: longest reply in the second turn.
+            max_document_chars: longest document; questions with longer ones are refused before the run.
+            max_concurrency: questions that one actor labels at once, so that the judge's batch is full.
+
+        Raises:
+            ConfigError: one line, about any of these.
+        """
+        at = "annotation.options"
+        require(isinstance(judge, str), f"{at}.judge", "a name", judge)
+        require(judge_options is None or isinstance(judge_options, Mapping), judges.FIELD, "a mapping", judge_options)
+        require(templates is None or isinstance(templates, str), f"{at}.templates", "a file", templates)
+        is_share = type(max_unparsed) in (int, float) and 0 <= max_unparsed <= 1
+        require(is_share, f"{at}.max_unparsed", "a number from 0 to 1", max_unparsed)
+        require_count(f"{at}.max_reply_tokens", max_reply_tokens)
+        require_count(f"{at}.max_reference_tokens", max_reference_tokens)
+        require_count(f"{at}.max_document_chars", max_document_chars)
+        require_count(f"{at}.max_concurrency", max_concurrency)
+        self.max_concurrency = max_concurrency
+        self._max_document_chars = max_document_chars
+        self._turns = turns.read(Path(templates) if templates else turns.DEFAULT)
+        self.judge = judges.build(judge, judge_options or {})
+        self._limits = Limits(max_unparsed, max_reply_tokens, max_reference_tokens)
+        self._interviews: Interviews | None = None
+
+    def check(self, question: Question) -> None:
+        """Raise DataError unless the question has a document that is not too long, in a language of the templates."""
+        where, document = f"question {question.id!r}", question.document
+        if not document or not document.strip():
+            raise DataError(f"{where}: document: expected reference text for the anah annotator, got {shown(document)}")
+        if len(document) > self._max_document_chars:
+            raise DataError(
+                f"{where}: document: expected at most {self._max_document_chars} characters "
+                f"(annotation.options.max_document_chars), got {len(document)}"
+            )
+        if question.language not in self._turns:
+            known = ", ".join(self._turns)
+            raise DataError(f"{where}: language: expected one of the templates' {known}; got {question.language!r}")
+
+    def start(self) -> None:
+        """Start the judge. Raises UserError, one line, when that fails."""
+        self.judge.start()
+        self._interviews = Interviews(self.judge, self._turns, self._limits)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Since the start: `sentences` given, `judged` (distinct ones), `unparsed` of these, `calls` to the judge."""
+        return Counter() if self._interviews is None else self._interviews.counts
+
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        """See `Annotator.annotate`; any number of threads may call it.
+
+        `confidence` is the probability that the judge gave to the reply that decided, where it says so; `evidence` the
+        passages of the document, or the reply that can't be read.
+
+        Raises AnnotatorError, one line, when the judge fails or more than `max_unparsed` can't be read.
+        """
+        if self._interviews is None:
+            raise RuntimeError("start() comes before annotate()")
+        claims = [
+            [
+                (start, end, Claim.of(question, rollout.text[start:end]))
+                for start, end in sentences.split(rollout.text, question.language)
+            ]
+            for question, rollout in items
+        ]
+        verdicts = self._interviews.verdicts([claim for each in claims for _, _, claim in each])
+        return [
+            Annotation(
+                rollout.question_id,
+                rollout.sample,
+                tuple(Sentence(start, end, *verdicts[claim]) for start, end, claim in each),
+            )
+            for (_, rollout), each in zip(items, claims, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Let go of the judge."""
+        self.judge.close()

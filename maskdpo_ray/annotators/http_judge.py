@@ -1,0 +1,141 @@
+"""A judge behind any OpenAI-compatible HTTP endpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from maskdpo_ray.annotators.judge import FIELD, Conversation, Reply, one_line
+from maskdpo_ray.annotators.plugins import require, require_count
+from maskdpo_ray.errors import AnnotatorError, ConfigError, shown
+
+_REFUSED = (400, 413, 422)
+"""HTTP statuses about one conversation (too long, filtered), not about the endpoint."""
+
+
+class HttpJudge:
+    """Asks through the `openai` package, whose retries back off, add jitter and heed Retry-After."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        api_key_env: str | None = None,
+        max_concurrent: int = 32,
+        timeout_s: float = 120,
+        max_retries: int = 12,
+        logprobs: bool = True,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Nothing is sent.
+
+        Args:
+            base_url: up to and with the version, as in "http://127.0.0.1:8000/v1".
+            model: its name there.
+            api_key_env: environment variable that holds the key, on the nodes that annotate; None sends none.
+            max_concurrent: requests under way at once, from each annotation actor.
+            timeout_s: of one request.
+            max_retries: after a failed connection, a timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute.
+            logprobs: whether to ask for log-probabilities, for `confidence`; some endpoints refuse that.
+            extra_body: further fields of every request.
+
+        Raises:
+            ConfigError: one line, about any of these.
+        """
+        is_url = isinstance(base_url, str) and base_url.startswith(("http://", "https://"))
+        require(is_url, f"{FIELD}.base_url", "an address that starts with http:// or https://", base_url)
+        require(isinstance(model, str) and model != "", f"{FIELD}.model", "the endpoint's name of a model", model)
+        is_name = api_key_env is None or (isinstance(api_key_env, str) and api_key_env.isidentifier())
+        # Not shown: it may be the key itself.
+        require(is_name, f"{FIELD}.api_key_env", "the name of an environment variable", "something else")
+        require_count(f"{FIELD}.max_concurrent", max_concurrent)
+        is_time = type(timeout_s) in (int, float) and timeout_s > 0
+        require(is_time, f"{FIELD}.timeout_s", "seconds above 0", timeout_s)
+        is_number = type(max_retries) is int and max_retries >= 0
+        require(is_number, f"{FIELD}.max_retries", "a whole number, 0 or more", max_retries)
+        require(type(logprobs) is bool, f"{FIELD}.logprobs", "true or false", logprobs)
+        is_mapping = extra_body is None or isinstance(extra_body, Mapping)
+        require(is_mapping, f"{FIELD}.extra_body", "a mapping", extra_body)
+        self._base_url = base_url
+        self._api_key_env = api_key_env
+        self._max_concurrent = max_concurrent
+        self._client_options = {"timeout": timeout_s, "max_retries": max_retries}
+        self._request = {"model": model, "temperature": 0, "extra_body": dict(extra_body or {})}
+        if logprobs:
+            self._request["logprobs"] = True
+        self._client: Any = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Send one small request. Raises AnnotatorError when it fails, ConfigError when the key isn't set."""
+        from openai import OpenAI
+
+        key = "none"  # a client without one takes OPENAI_API_KEY, which is not for this endpoint to see
+        if self._api_key_env is not None:
+            key = os.environ.get(self._api_key_env, "")
+            if not key:
+                raise ConfigError(
+                    f"{FIELD}.api_key_env: expected a key in the environment variable {self._api_key_env}, got none"
+                )
+        self._client = OpenAI(base_url=self._base_url, api_key=key, **self._client_options)
+        self._pool = ThreadPoolExecutor(self._max_concurrent, thread_name_prefix="judge")
+        self._choice([{"role": "user", "content": "Hello."}], 1)
+
+    def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
+        """See `Judge.ask`; conversations that the endpoint refuses have its reason as their fault."""
+        assert self._pool is not None, "start() comes before ask()"
+        futures = [self._pool.submit(self._reply, conversation, max_tokens) for conversation in conversations]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+    def _reply(self, conversation: Conversation, max_tokens: int) -> Reply:
+        try:
+            choice = self._choice(conversation, max_tokens)
+        except _Refused as error:
+            return Reply("", fault=str(error))
+        content = choice.logprobs.content if choice.logprobs else None
+        return Reply(
+            choice.message.content or "",
+            sum(token.logprob for token in content) if content else None,
+            f"cut off at {max_tokens} tokens" if choice.finish_reason == "length" else None,
+        )
+
+    def _choice(self, conversation: Conversation, max_tokens: int) -> Any:
+        """The endpoint's only choice. Raises _Refused or another AnnotatorError."""
+        from openai import APIConnectionError, APIStatusError
+
+        where = f"judge at {self._base_url}: expected a reply"
+        try:
+            completion = self._client.chat.completions.create(
+                messages=list(conversation), max_tokens=max_tokens, **self._request
+            )
+        # Without their causes, which hold connections and can't be pickled on their way to the driver.
+        except APIStatusError as error:
+            kind = _Refused if error.status_code in _REFUSED else AnnotatorError
+            reason = one_line(error.message).removeprefix(f"Error code: {error.status_code} - ")
+            raise kind(f"{where}, got HTTP {error.status_code}: {reason}") from None
+        except APIConnectionError as error:
+            reason = one_line(error.__cause__ or error)
+            raise AnnotatorError(f"{where}, got after {self._client.max_retries} retries: {reason}") from None
+        except ValueError as error:
+            raise AnnotatorError(f"{where} in JSON, got: {one_line(error)}") from None
+        choices = getattr(completion, "choices", None)
+        if not choices or choices[0].message is None:
+            raise AnnotatorError(f"{where} of a chat model, got {shown(completion)}; is base_url right?")
+        return choices[0]
+
+    def close(self) -> None:
+        """End the connections."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._client.close()
+
+
+class _Refused(AnnotatorError):
+    """The endpoint won't take this conversation."""

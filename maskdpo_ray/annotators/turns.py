@@ -1,0 +1,114 @@
+"""The three turns of the ANAH-v2 protocol: what is asked and which replies count, read from YAML."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskdpo_ray.errors import ConfigError, shown
+from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
+from maskdpo_ray.sentences import LANGUAGES
+
+FACT, REFERENCE, VERDICT = "fact", "reference", "verdict"
+HAS_FACT, NO_REFERENCE, PASSAGES = "has_fact", "no_reference", "passages"
+
+MEANINGS = {
+    FACT: (HAS_FACT, NO_FACT),
+    REFERENCE: (NO_REFERENCE,),
+    VERDICT: (NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE),
+}
+"""Turn, in order -> what its fixed replies can mean. Any other reply to the second turn is its passages."""
+
+DEFAULT = Path(__file__).parent / "templates" / "anah.yaml"
+_FIELDS = ("document", "question", "sentence")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One of the three, in one language."""
+
+    name: str
+    template: str
+    replies: dict[str, str]
+    """Reply as `plain` has it -> its meaning."""
+
+    def prompt(self, fields: dict[str, str]) -> str:
+        """The user's message. Braces in the fields' own texts stay as they are."""
+        return _PLACEHOLDER.sub(lambda match: fields[match.group(1)], self.template)
+
+    def meaning(self, reply: str) -> str | None:
+        """One of `MEANINGS`, `PASSAGES` for other words in the second turn, None for what can't be read."""
+        text = plain(reply)
+        return self.replies.get(text) or (PASSAGES if text and self.name == REFERENCE else None)
+
+
+def plain(text: str) -> str:
+    """Letters and digits only, one width, one case: "<No Facts>." -> "nofacts"."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(character for character in folded if character.isalnum())
+
+
+def read(file: Path) -> dict[str, list[Turn]]:
+    """Language -> its three turns, in order. Raises ConfigError, one line with the file and the field."""
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: expected a YAML file of templates, got: {error.strerror}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: expected YAML, got: {' '.join(str(error).split())}") from None
+    languages = _mapping(raw, str(file), (), LANGUAGES)
+    return {name: _turns(value, f"{file}: {name}") for name, value in languages.items()}
+
+
+def _turns(raw: Any, where: str) -> list[Turn]:
+    given = _mapping(raw, where, tuple(MEANINGS))
+    turns = [_turn(name, given[name], f"{where}.{name}") for name in MEANINGS]
+    fact, reference, _ = (_PLACEHOLDER.findall(turn.template) for turn in turns)
+    if "sentence" not in fact:
+        raise ConfigError(f"{where}.fact.prompt: expected {{sentence}} in it")
+    if "document" not in fact + reference:
+        raise ConfigError(f"{where}: expected {{document}} in the prompt of fact or reference")
+    return turns
+
+
+def _turn(name: str, raw: Any, where: str) -> Turn:
+    given = _mapping(raw, where, ("prompt", "replies"))
+    template, fields = given["prompt"], (*_FIELDS, *([REFERENCE] if name == VERDICT else []))
+    if not isinstance(template, str) or not template.strip():
+        raise ConfigError(f"{where}.prompt: expected text, got {shown(template)}")
+    for field in _PLACEHOLDER.findall(template):
+        if field not in fields:
+            known = ", ".join(f"{{{known}}}" for known in fields)
+            raise ConfigError(f"{where}.prompt: expected only the fields {known}; got {{{field}}}")
+    replies: dict[str, str] = {}
+    for meaning, texts in _mapping(given["replies"], f"{where}.replies", MEANINGS[name]).items():
+        here = f"{where}.replies.{meaning}"
+        # YAML reads a bare No as false.
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and plain(t) for t in texts):
+            raise ConfigError(f"{here}: expected a list of texts, got {shown(texts)}")
+        for text in texts:
+            if replies.setdefault(plain(text), meaning) != meaning:
+                raise ConfigError(
+                    f"{here}: expected a reply of its own, got {text!r}, which means {replies[plain(text)]}"
+                )
+    return Turn(name, template, replies)
+
+
+def _mapping(raw: Any, where: str, needed: tuple[str, ...], allowed: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`raw` if it is a mapping with all the keys `needed` and else only those `allowed`, at least one in all."""
+    known = (*needed, *allowed)
+    if not isinstance(raw, dict) or not raw:
+        raise ConfigError(f"{where}: expected a mapping of {', '.join(known)}; got {shown(raw)}")
+    for key in raw:
+        if key not in known:
+            raise ConfigError(f"{where}: expected only {', '.join(known)}; got {key!r}")
+    for key in needed:
+        if key not in raw:
+            raise ConfigError(f"{where}: expected {', '.join(needed)}; {key} is missing")
+    return raw

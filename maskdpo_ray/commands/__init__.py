@@ -1,0 +1,1 @@
+"""Commands beside `maskdpo_ray.run`, each usable without the loop and without Ray."""

@@ -1,0 +1,71 @@
+"""Write a run's pairs as the preference data of other trainers.
+
+python -m maskdpo_ray.export runs/quickstart --to trl -o pairs-trl.jsonl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray import cli, questions
+from maskdpo_ray.commands import new_file
+from maskdpo_ray.commands.arguments import Parser
+from maskdpo_ray.errors import DataError
+from maskdpo_ray.formats import WRITERS
+from maskdpo_ray.formats.json_items import num_lines, records
+from maskdpo_ray.formats.preference import from_pair
+from maskdpo_ray.records import PreferencePair, Question
+from maskdpo_ray.report.progress import track
+
+
+def main(argv: list[str]) -> None:
+    """Raises UserError."""
+    arguments = _parser().parse_args(argv)
+    source, output = Path(arguments.source), Path(arguments.output)
+    new_file.refuse_existing(output, arguments.force)
+    files = _pairs_of_run(source, arguments.iteration) if source.is_dir() else [source]
+    if not source.is_dir() and arguments.iteration is not None:
+        raise DataError(f"--iteration: expected a run folder to choose it from, got the file {source}")
+    asked = arguments.questions
+    if asked is None:
+        if not source.is_dir():
+            raise DataError("--questions: expected the questions that the pairs are of, got nothing")
+        asked = cli.read(source / "config.yaml").data.train
+    by_id = {question.id: question for question in questions.load(asked)}
+    count = new_file.write(output, _items(files, by_id, asked, arguments.to))
+    print(f"{count} pairs of {', '.join(map(str, files))} -> {output}")
+
+
+def _items(files: list[Path], by_id: dict[str, Question], asked: str, to: str) -> Iterator[dict[str, Any]]:
+    for file in files:
+        for where, pair in track(records(PreferencePair, file), f"export {file}", num_lines(file)):
+            question = by_id.get(pair.question_id)
+            if question is None:
+                raise DataError(f"{where}: question_id: expected one of {asked}, got {pair.question_id!r}")
+            yield WRITERS[to](from_pair(pair, question))
+
+
+def _pairs_of_run(folder: Path, iteration: int | None) -> list[Path]:
+    """The pairs files of a run that are complete: their summary is written once the last question is done."""
+    name = "iter_*" if iteration is None else f"iter_{iteration:03d}"
+    files = sorted(summary.with_name("pairs.jsonl") for summary in folder.glob(f"{name}/pairs-summary.json"))
+    if not files:
+        raise DataError(
+            f"{folder}: expected a run folder with all pairs of an iteration, found no {name} that has them"
+        )
+    return files
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m maskdpo_ray.export", description=__doc__ or "")
+    parser.add_argument("source", metavar="SOURCE", help="A run folder, or a pairs.jsonl of ours.")
+    parser.add_argument("--to", required=True, choices=WRITERS, help="Format; docs/formats.md shows them.")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="JSON Lines to write.")
+    parser.add_argument(
+        "--questions", metavar="SOURCE", help="What data.train takes; default: data.train of the run folder's config."
+    )
+    parser.add_argument("--iteration", metavar="N", type=int, help="Pairs of this iteration only; default: of all.")
+    parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
+    return parser

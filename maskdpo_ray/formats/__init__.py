@@ -1,0 +1,32 @@
+"""Preference data of others, in and out: the Mask-DPO authors' JSON, TRL's and OpenRLHF's.
+
+Every format is read into a `Preference` (text and, where there are any, labelled sentences) and written from one;
+`tokenized.py` turns it into the `PreferencePair` that is learned from. docs/formats.md shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.formats import authors, trainers
+from maskdpo_ray.formats.json_items import objects
+from maskdpo_ray.formats.preference import Preference
+
+WRITERS: dict[str, Callable[[Preference], dict[str, Any]]] = {
+    "anah": authors.to_json,
+    "trl": trainers.to_trl,
+    "openrlhf": trainers.to_openrlhf,
+}
+"""Values of `export --to`. Each returns one item as JSON values."""
+
+
+def read(path: Path) -> Iterator[tuple[str, Preference]]:
+    """("file:line", item) of a file in any of the formats, in its order; one item at a time is in memory.
+
+    Raises DataError.
+    """
+    for where, item in objects(path):
+        labelled_by_authors = "chosen_item" in item or "rejected_item" in item
+        yield where, (authors if labelled_by_authors else trainers).read(item, where)

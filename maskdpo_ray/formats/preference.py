@@ -1,0 +1,110 @@
+"""A preference pair as text: what all formats have in common, and the columns that carry our labels in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.records import LABELS, PreferencePair, Question, ScoredAnswer, Sentence, from_json, to_json
+
+SIDES = ("chosen", "rejected")
+ROLES = ("system", "user", "assistant")
+
+Messages = tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One side of a pair."""
+
+    text: str
+    sentences: tuple[Sentence, ...] | None = None
+    """Labelled spans of `text`, in order and not overlapping; None when nobody has labelled it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A question with a better and a worse answer."""
+
+    question_id: str
+    topic: str
+    prompt: Messages
+    """Chat messages, each {"role", "content"}; the last one is the user's."""
+    chosen: Answer
+    rejected: Answer
+
+
+def from_pair(pair: PreferencePair, question: Question) -> Preference:
+    """The text of one of our pairs. Token ids, policy version and scores stay behind."""
+
+    def answer(side: ScoredAnswer) -> Answer:
+        return Answer(side.rollout.text, side.annotation.sentences)
+
+    return Preference(pair.question_id, pair.topic, question.prompt, answer(pair.chosen), answer(pair.rejected))
+
+
+def columns(preference: Preference) -> dict[str, Any]:
+    """The columns that no trainer asks for and that keep what it has no place for."""
+    found: dict[str, Any] = {"question_id": preference.question_id, "topic": preference.topic}
+    for side, answer in (("chosen", preference.chosen), ("rejected", preference.rejected)):
+        if answer.sentences is not None:
+            found[f"{side}_sentences"] = [to_json(sentence) for sentence in answer.sentences]
+    return found
+
+
+def from_columns(item: Mapping[str, Any], prompt: Messages, texts: Mapping[str, str], where: str) -> Preference:
+    """A preference of `prompt` and `texts` ({side: answer}), with what `columns` put into `item`, if anything.
+
+    Without `question_id` the id is `where`, without `topic` the topic is the id. Raises DataError.
+    """
+    question_id = _name(item, "question_id", where) or where
+    topic = _name(item, "topic", where) or question_id
+    chosen, rejected = (Answer(texts[side], _sentences(item, side, texts[side], where)) for side in SIDES)
+    return Preference(question_id, topic, prompt, chosen, rejected)
+
+
+def messages(value: Any, where: str) -> Messages:
+    """Checked chat messages. Raises DataError."""
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: expected chat messages, got {shown(value)}")
+    for i, message in enumerate(value):
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            raise DataError(f"{where}[{i}]: expected an object with role and content, got {shown(message)}")
+        if message["role"] not in ROLES:
+            raise DataError(f"{where}[{i}].role: expected one of {', '.join(ROLES)}, got {shown(message['role'])}")
+        if not (isinstance(message["content"], str) and message["content"].strip()):
+            raise DataError(f"{where}[{i}].content: expected text that is not empty, got {shown(message['content'])}")
+    return tuple(value)
+
+
+def _name(item: Mapping[str, Any], column: str, where: str) -> str | None:
+    value = item.get(column)
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        raise DataError(f"{where}: {column}: expected text that is not empty, got {shown(value)}")
+    return value
+
+
+def _sentences(item: Mapping[str, Any], side: str, text: str, where: str) -> tuple[Sentence, ...] | None:
+    values = item.get(f"{side}_sentences")
+    if values is None:
+        return None
+    where = f"{where}: {side}_sentences"
+    if not isinstance(values, list):
+        raise DataError(f"{where}: expected a list, got {shown(values)}")
+    sentences: list[Sentence] = []
+    least = 0
+    for i, value in enumerate(values):
+        try:
+            sentence = from_json(Sentence, value)
+        except ValueError as error:
+            raise DataError(f"{where}[{i}]: {error}") from None
+        start, end = sentence.start, sentence.end
+        if not (least <= start < end <= len(text) and text[start:end].strip()):
+            raise DataError(f"{where}[{i}]: expected words within {least} to {len(text)}, got {start} to {end}")
+        if sentence.label not in LABELS:
+            raise DataError(f"{where}[{i}].label: expected one of {', '.join(LABELS)}, got {shown(sentence.label)}")
+        sentences.append(sentence)
+        least = end
+    return tuple(sentences)

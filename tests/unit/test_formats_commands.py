@@ -1,0 +1,252 @@
+"""`maskdpo_ray.pairs` and `maskdpo_ray.export`: what they write, and one line for what they refuse."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskdpo_ray import questions
+from maskdpo_ray.commands import export, pairs
+from maskdpo_ray.errors import ConfigError, DataError, UserError
+from maskdpo_ray.formats import WRITERS, read
+from maskdpo_ray.ledger import encode_line
+from maskdpo_ray.pairs import DropReason, scored
+from maskdpo_ray.preflight import Prepared
+from maskdpo_ray.records import (
+    CONTRADICTORY,
+    NO_HALLUCINATION,
+    Annotation,
+    PreferencePair,
+    Rollout,
+    Sentence,
+    from_json,
+)
+
+ASKED = ("q0", "q1", "q2")
+FACTS = {"table": "countries", "entity": "Rwanda"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bundled_model: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(bundled_model)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: Path, tokenizer: Any) -> Path:
+    """Questions, a config, and per question two answers with their labels; q2's are both right."""
+    lines = [{"id": name, "topic": f"t-{name}", "prompt": f"What is {name}?", "facts": FACTS} for name in ASKED]
+    write(tmp_path / "questions.jsonl", lines)
+    write(tmp_path / "held-out.jsonl", [{"id": "h0", "prompt": "What else?", "facts": FACTS}])
+    data = {"train": str(tmp_path / "questions.jsonl"), "eval": str(tmp_path / "held-out.jsonl")}
+    config = {
+        "model": {"model_name_or_path": str(tiny_model)},
+        "data": data,
+        "rollout": {"max_new_tokens": 64},
+        "mask": {"eos": "chosen"},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    rollouts, annotations = [], []
+    for name in ASKED:
+        for sample, label in enumerate((NO_HALLUCINATION, CONTRADICTORY if name != "q2" else NO_HALLUCINATION)):
+            text = f"Answer {sample} to {name}."
+            ids = (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
+            rollouts.append(Rollout(name, sample, ids, text, "stop", 0))
+            annotations.append(Annotation(name, sample, (Sentence(0, len(text), label),)))
+    write(tmp_path / "rollouts.jsonl", rollouts)
+    write(tmp_path / "annotations.jsonl", annotations)
+    return tmp_path
+
+
+def write(path: Path, values: Sequence[Any]) -> None:
+    path.write_bytes(b"".join(map(encode_line, values)))
+
+
+def lines_of(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def make_pairs(folder: Path, *more: str) -> None:
+    files = [str(folder / name) for name in ("rollouts.jsonl", "annotations.jsonl")]
+    # Options first: argparse takes their values for files if it can.
+    pairs.main(["--config", str(folder / "config.yaml"), *more, *files, "-o", str(folder / "pairs.jsonl")])
+
+
+def test_pairs_are_those_of_the_loop(folder: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pairs(folder, "--adam.lr", "1e-5")
+    written = [from_json(PreferencePair, value) for value in lines_of(folder / "pairs.jsonl")]
+    asked = {question.id: question for question in questions.load(str(folder / "questions.jsonl"))}
+    assert [pair.question_id for pair in written] == ["q0", "q1"]
+    for pair in written:
+        assert pair.prompt_token_ids == tuple(questions.render(tokenizer, asked[pair.question_id]))
+        assert (pair.chosen.rollout.sample, pair.rejected.rollout.sample) == (0, 1)
+        assert (pair.chosen.score, pair.rejected.score, pair.topic) == (1.0, 0.0, f"t-{pair.question_id}")
+    assert capsys.readouterr().out == f"2 pairs -> {folder / 'pairs.jsonl'}; dropped: 1 same_score\n"
+
+
+def test_a_dry_run_writes_nothing(folder: Path) -> None:
+    make_pairs(folder, "--dry_run")
+    assert not (folder / "pairs.jsonl").exists()
+
+
+FILES = ("rollouts.jsonl", "annotations.jsonl")
+
+
+def changed(change: Callable[[list[Any]], Any], *names: str) -> Callable[[Path], None]:
+    """Change the lines of the named files, of both without names."""
+
+    def apply(folder: Path) -> None:
+        for name in names or FILES:
+            values = lines_of(folder / name)
+            change(values)
+            write(folder / name, values)
+
+    return apply
+
+
+BAD_PAIRS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "field": (changed(lambda v: v[1].pop("text"), "rollouts.jsonl"), "rollouts.jsonl:2: missing field 'text' in"),
+    "question": (
+        changed(lambda v: v[1].update(question_id="h0"), "rollouts.jsonl"),
+        "rollouts.jsonl:2: question_id: expected a training question, got 'h0'",
+    ),
+    "labels of another": (
+        changed(lambda v: v.insert(0, v.pop(1)), "annotations.jsonl"),
+        "annotations.jsonl:1: annotator: question 'q0', answer 0: expected its annotation, got",
+    ),
+    "span": (
+        changed(lambda v: v[2]["sentences"][0].update(end=99), "annotations.jsonl"),
+        "annotations.jsonl:3: annotator: question 'q1', answer 0, sentence 0: expected a span within 0 to",
+    ),
+    "fewer labels": (changed(lambda v: v.pop(), "annotations.jsonl"), "annotations.jsonl: expected as many lines as"),
+    "fewer answers": (changed(lambda v: v.pop(), "rollouts.jsonl"), "rollouts.jsonl: expected as many lines as"),
+    "sample twice": (
+        changed(lambda v: v[1].update(sample=0)),
+        "rollouts.jsonl:1: sample: expected a number of its own for each answer to 'q0', got [0, 0]",
+    ),
+    "two policies": (
+        changed(lambda v: v[1].update(policy_version=1), "rollouts.jsonl"),
+        "rollouts.jsonl:1: policy_version: expected one for all answers to 'q0', got [0, 1]",
+    ),
+    "apart": (
+        changed(lambda v: v.append(v.pop(0))),
+        "rollouts.jsonl:6: question_id: expected all answers to 'q0' together, got more",
+    ),
+    "no pair": (changed(lambda v: v.__delitem__(slice(4))), "none of 1 questions gave a pair: {'same_score': 1}"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_PAIRS.values(), ids=BAD_PAIRS.keys())
+def test_bad_files_are_refused_by_line_and_leave_nothing(
+    folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], message: str
+) -> None:
+    train = questions.load(str(folder / "questions.jsonl"))
+    render = functools.partial(questions.render, tokenizer)
+    # Checking the model takes a second, and it is the same one every time.
+    monkeypatch.setattr(pairs, "check", lambda config: Prepared(train, {}, None, tokenizer, render))  # type: ignore[arg-type]
+    change(folder)
+    before = set(folder.iterdir())
+    with pytest.raises(DataError) as caught:
+        make_pairs(folder)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert set(folder.iterdir()) == before
+
+
+def test_ids_that_do_not_spell_the_text_drop_the_pair(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed(lambda v: v[0].update(token_ids=[5, 2]), "rollouts.jsonl")(folder)
+    make_pairs(folder)
+    assert f"1 {DropReason.NOT_LOCATED}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def run_folder(folder: Path) -> Path:
+    """Pairs of q0 and q1, as a file and as a run: complete in two iterations, under way in a third."""
+    rollouts = [from_json(Rollout, value) for value in lines_of(folder / "rollouts.jsonl")]
+    annotations = [from_json(Annotation, value) for value in lines_of(folder / "annotations.jsonl")]
+    answers = [scored(r, a) for r, a in zip(rollouts, annotations, strict=True)]
+    made = [PreferencePair(f"q{i}", f"t-q{i}", (1,), answers[2 * i], answers[2 * i + 1], 0) for i in range(2)]
+    write(folder / "pairs.jsonl", made)
+    for iteration in range(3):
+        iteration_dir = folder / f"iter_{iteration:03d}"
+        iteration_dir.mkdir()
+        write(iteration_dir / "pairs.jsonl", made)
+        if iteration < 2:
+            (iteration_dir / "pairs-summary.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_export_keeps_text_and_labels(run_folder: Path, to: str) -> None:
+    output = run_folder / "out.jsonl"
+    export.main([str(run_folder / "pairs.jsonl"), "--to", to, "-o", str(output), *asked(run_folder)])
+    first = [value for _, value in read(output)][0]
+    pair = from_json(PreferencePair, lines_of(run_folder / "pairs.jsonl")[0])
+    assert first.prompt == ({"role": "user", "content": "What is q0?"},)
+    assert (first.question_id, first.topic) == ("q0", "t-q0")
+    for side in ("chosen", "rejected"):
+        assert getattr(first, side).text == getattr(pair, side).rollout.text
+        assert getattr(first, side).sentences == getattr(pair, side).annotation.sentences
+
+
+def asked(folder: Path) -> list[str]:
+    return ["--questions", str(folder / "questions.jsonl")]
+
+
+def test_export_of_a_run_takes_what_is_complete(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = run_folder / "out.jsonl"
+    export.main([str(run_folder), "--to", "trl", "-o", str(output)])
+    assert [value["question_id"] for value in lines_of(output)] == ["q0", "q1"] * 2
+    assert "4 pairs of " in capsys.readouterr().out
+    export.main([str(run_folder), "--to", "trl", "-o", str(output), "--iteration", "1", "--force"])
+    assert len(lines_of(output)) == 2
+
+
+BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
+    "there already": (["{}", "-o", "{}/questions.jsonl"], DataError, "questions.jsonl: expected no such file yet, got"),
+    "a folder": (["{}", "-o", "{}", "--force"], DataError, "expected a file to write, got a folder"),
+    "nowhere": (["{}", "-o", "{}/no/out"], DataError, "expected a file in a folder that exists, got none at"),
+    "incomplete": (["{}", "-o", "{}/out", "--iteration", "2"], DataError, "found no iter_002 that has them"),
+    "no questions": (["{}/pairs.jsonl", "-o", "{}/out"], DataError, "--questions: expected the questions that"),
+    "iteration of a file": (["{}/pairs.jsonl", "-o", "{}/out", "--iteration", "0"], DataError, "--iteration: expected"),
+    "no pairs": (
+        ["{}/rollouts.jsonl", "-o", "{}/out", "--questions", "{}/questions.jsonl"],
+        DataError,
+        "rollouts.jsonl:1: unknown field 'finish_reason' in PreferencePair",
+    ),
+    "other questions": (
+        ["{}/pairs.jsonl", "-o", "{}/out", "--questions", "{}/held-out.jsonl"],
+        DataError,
+        "pairs.jsonl:1: question_id: expected one of ",
+    ),
+    "no source": (["{}/nowhere", "-o", "{}/out", "--questions", "{}/questions.jsonl"], DataError, "nowhere: expected"),
+    "format": (["{}", "-o", "{}/out", "--to", "dpo"], ConfigError, "argument --to: invalid choice: 'dpo'"),
+    "no output": (["{}"], ConfigError, "the following arguments are required: -o/--output (--help shows"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "kind", "message"), BAD_EXPORTS.values(), ids=BAD_EXPORTS.keys())
+def test_bad_exports_are_refused_and_leave_nothing(
+    run_folder: Path, arguments: list[str], kind: type[UserError], message: str
+) -> None:
+    before = set(run_folder.iterdir())
+    to = [] if "--to" in arguments else ["--to", "trl"]
+    with pytest.raises(kind) as caught:
+        export.main([argument.replace("{}", str(run_folder)) for argument in arguments] + to)
+    assert message in str(caught.value)
+    assert set(run_folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["export", "pairs"])
+def test_python_m_runs_them_and_shows_one_line(command: str, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", f"maskdpo_ray.{command}", "one", "--no_option"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

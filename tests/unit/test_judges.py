@@ -1,0 +1,188 @@
+"""The `anah` annotator through the HTTP judge: a scripted endpoint on loopback, its failures included."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_judge import MODEL, PASSAGES, PROBABILITY, SCRIPT, ScriptedServer, sentence
+
+from maskdpo_ray.annotators import build, conformance
+from maskdpo_ray.annotators.http_judge import HttpJudge
+from maskdpo_ray.errors import AnnotatorError, ConfigError
+from maskdpo_ray.records import UNPARSED, Annotation, Question, Rollout
+
+NUM_ANSWERS, PER_ANSWER = 25, 10
+HELLO = [{"role": "user", "content": "Claim 0 is here."}]
+
+
+def items(language: str, first: int) -> tuple[Question, list[Rollout]]:
+    """A question with one answer of the sentences numbered `first` and on."""
+    document = f"Document {{sentence}} of {first}."
+    asked = Question(f"{language}/{first}", "t", ({"role": "user", "content": "What?"},), document, language=language)
+    text = " ".join(sentence(language, number) for number in range(first, first + PER_ANSWER))
+    return asked, [Rollout(asked.id, 0, (), text, "stop", 0)]
+
+
+def options(server: ScriptedServer, **judge: Any) -> dict[str, Any]:
+    return {"judge": "http", "judge_options": {"base_url": server.url, "model": MODEL, **judge}, "max_unparsed": 0.5}
+
+
+def test_500_sentences_in_two_languages_through_an_endpoint_that_fails_every_third_call() -> None:
+    asked = [
+        items(language, first) for language in ("en", "zh") for first in range(0, NUM_ANSWERS * PER_ANSWER, PER_ANSWER)
+    ]
+    with ScriptedServer(fail_every=3) as server:
+        annotator: Any = pickle.loads(pickle.dumps(build("anah", options(server, max_concurrent=8))))
+        annotator.start()
+        found = {}
+
+        def label(each: tuple[Question, list[Rollout]]) -> list[Annotation]:
+            question, rollouts = each
+            annotator.check(question)
+            pairs = [(question, rollout) for rollout in rollouts]
+            annotations = annotator.annotate(pairs)
+            conformance.refuse_faults(pairs, annotations)
+            return annotations
+
+        with ThreadPoolExecutor(annotator.max_concurrency) as pool:
+            for (question, _), (annotation,) in zip(asked, pool.map(label, asked), strict=True):
+                found[question.id] = annotation
+        annotator.close()
+    assert sum(len(annotation.sentences) for annotation in found.values()) == 500
+    for question, _ in asked:
+        labels = [each.label for each in found[question.id].sentences]
+        assert labels == [label for label, _ in SCRIPT[question.language]]
+        for each in found[question.id].sentences:
+            assert each.confidence == (None if each.label == UNPARSED else pytest.approx(PROBABILITY))
+        assert found[question.id].sentences[3].evidence == PASSAGES[question.language]
+    assert [each.evidence for each in found["en/0"].sentences if each.label == UNPARSED] == [
+        "fact: 'It has a claim, I think'",
+        "reference: ''",
+        f"verdict: {'on and ' * 11!r:.77}... (cut off at 32 tokens)",
+        f"reference: {'on and ' * 11!r:.77}... (cut off at 512 tokens)",
+        f"fact: '' (judge at {server.url}: expected a reply, got HTTP 400: maximum context length)",
+    ]
+    num_calls = NUM_ANSWERS * sum(len(replies) for script in SCRIPT.values() for _, replies in script)
+    assert annotator.counts == {"sentences": 500, "judged": 500, "unparsed": 250, "calls": num_calls}
+    assert len(server.requests) == num_calls + 1  # the one that `start` sends
+    assert server.num_failed >= num_calls / 3
+
+
+def started(server: ScriptedServer, **judge: Any) -> HttpJudge:
+    built = HttpJudge(server.url, MODEL, **judge)
+    built.start()
+    return built
+
+
+def test_what_a_request_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "of another service")
+    monkeypatch.setenv("JUDGE_KEY", "ours")
+    with ScriptedServer() as server:
+        (plain,) = started(server).ask([HELLO], 9)
+        (other,) = started(server, api_key_env="JUDGE_KEY", logprobs=False, extra_body={"x": 1}).ask([HELLO], 9)
+    assert (plain.text, other.text) == ("No claim", "No claim")
+    assert (plain.logprob, other.logprob) == (pytest.approx(math.log(PROBABILITY)), None)
+    base = {"model": MODEL, "temperature": 0, "max_tokens": 9, "messages": HELLO}
+    assert server.requests[1] == {**base, "logprobs": True, "authorization": "Bearer none"}
+    assert server.requests[3] == {**base, "x": 1, "authorization": "Bearer ours"}
+
+
+def test_so_many_requests_at_once_and_no_more() -> None:
+    with ScriptedServer(together=4) as server:
+        replies = started(server, max_concurrent=4).ask([HELLO] * 12, 9)
+    assert [reply.text for reply in replies] == ["No claim"] * 12
+    assert server.most_at_once == 4
+
+
+def test_an_endpoint_without_log_probabilities_gives_none() -> None:
+    with ScriptedServer(gives_logprobs=False) as server:
+        assert started(server).ask([HELLO], 9)[0].logprob is None
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+def test_what_the_endpoint_says_is_one_line(status: int) -> None:
+    with ScriptedServer(status=status) as server:
+        judge = started(server, max_retries=1)
+        with pytest.raises(AnnotatorError) as caught:
+            judge.ask([HELLO] * 3, 9)
+    assert str(caught.value) == f"judge at {server.url}: expected a reply, got HTTP {status}: said no"
+    assert type(pickle.loads(pickle.dumps(caught.value))) is AnnotatorError
+
+
+def test_nobody_there_is_found_at_the_start() -> None:
+    with socket.socket() as taken:  # bound, not listening
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        with pytest.raises(AnnotatorError, match=f"^judge at {url}: expected a reply, got after 0 retries: .*refused"):
+            HttpJudge(url, MODEL, max_retries=0).start()
+
+
+def test_an_endpoint_that_says_nothing_is_given_up() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        with pytest.raises(AnnotatorError, match="got after 0 retries: .*timed out"):
+            HttpJudge(url, MODEL, max_retries=0, timeout_s=0.1).start()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [(b"<html>", "text/html"), (b"{", "application/json"), (b"{}", "application/json")]
+)
+def test_what_is_no_chat_completion_is_one_line(content: bytes, kind: str) -> None:
+    with ScriptedServer(raw=(content, kind)) as server, pytest.raises(AnnotatorError) as caught:
+        started(server, max_retries=0)
+    message = str(caught.value)
+    assert message.startswith(f"judge at {server.url}: expected a reply ") and "\n" not in message
+
+
+def test_a_key_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(ConfigError, match="api_key_env: expected a key in the environment variable JUDGE_KEY, got "):
+        HttpJudge("http://127.0.0.1:9/v1", MODEL, api_key_env="JUDGE_KEY").start()
+
+
+HTTP = {"base_url": "http://127.0.0.1:9/v1", "model": MODEL}
+BAD_OPTIONS = [
+    ("http", {}, "judge_options: HttpJudge: missing a required argument: 'base_url'"),
+    ("http", {**HTTP, "base_url": "127.0.0.1"}, "judge_options.base_url: expected an address that starts with http://"),
+    ("http", {**HTTP, "model": ""}, "judge_options.model: expected the endpoint's name of a model, got ''"),
+    (
+        "http",
+        {**HTTP, "api_key_env": "sk-1"},
+        "judge_options.api_key_env: expected the name of an environment variable",
+    ),
+    ("http", {**HTTP, "max_concurrent": 0}, "judge_options.max_concurrent: expected a whole number above 0, got 0"),
+    ("http", {**HTTP, "timeout_s": True}, "judge_options.timeout_s: expected seconds above 0, got True"),
+    ("http", {**HTTP, "max_retries": -1}, "judge_options.max_retries: expected a whole number, 0 or more, got -1"),
+    ("http", {**HTTP, "logprobs": 5}, "judge_options.logprobs: expected true or false, got 5"),
+    ("http", {**HTTP, "extra_body": []}, "judge_options.extra_body: expected a mapping, got []"),
+    ("http", {**HTTP, "key": ""}, "judge_options: HttpJudge: got an unexpected keyword argument 'key'"),
+    ("vllm", {}, "judge_options: VllmJudge: missing a required argument: 'model'"),
+    ("vllm", {"model": "no/where"}, "judge_options.model: expected a Hugging Face folder with config.json, got 'no"),
+    ("vllm", {"model": ".", "device": "tpu"}, "judge_options.device: expected cuda or cpu, got 'tpu'"),
+    ("vllm", {"model": ".", "dtype": "fp8"}, "judge_options.dtype: expected one of auto, bfloat16, float16, float32"),
+    ("vllm", {"model": ".", "max_model_len": 0}, "judge_options.max_model_len: expected a whole number above 0, got 0"),
+    ("vllm", {"model": ".", "gpu_memory_utilization": 1.5}, "judge_options.gpu_memory_utilization: expected above 0"),
+    ("vllm", {"model": ".", "enforce_eager": "no"}, "judge_options.enforce_eager: expected true or false, got 'no'"),
+    ("vllm", {"model": ".", "chat_template": "no"}, "judge_options.chat_template: expected a Jinja file, got 'no'"),
+    ("gpt", {}, "judge: expected one of http, vllm, python:package.module:Class; got 'gpt'"),
+    ("python:json:JSONDecoder", {}, "judge: expected a class with the methods start, ask, close, got "),
+]
+
+
+@pytest.mark.parametrize(("judge", "judge_options", "expected"), BAD_OPTIONS)
+def test_bad_options_are_refused_before_anything_starts(
+    judge: str, judge_options: dict[str, Any], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError) as caught:
+        build("anah", {"judge": judge, "judge_options": judge_options})
+    assert str(caught.value).startswith(f"annotation.options.{expected}")
