@@ -34,8 +34,6 @@ class Record:
     neighbours: tuple[str, ...]
     """As the Factbook spells them, each with the length of the border cut off."""
     adjectives: tuple[str, ...]
-    location: str
-    """One phrase of prose: "Central Africa, east of the Democratic Republic of the Congo"."""
     article: str
     """The Factbook's own words on what readers ask about, one line a field: "Capital: Kigali"."""
 
@@ -72,7 +70,6 @@ def _record(code: str, data: dict[str, Any]) -> Record:
         languages=listed,
         neighbours=neighbours(_text(geography, "Land boundaries", "border countries")),
         adjectives=_adjectives(_text(people, "Nationality", "adjective")),
-        location=_text(geography, "Location"),
         article=_article(data),
     )
 
