@@ -118,9 +118,10 @@ class Cluster:
         cluster = config.cluster
         share = (cluster.cpus_per_annotator, cluster.gpus_per_annotator)
         annotators = self._start_hosts(AnnotationActor, annotator, config.annotation.num_actors, *share)
-        share = (cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)
-        count = 0 if evaluator is None else config.eval.num_actors
-        evaluators = self._start_hosts(EvaluationActor, evaluator, count, *share)
+        evaluators = []
+        if evaluator is not None:
+            share = (cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)
+            evaluators = self._start_hosts(EvaluationActor, evaluator, config.eval.num_actors, *share)
         ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))
         self._handles = [*engines, *annotators, *evaluators, *ranks]
         self._engines, self._ranks = engines, ranks
@@ -146,7 +147,7 @@ class Cluster:
         return Stages(rollout, annotation, trainer, busy_seconds, judging)
 
     def _start_hosts(
-        self, kind: type, hosted: Annotator | Evaluator | None, count: int, cpus: float, gpus: float
+        self, kind: type, hosted: Annotator | Evaluator, count: int, cpus: float, gpus: float
     ) -> list[Any]:
         actor = self._actor(kind, cpus, gpus, getattr(hosted, "max_concurrency", 1))
         # Not as an argument: a large one (a table of facts) would be gone when Ray restarts the actor.

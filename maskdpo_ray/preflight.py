@@ -23,10 +23,10 @@ class Prepared:
     evaluation: dict[str, Sequence[Question]]
     """By split: `heldout`, and `transfer` when there is a second domain."""
     annotator: Annotator
-    evaluator: Evaluator | None
-    """None without a second one."""
     tokenizer: Any
     render: Callable[[Question], list[int]]
+    evaluator: Evaluator | None = None
+    """None without a second opinion."""
 
 
 def check(config: Config) -> Prepared:
@@ -53,7 +53,7 @@ def check(config: Config) -> Prepared:
     tokenizer = model.tokenizer
     questions.check_prompts(tokenizer, every, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     return Prepared(
-        train, evaluation, annotator, evaluator, tokenizer, lambda question: questions.render(tokenizer, question)
+        train, evaluation, annotator, tokenizer, lambda question: questions.render(tokenizer, question), evaluator
     )
 
 

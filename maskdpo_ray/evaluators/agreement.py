@@ -16,7 +16,7 @@ from maskdpo_ray import cli
 from maskdpo_ray.domains import countries, elements
 from maskdpo_ray.errors import DataError, UserError
 from maskdpo_ray.evaluators.factscore import FactScore
-from maskdpo_ray.records import CORRECT, IRRELEVANT, SUPPORTED, UNSUPPORTED, Rollout
+from maskdpo_ray.records import CORRECT, IRRELEVANT, SUPPORTED, Rollout
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,9 @@ def main(arguments: Sequence[str]) -> None:
         counts = Counter((row.by_rules, row.by_hand) for row in rows if row.by_rules is not None)
         agreed = counts[True, True] + counts[False, False]
         given = {side: counts[side, True] + counts[side, False] for side in (True, False)}
-        print(
-            f"| {split} | {len(rows)} | {counts.total()} | {agreed / counts.total():.3f} | "
-            f"{counts[True, True]} of {given[True]} ({SUPPORTED}) | {counts[False, False]} of {given[False]} ({UNSUPPORTED}) |"
-        )
+        cells = [split, len(rows), counts.total(), f"{agreed / counts.total():.3f}"]
+        cells += [f"{counts[side, side]} of {given[side]}" for side in (True, False)]
+        print(f"| {' | '.join(map(str, cells))} |")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from maskdpo_ray import sentences
 from maskdpo_ray.evaluators import statements
 from maskdpo_ray.evaluators.retrieval import Passages
 from maskdpo_ray.evaluators.statements import Statement
-from maskdpo_ray.evaluators.words import folded, words
+from maskdpo_ray.evaluators.words import words
 from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNSUPPORTED, JudgedFact, Question, Rollout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
 _POSSESSIVE = re.compile(r"['’]s\b")
@@ -37,7 +38,8 @@ def folded(text: str) -> str:
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
 
-def words(text: str) -> list[Word]:
+@lru_cache(maxsize=8192)
+def words(text: str) -> tuple[Word, ...]:
     """The words and numbers of `text`, in order."""
     found: list[Word] = []
     for match in _TOKEN.finditer(_POSSESSIVE.sub("", text)):
@@ -51,7 +53,7 @@ def words(text: str) -> list[Word]:
                 found.append(Word(token, _stem(folded(token))))
         else:
             found.append(Word(token, token, _number(token)))
-    return found
+    return tuple(found)
 
 
 def _number(token: str) -> float:

@@ -13,13 +13,14 @@ import test_loop
 import test_summary
 from fakes import Events, Stopped
 from test_loop import ITERATIONS, no_fsync, results  # noqa: F401 (a fixture)
+from test_preflight import base_config
 from test_run_folder import CONFIG, VERSIONS, unit
 from test_summary import FULL, QUESTIONS, make
 
 from actors.evaluation import EvaluationActor
-from maskdpo_ray import evaluators, judged
+from maskdpo_ray import evaluators, judged, preflight
 from maskdpo_ray.config import ClusterConfig, Config, EvalConfig, ModelConfig
-from maskdpo_ray.errors import ConfigError, EvaluatorError, RunFolderError
+from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError, RunFolderError
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import JudgedFact, Judgement, Rollout
 from maskdpo_ray.report.summary import build, render
@@ -228,3 +229,26 @@ def test_config_and_plan() -> None:
     groups = {group.name: (group.count, group.gpus) for group in Plan(config).groups()}
     assert groups["evaluation actors"] == (2, 1)
     assert len(Plan(replace(config, eval=EvalConfig())).groups()) == 3
+
+
+def test_checked_before_a_run(tiny_model: Path, tmp_path: Path) -> None:
+    config = base_config(tiny_model, tmp_path)
+    assert preflight.check(config).evaluator is None
+    config = replace(config, eval=EvalConfig(evaluator="factscore"))
+    with pytest.raises(DataError, match=r"^question .*: document: expected a text for the factscore evaluator"):
+        preflight.check(config)
+    lines = [
+        {
+            "id": f"q{i}",
+            "topic": f"t{i}",
+            "prompt": f"What is {i}?",
+            "facts": {"table": "countries", "entity": "Rwanda"},
+        }
+        for i in range(6)
+    ]
+    held_out = {question.id for question in preflight.check(replace(config, eval=EvalConfig())).evaluation["heldout"]}
+    for line in lines:
+        if line["id"] in held_out:
+            line["document"] = "Rwanda"  # questions that are only trained on need none
+    Path(config.data.train).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert preflight.check(config).evaluator is not None
