@@ -80,7 +80,7 @@ def evaluate(
 
     Raises ValueError when a question is not judged exactly once per replication, or a judgement is of an unknown one.
     """
-    counts = ((((judgement.question_id, judgement.sample)), _count(judgement)) for judgement in judgements)
+    counts = (((judgement.question_id, judgement.sample), _count(judgement)) for judgement in judgements)
     sums = RATIOS.add_up(questions, counts)
     statistics = RATIOS.statistics(sums, seed=seed, bootstrap_samples=bootstrap_samples)
     return JudgedEvaluation(evaluator, len(questions), len(statistics["score"].per_replication), statistics, sums)

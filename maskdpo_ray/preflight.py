@@ -36,15 +36,15 @@ def check(config: Config) -> Prepared:
     """
     MaskPolicy.from_config(config.mask.policy)
     annotator = annotators.build(config.annotation.annotator, config.annotation.options)
+    evaluator = None if config.eval.evaluator is None else evaluators.build(config.eval.evaluator, config.eval.options)
     train, evaluation = _questions(config)
-    evaluator = None
-    if config.eval.evaluator is not None:
-        evaluator = evaluators.build(config.eval.evaluator, config.eval.options)
-        for question in (question for split in evaluation.values() for question in split):
-            evaluator.check(question)
-    every = [*train, *(question for split in evaluation.values() for question in split)]
+    held_out = [question for split in evaluation.values() for question in split]
+    every = [*train, *held_out]
     for question in every:
         annotator.check(question)
+    if evaluator is not None:
+        for question in held_out:
+            evaluator.check(question)
     model = model_folder.load(config.model)
     limit = config.vllm.max_model_len or model.context
     if limit > model.context:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.questions import json_lines
 
 
 def read(path: Path) -> list[str]:
@@ -13,28 +13,15 @@ def read(path: Path) -> list[str]:
 
     Raises DataError, one line, that names the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "bytes that are no UTF-8"
-        raise DataError(f"{path}: expected a JSON Lines file of documents, got: {reason}") from None
     texts = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: expected JSON, got: {error}") from None
+    for number, value in json_lines(path):
+        where = f"{path}:{number}"
         if not isinstance(value, dict) or not value.keys() <= {"text", "title"}:
-            raise DataError(
-                f"{path}:{number}: expected an object with text and, if you like, title; got {shown(value)}"
-            )
-        text, title = value.get("text"), value.get("title", "")
-        for name, field in (("text", text), ("title", title)):
-            if not isinstance(field, str) or (name == "text" and not field.strip()):
-                raise DataError(f"{path}:{number}: {name}: expected text, got {shown(field)}")
-        texts.append(f"{title}\n{text}" if title else text)
+            raise DataError(f"{where}: expected an object with text and, if you like, title; got {shown(value)}")
+        for name, field in (("text", value.get("text")), ("title", value.get("title", "none"))):
+            if not isinstance(field, str) or not field.strip():
+                raise DataError(f"{where}: {name}: expected text that is not empty, got {shown(field)}")
+        texts.append("\n".join(value[name] for name in ("title", "text") if name in value))
     if not texts:
         raise DataError(f"{path}: expected a document a line, got an empty file")
     return texts

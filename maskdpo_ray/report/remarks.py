@@ -42,21 +42,26 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
     if left_out := _left_out(first["kinds"], last["kinds"]):
         found.append(f"stated less often: {left_out}")
     if "judged" in last:
-        found.append(_second_opinion(score, last["judged"]))
+        found += _second_opinion(score, last["judged"])
     return found
 
 
-def _second_opinion(score: dict[str, Any], judged: dict[str, Any]) -> str:
-    """Whether the second evaluator's score moved as the annotator's did."""
-    name, change = judged["evaluator"], judged["gain"]["score"]
+def _second_opinion(score: dict[str, Any], judged: dict[str, Any]) -> list[str]:
+    """Whether the second evaluator's score moved as the annotator's did, and whether it still does for its length."""
+    who = f"the second evaluator, {judged['evaluator']},"
+    change, penalized = judged["gain"]["score"], judged["gain"]["penalized_score"]
     if change["gain"] is None:
-        return f"the second evaluator, {name}, could score no answer on one of the two sides"
+        return [f"{who} could score no answer on one of the two sides"]
     moved = _moved(change)
-    if not moved:
-        return f"the second evaluator, {name}, sees no change beyond noise: {_arrow(change)}"
     verb = "agrees" if moved == _moved(score) else "DISAGREES"
     direction = "rose" if moved > 0 else "fell"
-    return f"the second evaluator, {name}, {verb}: its score {direction}: {_arrow(change)}"
+    if moved:
+        found = [f"{who} {verb}: its score {direction}: {_arrow(change)}"]
+    else:
+        found = [f"{who} sees no change beyond noise: {_arrow(change)}"]
+    if _moved(penalized) < 0 <= moved:
+        found.append(f"{who} says that ANSWERS STATE TOO LITTLE for it: with length penalty {_arrow(penalized)}")
+    return found
 
 
 def _moved(change: dict[str, Any]) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import evaluation, json_file, judged, stored_config
-from maskdpo_ray.bootstrap import Ratios
+from maskdpo_ray.bootstrap import Gain
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.evaluation import Evaluation
 from maskdpo_ray.judged import JudgedEvaluation
@@ -64,17 +65,20 @@ def _numbered(folder: Path, kind: str, name: str) -> list[tuple[int, Path]]:
 
 def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict[str, Any]]:
     """By policy version; what a second evaluator found is under "judged"."""
-    versions = _versions(folder, split, Evaluation, evaluation.RATIOS, seed, samples)
-    by_second = _versions(folder, f"{split}-judged", JudgedEvaluation, judged.RATIOS, seed, samples)
-    second = {entry["version"]: entry for entry in by_second}
-    for entry in versions:
-        if found := second.get(entry["version"]):
-            entry["judged"] = {name: found[name] for name in ("evaluator", "metrics", "gain")}
+    versions = _versions(folder, split, Evaluation, evaluation.compare, seed, samples)
+    by_second = _versions(folder, f"{split}-judged", JudgedEvaluation, judged.compare, seed, samples)
+    if not by_second:
+        return versions
+    both = [[entry["version"] for entry in entries] for entries in (versions, by_second)]
+    if both[0] != both[1]:
+        raise RunFolderError(f"{folder}: expected {split}-judged.json of policies {both[0]}, got those of {both[1]}")
+    for entry, second in zip(versions, by_second, strict=True):
+        entry["judged"] = {name: second[name] for name in ("evaluator", "metrics", "gain")}
     return versions
 
 
 def _versions(
-    folder: Path, name: str, kind: type[Evaluation | JudgedEvaluation], ratios: Ratios, seed: int, samples: int
+    folder: Path, name: str, kind: type[Any], compare: Callable[..., Gain], seed: int, samples: int
 ) -> list[dict[str, Any]]:
     versions, initial = [], None
     for version, file in _numbered(folder, "eval", f"{name}.json"):
@@ -83,11 +87,11 @@ def _versions(
         initial = initial or result
         sums = value.pop("topic_sums")  # stays in its own file
         try:
-            change = ratios.compare(initial, result, seed=seed, bootstrap_samples=samples)
+            gain = None if result is initial else compare(initial, result, seed=seed, bootstrap_samples=samples)
         except ValueError as error:
             raise RunFolderError(f"{file}: {error}") from error
-        gain = None if result is initial else change.to_json()["metrics"]
-        versions.append({"version": version, "topics": len(sums), **value, "gain": gain})
+        change = None if gain is None else gain.to_json()["metrics"]
+        versions.append({"version": version, "topics": len(sums), **value, "gain": change})
     return versions
 
 

@@ -188,9 +188,8 @@ def _kinds(versions: list[dict[str, Any]]) -> Table:
 
 def _best_of(versions: list[dict[str, Any]]) -> Table:
     first, last = versions[0], versions[-1]
-    caption = "the expected score of the best of n answers to a question, from the same answers as above"
     sizes = [f"n = {n}" for n in first["best_of"]]
-    table = _table("Best of n", "policy", *sizes, caption=caption)
+    table = _table("Score of the best of n answers", "policy", *sizes)
     for version in (first, last) if last is not first else (first,):
         table.add_row(_name(version["version"]), *(_plain(score) for score in version["best_of"].values()))
     return table

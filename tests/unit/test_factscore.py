@@ -252,13 +252,13 @@ def test_documents_of_ones_own_are_searched_for_every_question(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "expected a JSON Lines file of documents, got: No such file"),
-        (b"\xff", "expected a JSON Lines file of documents, got: bytes that are no UTF-8"),
+        (None, "documents.jsonl: expected a JSON Lines file, got: No such file"),
+        (b"\xff", "documents.jsonl:1: expected UTF-8, got byte 0xff"),
         (b"\n", "expected a document a line, got an empty file"),
         (b"{", "documents.jsonl:1: expected JSON, got: "),
         (b'{"text": "x"}\n[1]', "documents.jsonl:2: expected an object with text"),
-        (b'{"text": " "}', "documents.jsonl:1: text: expected text, got ' '"),
-        (b'{"text": "x", "title": 1}', "documents.jsonl:1: title: expected text, got 1"),
+        (b'{"text": " "}', "documents.jsonl:1: text: expected text that is not empty, got ' '"),
+        (b'{"text": "x", "title": 1}', "documents.jsonl:1: title: expected text that is not empty, got 1"),
         (b'{"text": "x", "body": 1}', "documents.jsonl:1: expected an object with text"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_run_without_a_second_evaluator_takes_none_on(tmp_path: Path) -> None:
         folder.commit_answers(0, "heldout", "h0", *unit("h0")[:2])
         with pytest.raises(ValueError, match="rollouts and judgements"):
             folder.commit_answers(0, "heldout", "h1", *unit("h1")[:2], judgements("h1"))
-    with pytest.raises(RunFolderError, match=r"eval.evaluator: expected None, as the run in|eval.evaluator: expected"):
+    with pytest.raises(RunFolderError, match=r"eval.evaluator: expected .*, as the run in"):
         RunFolder.check(path, JUDGED_CONFIG)
 
 
@@ -124,7 +124,8 @@ def test_both_judges_side_by_side_and_in_words(tmp_path: Path, after: Any, facts
     make(tmp_path, FULL, after)
     write_judged(tmp_path, *facts)
     summary = build(tmp_path)
-    assert f"{remark}" in summary["remarks"][-1] and "the second evaluator, factscore, " in summary["remarks"][-1]
+    said = [each for each in summary["remarks"] if "the second evaluator, factscore, " in each]
+    assert remark in said[0] and len(said) == 1
     last = summary["evaluations"]["heldout"][-1]["judged"]
     assert last["metrics"]["correct_facts"]["mean"] == facts[1].count("+")
     text = render(summary)
@@ -132,6 +133,23 @@ def test_both_judges_side_by_side_and_in_words(tmp_path: Path, after: Any, facts
     assert ["second", "before", "0.500", "1.00", "1.00"] in lines and "length penalty" in text
     assert ["annotator", "before", "0.450", "2.00", "2.50"] in lines
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_score_bought_with_short_answers_is_said_in_words(tmp_path: Path) -> None:
+    make(tmp_path, FULL, FULL)
+    write_judged(tmp_path, "++++++--", "++")  # 0.75 * exp(1 - 10 / 8), 1 * exp(1 - 10 / 2)
+    assert build(tmp_path)["remarks"][-1] == (
+        "heldout, after 1: the second evaluator, factscore, says that ANSWERS STATE TOO LITTLE for it: "
+        "with length penalty 0.584 -> 0.018"
+    )
+
+
+def test_a_lost_file_of_the_second_evaluator_is_one_line(tmp_path: Path) -> None:
+    make(tmp_path, FULL, FULL)
+    write_judged(tmp_path, "+", "+")
+    (tmp_path / "eval_000/heldout-judged.json").unlink()
+    with pytest.raises(RunFolderError, match=r"expected heldout-judged.json of policies \[0, 1\], got those of \[1\]"):
+        build(tmp_path)
 
 
 def test_a_long_evaluator_name_fits(tmp_path: Path) -> None:
