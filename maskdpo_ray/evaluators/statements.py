@@ -58,11 +58,13 @@ def read(clause: str, topic: str, common: frozenset[str]) -> Statement | None:
     `common` are words that the reference text has in lower case: at the beginning of a clause they are no names.
     """
     tokens, of_topic = words(clause), words(topic)
-    own = {folded(word.text) for word in of_topic} | {"".join(word.text[0] for word in of_topic).casefold()}
+    own = {folded(word.text) for word in of_topic}
+    if len(of_topic) > 1:
+        own.add(folded("".join(word.text[0] for word in of_topic)))  # "UAE"
     at = next((i for i, word in enumerate(tokens) if folded(word.text) in _VERBS), None)
     if at is None:
         heading, colon, _ = clause.partition(":")
-        at = len(words(heading)) - 1 if colon else None
+        at = len(words(heading)) if colon else None
     if at is None:
         return None
 

@@ -50,6 +50,8 @@ def verdicts(answer: str, evaluator: FactScore | None = None, question: Question
         ("Graustark is the capital of Ruritania.", "unsupported"),
         ("Its capital is Strelsau.", "supported"),
         ("Capital: Strelsau", "supported"),
+        ("Capital: Zenda", "unsupported"),
+        (": nothing", "unsupported"),
         ("One neighbour of Ruritania is Saxony.", "supported"),
         ("One neighbour of Ruritania is Portugal.", "unsupported"),
         ("Ruritania borders Graustark and Saxony.", "supported"),
@@ -134,6 +136,11 @@ def test_built_in_documents_hold_what_the_questions_ask() -> None:
     zinc = next(q for q in elements.questions() if q.topic == "Zinc")
     told = "The symbol of Zinc is Zn. The atomic number of Zinc is 30. Zinc is in period 4. Zinc is solid."
     assert verdicts(told, question=zinc) == ["supported"] * 4
+    hydrogen = next(q for q in elements.questions() if q.topic == "Hydrogen")
+    assert verdicts("The symbol of Hydrogen is H. The symbol of Hydrogen is He.", question=hydrogen) == [
+        "supported",
+        "unsupported",
+    ]
     assert verdicts("The atomic number of Zinc is 4. Zinc is in period 30.", question=zinc) == ["unsupported"] * 2
 
 
