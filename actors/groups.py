@@ -6,6 +6,7 @@ Each takes Ray handles of started actors and says what goes to which of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from actors import calls, weights
@@ -89,6 +90,24 @@ class AnnotationGroup:
     def busy_seconds(self) -> float:
         """Mean over the actors."""
         return _mean_busy(self._annotators, self._config.cluster.step_timeout_s, "annotation actor")
+
+
+class EvaluationGroup:
+    """Evaluation actors as one judge (`stages.Evaluators`)."""
+
+    def __init__(self, config: Config, evaluators: Sequence[Any]) -> None:
+        self._config = config
+        self._evaluators = evaluators
+
+    def stream(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
+        """See `stages.Evaluators.stream`."""
+
+        def submit(evaluator: Any, item: Labelled) -> Any:
+            return evaluator.judge.remote(item.question, list(item.rollouts))
+
+        timeout, limit = self._config.cluster.step_timeout_s, self._config.eval.max_in_flight
+        for item, judgements in calls.feed(labelled, self._evaluators, submit, limit, timeout, "evaluation actor"):
+            yield replace(item, judgements=tuple(judgements))
 
 
 class TrainingGroup:

@@ -25,13 +25,15 @@ import actors
 import maskdpo_ray
 from actors import calls
 from actors.annotation import AnnotationActor
-from actors.groups import AnnotationGroup, RolloutGroup, TrainingGroup
+from actors.evaluation import EvaluationActor
+from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
 from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
+from maskdpo_ray.evaluators import Evaluator
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
@@ -54,8 +56,8 @@ class Cluster:
         self._engine_class = engine
         self._rank_class = rank
         self._handles: list[Any] = []
-        self._annotator: Any = None
-        """Ray's reference to the annotator: one that is kept here, for actors that start again."""
+        self._hosted: list[Any] = []
+        """Ray's references to annotator and evaluator: kept here, for actors that start again."""
         self._engines: list[Any] = []
         self._ranks: list[Any] = []
         self._group: Any = None
@@ -102,29 +104,31 @@ class Cluster:
                 where = f"cluster.address: no Ray cluster at {address!r}" if address else "Ray did not start"
                 raise ClusterError(f"{where}: {calls.first_line(error)}") from error
 
-    def start(self, policy: Policy, render: Callable[[Question], list[int]], annotator: Annotator) -> Stages:
+    def start(
+        self,
+        policy: Policy,
+        render: Callable[[Question], list[int]],
+        annotator: Annotator,
+        evaluator: Evaluator | None = None,
+    ) -> Stages:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
         config = self._config
         cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
         engines = self._start_engines(policy, config.cluster.threads or cores)
-        # Not as an argument: a large one (a table of facts) would be gone when Ray restarts the actor.
-        self._annotator = ray.put(annotator)
-        fetch = functools.partial(ray.get, self._annotator)
-        annotators = [
-            self._actor(
-                AnnotationActor,
-                config.cluster.cpus_per_annotator,
-                config.cluster.gpus_per_annotator,
-                getattr(annotator, "max_concurrency", 1),
-            ).remote(fetch)
-            for _ in range(config.annotation.num_actors)
-        ]
+        cluster = config.cluster
+        share = (cluster.cpus_per_annotator, cluster.gpus_per_annotator)
+        annotators = self._start_hosts(AnnotationActor, annotator, config.annotation.num_actors, *share)
+        evaluators = []
+        if evaluator is not None:
+            share = (cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)
+            evaluators = self._start_hosts(EvaluationActor, evaluator, config.eval.num_actors, *share)
         ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))
-        self._handles = [*engines, *annotators, *ranks]
+        self._handles = [*engines, *annotators, *evaluators, *ranks]
         self._engines, self._ranks = engines, ranks
         timeout = config.cluster.start_timeout_s
         calls.gather([engine.ready.remote() for engine in engines], timeout, "rollout engine", "start")
         calls.gather([each.ready.remote() for each in annotators], timeout, "annotation actor", "start")
+        calls.gather([each.ready.remote() for each in evaluators], timeout, "evaluation actor", "start")
         host, port = calls.gather([ranks[0].address.remote()], timeout, "training rank", "start")[0]
         joins = [rank.setup.remote(host, port) for rank in ranks]
         calls.gather(joins, timeout, "training rank", "join the group")
@@ -139,7 +143,16 @@ class Cluster:
                 "training": trainer.busy_seconds(),
             }
 
-        return Stages(rollout, annotation, trainer, busy_seconds)
+        judging = EvaluationGroup(config, evaluators) if evaluators else None
+        return Stages(rollout, annotation, trainer, busy_seconds, judging)
+
+    def _start_hosts(
+        self, kind: type, hosted: Annotator | Evaluator, count: int, cpus: float, gpus: float
+    ) -> list[Any]:
+        actor = self._actor(kind, cpus, gpus, getattr(hosted, "max_concurrency", 1))
+        # Not as an argument: a large one (a table of facts) would be gone when Ray restarts the actor.
+        self._hosted.append(ray.put(hosted))
+        return [actor.remote(functools.partial(ray.get, self._hosted[-1])) for _ in range(count)]
 
     def _start_engines(self, policy: Policy, threads: int) -> list[Any]:
         config = self._config

@@ -267,10 +267,23 @@ class EvalConfig:
     """R: replications, one answer per question each (Mask-DPO section 3.1: five)."""
     bootstrap_samples: int = 2000
     """Resamples of topics behind the 95% intervals."""
+    evaluator: str | None = None
+    """A second opinion on held-out answers, beside the annotator's: `factscore` (facts against documents),
+    `short_answer` (against standard answers), or a class of your own: `python:package.module:Class`; none: no other."""
+    options: dict[str, Any] | None = None
+    """Keyword arguments of the evaluator: {name: value}, the names as its class has them."""
+    num_actors: int = 1
+    """Evaluation actors, when there is an evaluator."""
+    max_in_flight: int = 16
+    """Questions handed to the evaluation actors and not yet judged."""
 
     def __post_init__(self) -> None:
-        for name, least in (("n_samples_per_prompt", 1), ("bootstrap_samples", 100)):
+        lowest = {"n_samples_per_prompt": 1, "bootstrap_samples": 100, "num_actors": 1, "max_in_flight": 1}
+        for name, least in lowest.items():
             _require(getattr(self, name) >= least, f"eval.{name}", f"at least {least}", getattr(self, name))
+        _require(
+            self.evaluator is not None or not self.options, "eval.options", "none without eval.evaluator", self.options
+        )
 
 
 @dataclass(frozen=True)
@@ -297,6 +310,10 @@ class ClusterConfig:
     """Ray CPUs that an annotation actor reserves; rules need next to none."""
     gpus_per_annotator: float = 0
     """Ray GPUs that an annotation actor reserves."""
+    cpus_per_evaluator: float = 0
+    """Ray CPUs that an evaluation actor reserves; rules need next to none."""
+    gpus_per_evaluator: float = 0
+    """Ray GPUs that an evaluation actor reserves."""
     threads: int | None = None
     """Threads of an engine or rank on CPU, which take turns. None: an engine all cores of a node, ranks share them."""
     start_timeout_s: float = 600
@@ -307,8 +324,12 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         for name in ("start_timeout_s", "step_timeout_s"):
             _require(getattr(self, name) > 0, f"cluster.{name}", "above 0", getattr(self, name))
-        for name in ("cpus_per_engine", "cpus_per_rank", "cpus_per_annotator", "gpus_per_annotator"):
-            _require(getattr(self, name) >= 0, f"cluster.{name}", "at least 0", getattr(self, name))
+        for kind in ("engine", "rank", "annotator", "evaluator"):
+            cpus = getattr(self, f"cpus_per_{kind}")
+            _require(cpus >= 0, f"cluster.cpus_per_{kind}", "at least 0", cpus)
+        for kind in ("annotator", "evaluator"):
+            gpus = getattr(self, f"gpus_per_{kind}")
+            _require(gpus >= 0, f"cluster.gpus_per_{kind}", "at least 0", gpus)
         _require(self.threads is None or self.threads >= 1, "cluster.threads", "at least 1", self.threads)
 
 

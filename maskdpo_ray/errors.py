@@ -27,6 +27,10 @@ class AnnotatorError(UserError):
     """An annotator's reply is not what its protocol asks for."""
 
 
+class EvaluatorError(UserError):
+    """An evaluator's reply is not what its protocol asks for."""
+
+
 class RunFolderError(UserError):
     """The run folder belongs to another config or can't be written."""
 

@@ -17,11 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from maskdpo_ray import batching, evaluation, reference
+from maskdpo_ray import batching, evaluation_files, reference
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import DataError, MaskError
-from maskdpo_ray.evaluation import Evaluation
 from maskdpo_ray.masking import MaskPolicy
 from maskdpo_ray.pairs import STRATEGIES, DropReason, PairsSummary, mixture, scored
 from maskdpo_ray.policy import Policy
@@ -131,28 +130,20 @@ class Loop:
             with self.tracker.stage(stage, policy.version):
                 labelled = self._answers(todo, policy, split)
                 for item in track(labelled, f"evaluate {split} (policy {policy.version})", len(todo)):
-                    self.folder.commit_answers(policy.version, split, item.question.id, item.rollouts, item.annotations)
+                    self.folder.commit_answers(
+                        policy.version, split, item.question.id, item.rollouts, item.annotations, item.judgements
+                    )
                     num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
             self.tracker.log({f"tokens/{stage}": num_tokens}, policy.version)
-            self._report(policy.version, split, questions)
+            files, metrics = evaluation_files.write(self.folder, self.config, policy.version, split, questions)
+            self.tracker.log(metrics, policy.version)
+            self.folder.finish(stage, policy.version, files)
 
     def _answers(self, questions: Sequence[Question], policy: Policy, split: str) -> Iterator[Labelled]:
         replications = self.config.eval.n_samples_per_prompt
         answered = self.stages.engines.stream(questions, policy, replications, f"evaluate-{split}")
-        return self.stages.annotators.stream(answered)
-
-    def _report(self, version: int, split: str, questions: Sequence[Question]) -> None:
-        options = {"seed": self.config.run.seed, "bootstrap_samples": self.config.eval.bootstrap_samples}
-        result = evaluation.evaluate(questions, self.folder.answers(version, split), **options)
-        files = [self.folder.write_json(f"eval_{version:03d}/{split}.json", result.to_json())]
-        metrics = {f"eval/{split}/{name}": value.mean for name, value in result.metrics.items()}
-        if version > 0:
-            first = self.folder.read_json(f"eval_000/{split}.json", Evaluation)
-            gain = evaluation.compare(first, result, **options)
-            files.append(self.folder.write_json(f"eval_{version:03d}/{split}-gain.json", gain.to_json()))
-            metrics[f"eval/{split}/gain"] = gain.metrics["score"].gain
-        self.tracker.log({name: value for name, value in metrics.items() if value is not None}, version)
-        self.folder.finish(f"evaluate-{split}", version, files)
+        labelled = self.stages.annotators.stream(answered)
+        return labelled if self.stages.evaluators is None else self.stages.evaluators.stream(labelled)
 
     def _pair(self, item: Labelled) -> PreferencePair | str:
         answers = [scored(r, a) for r, a in zip(item.rollouts, item.annotations, strict=True)]

@@ -20,12 +20,15 @@ from maskdpo_ray.errors import RunFolderError
 _REMEDY = "restore the ledger or choose another run.name"
 
 
-def refuse(path: Path, entries: Sequence[Entry]) -> None:
-    """Raise RunFolderError when lines are missing from the ledger in `path`, read as `entries`. Writes nothing."""
+def refuse(path: Path, entries: Sequence[Entry], judged: bool) -> None:
+    """Raise RunFolderError when lines are missing from the ledger in `path`, read as `entries`. Writes nothing.
+
+    `judged`: the run has a second evaluator.
+    """
     ledger = path / "ledger.jsonl"
     unnamed: dict[tuple[str, str], None] = {}  # (log, question), in order
     for name in dict.fromkeys([*(e.log for e in entries if isinstance(e, Unit)), *question_log.names(path)]):
-        files = question_log.files(path, name)
+        files = question_log.files(path, name, judged)
         end = dict.fromkeys(files, 0)
         for unit in question_log.units(entries, name)[0]:
             if unit.end.keys() != end.keys() or sum(unit.end.values()) - sum(end.values()) != unit.bytes:

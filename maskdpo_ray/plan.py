@@ -30,7 +30,7 @@ class Plan:
     config: Config
 
     def groups(self) -> list[ActorGroup]:
-        """Rollout engines, annotation actors and training ranks."""
+        """Rollout engines, annotation and, with a second evaluator, evaluation actors, training ranks."""
         config, on_gpu = self.config, self.config.cluster.device == "cuda"
         return [
             ActorGroup(
@@ -45,8 +45,16 @@ class Plan:
                 config.cluster.cpus_per_annotator,
                 config.cluster.gpus_per_annotator,
             ),
+            *self._evaluators(),
             ActorGroup("training ranks", config.train.num_ranks, config.cluster.cpus_per_rank, 1 if on_gpu else 0),
         ]
+
+    def _evaluators(self) -> list[ActorGroup]:
+        if self.config.eval.evaluator is None:
+            return []
+        cluster = self.config.cluster
+        count = self.config.eval.num_actors
+        return [ActorGroup("evaluation actors", count, cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)]
 
     def check(self, available: Mapping[str, float]) -> None:
         """Raise ClusterError with the sum when the cluster's CPUs or GPUs don't suffice."""

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskdpo_ray import annotators, model_folder, questions
+from maskdpo_ray import annotators, evaluators, model_folder, questions
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.evaluators import Evaluator
 from maskdpo_ray.masking import MaskPolicy
 from maskdpo_ray.records import Question
 
@@ -24,6 +25,8 @@ class Prepared:
     annotator: Annotator
     tokenizer: Any
     render: Callable[[Question], list[int]]
+    evaluator: Evaluator | None = None
+    """None without a second opinion."""
 
 
 def check(config: Config) -> Prepared:
@@ -33,10 +36,15 @@ def check(config: Config) -> Prepared:
     """
     MaskPolicy.from_config(config.mask.policy)
     annotator = annotators.build(config.annotation.annotator, config.annotation.options)
+    evaluator = None if config.eval.evaluator is None else evaluators.build(config.eval.evaluator, config.eval.options)
     train, evaluation = _questions(config)
-    every = [*train, *(question for split in evaluation.values() for question in split)]
+    held_out = [question for split in evaluation.values() for question in split]
+    every = [*train, *held_out]
     for question in every:
         annotator.check(question)
+    if evaluator is not None:
+        for question in held_out:
+            evaluator.check(question)
     model = model_folder.load(config.model)
     limit = config.vllm.max_model_len or model.context
     if limit > model.context:
@@ -44,7 +52,9 @@ def check(config: Config) -> Prepared:
     model_folder.check_attention(model.config, model.file, limit)
     tokenizer = model.tokenizer
     questions.check_prompts(tokenizer, every, limit, config.rollout.max_new_tokens, model.config.vocab_size)
-    return Prepared(train, evaluation, annotator, tokenizer, lambda question: questions.render(tokenizer, question))
+    return Prepared(
+        train, evaluation, annotator, tokenizer, lambda question: questions.render(tokenizer, question), evaluator
+    )
 
 
 def _questions(config: Config) -> tuple[list[Question], dict[str, Sequence[Question]]]:

@@ -18,14 +18,19 @@ from typing import Any
 from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import AppendFile, Ledger, encode_line
-from maskdpo_ray.records import Annotation, PreferencePair, Rollout, from_json
+from maskdpo_ray.records import Annotation, Judgement, PreferencePair, Rollout, from_json
 
 
-def files(folder: Path, name: str) -> dict[str, Path]:
-    """Part -> file of the log `name` in the run folder: "rollouts", "annotations" and, for training, "pairs"."""
+def files(folder: Path, name: str, judged: bool) -> dict[str, Path]:
+    """Part -> file of the log `name` in the run folder.
+
+    "rollouts", "annotations" and, for training, "pairs"; of an evaluation, where the run is `judged` by a second
+    evaluator, "judgements".
+    """
     parent, _, split = name.partition("/")
     if split:
-        return {part: folder / parent / f"{split}-{part}.jsonl" for part in ("rollouts", "annotations")}
+        parts = ("rollouts", "annotations", *["judgements"] * judged)
+        return {part: folder / parent / f"{split}-{part}.jsonl" for part in parts}
     parts = {part: folder / parent / f"{part}-000.jsonl" for part in ("rollouts", "annotations")}
     return {**parts, "pairs": folder / parent / "pairs.jsonl"}
 
@@ -55,7 +60,7 @@ def units(entries: Iterable[Entry], name: str) -> tuple[list[Unit], int]:
 class QuestionLog:
     """The questions committed under `name` ("iter_000", "eval_001/heldout")."""
 
-    def __init__(self, folder: Path, name: str, ledger: Ledger) -> None:
+    def __init__(self, folder: Path, name: str, ledger: Ledger, judged: bool = False) -> None:
         """Cuts off what no ledger line covers; `notes` says what was cut.
 
         Raises RunFolderError when bytes that a finished stage was built on have changed.
@@ -64,7 +69,7 @@ class QuestionLog:
         self.notes: list[str] = []
         self._ledger = ledger
         self._units, sealed = units(ledger.entries, name)
-        paths = files(folder, name)
+        paths = files(folder, name, judged)
         self._files = {part: AppendFile(path) for part, path in paths.items()}
         whole = self._count_whole()
         if whole < sealed:
@@ -108,26 +113,31 @@ class QuestionLog:
         rollouts: Sequence[Rollout],
         annotations: Sequence[Annotation],
         outcome: PreferencePair | str | None = None,
+        judgements: Sequence[Judgement] = (),
     ) -> None:
-        """Write one question: its answers, labels (same order) and pair or drop reason.
+        """Write one question: its answers, labels, judgements (same order) and pair or drop reason.
 
-        Raises ValueError when the question is there already, or rollouts and annotations do not match.
+        Raises ValueError when the question is there already, or rollouts, annotations and judgements do not match.
         """
         if question_id in self._committed:
             raise ValueError(f"question {question_id!r} is committed already in {self.name}")
         if [(r.question_id, r.sample) for r in rollouts] != [(a.question_id, a.sample) for a in annotations]:
             raise ValueError(f"question {question_id!r}: rollouts and annotations are not of the same answers")
+        expected = [(r.question_id, r.sample) for r in rollouts] if "judgements" in self._files else []
+        if [(j.question_id, j.sample) for j in judgements] != expected:
+            raise ValueError(f"question {question_id!r}: rollouts and judgements are not of the same answers")
         if any(r.question_id != question_id for r in rollouts):
             raise ValueError(f"question {question_id!r}: holds a rollout of another question")
         pair = outcome if isinstance(outcome, PreferencePair) else None
         if pair is not None and pair.question_id != question_id:
             raise ValueError(f"question {question_id!r}: holds a pair of question {pair.question_id!r}")
-        data = {
-            "rollouts": b"".join(map(encode_line, rollouts)),
-            "annotations": b"".join(map(encode_line, annotations)),
+        records = {
+            "rollouts": rollouts,
+            "annotations": annotations,
+            "judgements": judgements,
+            "pairs": [pair] if pair else [],
         }
-        if "pairs" in self._files:
-            data["pairs"] = encode_line(pair) if pair else b""
+        data = {part: b"".join(map(encode_line, records[part])) for part in self._files}
         digest = hashlib.sha256()
         try:
             for part, file in self._files.items():

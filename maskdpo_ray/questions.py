@@ -36,7 +36,7 @@ def load(source: str) -> list[Question]:
     path = Path(source)
     questions: list[Question] = []
     lines: dict[str, int] = {}
-    for number, value in _json_lines(path):
+    for number, value in json_lines(path):
         question = _question(value, where=f"{path}:{number}")
         if question.id in lines:
             raise DataError(
@@ -180,8 +180,8 @@ def _in_order_of(topics: Sequence[str], questions: Iterable[Question]) -> list[Q
     return sorted(chosen, key=lambda question: (place[topic_key(question.topic)], question.id))
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, parsed JSON) of every line that is not blank."""
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, parsed JSON) of every line of a file that is not blank. Raises DataError naming the line."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -28,6 +28,12 @@ CORRECT = frozenset({NO_FACT, NO_HALLUCINATION})
 INCORRECT = frozenset({CONTRADICTORY, UNVERIFIABLE})
 LABELS = (NO_FACT, NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE, UNPARSED)
 
+# What a second evaluator says of a fact, FActScore's three; `unparsed` as above.
+SUPPORTED = "supported"
+UNSUPPORTED = "unsupported"
+IRRELEVANT = "irrelevant"
+VERDICTS = (SUPPORTED, UNSUPPORTED, IRRELEVANT, UNPARSED)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -92,6 +98,29 @@ class Annotation:
     question_id: str
     sample: int
     sentences: tuple[Sentence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedFact:
+    """A fact of an answer, as a second evaluator reads it."""
+
+    text: str
+    """In the evaluator's words, which need not be the answer's."""
+    verdict: str
+    """One of `VERDICTS`."""
+    evidence: str | None = None
+    """The passage that decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a second evaluator makes of one answer."""
+
+    question_id: str
+    sample: int
+    facts: tuple[JudgedFact, ...]
+    abstained: bool = False
+    """The answer says that it does not know."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
                 inputs = (config, prepared.train, prepared.evaluation, prepared.tokenizer, initial)
                 with Cluster(config) as cluster:
                     with tracker.stage("start", 0):
-                        stages = cluster.start(initial, prepared.render, prepared.annotator)
+                        stages = cluster.start(initial, prepared.render, prepared.annotator, prepared.evaluator)
                     Loop(*inputs, stages, folder, tracker).run()
         except Exception:
             (path / "error.log").write_text(traceback.format_exc(), encoding="utf-8")

@@ -6,7 +6,8 @@ metrics.jsonl    metrics over time (tracking.py)
 iter_000/        rollouts-000.jsonl annotations-000.jsonl pairs.jsonl pairs-summary.json
                  reference-logps.safetensors policy/ (a Hugging Face folder)
 eval_000/        evaluation of policy version 0 (before training): heldout.json, heldout-rollouts.jsonl,
-                 heldout-annotations.jsonl, from version 1 on heldout-gain.json; the same for transfer
+                 heldout-annotations.jsonl, from version 1 on heldout-gain.json; with a second evaluator
+                 heldout-judgements.jsonl and heldout-judged*.json; the same for transfer
 summary.json     written at the end; error.log when the last attempt failed; run.lock while one runs
 """
 
@@ -29,7 +30,7 @@ from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import Ledger, encode_line, read_entries, sync_folder
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.question_log import QuestionLog
-from maskdpo_ray.records import SCHEMA_VERSION, Annotation, PreferencePair, Record, Rollout
+from maskdpo_ray.records import SCHEMA_VERSION, Annotation, Judgement, PreferencePair, Record, Rollout
 
 _OURS = {run_lock.NAME, "ledger.jsonl"}
 _NO_QUESTIONS: Questions = {}
@@ -38,8 +39,9 @@ _NO_QUESTIONS: Questions = {}
 class RunFolder:
     """Open one with `RunFolder.open`; one process at a time. Not thread-safe."""
 
-    def __init__(self, path: Path, lock: int, ledger: Ledger, resumed: bool) -> None:
+    def __init__(self, path: Path, lock: int, ledger: Ledger, resumed: bool, judged: bool) -> None:
         self.path = path
+        self._judged = judged
         self.resumed = resumed
         """Whether the folder was there before."""
         self.notes: list[str] = []
@@ -78,8 +80,9 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"{error.filename or path}: can't be written: {error.strerror}") from error
         try:
-            changed = _changes(path, config, _read_ledger(path))
-            folder = cls(path, lock, Ledger(path / "ledger.jsonl"), resumed=changed is not None)
+            changed, _ = _read(path, config)
+            ledger = Ledger(path / "ledger.jsonl")
+            folder = cls(path, lock, ledger, resumed=changed is not None, judged=_is_judged(config))
             if changed is None or changed:
                 folder._write("config.yaml", stored_config.text(config, package_versions))
             folder._ledger.append(
@@ -113,8 +116,7 @@ class RunFolder:
             if nearest == path:
                 run_lock.refuse_held(path)
                 _refuse_strangers(path)
-                entries = _read_ledger(path)
-                _changes(path, _as_stored(config), entries)
+                _, entries = _read(path, _as_stored(config))
                 if begun := find_finished(entries, "begin", 0):
                     beginning.refuse_other_questions(path, begun.facts, questions)
                 if policies := [e for e in entries if isinstance(e, Finished) and e.stage == "train"]:
@@ -191,10 +193,17 @@ class RunFolder:
     # Answers of an evaluation
 
     def commit_answers(
-        self, version: int, split: str, question_id: str, rollouts: Sequence[Rollout], annotations: Sequence[Annotation]
+        self,
+        version: int,
+        split: str,
+        question_id: str,
+        rollouts: Sequence[Rollout],
+        annotations: Sequence[Annotation],
+        judgements: Sequence[Judgement] = (),
     ) -> None:
         """Put one evaluated question of `split` ("heldout", "transfer") on disk as one unit."""
-        self._evaluation_log(version, split).commit(question_id, rollouts, annotations)
+        log = self._evaluation_log(version, split)
+        log.commit(question_id, rollouts, annotations, judgements=judgements)
 
     def committed_answers(self, version: int, split: str) -> frozenset[str]:
         """Ids of the evaluated questions that need not be done again."""
@@ -205,6 +214,10 @@ class RunFolder:
         log = self._evaluation_log(version, split)
         return zip(log.read("rollouts", Rollout), log.read("annotations", Annotation), strict=True)
 
+    def judgements(self, version: int, split: str) -> Iterator[Judgement]:
+        """Committed judgements of a run with a second evaluator, in the order of commitment."""
+        return self._evaluation_log(version, split).read("judgements", Judgement)
+
     def _training_log(self, iteration: int) -> QuestionLog:
         return self._log(f"iter_{iteration:03d}")
 
@@ -214,7 +227,7 @@ class RunFolder:
     def _log(self, name: str) -> QuestionLog:
         if name not in self._logs:
             self._dir(name.partition("/")[0])
-            self._logs[name] = QuestionLog(self.path, name, self._ledger)
+            self._logs[name] = QuestionLog(self.path, name, self._ledger, self._judged)
             self.notes.extend(self._logs[name].notes)
         return self._logs[name]
 
@@ -285,15 +298,23 @@ def _as_stored(config: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(config))  # tuples become lists, as they come back from YAML
 
 
-def _read_ledger(path: Path) -> list[Entry]:
-    """The entries, once the folder holds what they say. Raises RunFolderError."""
+def _is_judged(config: dict[str, Any]) -> bool:
+    return config.get("eval", {}).get("evaluator") is not None
+
+
+def _read(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, list[Entry]]:
+    """(what differs from the config that the run began with, None for a new run; the ledger's entries).
+
+    Raises RunFolderError when that must not differ, or the folder does not hold what the entries say.
+    """
     entries = read_entries(path / "ledger.jsonl")
-    lost_lines.refuse(path, entries)
+    changed = _changes(path, config, entries)
+    lost_lines.refuse(path, entries, _is_judged(config))
     for entry in entries:
         # Small files, read by every later gain and by the summary; a policy is checked where it is loaded.
         if isinstance(entry, Finished) and entry.stage.startswith("evaluate-"):
             stage_files.check(path, entry)
-    return entries
+    return changed, entries
 
 
 def _changes(path: Path, config: dict[str, Any], entries: Sequence[Entry]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Annotation, Question, Rollout
+from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
 
 ReferenceLogps = list[tuple[np.ndarray, np.ndarray]]
 """Per example (chosen, rejected): [response length] float32, 0 where the weight is 0."""
@@ -37,6 +37,8 @@ class Labelled:
     prompt_token_ids: tuple[int, ...]
     rollouts: tuple[Rollout, ...]
     annotations: tuple[Annotation, ...]
+    judgements: tuple[Judgement, ...] = ()
+    """By the second evaluator, of held-out answers and only where there is one."""
 
 
 class Engines(Protocol):
@@ -60,6 +62,13 @@ class Annotators(Protocol):
 
     def stream(self, answered: Iterable[Answered]) -> Iterator[Labelled]:
         """Label what comes in while more is being generated, in any order, few in flight."""
+
+
+class Evaluators(Protocol):
+    """A pool of evaluation actors, which host a second evaluator."""
+
+    def stream(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
+        """Add judgements to what comes in while more is being labelled, in any order, few in flight."""
 
 
 class Trainer(Protocol):
@@ -86,9 +95,12 @@ class BusySeconds(Protocol):
 
 @dataclass(frozen=True)
 class Stages:
-    """The three groups of actors that one run uses, and how busy they were."""
+    """The groups of actors that one run uses, and how busy they were."""
 
     engines: Engines
     annotators: Annotators
     trainer: Trainer
     busy_seconds: BusySeconds
+    """Of the three groups above."""
+    evaluators: Evaluators | None = None
+    """None without a second evaluator."""

@@ -13,6 +13,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,18 @@ from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Annotation, Question, Rollout, Sentence
+from maskdpo_ray.records import (
+    CONTRADICTORY,
+    NO_HALLUCINATION,
+    SUPPORTED,
+    UNSUPPORTED,
+    Annotation,
+    JudgedFact,
+    Judgement,
+    Question,
+    Rollout,
+    Sentence,
+)
 from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps, Stages
 
 EOS = 0
@@ -140,6 +152,24 @@ class FakeAnnotators:
             yield Labelled(item.question, item.prompt_token_ids, item.rollouts, annotations)
 
 
+class FakeEvaluators:
+    """Finds one fact in each answer: true when the first sentence is right."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+
+    def stream(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
+        for item in labelled:
+            self._events.note("judge", item.question.id)
+            yield replace(item, judgements=tuple(map(judge, item.rollouts)))
+
+
+def judge(rollout: Rollout) -> Judgement:
+    """One fact, true when the first sentence of `answers` is."""
+    verdict = SUPPORTED if rollout.text.startswith(RIGHT) else UNSUPPORTED
+    return Judgement(rollout.question_id, rollout.sample, (JudgedFact(rollout.text, verdict),))
+
+
 class FakeTrainer:
     """Its "weights" are a digest of all that it was trained on, in order: another order, another policy."""
 
@@ -187,12 +217,13 @@ def write_policy(folder: str | Path, version: int, content: bytes) -> Policy:
 
 
 def stages(config: Config, events: Events, shuffle: int | None = None) -> Stages:
-    """All three groups, noting into `events`."""
+    """All groups that the config asks for, noting into `events`."""
     return Stages(
         FakeEngines(config.run.seed, events, shuffle),
         FakeAnnotators(events),
         FakeTrainer(config, events),
         lambda: {"rollout": 0.0, "annotation": 0.0, "training": 0.0},
+        None if config.eval.evaluator is None else FakeEvaluators(events),
     )
 
 

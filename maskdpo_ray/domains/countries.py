@@ -300,19 +300,8 @@ def questions() -> list[Question]:
                 id="countries/" + name.lower().replace(" ", "-").replace("'", ""),
                 topic=name,
                 prompt=(*shots, _ask(name)),
-                document=_document(record, entity),
+                document=f"{name}\n{record.article}",
                 facts={"table": "countries", "entity": name, **plain},
             )
         )
     return asked
-
-
-def _document(record: Record, entity: Entity) -> str:
-    facts = entity.facts
-    listed = {kind: ", ".join(value.name for value in facts[kind]) for kind in facts}
-    return (
-        f"{entity.name} lies in {record.location}. It belongs to {facts['continent'][0].name}. "
-        f"Its capital is {listed['capital']}. Official language: {listed['official_language']}. "
-        f"Languages: {listed['language']}. Currency: {listed['currency']}. "
-        f"It borders on {listed['neighbour']}."
-    )

@@ -282,10 +282,25 @@ def questions() -> list[Question]:
                 id=f"elements/{row.name.lower()}",
                 topic=row.name,
                 prompt=(*shots, _ask(row.name)),
-                document=f"{row.name} ({row.symbol}) is the element with atomic number {row.number}, a "
-                f"{plain['category']} of period {row.period}, {row.phase} at room temperature. "
-                f"{row.description}",
+                document=_document(row),
                 facts={"table": "elements", "entity": row.name, **plain},
             )
         )
     return asked
+
+
+def _document(row: _Row) -> str:
+    """What the data file says, one line a field; apart from the facts, which are worked over."""
+    fields = {
+        "Chemical symbol": row.symbol,
+        "Atomic number (protons)": row.number,
+        "Category": row.series,
+        "Period": row.period,
+        "Group": row.group,
+        "Block": row.block,
+        "State at room temperature": row.phase,
+        "Discovered by": row.discoverers,
+        "Year of discovery": row.year,
+        "Description": row.description,
+    }
+    return "\n".join([row.name, *(f"{heading}: {value}" for heading, value in fields.items() if value)])

@@ -34,8 +34,8 @@ class Record:
     neighbours: tuple[str, ...]
     """As the Factbook spells them, each with the length of the border cut off."""
     adjectives: tuple[str, ...]
-    location: str
-    """One phrase of prose: "Central Africa, east of the Democratic Republic of the Congo"."""
+    article: str
+    """The Factbook's own words on what readers ask about, one line a field: "Capital: Kigali"."""
 
 
 def records() -> Iterator[Record]:
@@ -70,8 +70,37 @@ def _record(code: str, data: dict[str, Any]) -> Record:
         languages=listed,
         neighbours=neighbours(_text(geography, "Land boundaries", "border countries")),
         adjectives=_adjectives(_text(people, "Nationality", "adjective")),
-        location=_text(geography, "Location"),
+        article=_article(data),
     )
+
+
+_FIELDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Name", ("Government", "Country name", "conventional short form")),
+    ("Long name", ("Government", "Country name", "conventional long form")),
+    ("Former name", ("Government", "Country name", "former")),
+    ("Capital", ("Government", "Capital", "name")),
+    ("Location", ("Geography", "Location")),
+    ("Continent or region", ("Geography", "Map references")),
+    ("Neighbours (border countries)", ("Geography", "Land boundaries", "border countries")),
+    ("Coastline", ("Geography", "Coastline")),
+    ("Languages", ("People and Society", "Languages", "Languages")),
+    ("Currency", ("Economy", "Exchange rates", "Currency")),
+    ("Population", ("People and Society", "Population", "total")),
+    ("Religions", ("People and Society", "Religions")),
+    ("Ethnic groups", ("People and Society", "Ethnic groups")),
+    ("Government type", ("Government", "Government type")),
+    ("Independence", ("Government", "Independence")),
+    ("Climate", ("Geography", "Climate")),
+    ("Terrain", ("Geography", "Terrain")),
+    ("Economy", ("Economy", "Economic overview")),
+    ("Background", ("Introduction", "Background")),
+)
+"""Heading of a line of an article -> where the Factbook has it."""
+
+
+def _article(data: dict[str, Any]) -> str:
+    found = ((heading, _text(data, *path)) for heading, path in _FIELDS)
+    return "\n".join(f"{heading}: {text.removesuffix(' per US dollar -')}" for heading, text in found if text)
 
 
 def _text(node: Any, *path: str) -> str:

@@ -10,10 +10,11 @@ _WATCHED = {
     "incorrect_facts": (1, "more incorrect facts"),
     "sentences": (-1, "fewer sentences"),
     "nothing_checkable": (1, "more answers say nothing checkable"),
+    "distinct_2": (-1, "answers repeat themselves more (different pairs of tokens / pairs)"),
     "cut_off": (1, "more answers are cut off at the length limit"),
     "unparsed": (1, "more sentences could not be read by the annotator"),
 }
-"""Metric -> (the direction that is worth a remark, the remark); all are defined whatever the answers are."""
+"""Metric -> (the direction that is worth a remark, the remark)."""
 
 
 def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -40,11 +41,33 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
             found.append(f"{words}: {_arrow(change)} per answer")
     if left_out := _left_out(first["kinds"], last["kinds"]):
         found.append(f"stated less often: {left_out}")
+    if "judged" in last:
+        found += _second_opinion(score, last["judged"])
+    return found
+
+
+def _second_opinion(score: dict[str, Any], judged: dict[str, Any]) -> list[str]:
+    """Whether the second evaluator's score moved as the annotator's did, and whether it still does for its length."""
+    who = f"the second evaluator, {judged['evaluator']},"
+    change, penalized = judged["gain"]["score"], judged["gain"]["penalized_score"]
+    if change["gain"] is None:
+        return [f"{who} could score no answer on one of the two sides"]
+    moved = _moved(change)
+    verb = "agrees" if moved == _moved(score) else "DISAGREES"
+    direction = "rose" if moved > 0 else "fell"
+    if moved:
+        found = [f"{who} {verb}: its score {direction}: {_arrow(change)}"]
+    else:
+        found = [f"{who} sees no change beyond noise: {_arrow(change)}"]
+    if _moved(penalized) < 0 <= moved:
+        found.append(f"{who} says that ANSWERS STATE TOO LITTLE for it: with length penalty {_arrow(penalized)}")
     return found
 
 
 def _moved(change: dict[str, Any]) -> int:
-    """1 or -1 when the whole 95% interval is above or below 0, else 0."""
+    """1 or -1 when the whole 95% interval is above or below 0, else 0; 0 too where there is none."""
+    if change["low"] is None:
+        return 0
     return (change["low"] > 0) - (change["high"] < 0)
 
 

@@ -1,6 +1,6 @@
 """The summary of a run: `build` collects it from the run folder, `render` and `show` are in tables.py.
 
-Read from the folder: config.yaml, eval_*/{heldout,transfer}.json, iter_*/pairs-summary.json
+Read from the folder: config.yaml, eval_*/{heldout,transfer}{,-judged}.json, iter_*/pairs-summary.json
 ({"questions", "pairs", "drops": {reason: count}, "mixture": {name: share}}) and metrics.jsonl.
 """
 
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import json_file, stored_config
+from maskdpo_ray import evaluation, json_file, judged, stored_config
+from maskdpo_ray.bootstrap import Gain
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.evaluation import Evaluation, compare
+from maskdpo_ray.evaluation import Evaluation
+from maskdpo_ray.judged import JudgedEvaluation
 from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.pairs import PairsSummary
 from maskdpo_ray.report.remarks import remarks
@@ -61,24 +64,34 @@ def _numbered(folder: Path, kind: str, name: str) -> list[tuple[int, Path]]:
 
 
 def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict[str, Any]]:
+    """By policy version; what a second evaluator found is under "judged"."""
+    versions = _versions(folder, split, Evaluation, evaluation.compare, seed, samples)
+    by_second = _versions(folder, f"{split}-judged", JudgedEvaluation, judged.compare, seed, samples)
+    if not by_second:
+        return versions
+    both = [[entry["version"] for entry in entries] for entries in (versions, by_second)]
+    if both[0] != both[1]:
+        raise RunFolderError(f"{folder}: expected {split}-judged.json of policies {both[0]}, got those of {both[1]}")
+    for entry, second in zip(versions, by_second, strict=True):
+        entry["judged"] = {name: second[name] for name in ("evaluator", "metrics", "gain")}
+    return versions
+
+
+def _versions(
+    folder: Path, name: str, kind: type[Any], compare: Callable[..., Gain], seed: int, samples: int
+) -> list[dict[str, Any]]:
     versions, initial = [], None
-    for version, file in _numbered(folder, "eval", f"{split}.json"):
-        evaluation = json_file.read(file, Evaluation)
-        value = json.loads(encode_line(evaluation))
-        initial = initial or evaluation
+    for version, file in _numbered(folder, "eval", f"{name}.json"):
+        result = json_file.read(file, kind)
+        value = json.loads(encode_line(result))
+        initial = initial or result
         sums = value.pop("topic_sums")  # stays in its own file
         try:
-            gain = None if evaluation is initial else compare(initial, evaluation, seed=seed, bootstrap_samples=samples)
+            gain = None if result is initial else compare(initial, result, seed=seed, bootstrap_samples=samples)
         except ValueError as error:
             raise RunFolderError(f"{file}: {error}") from error
-        versions.append(
-            {
-                "version": version,
-                "topics": len(sums),
-                **value,
-                "gain": None if gain is None else gain.to_json()["metrics"],
-            }
-        )
+        change = None if gain is None else gain.to_json()["metrics"]
+        versions.append({"version": version, "topics": len(sums), **value, "gain": change})
     return versions
 
 

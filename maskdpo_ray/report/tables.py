@@ -31,9 +31,14 @@ def _print(summary: dict[str, Any], console: Console) -> None:
     for split, versions in summary["evaluations"].items():
         tables = [_scores(split, versions), _contents(versions)]
         if len(versions) > 1:
-            tables.append(_changes(versions[-1]))
+            last = versions[-1]
+            tables.append(_changes(last["version"], last["gain"], _SHOWN))
         if any(version["kinds"] for version in versions):
             tables.append(_kinds(versions))
+        if versions[0]["replications"] > 1:
+            tables.append(_best_of(versions))
+        if "judged" in versions[-1]:
+            tables += _second_opinion(versions)
         for table in tables:
             console.print(table, Text(), sep="\n")
     if summary["pairs"]:
@@ -139,18 +144,30 @@ _SHOWN = {
     "unparsed": "unparsed",
     "sentences": "sentences",
     "tokens": "tokens",
+    "distinct_1": "distinct tokens / tokens",
+    "distinct_2": "distinct pairs / pairs",
     "cut_off": "cut off",
     "nothing_checkable": "nothing checkable",
 }
-_ONLY_IF_SEEN = ("contradictory", "unverifiable", "no_fact", "unparsed")
+_SHOWN_OF_SECOND = {
+    "score": "score",
+    "penalized_score": "score with length penalty",
+    "pooled_score": "pooled score",
+    "correct_facts": "correct facts",
+    "incorrect_facts": "incorrect facts",
+    "irrelevant": "irrelevant facts",
+    "unparsed": "unparsed",
+    "abstained": "abstained",
+}
+_ONLY_IF_SEEN = ("contradictory", "unverifiable", "no_fact", "unparsed", "irrelevant", "abstained")
 
 
-def _changes(last: dict[str, Any]) -> Table:
+def _changes(version: int, gain: dict[str, Any], shown: dict[str, str], by: str = "") -> Table:
     table = _table(
-        f"Change from before to {_name(last['version'])}, per answer", "", "before", "after", "gain", "95% interval"
+        f"Change from before to {_name(version)}, per answer{by}", "", "before", "after", "gain", "95% interval"
     )
-    for metric, label in _SHOWN.items():
-        change = last["gain"][metric]
+    for metric, label in shown.items():
+        change = gain[metric]
         if metric in _ONLY_IF_SEEN and not (change["before"] or change["after"]):
             continue
         table.add_row(
@@ -167,6 +184,47 @@ def _kinds(versions: list[dict[str, Any]]) -> Table:
         before, after = first["kinds"].get(kind, nothing), last["kinds"].get(kind, nothing)
         table.add_row(kind, *(_plain(side[label], 2) for label in ("correct", "incorrect") for side in (before, after)))
     return table
+
+
+def _best_of(versions: list[dict[str, Any]]) -> Table:
+    first, last = versions[0], versions[-1]
+    sizes = [f"n = {n}" for n in first["best_of"]]
+    table = _table("Score of the best of n answers", "policy", *sizes)
+    for version in (first, last) if last is not first else (first,):
+        table.add_row(_name(version["version"]), *(_plain(score) for score in version["best_of"].values()))
+    return table
+
+
+def _second_opinion(versions: list[dict[str, Any]]) -> list[Table]:
+    """The annotator's figures beside those of a second evaluator, and all of the latter's."""
+    last, evaluator = versions[-1], versions[-1]["judged"]["evaluator"]
+    table = _table(
+        f"Two judges: the annotator of training, and {evaluator}",
+        "judge",
+        "policy",
+        "score",
+        "gain",
+        "95% interval",
+        "correct",
+        "incorrect",
+        text_columns=2,
+        caption="correct, incorrect: facts per answer, each judge's own.",
+    )
+    for judge, entries in (("annotator", versions), ("second", [version["judged"] for version in versions])):
+        for version, entry in zip(versions, entries, strict=True):
+            change = entry["gain"] and entry["gain"]["score"]
+            table.add_row(
+                judge,
+                _name(version["version"]),
+                _plain(entry["metrics"]["score"]["mean"]),
+                _signed(change["gain"]) if change else "",
+                _bounds(change) if change else "",
+                *(_plain(entry["metrics"][f"{side}_facts"]["mean"], 2) for side in ("correct", "incorrect")),
+            )
+    if len(versions) == 1:
+        return [table]
+    by = f", by {evaluator}"
+    return [table, _changes(last["version"], last["judged"]["gain"], _SHOWN_OF_SECOND, by)]
 
 
 def _pairs(iterations: list[dict[str, Any]]) -> Table:

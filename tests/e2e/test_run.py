@@ -141,11 +141,13 @@ def test_evaluations(masked_run: Run) -> None:
         for split, topics in zip(SPLITS, ("data.num_eval_topics", "data.num_transfer_topics"), strict=True):
             base = f"eval_{version:03d}/{split}"
             rollouts = masked_run.lines(f"{base}-rollouts.jsonl")
-            assert is_in_order(rollouts, masked_run.lines(f"{base}-annotations.jsonl"))
+            for part in ("annotations", "judgements"):
+                assert is_in_order(rollouts, masked_run.lines(f"{base}-{part}.jsonl"))
             assert {rollout["policy_version"] for rollout in rollouts} == {version}
             assert {len(answers) for answers in answers_by_question(rollouts).values()} == {R}
             assert len(rollouts) == SMALLEST[topics] * R
-            assert 0 <= masked_run.read(f"{base}.json")["metrics"]["score"]["mean"] <= 1
+            for name in (base, f"{base}-judged"):
+                assert 0 <= masked_run.read(f"{name}.json")["metrics"]["score"]["mean"] <= 1
     held = {r["question_id"] for r in masked_run.lines("eval_000/heldout-rollouts.jsonl")}
     trained = {r["question_id"] for i in ITERATIONS for r in masked_run.lines(f"iter_{i:03d}/rollouts-000.jsonl")}
     assert not held & trained
@@ -189,6 +191,7 @@ def test_summary(masked_run: Run) -> None:
     assert summary["run"] == "masked"
     assert {split: len(versions) for split, versions in summary["evaluations"].items()} == {"heldout": 3, "transfer": 3}
     assert [pairs["iteration"] for pairs in summary["pairs"]] == list(ITERATIONS)
+    assert any("the second evaluator, factscore," in remark for remark in summary["remarks"])
 
 
 def test_ledger_names_what_is_on_disk(masked_run: Run) -> None:

@@ -18,15 +18,16 @@ import pytest
 import ray.cloudpickle
 
 from actors import weights
-from actors.groups import AnnotationGroup, RolloutGroup, TrainingGroup
+from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
 from actors.rollout import request_seed
-from maskdpo_ray import annotators, batching, questions
+from maskdpo_ray import annotators, batching, evaluators, questions
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config import (
     AnnotationConfig,
     ClusterConfig,
     Config,
+    EvalConfig,
     ModelConfig,
     RolloutConfig,
     RunConfig,
@@ -50,6 +51,7 @@ def config_for(tmp_path: Path, **cluster: Any) -> Config:
         model=ModelConfig(model_name_or_path=str(tmp_path / "model")),
         rollout=RolloutConfig(num_engines=2, n_samples_per_prompt=3, max_in_flight=MAX_IN_FLIGHT),
         annotation=AnnotationConfig(num_actors=1, max_in_flight=2),
+        eval=EvalConfig(evaluator="factscore"),
         train=TrainConfig(num_ranks=2, max_epochs=2, batch_size=4, micro_batch_size=2),
         cluster=ClusterConfig(**{**room, **cluster}),
     )
@@ -86,7 +88,7 @@ class Running:
 
 @pytest.fixture(scope="class")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Two engines, an annotator and two ranks; after the tests no process of theirs may be left."""
+    """Two engines, an annotator, an evaluator and two ranks; after the tests no process of theirs may be left."""
     tmp_path = tmp_path_factory.mktemp("cluster")
     config = config_for(tmp_path)
     initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
@@ -95,7 +97,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     before = set(psutil.Process().children(recursive=True))
     with ExitStack() as stack:
         stages = stack.enter_context(Cluster(config, engine=engine, rank=rank)).start(
-            initial, fakes.render, annotators.build("facts")
+            initial, fakes.render, annotators.build("facts"), evaluators.build("factscore")
         )
         running = Running(config, stages, initial, tmp_path)
         yield running
@@ -155,6 +157,16 @@ class TestRunningCluster:
             assert [(a.question_id, a.sample) for a in item.annotations] == expected
             for rollout, annotation in zip(item.rollouts, item.annotations, strict=True):
                 assert annotation.sentences[-1].end == len(rollout.text)
+
+    def test_labelled_answers_are_judged(self, running: Running) -> None:
+        asked = questions.load("builtin:countries")[:4]
+        answered = running.stages.engines.stream(asked, running.initial, 3, "evaluate-heldout")
+        judged = list(running.stages.evaluators.stream(running.stages.annotators.stream(answered)))
+        assert sorted(item.question.id for item in judged) == sorted(question.id for question in asked)
+        for item in judged:
+            expected = [(rollout.question_id, rollout.sample) for rollout in item.rollouts]
+            for labels in (item.annotations, item.judgements):
+                assert [(each.question_id, each.sample) for each in labels] == expected
 
     def test_dead_engine_comes_back_on_the_right_policy(self, running: Running) -> None:
         """Ray starts it anew on the initial policy; what it was asked is answered by the policy it was asked of."""
@@ -258,6 +270,7 @@ class TestRunningCluster:
     def test_groups_fulfil_the_protocols(self, running: Running) -> None:
         kinds = [type(running.stages.engines), type(running.stages.annotators), type(running.stages.trainer)]
         assert kinds == [RolloutGroup, AnnotationGroup, TrainingGroup]
+        assert type(running.stages.evaluators) is EvaluationGroup
 
 
 def example(pair_id: str) -> TrainingExample:

@@ -1,13 +1,16 @@
 """Evaluation: closed forms, an independent count, and whether the intervals hold what they promise."""
 
+import itertools
 import json
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskdpo_ray.best_of import best_of_n, sizes
 from maskdpo_ray.evaluation import METRICS, Evaluation, compare, evaluate
 from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence
 
@@ -52,6 +55,8 @@ def test_closed_form():
         "unparsed": (1 / 2, 0),
         "sentences": (3, 5 / 2),
         "tokens": (15, 35),
+        "distinct_1": (1, 1),
+        "distinct_2": (1, 1),
         "cut_off": (1 / 2, 0),
         "nothing_checkable": (0, 1 / 2),
         "scored": (1, 1),
@@ -68,6 +73,40 @@ def test_closed_form():
     }
     assert result.topic_scores == pytest.approx({"topic0": 3 / 4, "topic1": 2 / 3})
     assert (result.questions, result.replications) == (2, 2)
+
+
+def test_repetition_lowers_distinct_n():
+    qs = questions(2)
+    rows = [answer(q, 0, [FACT]) for q in qs]
+    repeated = (replace(rows[0][0], token_ids=(5, 6, 5, 6, 5, 6)), rows[0][1])
+    result = run(qs, [repeated, (replace(rows[1][0], token_ids=(5, 6, 7, 8)), rows[1][1])]).metrics
+    assert (result["distinct_1"].mean, result["distinct_2"].mean) == ((2 + 4) / 10, (2 + 3) / 8)
+
+
+def test_best_of_is_the_mean_over_all_subsets():
+    qs = questions(2)
+    labels = {"q0": ([WRONG], [FACT, WRONG], [FACT]), "q1": ([FACT], [LOST], [WRONG])}  # the lost one has no score
+    result = run(qs, [answer(q, r, labels[q.id][r]) for q in qs for r in range(3)])
+    # q0: of the pairs of (0, 1/2, 1) the best are 1/2, 1, 1. q1: the only pair of (1, 0) has 1.
+    assert result.best_of == pytest.approx({"1": 1 / 2, "2": (5 / 6 + 1) / 2, "3": 1})
+    only_lost = run(qs, [answer(q, r, [LOST]) for q in qs for r in range(2)])
+    assert only_lost.best_of == {"1": None, "2": None}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_best_of_n_is_unbiased(scores):
+    for n in range(1, len(scores) + 1):
+        subsets = [max(subset) for subset in itertools.combinations(scores, n)]
+        assert best_of_n(scores, n) == pytest.approx(statistics.mean(subsets))
+    for n in (0, len(scores) + 1):
+        with pytest.raises(ValueError, match=f"expected n from 1 to {len(scores)}, got {n}"):
+            best_of_n(scores, n)
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
+def test_sizes_are_powers_of_two_and_all(samples, expected):
+    assert sizes(samples) == expected
 
 
 def test_answers_without_a_parsed_sentence_are_left_out_of_the_score_and_shown():

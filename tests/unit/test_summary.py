@@ -27,7 +27,7 @@ def evaluation(labels):
     def one(question, replication):
         mine = [*labels, *[("currency", WRONG)] * replication]
         sentences = tuple(Sentence(i, i + 1, label, kind=kind) for i, (kind, label) in enumerate(mine))
-        return Rollout(question.id, replication, (1,) * 9 * len(mine), "x" * len(mine), "stop", 0), Annotation(
+        return Rollout(question.id, replication, tuple(range(9 * len(mine))), "x" * len(mine), "stop", 0), Annotation(
             question.id, replication, sentences
         )
 

@@ -1,0 +1,23 @@
+"""An evaluation actor: hosts an evaluator and judges the answers of whole questions at a time."""
+
+from __future__ import annotations
+
+from actors.host import Host
+from maskdpo_ray.evaluators import Evaluator, conformance
+from maskdpo_ray.records import Judgement, Question, Rollout
+
+
+class EvaluationActor(Host[Evaluator]):
+    """One evaluator of `maskdpo_ray.evaluators`, built on the driver and started here."""
+
+    def judge(self, question: Question, rollouts: list[Rollout]) -> list[Judgement]:
+        """Judge every answer to one question, in order.
+
+        Raises EvaluatorError when the evaluator's reply does not fit the answers.
+        """
+        evaluator = self._started()
+        items = [(question, rollout) for rollout in rollouts]
+        with self._clock:
+            judgements = evaluator.judge(items)
+        conformance.refuse_faults(items, judgements)
+        return judgements

@@ -1,0 +1,48 @@
+"""Facts by rules: read from clauses, looked up in passages of prose. No model, and none of the annotator's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from maskdpo_ray import sentences
+from maskdpo_ray.evaluators import statements
+from maskdpo_ray.evaluators.retrieval import Passages
+from maskdpo_ray.evaluators.statements import Statement
+from maskdpo_ray.evaluators.words import words
+from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNSUPPORTED, JudgedFact, Question, Rollout
+
+
+class Rules:
+    """Supported: one of the passages that are about the same thing holds every name, number and noun of the claim."""
+
+    def __init__(self, passages_of: Callable[[Question], Passages], count: int) -> None:
+        """`count`: how many passages are read for a fact."""
+        self._passages_of, self._count = passages_of, count
+
+    def facts(self, items: Sequence[tuple[Question, Rollout]]) -> list[tuple[JudgedFact, ...]]:
+        """The facts of each answer."""
+        return [tuple(self._judge(question, rollout.text)) for question, rollout in items]
+
+    def _judge(self, question: Question, answer: str) -> list[JudgedFact]:
+        passages = self._passages_of(question)
+        common = frozenset(word.text for text in passages.texts for word in words(text) if word.text.islower())
+        found = []
+        for start, end in sentences.split(answer, question.language):
+            for clause in statements.clauses(answer[start:end]):
+                statement = statements.read(clause, question.topic, common)
+                if statement is None or statement.denied:
+                    found.append(JudgedFact(clause, IRRELEVANT))
+                else:
+                    found.append(self._look_up(statement, passages))
+        return found
+
+    def _look_up(self, statement: Statement, passages: Passages) -> JudgedFact:
+        claimed = " ".join(word.text for word in (*statement.names, *statement.nouns))
+        near = passages.find(" ".join(statement.about), self._count) or passages.find(claimed, self._count)
+        for passage in near:
+            held = words(passage)
+            if all(any(name.matches(word) for word in held) for name in statement.names) and all(
+                any(noun.matches(word, loosely=True) for word in held) for noun in statement.nouns
+            ):
+                return JudgedFact(statement.text, SUPPORTED, passage)
+        return JudgedFact(statement.text, UNSUPPORTED, near[0] if near else None)
