@@ -1,6 +1,6 @@
 """The Ray edge: connects, starts the actors, and ends them all.
 
-`actors.groups` feeds them. Together with `run.py` this is the only module of the package that knows Ray.
+`actors.groups` feeds them. Together with the entry points this is the only module of the package that knows Ray.
 """
 
 from __future__ import annotations
@@ -72,11 +72,6 @@ class Cluster:
         # Ray puts in its own, which kills its processes where they stand and prints a stack trace.
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-        try:
-            Plan(self._config).check(ray.cluster_resources())
-        except BaseException:
-            self._shut_down()
-            raise
         return self
 
     def _connect(self, address: str | None) -> None:
@@ -104,9 +99,56 @@ class Cluster:
 
     def start(self, policy: Policy, render: Callable[[Question], list[int]], annotator: Annotator) -> Stages:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
-        config = self._config
+        self._check_room()
+        engines = self._start_engines(policy)
+        annotators, ranks = self._start_annotators(annotator), self._start_ranks()
+        self._await_ready(engines, "rollout engine")
+        rollout = RolloutGroup(self._config, engines, render)
+        annotation, trainer = self._annotation_group(annotators), self._training_group(ranks)
+
+        def busy_seconds() -> dict[str, float]:
+            return {
+                "rollout": rollout.busy_seconds(),
+                "annotation": annotation.busy_seconds(),
+                "training": trainer.busy_seconds(),
+            }
+
+        return Stages(rollout, annotation, trainer, busy_seconds)
+
+    def start_annotators(self, annotator: Annotator) -> AnnotationGroup:
+        """Start annotation actors only. Raises ClusterError as `start` does."""
+        self._check_room("annotation actors")
+        return self._annotation_group(self._start_annotators(annotator))
+
+    def start_trainer(self) -> TrainingGroup:
+        """Start training ranks only. Raises ClusterError as `start` does."""
+        self._check_room("training ranks")
+        return self._training_group(self._start_ranks())
+
+    def _check_room(self, *names: str) -> None:
+        Plan(self._config).check(ray.cluster_resources(), *names)
+
+    def _threads(self, sharing: int) -> int:
+        """Of each of `sharing` actors that work at the same time on one node."""
         cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
-        engines = self._start_engines(policy, config.cluster.threads or cores)
+        return self._config.cluster.threads or max(1, cores // sharing)
+
+    def _await_ready(self, handles: list[Any], what: str) -> None:
+        calls.gather([each.ready.remote() for each in handles], self._config.cluster.start_timeout_s, what, "start")
+
+    def _annotation_group(self, annotators: list[Any]) -> AnnotationGroup:
+        self._await_ready(annotators, "annotation actor")
+        return AnnotationGroup(self._config, annotators)
+
+    def _training_group(self, ranks: list[Any]) -> TrainingGroup:
+        timeout = self._config.cluster.start_timeout_s
+        host, port = calls.gather([ranks[0].address.remote()], timeout, "training rank", "start")[0]
+        joins = [rank.setup.remote(host, port) for rank in ranks]
+        calls.gather(joins, timeout, "training rank", "join the group")
+        return TrainingGroup(self._config, ranks)
+
+    def _start_annotators(self, annotator: Annotator) -> list[Any]:
+        config = self._config
         # Not as an argument: a large one (a table of facts) would be gone when Ray restarts the actor.
         self._annotator = ray.put(annotator)
         fetch = functools.partial(ray.get, self._annotator)
@@ -119,36 +161,17 @@ class Cluster:
             ).remote(fetch)
             for _ in range(config.annotation.num_actors)
         ]
-        ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))
-        self._handles = [*engines, *annotators, *ranks]
-        self._engines, self._ranks = engines, ranks
-        timeout = config.cluster.start_timeout_s
-        calls.gather([engine.ready.remote() for engine in engines], timeout, "rollout engine", "start")
-        calls.gather([each.ready.remote() for each in annotators], timeout, "annotation actor", "start")
-        host, port = calls.gather([ranks[0].address.remote()], timeout, "training rank", "start")[0]
-        joins = [rank.setup.remote(host, port) for rank in ranks]
-        calls.gather(joins, timeout, "training rank", "join the group")
-        rollout = RolloutGroup(config, engines, render)
-        annotation = AnnotationGroup(config, annotators)
-        trainer = TrainingGroup(config, ranks)
+        self._handles += annotators
+        return annotators
 
-        def busy_seconds() -> dict[str, float]:
-            return {
-                "rollout": rollout.busy_seconds(),
-                "annotation": annotation.busy_seconds(),
-                "training": trainer.busy_seconds(),
-            }
-
-        return Stages(rollout, annotation, trainer, busy_seconds)
-
-    def _start_engines(self, policy: Policy, threads: int) -> list[Any]:
+    def _start_engines(self, policy: Policy) -> list[Any]:
         config = self._config
         vllm = dataclasses.asdict(config.vllm)
         if config.vllm.dtype == "auto":
             vllm["dtype"] = {"bf16": "bfloat16", "fp32": "float32"}[config.ds.param_dtype]
         settings = EngineSettings(
             device=config.cluster.device,
-            threads=threads,
+            threads=self._threads(sharing=1),
             seed=config.run.seed,
             trust_remote_code=config.model.trust_remote_code,
             **vllm,
@@ -156,9 +179,11 @@ class Cluster:
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
         concurrency = config.rollout.max_in_flight + 8  # loads and questions about state on top
         actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, concurrency)
-        return [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
+        self._engines = [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
+        self._handles += self._engines
+        return self._engines
 
-    def _start_ranks(self, threads: int) -> list[Any]:
+    def _start_ranks(self) -> list[Any]:
         config = self._config
         settings = TrainingSettings(
             optimizer=OptimizerSettings(
@@ -173,7 +198,7 @@ class Cluster:
             param_dtype=config.ds.param_dtype,
             seed=config.run.seed,
             device=config.cluster.device,
-            num_threads=threads,
+            num_threads=self._threads(sharing=config.train.num_ranks),
             timeout_s=config.cluster.step_timeout_s,
             adam_offload=config.ds.adam_offload,
             gradient_checkpointing=config.model.gradient_checkpointing_enable,
@@ -188,7 +213,7 @@ class Cluster:
             raise ClusterError(
                 f"training ranks: no room for {num_ranks} x {bundle} within {config.cluster.start_timeout_s:.0f} s"
             )
-        return [
+        self._ranks = [
             ray.remote(self._rank_class)
             .options(
                 num_cpus=bundle.get("CPU", 0),
@@ -198,6 +223,8 @@ class Cluster:
             .remote(settings, rank, num_ranks)
             for rank in range(num_ranks)
         ]
+        self._handles += self._ranks
+        return self._ranks
 
     @staticmethod
     def _actor(kind: type, cpus: float, gpus: float, concurrency: int) -> Any:

@@ -164,7 +164,7 @@ class FakeTrainer:
                 values = b"".join(side.tobytes() for side in reference[i])
                 self._state = hashlib.sha256(self._state + repr(examples[i]).encode() + values).digest()
             tokens = sum(sum(w > 0 for w in examples[i].chosen_weights) for i in batch)
-            yield {"loss": int.from_bytes(self._state[:2]) / 2**16, "tokens": float(tokens)}
+            yield {"loss": int.from_bytes(self._state[:2]) / 2**16, "accuracy": 0.5, "tokens": float(tokens)}
 
     def publish(self, folder: str, version: int) -> Policy:
         self._events.note("publish", version)
@@ -319,7 +319,7 @@ class FakeRank:
                 assert len(chosen) == len(example.chosen_token_ids)
                 assert len(rejected) == len(example.rejected_token_ids)
                 self._state = hashlib.sha256(self._state + chosen.tobytes() + rejected.tobytes()).digest()
-        return {"loss": float(self._rank), "tokens": float(sum(map(len, ids)))}
+        return {"loss": float(self._rank), "accuracy": 0.5, "tokens": float(sum(map(len, ids)))}
 
     def save_policy(self, path: str) -> None:
         self._note("save")

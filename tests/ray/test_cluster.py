@@ -298,7 +298,7 @@ def test_an_annotator_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with Cluster(config_for(tmp_path), engine=engine, rank=rank) as cluster:
         stages = cluster.start(initial, fakes.render, annotator)
         asked = [fakes.question(name) for name in ("a", "b")]
-        labelled = list(stages.annotators.stream(stages.rollouts.stream(asked, initial, 3, "train")))
+        labelled = list(stages.annotators.stream(stages.engines.stream(asked, initial, 3, "train")))
     assert sorted(item.question.id for item in labelled) == ["a", "b"]
     assert died.exists()
     said = capfd.readouterr()
@@ -310,8 +310,8 @@ def test_not_enough_cpus(tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))
     config = config_for(tmp_path, cpus_per_engine=1000, cpus_per_rank=0.5)
     expected = r"^not enough CPUs: .* 2 x 1000 \(rollout engines\) \+ 2 x 0.5 \(training ranks\) = 2001;"
-    with pytest.raises(ClusterError, match=expected), Cluster(config):
-        pytest.fail("entered")
+    with pytest.raises(ClusterError, match=expected), Cluster(config) as cluster:
+        cluster.start(Policy(0, "nowhere", ""), fakes.render, annotators.build("facts"))
     assert set(psutil.Process().children(recursive=True)) - before == set()
 
 
