@@ -331,3 +331,16 @@ class FakeRank:
 
     def close(self) -> None:
         self._note("close")
+
+
+class Accepting:
+    """An annotator that takes every question and labels by `label`."""
+
+    def check(self, asked: Question) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        return [label(rollout) for _, rollout in items]
