@@ -288,7 +288,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         )
     },
     "no questions file": (section(data=DataConfig(train="nowhere.jsonl")), DataError, "nowhere.jsonl: expected a"),
-    "questions file is a folder": (section(data=DataConfig(train="/")), DataError, "/: expected a JSON Lines file"),
+    "questions file is a folder": (section(data=DataConfig(train="/")), DataError, "/: expected a JSON file"),
     "unknown table": (section(data=DataConfig(train="builtin:planets")), DataError, "builtin:planets: expected one"),
     "too few topics": (questions({"prompt": "x"}, num_eval_topics=1), DataError, "data.num_eval_topics: "),
     "same questions on both sides": (
