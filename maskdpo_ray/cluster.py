@@ -54,8 +54,8 @@ class Cluster:
         self._engine_class = engine
         self._rank_class = rank
         self._handles: list[Any] = []
-        self._annotator: Any = None
-        """Ray's reference to the annotator: one that is kept here, for actors that start again."""
+        self._hosted: list[Any] = []
+        """Ray's references to what actors host: kept here, for actors that start again."""
         self._engines: list[Any] = []
         self._ranks: list[Any] = []
         self._group: Any = None
@@ -148,21 +148,17 @@ class Cluster:
         return TrainingGroup(self._config, ranks)
 
     def _start_annotators(self, annotator: Annotator) -> list[Any]:
-        config = self._config
+        cluster = self._config.cluster
+        share = (cluster.cpus_per_annotator, cluster.gpus_per_annotator)
+        return self._start_hosts(AnnotationActor, annotator, self._config.annotation.num_actors, *share)
+
+    def _start_hosts(self, kind: type, hosted: Annotator, count: int, cpus: float, gpus: float) -> list[Any]:
+        actor = self._actor(kind, cpus, gpus, getattr(hosted, "max_concurrency", 1))
         # Not as an argument: a large one (a table of facts) would be gone when Ray restarts the actor.
-        self._annotator = ray.put(annotator)
-        fetch = functools.partial(ray.get, self._annotator)
-        annotators = [
-            self._actor(
-                AnnotationActor,
-                config.cluster.cpus_per_annotator,
-                config.cluster.gpus_per_annotator,
-                getattr(annotator, "max_concurrency", 1),
-            ).remote(fetch)
-            for _ in range(config.annotation.num_actors)
-        ]
-        self._handles += annotators
-        return annotators
+        self._hosted.append(ray.put(hosted))
+        hosts = [actor.remote(functools.partial(ray.get, self._hosted[-1])) for _ in range(count)]
+        self._handles += hosts
+        return hosts
 
     def _start_engines(self, policy: Policy) -> list[Any]:
         config = self._config
