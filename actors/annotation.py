@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.host import Host
+from actors.host import Host, Stored
 from maskdpo_ray.annotators import Annotator, conformance
 from maskdpo_ray.records import Annotation, Question, Rollout
 
@@ -10,12 +10,12 @@ from maskdpo_ray.records import Annotation, Question, Rollout
 class AnnotationActor(Host[Annotator]):
     """One annotator of `maskdpo_ray.annotators`, built on the driver and started here."""
 
-    def annotate(self, question: Question, rollouts: list[Rollout]) -> list[Annotation]:
+    def annotate(self, stored: Stored[Annotator], question: Question, rollouts: list[Rollout]) -> list[Annotation]:
         """Label every answer to one question, in order.
 
         Raises AnnotatorError when the annotator's reply does not fit the answers.
         """
-        annotator = self._started()
+        annotator = self._started(stored)
         items = [(question, rollout) for rollout in rollouts]
         with self._clock:
             annotations = annotator.annotate(items)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.host import Host
+from actors.host import Host, Stored
 from maskdpo_ray.evaluators import Evaluator, conformance
 from maskdpo_ray.records import Judgement, Question, Rollout
 
@@ -10,12 +10,12 @@ from maskdpo_ray.records import Judgement, Question, Rollout
 class EvaluationActor(Host[Evaluator]):
     """One evaluator of `maskdpo_ray.evaluators`, built on the driver and started here."""
 
-    def judge(self, question: Question, rollouts: list[Rollout]) -> list[Judgement]:
+    def judge(self, stored: Stored[Evaluator], question: Question, rollouts: list[Rollout]) -> list[Judgement]:
         """Judge every answer to one question, in order.
 
         Raises EvaluatorError when the evaluator's reply does not fit the answers.
         """
-        evaluator = self._started()
+        evaluator = self._started(stored)
         items = [(question, rollout) for rollout in rollouts]
         with self._clock:
             judgements = evaluator.judge(items)

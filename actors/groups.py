@@ -11,6 +11,7 @@ from typing import Any
 
 from actors import calls, weights
 from actors.clock import BusyClock
+from actors.host import Stored
 from actors.rollout import Sampling, request_seed
 from maskdpo_ray import batching
 from maskdpo_ray.batching import TrainingExample
@@ -73,15 +74,20 @@ class RolloutGroup:
 class AnnotationGroup:
     """Annotation actors as one labeller (`stages.Annotators`)."""
 
-    def __init__(self, config: Config, annotators: Sequence[Any]) -> None:
+    def __init__(self, config: Config, annotators: Sequence[Any], hosted: Stored[Any]) -> None:
         self._config = config
         self._annotators = annotators
+        self._hosted = hosted
+
+    def ready(self) -> list[Any]:
+        """Calls that end when what the actors host has started."""
+        return [annotator.ready.remote(self._hosted) for annotator in self._annotators]
 
     def stream(self, answered: Iterable[Answered]) -> Iterator[Labelled]:
         """See `stages.Annotators.stream`."""
 
         def submit(annotator: Any, item: Answered) -> Any:
-            return annotator.annotate.remote(item.question, list(item.rollouts))
+            return annotator.annotate.remote(self._hosted, item.question, list(item.rollouts))
 
         timeout, limit = self._config.cluster.step_timeout_s, self._config.annotation.max_in_flight
         for item, labels in calls.feed(answered, self._annotators, submit, limit, timeout, "annotation actor"):
@@ -95,15 +101,20 @@ class AnnotationGroup:
 class EvaluationGroup:
     """Evaluation actors as one judge (`stages.Evaluators`)."""
 
-    def __init__(self, config: Config, evaluators: Sequence[Any]) -> None:
+    def __init__(self, config: Config, evaluators: Sequence[Any], hosted: Stored[Any]) -> None:
         self._config = config
         self._evaluators = evaluators
+        self._hosted = hosted
+
+    def ready(self) -> list[Any]:
+        """Calls that end when what the actors host has started."""
+        return [evaluator.ready.remote(self._hosted) for evaluator in self._evaluators]
 
     def stream(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
         """See `stages.Evaluators.stream`."""
 
         def submit(evaluator: Any, item: Labelled) -> Any:
-            return evaluator.judge.remote(item.question, list(item.rollouts))
+            return evaluator.judge.remote(self._hosted, item.question, list(item.rollouts))
 
         timeout, limit = self._config.cluster.step_timeout_s, self._config.eval.max_in_flight
         for item, judgements in calls.feed(labelled, self._evaluators, submit, limit, timeout, "evaluation actor"):

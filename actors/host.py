@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from actors.clock import BusyClock
 
@@ -20,26 +20,41 @@ class Startable(Protocol):
 Hosted = TypeVar("Hosted", bound=Startable)
 
 
-class Host(Generic[Hosted]):
-    """Its methods are called from several threads when what it hosts has a `max_concurrency` above 1."""
+@dataclass(frozen=True)
+class Stored(Generic[Hosted]):
+    """An object in Ray's store; whoever put it there keeps this."""
 
-    def __init__(self, fetch: Callable[[], Hosted]) -> None:
-        """`fetch` gives the object as the driver built it, not started."""
-        self._fetch = fetch
+    reference: Any
+
+    def fetch(self) -> Hosted:
+        """A copy for this process."""
+        import ray
+
+        found: Hosted = ray.get(self.reference)
+        return found
+
+
+class Host(Generic[Hosted]):
+    """Its methods are called from several threads when what it hosts has a `max_concurrency` above 1.
+
+    Each call brings what is hosted along: Ray restarts an actor without asking `ready`, and does not keep what a
+    constructor was given by reference, as it gives everything large.
+    """
+
+    def __init__(self) -> None:
         self._hosted: Hosted | None = None
         self._starting = threading.Lock()
         self._clock = BusyClock()
 
-    def ready(self) -> bool:
+    def ready(self, stored: Stored[Hosted]) -> bool:
         """True once the object has started."""
-        self._started()
+        self._started(stored)
         return True
 
-    def _started(self) -> Hosted:
-        # Not in __init__, whose errors Ray wraps; and Ray restarts an actor without asking `ready`.
+    def _started(self, stored: Stored[Hosted]) -> Hosted:
         with self._starting:
             if self._hosted is None:
-                hosted = self._fetch()
+                hosted = stored.fetch()
                 hosted.start()
                 self._hosted = hosted
             return self._hosted

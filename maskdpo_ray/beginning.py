@@ -1,4 +1,4 @@
-"""What a run began with: the weights and the questions. It goes on with the same ones only."""
+"""What a run began with: the weights, and the questions or pairs. It goes on with the same ones only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Question, to_json
+from maskdpo_ray.records import to_json
 
-Questions = Mapping[str, Sequence[Question]]
-"""By split: `train`, `heldout` and, when there is a second domain, `transfer`."""
+Questions = Mapping[str, Sequence[Any]]
+"""By split: `train`, `heldout` and, when there is a second domain, `transfer`. Without the loop: `pairs`, examples."""
 
 
 def facts(initial: Policy, questions: Questions) -> dict[str, Any]:
@@ -32,17 +32,20 @@ def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) 
 
 def refuse_other_questions(path: Path, begun: Mapping[str, Any], questions: Questions) -> None:
     """Raise RunFolderError naming a split whose questions, or whose order, the run in `path` did not begin with."""
-    before = begun.get("questions", {})  # runs of earlier versions did not keep it
+    before = begun.get("questions")
+    if before is None:  # runs of earlier versions did not keep it
+        return
     for split, asked in questions.items():
-        if split in before and before[split] != _checksum(asked):
+        if before.get(split) != _checksum(asked):
+            what = "pairs" if split == "pairs" else f"data, {split} questions"
             raise RunFolderError(
-                f"data, {split} questions: expected those that the run in {path} began with, got others; "
+                f"{what}: expected those that the run in {path} began with, got others; "
                 "give them back or choose another run.name"
             )
 
 
-def _checksum(questions: Sequence[Question]) -> str:
+def _checksum(asked: Sequence[Any]) -> str:
     digest = hashlib.sha256()
-    for question in questions:
-        digest.update(json.dumps(to_json(question), sort_keys=True).encode() + b"\n")
+    for record in asked:
+        digest.update(json.dumps(to_json(record), sort_keys=True).encode() + b"\n")
     return digest.hexdigest()

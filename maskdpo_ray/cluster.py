@@ -1,12 +1,11 @@
 """The Ray edge: connects, starts the actors, and ends them all.
 
-`actors.groups` feeds them. Together with `run.py` this is the only module of the package that knows Ray.
+`actors.groups` feeds them. Together with the entry points this is the only module of the package that knows Ray.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import signal
 import socket
@@ -27,6 +26,7 @@ from actors import calls
 from actors.annotation import AnnotationActor
 from actors.evaluation import EvaluationActor
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
+from actors.host import Stored
 from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
@@ -56,8 +56,6 @@ class Cluster:
         self._engine_class = engine
         self._rank_class = rank
         self._handles: list[Any] = []
-        self._hosted: list[Any] = []
-        """Ray's references to annotator and evaluator: kept here, for actors that start again."""
         self._engines: list[Any] = []
         self._ranks: list[Any] = []
         self._group: Any = None
@@ -74,11 +72,6 @@ class Cluster:
         # Ray puts in its own, which kills its processes where they stand and prints a stack trace.
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-        try:
-            Plan(self._config).check(ray.cluster_resources())
-        except BaseException:
-            self._shut_down()
-            raise
         return self
 
     def _connect(self, address: str | None) -> None:
@@ -112,29 +105,14 @@ class Cluster:
         evaluator: Evaluator | None = None,
     ) -> Stages:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
-        config = self._config
-        cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
-        engines = self._start_engines(policy, config.cluster.threads or cores)
-        cluster = config.cluster
-        share = (cluster.cpus_per_annotator, cluster.gpus_per_annotator)
-        annotators = self._start_hosts(AnnotationActor, annotator, config.annotation.num_actors, *share)
-        evaluators = []
-        if evaluator is not None:
-            share = (cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)
-            evaluators = self._start_hosts(EvaluationActor, evaluator, config.eval.num_actors, *share)
-        ranks = self._start_ranks(config.cluster.threads or max(1, cores // config.train.num_ranks))
-        self._handles = [*engines, *annotators, *evaluators, *ranks]
-        self._engines, self._ranks = engines, ranks
-        timeout = config.cluster.start_timeout_s
-        calls.gather([engine.ready.remote() for engine in engines], timeout, "rollout engine", "start")
-        calls.gather([each.ready.remote() for each in annotators], timeout, "annotation actor", "start")
-        calls.gather([each.ready.remote() for each in evaluators], timeout, "evaluation actor", "start")
-        host, port = calls.gather([ranks[0].address.remote()], timeout, "training rank", "start")[0]
-        joins = [rank.setup.remote(host, port) for rank in ranks]
-        calls.gather(joins, timeout, "training rank", "join the group")
-        rollout = RolloutGroup(config, engines, render)
-        annotation = AnnotationGroup(config, annotators)
-        trainer = TrainingGroup(config, ranks)
+        self._check_room()
+        engines, annotation = self._start_engines(policy), self._start_annotators(annotator)
+        evaluation = None if evaluator is None else self._start_evaluators(evaluator)
+        ranks = self._start_ranks()
+        self._await([engine.ready.remote() for engine in engines], "rollout engine", "start")
+        self._await(annotation.ready(), "annotation actor", "start")
+        self._await([] if evaluation is None else evaluation.ready(), "evaluation actor", "start")
+        rollout, trainer = RolloutGroup(self._config, engines, render), self._training_group(ranks)
 
         def busy_seconds() -> dict[str, float]:
             return {
@@ -143,25 +121,63 @@ class Cluster:
                 "training": trainer.busy_seconds(),
             }
 
-        judging = EvaluationGroup(config, evaluators) if evaluators else None
-        return Stages(rollout, annotation, trainer, busy_seconds, judging)
+        return Stages(rollout, annotation, trainer, busy_seconds, evaluation)
+
+    def start_annotators(self, annotator: Annotator) -> AnnotationGroup:
+        """Start annotation actors only. Raises ClusterError as `start` does."""
+        self._check_room("annotation actors")
+        annotation = self._start_annotators(annotator)
+        self._await(annotation.ready(), "annotation actor", "start")
+        return annotation
+
+    def start_trainer(self) -> TrainingGroup:
+        """Start training ranks only. Raises ClusterError as `start` does."""
+        self._check_room("training ranks")
+        return self._training_group(self._start_ranks())
+
+    def _check_room(self, *names: str) -> None:
+        Plan(self._config).check(ray.cluster_resources(), *names)
+
+    def _threads(self, sharing: int) -> int:
+        """Of each of `sharing` actors that work at the same time on one node."""
+        cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
+        return self._config.cluster.threads or max(1, cores // sharing)
+
+    def _await(self, pending: list[Any], what: str, step: str) -> list[Any]:
+        return calls.gather(pending, self._config.cluster.start_timeout_s, what, step)
+
+    def _training_group(self, ranks: list[Any]) -> TrainingGroup:
+        host, port = self._await([ranks[0].address.remote()], "training rank", "start")[0]
+        self._await([rank.setup.remote(host, port) for rank in ranks], "training rank", "join the group")
+        return TrainingGroup(self._config, ranks)
+
+    def _start_annotators(self, annotator: Annotator) -> AnnotationGroup:
+        cluster, count = self._config.cluster, self._config.annotation.num_actors
+        share = (cluster.cpus_per_annotator, cluster.gpus_per_annotator)
+        return AnnotationGroup(self._config, *self._start_hosts(AnnotationActor, annotator, count, *share))
+
+    def _start_evaluators(self, evaluator: Evaluator) -> EvaluationGroup:
+        cluster, count = self._config.cluster, self._config.eval.num_actors
+        share = (cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)
+        return EvaluationGroup(self._config, *self._start_hosts(EvaluationActor, evaluator, count, *share))
 
     def _start_hosts(
         self, kind: type, hosted: Annotator | Evaluator, count: int, cpus: float, gpus: float
-    ) -> list[Any]:
+    ) -> tuple[list[Any], Stored[Any]]:
+        """The actors, and what they host: every call to them takes it along."""
         actor = self._actor(kind, cpus, gpus, getattr(hosted, "max_concurrency", 1))
-        # Not as an argument: a large one (a table of facts) would be gone when Ray restarts the actor.
-        self._hosted.append(ray.put(hosted))
-        return [actor.remote(functools.partial(ray.get, self._hosted[-1])) for _ in range(count)]
+        hosts = [actor.remote() for _ in range(count)]
+        self._handles += hosts
+        return hosts, Stored(ray.put(hosted))
 
-    def _start_engines(self, policy: Policy, threads: int) -> list[Any]:
+    def _start_engines(self, policy: Policy) -> list[Any]:
         config = self._config
         vllm = dataclasses.asdict(config.vllm)
         if config.vllm.dtype == "auto":
             vllm["dtype"] = {"bf16": "bfloat16", "fp32": "float32"}[config.ds.param_dtype]
         settings = EngineSettings(
             device=config.cluster.device,
-            threads=threads,
+            threads=self._threads(sharing=1),
             seed=config.run.seed,
             trust_remote_code=config.model.trust_remote_code,
             **vllm,
@@ -169,9 +185,11 @@ class Cluster:
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
         concurrency = config.rollout.max_in_flight + 8  # loads and questions about state on top
         actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, concurrency)
-        return [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
+        self._engines = [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
+        self._handles += self._engines
+        return self._engines
 
-    def _start_ranks(self, threads: int) -> list[Any]:
+    def _start_ranks(self) -> list[Any]:
         config = self._config
         settings = TrainingSettings(
             optimizer=OptimizerSettings(
@@ -186,7 +204,7 @@ class Cluster:
             param_dtype=config.ds.param_dtype,
             seed=config.run.seed,
             device=config.cluster.device,
-            num_threads=threads,
+            num_threads=self._threads(sharing=config.train.num_ranks),
             timeout_s=config.cluster.step_timeout_s,
             adam_offload=config.ds.adam_offload,
             gradient_checkpointing=config.model.gradient_checkpointing_enable,
@@ -201,7 +219,7 @@ class Cluster:
             raise ClusterError(
                 f"training ranks: no room for {num_ranks} x {bundle} within {config.cluster.start_timeout_s:.0f} s"
             )
-        return [
+        self._ranks = [
             ray.remote(self._rank_class)
             .options(
                 num_cpus=bundle.get("CPU", 0),
@@ -211,6 +229,8 @@ class Cluster:
             .remote(settings, rank, num_ranks)
             for rank in range(num_ranks)
         ]
+        self._handles += self._ranks
+        return self._ranks
 
     @staticmethod
     def _actor(kind: type, cpus: float, gpus: float, concurrency: int) -> Any:

@@ -14,21 +14,20 @@ Whatever the run folder holds already is not done again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from maskdpo_ray import batching, evaluation_files, reference
-from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray import batching, evaluation_files, pairing
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import DataError, MaskError
-from maskdpo_ray.masking import MaskPolicy
-from maskdpo_ray.pairs import STRATEGIES, DropReason, PairsSummary, mixture, scored
+from maskdpo_ray.errors import DataError
+from maskdpo_ray.pairs import PairsSummary, mixture
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import PreferencePair, Question
 from maskdpo_ray.report.progress import track
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import Labelled, Stages
 from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.train_stage import TrainStage
 
 
 def is_finished(config: Config, splits: Iterable[str], folder: RunFolder) -> bool:
@@ -84,7 +83,7 @@ class Loop:
             answered = self.stages.engines.stream(todo, policy, num_samples, "train")
             labelled = self.stages.annotators.stream(answered)
             for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
-                outcome = self._pair(item)
+                outcome = pairing.pair_of(item, self.config, self.tokenizer)
                 self.folder.commit_question(iteration, item.question.id, item.rollouts, item.annotations, outcome)
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
         # Questions finish in any order; training must not depend on it.
@@ -103,21 +102,11 @@ class Loop:
 
     def train(self, iteration: int, pairs: Sequence[PreferencePair], policy: Policy) -> Policy:
         """Masked DPO on the iteration's pairs; returns the new policy, published in the run folder."""
-        target = self.folder.policy_dir(iteration)
-        examples = [self._example(pair) for pair in pairs]
-        with self.tracker.stage("reference", iteration):
-            logps = self._reference_logps(iteration, examples, policy)
+        examples = [pairing.example_of(pair, self.config, self.tokenizer) for pair in pairs]
+        against = self.initial if self.config.train.reference == "initial" else policy
         first_step = sum(self._num_steps(earlier) for earlier in range(iteration))
-        with self.tracker.stage("train", iteration):
-            steps = self.stages.trainer.train(examples, logps, policy, seed=self.config.run.seed + iteration)
-            num_tokens, description = 0.0, f"iteration {iteration}: training steps"
-            for number, metrics in enumerate(track(steps, description, self._num_steps(iteration))):
-                self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, first_step + number)
-                num_tokens += metrics["tokens"]
-            published = self.stages.trainer.publish(str(target), iteration + 1)
-        self.tracker.log({"tokens/train": num_tokens}, iteration)
-        self.folder.finish("train", iteration, [target], checksum=published.checksum)
-        return published
+        stage = TrainStage(self.config, self.stages.trainer, self.folder, self.tracker)
+        return stage.run(iteration, examples, policy, against, first_step)
 
     def evaluate(self, policy: Policy) -> None:
         """Answer and label the held-out questions R times; statistics, and the gain over the start."""
@@ -144,33 +133,6 @@ class Loop:
         answered = self.stages.engines.stream(questions, policy, replications, f"evaluate-{split}")
         labelled = self.stages.annotators.stream(answered)
         return labelled if self.stages.evaluators is None else self.stages.evaluators.stream(labelled)
-
-    def _pair(self, item: Labelled) -> PreferencePair | str:
-        answers = [scored(r, a) for r, a in zip(item.rollouts, item.annotations, strict=True)]
-        outcome = STRATEGIES[self.config.pairs.strategy](item.question, item.prompt_token_ids, answers)
-        if isinstance(outcome, DropReason):
-            return outcome.value
-        try:
-            example = self._example(outcome)
-        except MaskError:
-            return DropReason.NOT_LOCATED.value
-        return outcome if batching.teaches(example) else DropReason.NOTHING_TO_LEARN.value
-
-    def _example(self, pair: PreferencePair) -> TrainingExample:
-        mask = self.config.mask
-        return batching.make_example(pair, self.tokenizer, MaskPolicy.from_config(mask.policy), mask.eos)
-
-    def _reference_logps(self, iteration: int, examples: Sequence[TrainingExample], policy: Policy) -> Any:
-        """Once per pair and iteration, kept on disk, reused by every epoch and after a stop."""
-        file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
-        against = self.initial if self.config.train.reference == "initial" else policy
-        if self.folder.finished("reference", iteration) is not None:
-            self.folder.check_files("reference", iteration)
-            return reference.load(file, examples)
-        logps = self.stages.trainer.reference_logps(examples, against)
-        reference.save(file, examples, logps)
-        self.folder.finish("reference", iteration, [file], policy=asdict(against))
-        return logps
 
     def _num_steps(self, iteration: int) -> int:
         num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json", PairsSummary).pairs

@@ -13,8 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from maskdpo_ray.config import ModelConfig
-from maskdpo_ray.errors import ModelError, shown
+from maskdpo_ray.config import ModelConfig, VllmConfig
+from maskdpo_ray.errors import ConfigError, ModelError, shown
 
 Shapes = dict[str, list[int]]
 """Tensor name -> shape."""
@@ -57,6 +57,18 @@ def load(model: ModelConfig) -> ModelFolder:
     if type(vocab_size) is not int or vocab_size < needed:
         raise ModelError(f"{file}: vocab_size: expected the tokenizer's {needed} or more, got {shown(vocab_size)}")
     return ModelFolder(file, config, tokenizer, context)
+
+
+def max_len(model: ModelFolder, vllm: VllmConfig) -> int:
+    """Longest sequence of a run, tokens, which every layer of the model attends to as a whole.
+
+    Raises ConfigError when `vllm.max_model_len` is above the model's context, ModelError as `check_attention` does.
+    """
+    limit = vllm.max_model_len or model.context
+    if limit > model.context:
+        raise ConfigError(f"vllm.max_model_len: expected at most the model's {model.context}, got {limit}")
+    check_attention(model.config, model.file, limit)
+    return limit
 
 
 def check_attention(config: Any, file: Path, max_len: int) -> None:

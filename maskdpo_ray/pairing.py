@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maskdpo_ray import batching
+from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import MaskError
 from maskdpo_ray.masking import MaskPolicy
@@ -19,8 +20,19 @@ def pair_of(item: Labelled, config: Config, tokenizer: Any) -> PreferencePair | 
     outcome = STRATEGIES[config.pairs.strategy](item.question, item.prompt_token_ids, answers)
     if isinstance(outcome, DropReason):
         return outcome
+    lesson = lesson_of(outcome, config, tokenizer)
+    return lesson if isinstance(lesson, DropReason) else outcome
+
+
+def lesson_of(pair: PreferencePair, config: Config, tokenizer: Any) -> TrainingExample | DropReason:
+    """What the policy learns from a pair, or why nothing."""
     try:
-        example = batching.make_example(outcome, tokenizer, MaskPolicy.from_config(config.mask.policy), config.mask.eos)
+        example = example_of(pair, config, tokenizer)
     except MaskError:
         return DropReason.NOT_LOCATED
-    return outcome if batching.teaches(example) else DropReason.NOTHING_TO_LEARN
+    return example if batching.teaches(example) else DropReason.NOTHING_TO_LEARN
+
+
+def example_of(pair: PreferencePair, config: Config, tokenizer: Any) -> TrainingExample:
+    """A pair with the config's token weights. Raises MaskError when they can't be located."""
+    return batching.make_example(pair, tokenizer, MaskPolicy.from_config(config.mask.policy), config.mask.eos)

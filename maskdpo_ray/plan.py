@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +56,15 @@ class Plan:
         count = self.config.eval.num_actors
         return [ActorGroup("evaluation actors", count, cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)]
 
-    def check(self, available: Mapping[str, float]) -> None:
-        """Raise ClusterError with the sum when the cluster's CPUs or GPUs don't suffice."""
+    def named(self, names: Collection[str]) -> list[ActorGroup]:
+        """The groups of these names; all without a name."""
+        return [group for group in self.groups() if not names or group.name in names]
+
+    def check(self, available: Mapping[str, float], *names: str) -> None:
+        """Raise ClusterError with the sum when the cluster's CPUs or GPUs don't suffice for the named groups."""
         lower = {"CPU": "cluster.cpus_per_*", "GPU": "vllm.tensor_parallel_size"}
         for kind, field in (("CPU", "cpus"), ("GPU", "gpus")):
-            needs = [(group.count, getattr(group, field), group.name) for group in self.groups()]
+            needs = [(group.count, getattr(group, field), group.name) for group in self.named(names)]
             total, has = sum(count * each for count, each, _ in needs), available.get(kind, 0)
             if total > has + 1e-6:
                 terms = " + ".join(f"{count} x {each:g} ({name})" for count, each, name in needs if each)
@@ -69,20 +73,26 @@ class Plan:
                     f"lower the counts or {lower[kind]}"
                 )
 
+    def actors(self, work: str, *names: str) -> list[str]:
+        """`work`, where it is done, and a line for each of the named groups."""
+        cluster = self.config.cluster
+        where = cluster.address or os.environ.get("RAY_ADDRESS") or "a local Ray cluster"
+        lines = [f"{work} on {where} ({cluster.device})"]
+        for group in self.named(names):
+            gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""
+            lines.append(f"  {group.name}: {group.count}, CPUs for each: {group.cpus:g}{gpus}")
+        return lines
+
     def describe(self, num_train: int, num_eval: Mapping[str, int], folder: Path) -> str:
-        """The plan in words: actors, resources, steps, and what the run folder holds already.
+        """The plan of a run in words: actors, resources, steps, and what the run folder holds already.
 
         Raises RunFolderError when its ledger can't be read.
         """
         config = self.config
         k, replications = config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt
         answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
-        where = config.cluster.address or os.environ.get("RAY_ADDRESS") or "a local Ray cluster"
-        lines = [f"run {config.run.name} in {folder} on {where} ({config.cluster.device})"]
-        for group in self.groups():
-            gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""
-            lines.append(f"  {group.name}: {group.count}, CPUs for each: {group.cpus:g}{gpus}")
-        lines += [
+        lines = [
+            *self.actors(f"run {config.run.name} in {folder}"),
             f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs"
             f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
             f"  evaluation before and after each iteration: {answers} answers",

@@ -9,7 +9,6 @@ from typing import Any
 from maskdpo_ray import annotators, evaluators, model_folder, questions
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluators import Evaluator
 from maskdpo_ray.masking import MaskPolicy
 from maskdpo_ray.records import Question
@@ -46,10 +45,7 @@ def check(config: Config) -> Prepared:
         for question in held_out:
             evaluator.check(question)
     model = model_folder.load(config.model)
-    limit = config.vllm.max_model_len or model.context
-    if limit > model.context:
-        raise ConfigError(f"vllm.max_model_len: expected at most the model's {model.context}, got {limit}")
-    model_folder.check_attention(model.config, model.file, limit)
+    limit = model_folder.max_len(model, config.vllm)
     tokenizer = model.tokenizer
     questions.check_prompts(tokenizer, every, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     return Prepared(

@@ -6,25 +6,26 @@ import hashlib
 import importlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from maskdpo_ray.errors import DataError, ModelError, shown
+from maskdpo_ray.formats.json_items import objects
+from maskdpo_ray.formats.preference import Messages, messages
 from maskdpo_ray.records import Question
 from maskdpo_ray.sentences import LANGUAGES
 
 BUILTIN = ("countries", "elements")
 FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language")
-ROLES = ("system", "user", "assistant")
 LONGEST_NAME = 200
 """Of an id and a topic, characters."""
 
 
 def load(source: str) -> list[Question]:
-    """Questions of `builtin:countries`, `builtin:elements` or a JSON Lines file, in their order.
+    """Questions of `builtin:countries`, `builtin:elements` or a file of JSON objects, in their order.
 
-    A line needs only `prompt`: a string, or chat messages that end with the user's. Without `id` its id is
+    An object needs only `prompt`: a string, or chat messages that end with the user's. Without `id` its id is
     `source:line number`, without `topic` its topic is its id. Raises DataError.
     """
     if source.startswith("builtin:"):
@@ -35,18 +36,13 @@ def load(source: str) -> list[Question]:
         return list(importlib.import_module(f"maskdpo_ray.domains.{name}").questions())
     path = Path(source)
     questions: list[Question] = []
-    lines: dict[str, int] = {}
-    for number, value in json_lines(path):
-        question = _question(value, where=f"{path}:{number}")
-        if question.id in lines:
-            raise DataError(
-                f"{path}:{number}: id: expected an id of its own, "
-                f"got {question.id!r} again, first in line {lines[question.id]}"
-            )
-        lines[question.id] = number
+    places: dict[str, str] = {}
+    for where, value in objects(path):
+        question = _question(value, where)
+        first = places.setdefault(question.id, where)
+        if len(places) == len(questions):
+            raise DataError(f"{where}: id: expected an id of its own, got {question.id!r} again, first at {first}")
         questions.append(question)
-    if not questions:
-        raise DataError(f"{path}: expected one question a line, got an empty file")
     return questions
 
 
@@ -120,10 +116,10 @@ def render(tokenizer: Any, question: Question) -> list[int]:
     if not tokenizer.chat_template:
         name = tokenizer.name_or_path or type(tokenizer).__name__
         raise ModelError(f"{name}: expected a chat template, got none; use a model tuned for chat")
-    messages = [dict(message) for message in question.prompt]
+    conversation = [dict(message) for message in question.prompt]
     try:
         ids = tokenizer.apply_chat_template(
-            messages,
+            conversation,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
@@ -180,48 +176,7 @@ def _in_order_of(topics: Sequence[str], questions: Iterable[Question]) -> list[Q
     return sorted(chosen, key=lambda question: (place[topic_key(question.topic)], question.id))
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, parsed JSON) of every line of a file that is not blank. Raises DataError naming the line."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: expected a JSON Lines file, got: {error.strerror}") from None
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            text = line.decode()
-            value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-            json.dumps(value, ensure_ascii=False).encode()  # JSON's escapes can spell what UTF-8 can't hold
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise DataError(f"{where}: expected UTF-8, got byte {byte:#04x} at {error.start}") from None
-        except UnicodeEncodeError as error:
-            lone = error.object[error.start]
-            raise DataError(f"{where}: expected Unicode text, got the lone surrogate {ascii(lone)}") from None
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: expected JSON, got: {error.msg} at column {error.colno}") from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: expected JSON, got: {error}") from None
-        yield number, value
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r} twice")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name}, which JSON does not have")
-
-
-def _question(value: Any, where: str) -> Question:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object with a prompt, got {_short(value)}")
+def _question(value: Mapping[str, Any], where: str) -> Question:
     for name in value:
         if name not in FIELDS:
             raise DataError(f"{where}: {name}: expected one of the fields {', '.join(FIELDS)}")
@@ -230,14 +185,14 @@ def _question(value: Any, where: str) -> Question:
     question_id = _name(value, "id", where) or where
     facts = value.get("facts")
     if facts is not None and not isinstance(facts, dict):
-        raise DataError(f"{where}: facts: expected an object, got {_short(facts)}")
+        raise DataError(f"{where}: facts: expected an object, got {shown(facts)}")
     language = _text(value, "language", where) or "en"
     if language not in LANGUAGES:
         raise DataError(f"{where}: language: expected one of {', '.join(LANGUAGES)}, got {language!r}")
     return Question(
         id=question_id,
         topic=_name(value, "topic", where) or question_id,
-        prompt=_messages(value["prompt"], where),
+        prompt=_prompt(value["prompt"], f"{where}: prompt"),
         document=_text(value, "document", where),
         facts=facts,
         answer=_text(value, "answer", where),
@@ -245,15 +200,15 @@ def _question(value: Any, where: str) -> Question:
     )
 
 
-def _text(value: dict[str, Any], name: str, where: str) -> str | None:
+def _text(value: Mapping[str, Any], name: str, where: str) -> str | None:
     """A field that may be missing or null, but not empty."""
     text = value.get(name)
     if text is not None and not (isinstance(text, str) and text.strip()):
-        raise DataError(f"{where}: {name}: expected text that is not empty, got {_short(text)}")
+        raise DataError(f"{where}: {name}: expected text that is not empty, got {shown(text)}")
     return text
 
 
-def _name(value: dict[str, Any], name: str, where: str) -> str | None:
+def _name(value: Mapping[str, Any], name: str, where: str) -> str | None:
     """A field like `_text` that ledgers, reports and terminals show on one line."""
     text = _text(value, name, where)
     if text is not None and len(text) > LONGEST_NAME:
@@ -263,29 +218,12 @@ def _name(value: dict[str, Any], name: str, where: str) -> str | None:
     return text
 
 
-def _messages(prompt: Any, where: str) -> tuple[dict[str, str], ...]:
-    if isinstance(prompt, str) and prompt.strip():
-        return ({"role": "user", "content": prompt},)
-    if not isinstance(prompt, list) or not prompt:
-        expected = "expected a string that is not empty, or chat messages"
-        raise DataError(f"{where}: prompt: {expected}, got {_short(prompt)}")
+def _prompt(value: Any, where: str) -> Messages:
+    prompt = messages([{"role": "user", "content": value}] if isinstance(value, str) else value, where)
     for i, message in enumerate(prompt):
-        name = f"{where}: prompt[{i}]"
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise DataError(f"{name}: expected an object with role and content, got {_short(message)}")
-        if message["role"] not in ROLES:
-            raise DataError(f"{name}.role: expected one of {', '.join(ROLES)}, got {_short(message['role'])}")
         if message["role"] == "system" and i > 0:
-            raise DataError(f"{name}.role: expected the system message first, got it as message {i + 1}")
-        content = message["content"]
-        if not (isinstance(content, str) and content.strip()):
-            raise DataError(f"{name}.content: expected text that is not empty, got {_short(content)}")
+            raise DataError(f"{where}[{i}].role: expected the system message first, got it as message {i + 1}")
     if prompt[-1]["role"] != "user":
-        last = f"prompt[{len(prompt) - 1}].role"
-        raise DataError(f"{where}: {last}: expected the user's message last, got {prompt[-1]['role']!r}")
-    return tuple({"role": message["role"], "content": message["content"]} for message in prompt)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        last = f"{where}[{len(prompt) - 1}].role"
+        raise DataError(f"{last}: expected the user's message last, got {prompt[-1]['role']!r}")
+    return prompt

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 
-from maskdpo_ray import cli, stopping
+from maskdpo_ray import cli, error_log, loopback, stopping
 from maskdpo_ray.config_file import located
 from maskdpo_ray.errors import UserError
 
@@ -34,10 +33,7 @@ def main(argv: list[str]) -> None:
     print(Plan(config).describe(len(prepared.train), num_eval, path), flush=True)
     if command.dry_run:
         return
-    if config.cluster.address is None and "RAY_ADDRESS" not in os.environ:
-        # With clusters off, Ray keeps the 127.0.0.1 that cluster.py gives it, and a local one listens there only. With
-        # clusters on it puts the machine's outward address in its place. It reads the variable when it is imported.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    loopback.prefer(config.cluster)
     from actors import weights
     from maskdpo_ray.cluster import Cluster
     from maskdpo_ray.loop import Loop, is_finished
@@ -45,20 +41,16 @@ def main(argv: list[str]) -> None:
     with RunFolder.open(path, resolved) as folder, Tracker(path, config.logger, resolved) as tracker:
         for note in folder.notes:
             print(note, flush=True)
-        try:
-            if is_finished(config, prepared.evaluation, folder):
-                print(f"{path} is finished: nothing is left to do", flush=True)
-            else:
+        if is_finished(config, prepared.evaluation, folder):
+            print(f"{path} is finished: nothing is left to do", flush=True)
+        else:
+            with error_log.kept(path):
                 initial = weights.publish(config.model.model_name_or_path, 0)
                 inputs = (config, prepared.train, prepared.evaluation, prepared.tokenizer, initial)
                 with Cluster(config) as cluster:
                     with tracker.stage("start", 0):
                         stages = cluster.start(initial, prepared.render, prepared.annotator, prepared.evaluator)
                     Loop(*inputs, stages, folder, tracker).run()
-        except Exception:
-            (path / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-            raise
-        (path / "error.log").unlink(missing_ok=True)  # of an earlier attempt
         result = summary.build(path)
         folder.write_json("summary.json", result)
     summary.show(result)

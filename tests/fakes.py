@@ -194,7 +194,7 @@ class FakeTrainer:
                 values = b"".join(side.tobytes() for side in reference[i])
                 self._state = hashlib.sha256(self._state + repr(examples[i]).encode() + values).digest()
             tokens = sum(sum(w > 0 for w in examples[i].chosen_weights) for i in batch)
-            yield {"loss": int.from_bytes(self._state[:2]) / 2**16, "tokens": float(tokens)}
+            yield {"loss": int.from_bytes(self._state[:2]) / 2**16, "accuracy": 0.5, "tokens": float(tokens)}
 
     def publish(self, folder: str, version: int) -> Policy:
         self._events.note("publish", version)
@@ -302,6 +302,16 @@ class FakeEngine:
         self._note("close")
 
 
+class Held:
+    """`actors.host.Stored` without Ray."""
+
+    def __init__(self, hosted: Any) -> None:
+        self._hosted = hosted
+
+    def fetch(self) -> Any:
+        return self._hosted
+
+
 class FakeRank:
     """`actors.training.TrainingRank` without DeepSpeed; set `log` in a subclass.
 
@@ -350,7 +360,7 @@ class FakeRank:
                 assert len(chosen) == len(example.chosen_token_ids)
                 assert len(rejected) == len(example.rejected_token_ids)
                 self._state = hashlib.sha256(self._state + chosen.tobytes() + rejected.tobytes()).digest()
-        return {"loss": float(self._rank), "tokens": float(sum(map(len, ids)))}
+        return {"loss": float(self._rank), "accuracy": 0.5, "tokens": float(sum(map(len, ids)))}
 
     def save_policy(self, path: str) -> None:
         self._note("save")
@@ -362,3 +372,16 @@ class FakeRank:
 
     def close(self) -> None:
         self._note("close")
+
+
+class Accepting:
+    """An annotator that takes every question and labels by `label`."""
+
+    def check(self, asked: Question) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        return [label(rollout) for _, rollout in items]

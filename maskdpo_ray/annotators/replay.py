@@ -30,6 +30,11 @@ class Line:
     """Not looked at, nor is the next."""
     policy_version: int = 0
 
+    @classmethod
+    def of(cls, rollout: Rollout, annotation: Annotation) -> Line:
+        """The line of an answer and its labels."""
+        return cls(rollout.question_id, rollout.text, annotation.sentences, rollout.sample, rollout.policy_version)
+
     def spans(self) -> list[tuple[int, int, str]]:
         """(start, end, label) of each sentence."""
         return [(sentence.start, sentence.end, sentence.label) for sentence in self.sentences]

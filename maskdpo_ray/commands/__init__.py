@@ -1,1 +1,1 @@
-"""Commands beside `maskdpo_ray.run`, each usable without the loop and without Ray."""
+"""Commands beside `maskdpo_ray.run`, each usable without the loop."""

@@ -11,11 +11,12 @@ from itertools import groupby, zip_longest
 from pathlib import Path
 
 from maskdpo_ray.annotators.conformance import refuse_faults
+from maskdpo_ray.annotators.replay import ReplayAnnotator
 from maskdpo_ray.commands import new_file
 from maskdpo_ray.commands.arguments import Parser, with_config
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import AnnotatorError, DataError
-from maskdpo_ray.formats.json_items import num_lines, records
+from maskdpo_ray.formats.json_items import num_lines, objects, records
 from maskdpo_ray.pairing import pair_of
 from maskdpo_ray.pairs import DropReason
 from maskdpo_ray.preflight import Prepared, check
@@ -56,7 +57,7 @@ def _pairs(
 
 
 def _labelled(rollouts: Path, annotations: Path, prepared: Prepared) -> Iterator[Labelled]:
-    """One question at a time: its answers follow each other, and labels come in the order of the answers."""
+    """One question at a time: its answers follow each other."""
     done: set[str] = set()
     answers = _answers(rollouts, annotations, {question.id: question for question in prepared.train})
     for question, group in groupby(answers, key=lambda answer: answer[1]):
@@ -76,12 +77,9 @@ def _answers(
     rollouts: Path, annotations: Path, by_id: dict[str, Question]
 ) -> Iterator[tuple[str, Question, Rollout, Annotation]]:
     """("file:line", question, answer, labels) of every answer. Raises DataError naming the line."""
-    lines = zip_longest(records(Rollout, rollouts), records(Annotation, annotations))
-    for answer, labels in track(lines, "pairs", num_lines(rollouts)):
-        if answer is None or labels is None:
-            longer, shorter = (annotations, rollouts) if answer is None else (rollouts, annotations)
-            raise DataError(f"{shorter}: expected as many lines as {longer} has, got the end of the file")
-        (where, rollout), (labels_where, annotation) = answer, labels
+    has_texts = "text" in next(objects(annotations))[1]
+    labelled = (_by_text if has_texts else _line_by_line)(rollouts, annotations)
+    for where, rollout, labels_where, annotation in track(labelled, "pairs", num_lines(rollouts)):
         question = by_id.get(rollout.question_id)
         if question is None:
             raise DataError(f"{where}: question_id: expected a training question, got {rollout.question_id!r}")
@@ -92,6 +90,24 @@ def _answers(
         yield where, question, rollout, annotation
 
 
+def _line_by_line(rollouts: Path, annotations: Path) -> Iterator[tuple[str, Rollout, str, Annotation]]:
+    """(where, answer, where, labels): as a run folder has them, in the same order."""
+    lines = zip_longest(records(Rollout, rollouts), records(Annotation, annotations))
+    for answer, labels in lines:
+        if answer is None or labels is None:
+            longer, shorter = (annotations, rollouts) if answer is None else (rollouts, annotations)
+            raise DataError(f"{shorter}: expected as many lines as {longer} has, got the end of the file")
+        yield *answer, *labels
+
+
+def _by_text(rollouts: Path, annotations: Path) -> Iterator[tuple[str, Rollout, str, Annotation]]:
+    """The same, as `annotate` writes them: with the texts that they are of, in any order."""
+    labels = ReplayAnnotator(str(annotations))
+    for where, rollout in records(Rollout, rollouts):
+        asked = Question(rollout.question_id, "", ())
+        yield where, rollout, str(annotations), labels.annotate([(asked, rollout)])[0]
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m maskdpo_ray.pairs",
@@ -100,7 +116,9 @@ def _parser() -> Parser:
         epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written.",
     )
     parser.add_argument("rollouts", metavar="ROLLOUTS", help="Answers, as a run folder has them.")
-    parser.add_argument("annotations", metavar="ANNOTATIONS", help="Their labels, in the same order.")
+    parser.add_argument(
+        "annotations", metavar="ANNOTATIONS", help="Their labels: in the same order, or what annotate wrote."
+    )
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="Pairs to write, JSON Lines.")
     parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
     return parser

@@ -6,7 +6,7 @@ Every format is read into a `Preference` (text and, where there are any, labelle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,5 +28,10 @@ def read(path: Path) -> Iterator[tuple[str, Preference]]:
     Raises DataError.
     """
     for where, item in objects(path):
-        labelled_by_authors = "chosen_item" in item or "rejected_item" in item
-        yield where, (authors if labelled_by_authors else trainers).read(item, where)
+        yield where, preference(item, where)
+
+
+def preference(item: Mapping[str, Any], where: str) -> Preference:
+    """One object of such a file. Raises DataError."""
+    labelled_by_authors = "chosen_item" in item or "rejected_item" in item
+    return (authors if labelled_by_authors else trainers).read(item, where)

@@ -33,10 +33,15 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def records(kind: type[Record], path: Path) -> Iterator[tuple[str, Record]]:
     """("file:line", record) of a file of our own. Raises DataError naming line and field."""
     for where, value in objects(path):
-        try:
-            yield where, from_json(kind, value)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from None
+        yield where, record(kind, value, where)
+
+
+def record(kind: type[Record], value: dict[str, Any], where: str) -> Record:
+    """`value` as a record of `kind`. Raises DataError naming `where` and the field."""
+    try:
+        return from_json(kind, value)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def num_lines(path: Path) -> int:

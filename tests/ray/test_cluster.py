@@ -323,8 +323,8 @@ def test_not_enough_cpus(tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))
     config = config_for(tmp_path, cpus_per_engine=1000, cpus_per_rank=0.5)
     expected = r"^not enough CPUs: .* 2 x 1000 \(rollout engines\) \+ 2 x 0.5 \(training ranks\) = 2001;"
-    with pytest.raises(ClusterError, match=expected), Cluster(config):
-        pytest.fail("entered")
+    with pytest.raises(ClusterError, match=expected), Cluster(config) as cluster:
+        cluster.start(Policy(0, "nowhere", ""), fakes.render, annotators.build("facts"))
     assert set(psutil.Process().children(recursive=True)) - before == set()
 
 

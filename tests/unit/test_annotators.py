@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 
 from actors.annotation import AnnotationActor
@@ -172,12 +173,14 @@ def test_other_replies_are_refused_in_one_line(reply: Callable[[], Any], expecte
 
 def test_the_actor_starts_its_annotator_once_and_checks_its_replies() -> None:
     annotator = WholeAnswer()
-    actor = AnnotationActor(lambda: annotator)
+    actor, stored = AnnotationActor(), fakes.Held(annotator)
     assert annotator.started == 0
-    assert actor.annotate(QUESTION, [ROLLOUT])[0].sentences[0].end == 13  # restarted actors aren't asked `ready`
-    assert actor.ready() and annotator.started == 1
+    assert (
+        actor.annotate(stored, QUESTION, [ROLLOUT])[0].sentences[0].end == 13
+    )  # restarted actors aren't asked `ready`
+    assert actor.ready(stored) and annotator.started == 1
     with pytest.raises(AnnotatorError, match="expected a span within 13 to 13, got 0 to 13$"):
-        AnnotationActor(Overlaps).annotate(QUESTION, [ROLLOUT])
+        AnnotationActor().annotate(fakes.Held(Overlaps()), QUESTION, [ROLLOUT])
 
 
 def test_an_actor_of_several_threads_starts_its_annotator_once() -> None:
@@ -189,11 +192,11 @@ def test_an_actor_of_several_threads_starts_its_annotator_once() -> None:
             super().start()
 
     annotator = Slow()
-    actor = AnnotationActor(lambda: annotator)
+    actor = AnnotationActor()
 
     def label(_: int) -> list[Annotation]:
         both_want_it.wait(10)
-        return actor.annotate(QUESTION, [ROLLOUT])
+        return actor.annotate(fakes.Held(annotator), QUESTION, [ROLLOUT])
 
     with ThreadPoolExecutor(2) as pool:
         assert [len(annotations) for annotations in pool.map(label, range(2))] == [1, 1]

@@ -259,11 +259,11 @@ def test_documents_of_ones_own_are_searched_for_every_question(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "documents.jsonl: expected a JSON Lines file, got: No such file"),
-        (b"\xff", "documents.jsonl:1: expected UTF-8, got byte 0xff"),
-        (b"\n", "expected a document a line, got an empty file"),
-        (b"{", "documents.jsonl:1: expected JSON, got: "),
-        (b'{"text": "x"}\n[1]', "documents.jsonl:2: expected an object with text"),
+        (None, "documents.jsonl: expected a JSON file, got: No such file"),
+        (b"\xff", "documents.jsonl:1: expected a JSON object, got"),
+        (b"\n", "documents.jsonl: expected JSON objects, got none"),
+        (b"{", "documents.jsonl:1: expected a JSON object, got one whose"),
+        (b'{"text": "x"}\n[1]', "documents.jsonl:2: expected a JSON object, got"),
         (b'{"text": " "}', "documents.jsonl:1: text: expected text that is not empty, got ' '"),
         (b'{"text": "x", "title": 1}', "documents.jsonl:1: title: expected text that is not empty, got 1"),
         (b'{"text": "x", "body": 1}', "documents.jsonl:1: expected an object with text"),

@@ -14,7 +14,7 @@ import pytest
 
 from maskdpo_ray import questions
 from maskdpo_ray.commands import export, pairs
-from maskdpo_ray.errors import ConfigError, DataError, UserError
+from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, UserError
 from maskdpo_ray.formats import WRITERS, read
 from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.pairs import DropReason, scored
@@ -166,6 +166,20 @@ def test_ids_that_do_not_spell_the_text_drop_the_pair(folder: Path, capsys: pyte
     assert f"1 {DropReason.NOT_LOCATED}" in capsys.readouterr().out
 
 
+def test_labels_may_come_by_text(folder: Path) -> None:
+    """As `annotate` writes them: in any order, equal answers once."""
+    make_pairs(folder)
+    expected = (folder / "pairs.jsonl").read_bytes()
+    rollouts, labels = (lines_of(folder / name) for name in ("rollouts.jsonl", "annotations.jsonl"))
+    lines = [{**label, "text": rollout["text"]} for rollout, label in zip(rollouts, labels, strict=True)]
+    write(folder / "annotations.jsonl", lines[::-1])
+    make_pairs(folder, "--force")
+    assert (folder / "pairs.jsonl").read_bytes() == expected
+    write(folder / "annotations.jsonl", lines[1:])
+    with pytest.raises(AnnotatorError, match="question 'q0', answer 0: expected a line with its text, found none"):
+        make_pairs(folder, "--force")
+
+
 @pytest.fixture
 def run_folder(folder: Path) -> Path:
     """Pairs of q0 and q1, as a file and as a run: complete in two iterations, under way in a third."""
@@ -244,7 +258,7 @@ def test_bad_exports_are_refused_and_leave_nothing(
     assert set(run_folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("command", ["export", "pairs"])
+@pytest.mark.parametrize("command", ["annotate", "export", "pairs", "train"])
 def test_python_m_runs_them_and_shows_one_line(command: str, tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", f"maskdpo_ray.{command}", "one", "--no_option"]
     done = subprocess.run(arguments, capture_output=True, text=True)

@@ -83,6 +83,16 @@ def test_no_room(config: Config, available: dict[str, float], expected: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_room_for_one_group_of_actors() -> None:
+    """What trains or labels alone needs no room for the others."""
+    Plan(CPU).check({"CPU": 2.0}, "training ranks")
+    Plan(GPU).check({"GPU": 0.5}, "annotation actors")
+    with pytest.raises(ClusterError, match=r"got 4 x 0.5 \(training ranks\) = 2; lower"):
+        Plan(CPU).check({"CPU": 1.9}, "training ranks")
+    said = Plan(CPU).actors("train", "training ranks")
+    assert said == ["train on a local Ray cluster (cpu)", "  training ranks: 4, CPUs for each: 0.5"]
+
+
 def test_a_gpu_shortage_names_what_to_change() -> None:
     with pytest.raises(ClusterError) as caught:
         Plan(GPU).check({"CPU": 64.0, "GPU": 1.0})

@@ -288,7 +288,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         )
     },
     "no questions file": (section(data=DataConfig(train="nowhere.jsonl")), DataError, "nowhere.jsonl: expected a"),
-    "questions file is a folder": (section(data=DataConfig(train="/")), DataError, "/: expected a JSON Lines file"),
+    "questions file is a folder": (section(data=DataConfig(train="/")), DataError, "/: expected a JSON file"),
     "unknown table": (section(data=DataConfig(train="builtin:planets")), DataError, "builtin:planets: expected one"),
     "too few topics": (questions({"prompt": "x"}, num_eval_topics=1), DataError, "data.num_eval_topics: "),
     "same questions on both sides": (
@@ -371,7 +371,7 @@ def test_errors_name_the_line_of_the_option(config_file: Path, line: str, expect
     ("option", "value", "expected"),
     [
         ("model.model_name_or_path", "nowhere", "--model.model_name_or_path: expected a Hugging Face folder with "),
-        ("data.train", "nowhere.jsonl", "nowhere.jsonl: expected a JSON Lines file, got: No such file"),
+        ("data.train", "nowhere.jsonl", "nowhere.jsonl: expected a JSON file, got: No such file"),
     ],
 )
 def test_command_line_shows_errors_as_one_line(

@@ -75,32 +75,35 @@ def test_byte_order_mark_windows_line_ends_and_line_separators_in_text(folder):
 
 USER = '{"role": "user", "content": "u"}'
 BAD_LINES = {
-    "not UTF-8": (b'{"prompt": "\xff"}', "expected UTF-8, got byte 0xff at 12"),
-    "not JSON": ("{prompt: 1}", "expected JSON, got: Expecting property name enclosed in double quotes at column 2"),
-    "cut off": ('{"prompt": "a"', "expected JSON, got: Expecting ',' delimiter at column 15"),
-    "two on a line": ('{"prompt": "a"}{"prompt": "b"}', "expected JSON, got: Extra data at column 16"),
+    "not UTF-8": (b'{"prompt": "\xff"}', "expected UTF-8, got byte 0xff"),
+    "not JSON": (
+        "{prompt: 1}",
+        "expected JSON, got: Expecting property name enclosed in double quotes at column 2 of the object",
+    ),
+    "cut off": ('{"prompt": "a"', "expected a JSON object, got one whose brackets or quotes are not closed"),
+    "two on a line": (
+        '{"prompt": "a"}{"prompt": "b"}',
+        "id: expected an id of its own, got 'q.jsonl:2' again, first at q.jsonl:2",
+    ),
     "field twice": ('{"prompt": "a", "prompt": "b"}', "expected JSON, got: field 'prompt' twice"),
     "NaN": ('{"prompt": "a", "facts": {"n": NaN}}', "expected JSON, got: NaN, which JSON does not have"),
-    "list": ('["a"]', 'expected an object with a prompt, got ["a"]'),
+    "list": ('["a"]', "expected a JSON object, got '['"),
     "no prompt": ('{"topic": "a"}', "prompt: expected a string or chat messages, got nothing"),
-    "surrogate in id": (r'{"prompt": "a", "id": "\ud800"}', r"expected Unicode text, got the lone surrogate '\ud800'"),
-    "surrogate in topic": (
-        r'{"prompt": "a", "topic": "\udfff"}',
-        r"expected Unicode text, got the lone surrogate '\udfff'",
-    ),
-    "surrogate in prompt": (r'{"prompt": "\ud800"}', r"expected Unicode text, got the lone surrogate '\ud800'"),
+    "surrogate in id": (r'{"prompt": "a", "id": "\ud800"}', r"expected Unicode text, got a lone '\ud800'"),
+    "surrogate in topic": (r'{"prompt": "a", "topic": "\udfff"}', r"expected Unicode text, got a lone '\udfff'"),
+    "surrogate in prompt": (r'{"prompt": "\ud800"}', r"expected Unicode text, got a lone '\ud800'"),
     "surrogate in facts": (
         r'{"prompt": "a", "facts": {"a": ["\ud800"]}}',
-        r"expected Unicode text, got the lone surrogate '\ud800'",
+        r"expected Unicode text, got a lone '\ud800'",
     ),
     "unknown field": (
         '{"prompt": "a", "question": "b"}',
         "question: expected one of the fields prompt, id, topic, document, facts, answer, language",
     ),
-    "blank prompt": ('{"prompt": " "}', 'prompt: expected a string that is not empty, or chat messages, got " "'),
-    "no messages": ('{"prompt": []}', "prompt: expected a string that is not empty, or chat messages, got []"),
-    "number": ('{"prompt": 3}', "prompt: expected a string that is not empty, or chat messages, got 3"),
-    "blank topic": ('{"prompt": "a", "topic": ""}', 'topic: expected text that is not empty, got ""'),
+    "blank prompt": ('{"prompt": " "}', "prompt[0].content: expected text that is not empty, got ' '"),
+    "no messages": ('{"prompt": []}', "prompt: expected chat messages, got []"),
+    "number": ('{"prompt": 3}', "prompt: expected chat messages, got 3"),
+    "blank topic": ('{"prompt": "a", "topic": ""}', "topic: expected text that is not empty, got ''"),
     "number id": ('{"prompt": "a", "id": 7}', "id: expected text that is not empty, got 7"),
     "long id": (f'{{"prompt": "a", "id": "{"i" * 201}"}}', "id: expected at most 200 characters, got 201"),
     "NUL in id": (r'{"prompt": "a", "id": "a\u0000"}', r"id: expected no control characters or line ends, got 'a\x00'"),
@@ -110,14 +113,14 @@ BAD_LINES = {
     ),
     "facts list": ('{"prompt": "a", "facts": []}', "facts: expected an object, got []"),
     "language": ('{"prompt": "a", "language": "fr"}', "language: expected one of en, zh, got 'fr'"),
-    "message text": ('{"prompt": ["hi"]}', 'prompt[0]: expected an object with role and content, got "hi"'),
+    "message text": ('{"prompt": ["hi"]}', "prompt[0]: expected an object with role and content, got 'hi'"),
     "message field": (
         '{"prompt": [{"role": "user", "content": "a", "name": "b"}]}',
-        'prompt[0]: expected an object with role and content, got {"role": "user", "content": "a", "name": "b"}',
+        "prompt[0]: expected an object with role and content, got {'role': 'user', 'content': 'a', 'name': 'b'}",
     ),
     "role": (
         '{"prompt": [{"role": "human", "content": "a"}]}',
-        'prompt[0].role: expected one of system, user, assistant, got "human"',
+        "prompt[0].role: expected one of system, user, assistant, got 'human'",
     ),
     "role type": (
         '{"prompt": [{"role": [], "content": "a"}]}',
@@ -129,11 +132,11 @@ BAD_LINES = {
     ),
     "empty content": (
         '{"prompt": [{"role": "user", "content": ""}]}',
-        'prompt[0].content: expected text that is not empty, got ""',
+        "prompt[0].content: expected text that is not empty, got ''",
     ),
     "null content": (
         '{"prompt": [{"role": "user", "content": null}]}',
-        "prompt[0].content: expected text that is not empty, got null",
+        "prompt[0].content: expected text that is not empty, got None",
     ),
     "answered": (
         f'{{"prompt": [{USER}, {{"role": "assistant", "content": "a"}}]}}',
@@ -156,15 +159,15 @@ def test_a_pair_of_surrogates_is_a_character(folder):
 
 def test_duplicated_ids_are_refused(folder):
     source = write('{"prompt": "a", "id": "x"}', '{"prompt": "b"}', '{"prompt": "c", "id": "x"}')
-    with pytest.raises(DataError, match=r"^q.jsonl:3: id: expected .*, got 'x' again, first in line 1$"):
+    with pytest.raises(DataError, match=r"^q.jsonl:3: id: expected .*, got 'x' again, first at q.jsonl:1$"):
         load(source)
 
 
 def test_sources_that_are_no_file_of_questions(folder):
     cases = {
-        write("", " "): "q.jsonl: expected one question a line, got an empty file",
-        "missing.jsonl": "missing.jsonl: expected a JSON Lines file, got: No such file or directory",
-        ".": ".: expected a JSON Lines file, got: Is a directory",
+        write("", " "): "q.jsonl: expected JSON objects, got none",
+        "missing.jsonl": "missing.jsonl: expected a JSON file, got: No such file or directory",
+        ".": ".: expected a JSON file, got: Is a directory",
         "builtin:rivers": "builtin:rivers: expected one of builtin:countries, builtin:elements, or a JSON",
     }
     for source, message in cases.items():

@@ -179,8 +179,8 @@ class Scripted:
 
 def test_the_actor_starts_its_evaluator_once() -> None:
     scripted = Scripted([GOOD])
-    actor = EvaluationActor(lambda: scripted)
-    assert actor.ready() and [actor.judge(QUESTIONS[0], [ROLLOUT]) for _ in range(2)] == [[GOOD]] * 2
+    actor, stored = EvaluationActor(), fakes.Held(scripted)
+    assert actor.ready(stored) and [actor.judge(stored, QUESTIONS[0], [ROLLOUT]) for _ in range(2)] == [[GOOD]] * 2
     assert scripted.starts == 1
 
 
@@ -201,7 +201,7 @@ def test_the_actor_starts_its_evaluator_once() -> None:
 )
 def test_a_reply_that_does_not_fit_is_one_line(reply: Any, message: str) -> None:
     with pytest.raises(EvaluatorError) as caught:
-        EvaluationActor(lambda: Scripted(reply)).judge(QUESTIONS[0], [ROLLOUT])
+        EvaluationActor().judge(fakes.Held(Scripted(reply)), QUESTIONS[0], [ROLLOUT])
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

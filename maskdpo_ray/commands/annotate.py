@@ -1,0 +1,117 @@
+"""Label answers with the config's annotator.
+
+python -m maskdpo_ray.annotate rollouts.jsonl -o annotations.jsonl --config configs/quickstart.yaml
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+from maskdpo_ray import annotators, questions
+from maskdpo_ray.annotators import Annotator
+from maskdpo_ray.commands import answers_file
+from maskdpo_ray.commands.arguments import Parser, with_config
+from maskdpo_ray.commands.labels_file import LabelsFile, key
+from maskdpo_ray.config import Config, DataConfig
+from maskdpo_ray.config_file import located
+from maskdpo_ray.plan import Plan
+from maskdpo_ray.records import Question
+from maskdpo_ray.report.progress import track
+from maskdpo_ray.stages import Annotators, Answered
+
+
+def prepare(argv: list[str]) -> Job:
+    """Read the command line and, once, all that it names; nothing is written.
+
+    Raises UserError for whatever labelling would trip over later.
+    """
+    arguments, command = with_config(_parser(), argv)
+    config = command.config
+    with located(command.given, command.config_path):
+        annotator = annotators.build(config.annotation.annotator, config.annotation.options)
+        labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force)
+        sources = _sources(config.data) if arguments.questions is None else [arguments.questions]
+        by_id = {question.id: question for source in sources for question in questions.load(source)}
+    job = Job(config, command.dry_run, Path(arguments.answers), by_id, annotator, labels)
+    for item in job.todo():
+        annotator.check(item.question)
+        job.num_groups += 1
+        job.num_answers += len(item.rollouts)
+    return job
+
+
+@dataclass
+class Job:
+    """What one call is to do."""
+
+    config: Config
+    dry_run: bool
+    answers: Path
+    by_id: Mapping[str, Question]
+    annotator: Annotator
+    labels: LabelsFile
+    num_groups: int = 0
+    num_answers: int = 0
+    """To be labelled; equal answers to one question count once."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Sentences by their labels."""
+
+    def todo(self) -> Iterator[Answered]:
+        """The answers without labels; those to one question that follow each other come together."""
+        seen: set[bytes] = set()
+        for question, group in groupby(answers_file.read(self.answers, self.by_id), key=lambda item: item[1]):
+            rollouts = []
+            for rollout in (rollout for _, _, given in group for rollout in given):
+                name = key(rollout.question_id, rollout.text)
+                if name not in seen and not self.labels.holds(rollout):
+                    rollouts.append(rollout)
+                seen.add(name)
+            if rollouts:
+                yield Answered(question, (), tuple(rollouts))
+
+    def run(self, group: Annotators) -> None:
+        """Label what is to be labelled; each question's answers are on the disk before the next one's."""
+        for item in track(group.stream(self.todo()), "annotate", self.num_groups):
+            self.labels.append(item)
+            self.counts.update(sentence.label for given in item.annotations for sentence in given.sentences)
+
+    def describe(self) -> str:
+        """The plan in words."""
+        work = f"annotate {self.num_answers} answers of {self.answers} with {self.config.annotation.annotator}"
+        lines = Plan(self.config).actors(work, "annotation actors")
+        if self.labels.num_answers:
+            lines.append(f"  resumed: {self.labels.path} holds labels of {self.labels.num_answers} answers")
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """What was done, in words."""
+        if not self.num_answers:
+            return f"{self.labels.path} is finished: nothing is left to do"
+        labels = ", ".join(f"{count} {label}" for label, count in self.counts.most_common())
+        return f"{self.num_answers} answers -> {self.labels.path}: {labels or 'no sentence'}"
+
+
+def _sources(data: DataConfig) -> list[str]:
+    return [source for source in (data.train, data.eval, data.transfer) if source is not None]
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m maskdpo_ray.annotate",
+        usage="%(prog)s ANSWERS -o FILE [--questions SOURCE] [--force] --config FILE [--section.field VALUE ...]",
+        description=__doc__ or "",
+        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written.",
+    )
+    parser.add_argument("answers", metavar="ANSWERS", help="Rollouts or pairs of ours, or preference data of others.")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="Labels to write; one that is there is gone on with."
+    )
+    parser.add_argument(
+        "--questions", metavar="SOURCE", help="What data.train takes; default: all questions of the config."
+    )
+    parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
+    return parser

@@ -1,0 +1,65 @@
+"""Answers of a file that are to be labelled, each with the question that it is to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray import formats
+from maskdpo_ray.errors import DataError
+from maskdpo_ray.formats.json_items import objects, record
+from maskdpo_ray.formats.preference import SIDES
+from maskdpo_ray.records import PreferencePair, Question, Rollout
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A `Rollout` of which only the first two fields are needed."""
+
+    question_id: str
+    text: str
+    sample: int = 0
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str = "stop"
+    policy_version: int = 0
+
+
+def read(path: Path, by_id: Mapping[str, Question]) -> Iterator[tuple[str, Question, tuple[Rollout, ...]]]:
+    """("file:line", question, answers) of each object: a rollout of ours, a pair of ours, or a preference of others.
+
+    The question is the one of `by_id`; a preference may bring its own, which has neither document nor facts.
+    Raises DataError.
+    """
+    for where, item in objects(path):
+        if "prompt_token_ids" in item:
+            pair = record(PreferencePair, item, where)
+            yield where, _named(pair.question_id, by_id, where), (pair.chosen.rollout, pair.rejected.rollout)
+        elif "text" in item:
+            text = record(_Text, item, where)
+            answer = Rollout(
+                text.question_id, text.sample, text.token_ids, text.text, text.finish_reason, text.policy_version
+            )
+            yield where, _named(text.question_id, by_id, where), (answer,)
+        else:
+            yield where, *_of_preference(item, by_id, where)
+
+
+def _named(question_id: str, by_id: Mapping[str, Question], where: str) -> Question:
+    question = by_id.get(question_id)
+    if question is None:
+        raise DataError(f"{where}: question_id: expected that of a question (--questions), got {question_id!r}")
+    return question
+
+
+def _of_preference(
+    item: Mapping[str, Any], by_id: Mapping[str, Question], where: str
+) -> tuple[Question, tuple[Rollout, ...]]:
+    preference = formats.preference(item, where)
+    own = Question(preference.question_id, preference.topic, preference.prompt)
+    question = by_id.get(own.id, own)
+    if question.prompt != own.prompt:
+        raise DataError(f"{where}: prompt: expected that of question {own.id!r} (--questions), got another")
+    texts = [getattr(preference, side).text for side in SIDES]
+    return question, tuple(Rollout(own.id, sample, (), text, "stop", 0) for sample, text in enumerate(texts))

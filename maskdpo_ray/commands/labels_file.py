@@ -1,0 +1,116 @@
+"""Labels with the texts that they are of, a file that grows: the annotator `replay` reads it at any time.
+
+FILE.annotator.json beside it says who labels: what one annotator has begun, another must not go on with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray import json_file
+from maskdpo_ray.annotators.replay import Line
+from maskdpo_ray.commands import new_file
+from maskdpo_ray.config import AnnotationConfig
+from maskdpo_ray.errors import DataError
+from maskdpo_ray.ledger import AppendFile, encode_line
+from maskdpo_ray.records import Rollout, from_json
+from maskdpo_ray.stages import Labelled
+
+
+@dataclass(frozen=True)
+class _By:
+    """Who labels."""
+
+    annotator: str
+    options: dict[str, Any]
+
+
+class LabelsFile:
+    """A context manager; nothing is written before it is entered."""
+
+    def __init__(self, path: Path, annotation: AnnotationConfig, force: bool) -> None:
+        """Read what an earlier attempt left, unless `force` is to replace it.
+
+        Raises DataError when `path` is no file of ours, holds a line that is no annotation, or labels of another
+        annotator or other options.
+        """
+        new_file.refuse_existing(path, force=True)
+        self.path = path
+        self._by = _By(annotation.annotator, json.loads(json.dumps(annotation.options or {})))
+        self._by_file = path.with_name(f"{path.name}.annotator.json")
+        self._done: set[bytes] = set()
+        self._size = 0
+        """Bytes of whole lines."""
+        self._file: AppendFile | None = None
+        if path.exists() and not force:
+            self._refuse_foreign()
+            self._read()
+            if self._done:  # an attempt that labelled nothing binds nobody
+                self._refuse_others()
+
+    @property
+    def num_answers(self) -> int:
+        """Answers with labels, equal texts to one question counted once."""
+        return len(self._done)
+
+    def holds(self, answer: Rollout) -> bool:
+        """Whether this text has labels as an answer to this question."""
+        return key(answer.question_id, answer.text) in self._done
+
+    def __enter__(self) -> LabelsFile:
+        new_file.write(self._by_file, [self._by])
+        self._file = AppendFile(self.path)
+        self._file.truncate(self._size)
+        return self
+
+    def append(self, item: Labelled) -> None:
+        """Put a question's answers and labels on the disk."""
+        if self._file is None:
+            raise RuntimeError("the file is not entered: use `with LabelsFile(...) as labels`")
+        lines = [Line.of(*each) for each in zip(item.rollouts, item.annotations, strict=True)]
+        self._file.append(b"".join(map(encode_line, lines)))
+        self._file.sync()
+        self._done.update(key(line.question_id, line.text) for line in lines)
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _refuse_foreign(self) -> None:
+        if not self._by_file.exists():
+            raise DataError(
+                f"{self.path}: expected no such file yet, or one that annotate began, got one without "
+                f"{self._by_file.name}; --force replaces it"
+            )
+
+    def _refuse_others(self) -> None:
+        begun = json_file.read(self._by_file, _By)
+        for name in ("annotator", "options"):
+            before, now = getattr(begun, name), getattr(self._by, name)
+            if before != now:
+                raise DataError(
+                    f"annotation.{name}: expected {before!r}, as {self.path} was begun with, got {now!r}; "
+                    "give it back, choose another file, or replace it with --force"
+                )
+
+    def _read(self) -> None:
+        with self.path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if not raw.endswith(b"\n"):
+                    break  # half-written when an attempt was stopped
+                try:
+                    line = from_json(Line, json.loads(raw))
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{self.path}:{number}: {error}") from None
+                self._done.add(key(line.question_id, line.text))
+                self._size += len(raw)
+
+
+def key(question_id: str, text: str) -> bytes:
+    """What tells answers apart, however long they are."""
+    return hashlib.blake2b(f"{len(question_id)} {question_id}{text}".encode(), digest_size=16).digest()

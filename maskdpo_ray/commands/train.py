@@ -1,0 +1,180 @@
+"""Mask-DPO on the pairs of a file, as the loop trains on its own.
+
+python -m maskdpo_ray.train pairs.jsonl --config configs/quickstart.yaml --run.name offline
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray import batching, cli, model_folder
+from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.commands.arguments import Parser, with_config
+from maskdpo_ray.commands.pairs_file import Reader
+from maskdpo_ray.config import Config
+from maskdpo_ray.config_file import located
+from maskdpo_ray.errors import DataError, RunFolderError
+from maskdpo_ray.formats.json_items import num_lines, objects
+from maskdpo_ray.masking import VANILLA, MaskPolicy
+from maskdpo_ray.pairing import lesson_of
+from maskdpo_ray.pairs import DropReason, PairsSummary, mixture
+from maskdpo_ray.plan import Plan
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.report.progress import track
+from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.stages import Trainer
+from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.train_stage import TrainStage
+
+SHOWN = ("loss", "accuracy")
+"""Metrics that the summary compares."""
+
+
+def prepare(argv: list[str]) -> Job:
+    """Read the command line and all that it names; nothing is written.
+
+    Raises UserError for whatever training would trip over later.
+    """
+    arguments, command = with_config(_parser(), argv)
+    config, path = command.config, Path(arguments.pairs)
+    annotations = None if arguments.annotations is None else Path(arguments.annotations)
+    if annotations is not None and not annotations.is_file():
+        raise DataError(f"--annotations: expected a file, got {str(annotations)!r}")
+    with located(command.given, command.config_path):
+        mask = MaskPolicy.from_config(config.mask.policy)
+        model = model_folder.load(config.model)
+        max_len = model_folder.max_len(model, config.vllm)
+    reader = Reader(model.tokenizer, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
+    kept, examples, drops = [], [], Counter[str]()
+    for number, pair in enumerate(track(reader.read(path), f"read {path}", num_lines(path))):
+        lesson = lesson_of(pair, config, model.tokenizer)
+        if isinstance(lesson, DropReason):
+            drops[lesson.value] += 1
+            continue
+        kept.append(pair)
+        # Several pairs may be of one question; each needs an id of its own.
+        examples.append(replace(lesson, pair_id=f"{lesson.pair_id}#{number}"))
+    if not examples:
+        raise DataError(f"{path}: expected pairs that something can be learned from, got none: {dict(drops)}")
+    summary = PairsSummary(len(kept) + drops.total(), len(kept), dict(drops), mixture(kept))
+    job = Job(config, command.dry_run, path, examples, summary)
+    RunFolder.check(job.folder, cli.resolved(config), {"pairs": examples})
+    Tracker(job.folder, config.logger, cli.resolved(config)).check()
+    return job
+
+
+def is_finished(folder: RunFolder) -> bool:
+    """Whether the run folder holds the trained policy."""
+    return folder.finished("train", 0) is not None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call is to do: iteration 0 of a run that has no other, on pairs that are given."""
+
+    config: Config
+    dry_run: bool
+    pairs: Path
+    examples: list[TrainingExample]
+    read: PairsSummary
+    """What `pairs` holds; its questions are the pairs before any is dropped."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.run.dir) / self.config.run.name
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[RunFolder, Tracker]]:
+        """Run folder and metrics. Raises RunFolderError as `RunFolder.open` does."""
+        resolved = cli.resolved(self.config)
+        with (
+            RunFolder.open(self.folder, resolved) as folder,
+            Tracker(self.folder, self.config.logger, resolved) as tracker,
+        ):
+            yield folder, tracker
+
+    def begin(self, initial: Policy, folder: RunFolder) -> None:
+        """Note what the run begins with. Raises RunFolderError when it began with other weights or pairs."""
+        folder.begin(initial, {"pairs": self.examples})
+        folder.write_json("iter_000/pairs-summary.json", self.read)
+
+    def run(self, initial: Policy, trainer: Trainer, folder: RunFolder, tracker: Tracker) -> Policy:
+        """Train; the new policy is in the run folder."""
+        return TrainStage(self.config, trainer, folder, tracker).run(0, self.examples, initial, against=initial)
+
+    def describe(self) -> str:
+        """The plan in words."""
+        train = self.config.train
+        steps = batching.num_steps(len(self.examples), train.batch_size, train.max_epochs)
+        dropped = f" (dropped: {_counted(self.read.drops)})" if self.read.drops else ""
+        work = f"train on {len(self.examples)} of {self.read.questions} pairs of {self.pairs}{dropped} in {self.folder}"
+        epochs = f"  epochs: {train.max_epochs}, in batches of {train.batch_size}: {steps} steps"
+        return "\n".join([*Plan(self.config).actors(work, "training ranks"), epochs])
+
+    def summary(self, folder: RunFolder) -> dict[str, Any]:
+        """What summary.json holds: what was read, and the first and the last step."""
+        steps = _steps(folder.path / "metrics.jsonl")
+        return {
+            "run": self.config.run.name,
+            "file": str(self.pairs),
+            "pairs": asdict(self.read),
+            "steps": len(steps),
+            "tokens": sum(step["tokens"] for step in steps.values()),
+            "first": steps[min(steps)],
+            "last": steps[max(steps)],
+            "policy": str(folder.policy_dir(0)),
+        }
+
+
+def shown(summary: dict[str, Any]) -> str:
+    """A summary in words."""
+    pairs, first, last = summary["pairs"], summary["first"], summary["last"]
+    dropped = f"; dropped: {_counted(pairs['drops'])}" if pairs["drops"] else ""
+    return "\n".join(
+        [
+            f"learned from {pairs['pairs']} of {pairs['questions']} pairs{dropped}",
+            f"  steps: {summary['steps']}, tokens with weight: {summary['tokens']:.0f}",
+            *(f"  {name}: {_number(first[name])} at first, {_number(last[name])} at last" for name in SHOWN),
+            f"  policy: {summary['policy']}",
+        ]
+    )
+
+
+def _steps(file: Path) -> dict[int, dict[str, Any]]:
+    """Step -> its metrics. Raises RunFolderError when there are none."""
+    steps: dict[int, dict[str, Any]] = {}  # a resumed run counts from 0 again
+    for _, metrics in objects(file):
+        if "train/loss" in metrics:
+            steps[metrics["step"]] = {name.removeprefix("train/"): value for name, value in metrics.items()}
+    if not steps:
+        raise RunFolderError(f"{file}: expected the metrics of training steps, got none")
+    return steps
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
+
+
+def _counted(drops: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(drops).most_common())
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m maskdpo_ray.train",
+        usage="%(prog)s PAIRS [--annotations FILE] --config FILE [--section.field VALUE ...]",
+        description=__doc__ or "",
+        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written. "
+        "The policy comes to lie in run.dir/run.name/iter_000/policy.",
+    )
+    parser.add_argument("pairs", metavar="PAIRS", help="Pairs of ours, or preference data of others with labels.")
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="Labels of answers that have none in PAIRS, as annotate writes them."
+    )
+    return parser

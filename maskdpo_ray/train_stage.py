@@ -1,0 +1,60 @@
+"""Masked DPO on one iteration's pairs: the last stage of the loop, and all of `python -m maskdpo_ray.train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from maskdpo_ray import batching, reference
+from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.config import Config
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.report.progress import track
+from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.stages import ReferenceLogps, Trainer
+from maskdpo_ray.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class TrainStage:
+    """One for each run; iterations follow each other."""
+
+    config: Config
+    trainer: Trainer
+    folder: RunFolder
+    tracker: Tracker
+
+    def run(
+        self, iteration: int, examples: Sequence[TrainingExample], policy: Policy, against: Policy, first_step: int = 0
+    ) -> Policy:
+        """Train `policy` against the reference `against`; returns the new policy, published in the run folder.
+
+        Args:
+            examples: each with a pair_id of its own, under which its log-probs are kept.
+            first_step: number of the first optimizer step, for the metrics.
+        """
+        with self.tracker.stage("reference", iteration):
+            logps = self._reference_logps(iteration, examples, against)
+        train, target = self.config.train, self.folder.policy_dir(iteration)
+        num_steps = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
+        with self.tracker.stage("train", iteration):
+            steps = self.trainer.train(examples, logps, policy, seed=self.config.run.seed + iteration)
+            num_tokens, description = 0.0, f"iteration {iteration}: training steps"
+            for number, metrics in enumerate(track(steps, description, num_steps)):
+                self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, first_step + number)
+                num_tokens += metrics["tokens"]
+            published = self.trainer.publish(str(target), iteration + 1)
+        self.tracker.log({"tokens/train": num_tokens}, iteration)
+        self.folder.finish("train", iteration, [target], checksum=published.checksum)
+        return published
+
+    def _reference_logps(self, iteration: int, examples: Sequence[TrainingExample], against: Policy) -> ReferenceLogps:
+        """Once per pair and iteration, kept on disk, reused by every epoch and after a stop."""
+        file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
+        if self.folder.finished("reference", iteration) is not None:
+            self.folder.check_files("reference", iteration)
+            return reference.load(file, examples)
+        logps = self.trainer.reference_logps(examples, against)
+        reference.save(file, examples, logps)
+        self.folder.finish("reference", iteration, [file], policy=asdict(against))
+        return logps

@@ -1,0 +1,94 @@
+"""The commands that start actors of one kind, on a real local Ray."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import fakes
+import psutil
+import pytest
+import ray.cloudpickle
+
+from maskdpo_ray import annotate, annotators, cluster, questions, train
+from maskdpo_ray.annotators.replay import ReplayAnnotator
+from maskdpo_ray.formats import WRITERS
+from maskdpo_ray.formats.preference import Answer, Preference
+from maskdpo_ray.ledger import encode_line
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Rollout, Sentence
+
+# Worker processes don't have tests/ on their path: the fakes travel to them by value.
+ray.cloudpickle.register_pickle_by_value(fakes)
+
+
+def write(path: Path, values: list[Any]) -> str:
+    path.write_bytes(b"".join(map(encode_line, values)))
+    return str(path)
+
+
+def config(tmp_path: Path, model: Path, **sections: Any) -> list[str]:
+    # Engines that no machine has room for: neither command starts one.
+    room = {"cpus_per_engine": 1000, "cpus_per_rank": 0.1, "start_timeout_s": 120, "step_timeout_s": 60}
+    values = {
+        "run": {"name": "run", "dir": str(tmp_path)},
+        "model": {"model_name_or_path": str(model)},
+        "cluster": room,
+        **sections,
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(values))
+    return ["--config", str(tmp_path / "config.yaml")]
+
+
+def test_annotate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rules on two actors give what they give without Ray; called again, the command has nothing left to do."""
+    asked = questions.load("builtin:countries")[:4]
+    texts = [f"The capital of {question.topic} is {city}." for question in asked for city in ("Kigali", "Paris")]
+    rollouts = [Rollout(asked[i // 2].id, i % 2, (), text, "stop", 0) for i, text in enumerate(texts)]
+    output = str(tmp_path / "labels.jsonl")
+    options = config(tmp_path, tmp_path / "model", annotation={"num_actors": 2, "max_in_flight": 2})
+    before = set(psutil.Process().children(recursive=True))
+    call = [write(tmp_path / "rollouts.jsonl", rollouts), "-o", output, *options]
+    annotate.main(call)
+    assert set(psutil.Process().children(recursive=True)) - before == set()
+    assert f"8 answers -> {output}: " in capsys.readouterr().out
+    items = [(asked[i // 2], rollout) for i, rollout in enumerate(rollouts)]
+    rules = annotators.build("facts")
+    rules.start()
+    assert ReplayAnnotator(output).annotate(items) == rules.annotate(items)
+    written = Path(output).read_bytes()
+    annotate.main(call)
+    assert "is finished: nothing is left to do" in capsys.readouterr().out
+    assert Path(output).read_bytes() == written
+
+
+def test_train(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two ranks, each with its share of every batch, no engine; called again, it says that it is finished."""
+
+    def answer(text: str, label: str) -> Answer:
+        return Answer(text, (Sentence(0, len(text), label),))
+
+    sides = answer("This is right.", NO_HALLUCINATION), answer("This is wrong.", CONTRADICTORY)
+    prompt = ({"role": "user", "content": "What?"},)
+    pairs = [WRITERS["trl"](Preference(f"q{number}", "t", prompt, *sides)) for number in range(5)]
+    log = tmp_path / "rank.jsonl"
+    rank = type("Rank", (fakes.FakeRank,), {"log": str(log)})
+    monkeypatch.setattr(cluster, "Cluster", functools.partial(cluster.Cluster, rank=rank))
+    options = config(tmp_path, tiny_model, train={"num_ranks": 2, "batch_size": 4, "max_epochs": 1})
+    before = set(psutil.Process().children(recursive=True))
+    call = [write(tmp_path / "pairs.jsonl", pairs), *options]
+    train.main(call)
+    assert set(psutil.Process().children(recursive=True)) - before == set()
+    notes = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [note["ids"] for note in notes if note["event"] == "step"]
+    trained = [name for ids in steps for batch in ids for name in batch]
+    assert sorted(trained) == [f"q{number}#{number}" for number in range(5)]
+    said = capsys.readouterr().out
+    assert "learned from 5 of 5 pairs" in said and str(tmp_path / "run/iter_000/policy") in said
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 2
+    train.main(call)
+    assert "is finished: nothing is left to do" in capsys.readouterr().out
+    assert len(log.read_text().splitlines()) == len(notes)

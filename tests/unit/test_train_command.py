@@ -1,0 +1,297 @@
+"""`maskdpo_ray.train` over a fake trainer: what it learns from, what it leaves in the run folder, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes import Events, FakeTrainer, Stopped
+
+from actors import weights
+from maskdpo_ray import batching, model_folder, questions
+from maskdpo_ray.annotators.replay import Line
+from maskdpo_ray.commands import train
+from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.formats import WRITERS
+from maskdpo_ray.formats.preference import Answer, Preference
+from maskdpo_ray.formats.tokenized import to_pair
+from maskdpo_ray.ledger import encode_line
+from maskdpo_ray.masking import MASK_DPO
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Question, Sentence, to_json
+from maskdpo_ray.run_folder import RunFolder
+
+RIGHT, WRONG = NO_HALLUCINATION, CONTRADICTORY
+
+
+def preference(number: int, chosen: str = RIGHT, rejected: str = WRONG) -> Preference:
+    """Two sentences a side: one that the mask keeps and one of label `chosen` or `rejected`."""
+    text = f"Answer {number} is short. It has two sentences."
+    end = text.index(".") + 1
+
+    def answer(first: str, second: str) -> Answer:
+        return Answer(text, (Sentence(0, end, first), Sentence(end + 1, len(text), second)))
+
+    prompt = ({"role": "user", "content": f"What is {number}?"},)
+    return Preference(f"q{number}", "t", prompt, answer(RIGHT, WRONG), answer(chosen, rejected))
+
+
+PREFERENCES = [preference(number) for number in range(5)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def once(tiny_model: Path) -> Iterator[model_folder.ModelFolder]:
+    """Checking the model takes a second, and it is the same one every time; nobody waits for a disk."""
+    model = model_folder.load(ModelConfig(str(tiny_model)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_folder, "load", lambda config: model)
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: Path, once: model_folder.ModelFolder) -> Path:
+    """A config, and the same pairs in each format."""
+    config = {
+        "run": {"name": "run", "dir": str(tmp_path)},
+        "model": {"model_name_or_path": str(tiny_model)},
+        "train": {"batch_size": 2, "max_epochs": 2},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    write(tmp_path / "ours.jsonl", [to_pair(each, once.tokenizer, "here") for each in PREFERENCES])
+    for name, to_json_of in WRITERS.items():
+        write(tmp_path / f"{name}.jsonl", [to_json_of(each) for each in PREFERENCES])
+    write(tmp_path / "bare.jsonl", [bare(each) for each in PREFERENCES])
+    return tmp_path
+
+
+def bare(each: Preference) -> dict[str, Any]:
+    """Without labels and names."""
+    return {"prompt": each.prompt[0]["content"], "chosen": each.chosen.text, "rejected": each.rejected.text}
+
+
+def write(path: Path, values: Sequence[Any]) -> None:
+    path.write_bytes(b"".join(map(encode_line, values)))
+
+
+def prepare(folder: Path, *more: str, source: str = "ours.jsonl") -> train.Job:
+    return train.prepare([str(folder / source), "--config", str(folder / "config.yaml"), *more])
+
+
+def run(job: train.Job, tiny_model: Path, stop_at: int | None = None) -> tuple[Events, dict[str, Any]]:
+    """What `python -m maskdpo_ray.train` does, without Ray."""
+    events = Events(stop_at)
+    with job.opened() as (folder, tracker):
+        if not train.is_finished(folder):
+            initial = weights.publish(tiny_model, 0)
+            job.begin(initial, folder)
+            job.run(initial, FakeTrainer(job.config, events), folder, tracker)
+        return events, job.summary(folder)
+
+
+@pytest.mark.parametrize("source", ["ours", "anah", "trl", "openrlhf"])
+def test_every_format_is_the_same_lesson(folder: Path, once: model_folder.ModelFolder, source: str) -> None:
+    job = prepare(folder, source=f"{source}.jsonl")
+    assert [example.pair_id for example in job.examples] == [f"q{i}#{i}" for i in range(5)]
+    for example, each in zip(job.examples, PREFERENCES, strict=True):
+        pair = to_pair(each, once.tokenizer, "here")
+        expected = batching.make_example(pair, once.tokenizer, MASK_DPO, "last_sentence")
+        for name in (
+            "prompt_token_ids",
+            "chosen_token_ids",
+            "rejected_token_ids",
+            "chosen_weights",
+            "rejected_weights",
+        ):
+            assert getattr(example, name) == getattr(expected, name)
+        assert 0 < sum(example.chosen_weights) < len(example.chosen_weights)
+
+
+def test_a_run_from_start_to_end(folder: Path, tiny_model: Path) -> None:
+    before = set(folder.iterdir())
+    job = prepare(folder)
+    assert set(folder.iterdir()) == before
+    for part in ("train on 5 of 5 pairs of ", "training ranks: 1", "in batches of 2: 6 steps"):
+        assert part in job.describe()
+    assert "engines" not in job.describe() and "annotation" not in job.describe()
+    events, summary = run(job, tiny_model)
+    assert [event[:2] for event in events if event[0] != "step"] == [("reference", 0), ("begin", 0), ("publish", 1)]
+    steps = [batch for _, _, batch in events.of("step")]
+    assert sorted(sum(steps, ())) == sorted([example.pair_id for example in job.examples] * 2)
+    policy = folder / "run/iter_000/policy"
+    assert summary["policy"] == str(policy) and weights.publish(policy, 1).checksum
+    assert (summary["pairs"]["pairs"], summary["steps"], summary["first"]["step"], summary["last"]["step"]) == (
+        5,
+        6,
+        0,
+        5,
+    )
+    assert summary["tokens"] == 2 * sum(sum(w > 0 for w in example.chosen_weights) for example in job.examples)
+    said = train.shown(summary)
+    for part in ("learned from 5 of 5 pairs", f"loss: {summary['first']['loss']:.3f} at first", str(policy)):
+        assert part in said
+    again, same = run(prepare(folder), tiny_model)
+    assert (again, same) == ([], summary)
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 4, 8])
+def test_goes_on_after_a_stop(folder: Path, tiny_model: Path, stop_at: int) -> None:
+    """Before the reference, before training, within it and before publishing: it ends with the same policy."""
+    with pytest.raises(Stopped):
+        run(prepare(folder), tiny_model, stop_at)
+    resumed, summary = run(prepare(folder), tiny_model)
+    assert len(resumed.of("reference")) == (stop_at == 0) and len(resumed.of("step")) == 6
+    stopped = weights.checksum(summary["policy"])
+    run(prepare(folder, "--run.name", "whole"), tiny_model)
+    assert weights.checksum(folder / "whole/iter_000/policy") == stopped
+
+
+def test_several_pairs_of_one_question(folder: Path, tiny_model: Path) -> None:
+    """As an export of several iterations has them: each keeps reference log-probs of its own."""
+    lines = (folder / "ours.jsonl").read_text()
+    (folder / "ours.jsonl").write_text(lines + lines)
+    job = prepare(folder)
+    assert len({example.pair_id for example in job.examples}) == 10
+    _, summary = run(job, tiny_model)
+    assert summary["pairs"]["pairs"] == 10
+
+
+def test_drops_are_counted(folder: Path, once: model_folder.ModelFolder) -> None:
+    right_only = preference(7, chosen=RIGHT, rejected=RIGHT)
+    other_ids = to_json(to_pair(PREFERENCES[0], once.tokenizer, "here"))
+    other_ids["chosen"]["rollout"]["token_ids"] = [5, 2]
+    write(folder / "mixed.jsonl", [WRITERS["trl"](right_only), other_ids, WRITERS["anah"](PREFERENCES[1])])
+    job = prepare(folder, source="mixed.jsonl")
+    assert job.read.drops == {"nothing_to_learn": 1, "not_located": 1}
+    assert [example.pair_id for example in job.examples] == ["q1#2"]
+    assert "train on 1 of 3 pairs" in job.describe() and "dropped: 1 nothing_to_learn, 1 not_located" in job.describe()
+    assert job.read.mixture == {"chosen_with_incorrect": 1.0, "rejected_with_correct": 1.0}
+
+
+def test_labels_from_a_file_of_annotations(folder: Path) -> None:
+    """As `annotate` wrote them, in another order, under the names that it gave the questions."""
+    with_names = prepare(folder, source="trl.jsonl")
+    labels = []
+    for number, each in enumerate(PREFERENCES, start=1):
+        # The text of both sides is the same here, so are its labels.
+        labels.append(Line(f"{folder}/bare.jsonl:{number}", each.chosen.text, each.chosen.sentences or ()))
+    write(folder / "labels.jsonl", labels[::-1])
+    job = prepare(folder, "--annotations", str(folder / "labels.jsonl"), source="bare.jsonl")
+    assert [e.chosen_weights for e in job.examples] == [e.chosen_weights for e in with_names.examples]
+
+
+def test_plain_dpo_needs_no_labels(folder: Path) -> None:
+    job = prepare(folder, "--mask.policy", "vanilla", source="bare.jsonl")
+    assert len(job.examples) == 5
+    for example in job.examples:
+        assert set(example.chosen_weights) == set(example.rejected_weights) == {1.0}
+
+
+def changed(**fields: Any) -> Callable[[Path], None]:
+    """Of the first pair of ours."""
+
+    def change(folder: Path) -> None:
+        values = [json.loads(line) for line in (folder / "ours.jsonl").read_text().splitlines()]
+        values[0].update(fields)
+        write(folder / "ours.jsonl", values)
+
+    return change
+
+
+def of_a_loop(folder: Path) -> None:
+    """Leave a run folder that the loop began with this config."""
+    job = prepare(folder)
+    with job.opened() as (run_folder, _):
+        asked = [Question("q", "t", ({"role": "user", "content": "a"},))]
+        run_folder.begin(Policy(0, "m", "c" * 64), {"train": asked, "heldout": asked})
+
+
+def of_other_pairs(folder: Path) -> None:
+    job = prepare(folder)
+    with job.opened() as (run_folder, _):
+        run_folder.begin(Policy(0, "m", "c" * 64), {"pairs": job.examples[::-1]})
+
+
+def only_right(folder: Path) -> None:
+    write(folder / "ours.jsonl", [WRITERS["trl"](preference(1, RIGHT, RIGHT))])
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+SHORT = ("--rollout.max_new_tokens", "8")
+REFUSED: dict[str, tuple[Callable[[Path], None], str, list[str], str]] = {
+    "no labels": (
+        nothing,
+        "bare.jsonl",
+        [],
+        "bare.jsonl:1: chosen: expected labelled sentences, got none; label them first, python -m maskdpo_ray.annotate",
+    ),
+    "other labels": (nothing, "bare.jsonl", ["--annotations", "{}/labels.jsonl"], "bare.jsonl:1: {}/labels.jsonl: "),
+    "no such labels": (
+        nothing,
+        "bare.jsonl",
+        ["--annotations", "{}/no"],
+        "--annotations: expected a file, got '{}/no'",
+    ),
+    "too long": (
+        nothing,
+        "ours.jsonl",
+        ["--vllm.max_model_len", "30", *SHORT],
+        "ours.jsonl:1: chosen: expected at most 30 ",
+    ),
+    "no prompt": (changed(prompt_token_ids=[]), "ours.jsonl", [], "ours.jsonl:1: prompt_token_ids: expected at least"),
+    "vocabulary": (
+        changed(prompt_token_ids=[1, 49152]),
+        "ours.jsonl",
+        [],
+        "ours.jsonl:1: chosen: expected token ids below the model's vocab_size 49152, got 49152",
+    ),
+    "field": (changed(score=1), "ours.jsonl", [], "ours.jsonl:1: unknown field 'score' in PreferencePair"),
+    "nothing to learn": (only_right, "ours.jsonl", [], "got none: {'nothing_to_learn': 1}"),
+    "no such file": (nothing, "nowhere.jsonl", [], "nowhere.jsonl: expected a JSON file, got: No such file"),
+    "a run of the loop": (of_a_loop, "ours.jsonl", [], "pairs: expected those that the run in {}/run began with, got"),
+    "other pairs": (of_other_pairs, "ours.jsonl", [], "pairs: expected those that the run in {}/run began with, got"),
+    "other config": (
+        of_other_pairs,
+        "ours.jsonl",
+        ["--train.beta", "0.2"],
+        "train.beta: expected 0.1, as the run in {}/run began with, got 0.2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "source", "more", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_it_refuses(
+    folder: Path, change: Callable[[Path], None], source: str, more: list[str], message: str
+) -> None:
+    write(folder / "labels.jsonl", [Line("q0", "a", (Sentence(0, 1, RIGHT),))])
+    change(folder)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(UserError) as caught:
+        prepare(folder, *(word.replace("{}", str(folder)) for word in more), source=source)
+    assert message.replace("{}", str(folder)) in str(caught.value) and "\n" not in str(caught.value)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_the_loop_refuses_a_run_of_train(folder: Path, tiny_model: Path) -> None:
+    job = prepare(folder)
+    run(job, tiny_model)
+    asked = {"train": questions.load("builtin:elements")}
+    with pytest.raises(UserError, match="^data, train questions: expected those that the run in "):
+        RunFolder.check(job.folder, train.cli.resolved(job.config), asked)
+
+
+def test_a_summary_without_metrics(folder: Path, tiny_model: Path) -> None:
+    job = prepare(folder)
+    run(job, tiny_model)
+    (folder / "run/metrics.jsonl").write_text('{"time": 1.0, "step": 0, "timing/train_s": 1.0}\n')
+    with pytest.raises(UserError, match="metrics.jsonl: expected the metrics of training steps, got none"):
+        run(job, tiny_model)
