@@ -111,7 +111,7 @@ def read_values(path: Path) -> dict[str, Given]:
         for field, field_line, node in _entries(block, path, "a mapping of options", section, unknown, line):
             name = f"{section}.{field}"
             where = f"{path}:{field_line}: {name}"
-            given[name] = Given(_convert(node, options()[name].hint, where), where)
+            given[name] = _given(node, name, where)
     return given
 
 
@@ -125,7 +125,15 @@ def from_text(text: str, name: str) -> Given:
             node = yaml.compose(text, Loader=yaml.SafeLoader) or node
         except (yaml.YAMLError, RecursionError):
             raise ConfigError(f"{where}: expected {expected_words(hint)}, got {shown(text)}") from None
-    return Given(_convert(node, hint, where), where)
+    return _given(node, name, where)
+
+
+def _given(node: yaml.Node, name: str, where: str) -> Given:
+    hint = options()[name].hint
+    try:
+        return Given(_convert(node, hint, where), where)
+    except RecursionError:  # an alias to what it stands in
+        raise ConfigError(f"{where}: expected {expected_words(hint)}, got one that holds itself") from None
 
 
 def build(given: dict[str, Given], origin: Path) -> Config:

@@ -15,6 +15,8 @@ def kept(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        file.write_text(traceback.format_exc(), encoding="utf-8")
+        if not file.is_dir():  # a user's own; the error itself matters more
+            file.write_text(traceback.format_exc(), encoding="utf-8")
         raise
-    file.unlink(missing_ok=True)
+    if file.is_file():
+        file.unlink()

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from maskdpo_ray.config import ModelConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, ModelError, shown
 
+_DTYPES = ("BF16", "F16", "F32", "F64")
+
 Shapes = dict[str, list[int]]
 """Tensor name -> shape."""
 
@@ -100,6 +102,8 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(f"{file}: quantization_config: expected none, training needs plain weights")
     if config.is_encoder_decoder:
         raise ModelError(f"{file}: is_encoder_decoder: expected false, got true")
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
@@ -123,6 +127,9 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
             f"{file}: model_type: expected a decoder of attention layers that takes position_ids and "
             f"logits_to_keep, got {config.model_type!r}"
         )
+    named = getattr(config, "architectures", None) or []
+    if kind.__name__ not in named:  # the engines go by this name
+        raise ModelError(f"{file}: architectures: expected [{kind.__name__!r}], got {shown(named)}")
     if mismatched := sorted(report["mismatched_keys"]):
         name, got, expected = mismatched[0]
         raise ModelError(f"{file.parent}: {name}: expected the shape {list(expected)} of config.json, got {list(got)}")
@@ -130,6 +137,10 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
         raise ModelError(
             f"{file.parent}: expected a weight for every parameter of config.json, "
             f"got none for {len(missing)}: {missing[0]}"
+        )
+    if unexpected := sorted(report["unexpected_keys"]):
+        raise ModelError(
+            f"{file.parent}: expected no weights but those of config.json, got {len(unexpected)} more: {unexpected[0]}"
         )
 
 
@@ -170,8 +181,12 @@ def _shapes(folder: Path) -> Shapes:
     for name in sorted(files):
         try:
             with safe_open(folder / name, framework="np") as weights:
-                tensors = weights.keys() if name in loaded else []
-                shapes.update({tensor: weights.get_slice(tensor).get_shape() for tensor in tensors})
+                for tensor in weights.keys() if name in loaded else []:
+                    shapes[tensor] = weights.get_slice(tensor).get_shape()
+                    if (dtype := weights.get_slice(tensor).get_dtype()) not in _DTYPES:
+                        raise ModelError(
+                            f"{folder / name}: {tensor}: expected one of {', '.join(_DTYPES)}, got {dtype}"
+                        )
         except (OSError, SafetensorError) as error:
             raise ModelError(
                 f"{folder / name}: expected a whole safetensors file (no Git LFS pointer), got: {_reason(error)}"

@@ -80,14 +80,17 @@ class QuestionLog:
                 "a stage was built on them: expected the bytes that ledger.jsonl names; "
                 "restore them or start a new run"
             )
-        lost = len(self._units) - whole
+        lost_units = self._units[whole:]
+        lost = len(lost_units)
         del self._units[whole:]
         for part, file in self._files.items():
             if file.size > self._end(part):
-                self.notes.append(f"{file.path}: cut off {file.size - self._end(part)} bytes of an unfinished question")
+                whose = f"{lost} damaged questions" if lost else "an unfinished question"
+                self.notes.append(f"{file.path}: cut off {file.size - self._end(part)} bytes of {whose}")
             file.truncate(self._end(part))
         if lost:
-            self.notes.append(f"{name}: {lost} questions did not reach the disk and are done again")
+            first = f"from {lost_units[0].question_id!r} on"
+            self.notes.append(f"{name}: {lost} questions, {first}, are not on the disk as committed and are done again")
             # What the ledger does not name is never more than one question (lost_lines.py): cut first, then say so.
             self.sync()
             ledger.append(Rewind(log=name, keep=whole))

@@ -139,10 +139,11 @@ def check_prompts(
 ) -> int:
     """Length of the longest prompt, tokens, once every prompt and its answer fit into `max_len` tokens.
 
-    Raises DataError naming the first question whose prompt leaves no room for `max_new_tokens`, has no text, or
-    has a token id of `vocab_size` or more.
+    Raises DataError naming the first question whose prompt leaves no room for `max_new_tokens`, has no text, has a
+    token id of `vocab_size` or more, or is the prompt of other messages too.
     """
     longest = 0
+    asked: dict[bytes, Question] = {}
     room = max_len - max_new_tokens
     for question in questions:
         ids = render(tokenizer, question)
@@ -151,6 +152,11 @@ def check_prompts(
             raise DataError(f"{where}: expected text from the model's chat template, got {length} tokens without text")
         if max(ids) >= vocab_size:
             raise DataError(f"{where}: expected token ids below the model's vocab_size {vocab_size}, got {max(ids)}")
+        first = asked.setdefault(hashlib.sha256(repr(ids).encode()).digest(), question)
+        if first.prompt != question.prompt:
+            raise DataError(
+                f"{where}: expected a prompt of its own from the model's chat template, got that of {first.id!r} too"
+            )
         if length > room:
             raise DataError(
                 f"{where}: expected a prompt of at most {room} tokens (context "

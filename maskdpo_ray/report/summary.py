@@ -7,6 +7,7 @@ Read from the folder: config.yaml, eval_*/{heldout,transfer}{,-judged}.json, ite
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -124,6 +125,6 @@ def _metrics(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         raise RunFolderError(f"{where}: expected an object with a step, got {line[:60]!r}")
     for name, value in record.items():
-        if not isinstance(value, int | float | None):
+        if not isinstance(value, int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
             raise RunFolderError(f"{where}: {name}: expected a number, got {str(value)[:60]!r}")
     return record

@@ -120,6 +120,6 @@ def test_a_kill_while_lost_answers_are_cut_off(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert file.stat().st_size < size
     with open_folder(path) as folder:
-        assert any("2 questions did not reach the disk" in note for note in folder.notes), folder.notes
+        assert any("2 questions, from 'q2' on, are not on the disk" in note for note in folder.notes), folder.notes
         fill(folder, 4)
     assert data_files(path) == before

@@ -108,3 +108,31 @@ def test_other_attention_is_refused(config: Any, message: str) -> None:
     with pytest.raises(ModelError) as caught:
         model_folder.check_attention(config, FILE, 1024)
     assert str(caught.value).startswith(f"{FILE}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 1}, "expected no weights but those of config.json, got 9 more: model.layers.1.input_"),
+        ({"architectures": ["FooForCausalLM"]}, "architectures: expected ['LlamaForCausalLM'], got ['FooForCausalLM']"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config: expected none"),
+    ],
+)
+def test_a_config_of_another_model_is_refused(
+    tiny_model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "m")
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**described, **changes}))
+    with pytest.raises(ModelError) as caught:
+        model_folder.load(ModelConfig(str(folder)))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_whole_numbers_are_no_weights(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.int8)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="model.norm.weight: expected one of BF16, F16, F32, F64, got I8$"):
+        model_folder.load(ModelConfig(str(folder)))

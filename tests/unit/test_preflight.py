@@ -210,7 +210,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         "expected a weight for every parameter of config.json, got none for 9: model.layers.2.input_layernorm.weight",
     ),
     "sliding window": (
-        model(edited("config.json", model_type="mistral", sliding_window=2047)),
+        model(edited("config.json", model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=2047)),
         ModelError,
         "config.json: sliding_window: expected full attention, or a window of at least 2048 (",
     ),

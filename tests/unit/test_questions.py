@@ -313,3 +313,14 @@ def test_render_with_the_bundled_models_tokenizer(bundled_model):
     text = tokenizer.decode(ids)
     assert text.startswith("<|im_start|>system\n")
     assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_that_drops_the_question_is_refused():
+    class Deaf(LetterTokenizer):
+        def apply_chat_template(self, *_, **__):
+            return [ord(letter) for letter in "hello"]
+
+    same = [ask("a", "t", "Who?"), ask("b", "t", "Who?")]
+    assert check_prompts(Deaf(), same, 99, 10, vocab_size=128) == 5
+    with pytest.raises(DataError, match="^question 'c': expected a prompt of its own .*, got that of 'a' too$"):
+        check_prompts(Deaf(), [*same, ask("c", "t", "When?")], 99, 10, vocab_size=128)

@@ -270,7 +270,7 @@ def without(section, name):
         ("metrics.jsonl", '{"step": 0, "timing/x_s": "1"}\n', "line 1: timing/x_s: expected a number, got '1'"),
         ("config.yaml", "run: {name: x}\n", "config.yaml: run.seed: expected int, got None"),
         ("config.yaml", "run: [1]\n", "config.yaml: run.name: expected str, got None"),
-        ("config.yaml", "{", "config.yaml: can't be read as YAML: "),
+        ("config.yaml", "{", "config.yaml:1: can't be read as YAML: "),
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path, name, content, expected):

@@ -1,0 +1,57 @@
+"""The config that a run began with: options that came later, files that can't be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maskdpo_ray import cli, error_log, stored_config
+from maskdpo_ray.config import Config
+from maskdpo_ray.config_file import from_text, read_values
+from maskdpo_ray.errors import ConfigError, RunFolderError
+
+
+def test_an_option_that_is_newer_than_the_run_counts_as_its_default(tmp_path: Path) -> None:
+    now = cli.resolved(Config())
+    before = {section: dict(fields) for section, fields in now.items()}
+    for section, field in (("annotation", "options"), ("adam", "betas"), ("eval", "evaluator")):
+        del before[section][field]
+    assert stored_config.refuse_changes(tmp_path, before, now, has_begun=True) == {}
+    now["adam"]["betas"] = [0.8, 0.9]
+    with pytest.raises(RunFolderError, match=r"^adam.betas: expected \[0.9, 0.95\], as the run in .* \[0.8, 0.9\];"):
+        stored_config.refuse_changes(tmp_path, before, now, has_begun=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1\n", "config.yaml:2: can't be read as YAML: expected ',' or ']'"),
+        ("- a\n", "config.yaml: expected the config of a run, got list"),
+        ("run: &a {b: *a}\n", "config.yaml: expected the config of a run, got endless nesting"),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(RunFolderError) as caught:
+        stored_config.read(file)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_value_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("annotation:\n  options: &a {self: *a}\n")
+    expected = r"annotation.options: expected .*, got one that holds itself$"
+    with pytest.raises(ConfigError, match=f"c.yaml:2: {expected}"):
+        read_values(file)
+    with pytest.raises(ConfigError, match=f"--{expected}"):
+        from_text("{x: &a {y: *a}}", "annotation.options")
+
+
+def test_the_error_goes_on_where_its_log_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "error.log").mkdir()
+    with pytest.raises(ZeroDivisionError), error_log.kept(tmp_path):
+        1 / 0  # noqa: B018
+    with error_log.kept(tmp_path):
+        pass
