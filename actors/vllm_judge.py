@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.vllm_process import set_environment
-from maskdpo_ray.annotators.judge import FIELD, Conversation, Reply, one_line
+from maskdpo_ray.annotators import model_files
+from maskdpo_ray.annotators.judge import FIELD, Conversation, Reply
 from maskdpo_ray.annotators.plugins import require, require_count
-from maskdpo_ray.errors import AnnotatorError, ModelError
+from maskdpo_ray.errors import AnnotatorError, ModelError, one_line
 
 Result = TypeVar("Result")
 
@@ -36,7 +37,7 @@ class VllmJudge:
         threads: int | None = None,
         cpu_kv_cache_gib: int = 2,
     ) -> None:
-        """Nothing is loaded.
+        """Only the tokenizer is loaded, to try its chat template.
 
         Args:
             model: Hugging Face folder, on the driver's node and on those that annotate.
@@ -48,7 +49,7 @@ class VllmJudge:
             cpu_kv_cache_gib: memory of the KV cache; on CPU only.
 
         Raises:
-            ConfigError: one line, about any of these.
+            ConfigError: one line, about any of these; ModelError and AnnotatorError about the model's files.
         """
         is_model = isinstance(model, str) and os.path.isfile(os.path.join(model, "config.json"))
         require(is_model, f"{FIELD}.model", "a Hugging Face folder with config.json", model)
@@ -67,6 +68,9 @@ class VllmJudge:
         is_file = chat_template is None or (isinstance(chat_template, str) and os.path.isfile(chat_template))
         require(is_file, f"{FIELD}.chat_template", "a Jinja file", chat_template)
         self._template = Path(chat_template).read_text(encoding="utf-8") if chat_template else None
+        is_blank = self._template is not None and not self._template.strip()
+        require(not is_blank, f"{FIELD}.chat_template", "a template that is not empty", chat_template)
+        model_files.refuse_damaged_weights(Path(model))
         self._model = model
         self._environment = (device, threads, cpu_kv_cache_gib)
         self._trust_remote_code = trust_remote_code
@@ -85,6 +89,7 @@ class VllmJudge:
             "worker_extension_cls": "actors.vllm_process.EndsWithActor",
             "disable_log_stats": True,
         }
+        self.num_gpus = tensor_parallel_size if device == "cuda" else 0
         self._tokenizer: Any = None
         self._engine: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,13 +98,14 @@ class VllmJudge:
         """Of all prompts so far."""
         self.cached_tokens = 0
         """Those of them that the prefix cache held."""
+        self._open_tokenizer()
+        self._tokenizer = None  # each actor opens its own
 
     def start(self) -> None:
         """Load tokenizer and engine. Raises ModelError or AnnotatorError, one line, when one can't be had."""
         device, threads, gib = self._environment
         set_environment(device, threads or len(os.sched_getaffinity(0)), gib)
-        self._tokenizer = self._load_tokenizer()
-        self._render([{"role": role, "content": "Hello."} for role in ("user", "assistant", "user")])
+        self._open_tokenizer()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()
         try:
@@ -107,19 +113,14 @@ class VllmJudge:
         except Exception as error:  # vLLM raises what it likes, with the reason in the engine's own log
             raise AnnotatorError(f"judge {self._model}: vLLM did not start: {one_line(error)}") from None
 
-    def _load_tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self._model, trust_remote_code=self._trust_remote_code)
-        except Exception as error:  # broken files make transformers raise errors of all kinds
-            raise ModelError(
-                f"{FIELD}.model: expected a tokenizer in {self._model!r}, got: {one_line(error)}"
-            ) from None
+    def _open_tokenizer(self) -> None:
+        """Load the tokenizer and try its chat template. Raises ModelError or AnnotatorError, one line."""
+        tokenizer = model_files.tokenizer(Path(self._model), self._trust_remote_code)
         tokenizer.chat_template = self._template or tokenizer.chat_template
         if not tokenizer.chat_template:
             raise ModelError(f"{FIELD}.model: expected a chat template in {self._model!r} or {FIELD}.chat_template")
-        return tokenizer
+        self._tokenizer = tokenizer
+        self._render([{"role": role, "content": "Hello."} for role in ("user", "assistant", "user")])
 
     async def _open(self) -> None:
         from vllm import AsyncEngineArgs

@@ -109,7 +109,7 @@ def _fault(attempt: Callable[[], object]) -> str | None:
         attempt()
     except UserError as error:
         return str(error)
-    except Exception as error:  # this is about code that we don't know
+    except (Exception, SystemExit) as error:  # this is about code that we don't know
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -7,6 +7,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def one_line(error: object) -> str:
+    """An error of a library's or of the user's code, for an error line of ours."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class UserError(Exception):
     """Bad input. The message is one line: where (file, line, field), what was expected, what came."""
 

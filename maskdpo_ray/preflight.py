@@ -9,6 +9,7 @@ from typing import Any
 from maskdpo_ray import annotators, evaluators, model_folder, questions
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
+from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluators import Evaluator
 from maskdpo_ray.masking import MaskPolicy
 from maskdpo_ray.records import Question
@@ -36,14 +37,17 @@ def check(config: Config) -> Prepared:
     MaskPolicy.from_config(config.mask.policy)
     annotator = annotators.build(config.annotation.annotator, config.annotation.options)
     evaluator = None if config.eval.evaluator is None else evaluators.build(config.eval.evaluator, config.eval.options)
+    _refuse_few_gpus("gpus_per_annotator", annotators.num_gpus(annotator), config.cluster.gpus_per_annotator)
+    if evaluator is not None:
+        _refuse_few_gpus("gpus_per_evaluator", evaluators.num_gpus(evaluator), config.cluster.gpus_per_evaluator)
     train, evaluation = _questions(config)
     held_out = [question for split in evaluation.values() for question in split]
     every = [*train, *held_out]
     for question in every:
-        annotator.check(question)
+        annotators.check(annotator, question)
     if evaluator is not None:
         for question in held_out:
-            evaluator.check(question)
+            evaluators.check(evaluator, question)
     model = model_folder.load(config.model)
     limit = model_folder.max_len(model, config.vllm)
     tokenizer = model.tokenizer
@@ -51,6 +55,13 @@ def check(config: Config) -> Prepared:
     return Prepared(
         train, evaluation, annotator, tokenizer, lambda question: questions.render(tokenizer, question), evaluator
     )
+
+
+def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:
+    """Raise ConfigError. Several actors may share one GPU, so any part of it will do; Ray gives more only whole."""
+    if reserved <= needed - 1:
+        expected = f"expected more than {needed - 1}, as its model runs on {needed} (device: cuda)"
+        raise ConfigError(f"cluster.{name}: {expected}, got {reserved:g}")
 
 
 def _questions(config: Config) -> tuple[list[Question], dict[str, Sequence[Question]]]:

@@ -7,6 +7,7 @@ another schema is an error and not a guess.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ SUPPORTED = "supported"
 UNSUPPORTED = "unsupported"
 IRRELEVANT = "irrelevant"
 VERDICTS = (SUPPORTED, UNSUPPORTED, IRRELEVANT, UNPARSED)
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,11 @@ class PreferencePair:
 
 
 Record = TypeVar("Record")
+
+
+def is_text(value: object) -> bool:
+    """Whether `value` is text that a file can hold: lone surrogates, which JSON's escapes can spell, are no UTF-8."""
+    return isinstance(value, str) and _SURROGATE.search(value) is None
 
 
 def to_json(record: Any) -> dict[str, Any]:

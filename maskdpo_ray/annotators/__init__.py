@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from maskdpo_ray.annotators.plugins import Slot, require_count
+from maskdpo_ray.annotators.plugins import Slot
 from maskdpo_ray.records import Annotation, Question, Rollout
 
 
@@ -16,7 +16,8 @@ class Annotator(Protocol):
     actor; started there.
 
     One that can label several questions at once, `annotate` called from several threads, says how many in an integer
-    attribute `max_concurrency`; without it an actor labels one question at a time.
+    attribute `max_concurrency`; without it an actor labels one question at a time. One that runs on GPUs says on how
+    many in `num_gpus`, so that a config that reserves too few is refused.
     """
 
     def check(self, question: Question) -> None:
@@ -57,5 +58,18 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
     it does not take.
     """
     annotator: Annotator = _SLOT.build(name, options or {})
-    require_count("annotation.annotator: max_concurrency", getattr(annotator, "max_concurrency", 1))
+    _SLOT.count(annotator, "max_concurrency", 1)
     return annotator
+
+
+def check(annotator: Annotator, question: Question) -> None:
+    """Ask an annotator whether answers to `question` can be labelled.
+
+    Raises the UserError that it raises, and ConfigError, one line, for any other error of its code.
+    """
+    _SLOT.check_question(annotator, question)
+
+
+def num_gpus(annotator: Annotator) -> int:
+    """How many GPUs its actor needs, 0 when it does not say. Raises ConfigError when that is no number."""
+    return _SLOT.count(annotator, "num_gpus", 0)

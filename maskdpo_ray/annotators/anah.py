@@ -53,7 +53,8 @@ class AnahAnnotator:
         at = "annotation.options"
         require(isinstance(judge, str), f"{at}.judge", "a name", judge)
         require(judge_options is None or isinstance(judge_options, Mapping), judges.FIELD, "a mapping", judge_options)
-        require(templates is None or isinstance(templates, str), f"{at}.templates", "a file", templates)
+        is_file = templates is None or (isinstance(templates, str) and templates != "")
+        require(is_file, f"{at}.templates", "a file", templates)
         is_share = type(max_unparsed) in (int, float) and 0 <= max_unparsed <= 1
         require(is_share, f"{at}.max_unparsed", "a number from 0 to 1", max_unparsed)
         require_count(f"{at}.max_reply_tokens", max_reply_tokens)
@@ -62,8 +63,9 @@ class AnahAnnotator:
         require_count(f"{at}.max_concurrency", max_concurrency)
         self.max_concurrency = max_concurrency
         self._max_document_chars = max_document_chars
-        self._turns = turns.read(Path(templates) if templates else turns.DEFAULT)
+        self._turns = turns.read(turns.DEFAULT if templates is None else Path(templates))
         self.judge = judges.build(judge, judge_options or {})
+        self.num_gpus = getattr(self.judge, "num_gpus", 0)
         self._limits = Limits(max_unparsed, max_reply_tokens, max_reference_tokens)
         self._interviews: Interviews | None = None
 

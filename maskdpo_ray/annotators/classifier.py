@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import sentences
-from maskdpo_ray.annotators import passages
-from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
+from maskdpo_ray.annotators import model_files, passages
+from maskdpo_ray.errors import ConfigError, DataError, ModelError, one_line, shown
 from maskdpo_ray.records import (
     CONTRADICTORY,
     LABELS,
@@ -57,7 +57,7 @@ class ClassifierAnnotator:
         device: str = "cpu",
         min_words: int = 1,
     ) -> None:
-        """Check the options; nothing is loaded.
+        """Check the options; only the tokenizer is loaded.
 
         Args:
             model: folder of the model, as transformers saves it; weights in safetensors, no code of its own.
@@ -88,6 +88,8 @@ class ClassifierAnnotator:
         self._max_length = _whole("max_length", usual, _SHORTEST, limit)
         self._batch_size = _whole("batch_size", batch_size, 1)
         self._min_words = _whole("min_words", min_words, 0)
+        self.num_gpus = int(device == "cuda")
+        self._load_tokenizer()  # for its errors; the actors load their own
 
     def check(self, question: Question) -> None:
         """Refuse a question without a document. Raises DataError."""
@@ -101,27 +103,35 @@ class ClassifierAnnotator:
         Raises ConfigError when there is no GPU to load it to, ModelError when the folder can't be loaded.
         """
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
         if self._device == "cuda" and not torch.cuda.is_available():
             expected = "expected a GPU for the annotator (cluster.gpus_per_annotator)"
             raise ConfigError(f"annotation.options.device: {expected}, got none")
-        local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        self._tokenizer = self._load_tokenizer()
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(self._model, **local)
             network, report = AutoModelForSequenceClassification.from_pretrained(
-                self._model, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **local
+                self._model,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+                local_files_only=True,
             )
         except Exception as error:  # broken files make transformers raise errors of all kinds
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = f"{type(error).__name__}: {one_line(error)}"
             raise ModelError(f"{self._model}: expected a model for sequence classification, got: {reason}") from error
         if report["missing_keys"]:  # transformers fills them with random numbers
             missing = sorted(report["missing_keys"])[0]
             raise ModelError(f"{self._model}: expected all weights of the model, got none for {missing}")
-        if self._tokenizer.pad_token_id is None:
-            raise ModelError(f"{self._model}: expected a padding token, found none")
         self._network = network.to(self._device).eval()
         self._cut = lru_cache(maxsize=_DOCUMENTS)(self._cut_document)
+
+    def _load_tokenizer(self) -> Any:
+        tokenizer = model_files.tokenizer(Path(self._model))
+        if tokenizer.pad_token_id is None:
+            raise ModelError(f"{self._model}: expected a padding token, found none")
+        return tokenizer
 
     def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
         """One annotation for each (question, answer), in the same order.
@@ -219,9 +229,10 @@ def _described(model: str) -> tuple[list[str], int]:
     file = Path(str(model)) / "config.json"
     try:
         described = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         expected = "expected the folder of a model, with config.json"
-        raise ConfigError(f"annotation.options.model: {expected}, got {shown(model)}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"annotation.options.model: {expected}, got {shown(model)}: {reason}") from None
     described = described if isinstance(described, dict) else {}
     kinds = described.get("architectures")
     if "ForSequenceClassification" not in str(kinds):
@@ -234,6 +245,8 @@ def _described(model: str) -> tuple[list[str], int]:
     if len(names) < 2 or not all(isinstance(name, str) for name in names):
         got = shown(described.get("id2label"))
         raise ModelError(f"{file}: id2label: expected the names of two or more labels by number, got {got}")
+    if len(set(names)) < len(names):
+        raise ModelError(f"{file}: id2label: expected a name of its own for every label, got {shown(names)}")
     limit = described.get("max_position_embeddings", 2**31)
     if type(limit) is not int or limit < _SHORTEST:
         raise ModelError(
@@ -241,6 +254,7 @@ def _described(model: str) -> tuple[list[str], int]:
         )
     if not list(file.parent.glob("*.safetensors")):
         raise ModelError(f"annotation.options.model: expected safetensors in {str(model)!r}, found none")
+    model_files.refuse_damaged_weights(file.parent)
     return names, limit
 
 

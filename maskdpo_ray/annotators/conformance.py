@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maskdpo_ray.errors import AnnotatorError, shown
-from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence
+from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence, is_text
 
 
 def refuse_faults(items: Sequence[tuple[Question, Rollout]], annotations: object) -> None:
@@ -42,6 +42,6 @@ def _fault(sentence: Sentence, text: str, least: int) -> str | None:
         return f"confidence: expected 0 to 1 or None, got {shown(confidence)}"
     for name in ("evidence", "kind"):
         value = getattr(sentence, name)
-        if value is not None and not isinstance(value, str):
-            return f"{name}: expected text or None, got {shown(value)}"
+        if value is not None and not is_text(value):
+            return f"{name}: expected Unicode text or None, got {shown(value)}"
     return None

@@ -6,13 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
-from maskdpo_ray.annotators.judge import FIELD, Conversation, Reply, one_line
+from maskdpo_ray.annotators.judge import FIELD, Conversation, Reply
 from maskdpo_ray.annotators.plugins import require, require_count
-from maskdpo_ray.errors import AnnotatorError, ConfigError, shown
+from maskdpo_ray.errors import AnnotatorError, ConfigError, one_line, shown
 
 _REFUSED = (400, 413, 422)
 """HTTP statuses about one conversation (too long, filtered), not about the endpoint."""
+_OURS = frozenset(("logprobs", "max_tokens", "messages", "model", "stream", "temperature"))
+"""Fields of a request that are not the user's to set: replies come whole and are sampled greedily."""
 
 
 class HttpJudge:
@@ -44,12 +47,15 @@ class HttpJudge:
         Raises:
             ConfigError: one line, about any of these.
         """
-        is_url = isinstance(base_url, str) and base_url.startswith(("http://", "https://"))
-        require(is_url, f"{FIELD}.base_url", "an address that starts with http:// or https://", base_url)
-        require(isinstance(model, str) and model != "", f"{FIELD}.model", "the endpoint's name of a model", model)
+        require(_is_address(base_url), f"{FIELD}.base_url", "an address like http://127.0.0.1:8000/v1", base_url)
+        is_model = isinstance(model, str) and model.strip() != ""
+        require(is_model, f"{FIELD}.model", "the endpoint's name of a model", model)
         is_name = api_key_env is None or (isinstance(api_key_env, str) and api_key_env.isidentifier())
-        # Not shown: it may be the key itself.
-        require(is_name, f"{FIELD}.api_key_env", "the name of an environment variable", "something else")
+        if not is_name:
+            raise ConfigError(
+                f"{FIELD}.api_key_env: expected the name of an environment variable, got what can't be one "
+                "(not shown, as it may be the key itself)"
+            )
         require_count(f"{FIELD}.max_concurrent", max_concurrent)
         is_time = type(timeout_s) in (int, float) and timeout_s > 0
         require(is_time, f"{FIELD}.timeout_s", "seconds above 0", timeout_s)
@@ -58,6 +64,8 @@ class HttpJudge:
         require(type(logprobs) is bool, f"{FIELD}.logprobs", "true or false", logprobs)
         is_mapping = extra_body is None or isinstance(extra_body, Mapping)
         require(is_mapping, f"{FIELD}.extra_body", "a mapping", extra_body)
+        ours = sorted(_OURS.intersection(extra_body or ()))
+        require(not ours, f"{FIELD}.extra_body", f"none of {', '.join(sorted(_OURS))}", ours)
         self._base_url = base_url
         self._api_key_env = api_key_env
         self._max_concurrent = max_concurrent
@@ -135,6 +143,17 @@ class HttpJudge:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._client.close()
+
+
+def _is_address(value: object) -> bool:
+    if not isinstance(value, str) or any(character.isspace() for character in value):
+        return False
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:  # a broken IPv6 address, a port out of range
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
 
 
 class _Refused(AnnotatorError):

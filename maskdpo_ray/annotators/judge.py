@@ -56,8 +56,3 @@ def build(name: str, options: Mapping[str, Any]) -> Judge:
     """The judge that a config names, not started yet. Raises ConfigError as `annotators.build` does."""
     judge: Judge = _SLOT.build(name, options)
     return judge
-
-
-def one_line(error: object) -> str:
-    """An error of a library's, for an error line of ours."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from maskdpo_ray.errors import ConfigError, UserError, shown
+from maskdpo_ray.errors import ConfigError, UserError, one_line, shown
+from maskdpo_ray.records import Question
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,31 @@ class Slot:
         arguments = dict(options)
         try:
             inspect.signature(kind).bind(**arguments)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.options_field}: {kind.__name__}: {error}") from None
-        try:
+        with _faults(f"{self.options_field}: {kind.__name__} refuses {shown(arguments)}"):
             return kind(**arguments)
-        except UserError:
-            raise
-        except Exception as error:  # the user's code raises what it likes
-            reason = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"{self.options_field}: {kind.__name__} refuses {shown(arguments)}: {reason}") from error
+
+    def count(self, built: Any, name: str, least: int) -> int:
+        """The attribute `name` of what was built, `least` if it has none.
+
+        Raises ConfigError unless it is a whole number of that or more.
+        """
+        field = f"{self.name_field}: {name}"
+        with _faults(field):
+            value = getattr(built, name, least)
+        require(type(value) is int and value >= least, field, f"a whole number, {least} or more", value)
+        return int(value)
+
+    def check_question(self, built: Any, question: Question) -> None:
+        """Let what was built check a question. Raises the UserError that it raises, ConfigError for any other error."""
+        with _faults(f"{self.name_field}: {type(built).__name__}.check of question {question.id!r}"):
+            built.check(question)
 
     def _class_of(self, name: str) -> type:
         module, class_name = self.known.get(name) or self._parts(name)
-        try:
+        with _faults(f"{self.name_field}: can't import {module} of {name!r}"):
             found = getattr(import_module(module), class_name, None)
-        except Exception as error:  # a module of the user's can fail in any way
-            reason = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"{self.name_field}: can't import {module} of {name!r}: {reason}") from error
         if not isinstance(found, type):
             raise ConfigError(f"{self.name_field}: expected a class {class_name} in {module}, got {shown(found)}")
         return found
@@ -68,6 +78,21 @@ class Slot:
             known = ", ".join(sorted(self.known))
             raise ConfigError(f"{self.name_field}: expected one of {known}, python:package.module:Class; got {name!r}")
         return module, class_name
+
+
+@contextmanager
+def _faults(where: str) -> Iterator[None]:
+    """Raise ConfigError, `where` and one line, for what the user's code raises in here.
+
+    `sys.exit` is such a fault: a check that ends with status 0 would look as if it had passed. UserErrors are what
+    the code should raise, and Ctrl-C is the user's own.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{where}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def require(holds: bool, field: str, expected: str, got: object) -> None:

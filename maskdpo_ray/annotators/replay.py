@@ -7,7 +7,6 @@ and what holds for a text holds wherever it was sampled.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import BinaryIO
 
 from maskdpo_ray.annotators import conformance
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, shown
-from maskdpo_ray.records import Annotation, Question, Rollout, Sentence, from_json
+from maskdpo_ray.formats import json_items
+from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ class ReplayAnnotator:
             )
         file.seek(starts[digest])
         try:
-            line = _parse(file.readline())
-        except ValueError:
+            line = self._line(file)
+        except DataError:
             line = None
         if line is None or (line.question_id, line.text) != (rollout.question_id, rollout.text):
             raise AnnotatorError(f"{where}: expected the file as it was at the start, it has changed since")
@@ -107,30 +107,33 @@ class ReplayAnnotator:
         with open(self._path, "rb") as file, open(self._path, "rb") as again:
             for number, raw in enumerate(file, start=1):
                 if raw.strip():
-                    try:
-                        line = _checked(raw)
-                        start = self._starts.setdefault(line.question_id, {}).setdefault(_digest(line.text), offset)
-                        if start != offset:
-                            again.seek(start)
-                            if line.spans() != _parse(again.readline()).spans():
-                                raise ValueError("expected the labels that an earlier line gives this text, got others")
-                    except (ValueError, RecursionError, AnnotatorError) as error:
-                        raise DataError(f"{self._path}:{number}: {error}") from None
+                    line, where = self._parse(raw, number), f"{self._path}:{number}"
+                    _refuse_faults(line, where)
+                    start = self._starts.setdefault(line.question_id, {}).setdefault(_digest(line.text), offset)
+                    if start != offset:
+                        again.seek(start)
+                        if line.spans() != self._line(again).spans():
+                            expected = "expected the labels that an earlier line gives this text, got others"
+                            raise DataError(f"{where}: {expected}")
                 offset += len(raw)
         if not self._starts:
             raise DataError(f"{self._path}: expected one annotation a line, got an empty file")
 
+    def _line(self, file: BinaryIO) -> Line:
+        """The line at the file's position."""
+        return self._parse(file.readline())
 
-def _parse(raw: bytes) -> Line:
-    return from_json(Line, json.loads(raw))
+    def _parse(self, raw: bytes, number: int = 1) -> Line:
+        return json_items.record(Line, json_items.parsed(self._path, number, raw.strip()), f"{self._path}:{number}")
 
 
-def _checked(raw: bytes) -> Line:
-    """A line whose spans fit its text."""
-    line = _parse(raw)
+def _refuse_faults(line: Line, where: str) -> None:
+    """Raise DataError when spans don't fit the text."""
     asked = Question(line.question_id, "", ()), Rollout(line.question_id, line.sample, (), line.text, "stop", 0)
-    conformance.refuse_faults([asked], [Annotation(line.question_id, line.sample, line.sentences)])
-    return line
+    try:
+        conformance.refuse_faults([asked], [Annotation(line.question_id, line.sample, line.sentences)])
+    except AnnotatorError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _digest(text: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from maskdpo_ray.errors import ConfigError, shown
+from maskdpo_ray.errors import ConfigError, one_line, shown
 from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 from maskdpo_ray.sentences import LANGUAGES
 
@@ -26,7 +26,8 @@ MEANINGS = {
 
 DEFAULT = Path(__file__).parent / "templates" / "anah.yaml"
 _FIELDS = ("document", "question", "sentence")
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
+_PLACEHOLDER = re.compile(r"\{(\s*(?:[A-Za-z_]\w*)?\s*)\}")
+"""Slips such as {Sentence}, { sentence } and {} too, so that they are refused and not sent."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,31 @@ def plain(text: str) -> str:
     return "".join(character for character in folded if character.isalnum())
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML's own takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(problem=f"{key.value} twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read(file: Path) -> dict[str, list[Turn]]:
     """Language -> its three turns, in order. Raises ConfigError, one line with the file and the field."""
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
     except OSError as error:
         raise ConfigError(f"{file}: expected a YAML file of templates, got: {error.strerror}") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: expected YAML, got: {' '.join(str(error).split())}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{line}: expected YAML, got: {one_line(error.problem or error.context)}") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: expected YAML, got: {one_line(error)}") from None
     languages = _mapping(raw, str(file), (), LANGUAGES)
     return {name: _turns(value, f"{file}: {name}") for name, value in languages.items()}
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.domains.table import ENTITY, NAME, NUMBER, WORDS, Entity, FactTable, Kind, Value
 from maskdpo_ray.errors import DataError, shown
-from maskdpo_ray.records import from_json
+from maskdpo_ray.formats import json_items
+from maskdpo_ray.records import from_json, to_json
 
 _SHAPES = (NAME, WORDS, NUMBER, ENTITY)
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"[0-9]+")
+_WORD = re.compile(r"[^\W_]")
 
 
 def read(file: Any, name: str) -> FactTable:
@@ -25,14 +27,9 @@ def read(file: Any, name: str) -> FactTable:
     """
     if not isinstance(file, str):
         raise DataError(f"annotation.options.tables.{name}: expected a JSON file, got {shown(file)}")
-    try:
-        raw = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{file}: expected a JSON file, got: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: expected JSON, got: {error}") from None
-    if not isinstance(raw, dict):
-        raise DataError(f"{file}: expected an object with kinds and entities, got {type(raw).__name__}")
+    (_, raw), *more = json_items.objects(Path(file))
+    if more:
+        raise DataError(f"{more[0][0]}: expected nothing after the table, got another object")
     try:
         table = from_json(FactTable, {**_written_out(raw), "name": name})
         _check(table)
@@ -53,34 +50,50 @@ def _written_out(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _kind(kind: dict[str, Any]) -> dict[str, Any]:
     given = {"label": kind.get("name"), "triggers": [], **kind}
-    return {**given, "lexicon": _values(kind["lexicon"])} if "lexicon" in kind else given
+    where = f"kind {kind.get('name')!r}: lexicon"
+    return {**given, "lexicon": _values(kind["lexicon"], where)} if "lexicon" in kind else given
 
 
 def _entity(entity: dict[str, Any]) -> dict[str, Any]:
-    facts = entity.get("facts", {})
-    return {**entity, "facts": {k: _values(v) for k, v in facts.items()} if isinstance(facts, dict) else facts}
+    facts, where = entity.get("facts", {}), f"entity {entity.get('name')!r}: facts"
+    if isinstance(facts, dict):
+        facts = {name: _values(given, f"{where}.{name}") for name, given in facts.items()}
+    return {**entity, "facts": facts}
 
 
-def _values(given: Any) -> list[Any]:
+def _values(given: Any, where: str) -> list[dict[str, Any]]:
     each = given if isinstance(given, list) else [given]
+    for value in each:
+        if not isinstance(value, (str, dict)):
+            raise ValueError(f'{where}: expected text in quotes, like "79", got {shown(value)}')
     return [{"name": value} if isinstance(value, str) else value for value in each]
 
 
 def _check(table: FactTable) -> None:
     """Raise ValueError, one line, about what the types don't say."""
+    for where, text in _texts(to_json(table), ""):
+        has_control = any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)
+        if has_control or not text.strip():
+            raise ValueError(f"{where}: expected text on one line that is not empty, got {shown(text)}")
     kinds = {kind.name: kind for kind in table.kinds}
     names = {entity.name for entity in table.entities}
-    for what, count, distinct in (
-        ("kinds", len(table.kinds), len(kinds)),
-        ("entities", len(table.entities), len(names)),
-    ):
-        if not 0 < count == distinct:
-            raise ValueError(f"{what}: expected at least one, each with a name of its own, got {count}")
+    for what, items in (("kinds", table.kinds), ("entities", table.entities)):
+        if not items:
+            raise ValueError(f"{what}: expected at least one, got none")
+        if again := _again(item.name for item in items):
+            raise ValueError(f"{what}: expected names that differ by more than case, got {again[0]!r} and {again[1]!r}")
+    owners = {name.casefold(): name for name in names}
+    for entity in table.entities:
+        for alias in entity.aliases:
+            if (owner := owners.get(alias.casefold(), entity.name)) != entity.name:
+                raise ValueError(f"entity {entity.name!r}: aliases: expected no other entity's name, got {owner!r}")
     for kind in table.kinds:
         if kind.shape not in _SHAPES:
             raise ValueError(f"kind {kind.name!r}: shape: expected one of {', '.join(_SHAPES)}; got {kind.shape!r}")
         if not (kind.triggers or kind.cues):
             raise ValueError(f"kind {kind.name!r}: expected triggers or cues that announce it, got neither")
+        if mute := [words for words in (*kind.triggers, *kind.cues) if not _WORD.search(words)]:
+            raise ValueError(f"kind {kind.name!r}: expected a word in every trigger and cue, got {shown(mute[0])}")
     for entity in table.entities:
         for name, values in entity.facts.items():
             where = f"entity {entity.name!r}: facts.{name}"
@@ -91,6 +104,28 @@ def _check(table: FactTable) -> None:
                     raise ValueError(f"{where}: expected a whole number as text, like '79', got {value.name!r}")
                 if kinds[name].shape == ENTITY and value.name not in names:
                     raise ValueError(f"{where}: expected an entity of this table, got {value.name!r}")
+
+
+def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Every text in JSON values, and where it stands: "entities[0].aliases[1]"."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, f"{where}.{name}" if where else name)
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _texts(item, f"{where}[{number}]")
+
+
+def _again(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first two names that are the same but for case."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.casefold() in seen:
+            return seen[name.casefold()], name
+        seen[name.casefold()] = name
+    return None
 
 
 def _with_lexicon(kind: Kind, entities: Iterable[Entity]) -> Kind:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from maskdpo_ray.annotators.plugins import Slot, require_count
+from maskdpo_ray.annotators.plugins import Slot
 from maskdpo_ray.records import Judgement, Question, Rollout
 
 
@@ -17,6 +17,7 @@ class Evaluator(Protocol):
 
     Built on the driver, its constructor's keyword arguments being `eval.options`; pickled to every evaluation actor;
     started there. Where it has a `max_concurrency` (a whole number above 0; 1 without), so many threads judge at once.
+    Where it has `num_gpus`, its actor must have so many.
     """
 
     def check(self, question: Question) -> None:
@@ -51,5 +52,18 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Evaluator:
     not take.
     """
     evaluator: Evaluator = _SLOT.build(name, options or {})
-    require_count("eval.evaluator: max_concurrency", getattr(evaluator, "max_concurrency", 1))
+    _SLOT.count(evaluator, "max_concurrency", 1)
     return evaluator
+
+
+def check(evaluator: Evaluator, question: Question) -> None:
+    """Ask an evaluator whether answers to `question` can be judged.
+
+    Raises the UserError that it raises, and ConfigError, one line, for any other error of its code.
+    """
+    _SLOT.check_question(evaluator, question)
+
+
+def num_gpus(evaluator: Evaluator) -> int:
+    """How many GPUs its actor needs, 0 when it does not say. Raises ConfigError when that is no number."""
+    return _SLOT.count(evaluator, "num_gpus", 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maskdpo_ray.errors import EvaluatorError, shown
-from maskdpo_ray.records import VERDICTS, JudgedFact, Judgement, Question, Rollout
+from maskdpo_ray.records import VERDICTS, JudgedFact, Judgement, Question, Rollout, is_text
 
 
 def refuse_faults(items: Sequence[tuple[Question, Rollout]], judgements: object) -> None:
@@ -34,8 +34,8 @@ def _fault(fact: object) -> str | None:
         return f"expected a JudgedFact, got {type(fact).__name__}"
     if fact.verdict not in VERDICTS:
         return f"verdict: expected one of {', '.join(VERDICTS)}; got {shown(fact.verdict)}"
-    if not isinstance(fact.text, str):
-        return f"text: expected text, got {shown(fact.text)}"
-    if fact.evidence is not None and not isinstance(fact.evidence, str):
-        return f"evidence: expected text or None, got {shown(fact.evidence)}"
+    if not is_text(fact.text):
+        return f"text: expected Unicode text, got {shown(fact.text)}"
+    if fact.evidence is not None and not is_text(fact.evidence):
+        return f"evidence: expected Unicode text or None, got {shown(fact.evidence)}"
     return None

@@ -51,6 +51,7 @@ class FactScore:
         self.max_concurrency = concurrency
         self._count = passages
         self._judge = asking.build(judge, judge_options)
+        self.num_gpus = getattr(self._judge, "num_gpus", 0)
         self._texts = None if documents is None else knowledge.read(Path(documents))
         self._backend: Rules | Asked | None = None
 

@@ -57,6 +57,7 @@ class ShortAnswer:
         require_count("eval.options.max_concurrency", concurrency)
         self.max_concurrency = concurrency
         self._judge = asking.build(judge, judge_options)
+        self.num_gpus = getattr(self._judge, "num_gpus", 0)
 
     def check(self, question: Question) -> None:
         """Refuse a question without a standard answer. Raises DataError."""

@@ -117,7 +117,7 @@ def _objects(scanner: _Scanner) -> Iterator[tuple[str, dict[str, Any]]]:
         if byte != b"{":
             raise DataError(f"{scanner.where}: expected a JSON object, got {_shown(byte)}")
         line = scanner.line
-        yield f"{scanner.path}:{line}", _parsed(scanner.path, line, scanner.item())
+        yield f"{scanner.path}:{line}", parsed(scanner.path, line, scanner.item())
         count += 1
     if is_array:
         if scanner.take(1) != b"]":
@@ -132,7 +132,8 @@ def _shown(byte: bytes) -> str:
     return shown(byte.decode("latin-1")) if byte else "the end of the file"
 
 
-def _parsed(path: Path, line: int, data: bytes) -> dict[str, Any]:
+def parsed(path: Path, line: int, data: bytes) -> dict[str, Any]:
+    """The JSON value that begins in `line` of a file. Raises DataError naming the line."""
     where = f"{path}:{line}"
     try:
         value: dict[str, Any] = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)

@@ -151,6 +151,14 @@ BAD_TEMPLATES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         ": en.fact.prompt: expected only the fields {document}, {question}, {sentence}; got {reference}",
     ),
     (edit(reference={"prompt": "{sentense}"}), ": en.reference.prompt: expected only the fields {document}, "),
+    *(
+        (
+            edit(verdict={"prompt": f"Judge. {slip}"}),
+            f": en.verdict.prompt: expected only the fields {fields}; got {slip}",
+        )
+        for fields in ("{document}, {question}, {sentence}, {reference}",)
+        for slip in ("{question1}", "{}", "{ sentence }", "{Sentence}")
+    ),
     (edit(fact={"replies": []}), ": en.fact.replies: expected a mapping of has_fact, no_fact; got []"),
     (
         edit(fact={"replies": {"has_fact": ["Yes"], "no_fact": [False]}}),
@@ -177,7 +185,15 @@ def test_bad_templates_are_one_line(change: Callable[[Any], object], expected: s
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(None, "expected a YAML file of templates, got: No such"), (b"a: [", "expected YAML, got: ")],
+    [
+        (None, ": expected a YAML file of templates, got: No such"),
+        (b"a:\n  [", ":2: expected YAML, got: expected the node content, but found '<stream end>'"),
+        (b"a:\n\tx", ":2: expected YAML, got: found character '\\t' that cannot start any token"),
+        (b"en: 1\nzh: 2\nen: 3", ":3: expected YAML, got: en twice"),
+        (b"\xff", ": expected YAML, got: 'utf-8' codec can't decode byte 0xff"),
+        (b"\0", ": expected YAML, got: unacceptable character #x0000"),
+        (b"[" * 5000, ": expected YAML, got: maximum recursion depth exceeded"),
+    ],
 )
 def test_template_files_that_cannot_be_read(content: bytes | None, expected: str, tmp_path: Path) -> None:
     file = tmp_path / "t.yaml"
@@ -185,7 +201,7 @@ def test_template_files_that_cannot_be_read(content: bytes | None, expected: str
         file.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         annotator(templates=str(file))
-    assert str(caught.value).startswith(f"{file}: {expected}") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{file}{expected}") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +210,7 @@ def test_template_files_that_cannot_be_read(content: bytes | None, expected: str
         ({"judge": 3}, "judge: expected a name, got 3"),
         ({"judge_options": []}, "judge_options: expected a mapping, got []"),
         ({"templates": 3}, "templates: expected a file, got 3"),
+        ({"templates": ""}, "templates: expected a file, got ''"),
         ({"max_unparsed": 20}, "max_unparsed: expected a number from 0 to 1, got 20"),
         ({"max_reply_tokens": 0}, "max_reply_tokens: expected a whole number above 0, got 0"),
         ({"max_reference_tokens": 1.5}, "max_reference_tokens: expected a whole number above 0, got 1.5"),

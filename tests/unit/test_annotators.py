@@ -16,7 +16,7 @@ import pytest
 
 from actors.annotation import AnnotationActor
 from maskdpo_ray import check_annotator
-from maskdpo_ray.annotators import KNOWN, build
+from maskdpo_ray.annotators import KNOWN, build, check
 from maskdpo_ray.annotators.conformance import refuse_faults
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
 from maskdpo_ray.records import LABELS, NO_FACT, Annotation, Question, Rollout, Sentence
@@ -83,6 +83,38 @@ class OfTwoMinds(WholeAnswer):
     max_concurrency = "2"
 
 
+class Fails(WholeAnswer):
+    """Raises what no annotator should, wherever its label says."""
+
+    def __init__(self, at: str = "", error: BaseException | None = None) -> None:
+        super().__init__()
+        self.at, self.error = at, error
+        self.fail("__init__")
+
+    def fail(self, at: str) -> None:
+        if self.at == at and self.error is not None:
+            raise self.error
+
+    @property
+    def max_concurrency(self) -> int:
+        self.fail("max_concurrency")
+        return 1
+
+    def check(self, question: Question) -> None:
+        self.fail("check")
+
+    def start(self) -> None:
+        self.fail("start")
+
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        self.fail("annotate")
+        return super().annotate(items)
+
+
+class TakesNoQuestion(WholeAnswer):
+    def check(self) -> None: ...  # type: ignore[override]
+
+
 class NoAnnotator:
     def check(self, question: Question) -> None: ...
 
@@ -113,7 +145,7 @@ def test_a_class_of_ones_own_with_options() -> None:
         (f"{HERE}:NoAnnotator", None, "annotator: expected a class with the methods check, start, annotate, got "),
         (f"{HERE}:WholeAnswer", {"size": 1}, "options: WholeAnswer: got an unexpected keyword argument 'size'"),
         (f"{HERE}:Refuses", None, "options: Refuses: missing a required argument: 'size'"),
-        (f"{HERE}:OfTwoMinds", None, "annotator: max_concurrency: expected a whole number above 0, got '2'"),
+        (f"{HERE}:OfTwoMinds", None, "annotator: max_concurrency: expected a whole number, 1 or more, got '2'"),
         (f"{HERE}:Refuses", {"size": 3}, "options: Refuses refuses {'size': 3}: ValueError: size 3 is odd"),
     ],
 )
@@ -123,11 +155,47 @@ def test_what_is_no_annotator_is_one_line(name: str, options: dict[str, Any] | N
     assert str(caught.value).startswith(f"annotation.{expected}")
 
 
-def test_a_module_that_breaks_when_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken_annotator.py").write_text("x = (\n")
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("x = (", "SyntaxError: "),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("raise ValueError('a\\nb')", "ValueError: a b"),
+    ],
+)
+def test_a_module_that_breaks_when_imported(
+    body: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_annotator.py").write_text(f"{body}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match="can't import broken_annotator of .*: SyntaxError: "):
+    with pytest.raises(ConfigError) as caught:
         build("python:broken_annotator:A")
+    where = "annotation.annotator: can't import broken_annotator of 'python:broken_annotator:A'"
+    assert str(caught.value).startswith(f"{where}: {expected}")
+
+
+BREAKS = [(ValueError("a\nb"), "ValueError: a b"), (SystemExit(0), "SystemExit: 0")]
+
+
+@pytest.mark.parametrize(("error", "expected"), BREAKS)
+@pytest.mark.parametrize("at", ["__init__", "max_concurrency", "check"])
+def test_what_a_class_of_ones_own_raises_is_one_line(at: str, error: BaseException, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(build(f"{HERE}:Fails", {"at": at, "error": error}), QUESTION)
+    message = str(caught.value)
+    assert message.startswith("annotation.") and message.endswith(f": {expected}") and "\n" not in message
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("no")])
+def test_ctrl_c_and_errors_of_ours_pass(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught:
+        check(build(f"{HERE}:Fails", {"at": "check", "error": error}), QUESTION)
+    assert caught.value is error
+
+
+def test_a_check_that_takes_no_question() -> None:
+    with pytest.raises(ConfigError, match="^annotation.annotator: TakesNoQuestion.check of question 'q': TypeError: "):
+        check(build(f"{HERE}:TakesNoQuestion"), QUESTION)
 
 
 def test_good_annotations_pass() -> None:
@@ -162,7 +230,9 @@ def sentence(**fields: Any) -> Callable[[], list[Any]]:
         (sentence(label="ok"), "sentence 1: label: expected one of no_fact, no_hallucination, "),
         (sentence(confidence=float("nan")), "sentence 1: confidence: expected 0 to 1 or None, got nan"),
         (sentence(confidence="high"), "sentence 1: confidence: expected 0 to 1 or None, got 'high'"),
-        (sentence(evidence=3), "sentence 1: evidence: expected text or None, got 3"),
+        (sentence(evidence=3), "sentence 1: evidence: expected Unicode text or None, got 3"),
+        (sentence(evidence="ro\ud800cky"), r"sentence 1: evidence: expected Unicode text or None, got 'ro\ud800cky'"),
+        (sentence(kind="\udfff"), r"sentence 1: kind: expected Unicode text or None, got '\udfff'"),
     ],
 )
 def test_other_replies_are_refused_in_one_line(reply: Callable[[], Any], expected: str) -> None:
@@ -218,6 +288,9 @@ def test_the_check_finds_what_is_wrong() -> None:
     assert len(guesses) == 3 and all(fault.startswith("note: ") for fault in guesses.values())
     (locked,) = tried(Locked()).items()
     assert locked[0] == "it can be pickled before start()"
+    for at, (name, count) in {"start": ("start()", 1), "annotate": ("no answers: no annotations", 2)}.items():
+        ended = tried(Fails(at, SystemExit(0)))
+        assert ended[name] == "FAILED: SystemExit: 0" and len(ended) == count
     refused = tried(WholeAnswer(), dataclasses.replace(QUESTION, id="refused"))
     assert refused == {"check() takes every question": "FAILED: question 'refused': no"}
 

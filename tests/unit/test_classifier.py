@@ -247,6 +247,10 @@ def test_bad_options_are_one_line(folder: Path, options: dict[str, Any], expecte
         ),
         ({"id2label": None}, "id2label: expected the names of two or more labels by number, got None"),
         ({"id2label": {"0": "a"}}, "id2label: expected the names of two or more labels by number, got {'0': 'a'}"),
+        (
+            {"id2label": {"0": "a", "1": "b", "2": "a"}},
+            "id2label: expected a name of its own for every label, got ['a', ",
+        ),
         ({"id2label": {"0": "a", "2": "b"}}, "id2label: expected the names of two or more labels by number, got "),
         ({"problem_type": "regression"}, "problem_type: expected single_label_classification, got 'regression'"),
         ({"max_position_embeddings": "64"}, "max_position_embeddings: expected a number of 32 or more, got '64'"),
@@ -269,6 +273,11 @@ def truncated(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def without_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
 def headless(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -281,7 +290,8 @@ def headless(folder: Path) -> None:
     ("damage", "expected"),
     [
         (without_weights, "annotation.options.model: expected safetensors in "),
-        (truncated, ": expected a model for sequence classification, got: SafetensorError: "),
+        (truncated, "model.safetensors: expected a whole safetensors file (no Git LFS pointer), got: "),
+        (without_tokenizer, "copy: expected a tokenizer, got none of "),
         (headless, ": expected all weights of the model, got none for classifier.bias"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 from scripted_judge import MODEL, PASSAGES, PROBABILITY, SCRIPT, ScriptedServer, sentence
 
+from actors.vllm_judge import VllmJudge
 from maskdpo_ray.annotators import build, conformance
 from maskdpo_ray.annotators.http_judge import HttpJudge
-from maskdpo_ray.errors import AnnotatorError, ConfigError
+from maskdpo_ray.errors import AnnotatorError, ConfigError, UserError
 from maskdpo_ray.records import UNPARSED, Annotation, Question, Rollout
 
 NUM_ANSWERS, PER_ANSWER = 25, 10
@@ -151,12 +153,36 @@ def test_a_key_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 HTTP = {"base_url": "http://127.0.0.1:9/v1", "model": MODEL}
 BAD_OPTIONS = [
     ("http", {}, "judge_options: HttpJudge: missing a required argument: 'base_url'"),
-    ("http", {**HTTP, "base_url": "127.0.0.1"}, "judge_options.base_url: expected an address that starts with http://"),
-    ("http", {**HTTP, "model": ""}, "judge_options.model: expected the endpoint's name of a model, got ''"),
+    *(
+        (
+            "http",
+            {**HTTP, "base_url": url},
+            f"judge_options.base_url: expected an address like http://127.0.0.1:8000/v1, got '{url}'",
+        )
+        for url in (
+            "127.0.0.1",
+            "ftp://a",
+            "http://",
+            "http://a b/v1",
+            "http://a:99999/v1",
+            "http://a:b/v1",
+            "http://[::1/v1",
+        )
+    ),
+    ("http", {**HTTP, "model": " "}, "judge_options.model: expected the endpoint's name of a model, got ' '"),
+    *(
+        (
+            "http",
+            {**HTTP, "extra_body": {name: 1, "x": 2}},
+            "judge_options.extra_body: expected none of logprobs, max_tokens, messages, model, stream, temperature, "
+            f"got ['{name}']",
+        )
+        for name in ("model", "messages", "stream", "temperature", "max_tokens")
+    ),
     (
         "http",
         {**HTTP, "api_key_env": "sk-1"},
-        "judge_options.api_key_env: expected the name of an environment variable",
+        "judge_options.api_key_env: expected the name of an environment variable, got what can't be one (not shown",
     ),
     ("http", {**HTTP, "max_concurrent": 0}, "judge_options.max_concurrent: expected a whole number above 0, got 0"),
     ("http", {**HTTP, "timeout_s": True}, "judge_options.timeout_s: expected seconds above 0, got True"),
@@ -186,3 +212,54 @@ def test_bad_options_are_refused_before_anything_starts(
     with pytest.raises(ConfigError) as caught:
         build("anah", {"judge": judge, "judge_options": judge_options})
     assert str(caught.value).startswith(f"annotation.options.{expected}")
+
+
+def template(text: str) -> Callable[[Path], dict[str, Any]]:
+    def write(folder: Path) -> dict[str, Any]:
+        (folder / "own.jinja").write_text(text)
+        return {"chat_template": str(folder / "own.jinja")}
+
+    return write
+
+
+def damaged(name: str, content: bytes | None) -> Callable[[Path], dict[str, Any]]:
+    def damage(folder: Path) -> dict[str, Any]:
+        (folder / name).unlink()
+        if content is not None:
+            (folder / name).write_bytes(content)
+        return {}
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (template(" \n"), "chat_template: expected a template that is not empty, got '"),
+        (template("{% for %}"), "expected messages that its chat template takes, got: "),
+        (template("{{ raise_exception('no') }}"), "expected messages that its chat template takes, got: no"),
+        (damaged("tokenizer.json", b"{}"), "/judge: expected a tokenizer, got: "),
+        (damaged("chat_template.jinja", None), "judge_options.model: expected a chat template in "),
+        (
+            damaged("model.safetensors", b"version https"),
+            "model.safetensors: expected a whole safetensors file (no Git",
+        ),
+    ],
+)
+def test_a_judges_folder_is_looked_at_before_anything_starts(
+    tiny_model: Path, tmp_path: Path, change: Callable[[Path], dict[str, Any]], expected: str
+) -> None:
+    folder = tmp_path / "judge"
+    folder.mkdir()
+    for file in tiny_model.iterdir():
+        (folder / file.name).symlink_to(file)
+    options = {"model": str(folder), **change(folder)}
+    with pytest.raises(UserError) as caught:
+        build("anah", {"judge_options": options})
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_judge_that_travels(tiny_model: Path) -> None:
+    judge: Any = VllmJudge(str(tiny_model), tensor_parallel_size=2)
+    assert judge.num_gpus == 2 and len(pickle.dumps(judge)) < 2000  # without the tokenizer
+    assert VllmJudge(str(tiny_model), device="cpu").num_gpus == 0

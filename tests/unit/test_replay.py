@@ -92,9 +92,13 @@ def test_a_question_that_the_file_lacks_is_refused_before_the_run(tmp_path: Path
 @pytest.mark.parametrize(
     ("bad", "expected"),
     [
-        (b"{", "2: Expecting property name"),
+        (b"{", "2: expected JSON, got: Expecting property name"),
         (b"[]\n", "2: expected an object with the fields of Line, got list []"),
-        (b'{"question_id": "\xff"}\n', "2: 'utf-8' codec can't decode byte 0xff"),
+        (b'{"question_id": "\xff"}\n', "2: expected UTF-8, got byte 0xff"),
+        (
+            b'{"question_id": "p", ' + json.dumps(line()).encode()[1:],
+            "2: expected JSON, got: field 'question_id' twice",
+        ),
         (json.dumps({**line(), "score": 1}).encode(), "2: unknown field 'score' in Line; known: question_id, text, "),
         (b'{"question_id": "q", "sentences": []}', "2: missing field 'text' in Line"),
         (json.dumps(line(sample="1")).encode(), "2: field 'sample': expected int, got str '1'"),
@@ -107,10 +111,10 @@ def test_a_question_that_the_file_lacks_is_refused_before_the_run(tmp_path: Path
             "2: annotator: question 'q', answer 0, sentence 0: label: expected one of no_fact, ",
         ),
         (
-            json.dumps(line(text="\ud800")).encode(),
-            "2: annotator: question 'q', answer 0, sentence 0: expected a span ",
+            json.dumps(line(sentences=[{"start": 0, "end": 6, "label": NO_FACT, "evidence": "\ud800"}])).encode(),
+            "2: expected Unicode text, got a lone '\\ud800'",
         ),
-        (json.dumps(line(text="\ud800", sentences=[])).encode(), "2: 'utf-8' codec can't encode character '\\ud800'"),
+        (json.dumps(line(text="\ud800", sentences=[])).encode(), "2: expected Unicode text, got a lone '\\ud800'"),
         (json.dumps(line(sentences=[])).encode(), "2: expected the labels that an earlier line gives this text, got o"),
         (b"[" * 100_000, "2: "),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from maskdpo_ray import evaluators, judged, preflight
 from maskdpo_ray.config import ClusterConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError, RunFolderError
 from maskdpo_ray.plan import Plan
-from maskdpo_ray.records import JudgedFact, Judgement, Rollout
+from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout
 from maskdpo_ray.report.summary import build, render
 from maskdpo_ray.run_folder import RunFolder
 
@@ -194,8 +195,13 @@ def test_the_actor_starts_its_evaluator_once() -> None:
         ([replace(GOOD, facts=["f"])], "facts: expected a tuple, got list"),
         ([replace(GOOD, facts=("f",))], "fact 0: expected a JudgedFact, got str"),
         ([replace(GOOD, facts=(JudgedFact("f", "true"),))], "fact 0: verdict: expected one of supported, unsupp"),
-        ([replace(GOOD, facts=(JudgedFact(3, "supported"),))], "fact 0: text: expected text, got 3"),
-        ([replace(GOOD, facts=(JudgedFact("f", "supported", 3),))], "fact 0: evidence: expected text or None, got 3"),
+        ([replace(GOOD, facts=(JudgedFact(3, "supported"),))], "fact 0: text: expected Unicode text, got 3"),
+        ([replace(GOOD, facts=(JudgedFact("f\ud800", "supported"),))], "fact 0: text: expected Unicode text, got 'f"),
+        (
+            [replace(GOOD, facts=(JudgedFact("f", "supported", 3),))],
+            "fact 0: evidence: expected Unicode text or None, ",
+        ),
+        ([replace(GOOD, facts=(JudgedFact("f", "supported", "\ud800"),))], "fact 0: evidence: expected Unicode text "),
         ([replace(GOOD, abstained=None)], "abstained: expected true or false, got None"),
     ],
 )
@@ -209,8 +215,20 @@ class Needy:
     def __init__(self, threshold: float) -> None:
         if threshold > 1:
             raise ValueError("above 1")
+        self.threshold = threshold
 
-    check = start = judge = lambda self: None
+    def check(self, question: Question) -> None:
+        sys.exit(0) if self.threshold < 0 else len(None)  # type: ignore[arg-type]
+
+    start = judge = lambda self: None
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0, "TypeError: "), (-1, "SystemExit: 0")])
+def test_a_check_of_ones_own_that_fails_is_one_line(threshold: float, expected: str) -> None:
+    evaluator = evaluators.build("python:test_second_opinion:Needy", {"threshold": threshold})
+    with pytest.raises(ConfigError) as caught:
+        evaluators.check(evaluator, QUESTIONS[0])
+    assert str(caught.value).startswith(f"eval.evaluator: Needy.check of question 'q0': {expected}")
 
 
 @pytest.mark.parametrize(

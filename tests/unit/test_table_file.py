@@ -54,6 +54,22 @@ def test_a_built_in_table_written_to_json_comes_back(tmp_path: Path) -> None:
     assert all(ours >= {value.name for value in kind.lexicon} for ours, kind in zip(names, table.kinds, strict=True))
 
 
+def test_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "marked.json"
+    file.write_bytes(b"\xef\xbb\xbf" + PLANETS.read_bytes())
+    assert labels(file, "Mars has 2 moons.") == [NO_HALLUCINATION]
+
+
+def kind(**fields: Any) -> str:
+    """The table with fields of its kind replaced."""
+    return changed({"kinds": [{"name": "a", "triggers": ["a"], **fields}]})
+
+
+def entity(**fields: Any) -> str:
+    """The table with fields of its entity replaced, and another entity Y."""
+    return changed({"entities": [{"name": "X", **fields}, {"name": "Y", "aliases": ["why"]}]})
+
+
 def changed(change: dict[str, Any]) -> str:
     """A table of one kind and one entity with fields replaced, as JSON."""
     base = {"kinds": [{"name": "a", "triggers": ["a"]}], "entities": [{"name": "X", "facts": {"a": "b"}}]}
@@ -63,11 +79,29 @@ def changed(change: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{", "expected JSON, got: "),
-        ("[]", "expected an object with kinds and entities, got list"),
+        ("{", "expected a JSON object, got one whose brackets or quotes are not closed"),
+        ("{,}", "expected JSON, got: "),
+        ("[]", "expected JSON objects, got none"),
+        ("{}{}", "expected nothing after the table, got another object"),
+        ('{"kinds": [], "kinds": []}', "1: expected JSON, got: field 'kinds' twice"),
+        ('{"kinds": [], "generic": ["ro\\ud800cky"]}', "1: expected Unicode text, got a lone '\\ud800'"),
+        (kind(triggers=[""]), "kinds[0].triggers[0]: expected text on one line that is not empty, got ''"),
+        (kind(triggers=["a", "?!"]), "kind 'a': expected a word in every trigger and cue, got '?!'"),
+        (kind(cues=[" "]), "kinds[0].cues[0]: expected text on one line that is not empty, got ' '"),
+        (kind(lexicon=[2]), "kind 'a': lexicon: expected text in quotes, like \"79\", got 2"),
+        (entity(name="Ma\nrs"), "entities[0].name: expected text on one line that is not empty, got 'Ma\\nrs'"),
+        (entity(name=""), "entities[0].name: expected text on one line that is not empty, got ''"),
+        (entity(aliases=["\u2028"]), "entities[0].aliases[0]: expected text on one line that is not empty, got "),
+        (
+            entity(facts={"a": ["b", ""]}),
+            "entities[0].facts.a[1].name: expected text on one line that is not empty, got ''",
+        ),
+        (entity(facts={"a": 2}), "entity 'X': facts.a: expected text in quotes, like \"79\", got 2"),
+        (entity(name="y"), "entities: expected names that differ by more than case, got 'y' and 'Y'"),
+        (entity(aliases=["y"]), "entity 'X': aliases: expected no other entity's name, got 'Y'"),
         ("{}", "field 'kinds': expected a list, got NoneType None"),
         (changed({"kind": []}), "unknown field 'kind' in FactTable; known: "),
-        (changed({"kinds": []}), "kinds: expected at least one, each with a name of its own, got 0"),
+        (changed({"kinds": []}), "kinds: expected at least one, got none"),
         (changed({"kinds": [{"name": "a"}]}), "kind 'a': expected triggers or cues that announce it, got neither"),
         (changed({"kinds": [{"triggers": ["a"]}]}), "missing field 'name' in Kind"),
         (changed({"kinds": ["a"]}), "expected an object with the fields of Kind, got str 'a'"),
@@ -76,18 +110,23 @@ def changed(change: dict[str, Any]) -> str:
             "kind 'a': shape: expected one of name, words, number, entity; got 'date'",
         ),
         (changed({"kinds": [{"name": "a", "triggers": "a"}]}), "field 'triggers': expected a list, got str 'a'"),
-        (changed({"entities": [{"name": "X"}, {"name": "X"}]}), "entities: expected at least one, each with a name of"),
+        (
+            changed({"entities": [{"name": "X"}, {"name": "X"}]}),
+            "entities: expected names that differ by more than case",
+        ),
         (changed({"entities": [{"name": "X", "facts": {"c": "b"}}]}), "entity 'X': facts.c: expected one of a"),
         (changed({"entities": [{"name": "X", "facts": []}]}), "field 'facts': expected an object, got list []"),
-        (changed({"entities": [{"name": "X", "facts": {"a": 3}}]}), "expected an object with the fields of Value, got"),
-        (
-            changed(
-                {
-                    "kinds": [{"name": "a", "triggers": ["a"], "shape": "number"}],
-                    "entities": [{"name": "X", "facts": {"a": "two"}}],
-                }
-            ),
-            "entity 'X': facts.a: expected a whole number as text, like '79', got 'two'",
+        *(
+            (
+                changed(
+                    {
+                        "kinds": [{"name": "a", "triggers": ["a"], "shape": "number"}],
+                        "entities": [{"name": "X", "facts": {"a": number}}],
+                    }
+                ),
+                f"entity 'X': facts.a: expected a whole number as text, like '79', got '{number}'",
+            )
+            for number in ("two", "٢", "-2")
         ),
         (
             changed({"kinds": [{"name": "a", "triggers": ["a"], "shape": "entity"}]}),
@@ -101,7 +140,7 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, expected: str) -> Non
     with pytest.raises(DataError) as caught:
         FactsAnnotator({"mine": str(file)})
     message = str(caught.value)
-    assert message.startswith(f"{file}: ") and expected in message and "\n" not in message
+    assert message.startswith(f"{file}:") and expected in message and "\n" not in message
 
 
 def test_no_file_and_no_mapping() -> None:

@@ -1,0 +1,56 @@
+"""The GPUs that an annotator or evaluator says it needs, against those that the config reserves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_preflight import base_config
+
+from maskdpo_ray import preflight
+from maskdpo_ray.config import AnnotationConfig, ClusterConfig, EvalConfig
+from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.records import Question
+
+
+class NeedsGpus:
+    """An annotator and an evaluator of the user's own."""
+
+    def __init__(self, num_gpus: Any) -> None:
+        self.num_gpus = num_gpus
+
+    def check(self, question: Question) -> None: ...
+
+    start = annotate = judge = check
+
+
+@pytest.mark.parametrize("kind", ["annotator", "evaluator"])
+@pytest.mark.parametrize(
+    ("needed", "reserved", "expected"),
+    [
+        (0, 0, None),
+        (1, 0.5, None),
+        (4, 4, None),
+        (1, 0, "cluster.gpus_per_{}: expected more than 0, as its model runs on 1 (device: cuda), got 0"),
+        (4, 1, "cluster.gpus_per_{}: expected more than 3, as its model runs on 4 (device: cuda), got 1"),
+        (None, 1, "{}: num_gpus: expected a whole number, 0 or more, got None"),
+    ],
+)
+def test_what_runs_on_gpus_must_have_them(
+    tiny_model: Path, tmp_path: Path, kind: str, needed: Any, reserved: float, expected: str | None
+) -> None:
+    config = base_config(tiny_model, tmp_path)
+    name, options = f"python:{__name__}:NeedsGpus", {"num_gpus": needed}
+    cluster = ClusterConfig(**{f"gpus_per_{kind}": reserved})  # type: ignore[arg-type]
+    if kind == "annotator":
+        config = replace(config, annotation=AnnotationConfig(annotator=name, options=options), cluster=cluster)
+    else:
+        config = replace(config, eval=EvalConfig(evaluator=name, options=options), cluster=cluster)
+    if expected is None:
+        preflight.check(config)
+        return
+    with pytest.raises(ConfigError) as caught:
+        preflight.check(config)
+    assert str(caught.value).endswith(expected.format(kind))
