@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from maskdpo_ray import loopback, stopping
+from maskdpo_ray import loopback
 from maskdpo_ray.commands import annotate, arguments
 
 
@@ -28,5 +28,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with stopping.orderly():
-        arguments.start(main)
+    arguments.start(main)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.records import Record, from_json
@@ -11,11 +13,19 @@ from maskdpo_ray.records import Record, from_json
 
 def read(file: Path, kind: type[Record]) -> Record:
     """The record of `kind` in `file`. Raises RunFolderError when it is missing or is not one."""
-    if not file.is_file():
-        raise RunFolderError(f"{file}: expected a file that an earlier stage wrote, got none")
     try:
-        return from_json(kind, json.loads(file.read_bytes()))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RunFolderError(f"{file}: expected JSON, got: {error}") from error
+        return from_json(kind, load(file))
     except ValueError as error:
         raise RunFolderError(f"{file}: {error}") from error
+
+
+def load(file: Path) -> Any:
+    """The JSON value in `file`. Raises RunFolderError when it is missing or is none."""
+    if not os.path.isfile(file):
+        raise RunFolderError(f"{file}: expected a file that an earlier stage wrote, got none")
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{file}: expected JSON, got: {error}") from error
+    except OSError as error:
+        raise RunFolderError(f"{file}: can't be read: {error.strerror}") from error

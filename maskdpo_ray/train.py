@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from maskdpo_ray import error_log, loopback, stopping
+from maskdpo_ray import error_log, loopback
 from maskdpo_ray.commands import arguments, train
 
 
@@ -41,5 +41,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with stopping.orderly():
-        arguments.start(main)
+    arguments.start(main)

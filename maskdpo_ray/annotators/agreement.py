@@ -5,17 +5,16 @@ python -m maskdpo_ray.annotators.agreement tests/fixtures/facts_labels.jsonl
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskdpo_ray import cli
+from maskdpo_ray import cli, hand_labels
 from maskdpo_ray.annotators.facts import FactsAnnotator
-from maskdpo_ray.domains import countries, elements
-from maskdpo_ray.errors import DataError, UserError
+from maskdpo_ray.errors import DataError, UserError, shown
 from maskdpo_ray.records import CORRECT, LABELS, Rollout
 
 
@@ -29,31 +28,25 @@ class Compared:
 
 
 def compare(file: Path) -> list[Compared]:
-    """Label again every sentence of a file of hand labels.
+    """Label again every sentence of a file of `HandLabel`s.
 
-    Each line holds split, question_id (of a built-in question), text of the whole answer, sentence,
-    start, end and label. Raises DataError naming the line whose question or sentence isn't found.
+    Raises DataError naming the line whose question or sentence isn't found.
     """
     annotator = FactsAnnotator()
-    questions = {question.id: question for question in (*countries.questions(), *elements.questions())}
     compared = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        row = json.loads(line)
-        if row["question_id"] not in questions:
-            raise DataError(f"{file}:{number}: question_id: expected a built-in question, got {row['question_id']!r}")
-        rollout = Rollout(row["question_id"], 0, (), row["text"], "stop", 0)
-        (annotation,) = annotator.annotate([(questions[row["question_id"]], rollout)])
+    for row, question, where in hand_labels.read(file):
+        (annotation,) = annotator.annotate([(question, Rollout(question.id, 0, (), row.text, "stop", 0))])
         labels = {(sentence.start, sentence.end): sentence.label for sentence in annotation.sentences}
-        span = (row["start"], row["end"])
-        if span not in labels or row["text"][slice(*span)] != row["sentence"]:
-            raise DataError(f"{file}:{number}: expected a sentence of the answer at {span}, got {row['sentence']!r}")
-        compared.append(Compared(row["split"], row["label"], labels[span]))
+        span = (row.start, row.end)
+        if span not in labels:
+            raise DataError(f"{where}: sentence: expected one that the annotator finds, got {shown(row.sentence)}")
+        compared.append(Compared(row.split, row.label, labels[span]))
     return compared
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print agreement by split and precision by label."""
-    if len(arguments) != 1 or not Path(arguments[0]).is_file():
+    if len(arguments) != 1 or not os.path.isfile(arguments[0]):
         raise DataError("usage: python -m maskdpo_ray.annotators.agreement FILE_OF_HAND_LABELS")
     compared = compare(Path(arguments[0]))
     print("| part | sentences | same label | same side (correct or not) |\n|---|---|---|---|")

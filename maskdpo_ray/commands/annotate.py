@@ -14,7 +14,7 @@ from pathlib import Path
 from maskdpo_ray import annotators, questions
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.commands import answers_file
-from maskdpo_ray.commands.arguments import Parser, with_config
+from maskdpo_ray.commands.arguments import Parser, files_read, with_config
 from maskdpo_ray.commands.labels_file import LabelsFile, key
 from maskdpo_ray.config import Config, DataConfig
 from maskdpo_ray.config_file import located
@@ -33,8 +33,9 @@ def prepare(argv: list[str]) -> Job:
     config = command.config
     with located(command.given, command.config_path):
         annotator = annotators.build(config.annotation.annotator, config.annotation.options)
-        labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force)
         sources = _sources(config.data) if arguments.questions is None else [arguments.questions]
+        inputs = [arguments.answers, *sources, *files_read(command)]
+        labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force, inputs)
         by_id = {question.id: question for source in sources for question in questions.load(source)}
     job = Job(config, command.dry_run, Path(arguments.answers), by_id, annotator, labels)
     for item in job.todo():

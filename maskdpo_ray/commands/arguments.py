@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
-from maskdpo_ray import cli
-from maskdpo_ray.errors import ConfigError, UserError
+from maskdpo_ray import cli, stopping, stored_config
+from maskdpo_ray.errors import ConfigError, UserError, shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,7 +20,32 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, usage, description, epilog, formatter_class=layout, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub("^argument ", "", message)
+        if found := re.match(r"unrecognized arguments: ([^\s=]+)", message):
+            message = f"{_cut(found[1])}: unknown option"
+        elif found := re.match(r"the following arguments are required: ([^\s,]+)|(\S+): expected one arg", message):
+            message = f"{found[1] or found[2]}: expected a value, got nothing"
+        elif found := re.match(r"(\S+): ignored explicit argument (.*)", message):
+            message = f"{found[1]}: expected no value, got {_cut(found[2])}"
         raise ConfigError(f"{message} (--help shows the command line)")
+
+
+def one_of(values: Collection[str]) -> Callable[[str], str]:
+    """The `type` of an argument with these values, refused in our words and not in argparse's."""
+
+    def checked(text: str) -> str:
+        if text not in values:
+            raise argparse.ArgumentTypeError(f"expected one of {', '.join(values)}, got {shown(text)}")
+        return text
+
+    return checked
+
+
+def number(text: str) -> int:
+    """The `type` of an argument that counts from 0."""
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {shown(text)}")
+    return int(text)
 
 
 def with_config(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, cli.CommandLine]:
@@ -32,12 +57,24 @@ def with_config(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, cl
     return own, cli.parse(of_config)
 
 
+def files_read(command: cli.CommandLine) -> list[str]:
+    """What must not be written over: the config, its questions, and texts among its annotator's options."""
+    data, options = command.config.data, stored_config.flatten(command.config.annotation.options or {})
+    named = (data.train, data.eval, data.transfer, *options.values())
+    return [str(command.config_path), *(name for name in named if isinstance(name, str))]
+
+
 def start(main: Callable[[list[str]], None]) -> None:
-    """Run a command on the process's arguments; a user's error is one line and exit code 2."""
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        cli.fail(error)
+    """Run a command on the process's arguments; a user's error is one line and exit code 2, a signal an orderly end."""
+    with stopping.orderly():
+        try:
+            main(sys.argv[1:])
+        except UserError as error:
+            cli.fail(error)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _joined(argv: list[str]) -> list[str]:

@@ -5,18 +5,21 @@ python -m maskdpo_ray.export runs/quickstart --to trl -o pairs-trl.jsonl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import cli, questions
+from maskdpo_ray import cli, json_file, questions
 from maskdpo_ray.commands import new_file
-from maskdpo_ray.commands.arguments import Parser
-from maskdpo_ray.errors import DataError
+from maskdpo_ray.commands.arguments import Parser, number, one_of
+from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.formats import WRITERS
-from maskdpo_ray.formats.json_items import num_lines, records
+from maskdpo_ray.formats.json_items import num_lines, objects
+from maskdpo_ray.formats.own import OwnPairs
 from maskdpo_ray.formats.preference import from_pair
-from maskdpo_ray.records import PreferencePair, Question
+from maskdpo_ray.pairs import PairsSummary
+from maskdpo_ray.records import Question
 from maskdpo_ray.report.progress import track
 
 
@@ -24,27 +27,46 @@ def main(argv: list[str]) -> None:
     """Raises UserError."""
     arguments = _parser().parse_args(argv)
     source, output = Path(arguments.source), Path(arguments.output)
-    new_file.refuse_existing(output, arguments.force)
-    files = _pairs_of_run(source, arguments.iteration) if source.is_dir() else [source]
-    if not source.is_dir() and arguments.iteration is not None:
+    is_run = os.path.isdir(source)
+    files = _pairs_of_run(source, arguments.iteration) if is_run else [source]
+    if not is_run and arguments.iteration is not None:
         raise DataError(f"--iteration: expected a run folder to choose it from, got the file {source}")
     asked = arguments.questions
     if asked is None:
-        if not source.is_dir():
+        if not is_run:
             raise DataError("--questions: expected the questions that the pairs are of, got nothing")
         asked = cli.read(source / "config.yaml").data.train
+    new_file.refuse(output, arguments.force, [*files, asked])
     by_id = {question.id: question for question in questions.load(asked)}
-    count = new_file.write(output, _items(files, by_id, asked, arguments.to))
+    count = new_file.write(output, _items(files, is_run, by_id, asked, arguments.to))
     print(f"{count} pairs of {', '.join(map(str, files))} -> {output}")
 
 
-def _items(files: list[Path], by_id: dict[str, Question], asked: str, to: str) -> Iterator[dict[str, Any]]:
+def _items(
+    files: list[Path], is_run: bool, by_id: dict[str, Question], asked: str, to: str
+) -> Iterator[dict[str, Any]]:
     for file in files:
-        for where, pair in track(records(PreferencePair, file), f"export {file}", num_lines(file)):
+        own, count = OwnPairs(), 0
+        for where, item in track(objects(file), f"export {file}", num_lines(file)):
+            pair = own.read(item, where)
             question = by_id.get(pair.question_id)
             if question is None:
-                raise DataError(f"{where}: question_id: expected one of {asked}, got {pair.question_id!r}")
+                raise DataError(f"{where}: question_id: expected one of {asked}, got {shown(pair.question_id)}")
+            if pair.topic != question.topic:
+                raise DataError(
+                    f"{where}: topic: expected {shown(question.topic)}, its question's, got {shown(pair.topic)}"
+                )
+            count += 1
             yield WRITERS[to](from_pair(pair, question))
+        if is_run:
+            _refuse_lost(file, count)
+
+
+def _refuse_lost(file: Path, count: int) -> None:
+    summary = file.with_name("pairs-summary.json")
+    expected = json_file.read(summary, PairsSummary).pairs
+    if count != expected:
+        raise DataError(f"{file}: expected {expected} pairs, as {summary.name} beside it says, got {count}")
 
 
 def _pairs_of_run(folder: Path, iteration: int | None) -> list[Path]:
@@ -61,11 +83,17 @@ def _pairs_of_run(folder: Path, iteration: int | None) -> list[Path]:
 def _parser() -> Parser:
     parser = Parser(prog="python -m maskdpo_ray.export", description=__doc__ or "")
     parser.add_argument("source", metavar="SOURCE", help="A run folder, or a pairs.jsonl of ours.")
-    parser.add_argument("--to", required=True, choices=WRITERS, help="Format; docs/formats.md shows them.")
+    parser.add_argument(
+        "--to",
+        metavar="FORMAT",
+        required=True,
+        type=one_of(WRITERS),
+        help=f"{', '.join(WRITERS)}: see docs/formats.md.",
+    )
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="JSON Lines to write.")
     parser.add_argument(
         "--questions", metavar="SOURCE", help="What data.train takes; default: data.train of the run folder's config."
     )
-    parser.add_argument("--iteration", metavar="N", type=int, help="Pairs of this iteration only; default: of all.")
+    parser.add_argument("--iteration", metavar="N", type=number, help="Pairs of this iteration only; default: of all.")
     parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
     return parser

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,17 @@ class _By:
 class LabelsFile:
     """A context manager; nothing is written before it is entered."""
 
-    def __init__(self, path: Path, annotation: AnnotationConfig, force: bool) -> None:
+    def __init__(self, path: Path, annotation: AnnotationConfig, force: bool, inputs: Iterable[str]) -> None:
         """Read what an earlier attempt left, unless `force` is to replace it.
 
-        Raises DataError when `path` is no file of ours, holds a line that is no annotation, or labels of another
-        annotator or other options.
+        Raises DataError when `path` is no file of ours, one of `inputs` or in a run folder, holds a line that is no
+        annotation, or labels of another annotator or other options.
         """
-        new_file.refuse_existing(path, force=True)
+        new_file.refuse(path, force=True, inputs=inputs)
         self.path = path
         self._by = _By(annotation.annotator, json.loads(json.dumps(annotation.options or {})))
         self._by_file = path.with_name(f"{path.name}.annotator.json")
+        new_file.refuse(self._by_file, force=True, inputs=())
         self._done: set[bytes] = set()
         self._size = 0
         """Bytes of whole lines."""

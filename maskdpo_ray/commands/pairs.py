@@ -13,10 +13,11 @@ from pathlib import Path
 from maskdpo_ray.annotators.conformance import refuse_faults
 from maskdpo_ray.annotators.replay import ReplayAnnotator
 from maskdpo_ray.commands import new_file
-from maskdpo_ray.commands.arguments import Parser, with_config
+from maskdpo_ray.commands.arguments import Parser, files_read, with_config
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import AnnotatorError, DataError
 from maskdpo_ray.formats.json_items import num_lines, objects, records
+from maskdpo_ray.formats.own import rollouts as own_rollouts
 from maskdpo_ray.pairing import pair_of
 from maskdpo_ray.pairs import DropReason
 from maskdpo_ray.preflight import Prepared, check
@@ -29,15 +30,16 @@ def main(argv: list[str]) -> None:
     """Raises UserError."""
     arguments, command = with_config(_parser(), argv)
     output = Path(arguments.output)
-    new_file.refuse_existing(output, arguments.force)
+    inputs = [arguments.rollouts, arguments.annotations, *files_read(command)]
+    new_file.refuse(output, arguments.force, inputs)
     prepared = check(command.config)
-    if command.dry_run:
-        return
     labelled = _labelled(Path(arguments.rollouts), Path(arguments.annotations), prepared)
     drops: Counter[str] = Counter()
-    count = new_file.write(output, _pairs(labelled, command.config, prepared, drops))
+    made = _pairs(labelled, command.config, prepared, drops)
+    count = sum(1 for _ in made) if command.dry_run else new_file.write(output, made)
     dropped = ", ".join(f"{number} {reason}" for reason, number in drops.most_common())
-    print(f"{count} pairs -> {output}" + (f"; dropped: {dropped}" if dropped else ""))
+    done = "would go to" if command.dry_run else "->"
+    print(f"{count} pairs {done} {output}" + (f"; dropped: {dropped}" if dropped else ""))
 
 
 def _pairs(
@@ -92,7 +94,7 @@ def _answers(
 
 def _line_by_line(rollouts: Path, annotations: Path) -> Iterator[tuple[str, Rollout, str, Annotation]]:
     """(where, answer, where, labels): as a run folder has them, in the same order."""
-    lines = zip_longest(records(Rollout, rollouts), records(Annotation, annotations))
+    lines = zip_longest(own_rollouts(rollouts), records(Annotation, annotations))
     for answer, labels in lines:
         if answer is None or labels is None:
             longer, shorter = (annotations, rollouts) if answer is None else (rollouts, annotations)
@@ -103,7 +105,7 @@ def _line_by_line(rollouts: Path, annotations: Path) -> Iterator[tuple[str, Roll
 def _by_text(rollouts: Path, annotations: Path) -> Iterator[tuple[str, Rollout, str, Annotation]]:
     """The same, as `annotate` writes them: with the texts that they are of, in any order."""
     labels = ReplayAnnotator(str(annotations))
-    for where, rollout in records(Rollout, rollouts):
+    for where, rollout in own_rollouts(rollouts):
         asked = Question(rollout.question_id, "", ())
         yield where, rollout, str(annotations), labels.annotate([(asked, rollout)])[0]
 

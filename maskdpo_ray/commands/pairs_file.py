@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import formats
-from maskdpo_ray.annotators.conformance import refuse_faults
 from maskdpo_ray.annotators.replay import ReplayAnnotator
 from maskdpo_ray.errors import AnnotatorError, DataError
-from maskdpo_ray.formats.json_items import objects, record
+from maskdpo_ray.formats.json_items import objects
+from maskdpo_ray.formats.own import OwnPairs
 from maskdpo_ray.formats.preference import SIDES, Preference
 from maskdpo_ray.formats.tokenized import to_pair
 from maskdpo_ray.records import UNPARSED, PreferencePair, Question, Rollout, Sentence
@@ -33,9 +33,10 @@ class Reader:
     def read(self, path: Path) -> Iterator[PreferencePair]:
         """Every pair, in the order of the file. Raises DataError and ModelError, naming the line."""
         labels = None if self.annotations is None else ReplayAnnotator(str(self.annotations))
+        own = OwnPairs()
         for where, item in objects(path):
             if "prompt_token_ids" in item:
-                pair = _own(item, where)
+                pair = own.read(item, where)
             else:
                 preference = self._labelled(formats.preference(item, where), labels, path, where)
                 pair = to_pair(preference, self.tokenizer, where)
@@ -74,17 +75,6 @@ class Reader:
                 raise DataError(
                     f"{where}: {side}: expected token ids below the model's vocab_size {self.vocab_size}, got {bad[0]}"
                 )
-
-
-def _own(item: Mapping[str, Any], where: str) -> PreferencePair:
-    pair = record(PreferencePair, dict(item), where)
-    asked = Question(pair.question_id, pair.topic, ())
-    sides = (pair.chosen, pair.rejected)
-    try:
-        refuse_faults([(asked, side.rollout) for side in sides], [side.annotation for side in sides])
-    except AnnotatorError as error:
-        raise DataError(f"{where}: {error}") from None
-    return pair
 
 
 def _looked_up(question_id: str, sample: int, text: str, labels: ReplayAnnotator, where: str) -> tuple[Sentence, ...]:

@@ -5,6 +5,7 @@ python -m maskdpo_ray.train pairs.jsonl --config configs/quickstart.yaml --run.n
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 from maskdpo_ray import batching, cli, model_folder
 from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.commands import new_file
 from maskdpo_ray.commands.arguments import Parser, with_config
 from maskdpo_ray.commands.pairs_file import Reader
 from maskdpo_ray.config import Config
@@ -43,8 +45,9 @@ def prepare(argv: list[str]) -> Job:
     arguments, command = with_config(_parser(), argv)
     config, path = command.config, Path(arguments.pairs)
     annotations = None if arguments.annotations is None else Path(arguments.annotations)
-    if annotations is not None and not annotations.is_file():
+    if annotations is not None and not os.path.isfile(annotations):
         raise DataError(f"--annotations: expected a file, got {str(annotations)!r}")
+    new_file.refuse_in_run_folder(Path(config.run.dir) / config.run.name)
     with located(command.given, command.config_path):
         mask = MaskPolicy.from_config(config.mask.policy)
         model = model_folder.load(config.model)

@@ -5,15 +5,14 @@ python -m maskdpo_ray.evaluators.agreement tests/fixtures/facts_labels.jsonl
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskdpo_ray import cli
-from maskdpo_ray.domains import countries, elements
+from maskdpo_ray import cli, hand_labels
 from maskdpo_ray.errors import DataError, UserError
 from maskdpo_ray.evaluators.factscore import FactScore
 from maskdpo_ray.records import CORRECT, IRRELEVANT, SUPPORTED, Rollout
@@ -29,28 +28,20 @@ class Compared:
 
 
 def compare(file: Path) -> list[Compared]:
-    """Judge again every sentence of a file of hand labels (see `annotators.agreement`).
-
-    Raises DataError naming the line whose question isn't found.
-    """
+    """Judge again every sentence of a file of `HandLabel`s. Raises DataError naming line and field."""
     evaluator = FactScore()
     evaluator.start()
-    questions = {question.id: question for question in (*countries.questions(), *elements.questions())}
     compared = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        row = json.loads(line)
-        if row["question_id"] not in questions:
-            raise DataError(f"{file}:{number}: question_id: expected a built-in question, got {row['question_id']!r}")
-        rollout = Rollout(row["question_id"], 0, (), row["sentence"], "stop", 0)
-        (judgement,) = evaluator.judge([(questions[row["question_id"]], rollout)])
+    for row, question, _ in hand_labels.read(file):
+        (judgement,) = evaluator.judge([(question, Rollout(question.id, 0, (), row.sentence, "stop", 0))])
         verdicts = {fact.verdict for fact in judgement.facts} - {IRRELEVANT}
-        compared.append(Compared(row["split"], row["label"] in CORRECT, verdicts == {SUPPORTED} if verdicts else None))
+        compared.append(Compared(row.split, row.label in CORRECT, verdicts == {SUPPORTED} if verdicts else None))
     return compared
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print, by split, how many sentences the rules judge, and how often on the side of the hand."""
-    if len(arguments) != 1 or not Path(arguments[0]).is_file():
+    if len(arguments) != 1 or not os.path.isfile(arguments[0]):
         raise DataError("usage: python -m maskdpo_ray.evaluators.agreement FILE_OF_HAND_LABELS")
     compared = compare(Path(arguments[0]))
     print("| part | sentences | judged | same side | right of supported | wrong of unsupported |")
@@ -60,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         counts = Counter((row.by_rules, row.by_hand) for row in rows if row.by_rules is not None)
         agreed = counts[True, True] + counts[False, False]
         given = {side: counts[side, True] + counts[side, False] for side in (True, False)}
-        cells = [split, len(rows), counts.total(), f"{agreed / counts.total():.3f}"]
+        cells = [split, len(rows), counts.total(), f"{agreed / counts.total():.3f}" if counts else "-"]
         cells += [f"{counts[side, side]} of {given[side]}" for side in (True, False)]
         print(f"| {' | '.join(map(str, cells))} |")
 

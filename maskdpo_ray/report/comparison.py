@@ -7,16 +7,18 @@ answers, because rollouts are seeded; a line below the table says whether they d
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from maskdpo_ray import cli, stored_config
-from maskdpo_ray.errors import RunFolderError, UserError
+from maskdpo_ray import cli, json_file, stored_config
+from maskdpo_ray.bootstrap import Change, Statistic
+from maskdpo_ray.errors import RunFolderError, UserError, shown
+from maskdpo_ray.records import Record, from_json
 
 # Metric of the summary -> (heading, format); of the held-out questions but for the last one.
 _METRICS = {
@@ -36,46 +38,70 @@ class FinishedRun:
 
     mask: str
     seed: int
-    metrics: dict[str, tuple[float, float]]
-    """Name -> (before training, after the last iteration); without transfer_score when that wasn't evaluated."""
-    gain: dict[str, float]
-    """Of the score: gain, and low and high of its 95% interval."""
+    metrics: dict[str, tuple[float | None, float | None]]
+    """Name -> (before training, after the last iteration), None where it is not defined; without transfer_score when
+    that wasn't evaluated."""
+    gain: Change
+    """Of the score."""
     pairs: str
     """Hash of the first iteration's pairs, whatever their order in the file."""
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
-        """Raises RunFolderError for a folder without the whole files of a finished run."""
+        """Raises RunFolderError naming the file, and its field, that is not there or not whole."""
         files = (folder / "summary.json", folder / "config.yaml", folder / "iter_000" / "pairs.jsonl")
         for file in files:
-            if not file.is_file():
+            if not os.path.isfile(file):
                 raise RunFolderError(f"{file}: expected a file of a finished run, found none")
-        summary, config, pairs = files
+        summary = _Values(files[0], json_file.load(files[0]))
+        stored = stored_config.read(files[1]) or {}
+        policy = _Values(files[1], stored).at("mask.policy")
+        eos = stored_config.field(files[1], stored, "mask.eos", str)
+        metrics = {name: summary.ends("heldout", name) for name in _METRICS if name != "transfer_score"}
+        if "transfer" in summary.at("evaluations"):
+            metrics["transfer_score"] = summary.ends("transfer", "score")
         try:
-            return cls._from(
-                json.loads(summary.read_text(encoding="utf-8"))["evaluations"],
-                stored_config.read(config) or {},
-                sorted(pairs.read_bytes().splitlines()),
-            )
-        except (ValueError, LookupError, TypeError) as error:
-            raise RunFolderError(
-                f"{folder}: expected the summary and config of a finished run, got {error!r}"
-            ) from error
-
-    @classmethod
-    def _from(cls, evaluations: dict[str, Any], config: dict[str, Any], pairs: list[bytes]) -> FinishedRun:
-        policy, eos = config["mask"]["policy"], config["mask"]["eos"]
-        heldout = evaluations["heldout"]
-        metrics = {name: _ends(heldout, name) for name in _METRICS if name != "transfer_score"}
-        if "transfer" in evaluations:
-            metrics["transfer_score"] = _ends(evaluations["transfer"], "score")
+            pairs = sorted(files[2].read_bytes().splitlines())
+        except OSError as error:
+            raise RunFolderError(f"{files[2]}: can't be read: {error.strerror}") from error
         return cls(
             mask=f"{policy if isinstance(policy, str) else 'custom'}, EOS {eos}",
-            seed=config["run"]["seed"],
+            seed=stored_config.field(files[1], stored, "run.seed", int),
             metrics=metrics,
-            gain=heldout[-1]["gain"]["score"],
+            gain=summary.record(Change, "evaluations.heldout.-1.gain.score"),
             pairs=hashlib.sha256(b"\n".join(pairs)).hexdigest(),
         )
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What a file holds, as plain JSON values."""
+
+    file: Path
+    values: Any
+
+    def at(self, path: str) -> Any:
+        """What stands at the dotted `path`, a number being the place in a list. Raises RunFolderError."""
+        value, names = self.values, path.split(".")
+        for depth, name in enumerate(names):
+            try:
+                value = value[int(name) if isinstance(value, list) else name]
+            except (LookupError, TypeError, ValueError):
+                where = ".".join(names[:depth]) or "top level"
+                raise RunFolderError(f"{self.file}: {where}: expected an entry {name}, got {shown(value)}") from None
+        return value
+
+    def record(self, kind: type[Record], path: str) -> Record:
+        """The record of `kind` at `path`. Raises RunFolderError."""
+        try:
+            return from_json(kind, self.at(path))
+        except ValueError as error:
+            raise RunFolderError(f"{self.file}: {path}: {error}") from None
+
+    def ends(self, split: str, metric: str) -> tuple[float | None, float | None]:
+        """Means of a metric before training and after the last iteration. Raises RunFolderError."""
+        first, last = (self.record(Statistic, f"evaluations.{split}.{i}.metrics.{metric}").mean for i in (0, -1))
+        return first, last
 
 
 def table(runs: Sequence[FinishedRun]) -> list[str]:
@@ -85,10 +111,10 @@ def table(runs: Sequence[FinishedRun]) -> list[str]:
     masks = sorted({run.mask for run in runs})
     groups = [sorted((run for run in runs if run.mask == mask), key=lambda run: run.seed) for mask in masks]
     for run in (run for group in groups for run in group):
-        interval = "{gain:+.3f} [{low:+.3f}, {high:+.3f}]".format(**run.gain)
-        lines.append(_line([run.mask, str(run.seed), interval, *_cells([run])]))
+        gain, low, high = (_shown(value, "+.3f") for value in (run.gain.gain, run.gain.low, run.gain.high))
+        lines.append(_line([run.mask, str(run.seed), f"{gain} [{low}, {high}]", *_cells([run])]))
     for group in groups:
-        gain = f"{fmean(run.gain['gain'] for run in group):+.3f}"
+        gain = _shown(_mean(run.gain.gain for run in group), "+.3f")
         lines.append(_line([f"**{group[0].mask}**", f"mean of {len(group)}", gain, *_cells(group)]))
     lines.append("")
     for seed in sorted({run.seed for run in runs}):
@@ -100,14 +126,10 @@ def table(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def main(folders: Sequence[str]) -> None:
-    """Print the table of the runs in `folders`. Raises RunFolderError for a folder without a summary."""
-    if not folders or folders[0].startswith("-"):
+    """Print the table of the runs in `folders`. Raises RunFolderError for what is no folder of a finished run."""
+    if not folders or any(folder.startswith("-") for folder in folders):
         raise RunFolderError("usage: python -m maskdpo_ray.report.comparison RUN_FOLDER [RUN_FOLDER ...]")
     print("\n".join(table([FinishedRun.read(Path(folder)) for folder in folders])))
-
-
-def _ends(versions: Sequence[dict[str, Any]], metric: str) -> tuple[float, float]:
-    return versions[0]["metrics"][metric]["mean"], versions[-1]["metrics"][metric]["mean"]
 
 
 def _cells(runs: Sequence[FinishedRun]) -> list[str]:
@@ -118,8 +140,18 @@ def _cells(runs: Sequence[FinishedRun]) -> list[str]:
             cells.append("-")
             continue
         ends = zip(*(run.metrics[name] for run in runs), strict=True)
-        cells.append(" → ".join(format(fmean(end), form) for end in ends))
+        cells.append(" → ".join(_shown(_mean(end), form) for end in ends))
     return cells
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """None when a value is not defined: a mean of the others would be of other runs."""
+    known = list(values)
+    return None if None in known else fmean(value for value in known if value is not None)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _line(cells: Sequence[str]) -> str:

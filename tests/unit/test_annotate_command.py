@@ -216,6 +216,15 @@ def test_labels_of_another_answer_are_not_taken(folder: Path) -> None:
     assert label(folder) == ["q01"]
 
 
+@pytest.mark.parametrize("name", ["rollouts.jsonl", "questions.jsonl", "config.yaml"])
+def test_an_input_as_output(folder: Path, name: str) -> None:
+    kept = (folder / name).read_bytes()
+    (folder / "labels.jsonl").symlink_to(name)
+    with pytest.raises(DataError, match=f"labels.jsonl: expected a file to write, got .*/{name}, which is read"):
+        prepare(folder, "--force")
+    assert (folder / name).read_bytes() == kept
+
+
 def test_a_folder_as_output(folder: Path) -> None:
     (folder / "labels.jsonl").mkdir()
     with pytest.raises(DataError, match="labels.jsonl: expected a file to write, got a folder"):

@@ -16,8 +16,10 @@ METRICS = ("score", "correct_facts", "incorrect_facts", "sentences", "nothing_ch
 
 
 def versions(before: float, after: float) -> list[dict[str, Any]]:
-    first, last = ({"metrics": {name: {"mean": value} for name in METRICS}} for value in (before, after))
-    return [first, {**last, "gain": {"score": {"gain": after - before, "low": 0.0, "high": 0.25}}}]
+    none = {"sd": None, "low": None, "high": None, "per_replication": []}
+    first, last = ({"metrics": {name: {"mean": value} | none for name in METRICS}} for value in (before, after))
+    gain = {"before": before, "after": after, "gain": after - before, "low": 0.0, "high": 0.25}
+    return [first, {**last, "gain": {"score": gain}}]
 
 
 def make(folder: Path, mask: str, seed: int, after: float, pairs: str = "a\nb\n", transfer: bool = False) -> str:
@@ -58,16 +60,79 @@ def test_rows_means_and_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["nowhere"]])
+def edit(folder: str, path: str, value: Any) -> None:
+    """Put `value` at the dotted `path` of the summary; `...` takes away what is there."""
+    file = Path(folder) / "summary.json"
+    summary = place = json.loads(file.read_text())
+    *names, last = path.split(".")
+    for name in names:
+        place = place[int(name) if isinstance(place, list) else name]
+    place.pop(last) if value is ... else place.update({last: value})
+    file.write_text(json.dumps(summary))
+
+
+def test_what_is_not_defined_is_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a policy none of whose answers could be scored."""
+    runs = [make(tmp_path / name, "vanilla", seed, 0.75) for seed, name in enumerate("ab")]
+    edit(runs[0], "evaluations.heldout.0.metrics.score.mean", None)
+    for name in ("gain", "low", "high"):
+        edit(runs[0], f"evaluations.heldout.1.gain.score.{name}", None)
+    comparison.main(runs)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert [row[2:4] for row in rows[2:5]] == [
+        ["- [-, -]", "- → 0.750"],
+        ["+0.250 [+0.000, +0.250]", "0.500 → 0.750"],
+        ["-", "- → 0.750"],
+    ]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["nowhere"], ["nowhere", "--x"], ["x" * 5000], [""]])
 def test_what_is_no_finished_run(arguments: list[str]) -> None:
     with pytest.raises(RunFolderError):
         comparison.main(arguments)
 
 
-@pytest.mark.parametrize(("name", "text"), [("summary.json", "{"), ("summary.json", "[]"), ("config.yaml", "run: {}")])
-def test_damaged_files_are_refused_in_one_line(tmp_path: Path, name: str, text: str) -> None:
-    folder = Path(make(tmp_path / "run", "vanilla", 1, 0.5))
-    (folder / name).write_text(text)
-    with pytest.raises(RunFolderError, match="run: expected the summary and config of a finished run, got") as caught:
-        comparison.main([str(folder)])
-    assert "\n" not in str(caught.value)
+GAIN, SCORE = "evaluations.heldout.-1.gain.score", "evaluations.heldout.0.metrics.score"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("summary.json", "{", "expected JSON, got: "),
+        ("summary.json", "[" * 100_000, "expected JSON, got: "),
+        ("summary.json", "[]", "top level: expected an entry evaluations, got []"),
+        ("config.yaml", "run: {}", "top level: expected an entry mask, got {'run': {}}"),
+        ("config.yaml", "{mask: {policy: a, eos: b}, run: {seed: [1]}}", "run.seed: expected int, got [1]"),
+        ("config.yaml", "{mask: {policy: a, eos: b}, run: {seed: one}}", "run.seed: expected int, got 'one'"),
+        ("config.yaml", "{mask: {policy: a}, run: {seed: 1}}", "mask.eos: expected str, got None"),
+    ],
+)
+def test_damaged_files_are_refused_by_field(tmp_path: Path, name: str, text: str, message: str) -> None:
+    folder = make(tmp_path / "run", "vanilla", 1, 0.5)
+    (tmp_path / "run" / name).write_text(text)
+    refused(folder, f"{folder}/{name}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("evaluations.heldout.1.gain.score.low", ..., f"{GAIN}: missing field 'low' in Change"),
+        ("evaluations.heldout.1.gain.score.low", "x", f"{GAIN}: field 'low': expected float, got str 'x'"),
+        ("evaluations.heldout.1.gain.score", [1], f"{GAIN}: expected an object with the fields of Change, got list"),
+        ("evaluations.heldout.1.gain", None, "evaluations.heldout.-1.gain: expected an entry score, got None"),
+        (f"{SCORE}.mean", "x", f"{SCORE}: field 'mean': expected float, got str 'x'"),
+        ("evaluations.heldout", [], "evaluations.heldout: expected an entry 0, got []"),
+        ("evaluations.heldout", ..., "evaluations: expected an entry heldout, got {}"),
+        ("evaluations.transfer", None, "evaluations.transfer: expected an entry 0, got None"),
+    ],
+)
+def test_damaged_summaries_are_refused_by_field(tmp_path: Path, path: str, value: Any, message: str) -> None:
+    folder = make(tmp_path / "run", "vanilla", 1, 0.5)
+    edit(folder, path, value)
+    refused(folder, f"{folder}/summary.json: {message}")
+
+
+def refused(folder: str, message: str) -> None:
+    with pytest.raises(RunFolderError) as caught:
+        comparison.main([folder])
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)

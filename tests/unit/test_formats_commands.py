@@ -17,7 +17,7 @@ from maskdpo_ray.commands import export, pairs
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, UserError
 from maskdpo_ray.formats import WRITERS, read
 from maskdpo_ray.ledger import encode_line
-from maskdpo_ray.pairs import DropReason, scored
+from maskdpo_ray.pairs import DropReason, PairsSummary, scored
 from maskdpo_ray.preflight import Prepared
 from maskdpo_ray.records import (
     CONTRADICTORY,
@@ -92,9 +92,22 @@ def test_pairs_are_those_of_the_loop(folder: Path, tokenizer: Any, capsys: pytes
     assert capsys.readouterr().out == f"2 pairs -> {folder / 'pairs.jsonl'}; dropped: 1 same_score\n"
 
 
-def test_a_dry_run_writes_nothing(folder: Path) -> None:
+def test_a_dry_run_reads_all_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_pairs(folder, "--dry_run")
     assert not (folder / "pairs.jsonl").exists()
+    assert capsys.readouterr().out == f"2 pairs would go to {folder / 'pairs.jsonl'}; dropped: 1 same_score\n"
+    changed(lambda v: v.pop(), "annotations.jsonl")(folder)
+    with pytest.raises(DataError, match="annotations.jsonl: expected as many lines as"):
+        make_pairs(folder, "--dry_run")
+
+
+@pytest.mark.parametrize("name", ["rollouts.jsonl", "annotations.jsonl", "questions.jsonl", "config.yaml"])
+def test_pairs_do_not_replace_what_they_are_made_of(folder: Path, name: str) -> None:
+    kept = (folder / name).read_bytes()
+    (folder / "pairs.jsonl").symlink_to(name)
+    with pytest.raises(DataError, match=f"expected a file to write, got .*/{name}, which is read"):
+        make_pairs(folder, "--force")
+    assert (folder / name).read_bytes() == kept
 
 
 FILES = ("rollouts.jsonl", "annotations.jsonl")
@@ -114,6 +127,10 @@ def changed(change: Callable[[list[Any]], Any], *names: str) -> Callable[[Path],
 
 BAD_PAIRS: dict[str, tuple[Callable[[Path], None], str]] = {
     "field": (changed(lambda v: v[1].pop("text"), "rollouts.jsonl"), "rollouts.jsonl:2: missing field 'text' in"),
+    "finish": (
+        changed(lambda v: v[1].update(finish_reason="foo"), "rollouts.jsonl"),
+        "rollouts.jsonl:2: finish_reason: expected stop or length, got 'foo'",
+    ),
     "question": (
         changed(lambda v: v[1].update(question_id="h0"), "rollouts.jsonl"),
         "rollouts.jsonl:2: question_id: expected a training question, got 'h0'",
@@ -193,7 +210,7 @@ def run_folder(folder: Path) -> Path:
         iteration_dir.mkdir()
         write(iteration_dir / "pairs.jsonl", made)
         if iteration < 2:
-            (iteration_dir / "pairs-summary.json").write_text("{}")
+            write(iteration_dir / "pairs-summary.json", [PairsSummary(3, 2, {"same_score": 1}, {})])
     return folder
 
 
@@ -224,7 +241,13 @@ def test_export_of_a_run_takes_what_is_complete(run_folder: Path, capsys: pytest
 
 
 BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
-    "there already": (["{}", "-o", "{}/questions.jsonl"], DataError, "questions.jsonl: expected no such file yet, got"),
+    "there already": (["{}", "-o", "{}/held-out.jsonl"], DataError, "held-out.jsonl: expected no such file yet, got"),
+    "its pairs": (
+        ["{}", "-o", "{}/iter_000/pairs.jsonl", "--force"],
+        DataError,
+        "/iter_000/pairs.jsonl, which is read",
+    ),
+    "its questions": (["{}", "-o", "{}/questions.jsonl", "--force"], DataError, "/questions.jsonl, which is read"),
     "a folder": (["{}", "-o", "{}", "--force"], DataError, "expected a file to write, got a folder"),
     "nowhere": (["{}", "-o", "{}/no/out"], DataError, "expected a file in a folder that exists, got none at"),
     "incomplete": (["{}", "-o", "{}/out", "--iteration", "2"], DataError, "found no iter_002 that has them"),
@@ -241,8 +264,18 @@ BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
         "pairs.jsonl:1: question_id: expected one of ",
     ),
     "no source": (["{}/nowhere", "-o", "{}/out", "--questions", "{}/questions.jsonl"], DataError, "nowhere: expected"),
-    "format": (["{}", "-o", "{}/out", "--to", "dpo"], ConfigError, "argument --to: invalid choice: 'dpo'"),
-    "no output": (["{}"], ConfigError, "the following arguments are required: -o/--output (--help shows"),
+    "format": (
+        ["{}", "-o", "{}/out", "--to", "dpo"],
+        ConfigError,
+        "--to: expected one of anah, trl, openrlhf, got 'dpo' (",
+    ),
+    "no output": (["{}"], ConfigError, "-o/--output: expected a value, got nothing (--help shows"),
+    "no value": (["{}", "-o"], ConfigError, "-o/--output: expected a value, got nothing (--help shows"),
+    "iteration": (["{}", "-o", "{}/out", "--iteration=-1"], ConfigError, "--iteration: expected a whole number from 0"),
+    "digits": (["{}", "-o", "{}/out", "--iteration", "9" * 5000], ConfigError, f"on, got '{'9' * 76}... (--help"),
+    "flag": (["{}", "-o", "{}/out", "--force=yes"], ConfigError, "--force: expected no value, got 'yes' (--help"),
+    "option": (["{}", "-o", "{}/out", "--itration", "1"], ConfigError, "--itration: unknown option (--help shows"),
+    "long source": (["x" * 5000, "-o", "{}/out", "--questions", "builtin:countries"], DataError, "File name too long"),
 }
 
 
@@ -255,6 +288,24 @@ def test_bad_exports_are_refused_and_leave_nothing(
     with pytest.raises(kind) as caught:
         export.main([argument.replace("{}", str(run_folder)) for argument in arguments] + to)
     assert message in str(caught.value)
+    assert set(run_folder.iterdir()) == before
+
+
+BAD_CONTENTS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
+    "lost": (lambda v: v.pop(), "pairs.jsonl: expected 2 pairs, as pairs-summary.json beside it says, got 1"),
+    "twice": (lambda v: v.__setitem__(1, v[0]), "pairs.jsonl:2: expected each pair once, got that of "),
+    "topic": (lambda v: v[1].update(topic="x"), "pairs.jsonl:2: topic: expected 't-q1', its question's, got 'x'"),
+    "score": (lambda v: v[1]["chosen"].update(score=None), "pairs.jsonl:2: chosen: score: expected 1.0, which its"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_CONTENTS.values(), ids=BAD_CONTENTS.keys())
+def test_damaged_pairs_are_not_exported(run_folder: Path, change: Callable[[list[Any]], Any], message: str) -> None:
+    changed(change, "iter_001/pairs.jsonl")(run_folder)
+    before = set(run_folder.iterdir())
+    with pytest.raises(DataError) as caught:
+        export.main([str(run_folder), "--to", "trl", "-o", str(run_folder / "out")])
+    assert f"iter_001/{message}" in str(caught.value) and "\n" not in str(caught.value)
     assert set(run_folder.iterdir()) == before
 
 

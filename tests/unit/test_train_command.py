@@ -30,16 +30,18 @@ from maskdpo_ray.run_folder import RunFolder
 RIGHT, WRONG = NO_HALLUCINATION, CONTRADICTORY
 
 
-def preference(number: int, chosen: str = RIGHT, rejected: str = WRONG) -> Preference:
-    """Two sentences a side: one that the mask keeps and one of label `chosen` or `rejected`."""
-    text = f"Answer {number} is short. It has two sentences."
-    end = text.index(".") + 1
+def preference(number: int, rejected: tuple[str, str] = (RIGHT, WRONG)) -> Preference:
+    """The chosen answer has two sentences that the mask keeps and one that it doesn't, the rejected one two labels."""
 
-    def answer(first: str, second: str) -> Answer:
-        return Answer(text, (Sentence(0, end, first), Sentence(end + 1, len(text), second)))
+    def answer(text: str, *labels: str) -> Answer:
+        ends = [end for end, character in enumerate(text, start=1) if character == "."]
+        starts = [0, *(end + 1 for end in ends[:-1])]
+        return Answer(text, tuple(map(Sentence, starts, ends, labels)))
 
     prompt = ({"role": "user", "content": f"What is {number}?"},)
-    return Preference(f"q{number}", "t", prompt, answer(RIGHT, WRONG), answer(chosen, rejected))
+    better = answer(f"Answer {number} is short. It has sentences. It ends.", RIGHT, WRONG, RIGHT)
+    worse = answer(f"Answer {number} is long. It has two sentences.", *rejected)
+    return Preference(f"q{number}", "t", prompt, better, worse)
 
 
 PREFERENCES = [preference(number) for number in range(5)]
@@ -155,7 +157,7 @@ def test_goes_on_after_a_stop(folder: Path, tiny_model: Path, stop_at: int) -> N
 def test_several_pairs_of_one_question(folder: Path, tiny_model: Path) -> None:
     """As an export of several iterations has them: each keeps reference log-probs of its own."""
     lines = (folder / "ours.jsonl").read_text()
-    (folder / "ours.jsonl").write_text(lines + lines)
+    (folder / "ours.jsonl").write_text(lines + lines.replace('"policy_version":0}\n', '"policy_version":1}\n'))
     job = prepare(folder)
     assert len({example.pair_id for example in job.examples}) == 10
     _, summary = run(job, tiny_model)
@@ -163,7 +165,7 @@ def test_several_pairs_of_one_question(folder: Path, tiny_model: Path) -> None:
 
 
 def test_drops_are_counted(folder: Path, once: model_folder.ModelFolder) -> None:
-    right_only = preference(7, chosen=RIGHT, rejected=RIGHT)
+    right_only = preference(7, (RIGHT, RIGHT))
     other_ids = to_json(to_pair(PREFERENCES[0], once.tokenizer, "here"))
     other_ids["chosen"]["rollout"]["token_ids"] = [5, 2]
     write(folder / "mixed.jsonl", [WRITERS["trl"](right_only), other_ids, WRITERS["anah"](PREFERENCES[1])])
@@ -179,11 +181,12 @@ def test_labels_from_a_file_of_annotations(folder: Path) -> None:
     with_names = prepare(folder, source="trl.jsonl")
     labels = []
     for number, each in enumerate(PREFERENCES, start=1):
-        # The text of both sides is the same here, so are its labels.
-        labels.append(Line(f"{folder}/bare.jsonl:{number}", each.chosen.text, each.chosen.sentences or ()))
+        for answer in (each.chosen, each.rejected):
+            labels.append(Line(f"{folder}/bare.jsonl:{number}", answer.text, answer.sentences or ()))
     write(folder / "labels.jsonl", labels[::-1])
     job = prepare(folder, "--annotations", str(folder / "labels.jsonl"), source="bare.jsonl")
-    assert [e.chosen_weights for e in job.examples] == [e.chosen_weights for e in with_names.examples]
+    for name in ("chosen_weights", "rejected_weights"):
+        assert [getattr(e, name) for e in job.examples] == [getattr(e, name) for e in with_names.examples]
 
 
 def test_plain_dpo_needs_no_labels(folder: Path) -> None:
@@ -219,7 +222,13 @@ def of_other_pairs(folder: Path) -> None:
 
 
 def only_right(folder: Path) -> None:
-    write(folder / "ours.jsonl", [WRITERS["trl"](preference(1, RIGHT, RIGHT))])
+    write(folder / "ours.jsonl", [WRITERS["trl"](preference(1, (RIGHT, RIGHT)))])
+
+
+def in_a_run(folder: Path) -> None:
+    (folder / "loop").mkdir()
+    for name in ("config.yaml", "ledger.jsonl"):
+        (folder / "loop" / name).touch()
 
 
 def nothing(folder: Path) -> None:
@@ -227,7 +236,7 @@ def nothing(folder: Path) -> None:
 
 
 SHORT = ("--rollout.max_new_tokens", "8")
-REFUSED: dict[str, tuple[Callable[[Path], None], str, list[str], str]] = {
+REFUSED: dict[str, tuple[Callable[[Path], Any], str, list[str], str]] = {
     "no labels": (
         nothing,
         "bare.jsonl",
@@ -254,6 +263,19 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, list[str], str]] = {
         [],
         "ours.jsonl:1: chosen: expected token ids below the model's vocab_size 49152, got 49152",
     ),
+    "a pair twice": (
+        lambda folder: (folder / "ours.jsonl").write_text((folder / "ours.jsonl").read_text() * 2),
+        "ours.jsonl",
+        [],
+        "ours.jsonl:6: expected each pair once, got that of {}/ours.jsonl:1 again",
+    ),
+    "no whole pair": (changed(question_id="p"), "ours.jsonl", [], "ours.jsonl:1: chosen: question_id: expected 'p', "),
+    "in a run folder": (
+        in_a_run,
+        "ours.jsonl",
+        ["--run.dir", "{}/loop", "--run.name", "offline"],
+        "{}/loop/offline: expected a place outside of run folders, got one in that of {}/loop",
+    ),
     "field": (changed(score=1), "ours.jsonl", [], "ours.jsonl:1: unknown field 'score' in PreferencePair"),
     "nothing to learn": (only_right, "ours.jsonl", [], "got none: {'nothing_to_learn': 1}"),
     "no such file": (nothing, "nowhere.jsonl", [], "nowhere.jsonl: expected a JSON file, got: No such file"),
@@ -270,7 +292,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, list[str], str]] = {
 
 @pytest.mark.parametrize(("change", "source", "more", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_it_refuses(
-    folder: Path, change: Callable[[Path], None], source: str, more: list[str], message: str
+    folder: Path, change: Callable[[Path], Any], source: str, more: list[str], message: str
 ) -> None:
     write(folder / "labels.jsonl", [Line("q0", "a", (Sentence(0, 1, RIGHT),))])
     change(folder)
