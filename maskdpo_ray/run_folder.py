@@ -290,6 +290,7 @@ class RunFolder:
             temporary.replace(target)
             sync_folder(target.parent)
         except OSError as error:
+            temporary.unlink(missing_ok=True)
             raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
         return target
 
