@@ -133,7 +133,7 @@ def test_both_judges_side_by_side_and_in_words(tmp_path: Path, after: Any, facts
     lines = [line.split() for line in text.splitlines()]
     assert ["second", "before", "0.500", "1.00", "1.00"] in lines and "length penalty" in text
     assert ["annotator", "before", "0.450", "2.00", "2.50"] in lines
-    assert max(map(len, text.splitlines())) <= 80
+    assert max(map(len, text.replace(summary["folder"], "runs/x").splitlines())) <= 80
 
 
 def test_a_score_bought_with_short_answers_is_said_in_words(tmp_path: Path) -> None:
