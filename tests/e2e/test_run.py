@@ -241,7 +241,8 @@ def test_another_config_is_refused(masked_run: Run, smallest: Path, runs_dir: Pa
 
 def test_a_prompt_too_long_is_refused(smallest: Path, runs_dir: Path) -> None:
     """One line, whatever transformers prints when it is imported."""
-    question = {"id": "long", "prompt": "word " * 9000, "facts": {"table": "countries", "entity": "Rwanda"}}
+    facts = {"table": "countries", "entity": "Rwanda"}
+    question = {"id": "long", "prompt": "word " * 9000, "facts": facts, "document": "Rwanda: capital Kigali"}
     (runs_dir / "long.jsonl").write_text(json.dumps(question), encoding="utf-8")
     folder = runs_dir / "too-long"
     options = arguments(folder, smallest, data__transfer=runs_dir / "long.jsonl", data__num_transfer_topics=1)
