@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run every test that needs no GPU, in the environment of scripts/install.sh.
 # Arguments go to pytest: bash scripts/test.sh -k masking, or, for the fast tier alone, on all cores,
-# bash scripts/test.sh -m unit -n auto. The other tiers need the machine to themselves: no -n for them.
+# bash scripts/test.sh -m unit -n auto --dist loadfile. Other tiers need the machine to themselves: no -n for them.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/scripts/install.sh"
