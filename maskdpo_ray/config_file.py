@@ -81,6 +81,12 @@ def _meanings(kind: type) -> dict[str, str]:
     return found
 
 
+def yaml_fault(error: yaml.MarkedYAMLError) -> tuple[str, str]:
+    """(":line", or nothing when it isn't known; what is wrong there) of YAML that can't be read."""
+    mark = error.problem_mark or error.context_mark
+    return f":{mark.line + 1}" if mark else "", str(error.problem or error.context)
+
+
 def read_values(path: Path) -> dict[str, Given]:
     """What a config file gives, by dotted option name. Raises ConfigError with file and line."""
     try:
@@ -90,9 +96,8 @@ def read_values(path: Path) -> dict[str, Given]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: expected YAML, got: {error.problem or error.context}") from None
+        line, reason = yaml_fault(error)
+        raise ConfigError(f"{path}{line}: expected YAML, got: {reason}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: expected YAML, got: {str(error).splitlines()[0]}") from None
     except RecursionError:

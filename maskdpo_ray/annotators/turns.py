@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from maskdpo_ray.config_file import yaml_fault
 from maskdpo_ray.errors import ConfigError, one_line, shown
 from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 from maskdpo_ray.sentences import LANGUAGES
@@ -75,9 +76,8 @@ def read(file: Path) -> dict[str, list[Turn]]:
     except OSError as error:
         raise ConfigError(f"{file}: expected a YAML file of templates, got: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{file}{line}: expected YAML, got: {one_line(error.problem or error.context)}") from None
+        line, reason = yaml_fault(error)
+        raise ConfigError(f"{file}{line}: expected YAML, got: {one_line(reason)}") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: expected YAML, got: {one_line(error)}") from None
     languages = _mapping(raw, str(file), (), LANGUAGES)

@@ -39,7 +39,7 @@ def prepare(argv: list[str]) -> Job:
         by_id = {question.id: question for source in sources for question in questions.load(source)}
     job = Job(config, command.dry_run, Path(arguments.answers), by_id, annotator, labels)
     for item in job.todo():
-        annotator.check(item.question)
+        annotators.check(annotator, item.question)
         job.num_groups += 1
         job.num_answers += len(item.rollouts)
     return job
