@@ -6,20 +6,12 @@ from collections.abc import Sequence
 
 from maskdpo_ray.errors import AnnotatorError, shown
 from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence, is_text
+from maskdpo_ray.replies import matched
 
 
 def refuse_faults(items: Sequence[tuple[Question, Rollout]], annotations: object) -> None:
     """Raise AnnotatorError, one line, about the first fault in an annotator's reply to `items`."""
-    if not isinstance(annotations, (list, tuple)) or len(annotations) != len(items):
-        got = f"{len(annotations)}" if isinstance(annotations, (list, tuple)) else type(annotations).__name__
-        raise AnnotatorError(f"annotator: expected a list of {len(items)} annotations, got {got}")
-    for (question, rollout), annotation in zip(items, annotations, strict=True):
-        where = f"annotator: question {question.id!r}, answer {rollout.sample}"
-        if not isinstance(annotation, Annotation):
-            raise AnnotatorError(f"{where}: expected an Annotation, got {type(annotation).__name__}")
-        if (annotation.question_id, annotation.sample) != (rollout.question_id, rollout.sample):
-            got = f"question {annotation.question_id!r}, answer {annotation.sample}"
-            raise AnnotatorError(f"{where}: expected its annotation, got that of {got}")
+    for where, rollout, annotation in matched(items, annotations, Annotation, "annotator", AnnotatorError):
         end = 0
         for number, sentence in enumerate(annotation.sentences):
             if fault := _fault(sentence, rollout.text, end):

@@ -6,20 +6,12 @@ from collections.abc import Sequence
 
 from maskdpo_ray.errors import EvaluatorError, shown
 from maskdpo_ray.records import VERDICTS, JudgedFact, Judgement, Question, Rollout, is_text
+from maskdpo_ray.replies import matched
 
 
 def refuse_faults(items: Sequence[tuple[Question, Rollout]], judgements: object) -> None:
     """Raise EvaluatorError, one line, about the first fault in an evaluator's reply to `items`."""
-    if not isinstance(judgements, (list, tuple)) or len(judgements) != len(items):
-        got = f"{len(judgements)}" if isinstance(judgements, (list, tuple)) else type(judgements).__name__
-        raise EvaluatorError(f"evaluator: expected a list of {len(items)} judgements, got {got}")
-    for (question, rollout), judgement in zip(items, judgements, strict=True):
-        where = f"evaluator: question {question.id!r}, answer {rollout.sample}"
-        if not isinstance(judgement, Judgement):
-            raise EvaluatorError(f"{where}: expected a Judgement, got {type(judgement).__name__}")
-        if (judgement.question_id, judgement.sample) != (rollout.question_id, rollout.sample):
-            got = f"question {judgement.question_id!r}, answer {judgement.sample}"
-            raise EvaluatorError(f"{where}: expected its judgement, got that of {got}")
+    for where, _, judgement in matched(items, judgements, Judgement, "evaluator", EvaluatorError):
         if type(judgement.abstained) is not bool:
             raise EvaluatorError(f"{where}: abstained: expected true or false, got {shown(judgement.abstained)}")
         if not isinstance(judgement.facts, tuple):
