@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from maskdpo_ray.annotators.plugins import Slot
+from maskdpo_ray.annotators.plugins import HostedSlot
 from maskdpo_ray.records import Annotation, Question, Rollout
 
 
@@ -48,28 +48,8 @@ KNOWN: dict[str, tuple[str, str]] = {
 }
 """Annotator name -> (module, class)."""
 
-_SLOT = Slot("annotation.annotator", "annotation.options", KNOWN, ("check", "start", "annotate"))
-
-
-def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
-    """The annotator that a config names, not started yet.
-
-    Raises ConfigError for an unknown name, a class that can't be imported or is no annotator, and options that
-    it does not take.
-    """
-    annotator: Annotator = _SLOT.build(name, options or {})
-    _SLOT.count(annotator, "max_concurrency", 1)
-    return annotator
-
-
-def check(annotator: Annotator, question: Question) -> None:
-    """Ask an annotator whether answers to `question` can be labelled.
-
-    Raises the UserError that it raises, and ConfigError, one line, for any other error of its code.
-    """
-    _SLOT.check_question(annotator, question)
-
-
-def num_gpus(annotator: Annotator) -> int:
-    """How many GPUs its actor needs, 0 when it does not say. Raises ConfigError when that is no number."""
-    return _SLOT.count(annotator, "num_gpus", 0)
+_SLOT: HostedSlot[Annotator] = HostedSlot(
+    "annotation.annotator", "annotation.options", KNOWN, ("check", "start", "annotate")
+)
+build, check, num_gpus = _SLOT.build, _SLOT.check, _SLOT.num_gpus
+"""See `plugins.HostedSlot`."""

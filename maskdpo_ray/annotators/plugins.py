@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from maskdpo_ray.errors import ConfigError, UserError, one_line, shown
 from maskdpo_ray.records import Question
 
+Built = TypeVar("Built")
+
 
 @dataclass(frozen=True)
-class Slot:
+class Slot(Generic[Built]):
     """Where a config names a class."""
 
     name_field: str
@@ -24,8 +26,8 @@ class Slot:
     methods: tuple[str, ...]
     """What the class must have."""
 
-    def build(self, name: str, options: Mapping[str, Any]) -> Any:
-        """An object of the class that `name` stands for, its keyword arguments being `options`.
+    def build(self, name: str, options: Mapping[str, Any] | None = None) -> Built:
+        """An object of the class that `name` stands for, its keyword arguments being `options`; not started yet.
 
         Raises ConfigError for an unknown name, a class that can't be imported or lacks a method, and options that
         it does not take.
@@ -37,29 +39,14 @@ class Slot:
                 f"{self.name_field}: expected a class with the methods {', '.join(self.methods)}, got {name!r}, "
                 f"which lacks {', '.join(lacking)}"
             )
-        arguments = dict(options)
+        arguments = dict(options or {})
         try:
             inspect.signature(kind).bind(**arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.options_field}: {kind.__name__}: {error}") from None
         with _faults(f"{self.options_field}: {kind.__name__} refuses {shown(arguments)}"):
-            return kind(**arguments)
-
-    def count(self, built: Any, name: str, least: int) -> int:
-        """The attribute `name` of what was built, `least` if it has none.
-
-        Raises ConfigError unless it is a whole number of that or more.
-        """
-        field = f"{self.name_field}: {name}"
-        with _faults(field):
-            value = getattr(built, name, least)
-        require(type(value) is int and value >= least, field, f"a whole number, {least} or more", value)
-        return int(value)
-
-    def check_question(self, built: Any, question: Question) -> None:
-        """Let what was built check a question. Raises the UserError that it raises, ConfigError for any other error."""
-        with _faults(f"{self.name_field}: {type(built).__name__}.check of question {question.id!r}"):
-            built.check(question)
+            built: Built = kind(**arguments)
+        return built
 
     def _class_of(self, name: str) -> type:
         module, class_name = self.known.get(name) or self._parts(name)
@@ -78,6 +65,36 @@ class Slot:
             known = ", ".join(sorted(self.known))
             raise ConfigError(f"{self.name_field}: expected one of {known}, python:package.module:Class; got {name!r}")
         return module, class_name
+
+
+class HostedSlot(Slot[Built]):
+    """Where a config names what an actor hosts, which checks questions and may say what it needs of the actor."""
+
+    def build(self, name: str, options: Mapping[str, Any] | None = None) -> Built:
+        """See `Slot.build`. Raises ConfigError, too, for a `max_concurrency` that is no whole number above 0."""
+        built = super().build(name, options)
+        self._count(built, "max_concurrency", 1)
+        return built
+
+    def check(self, built: Any, question: Question) -> None:
+        """Ask what was built whether answers to `question` can be worked on.
+
+        Raises the UserError that it raises, and ConfigError, one line, for any other error of its code.
+        """
+        with _faults(f"{self.name_field}: {type(built).__name__}.check of question {question.id!r}"):
+            built.check(question)
+
+    def num_gpus(self, built: Built) -> int:
+        """How many GPUs its actor needs, 0 when it does not say. Raises ConfigError when that is no number."""
+        return self._count(built, "num_gpus", 0)
+
+    def _count(self, built: Built, name: str, least: int) -> int:
+        """An attribute that must be a whole number of `least` or more; without it `least`."""
+        field = f"{self.name_field}: {name}"
+        with _faults(field):
+            value = getattr(built, name, least)
+        require(type(value) is int and value >= least, field, f"a whole number, {least} or more", value)
+        return int(value)
 
 
 @contextmanager

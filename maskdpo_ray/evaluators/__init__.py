@@ -5,10 +5,10 @@ One module each, loaded when named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from maskdpo_ray.annotators.plugins import Slot
+from maskdpo_ray.annotators.plugins import HostedSlot
 from maskdpo_ray.records import Judgement, Question, Rollout
 
 
@@ -42,28 +42,6 @@ KNOWN: dict[str, tuple[str, str]] = {
 }
 """Evaluator name -> (module, class)."""
 
-_SLOT = Slot("eval.evaluator", "eval.options", KNOWN, ("check", "start", "judge"))
-
-
-def build(name: str, options: Mapping[str, Any] | None = None) -> Evaluator:
-    """The evaluator that a config names, not started yet.
-
-    Raises ConfigError for an unknown name, a class that can't be imported or is no evaluator, and options that it does
-    not take.
-    """
-    evaluator: Evaluator = _SLOT.build(name, options or {})
-    _SLOT.count(evaluator, "max_concurrency", 1)
-    return evaluator
-
-
-def check(evaluator: Evaluator, question: Question) -> None:
-    """Ask an evaluator whether answers to `question` can be judged.
-
-    Raises the UserError that it raises, and ConfigError, one line, for any other error of its code.
-    """
-    _SLOT.check_question(evaluator, question)
-
-
-def num_gpus(evaluator: Evaluator) -> int:
-    """How many GPUs its actor needs, 0 when it does not say. Raises ConfigError when that is no number."""
-    return _SLOT.count(evaluator, "num_gpus", 0)
+_SLOT: HostedSlot[Evaluator] = HostedSlot("eval.evaluator", "eval.options", KNOWN, ("check", "start", "judge"))
+build, check, num_gpus = _SLOT.build, _SLOT.check, _SLOT.num_gpus
+"""See `plugins.HostedSlot`."""
