@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
+from maskdpo_ray import weights_file
 from maskdpo_ray.config import ModelConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, ModelError, shown
 
@@ -179,18 +178,11 @@ def _shapes(folder: Path) -> Shapes:
         raise ModelError(f"model.model_name_or_path: expected safetensors in {str(folder)!r}, found none")
     shapes: Shapes = {}
     for name in sorted(files):
-        try:
-            with safe_open(folder / name, framework="np") as weights:
-                for tensor in weights.keys() if name in loaded else []:
-                    shapes[tensor] = weights.get_slice(tensor).get_shape()
-                    if (dtype := weights.get_slice(tensor).get_dtype()) not in _DTYPES:
-                        raise ModelError(
-                            f"{folder / name}: {tensor}: expected one of {', '.join(_DTYPES)}, got {dtype}"
-                        )
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{folder / name}: expected a whole safetensors file (no Git LFS pointer), got: {_reason(error)}"
-            ) from None
+        with weights_file.opened(folder / name) as weights:
+            for tensor in weights.keys() if name in loaded else []:
+                shapes[tensor] = weights.get_slice(tensor).get_shape()
+                if (dtype := weights.get_slice(tensor).get_dtype()) not in _DTYPES:
+                    raise ModelError(f"{folder / name}: {tensor}: expected one of {', '.join(_DTYPES)}, got {dtype}")
     return shapes
 
 

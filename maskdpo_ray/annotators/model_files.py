@@ -5,20 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
+from maskdpo_ray import weights_file
 from maskdpo_ray.errors import ModelError, one_line
 
 
 def refuse_damaged_weights(folder: Path) -> None:
     """Raise ModelError unless the header of every safetensors file in the folder is whole and fits the file's size."""
     for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="np"):
-                pass
-        except (OSError, SafetensorError) as error:
-            expected = "expected a whole safetensors file (no Git LFS pointer)"
-            raise ModelError(f"{file}: {expected}, got: {one_line(error)}") from None
+        with weights_file.opened(file):
+            pass
 
 
 def tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
