@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maskdpo_ray.config import Config
 from maskdpo_ray.entries import Finished
 from maskdpo_ray.errors import ClusterError
-from maskdpo_ray.ledger import read_entries
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,10 @@ class Plan:
             lines.append(f"  {group.name}: {group.count}, CPUs for each: {group.cpus:g}{gpus}")
         return lines
 
-    def describe(self, num_train: int, num_eval: Mapping[str, int], folder: Path) -> str:
-        """The plan of a run in words: actors, resources, steps, and what the run folder holds already.
-
-        Raises RunFolderError when its ledger can't be read.
-        """
+    def describe(
+        self, num_train: int, num_eval: Mapping[str, int], folder: Path, finished: Sequence[Finished] = ()
+    ) -> str:
+        """The plan of a run in words: actors, resources, steps, and the `finished` stages that the folder holds."""
         config = self.config
         k, replications = config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt
         answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
@@ -97,11 +95,7 @@ class Plan:
             f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
             f"  evaluation before and after each iteration: {answers} answers",
         ]
-        done = _finished_stages(folder / "ledger.jsonl")
-        if done:
-            lines.append(f"  resumed: {folder} holds {', '.join(done)}")
+        if finished:
+            stages = ", ".join(f"{entry.stage} {entry.iteration}" for entry in finished)
+            lines.append(f"  resumed: {folder} holds {stages}")
         return "\n".join(lines)
-
-
-def _finished_stages(ledger: Path) -> list[str]:
-    return [f"{entry.stage} {entry.iteration}" for entry in read_entries(ledger) if isinstance(entry, Finished)]

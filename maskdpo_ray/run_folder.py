@@ -101,10 +101,12 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def check(path: str | os.PathLike[str], config: dict[str, Any], questions: Questions = _NO_QUESTIONS) -> None:
+    def check(
+        path: str | os.PathLike[str], config: dict[str, Any], questions: Questions = _NO_QUESTIONS
+    ) -> list[Finished]:
         """Refuse, as far as can be seen while nothing is left behind, what `open` and `begin` would.
 
-        Raises RunFolderError.
+        Returns the stages that are finished, in order. Raises RunFolderError.
         """
         path = Path(path).absolute()
         try:
@@ -113,15 +115,18 @@ class RunFolder:
                 raise RunFolderError(f"{path}: expected a folder, {nearest} is a file")
             with tempfile.TemporaryFile(dir=nearest):
                 pass  # it can be written
-            if nearest == path:
-                run_lock.refuse_held(path)
-                _refuse_strangers(path)
-                _, entries = _read(path, _as_stored(config))
-                if begun := find_finished(entries, "begin", 0):
-                    beginning.refuse_other_questions(path, begun.facts, questions)
-                if policies := [e for e in entries if isinstance(e, Finished) and e.stage == "train"]:
-                    # The one that a resumed run goes on from; its hash, which takes long, when it is loaded.
-                    stage_files.check(path, policies[-1], with_hash=False)
+            if nearest != path:
+                return []
+            run_lock.refuse_held(path)
+            _refuse_strangers(path)
+            _, entries = _read(path, _as_stored(config))
+            finished = [entry for entry in entries if isinstance(entry, Finished)]
+            if begun := find_finished(finished, "begin", 0):
+                beginning.refuse_other_questions(path, begun.facts, questions)
+            if policies := [entry for entry in finished if entry.stage == "train"]:
+                # The one that a resumed run goes on from; its hash, which takes long, when it is loaded.
+                stage_files.check(path, policies[-1], with_hash=False)
+            return finished
         except OSError as error:
             raise RunFolderError(f"{error.filename or path}: can't be used: {error.strerror}") from error
 

@@ -75,6 +75,20 @@ def test_a_line_that_lacks_what_its_stage_needs_is_named(tmp_path, case, last):
     assert ledger.read_bytes() == before
 
 
+def test_check_tells_the_finished_stages(tmp_path):
+    """A torn last line is none, and reading changes nothing."""
+    assert RunFolder.check(tmp_path / "r", CONFIG) == []
+    with open_folder(tmp_path / "r") as folder:
+        folder.finish("evaluate-heldout", 0)
+        folder.finish("reference", 1)
+    ledger = tmp_path / "r/ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes() + b'{"stage": "evaluate-held')
+    before = ledger.read_bytes()
+    finished = RunFolder.check(tmp_path / "r", CONFIG)
+    assert [(entry.stage, entry.iteration) for entry in finished] == [("evaluate-heldout", 0), ("reference", 1)]
+    assert ledger.read_bytes() == before
+
+
 def test_a_folder_in_its_place_is_one_line(tmp_path):
     (tmp_path / "ledger.jsonl").mkdir()
     for attempt in (RunFolder.check, open_folder):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,8 @@ from maskdpo_ray.config import (
     TrainConfig,
     VllmConfig,
 )
-from maskdpo_ray.errors import ClusterError, RunFolderError
+from maskdpo_ray.entries import Finished
+from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.plan import ActorGroup, Plan
 
 MODEL = ModelConfig(model_name_or_path="model")
@@ -115,24 +115,10 @@ def test_description(tmp_path: Path) -> None:
     assert "rollout engines: 2, CPUs for each: 1, GPUs: 2" in Plan(GPU).describe(1, {}, tmp_path)
 
 
-def test_description_of_a_resumed_run(tmp_path: Path) -> None:
-    """A torn last line is no finished stage, and reading changes nothing."""
-    entries = [
-        {"stage": "rewind", "log": "iter_000", "keep": 0},
-        {"stage": "evaluate-heldout", "iteration": 0, "finished": 1.0, "facts": {}, "files": {}},
-        {"stage": "train", "iteration": 0, "finished": 2.0, "facts": {"checksum": "c"}, "files": {}},
+def test_description_of_a_resumed_run() -> None:
+    finished = [
+        Finished(stage=stage, iteration=iteration, finished=1.0, facts={}, files={})
+        for stage, iteration in (("evaluate-heldout", 0), ("train", 1))
     ]
-    ledger = tmp_path / "ledger.jsonl"
-    ledger.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"stage": "evaluate-held')
-    before = ledger.read_bytes()
-    last = Plan(CPU).describe(1, {"heldout": 1}, tmp_path).splitlines()[-1]
-    assert last.endswith("holds evaluate-heldout 0, train 0")
-    assert ledger.read_bytes() == before
-
-
-def test_a_broken_ledger_is_one_line(tmp_path: Path) -> None:
-    ledger = tmp_path / "ledger.jsonl"
-    ledger.write_text('{"stage": "rewind", "log": "iter_000", "keep": 0}\nbroken\n{}\n')
-    with pytest.raises(RunFolderError) as caught:
-        Plan(CPU).describe(1, {}, tmp_path)
-    assert str(caught.value) == f"{ledger}, line 2: expected a JSON object with a stage, got b'broken'"
+    last = Plan(CPU).describe(1, {"heldout": 1}, Path("runs/r"), finished).splitlines()[-1]
+    assert last == "  resumed: runs/r holds evaluate-heldout 0, train 1"
