@@ -18,8 +18,10 @@ def feed(
     max_in_flight: int,
     timeout_s: float,
     what: str,
+    home: Callable[[Item], int] | None = None,
 ) -> Iterator[tuple[Item, Any]]:
-    """Hand items to the least loaded actor, few at a time; yield (item, result) as they finish.
+    """Hand items to the least loaded actor, or to number `home(item)`, few at a time; yield (item, result) as they
+    finish.
 
     Items are taken one by one and finished ones given back between two takings, so that a slow source
     (the stage before this one) doesn't hold results up.
@@ -40,7 +42,7 @@ def feed(
             yield item, get(reference, f"{what} {index}")
 
     for item in items:
-        index = load.index(min(load))
+        index = load.index(min(load)) if home is None else home(item)
         running[submit(handles[index], item)] = (item, index)
         load[index] += 1
         yield from finished(timeout_s if len(running) >= max_in_flight else 0)

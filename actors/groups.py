@@ -5,6 +5,7 @@ Each takes Ray handles of started actors and says what goes to which of them.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps
+from maskdpo_ray.unparsed import UnparsedShare
 
 
 class RolloutGroup:
@@ -78,6 +80,7 @@ class AnnotationGroup:
         self._config = config
         self._annotators = annotators
         self._hosted = hosted
+        self._unparsed = UnparsedShare(config.annotation.max_unparsed)
 
     def ready(self) -> list[Any]:
         """Calls that end when what the actors host has started."""
@@ -89,8 +92,13 @@ class AnnotationGroup:
         def submit(annotator: Any, item: Answered) -> Any:
             return annotator.annotate.remote(self._hosted, item.question, list(item.rollouts))
 
+        def home(item: Answered) -> int:
+            # The actor that knows what it was asked of this question before, in earlier iterations too.
+            return zlib.crc32(item.question.id.encode()) % len(self._annotators)
+
         timeout, limit = self._config.cluster.step_timeout_s, self._config.annotation.max_in_flight
-        for item, labels in calls.feed(answered, self._annotators, submit, limit, timeout, "annotation actor"):
+        for item, labels in calls.feed(answered, self._annotators, submit, limit, timeout, "annotation actor", home):
+            self._unparsed.count(labels)
             yield Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(labels))
 
     def busy_seconds(self) -> float:

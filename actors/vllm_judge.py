@@ -18,6 +18,9 @@ from maskdpo_ray.errors import AnnotatorError, ModelError, one_line
 
 Result = TypeVar("Result")
 
+_CPU_BLOCK = 32
+"""Tokens; the fewest for which vLLM has fast CPU kernels."""
+
 
 class VllmJudge:
     """One vLLM `AsyncLLM` with an event loop of its own, so that several threads fill one batch."""
@@ -84,6 +87,8 @@ class VllmJudge:
             "enforce_eager": enforce_eager,
             "trust_remote_code": trust_remote_code,
             "enable_prefix_caching": True,
+            # Only whole blocks are shared: vLLM's 128 on CPU would be read again for every turn.
+            "block_size": _CPU_BLOCK if device == "cpu" else None,
             # Greedy, whatever the model folder's generation_config says.
             "generation_config": "vllm",
             "worker_extension_cls": "actors.vllm_process.EndsWithActor",

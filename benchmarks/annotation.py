@@ -4,8 +4,9 @@
 PYTHONPATH=. python benchmarks/annotation.py --model models/smollm2-135m-instruct --device cpu
 
 The engine does the work of every reply; what it says is then replaced by a script, so that any model will do. One at
-a time is the same conversations, ended early too, sentence after sentence; it may use the prefix cache as well, and is
-measured on a part of the answers, about other questions, and scaled up.
+a time is the same conversations, ended early too, sentence after sentence, measured on a part of the answers, about
+other questions, and scaled up: without the engine's prefix cache, as the published evaluation script of ANAH-v2 asks
+(github.com/open-compass/ANAH, eval/anah_v2/eval.py), and with it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,12 @@ Item = tuple[Question, list[Rollout]]
 class ScriptedReplies(VllmJudge):
     """By the sentence: one in five claims nothing, one in five has no passage."""
 
+    forgets = False
+    """Whether the prefix cache is emptied before each call."""
+
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
+        if self.forgets:
+            self._run(self._engine.reset_prefix_cache())
         replies = super().ask(conversations, max_tokens)
         return [Reply(self._text(each), reply.logprob) for each, reply in zip(conversations, replies, strict=True)]
 
@@ -76,15 +82,18 @@ def in_waves(annotator: AnahAnnotator, items: Sequence[Item]) -> float:
     return time.perf_counter() - begin
 
 
-def one_at_a_time(judge: VllmJudge, items: Sequence[Item]) -> float:
+def one_at_a_time(judge: ScriptedReplies, items: Sequence[Item], forgets: bool) -> float:
     """Seconds that it takes, every sentence on its own."""
-    templates, limits = turns.read(turns.DEFAULT), Limits(1.0, REPLY_TOKENS, REFERENCE_TOKENS)
+    judge.forgets = forgets
+    templates, limits = turns.read(turns.DEFAULT), Limits(REPLY_TOKENS, REFERENCE_TOKENS)
     begin = time.perf_counter()
     for question, rollouts in items:
         for rollout in rollouts:
             for sentence in rollout.text.split(". "):
                 Interviews(judge, templates, limits).verdicts([Claim.of(question, sentence)])
-    return time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    judge.forgets = False
+    return seconds
 
 
 def main() -> None:
@@ -93,7 +102,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--answers", type=int, default=200)
-    parser.add_argument("--baseline_answers", type=int, default=20)
+    parser.add_argument("--baseline_answers", type=int, default=10, help="A multiple of 10.")
     given = parser.parse_args()
     options: dict[str, Any] = {"model": given.model, "device": given.device, "max_model_len": 2048}
     annotator = AnahAnnotator(
@@ -105,17 +114,20 @@ def main() -> None:
     annotator.start()
     judge: Any = annotator.judge
     in_waves(annotator, workload(ANSWERS_PER_QUESTION, seed=0))  # the engine's first batch is slow
-    baseline = one_at_a_time(judge, workload(given.baseline_answers, seed=1))
-    baseline *= given.answers / given.baseline_answers
+    scale = given.answers / given.baseline_answers
+    plain = scale * one_at_a_time(judge, workload(given.baseline_answers, seed=1), forgets=True)
+    cached_too = scale * one_at_a_time(judge, workload(given.baseline_answers, seed=2), forgets=False)
     before, prompt, cached = annotator.counts.copy(), judge.prompt_tokens, judge.cached_tokens
-    seconds = in_waves(annotator, workload(given.answers, seed=2))
+    seconds = in_waves(annotator, workload(given.answers, seed=3))
     counts = annotator.counts - before
     hits = (judge.cached_tokens - cached) / (judge.prompt_tokens - prompt)
     calls = 3 * counts["sentences"]
     once, early = calls - 3 * counts["judged"], 3 * counts["judged"] - counts["calls"]
     print(f"{given.answers} answers, {counts['sentences']} sentences, {counts['judged']} distinct")
-    print(f"one question at a time {baseline:.1f} s (from {given.baseline_answers} answers), in waves {seconds:.1f} s")
-    print(f"ratio {baseline / seconds:.1f}")
+    print(f"in waves {seconds:.1f} s")
+    for name, baseline in (("without", plain), ("with", cached_too)):
+        measured = f"{baseline:.1f} s (from {given.baseline_answers} answers)"
+        print(f"one question at a time, {name} prefix cache {measured}: ratio {baseline / seconds:.1f}")
     print(f"calls {counts['calls']} of {calls}: {once} saved by asking once, {early} by early ends")
     print(f"prefix cache: {hits:.0%} of the prompt tokens")
     annotator.close()

@@ -156,8 +156,11 @@ class AnnotationConfig:
     """Annotation actors."""
     max_in_flight: int = 16
     """Questions handed to the annotation actors and not yet labelled."""
+    max_unparsed: float = 0.2
+    """Share of the sentences: with more of them `unparsed`, of at least 50, the run stops."""
 
     def __post_init__(self) -> None:
+        _require(0 <= self.max_unparsed <= 1, "annotation.max_unparsed", "0 to 1", self.max_unparsed)
         _require(self.num_actors >= 1, "annotation.num_actors", "at least 1", self.num_actors)
         _require(self.max_in_flight >= 1, "annotation.max_in_flight", "at least 1", self.max_in_flight)
 

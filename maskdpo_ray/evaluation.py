@@ -9,6 +9,7 @@ from typing import Any
 
 from maskdpo_ray import best_of
 from maskdpo_ray.bootstrap import Gain, Ratios, Statistic, TopicSums
+from maskdpo_ray.errors import shown
 from maskdpo_ray.records import (
     CONTRADICTORY,
     CORRECT,
@@ -98,6 +99,8 @@ class Evaluation:
     """What `compare` resamples."""
     best_of: dict[str, float | None]
     """N -> mean over questions of the expected best score of N answers; None where no question has N scores."""
+    unparsed_example: str | None = None
+    """A sentence whose label could not be read, and why, if there is one."""
 
     def __post_init__(self) -> None:
         """Raises ValueError when a metric or a sum is missing: in a file of another version, say."""
@@ -123,6 +126,7 @@ def evaluate(
     """
     kinds: dict[str, list[int]] = {}
     scores: dict[str, list[float]] = {}
+    example: list[str] = []
 
     def counts() -> Iterator[tuple[tuple[str, int], dict[str, float]]]:
         for rollout, annotation in answers:
@@ -132,6 +136,8 @@ def evaluate(
                 raise ValueError(f"answer {key} comes with the annotation of {other}")
             row = _count(rollout, annotation)
             for sentence in annotation.sentences:
+                if sentence.label == UNPARSED and not example:
+                    example.append(f"{shown(rollout.text[sentence.start : sentence.end])} ({sentence.evidence})")
                 if sentence.label in INCORRECT or sentence.label == NO_HALLUCINATION:
                     kinds.setdefault(sentence.kind or "other", [0, 0])[sentence.label in INCORRECT] += 1
             if row["scored"]:
@@ -155,6 +161,7 @@ def evaluate(
         },
         topic_sums=sums,
         best_of=best_of.mean_best(scores.values(), replications),
+        unparsed_example=example[0] if example else None,
     )
 
 

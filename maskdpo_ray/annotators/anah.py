@@ -29,7 +29,6 @@ class AnahAnnotator:
         judge: str = "vllm",
         judge_options: Mapping[str, Any] | None = None,
         templates: str | None = None,
-        max_unparsed: float = 0.2,
         max_reply_tokens: int = 32,
         max_reference_tokens: int = 512,
         max_document_chars: int = 40000,
@@ -41,7 +40,6 @@ class AnahAnnotator:
             judge: `vllm`, `http` or `python:package.module:Class` (see `annotators.judge`).
             judge_options: keyword arguments of the judge.
             templates: YAML file of prompts and accepted replies, in place of our own (`templates/anah.yaml`).
-            max_unparsed: share of the sentences, 0 to 1; with more unparsed ones the run stops.
             max_reply_tokens: longest reply in the first and third turn.
             max_reference_tokens: longest reply in the second turn.
             max_document_chars: longest document; questions with longer ones are refused before the run.
@@ -55,8 +53,6 @@ class AnahAnnotator:
         require(judge_options is None or isinstance(judge_options, Mapping), judges.FIELD, "a mapping", judge_options)
         is_file = templates is None or (isinstance(templates, str) and templates != "")
         require(is_file, f"{at}.templates", "a file", templates)
-        is_share = type(max_unparsed) in (int, float) and 0 <= max_unparsed <= 1
-        require(is_share, f"{at}.max_unparsed", "a number from 0 to 1", max_unparsed)
         require_count(f"{at}.max_reply_tokens", max_reply_tokens)
         require_count(f"{at}.max_reference_tokens", max_reference_tokens)
         require_count(f"{at}.max_document_chars", max_document_chars)
@@ -66,7 +62,7 @@ class AnahAnnotator:
         self._turns = turns.read(turns.DEFAULT if templates is None else Path(templates))
         self.judge = judges.build(judge, judge_options or {})
         self.num_gpus = getattr(self.judge, "num_gpus", 0)
-        self._limits = Limits(max_unparsed, max_reply_tokens, max_reference_tokens)
+        self._limits = Limits(max_reply_tokens, max_reference_tokens)
         self._interviews: Interviews | None = None
 
     def check(self, question: Question) -> None:
@@ -99,7 +95,7 @@ class AnahAnnotator:
         `confidence` is the probability that the judge gave to the reply that decided, where it says so; `evidence` the
         passages of the document, or the reply that can't be read.
 
-        Raises AnnotatorError, one line, when the judge fails or more than `max_unparsed` can't be read.
+        Raises AnnotatorError, one line, when the judge fails.
         """
         if self._interviews is None:
             raise RuntimeError("start() comes before annotate()")

@@ -14,18 +14,14 @@ from typing import NamedTuple
 from maskdpo_ray.annotators.judge import Judge, Reply
 from maskdpo_ray.annotators.once import Once
 from maskdpo_ray.annotators.turns import HAS_FACT, MEANINGS, NO_REFERENCE, PASSAGES, REFERENCE, Turn
-from maskdpo_ray.errors import AnnotatorError, shown
+from maskdpo_ray.errors import shown
 from maskdpo_ray.records import UNPARSED, UNVERIFIABLE, Question
-
-_FEWEST_JUDGED = 50
-"""Sentences before the share of unparsed ones means anything."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """See the options of `AnahAnnotator`."""
 
-    max_unparsed: float
     max_reply_tokens: int
     max_reference_tokens: int
 
@@ -102,7 +98,7 @@ class Interviews:
         """See `AnahAnnotator.counts`."""
 
     def verdicts(self, claims: Sequence[Claim]) -> dict[Claim, Verdict]:
-        """The verdict on each. Raises AnnotatorError when the judge fails or too much can't be read."""
+        """The verdict on each. Raises AnnotatorError when the judge fails."""
         self._count(sentences=len(claims))
         digests = {claim: claim.digest() for claim in claims}
         found = self._once.get({digest: claim for claim, digest in digests.items()})
@@ -113,16 +109,7 @@ class Interviews:
         for number in range(len(MEANINGS)):
             self._wave(number, [interview for interview in interviews if interview.verdict is None])
         verdicts = [interview.verdict for interview in interviews if interview.verdict is not None]
-        unparsed = [verdict.evidence for verdict in verdicts if verdict.label == UNPARSED]
-        counts = self._count(judged=len(verdicts), unparsed=len(unparsed))
-        if unparsed and counts["judged"] >= _FEWEST_JUDGED:
-            share = counts["unparsed"] / counts["judged"]
-            if share > self._limits.max_unparsed:
-                raise AnnotatorError(
-                    f"judge: expected at most {self._limits.max_unparsed:.0%} of the sentences unparsed "
-                    f"(annotation.options.max_unparsed), got {counts['unparsed']} of {counts['judged']}; "
-                    f"the last reply to {unparsed[-1]}"
-                )
+        self._count(judged=len(verdicts), unparsed=sum(verdict.label == UNPARSED for verdict in verdicts))
         return verdicts
 
     def _wave(self, number: int, interviews: Sequence[_Interview]) -> None:
@@ -139,8 +126,6 @@ class Interviews:
         for interview, turn, reply in zip(interviews, turns, replies, strict=True):
             interview.take(turn, reply)
 
-    def _count(self, **more: int) -> Counter[str]:
-        """The counts with these added."""
+    def _count(self, **more: int) -> None:
         with self._counting:
             self.counts.update(more)
-            return self.counts.copy()

@@ -19,13 +19,20 @@ _WATCHED = {
 
 def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Sentences about the last policy of each set of questions (entries as in summary.json)."""
-    found = []
+    found: list[str] = []
     for split, versions in evaluations.items():
         last = versions[-1]
-        if last["gain"] is None:
-            continue
-        found += [f"{split}, after {last['version']}: {remark}" for remark in _about(versions[0], last)]
+        about = [] if last["gain"] is None else _about(versions[0], last)
+        found += [f"{split}, after {last['version']}: {remark}" for remark in [*about, *_unread(last)]]
     return found
+
+
+def _unread(last: dict[str, Any]) -> list[str]:
+    """What the annotator could not read, with an example."""
+    if last["unparsed_example"] is None:
+        return []
+    unparsed, sentences = (last["metrics"][name]["mean"] for name in ("unparsed", "sentences"))
+    return [f"{unparsed / sentences:.1%} of the sentences are unparsed, such as {last['unparsed_example']}"]
 
 
 def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ from maskdpo_ray.config import (
 from maskdpo_ray.errors import ClusterError, DataError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
-from maskdpo_ray.stages import Stages
+from maskdpo_ray.stages import Answered, Stages
 
 MAX_IN_FLIGHT = 4
 
@@ -283,7 +283,7 @@ import os
 from maskdpo_ray.records import NO_FACT, Annotation, Sentence
 
 class Judge:
-    def __init__(self, died):
+    def __init__(self, died=None):
         self.died, self.table = died, os.urandom(1_000_000)
 
     def check(self, question): pass
@@ -291,10 +291,10 @@ class Judge:
     def start(self): pass
 
     def annotate(self, items):
-        if not os.path.exists(self.died):
+        if self.died and not os.path.exists(self.died):
             open(self.died, "w").close()
             os._exit(1)
-        return [Annotation(a.question_id, a.sample, (Sentence(0, len(a.text), NO_FACT),)) for _, a in items]
+        return [Annotation(a.question_id, a.sample, (Sentence(0, len(a.text), NO_FACT, evidence=f"{os.getpid()}"),)) for _, a in items]
 """
 
 
@@ -316,6 +316,25 @@ def test_an_annotator_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert died.exists()
     said = capfd.readouterr()
     assert "object store" not in said.out + said.err  # Ray's warning that a restart may fail
+
+
+def test_a_question_always_comes_to_the_same_annotator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows what it said of it in earlier iterations; and each of the two has work."""
+    (tmp_path / "mine_at_home.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    annotator = annotators.build("python:mine_at_home:Judge")
+    config = dataclasses.replace(config_for(tmp_path), annotation=AnnotationConfig(num_actors=2, max_in_flight=2))
+    asked = [fakes.question(f"q{number}") for number in range(16)]
+    answered = [Answered(question, (), fakes.answers(question.id, 0, 0, 2)) for question in asked]
+    with Cluster(config) as cluster:
+        group = cluster.start_annotators(annotator)
+        first, second = (
+            {item.question.id: {a.sentences[0].evidence for a in item.annotations} for item in group.stream(given)}
+            for given in (answered, answered[::-1])
+        )
+    assert first == second
+    assert len(set().union(*first.values())) == 2
 
 
 def test_not_enough_cpus(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from maskdpo_ray.annotators import build, interviews, turns
+from maskdpo_ray.annotators import build, turns
 from maskdpo_ray.annotators.anah import AnahAnnotator
 from maskdpo_ray.annotators.judge import Conversation, Reply
 from maskdpo_ray.annotators.once import Once
@@ -211,7 +211,6 @@ def test_template_files_that_cannot_be_read(content: bytes | None, expected: str
         ({"judge_options": []}, "judge_options: expected a mapping, got []"),
         ({"templates": 3}, "templates: expected a file, got 3"),
         ({"templates": ""}, "templates: expected a file, got ''"),
-        ({"max_unparsed": 20}, "max_unparsed: expected a number from 0 to 1, got 20"),
         ({"max_reply_tokens": 0}, "max_reply_tokens: expected a whole number above 0, got 0"),
         ({"max_reference_tokens": 1.5}, "max_reference_tokens: expected a whole number above 0, got 1.5"),
         ({"max_document_chars": True}, "max_document_chars: expected a whole number above 0, got True"),
@@ -237,20 +236,6 @@ def test_documents_are_checked_before_a_run(document: str | None, expected: str)
     with pytest.raises(DataError) as caught:
         asked.check(Question("q", "t", QUESTION.prompt, document))
     assert str(caught.value) == f"question 'q': {expected}"
-
-
-def test_too_much_that_cannot_be_read_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interviews, "_FEWEST_JUDGED", 4)
-    asked, _ = annotator(max_unparsed=0.25)
-    asked.annotate([(QUESTION, answer("Odd."))])  # too few to tell
-    asked.annotate([(QUESTION, answer("Opinion. Missing. False."))])
-    other = Question("q2", "t", QUESTION.prompt, "Another document.")
-    with pytest.raises(AnnotatorError) as caught:
-        asked.annotate([(other, answer("Odd."))])
-    assert str(caught.value) == (
-        "judge: expected at most 25% of the sentences unparsed (annotation.options.max_unparsed), got 2 of 5; "
-        "the last reply to fact: 'Pardon?'"
-    )
 
 
 def test_the_same_question_sentence_and_document_are_asked_once() -> None:

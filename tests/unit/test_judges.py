@@ -32,7 +32,7 @@ def items(language: str, first: int) -> tuple[Question, list[Rollout]]:
 
 
 def options(server: ScriptedServer, **judge: Any) -> dict[str, Any]:
-    return {"judge": "http", "judge_options": {"base_url": server.url, "model": MODEL, **judge}, "max_unparsed": 0.5}
+    return {"judge": "http", "judge_options": {"base_url": server.url, "model": MODEL, **judge}}
 
 
 def test_500_sentences_in_two_languages_through_an_endpoint_that_fails_every_third_call() -> None:

@@ -167,6 +167,15 @@ def test_silence_is_said_in_words(tmp_path):
     ]
 
 
+def test_what_the_annotator_could_not_read_is_shown(tmp_path):
+    make(tmp_path, FULL)
+    labels = [Sentence(0, 2, FACT), Sentence(2, 4, "unparsed", evidence="verdict: 'Maybe'")]
+    rows = [(Rollout(f"q{i}", 0, (1,), "abcd", "stop", 0), Annotation(f"q{i}", 0, tuple(labels))) for i in range(4)]
+    assert write_evaluations(tmp_path, rows) == [
+        "heldout, after 0: 50.0% of the sentences are unparsed, such as 'cd' (verdict: 'Maybe')"
+    ]
+
+
 @pytest.mark.parametrize("direction", [1, -1])
 def test_change_within_noise_is_called_that_and_no_alarm(tmp_path, direction):
     make(tmp_path, FULL)
