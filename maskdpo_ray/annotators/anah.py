@@ -52,7 +52,8 @@ class AnahAnnotator:
         """
         at = "annotation.options"
         require(isinstance(judge, str), f"{at}.judge", "a name", judge)
-        require(judge_options is None or isinstance(judge_options, Mapping), judges.FIELD, "a mapping", judge_options)
+        is_mapping = judge_options is None or isinstance(judge_options, Mapping)
+        require(is_mapping, f"{at}.judge_options", "a mapping", judge_options)
         is_file = templates is None or (isinstance(templates, str) and templates != "")
         require(is_file, f"{at}.templates", "a file", templates)
         is_share = type(max_unparsed) in (int, float) and 0 <= max_unparsed <= 1
@@ -85,7 +86,7 @@ class AnahAnnotator:
 
     def start(self) -> None:
         """Start the judge. Raises UserError, one line, when that fails."""
-        self.judge.start()
+        judges.start(self.judge)
         self._interviews = Interviews(self.judge, self._turns, self._limits)
 
     @property
