@@ -78,7 +78,10 @@ def in_waves(annotator: AnahAnnotator, items: Sequence[Item]) -> float:
 
 def one_at_a_time(judge: VllmJudge, items: Sequence[Item]) -> float:
     """Seconds that it takes, every sentence on its own."""
-    templates, limits = turns.read(turns.DEFAULT), Limits(1.0, REPLY_TOKENS, REFERENCE_TOKENS)
+    templates, limits = (
+        turns.read(turns.TEMPLATES / "anah.yaml", turns.ANAH),
+        Limits(1.0, REPLY_TOKENS, REFERENCE_TOKENS),
+    )
     begin = time.perf_counter()
     for question, rollouts in items:
         for rollout in rollouts:

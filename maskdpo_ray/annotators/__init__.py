@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from maskdpo_ray.annotators.plugins import Slot
@@ -41,7 +42,7 @@ class Annotator(Protocol):
 
 KNOWN: dict[str, tuple[str, str]] = {
     "anah": ("maskdpo_ray.annotators.anah", "AnahAnnotator"),
-    "claims": ("maskdpo_ray.annotators.facts", "ClaimsAnnotator"),
+    "claims": ("maskdpo_ray.annotators.facts", "ClaimsByRules"),
     "classifier": ("maskdpo_ray.annotators.classifier", "ClassifierAnnotator"),
     "facts": ("maskdpo_ray.annotators.facts", "FactsAnnotator"),
     "replay": ("maskdpo_ray.annotators.replay", "ReplayAnnotator"),
@@ -49,6 +50,8 @@ KNOWN: dict[str, tuple[str, str]] = {
 """Annotator name -> (module, class)."""
 
 _SLOT = Slot("annotation.annotator", "annotation.options", KNOWN, ("check", "start", "annotate"))
+_SLOT_WITH_JUDGE = replace(_SLOT, known={**KNOWN, "claims": ("maskdpo_ray.annotators.judged_claims", "ClaimsByJudge")})
+"""What the names stand for where the option `judge` is given."""
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
@@ -57,7 +60,8 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
     Raises ConfigError for an unknown name, a class that can't be imported or is no annotator, and options that
     it does not take.
     """
-    annotator: Annotator = _SLOT.build(name, options or {})
+    options = options or {}
+    annotator: Annotator = (_SLOT_WITH_JUDGE if "judge" in options else _SLOT).build(name, options)
     _SLOT.count(annotator, "max_concurrency", 1)
     return annotator
 
