@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 from actors.vllm_process import set_environment
 from maskdpo_ray.annotators import model_files
-from maskdpo_ray.annotators.judge import FIELD, Conversation, Reply
-from maskdpo_ray.annotators.plugins import require, require_count
-from maskdpo_ray.errors import AnnotatorError, ModelError, one_line
+from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count
+from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
 
 Result = TypeVar("Result")
 
@@ -52,27 +51,27 @@ class VllmJudge:
             cpu_kv_cache_gib: memory of the KV cache; on CPU only.
 
         Raises:
-            ConfigError: one line, about any of these; ModelError and AnnotatorError about the model's files.
+            OptionError: one line, about any of these; ModelError and AnnotatorError about the model's files.
         """
         is_model = isinstance(model, str) and os.path.isfile(os.path.join(model, "config.json"))
-        require(is_model, f"{FIELD}.model", "a Hugging Face folder with config.json", model)
-        require(device in ("cuda", "cpu"), f"{FIELD}.device", "cuda or cpu", device)
+        require(is_model, "model", "a Hugging Face folder with config.json", model)
+        require(device in ("cuda", "cpu"), "device", "cuda or cpu", device)
         dtypes = ("auto", "bfloat16", "float16", "float32")
-        require(dtype in dtypes, f"{FIELD}.dtype", f"one of {', '.join(dtypes)}", dtype)
+        require(dtype in dtypes, "dtype", f"one of {', '.join(dtypes)}", dtype)
         is_share = type(gpu_memory_utilization) in (int, float) and 0 < gpu_memory_utilization <= 1
-        require(is_share, f"{FIELD}.gpu_memory_utilization", "above 0 to 1", gpu_memory_utilization)
+        require(is_share, "gpu_memory_utilization", "above 0 to 1", gpu_memory_utilization)
         counts = {"tensor_parallel_size": tensor_parallel_size, "max_num_seqs": max_num_seqs}
         optional = {"max_model_len": max_model_len, "threads": threads}
         counts |= {"cpu_kv_cache_gib": cpu_kv_cache_gib, **{k: v for k, v in optional.items() if v is not None}}
         for name, value in counts.items():
-            require_count(f"{FIELD}.{name}", value)
+            require_count(name, value)
         for name, value in {"enforce_eager": enforce_eager, "trust_remote_code": trust_remote_code}.items():
-            require(type(value) is bool, f"{FIELD}.{name}", "true or false", value)
+            require(type(value) is bool, name, "true or false", value)
         is_file = chat_template is None or (isinstance(chat_template, str) and os.path.isfile(chat_template))
-        require(is_file, f"{FIELD}.chat_template", "a Jinja file", chat_template)
+        require(is_file, "chat_template", "a Jinja file", chat_template)
         self._template = Path(chat_template).read_text(encoding="utf-8") if chat_template else None
         is_blank = self._template is not None and not self._template.strip()
-        require(not is_blank, f"{FIELD}.chat_template", "a template that is not empty", chat_template)
+        require(not is_blank, "chat_template", "a template that is not empty", chat_template)
         model_files.refuse_damaged_weights(Path(model))
         self._model = model
         self._environment = (device, threads, cpu_kv_cache_gib)
@@ -107,7 +106,7 @@ class VllmJudge:
         self._tokenizer = None  # each actor opens its own
 
     def start(self) -> None:
-        """Load tokenizer and engine. Raises ModelError or AnnotatorError, one line, when one can't be had."""
+        """Load tokenizer and engine. Raises UserError, one line, when one can't be had."""
         device, threads, gib = self._environment
         set_environment(device, threads or len(os.sched_getaffinity(0)), gib)
         self._open_tokenizer()
@@ -119,11 +118,11 @@ class VllmJudge:
             raise AnnotatorError(f"judge {self._model}: vLLM did not start: {one_line(error)}") from None
 
     def _open_tokenizer(self) -> None:
-        """Load the tokenizer and try its chat template. Raises ModelError or AnnotatorError, one line."""
+        """Load the tokenizer and try its chat template. Raises UserError, one line."""
         tokenizer = model_files.tokenizer(Path(self._model), self._trust_remote_code)
         tokenizer.chat_template = self._template or tokenizer.chat_template
         if not tokenizer.chat_template:
-            raise ModelError(f"{FIELD}.model: expected a chat template in {self._model!r} or {FIELD}.chat_template")
+            raise OptionError(f"model: expected a chat template in {self._model!r} or as chat_template, got none")
         self._tokenizer = tokenizer
         self._render([{"role": role, "content": "Hello."} for role in ("user", "assistant", "user")])
 

@@ -85,7 +85,8 @@ def in_waves(annotator: AnahAnnotator, items: Sequence[Item]) -> float:
 def one_at_a_time(judge: ScriptedReplies, items: Sequence[Item], forgets: bool) -> float:
     """Seconds that it takes, every sentence on its own."""
     judge.forgets = forgets
-    templates, limits = turns.read(turns.DEFAULT), Limits(REPLY_TOKENS, REFERENCE_TOKENS)
+    templates = turns.read(turns.TEMPLATES / "anah.yaml", turns.ANAH)
+    limits = Limits(REPLY_TOKENS, REFERENCE_TOKENS)
     begin = time.perf_counter()
     for question, rollouts in items:
         for rollout in rollouts:

@@ -20,6 +20,10 @@ class ConfigError(UserError):
     """A config value is missing, unknown, of the wrong type, or contradicts another."""
 
 
+class OptionError(ConfigError):
+    """An option of a class that is not told where its options stand: the line begins with the option's own name."""
+
+
 class DataError(UserError):
     """A questions, annotations or pairs file does not hold what its format asks for."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 from maskdpo_ray.annotators.plugins import HostedSlot
 from maskdpo_ray.records import Annotation, Question, Rollout
@@ -41,7 +42,7 @@ class Annotator(Protocol):
 
 KNOWN: dict[str, tuple[str, str]] = {
     "anah": ("maskdpo_ray.annotators.anah", "AnahAnnotator"),
-    "claims": ("maskdpo_ray.annotators.facts", "ClaimsAnnotator"),
+    "claims": ("maskdpo_ray.annotators.facts", "ClaimsByRules"),
     "classifier": ("maskdpo_ray.annotators.classifier", "ClassifierAnnotator"),
     "facts": ("maskdpo_ray.annotators.facts", "FactsAnnotator"),
     "replay": ("maskdpo_ray.annotators.replay", "ReplayAnnotator"),
@@ -51,5 +52,12 @@ KNOWN: dict[str, tuple[str, str]] = {
 _SLOT: HostedSlot[Annotator] = HostedSlot(
     "annotation.annotator", "annotation.options", KNOWN, ("check", "start", "annotate")
 )
-build, check, num_gpus = _SLOT.build, _SLOT.check, _SLOT.num_gpus
+_SLOT_WITH_JUDGE = replace(_SLOT, known={**KNOWN, "claims": ("maskdpo_ray.annotators.judged_claims", "ClaimsByJudge")})
+"""What the names stand for where the option `judge` is given."""
+check, num_gpus = _SLOT.check, _SLOT.num_gpus
 """See `plugins.HostedSlot`."""
+
+
+def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
+    """See `plugins.HostedSlot.build`; the option `judge` decides between rules and a language model."""
+    return (_SLOT_WITH_JUDGE if "judge" in (options or {}) else _SLOT).build(name, options)

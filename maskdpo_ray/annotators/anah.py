@@ -15,14 +15,20 @@ from typing import Any
 from maskdpo_ray import sentences
 from maskdpo_ray.annotators import judge as judges
 from maskdpo_ray.annotators import turns
-from maskdpo_ray.annotators.interviews import Claim, Interviews, Limits
+from maskdpo_ray.annotators.interviews import Claim, Interviews, Limits, Verdict
 from maskdpo_ray.annotators.plugins import require, require_count
 from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
 
+Piece = tuple[int, int, Claim | Verdict]
+"""A span of an answer and the claim that it makes, or the verdict on it where there is nothing to ask."""
+
 
 class AnahAnnotator:
     """See the module. Needs a `document` in every question."""
+
+    _name = "anah"
+    _turn_names: tuple[str, ...] = turns.ANAH
 
     def __init__(
         self,
@@ -39,9 +45,9 @@ class AnahAnnotator:
         Args:
             judge: `vllm`, `http` or `python:package.module:Class` (see `annotators.judge`).
             judge_options: keyword arguments of the judge.
-            templates: YAML file of prompts and accepted replies, in place of our own (`templates/anah.yaml`).
+            templates: YAML file of prompts and accepted replies, in place of our own in `templates/`.
             max_reply_tokens: longest reply in the first and third turn.
-            max_reference_tokens: longest reply in the second turn.
+            max_reference_tokens: longest reply that copies text: the passages of the second turn.
             max_document_chars: longest document; questions with longer ones are refused before the run.
             max_concurrency: questions that one actor labels at once, so that the judge's batch is full.
 
@@ -50,7 +56,8 @@ class AnahAnnotator:
         """
         at = "annotation.options"
         require(isinstance(judge, str), f"{at}.judge", "a name", judge)
-        require(judge_options is None or isinstance(judge_options, Mapping), judges.FIELD, "a mapping", judge_options)
+        is_mapping = judge_options is None or isinstance(judge_options, Mapping)
+        require(is_mapping, f"{at}.judge_options", "a mapping", judge_options)
         is_file = templates is None or (isinstance(templates, str) and templates != "")
         require(is_file, f"{at}.templates", "a file", templates)
         require_count(f"{at}.max_reply_tokens", max_reply_tokens)
@@ -59,7 +66,8 @@ class AnahAnnotator:
         require_count(f"{at}.max_concurrency", max_concurrency)
         self.max_concurrency = max_concurrency
         self._max_document_chars = max_document_chars
-        self._turns = turns.read(turns.DEFAULT if templates is None else Path(templates))
+        own = turns.TEMPLATES / f"{self._name}.yaml"
+        self._turns = turns.read(own if templates is None else Path(templates), self._turn_names)
         self.judge = judges.build(judge, judge_options or {})
         self.num_gpus = getattr(self.judge, "num_gpus", 0)
         self._limits = Limits(max_reply_tokens, max_reference_tokens)
@@ -69,7 +77,8 @@ class AnahAnnotator:
         """Raise DataError unless the question has a document that is not too long, in a language of the templates."""
         where, document = f"question {question.id!r}", question.document
         if not document or not document.strip():
-            raise DataError(f"{where}: document: expected reference text for the anah annotator, got {shown(document)}")
+            expected = f"expected reference text for the {self._name} annotator"
+            raise DataError(f"{where}: document: {expected}, got {shown(document)}")
         if len(document) > self._max_document_chars:
             raise DataError(
                 f"{where}: document: expected at most {self._max_document_chars} characters "
@@ -81,12 +90,12 @@ class AnahAnnotator:
 
     def start(self) -> None:
         """Start the judge. Raises UserError, one line, when that fails."""
-        self.judge.start()
+        judges.start(self.judge)
         self._interviews = Interviews(self.judge, self._turns, self._limits)
 
     @property
     def counts(self) -> Counter[str]:
-        """Since the start: `sentences` given, `judged` (distinct ones), `unparsed` of these, `calls` to the judge."""
+        """Interviews since the start: `sentences` given, `judged` (distinct ones), `unparsed` of these, `calls`."""
         return Counter() if self._interviews is None else self._interviews.counts
 
     def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
@@ -99,23 +108,28 @@ class AnahAnnotator:
         """
         if self._interviews is None:
             raise RuntimeError("start() comes before annotate()")
-        claims = [
-            [
-                (start, end, Claim.of(question, rollout.text[start:end]))
-                for start, end in sentences.split(rollout.text, question.language)
-            ]
-            for question, rollout in items
-        ]
-        verdicts = self._interviews.verdicts([claim for each in claims for _, _, claim in each])
+        answers = self._pieces([_sentences(question, rollout.text) for question, rollout in items])
+        claims = [what for pieces in answers for _, _, what in pieces if isinstance(what, Claim)]
+        verdicts = self._interviews.verdicts(claims)
+
+        def labelled(start: int, end: int, what: Claim | Verdict) -> Sentence:
+            return Sentence(start, end, *(verdicts[what] if isinstance(what, Claim) else what))
+
         return [
-            Annotation(
-                rollout.question_id,
-                rollout.sample,
-                tuple(Sentence(start, end, *verdicts[claim]) for start, end, claim in each),
-            )
-            for (_, rollout), each in zip(items, claims, strict=True)
+            Annotation(rollout.question_id, rollout.sample, tuple(labelled(*piece) for piece in pieces))
+            for (_, rollout), pieces in zip(items, answers, strict=True)
         ]
+
+    def _pieces(self, answers: Sequence[Sequence[tuple[int, int, Claim]]]) -> Sequence[Sequence[Piece]]:
+        """What gets a label, from the sentences of each answer: they themselves."""
+        return answers
 
     def close(self) -> None:
         """Let go of the judge."""
         self.judge.close()
+
+
+def _sentences(question: Question, text: str) -> list[tuple[int, int, Claim]]:
+    return [
+        (start, end, Claim.of(question, text[start:end])) for start, end in sentences.split(text, question.language)
+    ]

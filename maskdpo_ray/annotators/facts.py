@@ -122,7 +122,7 @@ class FactsAnnotator:
         return self._domains[name]
 
 
-class ClaimsAnnotator(FactsAnnotator):
+class ClaimsByRules(FactsAnnotator):
     """As FactsAnnotator, clause by clause: a wrong clause leaves the right ones beside it their label."""
 
     def _spans(self, domain: _Domain, topic: Entity, text: str, start: int, end: int) -> Iterator[Sentence]:

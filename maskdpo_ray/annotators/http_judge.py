@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
-from maskdpo_ray.annotators.judge import FIELD, Conversation, Reply
-from maskdpo_ray.annotators.plugins import require, require_count
-from maskdpo_ray.errors import AnnotatorError, ConfigError, one_line, shown
+from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count
+from maskdpo_ray.errors import AnnotatorError, OptionError, one_line, shown
 
 _REFUSED = (400, 413, 422)
 """HTTP statuses about one conversation (too long, filtered), not about the endpoint."""
@@ -45,27 +44,27 @@ class HttpJudge:
             extra_body: further fields of every request.
 
         Raises:
-            ConfigError: one line, about any of these.
+            OptionError: one line, about any of these.
         """
-        require(_is_address(base_url), f"{FIELD}.base_url", "an address like http://127.0.0.1:8000/v1", base_url)
+        require(_is_address(base_url), "base_url", "an address like http://127.0.0.1:8000/v1", base_url)
         is_model = isinstance(model, str) and model.strip() != ""
-        require(is_model, f"{FIELD}.model", "the endpoint's name of a model", model)
+        require(is_model, "model", "the endpoint's name of a model", model)
         is_name = api_key_env is None or (isinstance(api_key_env, str) and api_key_env.isidentifier())
         if not is_name:
-            raise ConfigError(
-                f"{FIELD}.api_key_env: expected the name of an environment variable, got what can't be one "
+            raise OptionError(
+                "api_key_env: expected the name of an environment variable, got what can't be one "
                 "(not shown, as it may be the key itself)"
             )
-        require_count(f"{FIELD}.max_concurrent", max_concurrent)
+        require_count("max_concurrent", max_concurrent)
         is_time = type(timeout_s) in (int, float) and timeout_s > 0
-        require(is_time, f"{FIELD}.timeout_s", "seconds above 0", timeout_s)
+        require(is_time, "timeout_s", "seconds above 0", timeout_s)
         is_number = type(max_retries) is int and max_retries >= 0
-        require(is_number, f"{FIELD}.max_retries", "a whole number, 0 or more", max_retries)
-        require(type(logprobs) is bool, f"{FIELD}.logprobs", "true or false", logprobs)
+        require(is_number, "max_retries", "a whole number, 0 or more", max_retries)
+        require(type(logprobs) is bool, "logprobs", "true or false", logprobs)
         is_mapping = extra_body is None or isinstance(extra_body, Mapping)
-        require(is_mapping, f"{FIELD}.extra_body", "a mapping", extra_body)
+        require(is_mapping, "extra_body", "a mapping", extra_body)
         ours = sorted(_OURS.intersection(extra_body or ()))
-        require(not ours, f"{FIELD}.extra_body", f"none of {', '.join(sorted(_OURS))}", ours)
+        require(not ours, "extra_body", f"none of {', '.join(sorted(_OURS))}", ours)
         self._base_url = base_url
         self._api_key_env = api_key_env
         self._max_concurrent = max_concurrent
@@ -77,15 +76,15 @@ class HttpJudge:
         self._pool: ThreadPoolExecutor | None = None
 
     def start(self) -> None:
-        """Send one small request. Raises AnnotatorError when it fails, ConfigError when the key isn't set."""
+        """Send one small request. Raises AnnotatorError when it fails, OptionError when the key isn't set."""
         from openai import OpenAI
 
         key = "none"  # a client without one takes OPENAI_API_KEY, which is not for this endpoint to see
         if self._api_key_env is not None:
             key = os.environ.get(self._api_key_env, "")
             if not key:
-                raise ConfigError(
-                    f"{FIELD}.api_key_env: expected a key in the environment variable {self._api_key_env}, got none"
+                raise OptionError(
+                    f"api_key_env: expected a key in the environment variable {self._api_key_env}, got none"
                 )
         self._client = OpenAI(base_url=self._base_url, api_key=key, **self._client_options)
         self._pool = ThreadPoolExecutor(self._max_concurrent, thread_name_prefix="judge")

@@ -8,14 +8,16 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, astuple, dataclass, field
+from typing import NamedTuple, TypeVar
 
 from maskdpo_ray.annotators.judge import Judge, Reply
 from maskdpo_ray.annotators.once import Once
-from maskdpo_ray.annotators.turns import HAS_FACT, MEANINGS, NO_REFERENCE, PASSAGES, REFERENCE, Turn
+from maskdpo_ray.annotators.turns import ANAH, HAS_FACT, NO_REFERENCE, PASSAGES, REFERENCE, Turn
 from maskdpo_ray.errors import shown
 from maskdpo_ray.records import UNPARSED, UNVERIFIABLE, Question
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,30 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A sentence and all that its label depends on."""
+    """A sentence, or a part of one, and all that its label depends on."""
 
     language: str
     question: str
     document: str
     sentence: str
+    context: str
+    """The whole sentence that it is, or is a part of."""
 
     @classmethod
     def of(cls, question: Question, sentence: str) -> Claim:
         """Of a conversation the last message counts as the question: those before it may be examples."""
-        return cls(question.language, question.prompt[-1]["content"], question.document or "", sentence)
+        return cls(question.language, question.prompt[-1]["content"], question.document or "", sentence, sentence)
 
     def digest(self) -> bytes:
         """Stands for the claim where documents are too large to keep."""
         return hashlib.sha256(json.dumps(astuple(self)).encode()).digest()
+
+
+def get_each(once: Once[Claim, Result], claims: Sequence[Claim]) -> dict[Claim, Result]:
+    """What `once` has for each claim, by the claim itself."""
+    digests = {claim: claim.digest() for claim in claims}
+    found = once.get({digest: claim for claim, digest in digests.items()})
+    return {claim: found[digest] for claim, digest in digests.items()}
 
 
 class Verdict(NamedTuple):
@@ -51,6 +62,12 @@ class Verdict(NamedTuple):
     label: str
     confidence: float | None
     evidence: str | None
+
+    @classmethod
+    def unparsed(cls, turn: Turn, reply: Reply) -> Verdict:
+        """For a reply to `turn` that can't be read."""
+        fault = f" ({reply.fault})" if reply.fault else ""
+        return cls(UNPARSED, None, f"{turn.name}: {shown(reply.text)}{fault}")
 
 
 @dataclass
@@ -63,16 +80,13 @@ class _Interview:
     verdict: Verdict | None = None
 
     def ask(self, turn: Turn) -> None:
-        claim = self.claim
-        fields = {"document": claim.document, "question": claim.question, "sentence": claim.sentence}
-        self._say("user", turn.prompt({**fields, REFERENCE: self.passages or ""}))
+        self._say("user", turn.prompt({**asdict(self.claim), REFERENCE: self.passages or ""}))
 
     def take(self, turn: Turn, reply: Reply) -> None:
         self._say("assistant", reply.text)
         meaning = None if reply.fault else turn.meaning(reply.text)
         if meaning is None:
-            fault = f" ({reply.fault})" if reply.fault else ""
-            self.verdict = Verdict(UNPARSED, None, f"{turn.name}: {shown(reply.text)}{fault}")
+            self.verdict = Verdict.unparsed(turn, reply)
         elif meaning == PASSAGES:
             self.passages = reply.text
         elif meaning != HAS_FACT:
@@ -87,8 +101,8 @@ class _Interview:
 class Interviews:
     """All interviews of an actor; each claim has one, whichever thread asks for it first."""
 
-    def __init__(self, judge: Judge, turns: Mapping[str, Sequence[Turn]], limits: Limits) -> None:
-        """`turns` holds the three turns of each language."""
+    def __init__(self, judge: Judge, turns: Mapping[str, Mapping[str, Turn]], limits: Limits) -> None:
+        """`turns`: as `turns.read` gives them."""
         self._judge = judge
         self._turns = turns
         self._limits = limits
@@ -100,27 +114,24 @@ class Interviews:
     def verdicts(self, claims: Sequence[Claim]) -> dict[Claim, Verdict]:
         """The verdict on each. Raises AnnotatorError when the judge fails."""
         self._count(sentences=len(claims))
-        digests = {claim: claim.digest() for claim in claims}
-        found = self._once.get({digest: claim for claim, digest in digests.items()})
-        return {claim: found[digest] for claim, digest in digests.items()}
+        return get_each(self._once, claims)
 
     def _judged(self, claims: Sequence[Claim]) -> list[Verdict]:
         interviews = [_Interview(claim) for claim in claims]
-        for number in range(len(MEANINGS)):
-            self._wave(number, [interview for interview in interviews if interview.verdict is None])
+        for name in ANAH:
+            self._wave(name, [interview for interview in interviews if interview.verdict is None])
         verdicts = [interview.verdict for interview in interviews if interview.verdict is not None]
         self._count(judged=len(verdicts), unparsed=sum(verdict.label == UNPARSED for verdict in verdicts))
         return verdicts
 
-    def _wave(self, number: int, interviews: Sequence[_Interview]) -> None:
-        """Turn `number` of all these interviews at once."""
+    def _wave(self, name: str, interviews: Sequence[_Interview]) -> None:
+        """The turn `name` of all these interviews at once."""
         if not interviews:
             return
-        turns = [self._turns[interview.claim.language][number] for interview in interviews]
+        turns = [self._turns[interview.claim.language][name] for interview in interviews]
         for interview, turn in zip(interviews, turns, strict=True):
             interview.ask(turn)
-        is_short = turns[0].name != REFERENCE
-        limit = self._limits.max_reply_tokens if is_short else self._limits.max_reference_tokens
+        limit = self._limits.max_reference_tokens if name == REFERENCE else self._limits.max_reply_tokens
         self._count(calls=len(interviews))
         replies = self._judge.ask([interview.messages for interview in interviews], limit)
         for interview, turn, reply in zip(interviews, turns, replies, strict=True):

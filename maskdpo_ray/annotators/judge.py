@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
-from maskdpo_ray.annotators.plugins import Slot
+from maskdpo_ray.annotators import plugins
+from maskdpo_ray.errors import ConfigError, OptionError
 
 Conversation = Sequence[Mapping[str, str]]
 """Chat messages, each {"role", "content"}; the last one is the user's."""
@@ -24,7 +27,10 @@ class Reply:
 
 
 class Judge(Protocol):
-    """Built on the driver from `annotation.options.judge_options`, pickled to every annotation actor, started there."""
+    """Built on the driver from the `judge_options` of an annotator or evaluator, pickled to every actor, started there.
+
+    About an option it raises OptionError, which names it as its constructor does.
+    """
 
     def start(self) -> None:
         """Load the model or reach the endpoint. Raises UserError, one line, when that fails."""
@@ -42,17 +48,33 @@ class Judge(Protocol):
         ...
 
 
-FIELD = "annotation.options.judge_options"
+_KNOWN = {"http": ("maskdpo_ray.annotators.http_judge", "HttpJudge"), "vllm": ("actors.vllm_judge", "VllmJudge")}
 
-_SLOT = Slot(
-    "annotation.options.judge",
-    FIELD,
-    {"http": ("maskdpo_ray.annotators.http_judge", "HttpJudge"), "vllm": ("actors.vllm_judge", "VllmJudge")},
-    ("start", "ask", "close"),
-)
+require = partial(plugins.require, error=OptionError)
+require_count = partial(plugins.require_count, error=OptionError)
 
 
-def build(name: str, options: Mapping[str, Any]) -> Judge:
-    """The judge that a config names, not started yet. Raises ConfigError as `annotators.build` does."""
-    judge: Judge = _SLOT.build(name, options)
+def build(name: str, options: Mapping[str, Any], field: str = "annotation.options") -> Judge:
+    """The judge that `judge` and `judge_options` below `field` name, not started yet.
+
+    Raises ConfigError as `annotators.build` does.
+    """
+    slot = plugins.Slot(f"{field}.judge", f"{field}.judge_options", _KNOWN, ("start", "ask", "close"))
+    with _options_below(field):
+        judge: Judge = slot.build(name, options)
     return judge
+
+
+def start(judge: Judge, field: str = "annotation.options") -> None:
+    """Start it. Raises UserError, one line, when that fails; `field` as in `build`."""
+    with _options_below(field):
+        judge.start()
+
+
+@contextmanager
+def _options_below(field: str) -> Iterator[None]:
+    """Raise a judge's OptionError as a ConfigError with the whole name of the option."""
+    try:
+        yield
+    except OptionError as error:
+        raise ConfigError(f"{field}.judge_options.{error}") from None

@@ -112,12 +112,12 @@ def _faults(where: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {type(error).__name__}: {one_line(error)}") from error
 
 
-def require(holds: bool, field: str, expected: str, got: object) -> None:
-    """Raise ConfigError about one option when `holds` is false."""
+def require(holds: bool, field: str, expected: str, got: object, error: type[ConfigError] = ConfigError) -> None:
+    """Raise `error` about one option when `holds` is false."""
     if not holds:
-        raise ConfigError(f"{field}: expected {expected}, got {shown(got)}")
+        raise error(f"{field}: expected {expected}, got {shown(got)}")
 
 
-def require_count(field: str, value: object) -> None:
-    """Raise ConfigError unless the option is a whole number above 0."""
-    require(type(value) is int and value >= 1, field, "a whole number above 0", value)
+def require_count(field: str, value: object, error: type[ConfigError] = ConfigError) -> None:
+    """Raise `error` unless the option is a whole number above 0."""
+    require(type(value) is int and value >= 1, field, "a whole number above 0", value, error)

@@ -1,4 +1,4 @@
-"""The three turns of the ANAH-v2 protocol: what is asked and which replies count, read from YAML."""
+"""What a judge is asked and which replies count, read from YAML: ANAH-v2's three turns, and how to cut a sentence."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from maskdpo_ray.errors import ConfigError, one_line, shown
 from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 from maskdpo_ray.sentences import LANGUAGES
 
-FACT, REFERENCE, VERDICT = "fact", "reference", "verdict"
+SPLIT, FACT, REFERENCE, VERDICT = "split", "fact", "reference", "verdict"
+ANAH = (FACT, REFERENCE, VERDICT)
+CLAIMS = (SPLIT, *ANAH)
+"""The turns of each annotator's file, in order. `SPLIT` is a conversation of its own."""
 HAS_FACT, NO_REFERENCE, PASSAGES = "has_fact", "no_reference", "passages"
 
-MEANINGS = {
+_MEANINGS = {
+    SPLIT: (),
     FACT: (HAS_FACT, NO_FACT),
     REFERENCE: (NO_REFERENCE,),
     VERDICT: (NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE),
 }
-"""Turn, in order -> what its fixed replies can mean. Any other reply to the second turn is its passages."""
+"""Turn -> what its fixed replies can mean. Any other reply to `REFERENCE` is its passages, to `SPLIT` the parts."""
 
-DEFAULT = Path(__file__).parent / "templates" / "anah.yaml"
-_FIELDS = ("document", "question", "sentence")
+TEMPLATES = Path(__file__).parent / "templates"
+_FIELDS = ("document", "question", "sentence", "context")
 _PLACEHOLDER = re.compile(r"\{(\s*(?:[A-Za-z_]\w*)?\s*)\}")
 """Slips such as {Sentence}, { sentence } and {} too, so that they are refused and not sent."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One of the three, in one language."""
+    """One of them, in one language."""
 
     name: str
     template: str
@@ -45,7 +49,7 @@ class Turn:
         return _PLACEHOLDER.sub(lambda match: fields[match.group(1)], self.template)
 
     def meaning(self, reply: str) -> str | None:
-        """One of `MEANINGS`, `PASSAGES` for other words in the second turn, None for what can't be read."""
+        """One of `_MEANINGS`, `PASSAGES` for other words in `REFERENCE`, None for what can't be read."""
         text = plain(reply)
         return self.replies.get(text) or (PASSAGES if text and self.name == REFERENCE else None)
 
@@ -69,8 +73,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read(file: Path) -> dict[str, list[Turn]]:
-    """Language -> its three turns, in order. Raises ConfigError, one line with the file and the field."""
+def read(file: Path, names: tuple[str, ...]) -> dict[str, dict[str, Turn]]:
+    """Language -> its turns by name, in the order of `names`: `ANAH` or `CLAIMS`.
+
+    Raises ConfigError, one line with the file and the field.
+    """
     try:
         raw = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
     except OSError as error:
@@ -81,22 +88,23 @@ def read(file: Path) -> dict[str, list[Turn]]:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: expected YAML, got: {one_line(error)}") from None
     languages = _mapping(raw, str(file), (), LANGUAGES)
-    return {name: _turns(value, f"{file}: {name}") for name, value in languages.items()}
+    return {language: _turns(value, f"{file}: {language}", names) for language, value in languages.items()}
 
 
-def _turns(raw: Any, where: str) -> list[Turn]:
-    given = _mapping(raw, where, tuple(MEANINGS))
-    turns = [_turn(name, given[name], f"{where}.{name}") for name in MEANINGS]
-    fact, reference, _ = (_PLACEHOLDER.findall(turn.template) for turn in turns)
-    if "sentence" not in fact:
-        raise ConfigError(f"{where}.fact.prompt: expected {{sentence}} in it")
-    if "document" not in fact + reference:
+def _turns(raw: Any, where: str, names: tuple[str, ...]) -> dict[str, Turn]:
+    given = _mapping(raw, where, names)
+    turns = {name: _turn(name, given[name], f"{where}.{name}") for name in names}
+    used = {name: _PLACEHOLDER.findall(turn.template) for name, turn in turns.items()}
+    for name in names:
+        if name in (SPLIT, FACT) and "sentence" not in used[name]:
+            raise ConfigError(f"{where}.{name}.prompt: expected {{sentence}} in it")
+    if "document" not in used[FACT] + used[REFERENCE]:
         raise ConfigError(f"{where}: expected {{document}} in the prompt of fact or reference")
     return turns
 
 
 def _turn(name: str, raw: Any, where: str) -> Turn:
-    given = _mapping(raw, where, ("prompt", "replies"))
+    given = _mapping(raw, where, ("prompt", "replies") if _MEANINGS[name] else ("prompt",))
     template, fields = given["prompt"], (*_FIELDS, *([REFERENCE] if name == VERDICT else []))
     if not isinstance(template, str) or not template.strip():
         raise ConfigError(f"{where}.prompt: expected text, got {shown(template)}")
@@ -105,7 +113,8 @@ def _turn(name: str, raw: Any, where: str) -> Turn:
             known = ", ".join(f"{{{known}}}" for known in fields)
             raise ConfigError(f"{where}.prompt: expected only the fields {known}; got {{{field}}}")
     replies: dict[str, str] = {}
-    for meaning, texts in _mapping(given["replies"], f"{where}.replies", MEANINGS[name]).items():
+    texts_of = _mapping(given["replies"], f"{where}.replies", _MEANINGS[name]) if "replies" in given else {}
+    for meaning, texts in texts_of.items():
         here = f"{where}.replies.{meaning}"
         # YAML reads a bare No as false.
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and plain(t) for t in texts):

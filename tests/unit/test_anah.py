@@ -106,7 +106,7 @@ def test_templates_of_ones_own(tmp_path: Path) -> None:
     }
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(raw))
-    fact, reference, verdict = turns.read(file)["en"]
+    fact, reference, verdict = turns.read(file, turns.ANAH)["en"].values()
     fields = {"document": "D", "question": "Q", "sentence": "{question}", "reference": "R"}
     prompts = [turn.prompt(fields) for turn in (fact, reference, verdict)]
     assert prompts == ["{question} <Q>", "D|{question}", "R, {'json': {question}}"]
@@ -128,7 +128,7 @@ def test_templates_of_ones_own(tmp_path: Path) -> None:
 
 
 def default() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(turns.DEFAULT.read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = yaml.safe_load((turns.TEMPLATES / "anah.yaml").read_text(encoding="utf-8"))
     return loaded
 
 
@@ -148,7 +148,7 @@ BAD_TEMPLATES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (edit(fact={"prompt": "{sentence}"}), ": en: expected {document} in the prompt of fact or reference"),
     (
         edit(fact={"prompt": "{reference}"}),
-        ": en.fact.prompt: expected only the fields {document}, {question}, {sentence}; got {reference}",
+        ": en.fact.prompt: expected only the fields {document}, {question}, {sentence}, {context}; got {reference}",
     ),
     (edit(reference={"prompt": "{sentense}"}), ": en.reference.prompt: expected only the fields {document}, "),
     *(
@@ -156,7 +156,7 @@ BAD_TEMPLATES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
             edit(verdict={"prompt": f"Judge. {slip}"}),
             f": en.verdict.prompt: expected only the fields {fields}; got {slip}",
         )
-        for fields in ("{document}, {question}, {sentence}, {reference}",)
+        for fields in ("{document}, {question}, {sentence}, {context}, {reference}",)
         for slip in ("{question1}", "{}", "{ sentence }", "{Sentence}")
     ),
     (edit(fact={"replies": []}), ": en.fact.replies: expected a mapping of has_fact, no_fact; got []"),

@@ -12,7 +12,7 @@ import pytest
 
 from maskdpo_ray.annotators.judge import Reply
 from maskdpo_ray.domains import countries, elements
-from maskdpo_ray.errors import ConfigError, DataError, ModelError, UserError
+from maskdpo_ray.errors import ConfigError, DataError, OptionError, UserError
 from maskdpo_ray.evaluators import agreement, build, statements
 from maskdpo_ray.evaluators.abstention import abstains
 from maskdpo_ray.evaluators.factscore import FactScore
@@ -300,11 +300,11 @@ def test_bad_options_are_one_line(options: dict[str, Any], message: str) -> None
 def test_a_judge_that_does_not_start_is_named_as_ours() -> None:
     class Broken(Scripted):
         def start(self) -> None:
-            raise ModelError("annotation.options.judge_options.model: expected a folder, got none")
+            raise OptionError("model: expected a folder, got none")
 
     evaluator = FactScore(THIS, {"replies": {}})
     evaluator._judge = Broken({})
-    with pytest.raises(ModelError, match="^eval.options.judge_options.model: expected a folder"):
+    with pytest.raises(ConfigError, match="^eval.options.judge_options.model: expected a folder"):
         evaluator.start()
 
 

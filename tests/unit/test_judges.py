@@ -15,6 +15,7 @@ from scripted_judge import MODEL, PASSAGES, PROBABILITY, SCRIPT, ScriptedServer,
 
 from actors.vllm_judge import VllmJudge
 from maskdpo_ray.annotators import build, conformance
+from maskdpo_ray.annotators import judge as judges
 from maskdpo_ray.annotators.http_judge import HttpJudge
 from maskdpo_ray.errors import AnnotatorError, ConfigError, UserError
 from maskdpo_ray.records import UNPARSED, Annotation, Question, Rollout
@@ -144,10 +145,34 @@ def test_what_is_no_chat_completion_is_one_line(content: bytes, kind: str) -> No
     assert message.startswith(f"judge at {server.url}: expected a reply ") and "\n" not in message
 
 
-def test_a_key_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("field", ["annotation.options", "eval.options"])
+def test_options_are_named_where_they_stand(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    with pytest.raises(ConfigError, match="api_key_env: expected a key in the environment variable JUDGE_KEY, got "):
-        HttpJudge("http://127.0.0.1:9/v1", MODEL, api_key_env="JUDGE_KEY").start()
+    judge = judges.build("http", {**HTTP, "api_key_env": "JUDGE_KEY"}, field)
+    bad: list[tuple[Callable[[], object], str]] = [
+        (
+            lambda: judges.build("http", {**HTTP, "timeout_s": 0}, field),
+            r"_options.timeout_s: expected seconds above 0",
+        ),
+        (lambda: judges.build("http", {}, field), "_options: HttpJudge: missing a required argument"),
+        (lambda: judges.build("gpt", {}, field), ": expected one of http, vllm, "),
+        (
+            lambda: judges.start(judge, field),
+            "_options.api_key_env: expected a key in the environment variable JUDGE_KEY",
+        ),
+    ]
+    for attempt, expected in bad:
+        with pytest.raises(ConfigError, match=f"^{field}.judge{expected}"):
+            attempt()
+
+
+def test_what_a_judge_of_ones_own_says_is_left_as_it_is() -> None:
+    class Own:
+        def start(self) -> None:
+            raise ConfigError("my.yaml: expected a port, got none")
+
+    with pytest.raises(ConfigError, match="^my.yaml: expected a port, got none$"):
+        judges.start(Own())  # type: ignore[arg-type]
 
 
 HTTP = {"base_url": "http://127.0.0.1:9/v1", "model": MODEL}
