@@ -88,7 +88,7 @@ class _Interview:
         if meaning is None:
             self.verdict = Verdict.unparsed(turn, reply)
         elif meaning == PASSAGES:
-            self.passages = reply.text
+            self.passages = reply.text.strip()
         elif meaning != HAS_FACT:
             label = UNVERIFIABLE if meaning == NO_REFERENCE else meaning
             confidence = None if reply.logprob is None else min(1.0, math.exp(reply.logprob))
