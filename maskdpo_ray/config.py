@@ -275,8 +275,11 @@ class EvalConfig:
     `short_answer` (against standard answers), or a class of your own: `python:package.module:Class`; none: no other."""
     options: dict[str, Any] | None = None
     """Keyword arguments of the evaluator: {name: value}, the names as its class has them."""
+    perplexity_model: str | None = None
+    """A Hugging Face folder of a causal language model, under which the perplexity of held-out answers is measured,
+    with or without an evaluator; none: it isn't."""
     num_actors: int = 1
-    """Evaluation actors, when there is an evaluator."""
+    """Evaluation actors, when there is an evaluator or a perplexity model."""
     max_in_flight: int = 16
     """Questions handed to the evaluation actors and not yet judged."""
 
@@ -287,6 +290,13 @@ class EvalConfig:
         _require(
             self.evaluator is not None or not self.options, "eval.options", "none without eval.evaluator", self.options
         )
+        model = self.perplexity_model
+        _require(model is None or bool(model.strip()), "eval.perplexity_model", "the folder of a model", model)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether evaluation actors judge held-out answers."""
+        return self.evaluator is not None or self.perplexity_model is not None
 
 
 @dataclass(frozen=True)
@@ -316,7 +326,7 @@ class ClusterConfig:
     cpus_per_evaluator: float = 0
     """Ray CPUs that an evaluation actor reserves; rules need next to none."""
     gpus_per_evaluator: float = 0
-    """Ray GPUs that an evaluation actor reserves."""
+    """Ray GPUs that an evaluation actor reserves; with any, `eval.perplexity_model` runs there."""
     threads: int | None = None
     """Threads of an engine or rank on CPU, which take turns. None: an engine all cores of a node, ranks share them."""
     start_timeout_s: float = 600

@@ -18,15 +18,18 @@ def write(
 ) -> tuple[list[Path], dict[str, float]]:
     """Statistics of a policy's answers, and the gain over the start: (files, what to track).
 
-    By the annotator ("heldout.json") and, where there is one, by the second evaluator ("heldout-judged.json").
+    By the annotator ("heldout.json") and, where something else judges them, by that ("heldout-judged.json").
     """
     options = {"seed": config.run.seed, "bootstrap_samples": config.eval.bootstrap_samples}
     answers = folder.answers(version, split)
     results: list[tuple[str, Any, Callable[..., Gain]]] = [
         (split, evaluation.evaluate(questions, answers, **options), evaluation.compare)
     ]
-    if (name := config.eval.evaluator) is not None:
-        second = judged.evaluate(name, questions, folder.judgements(version, split), **options)
+    if config.eval.is_judged:
+        names, judgements = config.eval, folder.judgements(version, split)
+        second = judged.evaluate(
+            names.evaluator, questions, judgements, perplexity_model=names.perplexity_model, **options
+        )
         results.append((f"{split}-judged", second, judged.compare))
     files: list[Path] = []
     metrics: dict[str, float | None] = {}
@@ -36,5 +39,6 @@ def write(
         if version > 0:
             gain = compare(folder.read_json(f"eval_000/{name}.json", type(result)), result, **options)
             files.append(folder.write_json(f"eval_{version:03d}/{name}-gain.json", gain.to_json()))
-            metrics[f"eval/{name}/gain"] = gain.metrics["score"].gain
+            if "score" in gain.metrics:
+                metrics[f"eval/{name}/gain"] = gain.metrics["score"].gain
     return files, {name: value for name, value in metrics.items() if value is not None}

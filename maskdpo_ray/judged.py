@@ -1,10 +1,12 @@
-"""Statistics of a second evaluator's judgements, as FActScore has them (Min et al. 2023, arXiv:2305.14251)."""
+"""Statistics of judgements: a second evaluator's, as FActScore has them (Min et al. 2023, arXiv:2305.14251), and a
+second language model's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from math import exp
+from math import exp, inf
 from typing import Any
 
 from maskdpo_ray.bootstrap import Gain, Ratios, Statistic, TopicSums
@@ -24,11 +26,17 @@ METRICS: dict[str, tuple[str, str]] = {
     "abstained": ("abstained", "answers"),
     "scored": ("scored", "answers"),
 }
-"""Metric -> (numerator, denominator), names of sums over answers.
+"""Of an evaluator: metric -> (numerator, denominator), names of sums over answers.
 
 score: mean of supported / (supported + unsupported) over the answers that state such a fact and don't abstain;
 penalized_score: the same, each answer's times exp(1 - GAMMA / n) when it states n < GAMMA such facts;
 pooled_score: supported / (supported + unsupported) facts of all answers; the others are per answer.
+"""
+LANGUAGE_METRICS: dict[str, tuple[str, str]] = {"nats_per_token": ("nats", "tokens"), "unread": ("unread", "answers")}
+"""Of a language model, in the same form.
+
+nats_per_token: mean of -log p over the tokens, the model's own, of all answers; `perplexity` makes perplexity of it;
+unread: share of answers that are too long for the model and no part of that.
 """
 
 _SUMS = (
@@ -43,25 +51,32 @@ _SUMS = (
     "unparsed",
     "abstained",
 )
-RATIOS = Ratios(_SUMS, METRICS)
+_LANGUAGE_SUMS = ("answers", "nats", "tokens", "unread")
 
 
 @dataclass(frozen=True)
 class JudgedEvaluation:
-    """Statistics of one policy on one set of questions, as an evaluator judges it."""
+    """Statistics of one policy on one set of questions, as an evaluator, a language model or both judge it."""
 
-    evaluator: str
-    """Its name in the config."""
+    evaluator: str | None
+    """Its name in the config; None without one."""
     questions: int
     replications: int
     metrics: dict[str, Statistic]
-    """By the names of `METRICS`."""
+    """By the names of `METRICS` with an evaluator, and of `LANGUAGE_METRICS` with a language model."""
     topic_sums: TopicSums
     """What `compare` resamples."""
+    perplexity_model: str | None = None
+    """The language model's folder in the config; None without one, as before there was any."""
 
     def __post_init__(self) -> None:
         """Raises ValueError when a metric or a sum is missing: in a file of another version, say."""
-        RATIOS.check(self.metrics, self.topic_sums, self.replications)
+        self.ratios.check(self.metrics, self.topic_sums, self.replications)
+
+    @property
+    def ratios(self) -> Ratios:
+        """What is measured."""
+        return _ratios(self.evaluator, self.perplexity_model)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -74,21 +89,51 @@ class JudgedEvaluation:
 
 
 def evaluate(
-    evaluator: str, questions: Sequence[Question], judgements: Iterable[Judgement], *, seed: int, bootstrap_samples: int
+    evaluator: str | None,
+    questions: Sequence[Question],
+    judgements: Iterable[Judgement],
+    *,
+    perplexity_model: str | None = None,
+    seed: int,
+    bootstrap_samples: int,
 ) -> JudgedEvaluation:
     """Statistics of `judgements` of answers to `questions`, in any order, `Judgement.sample` being the replication.
 
+    They are by the evaluator, the language model or both: one of the two names must be given.
     Raises ValueError when a question is not judged exactly once per replication, or a judgement is of an unknown one.
     """
     counts = (((judgement.question_id, judgement.sample), _count(judgement)) for judgement in judgements)
-    sums = RATIOS.add_up(questions, counts)
-    statistics = RATIOS.statistics(sums, seed=seed, bootstrap_samples=bootstrap_samples)
-    return JudgedEvaluation(evaluator, len(questions), len(statistics["score"].per_replication), statistics, sums)
+    ratios = _ratios(evaluator, perplexity_model)
+    sums = ratios.add_up(questions, counts)
+    statistics = ratios.statistics(sums, seed=seed, bootstrap_samples=bootstrap_samples)
+    replications = len(next(iter(statistics.values())).per_replication)
+    return JudgedEvaluation(evaluator, len(questions), replications, statistics, sums, perplexity_model)
 
 
 def compare(before: JudgedEvaluation, after: JudgedEvaluation, *, seed: int, bootstrap_samples: int) -> Gain:
-    """Gain of `after` over `before`, paired bootstrap over topics. Raises ValueError when they are of other topics."""
-    return RATIOS.compare(before, after, seed=seed, bootstrap_samples=bootstrap_samples)
+    """Gain of `after` over `before`, paired bootstrap over topics.
+
+    Raises ValueError when they are of other topics, or by others.
+    """
+    by = [(side.evaluator, side.perplexity_model) for side in (before, after)]
+    if by[0] != by[1]:
+        raise ValueError(f"the evaluations are by different judges: {by[0]} and {by[1]}")
+    return after.ratios.compare(before, after, seed=seed, bootstrap_samples=bootstrap_samples)
+
+
+def perplexity(nats_per_token: float) -> float:
+    """exp, infinite where that is more than a float holds."""
+    return exp(nats_per_token) if nats_per_token < 700 else inf
+
+
+def _ratios(evaluator: str | None, perplexity_model: str | None) -> Ratios:
+    sums: dict[str, None] = {}
+    metrics: dict[str, tuple[str, str]] = {}
+    if evaluator is not None:
+        sums, metrics = dict.fromkeys(_SUMS), METRICS
+    if perplexity_model is not None:
+        sums, metrics = sums | dict.fromkeys(_LANGUAGE_SUMS), metrics | LANGUAGE_METRICS
+    return Ratios(tuple(sums), metrics)
 
 
 def _count(judgement: Judgement) -> dict[str, float]:
@@ -97,6 +142,7 @@ def _count(judgement: Judgement) -> dict[str, float]:
     facts = supported + unsupported
     scored = facts > 0 and not judgement.abstained
     score = supported / facts if scored else 0.0
+    surprisal = judgement.surprisal
     return {
         "answers": 1,
         "scored": scored,
@@ -108,4 +154,7 @@ def _count(judgement: Judgement) -> dict[str, float]:
         "irrelevant": verdicts.count(IRRELEVANT),
         "unparsed": verdicts.count(UNPARSED),
         "abstained": judgement.abstained,
+        "nats": surprisal.nats if surprisal else 0.0,
+        "tokens": surprisal.num_tokens if surprisal else 0,
+        "unread": surprisal is None,
     }

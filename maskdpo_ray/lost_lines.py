@@ -23,7 +23,7 @@ _REMEDY = "restore the ledger or choose another run.name"
 def refuse(path: Path, entries: Sequence[Entry], judged: bool) -> None:
     """Raise RunFolderError when lines are missing from the ledger in `path`, read as `entries`. Writes nothing.
 
-    `judged`: the run has a second evaluator.
+    `judged`: the run has judgements of held-out answers.
     """
     ledger = path / "ledger.jsonl"
     unnamed: dict[tuple[str, str], None] = {}  # (log, question), in order

@@ -29,7 +29,7 @@ class Plan:
     config: Config
 
     def groups(self) -> list[ActorGroup]:
-        """Rollout engines, annotation and, with a second evaluator, evaluation actors, training ranks."""
+        """Rollout engines, annotation and, where there is something to judge, evaluation actors, training ranks."""
         config, on_gpu = self.config, self.config.cluster.device == "cuda"
         return [
             ActorGroup(
@@ -49,7 +49,7 @@ class Plan:
         ]
 
     def _evaluators(self) -> list[ActorGroup]:
-        if self.config.eval.evaluator is None:
+        if not self.config.eval.is_judged:
             return []
         cluster = self.config.cluster
         count = self.config.eval.num_actors

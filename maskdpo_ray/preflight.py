@@ -11,6 +11,8 @@ from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluators import Evaluator
+from maskdpo_ray.evaluators.guarded import Guarded
+from maskdpo_ray.evaluators.perplexity import Perplexity
 from maskdpo_ray.masking import MaskPolicy
 from maskdpo_ray.records import Question
 
@@ -26,7 +28,7 @@ class Prepared:
     tokenizer: Any
     render: Callable[[Question], list[int]]
     evaluator: Evaluator | None = None
-    """None without a second opinion."""
+    """None where nothing but the annotator judges."""
 
 
 def check(config: Config) -> Prepared:
@@ -36,7 +38,7 @@ def check(config: Config) -> Prepared:
     """
     MaskPolicy.from_config(config.mask.policy)
     annotator = annotators.build(config.annotation.annotator, config.annotation.options)
-    evaluator = None if config.eval.evaluator is None else evaluators.build(config.eval.evaluator, config.eval.options)
+    evaluator = _evaluator(config)
     _refuse_few_gpus("gpus_per_annotator", annotators.num_gpus(annotator), config.cluster.gpus_per_annotator)
     if evaluator is not None:
         _refuse_few_gpus("gpus_per_evaluator", evaluators.num_gpus(evaluator), config.cluster.gpus_per_evaluator)
@@ -55,6 +57,15 @@ def check(config: Config) -> Prepared:
     return Prepared(
         train, evaluation, annotator, tokenizer, lambda question: questions.render(tokenizer, question), evaluator
     )
+
+
+def _evaluator(config: Config) -> Evaluator | None:
+    options = config.eval
+    evaluator = None if options.evaluator is None else evaluators.build(options.evaluator, options.options)
+    if options.perplexity_model is None:
+        return evaluator
+    device = "cuda" if config.cluster.gpus_per_evaluator > 0 else "cpu"
+    return Guarded(evaluator, Perplexity(options.perplexity_model, config.rollout.max_new_tokens, device))
 
 
 def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:

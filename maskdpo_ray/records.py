@@ -116,14 +116,26 @@ class JudgedFact:
 
 
 @dataclass(frozen=True, slots=True)
+class Surprisal:
+    """How little a language model expected an answer."""
+
+    nats: float
+    """Sum of -log p over the answer's tokens, each after the prompt and the tokens before it."""
+    num_tokens: int
+    """The model's own, which need not be the policy's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a second evaluator makes of one answer."""
+    """What a second evaluator, and a second language model, make of one answer."""
 
     question_id: str
     sample: int
     facts: tuple[JudgedFact, ...]
     abstained: bool = False
     """The answer says that it does not know."""
+    surprisal: Surprisal | None = None
+    """None: not measured, as no model measures it or the answer is too long for that model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ iter_000/        rollouts-000.jsonl annotations-000.jsonl pairs.jsonl pairs-summ
                  reference-logps.safetensors policy/ (a Hugging Face folder)
 eval_000/        evaluation of policy version 0 (before training): heldout.json, heldout-rollouts.jsonl,
                  heldout-annotations.jsonl, from version 1 on heldout-gain.json; with a second evaluator
-                 heldout-judgements.jsonl and heldout-judged*.json; the same for transfer
+                 or a perplexity model heldout-judgements.jsonl and heldout-judged*.json; the same for transfer
 summary.json     written at the end; error.log when the last attempt failed; run.lock while one runs
 """
 
@@ -220,7 +220,7 @@ class RunFolder:
         return zip(log.read("rollouts", Rollout), log.read("annotations", Annotation), strict=True)
 
     def judgements(self, version: int, split: str) -> Iterator[Judgement]:
-        """Committed judgements of a run with a second evaluator, in the order of commitment."""
+        """Committed judgements of a run that has them, in the order of commitment."""
         return self._evaluation_log(version, split).read("judgements", Judgement)
 
     def _training_log(self, iteration: int) -> QuestionLog:
@@ -305,7 +305,8 @@ def _as_stored(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_judged(config: dict[str, Any]) -> bool:
-    return config.get("eval", {}).get("evaluator") is not None
+    options = config.get("eval", {})
+    return any(options.get(name) is not None for name in ("evaluator", "perplexity_model"))
 
 
 def _read(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, list[Entry]]:

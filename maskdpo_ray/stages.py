@@ -38,7 +38,7 @@ class Labelled:
     rollouts: tuple[Rollout, ...]
     annotations: tuple[Annotation, ...]
     judgements: tuple[Judgement, ...] = ()
-    """By the second evaluator, of held-out answers and only where there is one."""
+    """By others than the annotator, of held-out answers and only where there are such."""
 
 
 class Engines(Protocol):
@@ -65,7 +65,7 @@ class Annotators(Protocol):
 
 
 class Evaluators(Protocol):
-    """A pool of evaluation actors, which host a second evaluator."""
+    """A pool of evaluation actors, which host what judges beside the annotator."""
 
     def stream(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
         """Add judgements to what comes in while more is being labelled, in any order, few in flight."""
@@ -103,4 +103,4 @@ class Stages:
     busy_seconds: BusySeconds
     """Of the three groups above."""
     evaluators: Evaluators | None = None
-    """None without a second evaluator."""
+    """None where nothing but the annotator judges."""

@@ -36,6 +36,7 @@ from maskdpo_ray.records import (
     Question,
     Rollout,
     Sentence,
+    Surprisal,
 )
 from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps, Stages
 
@@ -165,9 +166,12 @@ class FakeEvaluators:
 
 
 def judge(rollout: Rollout) -> Judgement:
-    """One fact, true when the first sentence of `answers` is."""
-    verdict = SUPPORTED if rollout.text.startswith(RIGHT) else UNSUPPORTED
-    return Judgement(rollout.question_id, rollout.sample, (JudgedFact(rollout.text, verdict),))
+    """One fact, true when the first sentence of `answers` is; a character has 2 nats in right ones, else 3."""
+    is_right = rollout.text.startswith(RIGHT)
+    fact = JudgedFact(rollout.text, SUPPORTED if is_right else UNSUPPORTED)
+    size = len(rollout.text)
+    surprisal = Surprisal(size * (2.0 if is_right else 3.0), size)
+    return Judgement(rollout.question_id, rollout.sample, (fact,), surprisal=surprisal)
 
 
 class FakeTrainer:
@@ -223,7 +227,7 @@ def stages(config: Config, events: Events, shuffle: int | None = None) -> Stages
         FakeAnnotators(events),
         FakeTrainer(config, events),
         lambda: {"rollout": 0.0, "annotation": 0.0, "training": 0.0},
-        None if config.eval.evaluator is None else FakeEvaluators(events),
+        FakeEvaluators(events) if config.eval.is_judged else None,
     )
 
 

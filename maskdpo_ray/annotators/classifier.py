@@ -7,7 +7,6 @@ the document, as what one part says is not undone by the others' saying nothing 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import Any
 
 from maskdpo_ray import sentences
 from maskdpo_ray.annotators import model_files, passages
-from maskdpo_ray.errors import ConfigError, DataError, ModelError, one_line, shown
+from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
 from maskdpo_ray.records import (
     CONTRADICTORY,
     LABELS,
@@ -32,6 +31,7 @@ from maskdpo_ray.records import (
 _OURS = tuple(label for label in LABELS if label != UNPARSED)
 _DECISIVE = (NO_HALLUCINATION, CONTRADICTORY)
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")  # a Chinese character counts as one
+_MODEL = "annotation.options.model"
 _SHORTEST = 32
 """Least `max_length`, tokens."""
 _USUAL = 512
@@ -109,22 +109,8 @@ class ClassifierAnnotator:
             expected = "expected a GPU for the annotator (cluster.gpus_per_annotator)"
             raise ConfigError(f"annotation.options.device: {expected}, got none")
         self._tokenizer = self._load_tokenizer()
-        try:
-            network, report = AutoModelForSequenceClassification.from_pretrained(
-                self._model,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-                local_files_only=True,
-            )
-        except Exception as error:  # broken files make transformers raise errors of all kinds
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise ModelError(f"{self._model}: expected a model for sequence classification, got: {reason}") from error
-        if report["missing_keys"]:  # transformers fills them with random numbers
-            missing = sorted(report["missing_keys"])[0]
-            raise ModelError(f"{self._model}: expected all weights of the model, got none for {missing}")
-        self._network = network.to(self._device).eval()
+        kind, expected = AutoModelForSequenceClassification, "a model for sequence classification"
+        self._network = model_files.load(kind, Path(self._model), expected).to(self._device)
         self._cut = lru_cache(maxsize=_DOCUMENTS)(self._cut_document)
 
     def _load_tokenizer(self) -> Any:
@@ -226,14 +212,8 @@ def _described(model: str) -> tuple[list[str], int]:
 
     Raises ConfigError when there is no such folder, ModelError when it holds another kind of model.
     """
-    file = Path(str(model)) / "config.json"
-    try:
-        described = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        expected = "expected the folder of a model, with config.json"
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"annotation.options.model: {expected}, got {shown(model)}: {reason}") from None
-    described = described if isinstance(described, dict) else {}
+    described = model_files.described(model, _MODEL)
+    file = Path(model) / "config.json"
     kinds = described.get("architectures")
     if "ForSequenceClassification" not in str(kinds):
         raise ModelError(f"{file}: architectures: expected one for sequence classification, got {shown(kinds)}")
@@ -252,9 +232,7 @@ def _described(model: str) -> tuple[list[str], int]:
         raise ModelError(
             f"{file}: max_position_embeddings: expected a number of {_SHORTEST} or more, got {shown(limit)}"
         )
-    if not list(file.parent.glob("*.safetensors")):
-        raise ModelError(f"annotation.options.model: expected safetensors in {str(model)!r}, found none")
-    model_files.refuse_damaged_weights(file.parent)
+    model_files.refuse_no_weights(file.parent, _MODEL)
     return names, limit
 
 

@@ -1,12 +1,34 @@
-"""The files of a model that an annotator runs: what can be told of them without loading the model."""
+"""The files of a model that an annotator or evaluator runs: what can be told of them at once, and loading them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import weights_file
-from maskdpo_ray.errors import ModelError, one_line
+from maskdpo_ray.errors import ConfigError, ModelError, one_line, shown
+
+
+def described(model: str, field: str) -> dict[str, Any]:
+    """What config.json in the folder `model` holds; nothing when that is no object.
+
+    Raises ConfigError about the option `field` when there is no such file.
+    """
+    try:
+        value = json.loads((Path(str(model)) / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        expected = "expected the folder of a model, with config.json"
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{field}: {expected}, got {shown(model)}: {reason}") from None
+    return value if isinstance(value, dict) else {}
+
+
+def refuse_no_weights(folder: Path, field: str) -> None:
+    """Raise ModelError, about the option `field` or a file, unless there are safetensors and they are whole."""
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{field}: expected safetensors in {str(folder)!r}, found none")
+    refuse_damaged_weights(folder)
 
 
 def refuse_damaged_weights(folder: Path) -> None:
@@ -29,3 +51,28 @@ def tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     if files and not any((folder / file).is_file() for file in files):
         raise ModelError(f"{folder}: expected a tokenizer, got none of {', '.join(files)}")
     return found
+
+
+def load(kind: Any, folder: Path, expected: str) -> Any:
+    """The model in the folder, an auto class of transformers being its `kind`, in float32.
+
+    Raises ModelError, one line, when that can't be loaded, or weights are missing; `expected` says what it should be.
+    """
+    import torch
+
+    try:
+        network, report = kind.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except Exception as error:  # as in `tokenizer`
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(f"{folder}: expected {expected}, got: {reason}") from error
+    if report["missing_keys"]:  # transformers fills them with random numbers
+        missing = sorted(report["missing_keys"])[0]
+        raise ModelError(f"{folder}: expected all weights of the model, got none for {missing}")
+    return network.eval()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from maskdpo_ray.errors import EvaluatorError, shown
-from maskdpo_ray.records import VERDICTS, JudgedFact, Judgement, Question, Rollout, is_text
+from maskdpo_ray.records import VERDICTS, JudgedFact, Judgement, Question, Rollout, Surprisal, is_text
 from maskdpo_ray.replies import matched
 
 
@@ -19,6 +20,15 @@ def refuse_faults(items: Sequence[tuple[Question, Rollout]], judgements: object)
         for number, fact in enumerate(judgement.facts):
             if fault := _fault(fact):
                 raise EvaluatorError(f"{where}, fact {number}: {fault}")
+        if not _is_measured(judgement.surprisal):
+            expected = "expected None or a Surprisal of a finite number and a whole one"
+            raise EvaluatorError(f"{where}: surprisal: {expected}, got {shown(judgement.surprisal)}")
+
+
+def _is_measured(value: object) -> bool:
+    if not isinstance(value, Surprisal):
+        return value is None
+    return type(value.nats) in (int, float) and math.isfinite(value.nats) and type(value.num_tokens) is int
 
 
 def _fault(fact: object) -> str | None:

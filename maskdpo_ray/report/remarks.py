@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from maskdpo_ray.judged import perplexity
+
 _WATCHED = {
     "correct_facts": (-1, "FEWER CORRECT FACTS"),
     "contradictory": (1, "more contradictory facts"),
@@ -48,8 +50,11 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
             found.append(f"{words}: {_arrow(change)} per answer")
     if left_out := _left_out(first["kinds"], last["kinds"]):
         found.append(f"stated less often: {left_out}")
-    if "judged" in last:
-        found += _second_opinion(score, last["judged"])
+    judged = last.get("judged", {})
+    if judged.get("evaluator") is not None:
+        found += _second_opinion(score, judged)
+    if judged.get("perplexity_model") is not None:
+        found += _language(judged)
     return found
 
 
@@ -68,6 +73,20 @@ def _second_opinion(score: dict[str, Any], judged: dict[str, Any]) -> list[str]:
         found = [f"{who} sees no change beyond noise: {_arrow(change)}"]
     if _moved(penalized) < 0 <= moved:
         found.append(f"{who} says that ANSWERS STATE TOO LITTLE for it: with length penalty {_arrow(penalized)}")
+    return found
+
+
+def _language(judged: dict[str, Any]) -> list[str]:
+    """Whether the answers became less probable to a second language model, and whether it could read as many."""
+    model, change, unread = judged["perplexity_model"], judged["gain"]["nats_per_token"], judged["gain"]["unread"]
+    found = []
+    if change["gain"] is None:
+        found.append(f"{model} could read no answer on one of the two sides")
+    elif _moved(change) > 0:
+        before, after = (perplexity(change[side]) for side in ("before", "after"))
+        found.append(f"ANSWERS READ LESS LIKE LANGUAGE to {model}: perplexity {before:#.4g} -> {after:#.4g}")
+    if _moved(unread) > 0:
+        found.append(f"more answers are too long for {model}, whose perplexity leaves them out: {_arrow(unread)}")
     return found
 
 

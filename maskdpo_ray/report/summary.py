@@ -65,7 +65,7 @@ def _numbered(folder: Path, kind: str, name: str) -> list[tuple[int, Path]]:
 
 
 def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict[str, Any]]:
-    """By policy version; what a second evaluator found is under "judged"."""
+    """By policy version; what others than the annotator found is under "judged"."""
     versions = _versions(folder, split, Evaluation, evaluation.compare, seed, samples)
     by_second = _versions(folder, f"{split}-judged", JudgedEvaluation, judged.compare, seed, samples)
     if not by_second:
@@ -74,7 +74,7 @@ def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict
     if both[0] != both[1]:
         raise RunFolderError(f"{folder}: expected {split}-judged.json of policies {both[0]}, got those of {both[1]}")
     for entry, second in zip(versions, by_second, strict=True):
-        entry["judged"] = {name: second[name] for name in ("evaluator", "metrics", "gain")}
+        entry["judged"] = {name: second[name] for name in ("evaluator", "perplexity_model", "metrics", "gain")}
     return versions
 
 

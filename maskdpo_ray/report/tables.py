@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from maskdpo_ray.judged import perplexity
+
 _TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
 
 
@@ -38,7 +40,7 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         if versions[0]["replications"] > 1:
             tables.append(_best_of(versions))
         if "judged" in versions[-1]:
-            tables += _second_opinion(versions)
+            tables += _judged(versions)
         for table in tables:
             console.print(table, Text(), sep="\n")
     if summary["pairs"]:
@@ -195,6 +197,40 @@ def _best_of(versions: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _judged(versions: list[dict[str, Any]]) -> list[Table]:
+    """What others than the annotator say of the answers."""
+    last = versions[-1]["judged"]
+    by_evaluator = [] if last["evaluator"] is None else _second_opinion(versions)
+    return by_evaluator if last["perplexity_model"] is None else [*by_evaluator, _language(versions)]
+
+
+def _language(versions: list[dict[str, Any]]) -> Table:
+    """Perplexities; after a gain in nats per token it is exp(gain) times as high."""
+    table = _table(
+        f"Perplexity of the answers under {versions[-1]['judged']['perplexity_model']}",
+        "policy",
+        "perplexity",
+        "95% interval",
+        "factor",
+        "95% interval",
+        "unread",
+        caption="High where answers are not like language. factor: after / before. "
+        "unread: share of answers that are too long for the model.",
+    )
+    for version in versions:
+        metrics, gain = version["judged"]["metrics"], version["judged"]["gain"]
+        statistic, change = metrics["nats_per_token"], gain and gain["nats_per_token"]
+        table.add_row(
+            _name(version["version"]),
+            _perplexity(statistic["mean"]),
+            _perplexities(statistic),
+            _perplexity(change["gain"]) if change else "",
+            _perplexities(change) if change else "",
+            _percent(metrics["unread"]["mean"]),
+        )
+    return table
+
+
 def _second_opinion(versions: list[dict[str, Any]]) -> list[Table]:
     """The annotator's figures beside those of a second evaluator, and all of the latter's."""
     last, evaluator = versions[-1], versions[-1]["judged"]["evaluator"]
@@ -298,6 +334,14 @@ def _percent(value: float | None) -> str:
 def _spread(statistic: dict[str, Any], digits: int = 3) -> str:
     sd = statistic["sd"]
     return _plain(statistic["mean"], digits) + ("" if sd is None else f" ± {sd:.{digits}f}")
+
+
+def _perplexity(nats: float | None) -> str:
+    return "" if nats is None else f"{perplexity(nats):#.4g}"
+
+
+def _perplexities(nats: dict[str, Any]) -> str:
+    return "" if nats["low"] is None else f"{_perplexity(nats['low'])} to {_perplexity(nats['high'])}"
 
 
 def _bounds(change: dict[str, Any]) -> str:

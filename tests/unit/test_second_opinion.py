@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from maskdpo_ray import evaluators, judged, preflight
 from maskdpo_ray.config import ClusterConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError, RunFolderError
 from maskdpo_ray.plan import Plan
-from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout
+from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal
 from maskdpo_ray.report.summary import build, render
 from maskdpo_ray.run_folder import RunFolder
 
@@ -203,6 +204,12 @@ def test_the_actor_starts_its_evaluator_once() -> None:
         ),
         ([replace(GOOD, facts=(JudgedFact("f", "supported", "\ud800"),))], "fact 0: evidence: expected Unicode text "),
         ([replace(GOOD, abstained=None)], "abstained: expected true or false, got None"),
+        (
+            [replace(GOOD, surprisal=2.0)],
+            "surprisal: expected None or a Surprisal of a finite number and a whole one, ",
+        ),
+        ([replace(GOOD, surprisal=Surprisal(nan, 3))], "and a whole one, got Surprisal(nats=nan, num_tokens=3)"),
+        ([replace(GOOD, surprisal=Surprisal(1.0, 0.5))], "and a whole one, got Surprisal(nats=1.0, num_tokens=0.5)"),
     ],
 )
 def test_a_reply_that_does_not_fit_is_one_line(reply: Any, message: str) -> None:

@@ -15,7 +15,7 @@ from maskdpo_ray.errors import ConfigError, RunFolderError
 def test_an_option_that_is_newer_than_the_run_counts_as_its_default(tmp_path: Path) -> None:
     now = cli.resolved(Config(model=ModelConfig("m"), data=DataConfig("builtin:countries")))
     before = {section: dict(fields) for section, fields in now.items()}
-    for section, field in (("annotation", "options"), ("adam", "betas"), ("eval", "evaluator")):
+    for section, field in (("annotation", "options"), ("adam", "betas"), ("eval", "perplexity_model")):
         del before[section][field]
     assert stored_config.refuse_changes(tmp_path, before, now, has_begun=True) == {}
     now["adam"]["betas"] = [0.8, 0.9]
