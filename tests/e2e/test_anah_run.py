@@ -19,8 +19,8 @@ CONTEXT = 4096
 
 
 @pytest.fixture(scope="module")
-def anah_run(runs_dir: Path, smallest: Path) -> Run:
-    """One iteration; two evaluations with the second evaluator, rules, which never saw the judge."""
+def anah_run(runs_dir: Path, smallest: Path, bundled_model: Path) -> Run:
+    """One iteration; two evaluations with the second evaluator, rules, and the perplexity under the first policy."""
     judge = scripted_model.write(runs_dir / "judge", CONTEXT)
     small = {"device": "cpu", "dtype": "float32", "enforce_eager": True, "cpu_kv_cache_gib": 1}
     folder = runs_dir / "anah"
@@ -29,6 +29,7 @@ def anah_run(runs_dir: Path, smallest: Path) -> Run:
         smallest,
         annotation__annotator="anah",
         annotation__options=json.dumps({"judge_options": {"model": str(judge), "max_model_len": CONTEXT, **small}}),
+        eval__perplexity_model=str(bundled_model),
         run__iterations=1,
     )
     with Driver(options, runs_dir / "anah.log") as driver:
@@ -62,3 +63,6 @@ def test_it_is_a_whole_run(anah_run: Run) -> None:
     last = anah_run.read("summary.json")["evaluations"]["heldout"][-1]
     assert last["version"] == 1 and last["unparsed_example"] is None
     assert last["judged"]["evaluator"] == "factscore"
+    assert last["judged"]["perplexity_model"]
+    nats = last["judged"]["metrics"]["nats_per_token"]["mean"]
+    assert 0 < nats < 5  # of 10.8, were all tokens alike
