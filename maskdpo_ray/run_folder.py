@@ -33,7 +33,6 @@ from maskdpo_ray.question_log import QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, Judgement, PreferencePair, Record, Rollout
 
 _OURS = {run_lock.NAME, "ledger.jsonl"}
-_NO_QUESTIONS: Questions = {}
 
 
 class RunFolder:
@@ -101,7 +100,7 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def check(path: str | os.PathLike[str], config: dict[str, Any], questions: Questions = _NO_QUESTIONS) -> None:
+    def check(path: str | os.PathLike[str], config: dict[str, Any], questions: Questions | None = None) -> None:
         """Refuse, as far as can be seen while nothing is left behind, what `open` and `begin` would.
 
         Raises RunFolderError.
@@ -117,7 +116,7 @@ class RunFolder:
                 run_lock.refuse_held(path)
                 _refuse_strangers(path)
                 _, entries = _read(path, _as_stored(config))
-                if begun := find_finished(entries, "begin", 0):
+                if questions is not None and (begun := find_finished(entries, "begin", 0)):
                     beginning.refuse_other_questions(path, begun.facts, questions)
                 if policies := [e for e in entries if isinstance(e, Finished) and e.stage == "train"]:
                     # The one that a resumed run goes on from; its hash, which takes long, when it is loaded.
