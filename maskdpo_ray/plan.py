@@ -97,11 +97,16 @@ class Plan:
             f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
             f"  evaluation before and after each iteration: {answers} answers",
         ]
-        done = _finished_stages(folder / "ledger.jsonl")
-        if done:
-            lines.append(f"  resumed: {folder} holds {', '.join(done)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *resumed(folder)])
 
 
-def _finished_stages(ledger: Path) -> list[str]:
-    return [f"{entry.stage} {entry.iteration}" for entry in read_entries(ledger) if isinstance(entry, Finished)]
+def evaluating(with_engines: bool) -> list[str]:
+    """Names of the groups that evaluate; answers that exist need no engines."""
+    return ["rollout engines"] * with_engines + ["annotation actors", "evaluation actors"]
+
+
+def resumed(folder: Path) -> list[str]:
+    """A line of what the run folder holds already, if anything. Raises RunFolderError when its ledger can't be read."""
+    entries = read_entries(folder / "ledger.jsonl")
+    done = [f"{entry.stage} {entry.iteration}" for entry in entries if isinstance(entry, Finished)]
+    return [f"  resumed: {folder} holds {', '.join(done)}"] if done else []
