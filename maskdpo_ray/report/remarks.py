@@ -24,7 +24,7 @@ def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
         last = versions[-1]
         if last["gain"] is None:
             continue
-        found += [f"{split}, after {last['version']}: {remark}" for remark in _about(versions[0], last)]
+        found += [f"{split}, {last['name']}: {remark}" for remark in _about(versions[0], last)]
     return found
 
 
