@@ -101,7 +101,7 @@ class RunFolder:
 
     @staticmethod
     def check(path: str | os.PathLike[str], config: dict[str, Any], questions: Questions | None = None) -> None:
-        """Refuse, as far as can be seen while nothing is left behind, what `open` and `begin` would.
+        """Refuse, as far as can be seen while nothing is left behind, what `open` and `begin` (with `questions`) would.
 
         Raises RunFolderError.
         """
