@@ -32,6 +32,10 @@ class RolloutGroup:
         self._engines = engines
         self._render = render
 
+    def ready(self) -> list[Any]:
+        """Calls that end when the engines have started."""
+        return [engine.ready.remote() for engine in self._engines]
+
     def load(self, policy: Policy) -> None:
         """Every engine confirms version and checksum, or ClusterError names the one that didn't."""
         timeout = self._config.cluster.step_timeout_s

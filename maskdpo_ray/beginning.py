@@ -13,7 +13,8 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import to_json
 
 Questions = Mapping[str, Sequence[Any]]
-"""By split: `train`, `heldout` and, when there is a second domain, `transfer`. Without the loop: `pairs`, examples."""
+"""By split: `train`, `heldout` and, when there is a second domain, `transfer`. Of `maskdpo_ray.train` only `pairs`,
+examples; of `maskdpo_ray.evaluate` no `train`, but `answers` where they were given."""
 
 
 def facts(initial: Policy, questions: Questions) -> dict[str, Any]:
@@ -35,11 +36,13 @@ def refuse_other_questions(path: Path, begun: Mapping[str, Any], questions: Ques
     before = begun.get("questions")
     if before is None:  # runs of earlier versions did not keep it
         return
-    for split, asked in questions.items():
-        if before.get(split) != _checksum(asked):
-            what = "pairs" if split == "pairs" else f"data, {split} questions"
+    now = {split: _checksum(asked) for split, asked in questions.items()}
+    for split in [*now, *before]:
+        if before.get(split) != now.get(split):
+            what = split if split in ("pairs", "answers") else f"data, {split} questions"
+            got = "others" if split in now else "none"
             raise RunFolderError(
-                f"{what}: expected those that the run in {path} began with, got others; "
+                f"{what}: expected those that the run in {path} began with, got {got}; "
                 "give them back or choose another run.name"
             )
 

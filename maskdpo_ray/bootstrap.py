@@ -69,6 +69,18 @@ class Measured(Protocol):
     def topic_sums(self) -> TopicSums: ...
 
 
+def topics_of(questions: Iterable[Question]) -> dict[str, str]:
+    """Question id -> topic, in the spelling that comes first."""
+    spelling: dict[str, str] = {}
+    return {question.id: spelling.setdefault(topic_key(question.topic), question.topic) for question in questions}
+
+
+def refuse_other_topics(before: Iterable[str], after: Iterable[str]) -> None:
+    """Raise ValueError unless the topics of two evaluations are the same."""
+    if odd := sorted(set(before) ^ set(after)):
+        raise ValueError(f"the evaluations are of different topics: {odd[0]!r} is in one only")
+
+
 @dataclass(frozen=True)
 class Ratios:
     """Sums over answers, and the ratios of them that are metrics."""
@@ -97,8 +109,7 @@ class Ratios:
         Raises ValueError when a question is not answered exactly once per replication, or an answer is to an unknown
         question.
         """
-        spelling: dict[str, str] = {}  # a topic goes by the first one
-        topic_of = {q.id: spelling.setdefault(topic_key(q.topic), q.topic) for q in questions}
+        topic_of = topics_of(questions)
         if not questions or len(topic_of) != len(questions):
             raise ValueError(f"expected questions with different ids, got {len(questions)} with {len(topic_of)} ids")
         rows: dict[tuple[str, int], Mapping[str, float]] = {}
@@ -109,17 +120,17 @@ class Ratios:
                 raise ValueError(f"question {key[0]!r} is answered twice in replication {key[1]}")
             rows[key] = row
         replications = 1 + max((sample for _, sample in rows), default=-1)
-        for replication in range(replications):
-            for name in topic_of:
-                if (name, replication) not in rows:
-                    raise ValueError(f"question {name!r} has no answer in replication {replication} of {replications}")
-        if len(rows) != len(topic_of) * replications or not rows:
+        keys = [(name, replication) for replication in range(replications) for name in topic_of]
+        for name, replication in keys:
+            if (name, replication) not in rows:
+                raise ValueError(f"question {name!r} has no answer in replication {replication} of {replications}")
+        if len(rows) != len(keys) or not rows:
             raise ValueError(f"expected {len(topic_of)} questions in replications 0 to R-1, got {len(rows)} answers")
         topics = sorted(set(topic_of.values()))
         index = {topic: number for number, topic in enumerate(topics)}
         sums = np.zeros((len(topics), len(self.sums), replications))
-        for (name, replication), row in rows.items():
-            sums[index[topic_of[name]], :, replication] += [row[column] for column in self.sums]
+        for name, replication in keys:  # not in the order of `counts`, which may be that of completion
+            sums[index[topic_of[name]], :, replication] += [rows[name, replication][column] for column in self.sums]
         return {
             topic: {name: tuple(sums[i, column].tolist()) for column, name in enumerate(self.sums)}
             for i, topic in enumerate(topics)
@@ -138,9 +149,7 @@ class Ratios:
 
         Raises ValueError when the two are not of the same topics.
         """
-        if before.topic_sums.keys() != after.topic_sums.keys():
-            odd = sorted(before.topic_sums.keys() ^ after.topic_sums.keys())[0]
-            raise ValueError(f"the evaluations are of different topics: {odd!r} is in one only")
+        refuse_other_topics(before.topic_sums, after.topic_sums)
         # The same seed draws the same topics on both sides: that is the pairing.
         resampled = [_resample(self._array(side.topic_sums), seed, bootstrap_samples) for side in (before, after)]
         metrics = {}

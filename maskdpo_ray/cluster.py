@@ -34,7 +34,7 @@ from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.evaluators import Evaluator
-from maskdpo_ray.plan import Plan
+from maskdpo_ray.plan import Plan, evaluating
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Stages
@@ -106,13 +106,11 @@ class Cluster:
     ) -> Stages:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
         self._check_room()
-        engines, annotation = self._start_engines(policy), self._start_annotators(annotator)
+        rollout, annotation = self._start_engines(policy, render), self._start_annotators(annotator)
         evaluation = None if evaluator is None else self._start_evaluators(evaluator)
         ranks = self._start_ranks()
-        self._await([engine.ready.remote() for engine in engines], "rollout engine", "start")
-        self._await(annotation.ready(), "annotation actor", "start")
-        self._await([] if evaluation is None else evaluation.ready(), "evaluation actor", "start")
-        rollout, trainer = RolloutGroup(self._config, engines, render), self._training_group(ranks)
+        self._await_ready(rollout, annotation, evaluation)
+        trainer = self._training_group(ranks)
 
         def busy_seconds() -> dict[str, float]:
             return {
@@ -123,11 +121,26 @@ class Cluster:
 
         return Stages(rollout, annotation, trainer, busy_seconds, evaluation)
 
+    def start_evaluation(
+        self,
+        policy: Policy | None,
+        render: Callable[[Question], list[int]],
+        annotator: Annotator,
+        evaluator: Evaluator | None,
+    ) -> tuple[RolloutGroup | None, AnnotationGroup, EvaluationGroup | None]:
+        """Start all but training ranks, and without a policy no engines. Raises ClusterError as `start` does."""
+        self._check_room(*evaluating(with_engines=policy is not None))
+        rollout = None if policy is None else self._start_engines(policy, render)
+        annotation = self._start_annotators(annotator)
+        evaluation = None if evaluator is None else self._start_evaluators(evaluator)
+        self._await_ready(rollout, annotation, evaluation)
+        return rollout, annotation, evaluation
+
     def start_annotators(self, annotator: Annotator) -> AnnotationGroup:
         """Start annotation actors only. Raises ClusterError as `start` does."""
         self._check_room("annotation actors")
         annotation = self._start_annotators(annotator)
-        self._await(annotation.ready(), "annotation actor", "start")
+        self._await_ready(None, annotation, None)
         return annotation
 
     def start_trainer(self) -> TrainingGroup:
@@ -145,6 +158,13 @@ class Cluster:
 
     def _await(self, pending: list[Any], what: str, step: str) -> list[Any]:
         return calls.gather(pending, self._config.cluster.start_timeout_s, what, step)
+
+    def _await_ready(
+        self, rollout: RolloutGroup | None, annotation: AnnotationGroup, evaluation: EvaluationGroup | None
+    ) -> None:
+        named = {"rollout engine": rollout, "annotation actor": annotation, "evaluation actor": evaluation}
+        for what, group in named.items():
+            self._await([] if group is None else group.ready(), what, "start")
 
     def _training_group(self, ranks: list[Any]) -> TrainingGroup:
         host, port = self._await([ranks[0].address.remote()], "training rank", "start")[0]
@@ -170,7 +190,7 @@ class Cluster:
         self._handles += hosts
         return hosts, Stored(ray.put(hosted))
 
-    def _start_engines(self, policy: Policy) -> list[Any]:
+    def _start_engines(self, policy: Policy, render: Callable[[Question], list[int]]) -> RolloutGroup:
         config = self._config
         vllm = dataclasses.asdict(config.vllm)
         if config.vllm.dtype == "auto":
@@ -187,7 +207,7 @@ class Cluster:
         actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, concurrency)
         self._engines = [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
         self._handles += self._engines
-        return self._engines
+        return RolloutGroup(config, self._engines, render)
 
     def _start_ranks(self) -> list[Any]:
         config = self._config

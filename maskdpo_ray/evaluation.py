@@ -160,7 +160,7 @@ def evaluate(
             for topic, mine in sums.items()
         },
         topic_sums=sums,
-        best_of=best_of.mean_best(scores.values(), replications),
+        best_of=best_of.mean_best([scores[q.id] for q in questions if q.id in scores], replications),
         unparsed_example=example[0] if example else None,
     )
 

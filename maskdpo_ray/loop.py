@@ -13,26 +13,27 @@ Whatever the run folder holds already is not done again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskdpo_ray import batching, evaluation_files, pairing
+from maskdpo_ray import batching, evaluate_stage, pairing
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import DataError
+from maskdpo_ray.evaluate_stage import EvaluateStage
 from maskdpo_ray.pairs import PairsSummary, mixture
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import PreferencePair, Question
 from maskdpo_ray.report.progress import track
 from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stages import Labelled, Stages
+from maskdpo_ray.stages import Stages
 from maskdpo_ray.tracking import Tracker
 from maskdpo_ray.train_stage import TrainStage
 
 
 def is_finished(config: Config, splits: Iterable[str], folder: RunFolder) -> bool:
     """Whether the run folder holds the evaluation of the last iteration's policy."""
-    return all(folder.finished(f"evaluate-{split}", config.run.iterations) is not None for split in splits)
+    return evaluate_stage.is_finished(folder, splits, config.run.iterations)
 
 
 @dataclass(frozen=True)
@@ -110,29 +111,8 @@ class Loop:
 
     def evaluate(self, policy: Policy) -> None:
         """Answer and label the held-out questions R times; statistics, and the gain over the start."""
-        for split, questions in self.eval_questions.items():
-            if self.folder.finished(f"evaluate-{split}", policy.version) is not None:
-                continue
-            done = self.folder.committed_answers(policy.version, split)
-            todo = [question for question in questions if question.id not in done]
-            stage, num_tokens = f"evaluate-{split}", 0
-            with self.tracker.stage(stage, policy.version):
-                labelled = self._answers(todo, policy, split)
-                for item in track(labelled, f"evaluate {split} (policy {policy.version})", len(todo)):
-                    self.folder.commit_answers(
-                        policy.version, split, item.question.id, item.rollouts, item.annotations, item.judgements
-                    )
-                    num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
-            self.tracker.log({f"tokens/{stage}": num_tokens}, policy.version)
-            files, metrics = evaluation_files.write(self.folder, self.config, policy.version, split, questions)
-            self.tracker.log(metrics, policy.version)
-            self.folder.finish(stage, policy.version, files)
-
-    def _answers(self, questions: Sequence[Question], policy: Policy, split: str) -> Iterator[Labelled]:
-        replications = self.config.eval.n_samples_per_prompt
-        answered = self.stages.engines.stream(questions, policy, replications, f"evaluate-{split}")
-        labelled = self.stages.annotators.stream(answered)
-        return labelled if self.stages.evaluators is None else self.stages.evaluators.stream(labelled)
+        groups = (self.stages.engines, self.stages.annotators, self.stages.evaluators)
+        EvaluateStage(self.config, *groups, self.folder, self.tracker).run(policy, self.eval_questions)
 
     def _num_steps(self, iteration: int) -> int:
         num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json", PairsSummary).pairs

@@ -95,7 +95,15 @@ class Plan:
             f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
             f"  evaluation before and after each iteration: {answers} answers",
         ]
-        if finished:
-            stages = ", ".join(f"{entry.stage} {entry.iteration}" for entry in finished)
-            lines.append(f"  resumed: {folder} holds {stages}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *resumed(folder, finished)])
+
+
+def evaluating(with_engines: bool) -> list[str]:
+    """Names of the groups that evaluate; answers that exist need no engines."""
+    return ["rollout engines"] * with_engines + ["annotation actors", "evaluation actors"]
+
+
+def resumed(folder: Path, finished: Sequence[Finished]) -> list[str]:
+    """A line of what the run folder holds already, if anything."""
+    done = [f"{entry.stage} {entry.iteration}" for entry in finished]
+    return [f"  resumed: {folder} holds {', '.join(done)}"] if done else []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from maskdpo_ray import annotators, evaluators, model_folder, questions
 from maskdpo_ray.annotators import Annotator
-from maskdpo_ray.config import Config
+from maskdpo_ray.config import Config, DataConfig
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluators import Evaluator
 from maskdpo_ray.evaluators.guarded import Guarded
@@ -37,26 +37,35 @@ def check(config: Config) -> Prepared:
     Raises UserError (one line) for whatever a run would trip over later.
     """
     MaskPolicy.from_config(config.mask.policy)
-    annotator = annotators.build(config.annotation.annotator, config.annotation.options)
-    evaluator = _evaluator(config)
-    _refuse_few_gpus("gpus_per_annotator", annotators.num_gpus(annotator), config.cluster.gpus_per_annotator)
-    if evaluator is not None:
-        _refuse_few_gpus("gpus_per_evaluator", evaluators.num_gpus(evaluator), config.cluster.gpus_per_evaluator)
-    train, evaluation = _questions(config)
+    annotator, evaluator = judges(config)
+    train, evaluation = load_questions(config.data)
     held_out = [question for split in evaluation.values() for question in split]
-    every = [*train, *held_out]
-    for question in every:
-        annotators.check(annotator, question)
-    if evaluator is not None:
-        for question in held_out:
-            evaluators.check(evaluator, question)
+    check_judges(annotator, None, train)
+    check_judges(annotator, evaluator, held_out)
     model = model_folder.load(config.model)
     limit = model_folder.max_len(model, config.vllm)
-    tokenizer = model.tokenizer
+    tokenizer, every = model.tokenizer, [*train, *held_out]
     questions.check_prompts(tokenizer, every, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     return Prepared(
         train, evaluation, annotator, tokenizer, lambda question: questions.render(tokenizer, question), evaluator
     )
+
+
+def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
+    """The annotator and, where there is one, the second evaluator, not started. Raises ConfigError and ModelError."""
+    annotator, evaluator = annotators.build(config.annotation.annotator, config.annotation.options), _evaluator(config)
+    _refuse_few_gpus("gpus_per_annotator", annotators.num_gpus(annotator), config.cluster.gpus_per_annotator)
+    if evaluator is not None:
+        _refuse_few_gpus("gpus_per_evaluator", evaluators.num_gpus(evaluator), config.cluster.gpus_per_evaluator)
+    return annotator, evaluator
+
+
+def check_judges(annotator: Annotator, evaluator: Evaluator | None, asked: Iterable[Question]) -> None:
+    """Ask both whether they can judge answers to these questions. Raises UserError for the first that they can't."""
+    for question in asked:
+        annotators.check(annotator, question)
+        if evaluator is not None:
+            evaluators.check(evaluator, question)
 
 
 def _evaluator(config: Config) -> Evaluator | None:
@@ -75,8 +84,8 @@ def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:
         raise ConfigError(f"cluster.{name}: {expected}, got {reserved:g}")
 
 
-def _questions(config: Config) -> tuple[list[Question], dict[str, Sequence[Question]]]:
-    data = config.data
+def load_questions(data: DataConfig) -> tuple[list[Question], dict[str, Sequence[Question]]]:
+    """(those to learn from, the evaluated ones by split). Raises DataError."""
     train = questions.load(data.train)
     if data.eval is None:
         train, heldout = questions.split_by_topic(train, data.num_eval_topics, data.split_seed)

@@ -33,7 +33,6 @@ from maskdpo_ray.question_log import QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, Judgement, PreferencePair, Record, Rollout
 
 _OURS = {run_lock.NAME, "ledger.jsonl"}
-_NO_QUESTIONS: Questions = {}
 
 
 class RunFolder:
@@ -102,9 +101,9 @@ class RunFolder:
 
     @staticmethod
     def check(
-        path: str | os.PathLike[str], config: dict[str, Any], questions: Questions = _NO_QUESTIONS
+        path: str | os.PathLike[str], config: dict[str, Any], questions: Questions | None = None
     ) -> list[Finished]:
-        """Refuse, as far as can be seen while nothing is left behind, what `open` and `begin` would.
+        """Refuse, as far as can be seen while nothing is left behind, what `open` and `begin` (with `questions`) would.
 
         Returns the stages that are finished, in order. Raises RunFolderError.
         """
@@ -121,7 +120,7 @@ class RunFolder:
             _refuse_strangers(path)
             _, entries = _read(path, _as_stored(config))
             finished = [entry for entry in entries if isinstance(entry, Finished)]
-            if begun := find_finished(finished, "begin", 0):
+            if questions is not None and (begun := find_finished(finished, "begin", 0)):
                 beginning.refuse_other_questions(path, begun.facts, questions)
             if policies := [entry for entry in finished if entry.stage == "train"]:
                 # The one that a resumed run goes on from; its hash, which takes long, when it is loaded.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from maskdpo_ray import error_log, loopback
-from maskdpo_ray.commands import arguments, train
+from maskdpo_ray.commands import arguments, own_folder, train
 
 
 def main(argv: list[str]) -> None:
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     from actors import weights
     from maskdpo_ray.cluster import Cluster
 
-    with job.opened() as (folder, tracker):
+    with own_folder.opened(job.config) as (folder, tracker):
         for note in folder.notes:
             print(note, flush=True)
         if train.is_finished(folder):

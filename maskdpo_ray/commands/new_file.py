@@ -34,11 +34,16 @@ def refuse(path: Path, force: bool, inputs: Iterable[str | Path]) -> None:
 
 def refuse_in_run_folder(path: Path) -> None:
     """Raise DataError when `path`, or what it is a link to, lies within a run's folder, which is the run's alone."""
-    # realpath and isfile, as they never raise.
+    # realpath, as it never raises.
     for place in (Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path))):
         for folder in place.parents:
-            if all(os.path.isfile(folder / name) for name in ("ledger.jsonl", "config.yaml")):
+            if is_run_folder(folder):
                 raise DataError(f"{path}: expected a place outside of run folders, got one in that of {folder}")
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether `path` holds what every run writes first."""
+    return all(os.path.isfile(path / name) for name in ("ledger.jsonl", "config.yaml"))  # isfile never raises
 
 
 def write(path: Path, values: Iterable[Any]) -> int:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import batching, cli, model_folder
+from maskdpo_ray import batching, model_folder
 from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.commands import new_file
+from maskdpo_ray.commands import new_file, own_folder
 from maskdpo_ray.commands.arguments import Parser, with_config
 from maskdpo_ray.commands.pairs_file import Reader
 from maskdpo_ray.config import Config
@@ -47,7 +45,7 @@ def prepare(argv: list[str]) -> Job:
     annotations = None if arguments.annotations is None else Path(arguments.annotations)
     if annotations is not None and not os.path.isfile(annotations):
         raise DataError(f"--annotations: expected a file, got {str(annotations)!r}")
-    new_file.refuse_in_run_folder(Path(config.run.dir) / config.run.name)
+    new_file.refuse_in_run_folder(own_folder.path(config))
     with located(command.given, command.config_path):
         mask = MaskPolicy.from_config(config.mask.policy)
         model = model_folder.load(config.model)
@@ -66,8 +64,7 @@ def prepare(argv: list[str]) -> Job:
         raise DataError(f"{path}: expected pairs that something can be learned from, got none: {dict(drops)}")
     summary = PairsSummary(len(kept) + drops.total(), len(kept), dict(drops), mixture(kept))
     job = Job(config, command.dry_run, path, examples, summary)
-    RunFolder.check(job.folder, cli.resolved(config), {"pairs": examples})
-    Tracker(job.folder, config.logger, cli.resolved(config)).check()
+    own_folder.check(config, {"pairs": examples})
     return job
 
 
@@ -87,21 +84,6 @@ class Job:
     read: PairsSummary
     """What `pairs` holds; its questions are the pairs before any is dropped."""
 
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.config.run.dir) / self.config.run.name
-
-    @contextmanager
-    def opened(self) -> Iterator[tuple[RunFolder, Tracker]]:
-        """Run folder and metrics. Raises RunFolderError as `RunFolder.open` does."""
-        resolved = cli.resolved(self.config)
-        with (
-            RunFolder.open(self.folder, resolved) as folder,
-            Tracker(self.folder, self.config.logger, resolved) as tracker,
-        ):
-            yield folder, tracker
-
     def begin(self, initial: Policy, folder: RunFolder) -> None:
         """Note what the run begins with. Raises RunFolderError when it began with other weights or pairs."""
         folder.begin(initial, {"pairs": self.examples})
@@ -116,7 +98,8 @@ class Job:
         train = self.config.train
         steps = batching.num_steps(len(self.examples), train.batch_size, train.max_epochs)
         dropped = f" (dropped: {_counted(self.read.drops)})" if self.read.drops else ""
-        work = f"train on {len(self.examples)} of {self.read.questions} pairs of {self.pairs}{dropped} in {self.folder}"
+        of_read = f"{len(self.examples)} of {self.read.questions} pairs of {self.pairs}{dropped}"
+        work = f"train on {of_read} in {own_folder.path(self.config)}"
         epochs = f"  epochs: {train.max_epochs}, in batches of {train.batch_size}: {steps} steps"
         return "\n".join([*Plan(self.config).actors(work, "training ranks"), epochs])
 

@@ -40,11 +40,12 @@ class OwnPairs:
 def rollouts(path: Path) -> Iterator[tuple[str, Rollout]]:
     """("file:line", answer) of a file of answers. Raises DataError naming line and field."""
     for where, rollout in records(Rollout, path):
-        _refuse_impossible(rollout, where)
+        refuse_impossible(rollout, where)
         yield where, rollout
 
 
-def _refuse_impossible(rollout: Rollout, where: str) -> None:
+def refuse_impossible(rollout: Rollout, where: str) -> None:
+    """Raise DataError naming `where` and the field whose value no answer has."""
     if rollout.finish_reason not in _FINISHED:
         expected = " or ".join(_FINISHED)
         raise DataError(f"{where}: finish_reason: expected {expected}, got {shown(rollout.finish_reason)}")
@@ -64,7 +65,7 @@ def _refuse_incomplete(pair: PreferencePair, where: str) -> None:
     for side in SIDES:
         answer: ScoredAnswer = getattr(pair, side)
         rollout, of_side = answer.rollout, f"{where}: {side}"
-        _refuse_impossible(rollout, of_side)
+        refuse_impossible(rollout, of_side)
         if rollout.question_id != pair.question_id:
             raise DataError(
                 f"{of_side}: question_id: expected {shown(pair.question_id)}, as the pair's, "

@@ -25,7 +25,7 @@ def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
     for split, versions in evaluations.items():
         last = versions[-1]
         about = [] if last["gain"] is None else _about(versions[0], last)
-        found += [f"{split}, after {last['version']}: {remark}" for remark in [*about, *_unread(last)]]
+        found += [f"{split}, {last['name']}: {remark}" for remark in [*about, *_unread(last)]]
     return found
 
 

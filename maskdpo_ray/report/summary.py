@@ -1,4 +1,4 @@
-"""The summary of a run: `build` collects it from the run folder, `render` and `show` are in tables.py.
+"""The summary of a run, or of one evaluation: `build` collects it, `render` and `show` are in tables.py.
 
 Read from the folder: config.yaml, eval_*/{heldout,transfer}{,-judged}.json, iter_*/pairs-summary.json
 ({"questions", "pairs", "drops": {reason: count}, "mixture": {name: share}}) and metrics.jsonl.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,23 @@ SPLITS = ("heldout", "transfer")
 __all__ = ["build", "render", "show"]
 
 
-def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Evaluated:
+    """Where the evaluation of a policy lies."""
+
+    name: str
+    """What the tables call the policy."""
+    version: int
+    folder: Path
+    """Its eval_*."""
+
+
+def build(
+    run_folder: str | os.PathLike[str], evaluated: Sequence[Evaluated] | None = None, splits: Sequence[str] = SPLITS
+) -> dict[str, Any]:
     """Everything the tables show, as JSON values: what summary.json holds.
+
+    The gains are over the first of `evaluated`, by default all policies of the run.
 
     Raises RunFolderError naming a file, and its line or field, that is missing or damaged.
     """
@@ -40,7 +55,10 @@ def build(run_folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise RunFolderError(f"{file}: expected the config of a run, got none")
     name, seed = stored_config.field(file, config, "run.name", str), stored_config.field(file, config, "run.seed", int)
     samples = stored_config.field(file, config, "eval.bootstrap_samples", int)
-    evaluations = {split: _evaluations(folder, split, seed, samples) for split in SPLITS}
+    if evaluated is None:
+        numbered = _numbered(folder, "eval", "")
+        evaluated = [Evaluated(f"after {version}" if version else "before", version, at) for version, at in numbered]
+    evaluations = {split: _evaluations(folder, evaluated, split, seed, samples) for split in splits}
     evaluations = {split: versions for split, versions in evaluations.items() if versions}
     return {
         "run": name,
@@ -64,10 +82,12 @@ def _numbered(folder: Path, kind: str, name: str) -> list[tuple[int, Path]]:
     return sorted((int(number), file) for number, file in found if number.isdecimal())
 
 
-def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict[str, Any]]:
-    """By policy version; what others than the annotator found is under "judged"."""
-    versions = _versions(folder, split, Evaluation, evaluation.compare, seed, samples)
-    by_second = _versions(folder, f"{split}-judged", JudgedEvaluation, judged.compare, seed, samples)
+def _evaluations(
+    folder: Path, evaluated: Sequence[Evaluated], split: str, seed: int, samples: int
+) -> list[dict[str, Any]]:
+    """In the order of `evaluated`; what others than the annotator found is under "judged"."""
+    versions = _versions(evaluated, split, Evaluation, evaluation.compare, seed, samples)
+    by_second = _versions(evaluated, f"{split}-judged", JudgedEvaluation, judged.compare, seed, samples)
     if not by_second:
         return versions
     both = [[entry["version"] for entry in entries] for entries in (versions, by_second)]
@@ -79,10 +99,13 @@ def _evaluations(folder: Path, split: str, seed: int, samples: int) -> list[dict
 
 
 def _versions(
-    folder: Path, name: str, kind: type[Any], compare: Callable[..., Gain], seed: int, samples: int
+    evaluated: Sequence[Evaluated], name: str, kind: type[Any], compare: Callable[..., Gain], seed: int, samples: int
 ) -> list[dict[str, Any]]:
     versions, initial = [], None
-    for version, file in _numbered(folder, "eval", f"{name}.json"):
+    for policy in evaluated:
+        file = policy.folder / f"{name}.json"
+        if not os.path.isfile(file):
+            continue
         result = json_file.read(file, kind)
         value = json.loads(encode_line(result))
         initial = initial or result
@@ -92,7 +115,8 @@ def _versions(
         except ValueError as error:
             raise RunFolderError(f"{file}: {error}") from error
         change = None if gain is None else gain.to_json()["metrics"]
-        versions.append({"version": version, "topics": len(sums), **value, "gain": change})
+        entry = {"name": policy.name, "version": policy.version, "topics": len(sums), **value, "gain": change}
+        versions.append(entry)
     return versions
 
 

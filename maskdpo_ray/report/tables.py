@@ -30,14 +30,16 @@ def show(summary: dict[str, Any], file: TextIO | None = None) -> None:
 
 def _print(summary: dict[str, Any], console: Console) -> None:
     console.print(f"Run {summary['run']}", style="bold", markup=False)
+    for name, subject in summary.get("subjects", {}).items():  # of an evaluation on its own
+        console.print(f"  {name}: {subject}", markup=False, soft_wrap=True)
     for split, versions in summary["evaluations"].items():
         tables = [_scores(split, versions), _contents(versions)]
         if len(versions) > 1:
             last = versions[-1]
-            tables.append(_changes(last["version"], last["gain"], _SHOWN))
+            tables.append(_changes(last["name"], last["gain"], _SHOWN))
         if any(version["kinds"] for version in versions):
             tables.append(_kinds(versions))
-        if versions[0]["replications"] > 1:
+        if versions[-1]["replications"] > 1:
             tables.append(_best_of(versions))
         if "judged" in versions[-1]:
             tables += _judged(versions)
@@ -56,7 +58,7 @@ def _print(summary: dict[str, Any], console: Console) -> None:
     folder = summary["folder"]
     console.print(
         f"\nResults: {folder}\n  summary.json, metrics.jsonl (over time), ledger.jsonl (what is committed)\n"
-        "  eval_*/ (answers with labels, statistics), iter_*/ (rollouts, labels, pairs)",
+        "  eval_*/ (answers with labels, statistics)" + ", iter_*/ (rollouts, labels, pairs)" * bool(summary["pairs"]),
         markup=False,
         soft_wrap=True,
     )
@@ -80,15 +82,16 @@ def _table(title: str, *columns: str, text_columns: int = 1, caption: str | None
     return table
 
 
-def _name(version: int) -> str:
-    return "before" if version == 0 else f"after {version}"
+def _ends(versions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first and the last, or the only one."""
+    return versions if len(versions) == 1 else [versions[0], versions[-1]]
 
 
 def _scores(split: str, versions: list[dict[str, Any]]) -> Table:
-    first = versions[0]
+    last = versions[-1]
     table = _table(
-        f"{_TITLES[split]}: factuality ({first['topics']} topics, {first['questions']} questions, "
-        f"{first['replications']} answers each)",
+        f"{_TITLES[split]}: factuality ({last['topics']} topics, {last['questions']} questions, "
+        f"{last['replications']} answers each)",
         "policy",
         "score",
         "gain",
@@ -100,7 +103,7 @@ def _scores(split: str, versions: list[dict[str, Any]]) -> Table:
     for version in versions:
         change = version["gain"] and version["gain"]["score"]
         table.add_row(
-            _name(version["version"]),
+            version["name"],
             _spread(version["metrics"]["score"]),
             _signed(change["gain"]) if change else "",
             _bounds(change) if change else "",
@@ -124,7 +127,7 @@ def _contents(versions: list[dict[str, Any]]) -> Table:
     for version in versions:
         metrics = version["metrics"]
         table.add_row(
-            _name(version["version"]),
+            version["name"],
             _spread(metrics["correct_facts"], 2),
             _spread(metrics["incorrect_facts"], 2),
             _plain(metrics["sentences"]["mean"], 2),
@@ -164,10 +167,8 @@ _SHOWN_OF_SECOND = {
 _ONLY_IF_SEEN = ("contradictory", "unverifiable", "no_fact", "unparsed", "irrelevant", "abstained")
 
 
-def _changes(version: int, gain: dict[str, Any], shown: dict[str, str], by: str = "") -> Table:
-    table = _table(
-        f"Change from before to {_name(version)}, per answer{by}", "", "before", "after", "gain", "95% interval"
-    )
+def _changes(name: str, gain: dict[str, Any], shown: dict[str, str], by: str = "") -> Table:
+    table = _table(f"Change from before to {name}, per answer{by}", "", "before", "after", "gain", "95% interval")
     for metric, label in shown.items():
         change = gain[metric]
         if metric in _ONLY_IF_SEEN and not (change["before"] or change["after"]):
@@ -179,21 +180,21 @@ def _changes(version: int, gain: dict[str, Any], shown: dict[str, str], by: str 
 
 
 def _kinds(versions: list[dict[str, Any]]) -> Table:
-    first, last = versions[0], versions[-1]
-    table = _table("By kind of fact, per answer", "kind", "correct before", "after", "incorrect before", "after")
+    ends = [version["kinds"] for version in _ends(versions)]
+    columns = ("correct before", "after", "incorrect before", "after") if len(ends) > 1 else ("correct", "incorrect")
+    table = _table("By kind of fact, per answer", "kind", *columns)
     nothing = {"correct": 0.0, "incorrect": 0.0}
-    for kind in sorted({*first["kinds"], *last["kinds"]}):
-        before, after = first["kinds"].get(kind, nothing), last["kinds"].get(kind, nothing)
-        table.add_row(kind, *(_plain(side[label], 2) for label in ("correct", "incorrect") for side in (before, after)))
+    for kind in sorted({kind for kinds in ends for kind in kinds}):
+        sides = [kinds.get(kind, nothing) for kinds in ends]
+        table.add_row(kind, *(_plain(side[label], 2) for label in ("correct", "incorrect") for side in sides))
     return table
 
 
 def _best_of(versions: list[dict[str, Any]]) -> Table:
-    first, last = versions[0], versions[-1]
-    sizes = [f"n = {n}" for n in first["best_of"]]
-    table = _table("Score of the best of n answers", "policy", *sizes)
-    for version in (first, last) if last is not first else (first,):
-        table.add_row(_name(version["version"]), *(_plain(score) for score in version["best_of"].values()))
+    sizes = list(versions[-1]["best_of"])
+    table = _table("Score of the best of n answers", "policy", *(f"n = {n}" for n in sizes))
+    for version in _ends(versions):
+        table.add_row(version["name"], *(_plain(version["best_of"].get(n)) for n in sizes))
     return table
 
 
@@ -221,7 +222,7 @@ def _language(versions: list[dict[str, Any]]) -> Table:
         metrics, gain = version["judged"]["metrics"], version["judged"]["gain"]
         statistic, change = metrics["nats_per_token"], gain and gain["nats_per_token"]
         table.add_row(
-            _name(version["version"]),
+            version["name"],
             _perplexity(statistic["mean"]),
             _perplexities(statistic),
             _perplexity(change["gain"]) if change else "",
@@ -251,7 +252,7 @@ def _second_opinion(versions: list[dict[str, Any]]) -> list[Table]:
             change = entry["gain"] and entry["gain"]["score"]
             table.add_row(
                 judge,
-                _name(version["version"]),
+                version["name"],
                 _plain(entry["metrics"]["score"]["mean"]),
                 _signed(change["gain"]) if change else "",
                 _bounds(change) if change else "",
@@ -260,7 +261,7 @@ def _second_opinion(versions: list[dict[str, Any]]) -> list[Table]:
     if len(versions) == 1:
         return [table]
     by = f", by {evaluator}"
-    return [table, _changes(last["version"], last["judged"]["gain"], _SHOWN_OF_SECOND, by)]
+    return [table, _changes(last["name"], last["judged"]["gain"], _SHOWN_OF_SECOND, by)]
 
 
 def _pairs(iterations: list[dict[str, Any]]) -> Table:

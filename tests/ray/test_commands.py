@@ -12,7 +12,7 @@ import psutil
 import pytest
 import ray.cloudpickle
 
-from maskdpo_ray import annotate, annotators, cluster, questions, train
+from maskdpo_ray import annotate, annotators, cluster, evaluate, questions, train
 from maskdpo_ray.annotators.replay import ReplayAnnotator
 from maskdpo_ray.formats import WRITERS
 from maskdpo_ray.formats.preference import Answer, Preference
@@ -92,3 +92,42 @@ def test_train(
     train.main(call)
     assert "is finished: nothing is left to do" in capsys.readouterr().out
     assert len(log.read_text().splitlines()) == len(notes)
+
+
+def test_evaluate(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model without ranks, then its answers without engines: the same figures, and a gain of nothing."""
+    engine = type("Engine", (fakes.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
+    monkeypatch.setattr(cluster, "Cluster", functools.partial(cluster.Cluster, engine=engine))
+    sections = {
+        "data": {"train": "builtin:elements", "eval": write(tmp_path / "asked.jsonl", some_countries(3))},
+        "rollout": {"max_new_tokens": 64, "num_engines": 2},
+        "eval": {"n_samples_per_prompt": 2, "bootstrap_samples": 100, "evaluator": "factscore"},
+    }
+    options = config(tmp_path, tiny_model, **sections)
+    # Ranks that no machine has room for.
+    call = [*options, "--run.name", "base", "--cluster.cpus_per_engine", "0.1", "--cluster.cpus_per_rank", "1000"]
+    before = set(psutil.Process().children(recursive=True))
+    evaluate.main(call)
+    notes = [json.loads(line) for line in (tmp_path / "engine.jsonl").read_text().splitlines()]
+    assert len([note for note in notes if note["event"] == "generate"]) == 3
+    given = str(tmp_path / "base/eval_000/heldout-rollouts.jsonl")
+    evaluate.main([given, *options, "--against", str(tmp_path / "base")])
+    assert set(psutil.Process().children(recursive=True)) - before == set()
+    for name in ("heldout.json", "heldout-judged.json"):
+        files = [tmp_path / run / "eval_000" / name for run in ("base", "run")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    said = capsys.readouterr().out
+    assert f"before: policy 0 of {tmp_path}/base" in said and f"after: the answers of {given}" in said
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["evaluations"]["heldout"][1]["gain"]["correct_facts"]["gain"] == 0
+    evaluate.main(call)
+    assert "is finished: nothing is left to do" in capsys.readouterr().out
+    assert len((tmp_path / "engine.jsonl").read_text().splitlines()) == len(notes)
+
+
+def some_countries(count: int) -> list[dict[str, Any]]:
+    """Questions as a file has them."""
+    asked = questions.load("builtin:countries")[:count]
+    return [{name: getattr(question, name) for name in questions.FIELDS} for question in asked]

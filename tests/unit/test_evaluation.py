@@ -132,6 +132,7 @@ def test_agrees_with_a_plain_count_in_any_order_and_survives_json(texts, shuffle
     answers = [answer(q, r, texts[3 * r + i]) for r in range(2) for i, q in enumerate(qs)]
     shuffle.shuffle(answers)
     result = run(qs, answers, samples=100)
+    assert run(qs, answers[::-1], samples=100) == result  # to the last bit
     for replication in range(2):
         scores, facts, wrong = [], 0, 0
         for labels in texts[3 * replication : 3 * replication + 3]:

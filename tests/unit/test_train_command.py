@@ -15,7 +15,7 @@ from fakes import Events, FakeTrainer, Stopped
 from actors import weights
 from maskdpo_ray import batching, model_folder, questions
 from maskdpo_ray.annotators.replay import Line
-from maskdpo_ray.commands import train
+from maskdpo_ray.commands import own_folder, train
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.formats import WRITERS
@@ -25,7 +25,6 @@ from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.masking import MASK_DPO
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Question, Sentence, to_json
-from maskdpo_ray.run_folder import RunFolder
 
 RIGHT, WRONG = NO_HALLUCINATION, CONTRADICTORY
 
@@ -89,7 +88,7 @@ def prepare(folder: Path, *more: str, source: str = "ours.jsonl") -> train.Job:
 def run(job: train.Job, tiny_model: Path, stop_at: int | None = None) -> tuple[Events, dict[str, Any]]:
     """What `python -m maskdpo_ray.train` does, without Ray."""
     events = Events(stop_at)
-    with job.opened() as (folder, tracker):
+    with own_folder.opened(job.config) as (folder, tracker):
         if not train.is_finished(folder):
             initial = weights.publish(tiny_model, 0)
             job.begin(initial, folder)
@@ -210,14 +209,14 @@ def changed(**fields: Any) -> Callable[[Path], None]:
 def of_a_loop(folder: Path) -> None:
     """Leave a run folder that the loop began with this config."""
     job = prepare(folder)
-    with job.opened() as (run_folder, _):
+    with own_folder.opened(job.config) as (run_folder, _):
         asked = [Question("q", "t", ({"role": "user", "content": "a"},))]
         run_folder.begin(Policy(0, "m", "c" * 64), {"train": asked, "heldout": asked})
 
 
 def of_other_pairs(folder: Path) -> None:
     job = prepare(folder)
-    with job.opened() as (run_folder, _):
+    with own_folder.opened(job.config) as (run_folder, _):
         run_folder.begin(Policy(0, "m", "c" * 64), {"pairs": job.examples[::-1]})
 
 
@@ -308,7 +307,7 @@ def test_the_loop_refuses_a_run_of_train(folder: Path, tiny_model: Path) -> None
     run(job, tiny_model)
     asked = {"train": questions.load("builtin:elements")}
     with pytest.raises(UserError, match="^data, train questions: expected those that the run in "):
-        RunFolder.check(job.folder, train.cli.resolved(job.config), asked)
+        own_folder.check(job.config, asked)
 
 
 def test_a_summary_without_metrics(folder: Path, tiny_model: Path) -> None:

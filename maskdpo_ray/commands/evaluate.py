@@ -1,0 +1,168 @@
+"""Evaluate a model on held-out questions, or answers that exist, as the loop evaluates its policies.
+
+python -m maskdpo_ray.evaluate --config configs/quickstart.yaml --run.name eval
+python -m maskdpo_ray.evaluate answers.jsonl --config configs/quickstart.yaml --run.name eval --against runs/quickstart
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray import evaluate_stage, model_folder, plan, preflight, questions
+from maskdpo_ray.beginning import Questions
+from maskdpo_ray.commands import new_file, own_folder
+from maskdpo_ray.commands.arguments import Parser, with_config
+from maskdpo_ray.commands.baseline import Baseline
+from maskdpo_ray.commands.given_answers import GivenAnswers
+from maskdpo_ray.config import Config
+from maskdpo_ray.config_file import located
+from maskdpo_ray.entries import Finished
+from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.evaluate_stage import EvaluateStage
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.preflight import Prepared
+from maskdpo_ray.report import summary
+from maskdpo_ray.report.summary import Evaluated
+from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.stages import Annotators, Engines, Evaluators
+from maskdpo_ray.tracking import Tracker
+
+
+def prepare(argv: list[str]) -> Job:
+    """Read the command line and all that it names; nothing is written.
+
+    Raises UserError for whatever the evaluation would trip over later.
+    """
+    arguments, command = with_config(_parser(), argv)
+    config = command.config
+    if arguments.answers is None and arguments.questions is not None:
+        raise ConfigError("--questions: expected ANSWERS to them, got none; data.eval is what engines answer")
+    new_file.refuse_in_run_folder(own_folder.path(config))
+    answers = against = None
+    with located(command.given, command.config_path):
+        if arguments.answers is None:
+            prepared = preflight.check(config)
+        else:
+            answers, prepared = _given(Path(arguments.answers), arguments.questions, config)
+        if arguments.against is not None:
+            against = Baseline.find(arguments.against, config, prepared.evaluation)
+    job = Job(config, command.dry_run, prepared, answers, against)
+    return replace(job, finished=own_folder.check(config, job.inputs()))
+
+
+def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers, Prepared]:
+    """The answers, and what evaluating them needs: only the questions that have some."""
+    annotator, evaluator = preflight.judges(config)
+    splits = preflight.load_questions(config.data)[1] if source is None else {"heldout": questions.load(source)}
+    tokenizer = model_folder.load(config.model).tokenizer
+    answers = GivenAnswers.read(file, [question for split in splits.values() for question in split], tokenizer)
+    found = {split: [each for each in asked if each.id in answers.by_question] for split, asked in splits.items()}
+    evaluation = {split: asked for split, asked in found.items() if asked}
+    for asked in evaluation.values():
+        preflight.check_judges(annotator, evaluator, asked)
+    render = partial(questions.render, tokenizer)
+    return answers, Prepared([], evaluation, annotator, tokenizer, render, evaluator)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call is to do: the first evaluation of a run that has no iteration."""
+
+    config: Config
+    dry_run: bool
+    prepared: Prepared
+    answers: GivenAnswers | None
+    """None when engines are to answer."""
+    against: Baseline | None
+    finished: Sequence[Finished] = ()
+    """Stages that the run folder holds already."""
+
+    def inputs(self) -> Questions:
+        """What the run begins with."""
+        given = {} if self.answers is None else {"answers": [*chain(*self.answers.by_question.values())]}
+        return {**given, **self.prepared.evaluation}
+
+    def is_finished(self, folder: RunFolder) -> bool:
+        """Whether the run folder holds the evaluation."""
+        return evaluate_stage.is_finished(folder, self.prepared.evaluation, 0)
+
+    def run(
+        self,
+        policy: Policy,
+        engines: Engines,
+        annotators: Annotators,
+        evaluators: Evaluators | None,
+        folder: RunFolder,
+        tracker: Tracker,
+    ) -> None:
+        """Evaluate; each question is in the run folder before the next one is waited for."""
+        engines.load(policy)
+        stage = EvaluateStage(self.config, engines, annotators, evaluators, folder, tracker)
+        stage.run(policy, self.prepared.evaluation)
+
+    def describe(self) -> str:
+        """The plan in words."""
+        folder, given = own_folder.path(self.config), self.answers
+        replications = self.config.eval.n_samples_per_prompt if given is None else given.replications
+        splits = [
+            f"{split} {len(asked)} questions x {replications}" for split, asked in self.prepared.evaluation.items()
+        ]
+        groups = plan.evaluating(with_engines=given is None)
+        return "\n".join(
+            [
+                *plan.Plan(self.config).actors(f"evaluate {self._subject} in {folder}", *groups),
+                f"  evaluated: {', '.join(splits)} answers",
+                *([] if self.against is None else [f"  compared with {_of(self.against)}"]),
+                *plan.resumed(folder, self.finished),
+            ]
+        )
+
+    @property
+    def _subject(self) -> str:
+        return self.config.model.model_name_or_path if self.answers is None else f"the answers of {self.answers.file}"
+
+    def summary(self, folder: RunFolder) -> dict[str, Any]:
+        """What summary.json holds: that of a run, with what was evaluated, and compared with what."""
+        own, against = folder.evaluation_dir(0), self.against
+        evaluated, subjects, notes = [Evaluated("this", 0, own)], {"this": self._subject}, []
+        if against is not None:
+            evaluated = [Evaluated("before", against.version, against.folder), Evaluated("after", 0, own)]
+            subjects = {"before": _of(against), "after": self._subject}
+            notes = [f"the two were judged with different {options}" for options in against.other_options]
+        found = summary.build(folder.path, evaluated, tuple(self.prepared.evaluation))
+        return {**found, "subjects": subjects, "remarks": found["remarks"] + notes}
+
+
+def _of(against: Baseline) -> str:
+    return f"policy {against.version} of {against.run}"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m maskdpo_ray.evaluate",
+        usage="%(prog)s [ANSWERS [--questions SOURCE]] [--against FOLDER[:VERSION]] --config FILE "
+        "[--section.field VALUE ...]",
+        description=__doc__ or "",
+        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written. "
+        "The results come to lie in run.dir/run.name.",
+    )
+    parser.add_argument(
+        "answers",
+        metavar="ANSWERS",
+        nargs="?",
+        help="Rollouts of ours, or {question_id, text}; default: engines answer.",
+    )
+    parser.add_argument(
+        "--questions", metavar="SOURCE", help="What data.eval takes; default: the held-out questions of the config."
+    )
+    parser.add_argument(
+        "--against",
+        metavar="FOLDER[:VERSION]",
+        help="Run folder whose evaluation of policy VERSION (default: the last one) this one is compared with.",
+    )
+    return parser

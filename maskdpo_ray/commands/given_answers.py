@@ -1,0 +1,72 @@
+"""Answers that exist, evaluated as they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.commands import answers_file
+from maskdpo_ray.errors import DataError
+from maskdpo_ray.formats.json_items import num_lines
+from maskdpo_ray.formats.own import refuse_impossible
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Question, Rollout
+from maskdpo_ray.report.progress import track
+from maskdpo_ray.stages import Answered
+
+
+@dataclass(frozen=True)
+class GivenAnswers:
+    """The answers of a file in place of engines (`stages.Engines`)."""
+
+    file: Path
+    by_question: Mapping[str, tuple[Rollout, ...]]
+    """Question id -> its answers, `replications` of them, numbered in the file's order; as of policy 0."""
+    replications: int
+
+    @classmethod
+    def read(cls, file: Path, questions: Iterable[Question], tokenizer: Any) -> GivenAnswers:
+        """Answers that come without token ids get the tokenizer's, with EOS unless they were cut off.
+
+        Raises DataError naming the line that is no answer to one of `questions`, or a question that has fewer answers
+        than another.
+        """
+        found: dict[str, list[Rollout]] = {}
+        by_id = {question.id: question for question in questions}
+        for where, question, answers in track(answers_file.read(file, by_id), f"read {file}", num_lines(file)):
+            if len(answers) != 1:
+                raise DataError(f"{where}: expected an answer, got a pair of them")
+            answer, of_question = answers[0], found.setdefault(question.id, [])
+            refuse_impossible(answer, where)
+            token_ids = answer.token_ids or _token_ids(answer, tokenizer)
+            of_question.append(replace(answer, sample=len(of_question), token_ids=token_ids, policy_version=0))
+        most = max(found, key=lambda name: len(found[name]))
+        for name, of_question in found.items():
+            if len(of_question) < len(found[most]):
+                raise DataError(
+                    f"{file}: question {name!r}: expected {len(found[most])} answers, as there are to {most!r}, "
+                    f"got {len(of_question)}"
+                )
+        return cls(file, {name: tuple(answers) for name, answers in found.items()}, len(found[most]))
+
+    @property
+    def policy(self) -> Policy:
+        """Stands for whoever gave them."""
+        return Policy(0, str(self.file), "none: answers of a file")
+
+    def load(self, policy: Policy) -> None:
+        """Nothing."""
+
+    def stream(
+        self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
+    ) -> Iterator[Answered]:
+        """The answers to `questions`, in order; there are `replications` of them, whatever `num_samples`."""
+        for question in questions:
+            yield Answered(question, (), self.by_question[question.id])
+
+
+def _token_ids(answer: Rollout, tokenizer: Any) -> tuple[int, ...]:
+    ids: list[int] = tokenizer.encode(answer.text, add_special_tokens=False, verbose=False)
+    return (*ids, *([tokenizer.eos_token_id] if answer.finish_reason == "stop" else []))

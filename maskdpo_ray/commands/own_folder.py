@@ -1,0 +1,36 @@
+"""The run folder of a command that does one stage of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from maskdpo_ray import cli
+from maskdpo_ray.beginning import Questions
+from maskdpo_ray.config import Config
+from maskdpo_ray.entries import Finished
+from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.tracking import Tracker
+
+
+def path(config: Config) -> Path:
+    """Where it lies."""
+    return Path(config.run.dir) / config.run.name
+
+
+def check(config: Config, inputs: Questions) -> list[Finished]:
+    """Refuse, while nothing is left behind, what `opened` and `RunFolder.begin` would.
+
+    Returns the stages that are finished. Raises UserError.
+    """
+    Tracker(path(config), config.logger, cli.resolved(config)).check()
+    return RunFolder.check(path(config), cli.resolved(config), inputs)
+
+
+@contextmanager
+def opened(config: Config) -> Iterator[tuple[RunFolder, Tracker]]:
+    """Run folder and metrics. Raises RunFolderError as `RunFolder.open` does."""
+    resolved = cli.resolved(config)
+    with RunFolder.open(path(config), resolved) as folder, Tracker(path(config), config.logger, resolved) as tracker:
+        yield folder, tracker
