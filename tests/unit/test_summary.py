@@ -172,7 +172,7 @@ def test_what_the_annotator_could_not_read_is_shown(tmp_path):
     labels = [Sentence(0, 2, FACT), Sentence(2, 4, "unparsed", evidence="verdict: 'Maybe'")]
     rows = [(Rollout(f"q{i}", 0, (1,), "abcd", "stop", 0), Annotation(f"q{i}", 0, tuple(labels))) for i in range(4)]
     assert write_evaluations(tmp_path, rows) == [
-        "heldout, after 0: 50.0% of the sentences are unparsed, such as 'cd' (verdict: 'Maybe')"
+        "heldout, before: 50.0% of the sentences are unparsed, such as 'cd' (verdict: 'Maybe')"
     ]
 
 
