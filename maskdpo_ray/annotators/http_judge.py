@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,6 +28,7 @@ class HttpJudge:
         model: str,
         api_key_env: str | None = None,
         max_concurrent: int = 32,
+        requests_per_minute: int | None = None,
         timeout_s: float = 120,
         max_retries: int = 12,
         logprobs: bool = True,
@@ -37,7 +40,8 @@ class HttpJudge:
             base_url: up to and with the version, as in "http://127.0.0.1:8000/v1".
             model: its name there.
             api_key_env: environment variable that holds the key, on the nodes that annotate; None sends none.
-            max_concurrent: requests under way at once, from each annotation actor.
+            max_concurrent: requests under way at once, from each actor.
+            requests_per_minute: most that each actor sends, repeated ones too; None: as many as it can.
             timeout_s: of one request.
             max_retries: after a failed connection, a timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute.
             logprobs: whether to ask for log-probabilities, for `confidence`; some endpoints refuse that.
@@ -56,6 +60,8 @@ class HttpJudge:
                 "(not shown, as it may be the key itself)"
             )
         require_count("max_concurrent", max_concurrent)
+        if requests_per_minute is not None:
+            require_count("requests_per_minute", requests_per_minute)
         is_time = type(timeout_s) in (int, float) and timeout_s > 0
         require(is_time, "timeout_s", "seconds above 0", timeout_s)
         is_number = type(max_retries) is int and max_retries >= 0
@@ -68,6 +74,7 @@ class HttpJudge:
         self._base_url = base_url
         self._api_key_env = api_key_env
         self._max_concurrent = max_concurrent
+        self._interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
         self._client_options = {"timeout": timeout_s, "max_retries": max_retries}
         self._request = {"model": model, "temperature": 0, "extra_body": dict(extra_body or {})}
         if logprobs:
@@ -77,7 +84,7 @@ class HttpJudge:
 
     def start(self) -> None:
         """Send one small request. Raises AnnotatorError when it fails, OptionError when the key isn't set."""
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
         key = "none"  # a client without one takes OPENAI_API_KEY, which is not for this endpoint to see
         if self._api_key_env is not None:
@@ -86,7 +93,9 @@ class HttpJudge:
                 raise OptionError(
                     f"api_key_env: expected a key in the environment variable {self._api_key_env}, got none"
                 )
-        self._client = OpenAI(base_url=self._base_url, api_key=key, **self._client_options)
+        # The package repeats requests by itself: only below it can all of them be held back.
+        http_client = DefaultHttpxClient(event_hooks={"request": [_Pace(self._interval_s).wait]})
+        self._client = OpenAI(base_url=self._base_url, api_key=key, http_client=http_client, **self._client_options)
         self._pool = ThreadPoolExecutor(self._max_concurrent, thread_name_prefix="judge")
         self._choice([{"role": "user", "content": "Hello."}], 1)
 
@@ -153,6 +162,22 @@ def _is_address(value: object) -> bool:
     except ValueError:  # a broken IPv6 address, a port out of range
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+
+
+class _Pace:
+    """Lets one caller through every `interval_s` seconds, in the order in which they come."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self, _: object) -> None:
+        """Return when it is the caller's turn."""
+        with self._lock:
+            turn = max(time.monotonic(), self._next)
+            self._next = turn + self._interval_s
+        time.sleep(max(0.0, turn - time.monotonic()))
 
 
 class _Refused(AnnotatorError):

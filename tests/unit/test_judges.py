@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,6 +102,17 @@ def test_so_many_requests_at_once_and_no_more() -> None:
         replies = started(server, max_concurrent=4).ask([HELLO] * 12, 9)
     assert [reply.text for reply in replies] == ["No claim"] * 12
     assert server.most_at_once == 4
+
+
+def test_requests_keep_their_distance_repeated_ones_too() -> None:
+    with ScriptedServer(fail_every=3) as server:
+        judge = started(server, requests_per_minute=600)
+        begin = time.monotonic()
+        replies = judge.ask([HELLO] * 6, 9)
+        seconds = time.monotonic() - begin
+    assert [reply.text for reply in replies] == ["No claim"] * 6
+    assert server.num_failed >= 3
+    assert seconds >= 0.1 * (6 + server.num_failed - 1)
 
 
 def test_an_endpoint_without_log_probabilities_gives_none() -> None:
@@ -210,6 +222,11 @@ BAD_OPTIONS = [
         "judge_options.api_key_env: expected the name of an environment variable, got what can't be one (not shown",
     ),
     ("http", {**HTTP, "max_concurrent": 0}, "judge_options.max_concurrent: expected a whole number above 0, got 0"),
+    (
+        "http",
+        {**HTTP, "requests_per_minute": 0.5},
+        "judge_options.requests_per_minute: expected a whole number above 0, got 0.5",
+    ),
     ("http", {**HTTP, "timeout_s": True}, "judge_options.timeout_s: expected seconds above 0, got True"),
     ("http", {**HTTP, "max_retries": -1}, "judge_options.max_retries: expected a whole number, 0 or more, got -1"),
     ("http", {**HTTP, "logprobs": 5}, "judge_options.logprobs: expected true or false, got 5"),
