@@ -32,8 +32,6 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.question_log import QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, Judgement, PreferencePair, Record, Rollout
 
-_OURS = {run_lock.NAME, "ledger.jsonl"}
-
 
 class RunFolder:
     """Open one with `RunFolder.open`; one process at a time. Not thread-safe."""
@@ -109,11 +107,7 @@ class RunFolder:
         """
         path = Path(path).absolute()
         try:
-            nearest = next(folder for folder in (path, *path.parents) if folder.exists())
-            if not nearest.is_dir():
-                raise RunFolderError(f"{path}: expected a folder, {nearest} is a file")
-            with tempfile.TemporaryFile(dir=nearest):
-                pass  # it can be written
+            nearest = _writable(path)
             if nearest != path:
                 return []
             run_lock.refuse_held(path)
@@ -344,11 +338,25 @@ def _unsealed(entries: Sequence[Entry]) -> list[str]:
     return list(names)
 
 
+def _writable(path: Path) -> Path:
+    """`path` or, when it is yet to be made, the nearest folder above it. Raises RunFolderError unless it takes files."""
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists() or folder.is_symlink())
+    if not nearest.is_dir():
+        got = "a file" if nearest.exists() else "a link to nothing"
+        raise RunFolderError(f"{path}: expected a folder, {nearest} is {got}")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return nearest
+    except OSError as error:
+        raise RunFolderError(f"{path}: expected a place to write to, got: {error.strerror} ({nearest})") from error
+
+
 def _refuse_strangers(path: Path) -> None:
-    if (path / "config.yaml").exists():
+    """Raise RunFolderError when `path` holds anything and no ledger, which is there before all else but the lock."""
+    if (path / "ledger.jsonl").exists():
         return
-    strangers = sorted(p.name for p in path.iterdir() if p.name not in _OURS and not p.name.endswith(".tmp"))
-    if strangers:
+    if strangers := sorted(file.name for file in path.iterdir() if file.name != run_lock.NAME):
         raise RunFolderError(
-            f"{path}: expected an empty folder, or one of a run, got {strangers[0]!r} and no config.yaml"
+            f"{path}: expected an empty folder, or one of a run, got {strangers[0]!r} and no ledger.jsonl; "
+            "choose another run.name, or restore the ledger if it was one"
         )

@@ -256,26 +256,6 @@ def test_a_run_that_has_done_nothing_takes_another_config(tmp_path):
     assert flatten(yaml.safe_load((tmp_path / "r/config.yaml").read_text()))["train.beta"] == 0.2
 
 
-def test_check_refuses_without_writing(tmp_path):
-    RunFolder.check(tmp_path / "new" / "run", CONFIG)
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.yaml").write_text(yaml.safe_dump(flatten({"run": {"seed": 1}})))
-    (tmp_path / "broken" / "ledger.jsonl").write_text('garbage\n{"stage": "open"}\n')
-    before = sorted(tmp_path.rglob("*"))
-    for path, message in [
-        (tmp_path, "expected an empty folder, or one of a run, got 'broken'"),
-        (tmp_path / "file", "expected a folder, .*file is a file"),
-        (tmp_path / "file" / "run", "expected a folder, .*file is a file"),
-        (tmp_path / ("n" * 300), "can't be used: File name too long"),
-        (tmp_path / "broken", "ledger.jsonl, line 1: expected a JSON object with a stage, got b'garbage'"),
-    ]:
-        with pytest.raises(RunFolderError, match=message) as caught:
-            RunFolder.check(path, CONFIG)
-        assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def test_where_it_runs_may_change_and_is_kept(tmp_path):
     open_folder(tmp_path / "r").close()
     config = copy.deepcopy(CONFIG)
@@ -295,15 +275,6 @@ def test_where_it_runs_may_change_and_is_kept(tmp_path):
         "run.dir": ["runs", "/elsewhere"],
     }
     assert opened["versions"] == VERSIONS
-
-
-def test_somebody_elses_folder_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(RunFolderError, match="thesis.tex"):
-        open_folder(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["thesis.tex"]
-    with pytest.raises(RunFolderError, match="can't be written"):
-        open_folder(tmp_path / "thesis.tex")
 
 
 def test_finished_stages_and_their_files(tmp_path, monkeypatch):
