@@ -37,7 +37,7 @@ def parse(argv: list[str]) -> CommandLine:
 
     Raises ConfigError (one line) on any bad input, SystemExit(0) after `--help`.
     """
-    arguments = _parser().parse_args(_with_negative_numbers(argv))
+    arguments = _parser().parse_args(joined(argv))
     path = Path(arguments.config)
     given = read_values(path)
     for name in options():
@@ -45,6 +45,21 @@ def parse(argv: list[str]) -> CommandLine:
         if text is not None:
             given[name] = from_text(text, name)
     return CommandLine(build(given, path), arguments.dry_run, path, given)
+
+
+def joined(argv: list[str]) -> list[str]:
+    """`--adam.lr -5e-6` as `--adam.lr=-5e-6`, for each option of the config that a value follows.
+
+    argparse takes such a number for an option, and values for files of a command that has some.
+    """
+    words: list[str] = []
+    for word in argv:
+        is_value = re.match(r"-(?!\.?\d|inf|nan)\S", word) is None
+        if words and is_value and re.fullmatch(r"--(config|\w+\.\w+)", words[-1]):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def read(path: Path) -> Config:
@@ -76,6 +91,8 @@ class _Parser(argparse.ArgumentParser):
         message = re.sub("^argument ", "", message)
         if found := re.match(r"unrecognized arguments: (\S+)", message):
             name = found[1].split("=")[0]
+            if not name.startswith("-"):
+                raise ConfigError(f"{shown(name)}: expected options only, got a word without -- (--help lists them)")
             known = ["--config", "--dry_run", *(f"--{option}" for option in options())]
             first = [f"--{option}" for option in homes(name.removeprefix("--").split(".")[-1])]
             message = f"{name}: unknown option{suggest(name, known, first)}"
@@ -96,17 +113,6 @@ class _Once(argparse.Action):
         if first is not None:
             raise ConfigError(f"{option_string}: expected one value, got {shown(first)} and {shown(values)}")
         setattr(namespace, self.dest, values)
-
-
-def _with_negative_numbers(argv: list[str]) -> list[str]:
-    """`--adam.lr -5e-6` as `--adam.lr=-5e-6`: argparse takes such a number for an option."""
-    joined: list[str] = []
-    for argument in argv:
-        if joined and re.fullmatch(r"--[^=]+", joined[-1]) and re.match(r"-(\.?\d|inf|nan)", argument):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 def _parser() -> _Parser:

@@ -186,7 +186,7 @@ def expected_words(hint: Any) -> str:
 
 def suggest(name: str, known: Iterable[str], first: Iterable[str] = ()) -> str:
     """`; did you mean x?`, or nothing when no known name comes near."""
-    close = [*first, *difflib.get_close_matches(name, list(known), n=1)]
+    close = [*first, *difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)]
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -339,7 +339,7 @@ def _unsealed(entries: Sequence[Entry]) -> list[str]:
 
 
 def _writable(path: Path) -> Path:
-    """`path` or, when it is yet to be made, the nearest folder above it. Raises RunFolderError unless it takes files."""
+    """`path`, or the nearest folder above it that is there. Raises RunFolderError unless files can be put into it."""
     nearest = next(folder for folder in (path, *path.parents) if folder.exists() or folder.is_symlink())
     if not nearest.is_dir():
         got = "a file" if nearest.exists() else "a link to nothing"

@@ -11,6 +11,8 @@ from typing import NoReturn
 from maskdpo_ray import cli, stopping, stored_config
 from maskdpo_ray.errors import ConfigError, UserError, shown
 
+_OF_CONFIG = re.compile(r"(--(?:config|\w+\.\w+))(?:=.*)?\Z", re.DOTALL)
+
 
 class Parser(argparse.ArgumentParser):
     """Raises ConfigError instead of printing the usage and exiting; takes no abbreviated options."""
@@ -21,8 +23,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = re.sub("^argument ", "", message)
-        if found := re.match(r"unrecognized arguments: ([^\s=]+)", message):
+        if found := re.match(r"unrecognized arguments: (-[^\s=]*)", message):
             message = f"{_cut(found[1])}: unknown option"
+        elif found := re.match(r"unrecognized arguments: (.*)", message):
+            message = f"{_cut(found[1])}: expected no further file, got one"
         elif found := re.match(r"the following arguments are required: ([^\s,]+)|(\S+): expected one arg", message):
             message = f"{found[1] or found[2]}: expected a value, got nothing"
         elif found := re.match(r"(\S+): ignored explicit argument (.*)", message):
@@ -53,8 +57,15 @@ def with_config(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, cl
 
     Raises ConfigError, SystemExit(0) after --help.
     """
-    own, of_config = parser.parse_known_args(_joined(argv))
-    return own, cli.parse(of_config)
+    words = cli.joined(argv)
+    of_config = [word for word in words if _OF_CONFIG.match(word)]
+    # Without their values: argparse takes a word with a space for one of the command's files, whatever it begins with.
+    own, unknown = parser.parse_known_args([_OF_CONFIG.sub(r"\1", word) for word in words])
+    unknown = [word for word in unknown if not _OF_CONFIG.match(word)]
+    more = [word for word in unknown if word != "--dry_run"]
+    if more and not more[0].startswith("-"):
+        parser.error(f"unrecognized arguments: {more[0]}")
+    return own, cli.parse([*unknown, *of_config])
 
 
 def files_read(command: cli.CommandLine) -> list[str]:
@@ -75,14 +86,3 @@ def start(main: Callable[[list[str]], None]) -> None:
 
 def _cut(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _joined(argv: list[str]) -> list[str]:
-    """The config's options as `--name=value`: else argparse takes their values for the command's files."""
-    joined: list[str] = []
-    for argument in argv:
-        if joined and re.fullmatch(r"--(config|\w+\.\w+)", joined[-1]):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined

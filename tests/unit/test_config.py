@@ -262,6 +262,8 @@ BAD_OVERRIDES = {
         "--run.name: expected text, got 'a\\udcff', which holds unprintable characters",
     ),
     "value for a switch": (["--dry_run=1"], "--dry_run: expected no value, got '1' (--help lists every option)"),
+    "far off": (["--eval-n", "3"], "--eval-n: unknown option (--help lists every option)"),
+    "word": (["a.yaml"], "'a.yaml': expected options only, got a word without -- (--help lists them)"),
     "dash": (["--dry-run"], "--dry-run: unknown option; did you mean --dry_run? (--help lists every option)"),
 }
 
