@@ -48,10 +48,15 @@ class Finding:
     """What else there is to say when all was well."""
 
 
-def check(annotator: Annotator, asked: Sequence[Question]) -> Iterator[Finding]:
-    """Start an annotator and try it on `ANSWERS` to each question; findings come as they are made."""
+def check(annotator: Annotator, asked: Sequence[Question], start: bool = True) -> Iterator[Finding]:
+    """Start an annotator and try it on `ANSWERS` to each question; findings come as they are made.
+
+    Without `start` only what can be tried before that.
+    """
     yield Finding("check() takes every question", _fault(lambda: [annotator.check(question) for question in asked]))
     yield Finding("it can be pickled before start()", _fault(lambda: pickle.dumps(annotator)))
+    if not start:
+        return
     if fault := _fault(annotator.start):
         yield Finding("start()", fault)
         return
@@ -115,13 +120,14 @@ def _fault(attempt: Callable[[], object]) -> str | None:
 
 
 def main(argv: list[str]) -> None:
-    """Print what was tried; raise SystemExit(1) when something that a run needs failed."""
-    config = cli.parse(argv).config
+    """Print what was tried, with --dry_run without starting it; raise SystemExit(1) when what a run needs failed."""
+    command = cli.parse(argv)
+    config = command.config
     annotator = annotators.build(config.annotation.annotator, config.annotation.options)
     asked = questions.load(config.data.train)[:NUM_QUESTIONS]
     print(f"{config.annotation.annotator} on {len(asked)} questions of {config.data.train}")
     failed = 0
-    for finding in check(annotator, asked):
+    for finding in check(annotator, asked, start=not command.dry_run):
         verdict = "ok" if finding.fault is None else "FAILED" if finding.must else "note"
         failed += verdict == "FAILED"
         remark = " ".join((finding.fault or finding.note).split())

@@ -303,6 +303,14 @@ def test_the_documented_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert len(lines) == 9 and all(line.startswith("      ok  ") for line in lines[1:])
 
 
+def test_a_dry_run_starts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    options = ["--annotation.annotator", f"{HERE}:Raises", "--annotation.options", "{}", "--dry_run"]
+    check_annotator.main(["--config", "docs/numbers.yaml", *options])
+    tried = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert tried == ["check() takes every question", "it can be pickled before start()"]
+
+
 def test_a_failure_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(REPOSITORY)
     options = ["--annotation.annotator", f"{HERE}:Raises", "--annotation.options", "{}"]
