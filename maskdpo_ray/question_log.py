@@ -57,6 +57,19 @@ def units(entries: Iterable[Entry], name: str) -> tuple[list[Unit], int]:
     return found, sealed
 
 
+def refuse_short(folder: Path, name: str, entries: Iterable[Entry], judged: bool) -> None:
+    """Raise RunFolderError when a file of the log lacks bytes that a finished stage was built on. Hashes nothing."""
+    found, sealed = units(entries, name)
+    paths = files(folder, name, judged)
+    for part, expected in found[sealed - 1].end.items() if sealed else ():
+        file = paths[part]
+        if (size := file.stat().st_size if file.exists() else 0) < expected:
+            raise RunFolderError(
+                f"{file}: expected at least the {expected} bytes that a finished stage was built on, got {size}; "
+                "restore it or choose another run.name"
+            )
+
+
 class QuestionLog:
     """The questions committed under `name` ("iter_000", "eval_001/heldout")."""
 

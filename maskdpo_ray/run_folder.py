@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import beginning, json_file, lost_lines, run_lock, stage_files, stored_config
+from maskdpo_ray import beginning, json_file, lost_lines, question_log, run_lock, stage_files, stored_config
 from maskdpo_ray.beginning import Questions
 from maskdpo_ray.entries import Entry, Finished, Opened, Unit, find_finished
 from maskdpo_ray.errors import RunFolderError
@@ -309,7 +309,10 @@ def _read(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, li
     """
     entries = read_entries(path / "ledger.jsonl")
     changed = _changes(path, config, entries)
-    lost_lines.refuse(path, entries, _is_judged(config))
+    judged = _is_judged(config)
+    lost_lines.refuse(path, entries, judged)
+    for name in dict.fromkeys(entry.log for entry in entries if isinstance(entry, Unit)):
+        question_log.refuse_short(path, name, entries, judged)
     for entry in entries:
         # Small files, read by every later gain and by the summary; a policy is checked where it is loaded.
         if isinstance(entry, Finished) and entry.stage.startswith("evaluate-"):

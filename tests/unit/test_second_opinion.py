@@ -92,6 +92,27 @@ def test_judgements_are_part_of_the_unit(tmp_path: Path) -> None:
         assert list(folder.judgements(0, "heldout")) == judgements("h0")
 
 
+@pytest.mark.parametrize("size", [None, 0, -1])
+@pytest.mark.parametrize("part", ["rollouts", "annotations", "judgements"])
+def test_cut_files_of_a_finished_evaluation_are_refused(tmp_path: Path, part: str, size: int | None) -> None:
+    path = tmp_path / "run"
+    with RunFolder.open(path, JUDGED_CONFIG, VERSIONS) as folder:
+        for name in ("h0", "h1"):
+            folder.commit_answers(0, "heldout", name, *unit(name)[:2], judgements(name))
+        folder.finish("evaluate-heldout", 0)
+        folder.commit_answers(0, "transfer", "t0", *unit("t0")[:2], judgements("t0"))
+    (path / "eval_000/transfer-rollouts.jsonl").write_bytes(b"")  # of no finished stage: done again
+    RunFolder.check(path, JUDGED_CONFIG)
+    file = path / f"eval_000/heldout-{part}.jsonl"
+    whole = file.stat().st_size
+    file.unlink() if size is None else file.write_bytes(file.read_bytes()[:size])
+    got = 0 if size is None else whole + size if size else 0
+    expected = f"{file}: expected at least the {whole} bytes that a finished stage was built on, got {got}; restore"
+    for attempt in (RunFolder.check, RunFolder.open):
+        with pytest.raises(RunFolderError, match=expected):
+            attempt(path, JUDGED_CONFIG)
+
+
 def test_a_run_without_a_second_evaluator_takes_none_on(tmp_path: Path) -> None:
     """Nor is its log, which has no judgements, taken for a damaged one."""
     path = tmp_path / "run"
