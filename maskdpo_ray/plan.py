@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskdpo_ray.config import Config
-from maskdpo_ray.entries import Finished
+from maskdpo_ray.entries import Entry, Finished, Unit
 from maskdpo_ray.errors import ClusterError
+from maskdpo_ray.question_log import units
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,8 @@ class Plan:
             lines.append(f"  {group.name}: {group.count}, CPUs for each: {group.cpus:g}{gpus}")
         return lines
 
-    def describe(
-        self, num_train: int, num_eval: Mapping[str, int], folder: Path, finished: Sequence[Finished] = ()
-    ) -> str:
-        """The plan of a run in words: actors, resources, steps, and the `finished` stages that the folder holds."""
+    def describe(self, num_train: int, num_eval: Mapping[str, int], folder: Path, entries: Sequence[Entry] = ()) -> str:
+        """The plan of a run in words: actors, resources, steps, and what `entries` of a ledger say is done."""
         config = self.config
         k, replications = config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt
         answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
@@ -95,7 +94,7 @@ class Plan:
             f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
             f"  evaluation before and after each iteration: {answers} answers",
         ]
-        return "\n".join([*lines, *resumed(folder, finished)])
+        return "\n".join([*lines, *resumed(folder, entries)])
 
 
 def evaluating(with_engines: bool) -> list[str]:
@@ -103,7 +102,10 @@ def evaluating(with_engines: bool) -> list[str]:
     return ["rollout engines"] * with_engines + ["annotation actors", "evaluation actors"]
 
 
-def resumed(folder: Path, finished: Sequence[Finished]) -> list[str]:
-    """A line of what the run folder holds already, if anything."""
-    done = [f"{entry.stage} {entry.iteration}" for entry in finished]
+def resumed(folder: Path, entries: Sequence[Entry]) -> list[str]:
+    """A line of what the run folder holds already, if anything: finished stages, questions of the one under way."""
+    done = [f"{e.stage} {e.iteration}" for e in entries if isinstance(e, Finished) and e.stage != "begin"]
+    for name in dict.fromkeys(entry.log for entry in entries if isinstance(entry, Unit)):
+        committed, sealed = units(entries, name)
+        done += [f"{len(committed)} questions of {name}"] * (len(committed) > sealed)
     return [f"  resumed: {folder} holds {', '.join(done)}"] if done else []

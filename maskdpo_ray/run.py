@@ -28,9 +28,9 @@ def main(argv: list[str]) -> None:
         prepared = preflight.check(config)
     path = Path(config.run.dir) / config.run.name
     Tracker(path, config.logger, resolved).check()
-    finished = RunFolder.check(path, resolved, {"train": prepared.train, **prepared.evaluation})
+    entries = RunFolder.check(path, resolved, {"train": prepared.train, **prepared.evaluation})
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
-    print(Plan(config).describe(len(prepared.train), num_eval, path, finished), flush=True)
+    print(Plan(config).describe(len(prepared.train), num_eval, path, entries), flush=True)
     if command.dry_run:
         return
     loopback.prefer(config.cluster)

@@ -98,12 +98,10 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def check(
-        path: str | os.PathLike[str], config: dict[str, Any], questions: Questions | None = None
-    ) -> list[Finished]:
+    def check(path: str | os.PathLike[str], config: dict[str, Any], questions: Questions | None = None) -> list[Entry]:
         """Refuse, as far as can be seen while nothing is left behind, what `open` and `begin` (with `questions`) would.
 
-        Returns the stages that are finished, in order. Raises RunFolderError.
+        Returns the entries of the ledger. Raises RunFolderError.
         """
         path = Path(path).absolute()
         try:
@@ -113,13 +111,12 @@ class RunFolder:
             run_lock.refuse_held(path)
             _refuse_strangers(path)
             _, entries = _read(path, _as_stored(config))
-            finished = [entry for entry in entries if isinstance(entry, Finished)]
-            if questions is not None and (begun := find_finished(finished, "begin", 0)):
+            if questions is not None and (begun := find_finished(entries, "begin", 0)):
                 beginning.refuse_other_questions(path, begun.facts, questions)
-            if policies := [entry for entry in finished if entry.stage == "train"]:
+            if policies := [entry for entry in entries if isinstance(entry, Finished) and entry.stage == "train"]:
                 # The one that a resumed run goes on from; its hash, which takes long, when it is loaded.
                 stage_files.check(path, policies[-1], with_hash=False)
-            return finished
+            return entries
         except OSError as error:
             raise RunFolderError(f"{error.filename or path}: can't be used: {error.strerror}") from error
 

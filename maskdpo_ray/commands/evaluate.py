@@ -21,7 +21,7 @@ from maskdpo_ray.commands.baseline import Baseline
 from maskdpo_ray.commands.given_answers import GivenAnswers
 from maskdpo_ray.config import Config
 from maskdpo_ray.config_file import located
-from maskdpo_ray.entries import Finished
+from maskdpo_ray.entries import Entry
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluate_stage import EvaluateStage
 from maskdpo_ray.policy import Policy
@@ -52,7 +52,7 @@ def prepare(argv: list[str]) -> Job:
         if arguments.against is not None:
             against = Baseline.find(arguments.against, config, prepared.evaluation)
     job = Job(config, command.dry_run, prepared, answers, against)
-    return replace(job, finished=own_folder.check(config, job.inputs()))
+    return replace(job, entries=own_folder.check(config, job.inputs()))
 
 
 def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers, Prepared]:
@@ -79,8 +79,8 @@ class Job:
     answers: GivenAnswers | None
     """None when engines are to answer."""
     against: Baseline | None
-    finished: Sequence[Finished] = ()
-    """Stages that the run folder holds already."""
+    entries: Sequence[Entry] = ()
+    """Of the run folder's ledger."""
 
     def inputs(self) -> Questions:
         """What the run begins with."""
@@ -118,7 +118,7 @@ class Job:
                 *plan.Plan(self.config).actors(f"evaluate {self._subject} in {folder}", *groups),
                 f"  evaluated: {', '.join(splits)} answers",
                 *([] if self.against is None else [f"  compared with {_of(self.against)}"]),
-                *plan.resumed(folder, self.finished),
+                *plan.resumed(folder, self.entries),
             ]
         )
 

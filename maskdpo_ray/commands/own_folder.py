@@ -9,7 +9,7 @@ from pathlib import Path
 from maskdpo_ray import cli
 from maskdpo_ray.beginning import Questions
 from maskdpo_ray.config import Config
-from maskdpo_ray.entries import Finished
+from maskdpo_ray.entries import Entry
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.tracking import Tracker
 
@@ -19,10 +19,10 @@ def path(config: Config) -> Path:
     return Path(config.run.dir) / config.run.name
 
 
-def check(config: Config, inputs: Questions) -> list[Finished]:
+def check(config: Config, inputs: Questions) -> list[Entry]:
     """Refuse, while nothing is left behind, what `opened` and `RunFolder.begin` would.
 
-    Returns the stages that are finished. Raises UserError.
+    Returns the entries of its ledger. Raises UserError.
     """
     Tracker(path(config), config.logger, cli.resolved(config)).check()
     return RunFolder.check(path(config), cli.resolved(config), inputs)

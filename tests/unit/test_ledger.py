@@ -75,7 +75,7 @@ def test_a_line_that_lacks_what_its_stage_needs_is_named(tmp_path, case, last):
     assert ledger.read_bytes() == before
 
 
-def test_check_tells_the_finished_stages(tmp_path):
+def test_check_tells_the_entries(tmp_path):
     """A torn last line is none, and reading changes nothing."""
     assert RunFolder.check(tmp_path / "r", CONFIG) == []
     with open_folder(tmp_path / "r") as folder:

@@ -15,7 +15,7 @@ from maskdpo_ray.config import (
     TrainConfig,
     VllmConfig,
 )
-from maskdpo_ray.entries import Finished
+from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.plan import ActorGroup, Plan
 
@@ -116,9 +116,18 @@ def test_description(tmp_path: Path) -> None:
 
 
 def test_description_of_a_resumed_run() -> None:
-    finished = [
-        Finished(stage=stage, iteration=iteration, finished=1.0, facts={}, files={})
-        for stage, iteration in (("evaluate-heldout", 0), ("train", 1))
-    ]
-    last = Plan(CPU).describe(1, {"heldout": 1}, Path("runs/r"), finished).splitlines()[-1]
-    assert last == "  resumed: runs/r holds evaluate-heldout 0, train 1"
+    def finished(stage: str, iteration: int) -> Finished:
+        return Finished(stage=stage, iteration=iteration, finished=1.0, facts={}, files={})
+
+    def unit(log: str) -> Unit:
+        return Unit(log=log, question_id="q", count=1, drop=None, end={}, bytes=0, sha256="")
+
+    def last(*entries: Entry) -> str:
+        return Plan(CPU).describe(1, {"heldout": 1}, Path("runs/r"), entries).splitlines()[-1]
+
+    done = (finished("begin", 0), unit("eval_000/heldout"), finished("evaluate-heldout", 0))
+    assert "resumed" not in last(*done[:1])
+    assert last(*done[:2]) == "  resumed: runs/r holds 1 questions of eval_000/heldout"
+    assert last(*done) == "  resumed: runs/r holds evaluate-heldout 0"
+    under_way = (unit("iter_000"), unit("iter_000"), Rewind(log="iter_000", keep=1), unit("iter_000"))
+    assert last(*done, *under_way) == "  resumed: runs/r holds evaluate-heldout 0, 2 questions of iter_000"
