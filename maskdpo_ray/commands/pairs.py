@@ -22,7 +22,7 @@ from maskdpo_ray.pairing import pair_of
 from maskdpo_ray.pairs import DropReason
 from maskdpo_ray.preflight import Prepared, check
 from maskdpo_ray.records import Annotation, PreferencePair, Question, Rollout
-from maskdpo_ray.report.progress import track
+from maskdpo_ray.report.progress import SHORT, track
 from maskdpo_ray.stages import Labelled
 
 
@@ -81,7 +81,7 @@ def _answers(
     """("file:line", question, answer, labels) of every answer. Raises DataError naming the line."""
     has_texts = "text" in next(objects(annotations))[1]
     labelled = (_by_text if has_texts else _line_by_line)(rollouts, annotations)
-    for where, rollout, labels_where, annotation in track(labelled, "pairs", num_lines(rollouts)):
+    for where, rollout, labels_where, annotation in track(labelled, "pairs", num_lines(rollouts), delay=SHORT):
         question = by_id.get(rollout.question_id)
         if question is None:
             raise DataError(f"{where}: question_id: expected a training question, got {rollout.question_id!r}")

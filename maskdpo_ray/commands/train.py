@@ -25,7 +25,7 @@ from maskdpo_ray.pairing import lesson_of
 from maskdpo_ray.pairs import DropReason, PairsSummary, mixture
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.report.progress import track
+from maskdpo_ray.report.progress import SHORT, track
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import Trainer
 from maskdpo_ray.tracking import Tracker
@@ -52,7 +52,7 @@ def prepare(argv: list[str]) -> Job:
         max_len = model_folder.max_len(model, config.vllm)
     reader = Reader(model.tokenizer, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
     kept, examples, drops = [], [], Counter[str]()
-    for number, pair in enumerate(track(reader.read(path), f"read {path}", num_lines(path))):
+    for number, pair in enumerate(track(reader.read(path), f"read {path}", num_lines(path), delay=SHORT)):
         lesson = lesson_of(pair, config, model.tokenizer)
         if isinstance(lesson, DropReason):
             drops[lesson.value] += 1

@@ -13,9 +13,12 @@ Item = TypeVar("Item")
 # In a log file a bar that redraws itself is noise; a line every so often is not.
 _SECONDS_BETWEEN_LINES = 15.0
 
+SHORT = 2.0
+"""Seconds: a `delay` for what is mostly over at once, and may end with an error line."""
 
-def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """Yield `items` while showing how many of `total` are done, and how long the rest will take."""
+
+def track(items: Iterable[Item], description: str, total: int, delay: float = 0.0) -> Iterator[Item]:
+    """Yield `items` and show, from `delay` seconds on, how many of `total` are done and how long the rest takes."""
     on_terminal = sys.stderr.isatty()
     interval = 0.2 if on_terminal else _SECONDS_BETWEEN_LINES
     # tqdm (of the transformers stack already) keeps rate and remaining time.
@@ -25,6 +28,7 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
         total=total,
         mininterval=interval,
         maxinterval=interval,
+        delay=delay,
         disable=total == 0,
         dynamic_ncols=on_terminal,
         leave=True,
