@@ -87,26 +87,32 @@ def _ends(versions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return versions if len(versions) == 1 else [versions[0], versions[-1]]
 
 
+_GAIN = ("gain", "95% interval")
+
+
+def _gain(entry: dict[str, Any]) -> tuple[str, str]:
+    """Cells of the gain of the score; empty in the first row, which the others are compared with."""
+    change = entry["gain"] and entry["gain"]["score"]
+    return (_signed(change["gain"]), _bounds(change)) if change else ("", "")
+
+
 def _scores(split: str, versions: list[dict[str, Any]]) -> Table:
-    last = versions[-1]
+    last, is_compared = versions[-1], len(versions) > 1
     table = _table(
         f"{_TITLES[split]}: factuality ({last['topics']} topics, {last['questions']} questions, "
         f"{last['replications']} answers each)",
         "policy",
         "score",
-        "gain",
-        "95% interval",
+        *_GAIN * is_compared,
         "pooled score",
         caption="score: correct sentences / sentences, mean over answers; pooled: correct facts / facts. "
-        "±: standard deviation over the replications. Interval: paired bootstrap over topics.",
+        "±: standard deviation over the replications." + " Interval: paired bootstrap over topics." * is_compared,
     )
     for version in versions:
-        change = version["gain"] and version["gain"]["score"]
         table.add_row(
             version["name"],
             _spread(version["metrics"]["score"]),
-            _signed(change["gain"]) if change else "",
-            _bounds(change) if change else "",
+            *_gain(version) * is_compared,
             _spread(version["metrics"]["pooled_score"]),
         )
     return table
@@ -207,26 +213,27 @@ def _judged(versions: list[dict[str, Any]]) -> list[Table]:
 
 def _language(versions: list[dict[str, Any]]) -> Table:
     """Perplexities; after a gain in nats per token it is exp(gain) times as high."""
+    is_compared = len(versions) > 1
     table = _table(
         f"Perplexity of the answers under {versions[-1]['judged']['perplexity_model']}",
         "policy",
         "perplexity",
         "95% interval",
-        "factor",
-        "95% interval",
+        *("factor", "95% interval") * is_compared,
         "unread",
-        caption="High where answers are not like language. factor: after / before. "
-        "unread: share of answers that are too long for the model.",
+        caption="High where answers are not like language. "
+        + "factor: after / before. " * is_compared
+        + "unread: share of answers that are too long for the model.",
     )
     for version in versions:
         metrics, gain = version["judged"]["metrics"], version["judged"]["gain"]
         statistic, change = metrics["nats_per_token"], gain and gain["nats_per_token"]
+        factor = (_perplexity(change["gain"]), _perplexities(change)) if change else ("", "")
         table.add_row(
             version["name"],
             _perplexity(statistic["mean"]),
             _perplexities(statistic),
-            _perplexity(change["gain"]) if change else "",
-            _perplexities(change) if change else "",
+            *factor * is_compared,
             _percent(metrics["unread"]["mean"]),
         )
     return table
@@ -234,14 +241,13 @@ def _language(versions: list[dict[str, Any]]) -> Table:
 
 def _second_opinion(versions: list[dict[str, Any]]) -> list[Table]:
     """The annotator's figures beside those of a second evaluator, and all of the latter's."""
-    last, evaluator = versions[-1], versions[-1]["judged"]["evaluator"]
+    last, evaluator, is_compared = versions[-1], versions[-1]["judged"]["evaluator"], len(versions) > 1
     table = _table(
         f"Two judges: the annotator of training, and {evaluator}",
         "judge",
         "policy",
         "score",
-        "gain",
-        "95% interval",
+        *_GAIN * is_compared,
         "correct",
         "incorrect",
         text_columns=2,
@@ -249,13 +255,11 @@ def _second_opinion(versions: list[dict[str, Any]]) -> list[Table]:
     )
     for judge, entries in (("annotator", versions), ("second", [version["judged"] for version in versions])):
         for version, entry in zip(versions, entries, strict=True):
-            change = entry["gain"] and entry["gain"]["score"]
             table.add_row(
                 judge,
                 version["name"],
                 _plain(entry["metrics"]["score"]["mean"]),
-                _signed(change["gain"]) if change else "",
-                _bounds(change) if change else "",
+                *_gain(entry) * is_compared,
                 *(_plain(entry["metrics"][f"{side}_facts"]["mean"], 2) for side in ("correct", "incorrect")),
             )
     if len(versions) == 1:
