@@ -149,7 +149,8 @@ class VllmConfig:
 @dataclass(frozen=True)
 class AnnotationConfig:
     annotator: str = "facts"
-    """Who labels sentences: `facts` (rules over fact tables), or a class of your own: `python:package.module:Class`."""
+    """Who labels sentences: `facts` and `claims` (rules over fact tables), `anah` (a judge that reads documents),
+    `classifier` (a model of inference), `replay` (a file of labels), or your own: `python:package.module:Class`."""
     options: dict[str, Any] | None = None
     """Keyword arguments of the annotator: {name: value}, the names as its class has them."""
     num_actors: int = 1

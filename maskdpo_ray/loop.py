@@ -8,7 +8,8 @@
 
 `collect` waits for the annotators, they for the engines; all three work at the same time, with a
 bounded number of questions between them. `train` starts when the iteration's pairs are complete.
-Whatever the run folder holds already is not done again.
+Whatever the run folder holds already is not done again. What the groups take and give, `Answered` and
+`Labelled` among it, is in stages.py.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Loop:
             self.evaluate(policy)
 
     def _newest_policy(self) -> Policy:
-        """The last one that the run folder holds: there a stopped run goes on."""
+        """The last one that the run folder holds, where a stopped run goes on; the initial one when it holds none."""
         for iteration in reversed(range(self.config.run.iterations)):
             if (finished := self.folder.finished("train", iteration)) is not None:
                 self.folder.check_files("train", iteration)
@@ -105,6 +106,7 @@ class Loop:
         """Masked DPO on the iteration's pairs; returns the new policy, published in the run folder."""
         examples = [pairing.example_of(pair, self.config, self.tokenizer) for pair in pairs]
         against = self.initial if self.config.train.reference == "initial" else policy
+        # Metrics are logged by optimizer step, counted over all iterations.
         first_step = sum(self._num_steps(earlier) for earlier in range(iteration))
         stage = TrainStage(self.config, self.stages.trainer, self.folder, self.tracker)
         return stage.run(iteration, examples, policy, against, first_step)
