@@ -185,16 +185,21 @@ def from_json(kind: type[Record], value: Any) -> Record:
     Raises ValueError naming the field, what was expected and what came.
     """
     if not isinstance(value, dict):
-        raise ValueError(f"expected an object with the fields of {kind.__name__}, got {_short(value)}")
+        raise ValueError(f"expected an object with the fields of {_words(kind)}, got {_short(value)}")
     hints = _fields(kind)
     unknown = value.keys() - hints.keys()
     if unknown:
-        raise ValueError(f"unknown field {sorted(unknown)[0]!r} in {kind.__name__}; known: {', '.join(hints)}")
+        raise ValueError(f"unknown field {sorted(unknown)[0]!r} in {_words(kind)}; known: {', '.join(hints)}")
     required = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
     missing = required - value.keys()
     if missing:
-        raise ValueError(f"missing field {sorted(missing)[0]!r} in {kind.__name__}")
+        raise ValueError(f"missing field {sorted(missing)[0]!r} in {_words(kind)}")
     return kind(**{name: _convert(hints[name], item, name) for name, item in value.items()})
+
+
+def _words(kind: type) -> str:
+    """`PreferencePair` as "the preference pair"."""
+    return "the " + re.sub("(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:

@@ -19,7 +19,7 @@ from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LabelledAnswer:
     """An `Annotation` with the text that it is of."""
 
     question_id: str
@@ -31,7 +31,7 @@ class Line:
     policy_version: int = 0
 
     @classmethod
-    def of(cls, rollout: Rollout, annotation: Annotation) -> Line:
+    def of(cls, rollout: Rollout, annotation: Annotation) -> LabelledAnswer:
         """The line of an answer and its labels."""
         return cls(rollout.question_id, rollout.text, annotation.sentences, rollout.sample, rollout.policy_version)
 
@@ -119,15 +119,17 @@ class ReplayAnnotator:
         if not self._starts:
             raise DataError(f"{self._path}: expected one annotation a line, got an empty file")
 
-    def _line(self, file: BinaryIO) -> Line:
+    def _line(self, file: BinaryIO) -> LabelledAnswer:
         """The line at the file's position."""
         return self._parse(file.readline())
 
-    def _parse(self, raw: bytes, number: int = 1) -> Line:
-        return json_items.record(Line, json_items.parsed(self._path, number, raw.strip()), f"{self._path}:{number}")
+    def _parse(self, raw: bytes, number: int = 1) -> LabelledAnswer:
+        return json_items.record(
+            LabelledAnswer, json_items.parsed(self._path, number, raw.strip()), f"{self._path}:{number}"
+        )
 
 
-def _refuse_faults(line: Line, where: str) -> None:
+def _refuse_faults(line: LabelledAnswer, where: str) -> None:
     """Raise DataError when spans don't fit the text."""
     asked = Question(line.question_id, "", ()), Rollout(line.question_id, line.sample, (), line.text, "stop", 0)
     try:

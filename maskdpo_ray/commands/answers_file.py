@@ -15,7 +15,7 @@ from maskdpo_ray.records import PreferencePair, Question, Rollout
 
 
 @dataclass(frozen=True)
-class _Text:
+class Answer:
     """A `Rollout` of which only the first two fields are needed."""
 
     question_id: str
@@ -26,30 +26,32 @@ class _Text:
     policy_version: int = 0
 
 
-def read(path: Path, by_id: Mapping[str, Question]) -> Iterator[tuple[str, Question, tuple[Rollout, ...]]]:
+def read(
+    path: Path, by_id: Mapping[str, Question], whose: str = "a question"
+) -> Iterator[tuple[str, Question, tuple[Rollout, ...]]]:
     """("file:line", question, answers) of each object: a rollout of ours, a pair of ours, or a preference of others.
 
     The question is the one of `by_id`; a preference may bring its own, which has neither document nor facts.
-    Raises DataError.
+    `whose` says in errors what the ids of `by_id` are of. Raises DataError.
     """
     for where, item in objects(path):
         if "prompt_token_ids" in item:
             pair = record(PreferencePair, item, where)
-            yield where, _named(pair.question_id, by_id, where), (pair.chosen.rollout, pair.rejected.rollout)
-        elif "text" in item:
-            text = record(_Text, item, where)
-            answer = Rollout(
-                text.question_id, text.sample, text.token_ids, text.text, text.finish_reason, text.policy_version
-            )
-            yield where, _named(text.question_id, by_id, where), (answer,)
-        else:
+            yield where, _named(pair.question_id, by_id, whose, where), (pair.chosen.rollout, pair.rejected.rollout)
+        elif not {"prompt", *SIDES}.isdisjoint(item):
             yield where, *_of_preference(item, by_id, where)
+        else:
+            given = record(Answer, item, where)
+            answer = Rollout(
+                given.question_id, given.sample, given.token_ids, given.text, given.finish_reason, given.policy_version
+            )
+            yield where, _named(given.question_id, by_id, whose, where), (answer,)
 
 
-def _named(question_id: str, by_id: Mapping[str, Question], where: str) -> Question:
+def _named(question_id: str, by_id: Mapping[str, Question], whose: str, where: str) -> Question:
     question = by_id.get(question_id)
     if question is None:
-        raise DataError(f"{where}: question_id: expected that of a question (--questions), got {question_id!r}")
+        raise DataError(f"{where}: question_id: expected that of {whose} (--questions), got {question_id!r}")
     return question
 
 

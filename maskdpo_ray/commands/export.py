@@ -20,13 +20,15 @@ from maskdpo_ray.formats.own import OwnPairs
 from maskdpo_ray.formats.preference import from_pair
 from maskdpo_ray.pairs import PairsSummary
 from maskdpo_ray.records import Question
-from maskdpo_ray.report.progress import track
+from maskdpo_ray.report.progress import SHORT, track
 
 
 def main(argv: list[str]) -> None:
     """Raises UserError."""
     arguments = _parser().parse_args(argv)
     source, output = Path(arguments.source), Path(arguments.output)
+    if not os.path.exists(source):
+        raise DataError(f"{source}: expected a run folder, or a file of its pairs, got no such file or folder")
     is_run = os.path.isdir(source)
     files = _pairs_of_run(source, arguments.iteration) if is_run else [source]
     if not is_run and arguments.iteration is not None:
@@ -47,7 +49,7 @@ def _items(
 ) -> Iterator[dict[str, Any]]:
     for file in files:
         own, count = OwnPairs(), 0
-        for where, item in track(objects(file), f"export {file}", num_lines(file)):
+        for where, item in track(objects(file), f"export {file}", num_lines(file), delay=SHORT):
             pair = own.read(item, where)
             question = by_id.get(pair.question_id)
             if question is None:

@@ -13,7 +13,7 @@ from maskdpo_ray.formats.json_items import num_lines
 from maskdpo_ray.formats.own import refuse_impossible
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question, Rollout
-from maskdpo_ray.report.progress import track
+from maskdpo_ray.report.progress import SHORT, track
 from maskdpo_ray.stages import Answered
 
 
@@ -35,7 +35,8 @@ class GivenAnswers:
         """
         found: dict[str, list[Rollout]] = {}
         by_id = {question.id: question for question in questions}
-        for where, question, answers in track(answers_file.read(file, by_id), f"read {file}", num_lines(file)):
+        given = answers_file.read(file, by_id, "a held-out question")
+        for where, question, answers in track(given, f"read {file}", num_lines(file), delay=SHORT):
             if len(answers) != 1:
                 raise DataError(f"{where}: expected an answer, got a pair of them")
             answer, of_question = answers[0], found.setdefault(question.id, [])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import json_file
-from maskdpo_ray.annotators.replay import Line
+from maskdpo_ray.annotators.replay import LabelledAnswer
 from maskdpo_ray.commands import new_file
 from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.errors import DataError
@@ -23,7 +23,7 @@ from maskdpo_ray.stages import Labelled
 
 
 @dataclass(frozen=True)
-class _By:
+class Labeller:
     """Who labels."""
 
     annotator: str
@@ -41,7 +41,7 @@ class LabelsFile:
         """
         new_file.refuse(path, force=True, inputs=inputs)
         self.path = path
-        self._by = _By(annotation.annotator, json.loads(json.dumps(annotation.options or {})))
+        self._by = Labeller(annotation.annotator, json.loads(json.dumps(annotation.options or {})))
         self._by_file = path.with_name(f"{path.name}.annotator.json")
         new_file.refuse(self._by_file, force=True, inputs=())
         self._done: set[bytes] = set()
@@ -73,7 +73,7 @@ class LabelsFile:
         """Put a question's answers and labels on the disk."""
         if self._file is None:
             raise RuntimeError("the file is not entered: use `with LabelsFile(...) as labels`")
-        lines = [Line.of(*each) for each in zip(item.rollouts, item.annotations, strict=True)]
+        lines = [LabelledAnswer.of(*each) for each in zip(item.rollouts, item.annotations, strict=True)]
         self._file.append(b"".join(map(encode_line, lines)))
         self._file.sync()
         self._done.update(key(line.question_id, line.text) for line in lines)
@@ -91,7 +91,7 @@ class LabelsFile:
             )
 
     def _refuse_others(self) -> None:
-        begun = json_file.read(self._by_file, _By)
+        begun = json_file.read(self._by_file, Labeller)
         for name in ("annotator", "options"):
             before, now = getattr(begun, name), getattr(self._by, name)
             if before != now:
@@ -106,7 +106,7 @@ class LabelsFile:
                 if not raw.endswith(b"\n"):
                     break  # half-written when an attempt was stopped
                 try:
-                    line = from_json(Line, json.loads(raw))
+                    line = from_json(LabelledAnswer, json.loads(raw))
                 except (ValueError, RecursionError) as error:
                     raise DataError(f"{self.path}:{number}: {error}") from None
                 self._done.add(key(line.question_id, line.text))

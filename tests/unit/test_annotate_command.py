@@ -11,7 +11,7 @@ import fakes
 import pytest
 from fakes import RIGHT, WRONG, Events, FakeAnnotators, Stopped
 
-from maskdpo_ray.annotators.replay import Line, ReplayAnnotator
+from maskdpo_ray.annotators.replay import LabelledAnswer, ReplayAnnotator
 from maskdpo_ray.commands import annotate
 from maskdpo_ray.errors import DataError, UserError
 from maskdpo_ray.ledger import encode_line
@@ -58,8 +58,8 @@ def label(folder: Path, *more: str, source: str = "rollouts.jsonl", stop_at: int
     return [event[1] for event in events]
 
 
-def lines(folder: Path) -> list[Line]:
-    return [from_json(Line, json.loads(line)) for line in (folder / "labels.jsonl").read_text().splitlines()]
+def lines(folder: Path) -> list[LabelledAnswer]:
+    return [from_json(LabelledAnswer, json.loads(line)) for line in (folder / "labels.jsonl").read_text().splitlines()]
 
 
 def test_its_output_is_replayed(folder: Path) -> None:
@@ -172,6 +172,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         [],
         "rollouts.jsonl:1: question_id: expected that of a question (--questions), got 'q9'",
     ),
+    "misspelt": (
+        replaced("rollouts.jsonl", '{"question_id": "q0", "txt": "a"}'),
+        [],
+        "rollouts.jsonl:1: unknown field 'txt' in the answer; known: question_id, text, ",
+    ),
+    "labels": (
+        replaced("rollouts.jsonl", '{"question_id": "q0", "sample": 0, "sentences": []}'),
+        [],
+        "rollouts.jsonl:1: unknown field 'sentences' in the answer; known: question_id, text, ",
+    ),
     "other prompt": (
         replaced("rollouts.jsonl", json.dumps({**OWN, "question_id": "q1"})),
         [],
@@ -192,7 +202,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     ),
     "other annotator": (label, ["--annotation.annotator", "claims"], "--annotation.annotator: expected 'facts', as "),
     "other options": (label, ["--annotation.options", "{tables: {a: docs/planets.json}}"], "expected {}, as "),
-    "damaged": (damaged, [], "labels.jsonl:1: missing field 'sentences' in Line"),
+    "damaged": (damaged, [], "labels.jsonl:1: missing field 'sentences' in the labelled answer"),
     "annotator": (lambda _: None, ["--annotation.annotator", "nobody"], "--annotation.annotator: expected one of"),
 }
 

@@ -116,9 +116,13 @@ def test_damaged_files_are_refused_by_field(tmp_path: Path, name: str, text: str
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("evaluations.heldout.1.gain.score.low", ..., f"{GAIN}: missing field 'low' in Change"),
+        ("evaluations.heldout.1.gain.score.low", ..., f"{GAIN}: missing field 'low' in the change"),
         ("evaluations.heldout.1.gain.score.low", "x", f"{GAIN}: field 'low': expected float, got str 'x'"),
-        ("evaluations.heldout.1.gain.score", [1], f"{GAIN}: expected an object with the fields of Change, got list"),
+        (
+            "evaluations.heldout.1.gain.score",
+            [1],
+            f"{GAIN}: expected an object with the fields of the change, got list",
+        ),
         ("evaluations.heldout.1.gain", None, "evaluations.heldout.-1.gain: expected an entry score, got None"),
         (f"{SCORE}.mean", "x", f"{SCORE}: field 'mean': expected float, got str 'x'"),
         ("evaluations.heldout", [], "evaluations.heldout: expected an entry 0, got []"),

@@ -286,7 +286,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "unknown question": (
         given(ANSWER, {"question_id": "a", "text": RIGHT}),
         [ANSWERS],
-        "answers.jsonl:2: question_id: expected that of a question (--questions), got 'a'",
+        "answers.jsonl:2: question_id: expected that of a held-out question (--questions), got 'a'",
     ),
     "pair": (given({"prompt": "p", "chosen": "a", "rejected": "b"}), [ANSWERS], "answers.jsonl:1: expected an answer,"),
     "finish": (

@@ -256,14 +256,14 @@ BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
     "no pairs": (
         ["{}/rollouts.jsonl", "-o", "{}/out", "--questions", "{}/questions.jsonl"],
         DataError,
-        "rollouts.jsonl:1: unknown field 'finish_reason' in PreferencePair",
+        "rollouts.jsonl:1: unknown field 'finish_reason' in the preference pair",
     ),
     "other questions": (
         ["{}/pairs.jsonl", "-o", "{}/out", "--questions", "{}/held-out.jsonl"],
         DataError,
         "pairs.jsonl:1: question_id: expected one of ",
     ),
-    "no source": (["{}/nowhere", "-o", "{}/out", "--questions", "{}/questions.jsonl"], DataError, "nowhere: expected"),
+    "no source": (["{}/nowhere", "-o", "{}/out"], DataError, "nowhere: expected a run folder, or a file of its pairs"),
     "format": (
         ["{}", "-o", "{}/out", "--to", "dpo"],
         ConfigError,
@@ -275,7 +275,11 @@ BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
     "digits": (["{}", "-o", "{}/out", "--iteration", "9" * 5000], ConfigError, f"on, got '{'9' * 76}... (--help"),
     "flag": (["{}", "-o", "{}/out", "--force=yes"], ConfigError, "--force: expected no value, got 'yes' (--help"),
     "option": (["{}", "-o", "{}/out", "--itration", "1"], ConfigError, "--itration: unknown option (--help shows"),
-    "long source": (["x" * 5000, "-o", "{}/out", "--questions", "builtin:countries"], DataError, "File name too long"),
+    "long source": (
+        ["x" * 5000, "-o", "{}/out", "--questions", "builtin:countries"],
+        DataError,
+        "no such file or folder",
+    ),
 }
 
 

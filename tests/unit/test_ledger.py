@@ -35,14 +35,14 @@ BAD = {
     "a list": ([], "expected a JSON object with a stage, got '[]'"),
     "no stage": ({}, "expected a JSON object with a stage, got '{}'"),
     "stage is a list": ({"stage": []}, "expected a JSON object with a stage"),
-    "only a stage": ({"stage": "question"}, "missing field 'bytes' in Unit"),
+    "only a stage": ({"stage": "question"}, "missing field 'bytes' in the unit"),
     "end is a list": ({**QUESTION, "end": []}, "field 'end': expected an object"),
     "end holds text": ({**QUESTION, "end": {"rollouts": "1"}}, "field 'end.rollouts': expected int, got str '1'"),
     "facts is text": ({**TRAIN, "facts": "x"}, "field 'facts': expected an object"),
     "no checksum": ({**TRAIN, "facts": {}}, "facts.checksum: expected text, got None"),
     "begin without checksum": ({**TRAIN, "stage": "begin", "facts": {}}, "facts.checksum: expected text, got None"),
-    "a proof is text": ({**TRAIN, "files": {"a": "x"}}, "expected an object with the fields of Proof"),
-    "unknown field": ({**REWIND, "why": 1}, "unknown field 'why' in Rewind"),
+    "a proof is text": ({**TRAIN, "files": {"a": "x"}}, "expected an object with the fields of the proof"),
+    "unknown field": ({**REWIND, "why": 1}, "unknown field 'why' in the rewind"),
     "newer schema": (
         {**OPEN, "schema": 2, "news": True},
         "schema: expected at most 1, got 2; a newer version wrote this folder",
@@ -84,7 +84,7 @@ def test_check_tells_the_entries(tmp_path):
     ledger = tmp_path / "r/ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes() + b'{"stage": "evaluate-held')
     before = ledger.read_bytes()
-    finished = RunFolder.check(tmp_path / "r", CONFIG)
+    _, *finished = RunFolder.check(tmp_path / "r", CONFIG)
     assert [(entry.stage, entry.iteration) for entry in finished] == [("evaluate-heldout", 0), ("reference", 1)]
     assert ledger.read_bytes() == before
 

@@ -80,9 +80,10 @@ def test_whole_numbers_are_read_as_floats_where_a_float_is_meant():
 
 ROLLOUT = asdict(Rollout("q", 0, (1, 2), "a", "stop", 0))
 REFUSED = {
-    "not an object": (Rollout, [1], "expected an object with the fields of Rollout, got list [1]"),
-    "unknown": (Rollout, {**ROLLOUT, "extra": 1}, "unknown field 'extra' in Rollout; known: question_id, "),
-    "missing": (Rollout, {k: v for k, v in ROLLOUT.items() if k != "text"}, "missing field 'text' in Rollout"),
+    "not an object": (Rollout, [1], "expected an object with the fields of the rollout, got list [1]"),
+    "unknown": (Rollout, {**ROLLOUT, "extra": 1}, "unknown field 'extra' in the rollout; known: question_id, "),
+    "missing": (Rollout, {k: v for k, v in ROLLOUT.items() if k != "text"}, "missing field 'text' in the rollout"),
+    "two words": (ScoredAnswer, {}, "missing field 'annotation' in the scored answer"),
     "type": (Rollout, {**ROLLOUT, "sample": "0"}, "field 'sample': expected int, got str '0'"),
     "bool for int": (Rollout, {**ROLLOUT, "sample": True}, "field 'sample': expected int, got bool True"),
     "float for int": (Rollout, {**ROLLOUT, "sample": 0.0}, "field 'sample': expected int, got float 0.0"),
@@ -107,7 +108,7 @@ REFUSED = {
     "nested": (
         Annotation,
         {"question_id": "a", "sample": 0, "sentences": [{"start": 0, "end": 1}]},
-        "missing field 'label' in Sentence",
+        "missing field 'label' in the sentence",
     ),
     "long values are cut": (Rollout, {**ROLLOUT, "sample": "x" * 500}, "'" + "x" * 56 + "..."),
 }

@@ -93,14 +93,17 @@ def test_a_question_that_the_file_lacks_is_refused_before_the_run(tmp_path: Path
     ("bad", "expected"),
     [
         (b"{", "2: expected JSON, got: Expecting property name"),
-        (b"[]\n", "2: expected an object with the fields of Line, got list []"),
+        (b"[]\n", "2: expected an object with the fields of the labelled answer, got list []"),
         (b'{"question_id": "\xff"}\n', "2: expected UTF-8, got byte 0xff"),
         (
             b'{"question_id": "p", ' + json.dumps(line()).encode()[1:],
             "2: expected JSON, got: field 'question_id' twice",
         ),
-        (json.dumps({**line(), "score": 1}).encode(), "2: unknown field 'score' in Line; known: question_id, text, "),
-        (b'{"question_id": "q", "sentences": []}', "2: missing field 'text' in Line"),
+        (
+            json.dumps({**line(), "score": 1}).encode(),
+            "2: unknown field 'score' in the labelled answer; known: question_id, text, ",
+        ),
+        (b'{"question_id": "q", "sentences": []}', "2: missing field 'text' in the labelled answer"),
         (json.dumps(line(sample="1")).encode(), "2: field 'sample': expected int, got str '1'"),
         (
             json.dumps(line(text="It", sample=3)).encode(),

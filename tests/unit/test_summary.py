@@ -265,14 +265,18 @@ def without(section, name):
     [
         ("eval_000/heldout.json", "{", "eval_000/heldout.json: expected JSON, got: "),
         ("eval_000/heldout.json", "[" * 100_000, "eval_000/heldout.json: expected JSON, got: "),
-        ("eval_001/heldout.json", "[]", "eval_001/heldout.json: expected an object with the fields of Evaluation"),
+        ("eval_001/heldout.json", "[]", "eval_001/heldout.json: expected an object with the fields of the evaluation"),
         ("eval_001/heldout.json", without("metrics", "score"), "eval_001/heldout.json: field 'metrics': expected "),
         (
             "eval_001/heldout.json",
             without("topic_sums", "facts"),
             "heldout.json: field 'topic_sums.topic0': expected 2",
         ),
-        ("iter_000/pairs-summary.json", "[]", "pairs-summary.json: expected an object with the fields of PairsSummary"),
+        (
+            "iter_000/pairs-summary.json",
+            "[]",
+            "pairs-summary.json: expected an object with the fields of the pairs summary",
+        ),
         ("iter_000/pairs-summary.json", '{"questions": 1}', "pairs-summary.json: missing field "),
         ("metrics.jsonl", '{"step": 0}\ngarbage\n', "metrics.jsonl, line 2: expected JSON, got b'garbage'"),
         ("metrics.jsonl", "[]\n", "metrics.jsonl, line 1: expected an object with a step, got b'[]'"),

@@ -14,7 +14,7 @@ from fakes import Events, FakeTrainer, Stopped
 
 from actors import weights
 from maskdpo_ray import batching, model_folder, questions
-from maskdpo_ray.annotators.replay import Line
+from maskdpo_ray.annotators.replay import LabelledAnswer
 from maskdpo_ray.commands import own_folder, train
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
@@ -181,7 +181,7 @@ def test_labels_from_a_file_of_annotations(folder: Path) -> None:
     labels = []
     for number, each in enumerate(PREFERENCES, start=1):
         for answer in (each.chosen, each.rejected):
-            labels.append(Line(f"{folder}/bare.jsonl:{number}", answer.text, answer.sentences or ()))
+            labels.append(LabelledAnswer(f"{folder}/bare.jsonl:{number}", answer.text, answer.sentences or ()))
     write(folder / "labels.jsonl", labels[::-1])
     job = prepare(folder, "--annotations", str(folder / "labels.jsonl"), source="bare.jsonl")
     for name in ("chosen_weights", "rejected_weights"):
@@ -275,7 +275,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, list[str], str]] = {
         ["--run.dir", "{}/loop", "--run.name", "offline"],
         "{}/loop/offline: expected a place outside of run folders, got one in that of {}/loop",
     ),
-    "field": (changed(score=1), "ours.jsonl", [], "ours.jsonl:1: unknown field 'score' in PreferencePair"),
+    "field": (changed(score=1), "ours.jsonl", [], "ours.jsonl:1: unknown field 'score' in the preference pair"),
     "nothing to learn": (only_right, "ours.jsonl", [], "got none: {'nothing_to_learn': 1}"),
     "no such file": (nothing, "nowhere.jsonl", [], "nowhere.jsonl: expected a JSON file, got: No such file"),
     "a run of the loop": (of_a_loop, "ours.jsonl", [], "pairs: expected those that the run in {}/run began with, got"),
@@ -293,7 +293,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, list[str], str]] = {
 def test_what_it_refuses(
     folder: Path, change: Callable[[Path], Any], source: str, more: list[str], message: str
 ) -> None:
-    write(folder / "labels.jsonl", [Line("q0", "a", (Sentence(0, 1, RIGHT),))])
+    write(folder / "labels.jsonl", [LabelledAnswer("q0", "a", (Sentence(0, 1, RIGHT),))])
     change(folder)
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     with pytest.raises(UserError) as caught:
