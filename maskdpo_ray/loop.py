@@ -8,8 +8,8 @@
 
 `collect` waits for the annotators, they for the engines; all three work at the same time, with a
 bounded number of questions between them. `train` starts when the iteration's pairs are complete.
-Whatever the run folder holds already is not done again. What the groups take and give, `Answered` and
-`Labelled` among it, is in stages.py.
+Whatever the run folder holds already is not done again. stages.py has what is handed on, `Answered` and
+`Labelled`, and the groups that do the work.
 """
 
 from __future__ import annotations

@@ -61,13 +61,14 @@ def refuse_short(folder: Path, name: str, entries: Iterable[Entry], judged: bool
     """Raise RunFolderError when a file of the log lacks bytes that a finished stage was built on. Hashes nothing."""
     found, sealed = units(entries, name)
     paths = files(folder, name, judged)
-    for part, expected in found[sealed - 1].end.items() if sealed else ():
-        file = paths[part]
-        if (size := file.stat().st_size if file.exists() else 0) < expected:
-            raise RunFolderError(
-                f"{file}: expected at least the {expected} bytes that a finished stage was built on, got {size}; "
-                "restore it or choose another run.name"
-            )
+    for unit in found[:sealed][-1:]:
+        for part, expected in unit.end.items():
+            size = paths[part].stat().st_size if paths[part].exists() else 0
+            if size < expected:
+                raise RunFolderError(
+                    f"{paths[part]}: expected at least the {expected} bytes that a finished stage was built on, "
+                    f"got {size}; restore it or choose another run.name"
+                )
 
 
 class QuestionLog:

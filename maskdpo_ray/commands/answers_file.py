@@ -38,14 +38,14 @@ def read(
         if "prompt_token_ids" in item:
             pair = record(PreferencePair, item, where)
             yield where, _named(pair.question_id, by_id, whose, where), (pair.chosen.rollout, pair.rejected.rollout)
-        elif not {"prompt", *SIDES}.isdisjoint(item):
-            yield where, *_of_preference(item, by_id, where)
-        else:
+        elif "text" in item or set(SIDES).isdisjoint(item):
             given = record(Answer, item, where)
             answer = Rollout(
                 given.question_id, given.sample, given.token_ids, given.text, given.finish_reason, given.policy_version
             )
             yield where, _named(given.question_id, by_id, whose, where), (answer,)
+        else:
+            yield where, *_of_preference(item, by_id, where)
 
 
 def _named(question_id: str, by_id: Mapping[str, Question], whose: str, where: str) -> Question:
