@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import AppendFile, Ledger, encode_line
 from maskdpo_ray.records import Annotation, Judgement, PreferencePair, Rollout, from_json
+from maskdpo_ray.unparsed import Counts, added, count
 
 
 def files(folder: Path, name: str, judged: bool) -> dict[str, Path]:
@@ -55,6 +57,17 @@ def units(entries: Iterable[Entry], name: str) -> tuple[list[Unit], int]:
         elif isinstance(entry, Rewind) and entry.log == name:
             del found[entry.keep :]
     return found, sealed
+
+
+def counts(entries: Iterable[Entry]) -> Counts:
+    """The sentences and facts of all logs."""
+    logs: dict[str, list[Unit]] = {}
+    for entry in entries:
+        if isinstance(entry, Unit):
+            logs.setdefault(entry.log, []).append(entry)
+        elif isinstance(entry, Rewind):
+            del logs[entry.log][entry.keep :]
+    return reduce(added, (unit.counts for found in logs.values() for unit in found), {})
 
 
 class QuestionLog:
@@ -154,6 +167,7 @@ class QuestionLog:
                 end={part: file.size for part, file in self._files.items()},
                 bytes=sum(map(len, data.values())),
                 sha256=digest.hexdigest(),
+                counts=dict(count(annotations, judgements)),
             )
             self._ledger.append(unit)
         except RunFolderError:

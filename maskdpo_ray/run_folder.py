@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import beginning, json_file, lost_lines, run_lock, stage_files, stored_config
+from maskdpo_ray import beginning, json_file, lost_lines, question_log, run_lock, stage_files, stored_config
 from maskdpo_ray.beginning import Questions
 from maskdpo_ray.entries import Entry, Finished, Opened, Unit, find_finished
 from maskdpo_ray.errors import RunFolderError
@@ -31,6 +31,7 @@ from maskdpo_ray.ledger import Ledger, encode_line, read_entries, sync_folder
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.question_log import QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, Judgement, PreferencePair, Record, Rollout
+from maskdpo_ray.unparsed import Counts
 
 _OURS = {run_lock.NAME, "ledger.jsonl"}
 
@@ -234,6 +235,10 @@ class RunFolder:
             self._logs[name] = QuestionLog(self.path, name, self._ledger, self._judged)
             self.notes.extend(self._logs[name].notes)
         return self._logs[name]
+
+    def counts(self) -> Counts:
+        """The sentences and facts of all that is committed."""
+        return question_log.counts(self._ledger.entries)
 
     # Stages
 

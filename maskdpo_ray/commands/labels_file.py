@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import json_file
+from maskdpo_ray import json_file, unparsed
 from maskdpo_ray.annotators.replay import Line
 from maskdpo_ray.commands import new_file
 from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.ledger import AppendFile, encode_line
-from maskdpo_ray.records import Rollout, from_json
+from maskdpo_ray.records import Annotation, Rollout, from_json
 from maskdpo_ray.stages import Labelled
+from maskdpo_ray.unparsed import Counts
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class LabelsFile:
         self._by_file = path.with_name(f"{path.name}.annotator.json")
         new_file.refuse(self._by_file, force=True, inputs=())
         self._done: set[bytes] = set()
+        self.counts: Counts = {}
+        """The sentences that an earlier attempt left, as in `unparsed.py`."""
         self._size = 0
         """Bytes of whole lines."""
         self._file: AppendFile | None = None
@@ -110,6 +113,8 @@ class LabelsFile:
                 except (ValueError, RecursionError) as error:
                     raise DataError(f"{self.path}:{number}: {error}") from None
                 self._done.add(key(line.question_id, line.text))
+                labels = Annotation(line.question_id, line.sample, line.sentences)
+                self.counts = unparsed.added(self.counts, unparsed.count([labels]))
                 self._size += len(raw)
 
 
