@@ -14,7 +14,6 @@ from typing import NamedTuple, TypeVar
 from maskdpo_ray.annotators.judge import Judge, Reply
 from maskdpo_ray.annotators.once import Once
 from maskdpo_ray.annotators.turns import ANAH, HAS_FACT, NO_REFERENCE, PASSAGES, REFERENCE, Turn
-from maskdpo_ray.errors import shown
 from maskdpo_ray.records import UNPARSED, UNVERIFIABLE, Question
 
 Result = TypeVar("Result")
@@ -66,8 +65,7 @@ class Verdict(NamedTuple):
     @classmethod
     def unparsed(cls, turn: Turn, reply: Reply) -> Verdict:
         """For a reply to `turn` that can't be read."""
-        fault = f" ({reply.fault})" if reply.fault else ""
-        return cls(UNPARSED, None, f"{turn.name}: {shown(reply.text)}{fault}")
+        return cls(UNPARSED, None, f"{turn.name}: {reply.quoted()}")
 
 
 @dataclass

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from maskdpo_ray.annotators import plugins
-from maskdpo_ray.errors import ConfigError, OptionError
+from maskdpo_ray.errors import ConfigError, OptionError, shown
 
 Conversation = Sequence[Mapping[str, str]]
 """Chat messages, each {"role", "content"}; the last one is the user's."""
@@ -24,6 +24,10 @@ class Reply:
     """Sum over its tokens of log p(token), or None when the judge gives none."""
     fault: str | None = None
     """Why it can't be taken for a reply (cut off, the conversation was too long), or None."""
+
+    def quoted(self) -> str:
+        """As evidence that it could not be read."""
+        return f"{shown(self.text)} ({self.fault})" if self.fault else shown(self.text)
 
 
 class Judge(Protocol):

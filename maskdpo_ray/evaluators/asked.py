@@ -62,7 +62,8 @@ class Asked:
 
         def judged(question: Question, fact: str) -> JudgedFact:
             prompt, evidence = checks[question.id, fact]
-            return JudgedFact(fact, _verdict(verdicts[prompt]), evidence or None)
+            verdict = _verdict(verdicts[prompt])
+            return JudgedFact(fact, verdict, verdicts[prompt].quoted() if verdict == UNPARSED else evidence or None)
 
         return [
             tuple(fact if isinstance(fact, JudgedFact) else judged(question, fact) for fact in facts)
@@ -81,7 +82,7 @@ def _facts(prompt: str, reply: Reply) -> list[str | JudgedFact]:
     """The facts that the judge wrote; one `unparsed` for a reply without a list."""
     lines = [match.group(1) for line in reply.text.splitlines() if (match := _LINE.match(line))]
     if reply.fault is not None or not lines:
-        return [JudgedFact(prompt.rpartition("Sentence: ")[2], UNPARSED, reply.fault or reply.text[:_MOST_EVIDENCE])]
+        return [JudgedFact(prompt.rpartition("Sentence: ")[2], UNPARSED, reply.quoted())]
     return [line for line in lines if line.strip(" .").upper() != "NONE"]
 
 

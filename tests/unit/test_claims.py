@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 
 from maskdpo_ray import check_annotator
@@ -86,7 +87,9 @@ def test_clauses_are_the_parts_of_what_facts_labels() -> None:
 
 
 def test_it_keeps_the_protocol() -> None:
-    assert [finding for finding in check_annotator.check(build("claims"), [RWANDA]) if finding.fault] == []
+    assert [
+        finding for finding in check_annotator.check(build("claims"), [RWANDA], fakes.CONFIG) if finding.fault
+    ] == []
 
 
 ANSWERS = (

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 
 from maskdpo_ray import check_annotator, sentences
@@ -178,7 +179,7 @@ def rounded(annotations: list[Annotation]) -> list[tuple[int, int, str, Any, str
 
 def test_it_keeps_the_protocol(folder: Path) -> None:
     annotator = build("classifier", {"model": str(folder), "labels": LABELS})
-    assert [finding for finding in check_annotator.check(annotator, [asked()]) if finding.fault] == []
+    assert [finding for finding in check_annotator.check(annotator, [asked()], fakes.CONFIG) if finding.fault] == []
 
 
 def shares(right: float, wrong: float) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 import yaml
 
@@ -170,7 +171,7 @@ def test_tokens_of_the_right_part_alone_have_weight(
 @pytest.mark.parametrize("question", [QUESTION, CHINESE])
 def test_it_keeps_the_protocol(templates: str, question: Question) -> None:
     annotator: Any = build("claims", {"judge": JUDGE, "templates": templates})
-    findings = list(check_annotator.check(annotator, [question]))
+    findings = list(check_annotator.check(annotator, [question], fakes.CONFIG))
     assert len(findings) > 5 and [finding.fault for finding in findings if finding.fault] == []
 
 
