@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import json_file, unparsed
+from maskdpo_ray import json_file, named_files, unparsed
 from maskdpo_ray.annotators.replay import Line
 from maskdpo_ray.commands import new_file
 from maskdpo_ray.config import AnnotationConfig
@@ -29,6 +29,8 @@ class _By:
 
     annotator: str
     options: dict[str, Any]
+    files: dict[str, str] | None = None
+    """As `named_files.checksums` gives them; None in what earlier versions wrote."""
 
 
 class LabelsFile:
@@ -42,7 +44,9 @@ class LabelsFile:
         """
         new_file.refuse(path, force=True, inputs=inputs)
         self.path = path
-        self._by = _By(annotation.annotator, json.loads(json.dumps(annotation.options or {})))
+        options = json.loads(json.dumps(annotation.options or {}))
+        self._files = named_files.checksums({"annotation": {"options": options}})
+        self._by = _By(annotation.annotator, options, self._files)
         self._by_file = path.with_name(f"{path.name}.annotator.json")
         new_file.refuse(self._by_file, force=True, inputs=())
         self._done: set[bytes] = set()
@@ -102,6 +106,11 @@ class LabelsFile:
                     f"annotation.{name}: expected {before!r}, as {self.path} was begun with, got {now!r}; "
                     "give it back, choose another file, or replace it with --force"
                 )
+        if name := named_files.changed(begun.files, self._files):
+            raise DataError(
+                f"{name}: expected the file as {self.path} was begun with it, got another; "
+                "give it back, choose another file, or replace it with --force"
+            )
 
     def _read(self) -> None:
         with self.path.open("rb") as file:

@@ -166,6 +166,16 @@ def damaged(folder: Path) -> None:
     replaced("labels.jsonl", '{"question_id": "q0"}\n')(folder)
 
 
+TABLES = "{tables: {a: FOLDER/planets.json}}"
+
+
+def changed_table(folder: Path) -> None:
+    table = folder / "planets.json"
+    table.write_text(Path(__file__).parents[2].joinpath("docs/planets.json").read_text())
+    label(folder, "--annotation.options", TABLES.replace("FOLDER", str(folder)))
+    table.write_text(table.read_text() + " ")
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "unknown question": (
         replaced("rollouts.jsonl", '{"question_id": "q9", "text": "a"}'),
@@ -192,6 +202,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     ),
     "other annotator": (label, ["--annotation.annotator", "claims"], "--annotation.annotator: expected 'facts', as "),
     "other options": (label, ["--annotation.options", "{tables: {a: docs/planets.json}}"], "expected {}, as "),
+    "other content": (
+        changed_table,
+        ["--annotation.options", TABLES],
+        "annotation.options.tables.a: expected the file as ",
+    ),
     "damaged": (damaged, [], "labels.jsonl:1: missing field 'sentences' in Line"),
     "annotator": (lambda _: None, ["--annotation.annotator", "nobody"], "--annotation.annotator: expected one of"),
 }
@@ -202,7 +217,7 @@ def test_what_it_refuses(folder: Path, change: Callable[[Path], Any], more: list
     change(folder)
     before = {file: file.read_bytes() for file in folder.iterdir()}
     with pytest.raises(UserError) as caught:
-        prepare(folder, *more)
+        prepare(folder, *(word.replace("FOLDER", str(folder)) for word in more))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
