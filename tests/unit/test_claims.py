@@ -11,6 +11,7 @@ import pytest
 
 from maskdpo_ray import check_annotator
 from maskdpo_ray.annotators import build
+from maskdpo_ray.annotators.facts import ClaimsByRules
 from maskdpo_ray.batching import make_example, teaches
 from maskdpo_ray.domains import countries, elements
 from maskdpo_ray.masking import MASK_DPO
@@ -84,6 +85,10 @@ def test_clauses_are_the_parts_of_what_facts_labels() -> None:
             assert sentence.label == whole
             split += len(parts) > 1
     assert split > 30
+
+
+def test_no_judge_means_rules() -> None:
+    assert isinstance(build("claims", {"judge": None}), ClaimsByRules)
 
 
 def test_it_keeps_the_protocol() -> None:
