@@ -44,6 +44,9 @@ class Perplexity:
             fault = f"vocab_size: expected the tokenizer's {needed} or more, got {shown(rows)}"
             raise ModelError(f"{self._folder / 'config.json'}: {fault}")
         self._context = getattr(config, "max_position_embeddings", None) or 2**31  # some models have no limit
+        if self._context <= max_new_tokens:
+            expected = f"a context of more than rollout.max_new_tokens, {max_new_tokens} tokens"
+            raise ConfigError(f"{_FIELD}: expected {expected}, got {self._context} in {model!r}")
         self._network: Any = None
 
     def check(self, question: Question) -> None:

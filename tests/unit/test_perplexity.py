@@ -271,6 +271,14 @@ def test_a_folder_that_holds_no_such_model_is_refused_at_once(
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_context_without_room_for_an_answer(chat: Path) -> None:
+    Perplexity(str(chat), CONTEXT - 1)
+    with pytest.raises(ConfigError) as caught:
+        Perplexity(str(chat), CONTEXT)
+    expected = f"a context of more than rollout.max_new_tokens, {CONTEXT} tokens, got {CONTEXT} in {str(chat)!r}"
+    assert str(caught.value) == f"eval.perplexity_model: expected {expected}"
+
+
 def test_missing_weights_and_a_missing_gpu_are_refused_at_the_start(
     chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
