@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskdpo_ray.annotators.judge import Reply
+from maskdpo_ray.annotators.judge import Reply, ask
 from maskdpo_ray.annotators.plugins import require_count
 from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.evaluators import asking
@@ -56,7 +56,7 @@ class ShortAnswer:
         concurrency = (1 if judge is None else 16) if max_concurrency is None else max_concurrency
         require_count("eval.options.max_concurrency", concurrency)
         self.max_concurrency = concurrency
-        self._judge = asking.build(judge, judge_options)
+        self._judge = asking.build(judge, judge_options, _VERDICT_TOKENS)
         self.num_gpus = getattr(self._judge, "num_gpus", 0)
 
     def check(self, question: Question) -> None:
@@ -98,7 +98,7 @@ class ShortAnswer:
         distinct = list(dict.fromkeys(prompts.values()))
         if not distinct:
             return by_words
-        asked = self._judge.ask([[{"role": "user", "content": prompt}] for prompt in distinct], _VERDICT_TOKENS)
+        asked = ask(self._judge, [[{"role": "user", "content": prompt}] for prompt in distinct], _VERDICT_TOKENS)
         replies = dict(zip(distinct, asked, strict=True))
         return [
             _verdict(replies[prompts[i]], question.answer) if i in prompts else by_words[i]

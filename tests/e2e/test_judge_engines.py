@@ -63,7 +63,7 @@ def base_url(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="module")
 def over_http(base_url: str) -> Iterator[Judge]:
-    judge = judges.build("http", {"base_url": base_url, "model": "judge"})
+    judge = judges.build("http", {"base_url": base_url, "model": "judge"}, MAX_TOKENS)
     judge.start()
     yield judge
     judge.close()

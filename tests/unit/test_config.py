@@ -47,17 +47,6 @@ def test_shipped_config_loads_and_names_its_run(path):
     assert read(path).run.name == path.stem
 
 
-def test_none_is_a_word_within_an_option_of_a_judge(folder):
-    body = "{reasoning_effort: none, a: None, b: [none, 1], c: null, d: ~, e: {f: none}}"
-    text = f"annotation:\n  options: {{judge: none, judge_options: {{extra_body: {body}}}}}\n"
-    read_body = {"reasoning_effort": "none", "a": "None", "b": ["none", 1], "c": None, "d": None, "e": {"f": "none"}}
-    expected = {"judge": None, "judge_options": {"extra_body": read_body}}
-    assert load(MINIMAL + text).annotation.options == expected
-    given = f"{{judge: none, judge_options: {{extra_body: {body}}}}}"
-    config = load(MINIMAL, "--annotation.options", given, "--eval.options", "none")
-    assert (config.annotation.options, config.eval.options) == (expected, None)
-
-
 def test_shipped_configs_are_the_three():
     assert [path.stem for path in SHIPPED] == ["paper", "quickstart", "smoke"]
 
