@@ -157,6 +157,12 @@ def test_a_preference_may_bring_its_question(folder: Path) -> None:
     assert [rollout.question_id for rollout in item.rollouts] == [name] * 2
 
 
+def test_a_preference_may_bring_its_document(folder: Path) -> None:
+    write(folder / "answers.jsonl", [{**OWN, "document": "It is q0."}])
+    job = prepare(folder, "--annotation.annotator", "python:fakes:Accepting", source="answers.jsonl")
+    assert next(job.todo()).question.document == "It is q0."
+
+
 def replaced(name: str, content: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / name).write_text(content)
 
@@ -186,6 +192,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         replaced("rollouts.jsonl", json.dumps({**OWN, "question_id": "q1"})),
         [],
         "rollouts.jsonl:1: prompt: expected that of question 'q1' (--questions), got another",
+    ),
+    "other document": (
+        replaced("rollouts.jsonl", json.dumps({**OWN, "question_id": "q0", "document": "It is."})),
+        [],
+        "rollouts.jsonl:1: document: expected that of question 'q0' (--questions), got another",
+    ),
+    "document": (
+        replaced("rollouts.jsonl", json.dumps({**OWN, "document": 3})),
+        [],
+        "1: document: expected text, got 3",
     ),
     "nothing to check by": (replaced("rollouts.jsonl", json.dumps(OWN)), [], "rollouts.jsonl:1': "),
     "other questions": (lambda _: None, ["--questions", "builtin:elements"], "rollouts.jsonl:1: question_id: expected"),
