@@ -6,11 +6,12 @@ judge.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import AnnotatorError, EvaluatorError
+from maskdpo_ray.errors import AnnotatorError, EvaluatorError, UserError
 from maskdpo_ray.records import UNPARSED, Annotation, Judgement
 
 FEWEST = 50
@@ -45,42 +46,41 @@ def added(one: Counts, other: Counts) -> Counts:
     return {part: one.get(part, Count()) + other.get(part, Count()) for part in {**one, **other}}
 
 
+class _Limit(NamedTuple):
+    error: type[UserError]
+    who: str
+    noun: str
+    option: str
+    highest: float
+
+
 class UnparsedShare:
     """Counts what a run, or a command, is about to commit."""
 
     def __init__(self, config: Config, committed: Counts) -> None:
         """`committed`: what is there already."""
-        self._config = config
         self._counts = committed
+        self._limits = {
+            "annotations": _Limit(
+                AnnotatorError, "annotator", "sentences", "annotation.max_unparsed", config.annotation.max_unparsed
+            ),
+            "judgements": _Limit(EvaluatorError, "evaluator", "facts", "eval.max_unparsed", config.eval.max_unparsed),
+        }
 
-    def take(self, annotations: Iterable[Annotation], judgements: Iterable[Judgement] = ()) -> None:
+    def take(self, annotations: Sequence[Annotation], judgements: Sequence[Judgement] = ()) -> None:
         """Count these too, before they are committed.
 
         Raises AnnotatorError or EvaluatorError, one line, when one of them is unparsed and the share above the highest.
         """
-        annotations, judgements = list(annotations), list(judgements)
         self._counts = added(self._counts, count(annotations, judgements))
         for part, answer, label, why in _pieces(annotations, judgements):
-            if label == UNPARSED:
-                self._refuse_too_many(part, f"question {answer.question_id!r}, answer {answer.sample}: {why}")
-
-    def _refuse_too_many(self, part: str, example: str) -> None:
-        if fault := too_many(self._counts, part, self._config):
-            error = AnnotatorError if part == "annotations" else EvaluatorError
-            raise error(f"{fault}; one of them: {example}")
-
-
-def too_many(counts: Counts, part: str, config: Config) -> str | None:
-    """An error line about a share of `part` above what the config allows, None where it is not."""
-    who, noun, field, highest = {
-        "annotations": ("annotator", "sentences", "annotation.max_unparsed", config.annotation.max_unparsed),
-        "judgements": ("evaluator", "facts", "eval.max_unparsed", config.eval.max_unparsed),
-    }[part]
-    found = counts.get(part, Count())
-    if found.total < FEWEST or found.unparsed <= highest * found.total:
-        return None
-    expected = f"expected at most {highest:.0%} of the {noun} unparsed ({field})"
-    return f"{who}: {expected}, got {found.unparsed} of {found.total}"
+            limit, found = self._limits[part], self._counts[part]
+            if label == UNPARSED and found.total >= FEWEST and found.unparsed > limit.highest * found.total:
+                raise limit.error(
+                    f"{limit.who}: expected at most {limit.highest:.0%} of the {limit.noun} unparsed ({limit.option}), "
+                    f"got {found.unparsed} of {found.total}; one of them: question {answer.question_id!r}, "
+                    f"answer {answer.sample}: {why}"
+                )
 
 
 def _pieces(
