@@ -12,7 +12,7 @@ from typing import Any
 
 from maskdpo_ray import model_folder, questions
 from maskdpo_ray.annotators import model_files
-from maskdpo_ray.errors import ConfigError, DataError, ModelError, one_line, shown
+from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
 from maskdpo_ray.records import Question, Rollout, Surprisal
 
 _FIELD = "eval.perplexity_model"
@@ -132,7 +132,6 @@ class Perplexity:
 
 def _config(model: str) -> Any:
     """As transformers reads it from the folder. Raises ConfigError and ModelError."""
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     named = model_files.described(model, _FIELD).get("architectures")
@@ -142,8 +141,4 @@ def _config(model: str) -> Any:
         expected = "expected a causal language model of transformers (a model's own code is not run)"
         raise ModelError(f"{file}: architectures: {expected}, got {shown(named)}")
     model_files.refuse_no_weights(file.parent, _FIELD)
-    try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # broken files make transformers raise errors of all kinds
-        raise ModelError(f"{file}: expected the config of a model, got: {one_line(error)}") from error
-    return config
+    return model_files.config(file.parent)

@@ -287,13 +287,19 @@ def headless(folder: Path) -> None:
     save_file(tensors, file, {"format": "pt"})
 
 
+def deeper(folder: Path) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_hidden_layers": 3}))
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
         (without_weights, "annotation.options.model: expected safetensors in "),
         (truncated, "model.safetensors: expected a whole safetensors file (no Git LFS pointer), got: "),
         (without_tokenizer, "copy: expected a tokenizer, got none of "),
-        (headless, ": expected all weights of the model, got none for classifier.bias"),
+        (headless, ": expected a weight for every parameter of config.json, got none for 2: classifier.bias"),
+        (deeper, "parameter of config.json, got none for 16: bert.encoder.layer.2."),
     ],
 )
 def test_damaged_weights(folder: Path, tmp_path: Path, damage: Any, expected: str) -> None:
@@ -301,7 +307,7 @@ def test_damaged_weights(folder: Path, tmp_path: Path, damage: Any, expected: st
     shutil.copytree(folder, copy)
     damage(copy)
     with pytest.raises(ModelError) as caught:
-        started(copy)
+        build("classifier", {"model": str(copy), "labels": LABELS})
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
