@@ -21,7 +21,6 @@ from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps
-from maskdpo_ray.unparsed import UnparsedShare
 
 
 class RolloutGroup:
@@ -84,7 +83,6 @@ class AnnotationGroup:
         self._config = config
         self._annotators = annotators
         self._hosted = hosted
-        self._unparsed = UnparsedShare(config.annotation.max_unparsed)
 
     def ready(self) -> list[Any]:
         """Calls that end when what the actors host has started."""
@@ -102,7 +100,6 @@ class AnnotationGroup:
 
         timeout, limit = self._config.cluster.step_timeout_s, self._config.annotation.max_in_flight
         for item, labels in calls.feed(answered, self._annotators, submit, limit, timeout, "annotation actor", home):
-            self._unparsed.count(labels)
             yield Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(labels))
 
     def busy_seconds(self) -> float:

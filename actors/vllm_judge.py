@@ -74,6 +74,7 @@ class VllmJudge:
         require(not is_blank, "chat_template", "a template that is not empty", chat_template)
         model_files.refuse_damaged_weights(Path(model))
         self._model = model
+        self.max_model_len = max_model_len
         self._environment = (device, threads, cpu_kv_cache_gib)
         self._trust_remote_code = trust_remote_code
         self._engine_args = {

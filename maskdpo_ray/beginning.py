@@ -1,4 +1,7 @@
-"""What a run began with: the weights, and the questions or pairs. It goes on with the same ones only."""
+"""What a run began with: the weights, the questions or pairs, and the files that its options name.
+
+It goes on with the same ones only.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray import named_files
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import to_json
@@ -17,9 +21,13 @@ Questions = Mapping[str, Sequence[Any]]
 examples; of `maskdpo_ray.evaluate` no `train`, but `answers` where they were given."""
 
 
-def facts(initial: Policy, questions: Questions) -> dict[str, Any]:
-    """What the ledger keeps, as JSON values."""
-    return {"checksum": initial.checksum, "questions": {split: _checksum(asked) for split, asked in questions.items()}}
+def facts(initial: Policy, questions: Questions, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ledger keeps, as JSON values. `config`: resolved, as nested dicts."""
+    return {
+        "checksum": initial.checksum,
+        "questions": {split: _checksum(asked) for split, asked in questions.items()},
+        "named_files": named_files.checksums(config),
+    }
 
 
 def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) -> None:
@@ -45,6 +53,15 @@ def refuse_other_questions(path: Path, begun: Mapping[str, Any], questions: Ques
                 f"{what}: expected those that the run in {path} began with, got {got}; "
                 "give them back or choose another run.name"
             )
+
+
+def refuse_other_files(path: Path, begun: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise RunFolderError naming an option whose file held something else when the run in `path` began."""
+    if name := named_files.changed(begun.get("named_files"), named_files.checksums(config)):
+        raise RunFolderError(
+            f"{name}: expected the file as the run in {path} began with it, got another; "
+            "give it back or choose another run.name"
+        )
 
 
 def _checksum(asked: Sequence[Any]) -> str:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 from maskdpo_ray import annotators, cli, questions
 from maskdpo_ray.annotators import Annotator, conformance
+from maskdpo_ray.config import Config
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.records import Annotation, Question, Rollout
+from maskdpo_ray.unparsed import UnparsedShare
 
 NUM_QUESTIONS = 8
 ANSWERS = (
@@ -48,8 +50,8 @@ class Finding:
     """What else there is to say when all was well."""
 
 
-def check(annotator: Annotator, asked: Sequence[Question], start: bool = True) -> Iterator[Finding]:
-    """Start an annotator and try it on `ANSWERS` to each question; findings come as they are made.
+def check(annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True) -> Iterator[Finding]:
+    """Start the config's annotator and try it on `ANSWERS` to each question; findings come as they are made.
 
     Without `start` only what can be tried before that.
     """
@@ -79,6 +81,8 @@ def check(annotator: Annotator, asked: Sequence[Question], start: bool = True) -
     yield Finding(f"{len(items)} answers in one call: spans and labels", fault, note=note)
     if fault:
         return
+    highest = f"at most {config.annotation.max_unparsed:.0%} of the sentences unparsed"
+    yield Finding(highest, _fault(lambda: UnparsedShare(config, {}).take(labelled)))
     for tried, again in (
         ("the same answers again: the same labels", lambda: _annotate(annotator, items)),
         ("one answer a call: the same labels", lambda: [_annotate(annotator, [item])[0] for item in items]),
@@ -127,7 +131,7 @@ def main(argv: list[str]) -> None:
     asked = questions.load(config.data.train)[:NUM_QUESTIONS]
     print(f"{config.annotation.annotator} on {len(asked)} questions of {config.data.train}")
     failed = 0
-    for finding in check(annotator, asked, start=not command.dry_run):
+    for finding in check(annotator, asked, config, start=not command.dry_run):
         verdict = "ok" if finding.fault is None else "FAILED" if finding.must else "note"
         failed += verdict == "FAILED"
         remark = " ".join((finding.fault or finding.note).split())

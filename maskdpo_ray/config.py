@@ -158,7 +158,7 @@ class AnnotationConfig:
     max_in_flight: int = 16
     """Questions handed to the annotation actors and not yet labelled."""
     max_unparsed: float = 0.2
-    """Share of the sentences: with more of them `unparsed`, of at least 50, the run stops."""
+    """Share of the sentences: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.max_unparsed <= 1, "annotation.max_unparsed", "0 to 1", self.max_unparsed)
@@ -283,8 +283,11 @@ class EvalConfig:
     """Evaluation actors, when there is an evaluator or a perplexity model."""
     max_in_flight: int = 16
     """Questions handed to the evaluation actors and not yet judged."""
+    max_unparsed: float = 0.2
+    """Share of the evaluator's facts: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
 
     def __post_init__(self) -> None:
+        _require(0 <= self.max_unparsed <= 1, "eval.max_unparsed", "0 to 1", self.max_unparsed)
         lowest = {"n_samples_per_prompt": 1, "bootstrap_samples": 100, "num_actors": 1, "max_in_flight": 1}
         for name, least in lowest.items():
             _require(getattr(self, name) >= least, f"eval.{name}", f"at least {least}", getattr(self, name))

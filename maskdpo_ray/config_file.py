@@ -31,6 +31,13 @@ TRUE, FALSE = ("true", "on", "yes"), ("false", "off", "no")
 NULL = ("", "null", "none", "~")
 
 
+class _Inner:
+    """The type of what lies within an option of annotator or evaluator (`judge_options`, `extra_body`).
+
+    Much of it is meant for others, to whom `none` may be a word, as it is in YAML.
+    """
+
+
 @dataclass(frozen=True)
 class Option:
     """One field of the config."""
@@ -243,7 +250,9 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 def _convert(node: yaml.Node, hint: Any, where: str) -> Any:
     """The value of a node. Raises ConfigError that names the part of a list or mapping that is wrong."""
-    for kind in (bool, int, float, str, type(None), list[Any], dict[str, Any]) if hint is Any else _alternatives(hint):
+    is_null = isinstance(node, yaml.ScalarNode) and _is_null(node) and (hint, node.value.lower()) != (_Inner, "none")
+    free = (bool, int, float, str, type(None), list[_Inner], dict[str, _Inner])
+    for kind in free if hint in (Any, _Inner) else _alternatives(hint):
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin is list and isinstance(node, yaml.SequenceNode):
             return [_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(node.value)]
@@ -253,7 +262,7 @@ def _convert(node: yaml.Node, hint: Any, where: str) -> Any:
         if origin is dict and isinstance(node, yaml.MappingNode):
             return _convert_mapping(node, arguments, where)
         try:
-            return _convert_scalar(node, kind)
+            return _convert_scalar(node, kind, is_null)
         except (ValueError, OverflowError):
             continue  # the next alternative; the error below names them all
     raise ConfigError(f"{where}: expected {expected_words(hint)}, got {_got(node)}{_remark(node, hint)}")
@@ -285,11 +294,11 @@ def _remark(node: yaml.Node, hint: Any) -> str:
     return ", which is too large" if is_too_large else ""
 
 
-def _convert_scalar(node: yaml.Node, kind: Any) -> Any:
+def _convert_scalar(node: yaml.Node, kind: Any, is_null: bool) -> Any:
     """The value of a scalar node as one type. Raises ValueError or OverflowError."""
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError("not a scalar")
-    text, is_plain, is_null = node.value, node.style is None, _is_null(node)
+    text, is_plain = node.value, node.style is None
     if kind is type(None) and is_null:
         return None
     if kind is str and not is_null and _is_printable(text):

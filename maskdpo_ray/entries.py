@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from maskdpo_ray.records import SCHEMA_VERSION, from_json
+from maskdpo_ray.unparsed import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Unit:
     bytes: int
     """Of all parts together."""
     sha256: str
+    counts: dict[str, Count] = field(default_factory=dict)
+    """Part -> sentences or facts, and how many of them are unparsed; earlier versions did not keep it."""
 
 
 @dataclass(frozen=True, kw_only=True)

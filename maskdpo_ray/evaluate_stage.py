@@ -13,6 +13,7 @@ from maskdpo_ray.report.progress import track
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import Annotators, Engines, Evaluators, Labelled
 from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.unparsed import UnparsedShare
 
 
 def is_finished(folder: RunFolder, splits: Iterable[str], version: int) -> bool:
@@ -40,9 +41,11 @@ class EvaluateStage:
             done = self.folder.committed_answers(policy.version, split)
             todo = [question for question in of_split if question.id not in done]
             stage, num_tokens = f"evaluate-{split}", 0
+            unparsed = UnparsedShare(self.config, self.folder.counts())
             with self.tracker.stage(stage, policy.version):
                 labelled = self._labelled(todo, policy, stage)
                 for item in track(labelled, f"evaluate {split} (policy {policy.version})", len(todo)):
+                    unparsed.take(item.annotations, item.judgements)
                     self.folder.commit_answers(
                         policy.version, split, item.question.id, item.rollouts, item.annotations, item.judgements
                     )

@@ -4,12 +4,13 @@ second language model's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import exp, inf
 from typing import Any
 
 from maskdpo_ray.bootstrap import Gain, Ratios, Statistic, TopicSums
+from maskdpo_ray.errors import shown
 from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNPARSED, UNSUPPORTED, Judgement, Question, from_json
 
 GAMMA = 10
@@ -68,6 +69,8 @@ class JudgedEvaluation:
     """What `compare` resamples."""
     perplexity_model: str | None = None
     """The language model's folder in the config; None without one, as before there was any."""
+    unparsed_example: str | None = None
+    """A fact whose verdict could not be read, and what was said, if there is one."""
 
     def __post_init__(self) -> None:
         """Raises ValueError when a metric or a sum is missing: in a file of another version, say."""
@@ -102,12 +105,21 @@ def evaluate(
     They are by the evaluator, the language model or both: one of the two names must be given.
     Raises ValueError when a question is not judged exactly once per replication, or a judgement is of an unknown one.
     """
-    counts = (((judgement.question_id, judgement.sample), _count(judgement)) for judgement in judgements)
+    example: list[str] = []
+
+    def counts() -> Iterator[tuple[tuple[str, int], dict[str, float]]]:
+        for judgement in judgements:
+            unparsed = [fact for fact in judgement.facts if fact.verdict == UNPARSED]
+            example.extend(f"{shown(fact.text)} ({fact.evidence})" for fact in unparsed[: not example])
+            yield (judgement.question_id, judgement.sample), _count(judgement)
+
     ratios = _ratios(evaluator, perplexity_model)
-    sums = ratios.add_up(questions, counts)
+    sums = ratios.add_up(questions, counts())
     statistics = ratios.statistics(sums, seed=seed, bootstrap_samples=bootstrap_samples)
     replications = len(next(iter(statistics.values())).per_replication)
-    return JudgedEvaluation(evaluator, len(questions), replications, statistics, sums, perplexity_model)
+    return JudgedEvaluation(
+        evaluator, len(questions), replications, statistics, sums, perplexity_model, example[0] if example else None
+    )
 
 
 def compare(before: JudgedEvaluation, after: JudgedEvaluation, *, seed: int, bootstrap_samples: int) -> Gain:

@@ -30,6 +30,7 @@ from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.tracking import Tracker
 from maskdpo_ray.train_stage import TrainStage
+from maskdpo_ray.unparsed import UnparsedShare
 
 
 def is_finished(config: Config, splits: Iterable[str], folder: RunFolder) -> bool:
@@ -81,10 +82,12 @@ class Loop:
         done = self.folder.committed_questions(iteration)
         todo = [question for question in self.train_questions if question.id not in done]
         num_samples, num_tokens = self.config.rollout.n_samples_per_prompt, 0
+        unparsed = UnparsedShare(self.config, self.folder.counts())
         with self.tracker.stage("collect", iteration):
             answered = self.stages.engines.stream(todo, policy, num_samples, "train")
             labelled = self.stages.annotators.stream(answered)
             for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
+                unparsed.take(item.annotations)
                 outcome = pairing.pair_of(item, self.config, self.tokenizer)
                 self.folder.commit_question(iteration, item.question.id, item.rollouts, item.annotations, outcome)
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,33 +93,29 @@ def check_attention(config: Any, file: Path, max_len: int) -> None:
         )
 
 
-def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
-    """Check how the model reads a prompt, and load its tensors' shapes as training will load the tensors.
+def check_weights(auto: Any, config: Any, folder: Path, expected: str) -> None:
+    """Refuse a folder whose weights lack parameters of its config.json, or have others' shapes.
 
-    Transformers itself does it, on the meta device: it knows which names each model ties, renames and merges.
+    Args:
+        auto: transformers' auto class that will load it.
+        config: as transformers reads it from there.
+        expected: what kind of model it should be, in words.
+
+    Raises ModelError.
     """
-    import torch
+    _, report = _load_shapes(auto, config, _shapes(folder, dtypes=None), folder / "config.json", expected)
+    _refuse_misfits(report, folder)
+
+
+def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
+    """Check how the model reads a prompt, and that its weights are those of its config.json."""
     from transformers import AutoModelForCausalLM
 
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{file}: quantization_config: expected none, training needs plain weights")
     if config.is_encoder_decoder:
         raise ModelError(f"{file}: is_encoder_decoder: expected false, got true")
-    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    try:
-        with _quiet():
-            with torch.device("meta"):
-                kind = type(AutoModelForCausalLM.from_config(config))
-            _, report = kind.from_pretrained(
-                None,
-                config=config,
-                state_dict=tensors,
-                device_map="meta",
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-    except Exception as error:  # as in `_load`
-        raise ModelError(f"{file}: expected a causal language model, got: {_reason(error)}") from error
+    kind, report = _load_shapes(AutoModelForCausalLM, config, shapes, file, "a causal language model")
     takes = inspect.signature(kind.forward).parameters
     if kind._is_stateful or not {"position_ids", "logits_to_keep"} <= takes.keys():
         raise ModelError(
@@ -129,17 +125,45 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
     named = getattr(config, "architectures", None) or []
     if kind.__name__ not in named:  # the engines go by this name
         raise ModelError(f"{file}: architectures: expected [{kind.__name__!r}], got {shown(named)}")
-    if mismatched := sorted(report["mismatched_keys"]):
-        name, got, expected = mismatched[0]
-        raise ModelError(f"{file.parent}: {name}: expected the shape {list(expected)} of config.json, got {list(got)}")
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"{file.parent}: expected a weight for every parameter of config.json, "
-            f"got none for {len(missing)}: {missing[0]}"
-        )
+    _refuse_misfits(report, file.parent)
     if unexpected := sorted(report["unexpected_keys"]):
         raise ModelError(
             f"{file.parent}: expected no weights but those of config.json, got {len(unexpected)} more: {unexpected[0]}"
+        )
+
+
+def _load_shapes(auto: Any, config: Any, shapes: Shapes, file: Path, expected: str) -> tuple[Any, dict[str, Any]]:
+    """(the model's class, what transformers reports of loading these shapes as it will load the tensors).
+
+    Transformers itself does it, on the meta device: it knows which names each model ties, renames and merges.
+    """
+    import torch
+
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    try:
+        with _quiet():
+            with torch.device("meta"):
+                kind = type(auto.from_config(config))
+            _, report = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                device_map="meta",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # as in `_load`
+        raise ModelError(f"{file}: expected {expected}, got: {_reason(error)}") from error
+    return kind, report
+
+
+def _refuse_misfits(report: dict[str, Any], folder: Path) -> None:
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, got, expected = mismatched[0]
+        raise ModelError(f"{folder}: {name}: expected the shape {list(expected)} of config.json, got {list(got)}")
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{folder}: expected a weight for every parameter of config.json, got none for {len(missing)}: {missing[0]}"
         )
 
 
@@ -159,8 +183,8 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _shapes(folder: Path) -> Shapes:
-    """Of the tensors that transformers would load.
+def _shapes(folder: Path, dtypes: Collection[str] | None = _DTYPES) -> Shapes:
+    """Of the tensors that transformers would load, all of one of the `dtypes` if given.
 
     Reads the header of every file of weights: a truncated file and a Git LFS pointer have none that fits.
     """
@@ -181,8 +205,8 @@ def _shapes(folder: Path) -> Shapes:
         with weights_file.opened(folder / name) as weights:
             for tensor in weights.keys() if name in loaded else []:
                 shapes[tensor] = weights.get_slice(tensor).get_shape()
-                if (dtype := weights.get_slice(tensor).get_dtype()) not in _DTYPES:
-                    raise ModelError(f"{folder / name}: {tensor}: expected one of {', '.join(_DTYPES)}, got {dtype}")
+                if dtypes and (dtype := weights.get_slice(tensor).get_dtype()) not in dtypes:
+                    raise ModelError(f"{folder / name}: {tensor}: expected one of {', '.join(dtypes)}, got {dtype}")
     return shapes
 
 

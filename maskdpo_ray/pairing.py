@@ -26,6 +26,8 @@ def pair_of(item: Labelled, config: Config, tokenizer: Any) -> PreferencePair | 
 
 def lesson_of(pair: PreferencePair, config: Config, tokenizer: Any) -> TrainingExample | DropReason:
     """What the policy learns from a pair, or why nothing."""
+    if pair.chosen.rollout.text == pair.rejected.rollout.text:
+        return DropReason.IDENTICAL_TEXT
     try:
         example = example_of(pair, config, tokenizer)
     except MaskError:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import AppendFile, Ledger, encode_line
 from maskdpo_ray.records import Annotation, Judgement, PreferencePair, Rollout, from_json
+from maskdpo_ray.unparsed import Counts, added, count
 
 
 def files(folder: Path, name: str, judged: bool) -> dict[str, Path]:
@@ -69,6 +71,17 @@ def refuse_short(folder: Path, name: str, entries: Iterable[Entry], judged: bool
                     f"{paths[part]}: expected at least the {expected} bytes that a finished stage was built on, "
                     f"got {size}; restore it or choose another run.name"
                 )
+
+
+def counts(entries: Iterable[Entry]) -> Counts:
+    """The sentences and facts of all logs."""
+    logs: dict[str, list[Unit]] = {}
+    for entry in entries:
+        if isinstance(entry, Unit):
+            logs.setdefault(entry.log, []).append(entry)
+        elif isinstance(entry, Rewind):
+            del logs[entry.log][entry.keep :]
+    return reduce(added, (unit.counts for found in logs.values() for unit in found), {})
 
 
 class QuestionLog:
@@ -168,6 +181,7 @@ class QuestionLog:
                 end={part: file.size for part, file in self._files.items()},
                 bytes=sum(map(len, data.values())),
                 sha256=digest.hexdigest(),
+                counts=dict(count(annotations, judgements)),
             )
             self._ledger.append(unit)
         except RunFolderError:

@@ -31,14 +31,16 @@ from maskdpo_ray.ledger import Ledger, encode_line, read_entries, sync_folder
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.question_log import QuestionLog
 from maskdpo_ray.records import SCHEMA_VERSION, Annotation, Judgement, PreferencePair, Record, Rollout
+from maskdpo_ray.unparsed import Counts
 
 
 class RunFolder:
     """Open one with `RunFolder.open`; one process at a time. Not thread-safe."""
 
-    def __init__(self, path: Path, lock: int, ledger: Ledger, resumed: bool, judged: bool) -> None:
+    def __init__(self, path: Path, lock: int, ledger: Ledger, resumed: bool, config: dict[str, Any]) -> None:
         self.path = path
-        self._judged = judged
+        self._config = config
+        self._judged = _is_judged(config)
         self.resumed = resumed
         """Whether the folder was there before."""
         self.notes: list[str] = []
@@ -79,7 +81,7 @@ class RunFolder:
         try:
             changed, _ = _read(path, config)
             ledger = Ledger(path / "ledger.jsonl")
-            folder = cls(path, lock, ledger, resumed=changed is not None, judged=_is_judged(config))
+            folder = cls(path, lock, ledger, resumed=changed is not None, config=config)
             if changed is None or changed:
                 folder._write("config.yaml", stored_config.text(config, package_versions))
             folder._ledger.append(
@@ -113,6 +115,7 @@ class RunFolder:
             _, entries = _read(path, _as_stored(config))
             if questions is not None and (begun := find_finished(entries, "begin", 0)):
                 beginning.refuse_other_questions(path, begun.facts, questions)
+                beginning.refuse_other_files(path, begun.facts, config)
             if policies := [entry for entry in entries if isinstance(entry, Finished) and entry.stage == "train"]:
                 # The one that a resumed run goes on from; its hash, which takes long, when it is loaded.
                 stage_files.check(path, policies[-1], with_hash=False)
@@ -226,16 +229,24 @@ class RunFolder:
             self.notes.extend(self._logs[name].notes)
         return self._logs[name]
 
+    def counts(self) -> Counts:
+        """The sentences and facts of all that is committed."""
+        return question_log.counts(self._ledger.entries)
+
     # Stages
 
     def begin(self, initial: Policy, questions: Questions) -> None:
-        """Note what the run begins with. Raises RunFolderError when it began with other weights or questions."""
+        """Note what the run begins with.
+
+        Raises RunFolderError when it began with other weights or questions, or other files that the options name.
+        """
         begun = self.finished("begin", 0)
         if begun is None:
-            self.finish("begin", 0, **beginning.facts(initial, questions))
+            self.finish("begin", 0, **beginning.facts(initial, questions, self._config))
         else:
             beginning.refuse_other_weights(self.path, begun, initial)
             beginning.refuse_other_questions(self.path, begun, questions)
+            beginning.refuse_other_files(self.path, begun, self._config)
 
     def finish(self, stage: str, iteration: int, files: Iterable[str | os.PathLike[str]] = (), **facts: Any) -> None:
         """Say in the ledger that `stage` ("train", "evaluate", ...) of `iteration` is done.

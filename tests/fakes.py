@@ -22,7 +22,7 @@ import numpy as np
 from actors import weights
 from maskdpo_ray import batching
 from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.config import Config
+from maskdpo_ray.config import Config, ModelConfig
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import (
@@ -41,6 +41,7 @@ from maskdpo_ray.records import (
 from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps, Stages
 
 EOS = 0
+CONFIG = Config(model=ModelConfig(model_name_or_path="m"))
 RIGHT, WRONG = "This is right.", "This is wrong."
 
 

@@ -60,4 +60,5 @@ check, num_gpus = _SLOT.check, _SLOT.num_gpus
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
     """See `plugins.HostedSlot.build`; the option `judge` decides between rules and a language model."""
-    return (_SLOT_WITH_JUDGE if "judge" in (options or {}) else _SLOT).build(name, options)
+    is_judged = (options or {}).get("judge") is not None
+    return (_SLOT_WITH_JUDGE if is_judged else _SLOT).build(name, options)

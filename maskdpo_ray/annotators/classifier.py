@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import sentences
+from maskdpo_ray import model_folder, sentences
 from maskdpo_ray.annotators import model_files, passages
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
 from maskdpo_ray.records import (
@@ -32,6 +32,7 @@ _OURS = tuple(label for label in LABELS if label != UNPARSED)
 _DECISIVE = (NO_HALLUCINATION, CONTRADICTORY)
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")  # a Chinese character counts as one
 _MODEL = "annotation.options.model"
+_EXPECTED = "a model for sequence classification"
 _SHORTEST = 32
 """Least `max_length`, tokens."""
 _USUAL = 512
@@ -57,7 +58,7 @@ class ClassifierAnnotator:
         device: str = "cpu",
         min_words: int = 1,
     ) -> None:
-        """Check the options; only the tokenizer is loaded.
+        """Check the options; only the tokenizer and the shapes of the weights are loaded.
 
         Args:
             model: folder of the model, as transformers saves it; weights in safetensors, no code of its own.
@@ -70,6 +71,8 @@ class ClassifierAnnotator:
 
         Raises ConfigError, and ModelError when the folder holds no such model.
         """
+        from transformers import AutoModelForSequenceClassification
+
         names, limit = _described(model)
         if not isinstance(labels, Mapping) or set(labels) != set(names):
             expected = f"one of our labels for each of the model's: {', '.join(names)}"
@@ -90,6 +93,8 @@ class ClassifierAnnotator:
         self._min_words = _whole("min_words", min_words, 0)
         self.num_gpus = int(device == "cuda")
         self._load_tokenizer()  # for its errors; the actors load their own
+        folder = Path(model)
+        model_folder.check_weights(AutoModelForSequenceClassification, model_files.config(folder), folder, _EXPECTED)
 
     def check(self, question: Question) -> None:
         """Refuse a question without a document. Raises DataError."""
@@ -109,8 +114,8 @@ class ClassifierAnnotator:
             expected = "expected a GPU for the annotator (cluster.gpus_per_annotator)"
             raise ConfigError(f"annotation.options.device: {expected}, got none")
         self._tokenizer = self._load_tokenizer()
-        kind, expected = AutoModelForSequenceClassification, "a model for sequence classification"
-        self._network = model_files.load(kind, Path(self._model), expected).to(self._device)
+        network = model_files.load(AutoModelForSequenceClassification, Path(self._model), _EXPECTED)
+        self._network = network.to(self._device)
         self._cut = lru_cache(maxsize=_DOCUMENTS)(self._cut_document)
 
     def _load_tokenizer(self) -> Any:

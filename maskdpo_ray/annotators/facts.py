@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from maskdpo_ray import sentences
 from maskdpo_ray.annotators.claims import Claim, ClaimReader
@@ -124,6 +125,17 @@ class FactsAnnotator:
 
 class ClaimsByRules(FactsAnnotator):
     """As FactsAnnotator, clause by clause: a wrong clause leaves the right ones beside it their label."""
+
+    def __init__(
+        self, tables: Mapping[str, FactTable | str] | None = None, judge: None = None, judge_options: Any = None
+    ) -> None:
+        """Raises ConfigError as FactsAnnotator does, and for options of a judge without one."""
+        super().__init__(tables)
+        if judge_options is not None:
+            raise ConfigError(
+                f"annotation.options.judge: expected one, as there are judge_options, got {shown(judge)}; "
+                "`claims` is by rules without a judge"
+            )
 
     def _spans(self, domain: _Domain, topic: Entity, text: str, start: int, end: int) -> Iterator[Sentence]:
         """Its clauses. One that claims nothing ("Rwanda, which ...") is part of the next, if there is one."""

@@ -51,6 +51,8 @@ class HttpJudge:
             OptionError: one line, about any of these.
         """
         require(_is_address(base_url), "base_url", "an address like http://127.0.0.1:8000/v1", base_url)
+        is_base = not urlsplit(base_url).path.rstrip("/").endswith("/chat/completions")
+        require(is_base, "base_url", "an address up to /v1, without /chat/completions", base_url)
         is_model = isinstance(model, str) and model.strip() != ""
         require(is_model, "model", "the endpoint's name of a model", model)
         is_name = api_key_env is None or (isinstance(api_key_env, str) and api_key_env.isidentifier())
@@ -62,8 +64,8 @@ class HttpJudge:
         require_count("max_concurrent", max_concurrent)
         if requests_per_minute is not None:
             require_count("requests_per_minute", requests_per_minute)
-        is_time = type(timeout_s) in (int, float) and timeout_s > 0
-        require(is_time, "timeout_s", "seconds above 0", timeout_s)
+        is_time = type(timeout_s) in (int, float) and 0 < timeout_s <= 86400
+        require(is_time, "timeout_s", "seconds above 0, at most a day", timeout_s)
         is_number = type(max_retries) is int and max_retries >= 0
         require(is_number, "max_retries", "a whole number, 0 or more", max_retries)
         require(type(logprobs) is bool, "logprobs", "true or false", logprobs)

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import NamedTuple, TypeVar
 
-from maskdpo_ray.annotators.judge import Judge, Reply
+from maskdpo_ray.annotators.judge import Judge, Reply, ask
 from maskdpo_ray.annotators.once import Once
 from maskdpo_ray.annotators.turns import ANAH, HAS_FACT, NO_REFERENCE, PASSAGES, REFERENCE, Turn
-from maskdpo_ray.errors import shown
 from maskdpo_ray.records import UNPARSED, UNVERIFIABLE, Question
 
 Result = TypeVar("Result")
@@ -66,8 +65,7 @@ class Verdict(NamedTuple):
     @classmethod
     def unparsed(cls, turn: Turn, reply: Reply) -> Verdict:
         """For a reply to `turn` that can't be read."""
-        fault = f" ({reply.fault})" if reply.fault else ""
-        return cls(UNPARSED, None, f"{turn.name}: {shown(reply.text)}{fault}")
+        return cls(UNPARSED, None, f"{turn.name}: {reply.quoted()}")
 
 
 @dataclass
@@ -133,7 +131,7 @@ class Interviews:
             interview.ask(turn)
         limit = self._limits.max_reference_tokens if name == REFERENCE else self._limits.max_reply_tokens
         self._count(calls=len(interviews))
-        replies = self._judge.ask([interview.messages for interview in interviews], limit)
+        replies = ask(self._judge, [interview.messages for interview in interviews], limit)
         for interview, turn, reply in zip(interviews, turns, replies, strict=True):
             interview.take(turn, reply)
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any, Protocol
 
 from maskdpo_ray.annotators import plugins
-from maskdpo_ray.errors import ConfigError, OptionError
+from maskdpo_ray.errors import AnnotatorError, ConfigError, OptionError, shown
 
 Conversation = Sequence[Mapping[str, str]]
 """Chat messages, each {"role", "content"}; the last one is the user's."""
@@ -25,11 +26,16 @@ class Reply:
     fault: str | None = None
     """Why it can't be taken for a reply (cut off, the conversation was too long), or None."""
 
+    def quoted(self) -> str:
+        """As evidence that it could not be read."""
+        return f"{shown(self.text)} ({self.fault})" if self.fault else shown(self.text)
+
 
 class Judge(Protocol):
     """Built on the driver from the `judge_options` of an annotator or evaluator, pickled to every actor, started there.
 
-    About an option it raises OptionError, which names it as its constructor does.
+    About an option it raises OptionError, which names it as its constructor does. One that is told its context says how
+    many tokens that is in an attribute `max_model_len`, so that replies that can't fit are refused before the run.
     """
 
     def start(self) -> None:
@@ -54,14 +60,17 @@ require = partial(plugins.require, error=OptionError)
 require_count = partial(plugins.require_count, error=OptionError)
 
 
-def build(name: str, options: Mapping[str, Any], field: str = "annotation.options") -> Judge:
+def build(name: str, options: Mapping[str, Any], max_tokens: int, field: str = "annotation.options") -> Judge:
     """The judge that `judge` and `judge_options` below `field` name, not started yet.
 
-    Raises ConfigError as `annotators.build` does.
+    Raises ConfigError as `annotators.build` does, and when replies of `max_tokens` leave no room for a prompt.
     """
     slot = plugins.Slot(f"{field}.judge", f"{field}.judge_options", _KNOWN, ("start", "ask", "close"))
     with _options_below(field):
         judge: Judge = slot.build(name, options)
+        context = getattr(judge, "max_model_len", None)
+        expected = f"more than the longest reply, {max_tokens} tokens"
+        require(context is None or context > max_tokens, "max_model_len", expected, context)
     return judge
 
 
@@ -69,6 +78,31 @@ def start(judge: Judge, field: str = "annotation.options") -> None:
     """Start it. Raises UserError, one line, when that fails; `field` as in `build`."""
     with _options_below(field):
         judge.start()
+
+
+def ask(judge: Judge, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
+    """What it replies. Raises AnnotatorError, one line, when it fails, or when that is no reply to each of these."""
+    replies: object = judge.ask(conversations, max_tokens)
+    if not isinstance(replies, (list, tuple)) or len(replies) != len(conversations):
+        got = len(replies) if isinstance(replies, (list, tuple)) else type(replies).__name__
+        raise AnnotatorError(f"judge: expected a list of {len(conversations)} replies, got {got}")
+    for number, reply in enumerate(replies):
+        if fault := _fault(reply):
+            raise AnnotatorError(f"judge: reply {number}: {fault}")
+    return list(replies)
+
+
+def _fault(reply: object) -> str | None:
+    """What is wrong with a reply, or None."""
+    if not isinstance(reply, Reply):
+        return f"expected a Reply, got {type(reply).__name__}"
+    if not isinstance(reply.text, str):
+        return f"text: expected text, got {shown(reply.text)}"
+    if reply.logprob is not None and not (isinstance(reply.logprob, Real) and reply.logprob < 1):
+        return f"logprob: expected a number, at most 0, or None, got {shown(reply.logprob)}"
+    if reply.fault is not None and not isinstance(reply.fault, str):
+        return f"fault: expected text or None, got {shown(reply.fault)}"
+    return None
 
 
 @contextmanager

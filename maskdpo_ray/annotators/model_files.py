@@ -38,13 +38,24 @@ def refuse_damaged_weights(folder: Path) -> None:
             pass
 
 
+def config(folder: Path) -> Any:
+    """As transformers reads it from the folder. Raises ModelError, one line, when it can't."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # broken files make transformers raise errors of all kinds
+        where = folder / "config.json"
+        raise ModelError(f"{where}: expected the config of a model, got: {one_line(error)}") from error
+
+
 def tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer in the folder. Raises ModelError, one line, when there is none."""
     from transformers import AutoTokenizer
 
     try:
         found = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except Exception as error:  # broken files make transformers raise errors of all kinds
+    except Exception as error:  # as in `config`
         raise ModelError(f"{folder}: expected a tokenizer, got: {one_line(error)}") from None
     # Without its files transformers makes one up, to which every word is unknown.
     files = getattr(found, "vocab_files_names", {}).values()
@@ -69,7 +80,7 @@ def load(kind: Any, folder: Path, expected: str) -> Any:
             trust_remote_code=False,
             local_files_only=True,
         )
-    except Exception as error:  # as in `tokenizer`
+    except Exception as error:  # as in `config`
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise ModelError(f"{folder}: expected {expected}, got: {reason}") from error
     if report["missing_keys"]:  # transformers fills them with random numbers

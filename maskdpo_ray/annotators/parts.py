@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from itertools import pairwise
 
 from maskdpo_ray.annotators.interviews import Claim, Verdict, get_each
-from maskdpo_ray.annotators.judge import Judge
+from maskdpo_ray.annotators.judge import Judge, ask
 from maskdpo_ray.annotators.once import Once
 from maskdpo_ray.annotators.turns import Turn, plain
 
@@ -82,7 +82,7 @@ class Parts:
             turn.prompt(asdict(replace(each, sentence=line, context=line)))
             for turn, each, line in zip(turns, sentences, lines, strict=True)
         ]
-        replies = self._judge.ask([[{"role": "user", "content": prompt}] for prompt in prompts], self._max_tokens)
+        replies = ask(self._judge, [[{"role": "user", "content": prompt}] for prompt in prompts], self._max_tokens)
         return [
             (None if reply.fault else locate(each.sentence, reply.text)) or Verdict.unparsed(turn, reply)
             for turn, each, reply in zip(turns, sentences, replies, strict=True)

@@ -31,8 +31,11 @@ _MEANINGS = {
 
 TEMPLATES = Path(__file__).parent / "templates"
 _FIELDS = ("document", "question", "sentence", "context")
-_PLACEHOLDER = re.compile(r"\{(\s*(?:[A-Za-z_]\w*)?\s*)\}")
-"""Slips such as {Sentence}, { sentence } and {} too, so that they are refused and not sent."""
+_PLACEHOLDER = re.compile(r"""\{(\s*(?:\w+(?:[.:!\[][^\s{}"',]*)?)?\s*)\}""")
+"""Slips such as {Sentence}, { sentence }, {}, {0} and {document:10} too, so that they are refused and not sent.
+
+Braces around anything else, JSON for one, are text.
+"""
 
 
 @dataclass(frozen=True)

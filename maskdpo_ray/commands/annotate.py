@@ -22,6 +22,7 @@ from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import Question
 from maskdpo_ray.report.progress import track
 from maskdpo_ray.stages import Annotators, Answered
+from maskdpo_ray.unparsed import UnparsedShare
 
 
 def prepare(argv: list[str]) -> Job:
@@ -76,7 +77,9 @@ class Job:
 
     def run(self, group: Annotators) -> None:
         """Label what is to be labelled; each question's answers are on the disk before the next one's."""
+        unparsed = UnparsedShare(self.config, self.labels.counts)
         for item in track(group.stream(self.todo()), "annotate", self.num_groups):
+            unparsed.take(item.annotations)
             self.labels.append(item)
             self.counts.update(sentence.label for given in item.annotations for sentence in given.sentences)
 

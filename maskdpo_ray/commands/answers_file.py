@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import formats
-from maskdpo_ray.errors import DataError
+from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.formats.json_items import objects, record
 from maskdpo_ray.formats.preference import SIDES
 from maskdpo_ray.records import PreferencePair, Question, Rollout
@@ -31,7 +31,7 @@ def read(
 ) -> Iterator[tuple[str, Question, tuple[Rollout, ...]]]:
     """("file:line", question, answers) of each object: a rollout of ours, a pair of ours, or a preference of others.
 
-    The question is the one of `by_id`; a preference may bring its own, which has neither document nor facts.
+    The question is the one of `by_id`; a preference may bring its own, with a `document` if it has one, and no facts.
     `whose` says in errors what the ids of `by_id` are of. Raises DataError.
     """
     for where, item in objects(path):
@@ -59,9 +59,13 @@ def _of_preference(
     item: Mapping[str, Any], by_id: Mapping[str, Question], where: str
 ) -> tuple[Question, tuple[Rollout, ...]]:
     preference = formats.preference(item, where)
-    own = Question(preference.question_id, preference.topic, preference.prompt)
+    document = item.get("document")
+    if document is not None and not isinstance(document, str):
+        raise DataError(f"{where}: document: expected text, got {shown(document)}")
+    own = Question(preference.question_id, preference.topic, preference.prompt, document)
     question = by_id.get(own.id, own)
-    if question.prompt != own.prompt:
-        raise DataError(f"{where}: prompt: expected that of question {own.id!r} (--questions), got another")
+    for name in ("prompt", "document"):
+        if getattr(own, name) not in (None, getattr(question, name)):
+            raise DataError(f"{where}: {name}: expected that of question {own.id!r} (--questions), got another")
     texts = [getattr(preference, side).text for side in SIDES]
     return question, tuple(Rollout(own.id, sample, (), text, "stop", 0) for sample, text in enumerate(texts))

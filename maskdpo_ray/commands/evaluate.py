@@ -59,8 +59,9 @@ def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers
     """The answers, and what evaluating them needs: only the questions that have some."""
     annotator, evaluator = preflight.judges(config)
     splits = preflight.load_questions(config.data)[1] if source is None else {"heldout": questions.load(source)}
-    tokenizer = model_folder.load(config.model).tokenizer
-    answers = GivenAnswers.read(file, [question for split in splits.values() for question in split], tokenizer)
+    model = model_folder.load(config.model)
+    tokenizer, asked_of = model.tokenizer, [question for split in splits.values() for question in split]
+    answers = GivenAnswers.read(file, asked_of, tokenizer, model.config.vocab_size)
     found = {split: [each for each in asked if each.id in answers.by_question] for split, asked in splits.items()}
     evaluation = {split: asked for split, asked in found.items() if asked}
     for asked in evaluation.values():

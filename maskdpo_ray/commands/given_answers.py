@@ -27,11 +27,11 @@ class GivenAnswers:
     replications: int
 
     @classmethod
-    def read(cls, file: Path, questions: Iterable[Question], tokenizer: Any) -> GivenAnswers:
+    def read(cls, file: Path, questions: Iterable[Question], tokenizer: Any, vocab_size: int) -> GivenAnswers:
         """Answers that come without token ids get the tokenizer's, with EOS unless they were cut off.
 
-        Raises DataError naming the line that is no answer to one of `questions`, or a question that has fewer answers
-        than another.
+        Raises DataError naming the line that is no answer to one of `questions` or has a token id of `vocab_size` or
+        more, or a question that has fewer answers than another.
         """
         found: dict[str, list[Rollout]] = {}
         by_id = {question.id: question for question in questions}
@@ -41,6 +41,10 @@ class GivenAnswers:
                 raise DataError(f"{where}: expected an answer, got a pair of them")
             answer, of_question = answers[0], found.setdefault(question.id, [])
             refuse_impossible(answer, where)
+            if unknown := [token for token in answer.token_ids if token >= vocab_size]:
+                raise DataError(
+                    f"{where}: token_ids: expected ids below the model's vocab_size {vocab_size}, got {unknown[0]}"
+                )
             token_ids = answer.token_ids or _token_ids(answer, tokenizer)
             of_question.append(replace(answer, sample=len(of_question), token_ids=token_ids, policy_version=0))
         most = max(found, key=lambda name: len(found[name]))

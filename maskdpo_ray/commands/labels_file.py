@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import json_file
+from maskdpo_ray import json_file, named_files, unparsed
 from maskdpo_ray.annotators.replay import LabelledAnswer
 from maskdpo_ray.commands import new_file
 from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.ledger import AppendFile, encode_line
-from maskdpo_ray.records import Rollout, from_json
+from maskdpo_ray.records import Annotation, Rollout, from_json
 from maskdpo_ray.stages import Labelled
+from maskdpo_ray.unparsed import Counts
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Labeller:
 
     annotator: str
     options: dict[str, Any]
+    files: dict[str, str] | None = None
+    """As `named_files.checksums` gives them; None in what earlier versions wrote."""
 
 
 class LabelsFile:
@@ -41,10 +44,14 @@ class LabelsFile:
         """
         new_file.refuse(path, force=True, inputs=inputs)
         self.path = path
-        self._by = Labeller(annotation.annotator, json.loads(json.dumps(annotation.options or {})))
+        options = json.loads(json.dumps(annotation.options or {}))
+        self._files = named_files.checksums({"annotation": {"options": options}})
+        self._by = Labeller(annotation.annotator, options, self._files)
         self._by_file = path.with_name(f"{path.name}.annotator.json")
         new_file.refuse(self._by_file, force=True, inputs=())
         self._done: set[bytes] = set()
+        self.counts: Counts = {}
+        """The sentences that an earlier attempt left, as in `unparsed.py`."""
         self._size = 0
         """Bytes of whole lines."""
         self._file: AppendFile | None = None
@@ -99,6 +106,11 @@ class LabelsFile:
                     f"annotation.{name}: expected {before!r}, as {self.path} was begun with, got {now!r}; "
                     "give it back, choose another file, or replace it with --force"
                 )
+        if name := named_files.changed(begun.files, self._files):
+            raise DataError(
+                f"{name}: expected the file as {self.path} was begun with it, got another; "
+                "give it back, choose another file, or replace it with --force"
+            )
 
     def _read(self) -> None:
         with self.path.open("rb") as file:
@@ -110,6 +122,8 @@ class LabelsFile:
                 except (ValueError, RecursionError) as error:
                     raise DataError(f"{self.path}:{number}: {error}") from None
                 self._done.add(key(line.question_id, line.text))
+                labels = Annotation(line.question_id, line.sample, line.sentences)
+                self.counts = unparsed.added(self.counts, unparsed.count([labels]))
                 self._size += len(raw)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from maskdpo_ray import sentences
-from maskdpo_ray.annotators.judge import Judge, Reply
+from maskdpo_ray.annotators.judge import Judge, Reply, ask
 from maskdpo_ray.evaluators.retrieval import Passages
 from maskdpo_ray.records import SUPPORTED, UNPARSED, UNSUPPORTED, JudgedFact, Question, Rollout
 
@@ -27,7 +27,8 @@ Statement: {fact}
 Reply with one word: True or False."""
 _LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.+?)\s*$")
 _VERDICT = re.compile(r"\W*(true|false)\b", re.IGNORECASE)
-_FACTS_TOKENS, _VERDICT_TOKENS = 512, 8
+MAX_TOKENS, _VERDICT_TOKENS = 512, 8
+"""Longest replies: facts, and the verdict on one."""
 _MOST_EVIDENCE = 240
 """Characters of the passages that are kept."""
 
@@ -49,7 +50,7 @@ class Asked:
             for question, rollout in items
             for spans in [sentences.split(rollout.text, question.language)]
         ]
-        extracted = self._ask([prompt for prompts in split for prompt in prompts], _FACTS_TOKENS)
+        extracted = self._ask([prompt for prompts in split for prompt in prompts], MAX_TOKENS)
         found = [[fact for prompt in prompts for fact in _facts(prompt, extracted[prompt])] for prompts in split]
         checks: dict[tuple[str, str], tuple[str, str]] = {}  # (question, fact) -> (prompt, evidence)
         for (question, _), facts in zip(items, found, strict=True):
@@ -62,7 +63,8 @@ class Asked:
 
         def judged(question: Question, fact: str) -> JudgedFact:
             prompt, evidence = checks[question.id, fact]
-            return JudgedFact(fact, _verdict(verdicts[prompt]), evidence or None)
+            verdict = _verdict(verdicts[prompt])
+            return JudgedFact(fact, verdict, verdicts[prompt].quoted() if verdict == UNPARSED else evidence or None)
 
         return [
             tuple(fact if isinstance(fact, JudgedFact) else judged(question, fact) for fact in facts)
@@ -73,7 +75,7 @@ class Asked:
         distinct = list(dict.fromkeys(prompts))
         if not distinct:
             return {}
-        replies = self._judge.ask([[{"role": "user", "content": prompt}] for prompt in distinct], max_tokens)
+        replies = ask(self._judge, [[{"role": "user", "content": prompt}] for prompt in distinct], max_tokens)
         return dict(zip(distinct, replies, strict=True))
 
 
@@ -81,7 +83,7 @@ def _facts(prompt: str, reply: Reply) -> list[str | JudgedFact]:
     """The facts that the judge wrote; one `unparsed` for a reply without a list."""
     lines = [match.group(1) for line in reply.text.splitlines() if (match := _LINE.match(line))]
     if reply.fault is not None or not lines:
-        return [JudgedFact(prompt.rpartition("Sentence: ")[2], UNPARSED, reply.fault or reply.text[:_MOST_EVIDENCE])]
+        return [JudgedFact(prompt.rpartition("Sentence: ")[2], UNPARSED, reply.quoted())]
     return [line for line in lines if line.strip(" .").upper() != "NONE"]
 
 

@@ -12,13 +12,16 @@ from maskdpo_ray.annotators.plugins import require
 _FIELD = "eval.options"
 
 
-def build(judge: str | None, options: Mapping[str, Any] | None) -> Judge | None:
-    """The judge that `eval.options.judge` names, not started; None without one. Raises ConfigError."""
+def build(judge: str | None, options: Mapping[str, Any] | None, max_tokens: int) -> Judge | None:
+    """The judge that `eval.options.judge` names, not started; None without one. Raises ConfigError as `judges.build`.
+
+    `max_tokens`: the longest reply.
+    """
     is_name = judge is None or isinstance(judge, str)
     require(is_name, f"{_FIELD}.judge", "a name or none", judge)
     require(options is None or isinstance(options, Mapping), f"{_FIELD}.judge_options", "a mapping", options)
     require(judge is not None or not options, f"{_FIELD}.judge_options", f"none without {_FIELD}.judge", options)
-    return None if judge is None else judges.build(judge, options or {}, _FIELD)
+    return None if judge is None else judges.build(judge, options or {}, max_tokens, _FIELD)
 
 
 def start(judge: Judge) -> None:

@@ -12,7 +12,7 @@ from maskdpo_ray.annotators.plugins import require, require_count
 from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.evaluators import asking, knowledge
 from maskdpo_ray.evaluators.abstention import abstains
-from maskdpo_ray.evaluators.asked import Asked
+from maskdpo_ray.evaluators.asked import MAX_TOKENS, Asked
 from maskdpo_ray.evaluators.retrieval import Passages
 from maskdpo_ray.evaluators.rules import Rules
 from maskdpo_ray.records import Judgement, Question, Rollout
@@ -50,7 +50,7 @@ class FactScore:
         require_count("eval.options.max_concurrency", concurrency)
         self.max_concurrency = concurrency
         self._count = passages
-        self._judge = asking.build(judge, judge_options)
+        self._judge = asking.build(judge, judge_options, MAX_TOKENS)
         self.num_gpus = getattr(self._judge, "num_gpus", 0)
         self._texts = None if documents is None else knowledge.read(Path(documents))
         self._backend: Rules | Asked | None = None

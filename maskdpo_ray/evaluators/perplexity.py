@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import questions
+from maskdpo_ray import model_folder, questions
 from maskdpo_ray.annotators import model_files
-from maskdpo_ray.errors import ConfigError, DataError, ModelError, one_line, shown
+from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
 from maskdpo_ray.records import Question, Rollout, Surprisal
 
 _FIELD = "eval.perplexity_model"
+_EXPECTED = "a causal language model"
 _TOKENS = 2048
 """Tokens of a forward pass, padding included: bounds the logits, [tokens, vocabulary]."""
 
@@ -27,7 +28,7 @@ class Perplexity:
     """Measures answers with a transformers model for causal language modelling, in float32."""
 
     def __init__(self, model: str, max_new_tokens: int, device: str = "cpu") -> None:
-        """Check the folder; of the model only config and tokenizer are loaded.
+        """Check the folder; of the model only config, tokenizer and the shapes of the weights are loaded.
 
         Args:
             model: folder of the model, as transformers saves it; weights in safetensors, no code of its own.
@@ -36,14 +37,21 @@ class Perplexity:
 
         Raises ConfigError when there is no folder, ModelError when it holds no such model.
         """
+        from transformers import AutoModelForCausalLM
+
         self._folder, self._max_new_tokens, self._device = Path(model), max_new_tokens, device
-        config = _config(model)
+        whole = _config(model)
+        config = whole.get_text_config()
         self._tokenizer = model_files.tokenizer(self._folder)
         needed, rows = self._tokenizer.vocab_size, getattr(config, "vocab_size", None)
         if type(rows) is not int or rows < needed:
             fault = f"vocab_size: expected the tokenizer's {needed} or more, got {shown(rows)}"
             raise ModelError(f"{self._folder / 'config.json'}: {fault}")
         self._context = getattr(config, "max_position_embeddings", None) or 2**31  # some models have no limit
+        if self._context <= max_new_tokens:
+            expected = f"a context of more than rollout.max_new_tokens, {max_new_tokens} tokens"
+            raise ConfigError(f"{_FIELD}: expected {expected}, got {self._context} in {model!r}")
+        model_folder.check_weights(AutoModelForCausalLM, whole, self._folder, _EXPECTED)
         self._network: Any = None
 
     def check(self, question: Question) -> None:
@@ -66,7 +74,7 @@ class Perplexity:
 
         if self._device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"cluster.gpus_per_evaluator: expected a GPU for {_FIELD}, got none")
-        network = model_files.load(AutoModelForCausalLM, self._folder, "a causal language model")
+        network = model_files.load(AutoModelForCausalLM, self._folder, _EXPECTED)
         self._network = network.to(self._device)
         self._turn = threading.Lock()  # tokenizers bear no two threads, and memory no two forward passes
 
@@ -124,7 +132,6 @@ class Perplexity:
 
 def _config(model: str) -> Any:
     """As transformers reads it from the folder. Raises ConfigError and ModelError."""
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     named = model_files.described(model, _FIELD).get("architectures")
@@ -134,8 +141,4 @@ def _config(model: str) -> Any:
         expected = "expected a causal language model of transformers (a model's own code is not run)"
         raise ModelError(f"{file}: architectures: {expected}, got {shown(named)}")
     model_files.refuse_no_weights(file.parent, _FIELD)
-    try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # broken files make transformers raise errors of all kinds
-        raise ModelError(f"{file}: expected the config of a model, got: {one_line(error)}") from error
-    return config.get_text_config()
+    return model_files.config(file.parent)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskdpo_ray.annotators.judge import Reply
+from maskdpo_ray.annotators.judge import Reply, ask
 from maskdpo_ray.annotators.plugins import require_count
 from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.evaluators import asking
@@ -56,7 +56,7 @@ class ShortAnswer:
         concurrency = (1 if judge is None else 16) if max_concurrency is None else max_concurrency
         require_count("eval.options.max_concurrency", concurrency)
         self.max_concurrency = concurrency
-        self._judge = asking.build(judge, judge_options)
+        self._judge = asking.build(judge, judge_options, _VERDICT_TOKENS)
         self.num_gpus = getattr(self._judge, "num_gpus", 0)
 
     def check(self, question: Question) -> None:
@@ -72,20 +72,21 @@ class ShortAnswer:
 
     def judge(self, items: Sequence[tuple[Question, Rollout]]) -> list[Judgement]:
         """See `Evaluator.judge`: one fact, or an abstention."""
+        facts = [
+            None if verdict is None else JudgedFact(rollout.text.strip(), verdict, evidence)
+            for (_, rollout), (verdict, evidence) in zip(items, self._verdicts(items), strict=True)
+        ]
         return [
-            Judgement(rollout.question_id, rollout.sample, (), abstained=True)
-            if verdict is None
-            else Judgement(
-                rollout.question_id, rollout.sample, (JudgedFact(rollout.text.strip(), verdict, question.answer),)
-            )
-            for (question, rollout), verdict in zip(items, self._verdicts(items), strict=True)
+            Judgement(rollout.question_id, rollout.sample, () if fact is None else (fact,), abstained=fact is None)
+            for (_, rollout), fact in zip(items, facts, strict=True)
         ]
 
-    def _verdicts(self, items: Sequence[tuple[Question, Rollout]]) -> list[str | None]:
-        """None: the answer is unsure."""
+    def _verdicts(self, items: Sequence[tuple[Question, Rollout]]) -> list[tuple[str | None, str | None]]:
+        """(verdict, None when the answer is unsure; evidence) of each."""
         found = [_by_words(question.answer or "", rollout.text) for question, rollout in items]
+        by_words = [(verdict, question.answer) for (question, _), verdict in zip(items, found, strict=True)]
         if self._judge is None:
-            return found
+            return by_words
         # A judge is asked of all but abstentions and answers that are the standard answer, word for word.
         prompts = {
             i: _VERIFY.format(
@@ -96,10 +97,13 @@ class ShortAnswer:
         }
         distinct = list(dict.fromkeys(prompts.values()))
         if not distinct:
-            return found
-        asked = self._judge.ask([[{"role": "user", "content": prompt}] for prompt in distinct], _VERDICT_TOKENS)
+            return by_words
+        asked = ask(self._judge, [[{"role": "user", "content": prompt}] for prompt in distinct], _VERDICT_TOKENS)
         replies = dict(zip(distinct, asked, strict=True))
-        return [_verdict(replies[prompts[i]]) if i in prompts else verdict for i, verdict in enumerate(found)]
+        return [
+            _verdict(replies[prompts[i]], question.answer) if i in prompts else by_words[i]
+            for i, (question, _) in enumerate(items)
+        ]
 
 
 def normal(text: str) -> tuple[str, ...]:
@@ -116,8 +120,8 @@ def _by_words(standard: str, answer: str) -> str | None:
     return SUPPORTED if any(held[i : i + len(sought)] == sought for i in starts) else UNSUPPORTED
 
 
-def _verdict(reply: Reply) -> str | None:
+def _verdict(reply: Reply, standard: str | None) -> tuple[str | None, str | None]:
     match = None if reply.fault is not None else _VERDICT.match(reply.text)
     if match is None:
-        return UNPARSED
-    return {"correct": SUPPORTED, "incorrect": UNSUPPORTED}.get(match.group(1).lower())
+        return UNPARSED, reply.quoted()
+    return {"correct": SUPPORTED, "incorrect": UNSUPPORTED}.get(match.group(1).lower()), standard

@@ -30,11 +30,23 @@ def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _unread(last: dict[str, Any]) -> list[str]:
-    """What the annotator could not read, with an example."""
-    if last["unparsed_example"] is None:
-        return []
-    unparsed, sentences = (last["metrics"][name]["mean"] for name in ("unparsed", "sentences"))
-    return [f"{unparsed / sentences:.1%} of the sentences are unparsed, such as {last['unparsed_example']}"]
+    """What the annotator, and what the second evaluator, could not read, each with an example."""
+    found = []
+    if last["unparsed_example"] is not None:
+        share = _mean(last, "unparsed") / _mean(last, "sentences")
+        found.append(f"{share:.1%} of the sentences are unparsed, such as {last['unparsed_example']}")
+    judged = last.get("judged", {})
+    if judged.get("unparsed_example") is not None:
+        facts = ("correct_facts", "incorrect_facts", "irrelevant", "unparsed")
+        share = _mean(judged, "unparsed") / sum(_mean(judged, name) for name in facts)
+        who = f"the second evaluator, {judged['evaluator']},"
+        found.append(f"{share:.1%} of the facts of {who} are unparsed, such as {judged['unparsed_example']}")
+    return found
+
+
+def _mean(of: dict[str, Any], metric: str) -> float:
+    """Per answer."""
+    return of["metrics"][metric]["mean"]
 
 
 def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:

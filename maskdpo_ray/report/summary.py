@@ -94,7 +94,9 @@ def _evaluations(
     if both[0] != both[1]:
         raise RunFolderError(f"{folder}: expected {split}-judged.json of policies {both[0]}, got those of {both[1]}")
     for entry, second in zip(versions, by_second, strict=True):
-        entry["judged"] = {name: second[name] for name in ("evaluator", "perplexity_model", "metrics", "gain")}
+        entry["judged"] = {
+            name: second[name] for name in ("evaluator", "perplexity_model", "metrics", "gain", "unparsed_example")
+        }
     return versions
 
 

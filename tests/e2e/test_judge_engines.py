@@ -63,7 +63,7 @@ def base_url(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="module")
 def over_http(base_url: str) -> Iterator[Judge]:
-    judge = judges.build("http", {"base_url": base_url, "model": "judge"})
+    judge = judges.build("http", {"base_url": base_url, "model": "judge"}, MAX_TOKENS)
     judge.start()
     yield judge
     judge.close()
@@ -76,7 +76,7 @@ def options(model: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def in_process(bundled_model: Path) -> Iterator[Any]:
-    judge = judges.build("vllm", options(bundled_model))
+    judge = judges.build("vllm", options(bundled_model), MAX_TOKENS)
     judge.start()
     yield judge
     judge.close()
@@ -94,7 +94,7 @@ def test_over_http(over_http: Judge, base_url: str) -> None:
     assert replies[0].fault == f"cut off at {MAX_TOKENS} tokens"
     too_long = refused(over_http)
     assert too_long.text == "" and "HTTP 400" in str(too_long.fault)
-    stranger = judges.build("http", {"base_url": base_url, "model": "another"})
+    stranger = judges.build("http", {"base_url": base_url, "model": "another"}, MAX_TOKENS)
     with pytest.raises(AnnotatorError, match="expected a reply, got HTTP 404: .*another"):
         stranger.start()
 

@@ -157,7 +157,10 @@ BAD_TEMPLATES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
             f": en.verdict.prompt: expected only the fields {fields}; got {slip}",
         )
         for fields in ("{document}, {question}, {sentence}, {context}, {reference}",)
-        for slip in ("{question1}", "{}", "{ sentence }", "{Sentence}")
+        for slip in (
+            *("{question1}", "{}", "{ sentence }", "{Sentence}"),
+            *("{0}", "{sentence.upper}", "{document:10}", "{document!r}", "{document[0]}", "{document:>10}"),
+        )
     ),
     (edit(fact={"replies": []}), ": en.fact.replies: expected a mapping of has_fact, no_fact; got []"),
     (
@@ -171,6 +174,16 @@ BAD_TEMPLATES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (edit(reference={"replies": {"no_reference": "None"}}), ": en.reference.replies.no_reference: expected a list of "),
     (edit(reference={"replies": {"no_reference": ["<>"]}}), ": en.reference.replies.no_reference: expected a list of "),
 ]
+
+
+def test_other_braces_are_text(tmp_path: Path) -> None:
+    raw, file = default(), tmp_path / "t.yaml"
+    given = '{"a": 1} {a: 1} {yes, no} {"a": {"b": []}}'
+    edit(fact={"prompt": given + " {sentence} {document}"})(raw)
+    file.write_text(yaml.safe_dump(raw))
+    asked, judge = annotator(templates=str(file))
+    asked.annotate([(QUESTION, answer("False."))])
+    assert judge.waves[0][1][0][0]["content"] == f"{given} False. {DOCUMENT}"
 
 
 @pytest.mark.parametrize(("change", "expected"), BAD_TEMPLATES)

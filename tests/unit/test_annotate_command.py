@@ -157,6 +157,12 @@ def test_a_preference_may_bring_its_question(folder: Path) -> None:
     assert [rollout.question_id for rollout in item.rollouts] == [name] * 2
 
 
+def test_a_preference_may_bring_its_document(folder: Path) -> None:
+    write(folder / "answers.jsonl", [{**OWN, "document": "It is q0."}])
+    job = prepare(folder, "--annotation.annotator", "python:fakes:Accepting", source="answers.jsonl")
+    assert next(job.todo()).question.document == "It is q0."
+
+
 def replaced(name: str, content: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / name).write_text(content)
 
@@ -164,6 +170,16 @@ def replaced(name: str, content: str) -> Callable[[Path], Any]:
 def damaged(folder: Path) -> None:
     label(folder)
     replaced("labels.jsonl", '{"question_id": "q0"}\n')(folder)
+
+
+TABLES = "{tables: {a: FOLDER/planets.json}}"
+
+
+def changed_table(folder: Path) -> None:
+    table = folder / "planets.json"
+    table.write_text(Path(__file__).parents[2].joinpath("docs/planets.json").read_text())
+    label(folder, "--annotation.options", TABLES.replace("FOLDER", str(folder)))
+    table.write_text(table.read_text() + " ")
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
@@ -187,6 +203,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         [],
         "rollouts.jsonl:1: prompt: expected that of question 'q1' (--questions), got another",
     ),
+    "other document": (
+        replaced("rollouts.jsonl", json.dumps({**OWN, "question_id": "q0", "document": "It is."})),
+        [],
+        "rollouts.jsonl:1: document: expected that of question 'q0' (--questions), got another",
+    ),
+    "document": (
+        replaced("rollouts.jsonl", json.dumps({**OWN, "document": 3})),
+        [],
+        "1: document: expected text, got 3",
+    ),
     "nothing to check by": (replaced("rollouts.jsonl", json.dumps(OWN)), [], "rollouts.jsonl:1': "),
     "other questions": (lambda _: None, ["--questions", "builtin:elements"], "rollouts.jsonl:1: question_id: expected"),
     "field": (
@@ -202,6 +228,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     ),
     "other annotator": (label, ["--annotation.annotator", "claims"], "--annotation.annotator: expected 'facts', as "),
     "other options": (label, ["--annotation.options", "{tables: {a: docs/planets.json}}"], "expected {}, as "),
+    "other content": (
+        changed_table,
+        ["--annotation.options", TABLES],
+        "annotation.options.tables.a: expected the file as ",
+    ),
     "damaged": (damaged, [], "labels.jsonl:1: missing field 'sentences' in the labelled answer"),
     "annotator": (lambda _: None, ["--annotation.annotator", "nobody"], "--annotation.annotator: expected one of"),
 }
@@ -212,7 +243,7 @@ def test_what_it_refuses(folder: Path, change: Callable[[Path], Any], more: list
     change(folder)
     before = {file: file.read_bytes() for file in folder.iterdir()}
     with pytest.raises(UserError) as caught:
-        prepare(folder, *more)
+        prepare(folder, *(word.replace("FOLDER", str(folder)) for word in more))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 

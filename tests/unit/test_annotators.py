@@ -18,8 +18,9 @@ from actors.annotation import AnnotationActor
 from maskdpo_ray import check_annotator
 from maskdpo_ray.annotators import KNOWN, build, check
 from maskdpo_ray.annotators.conformance import refuse_faults
+from maskdpo_ray.config import AnnotationConfig, Config, ModelConfig
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
-from maskdpo_ray.records import LABELS, NO_FACT, Annotation, Question, Rollout, Sentence
+from maskdpo_ray.records import LABELS, NO_FACT, UNPARSED, Annotation, Question, Rollout, Sentence
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUESTION = Question("q", "t", ({"role": "user", "content": "?"},))
@@ -275,7 +276,8 @@ def test_an_actor_of_several_threads_starts_its_annotator_once() -> None:
 
 def tried(annotator: Any, question: Question = QUESTION) -> dict[str, str]:
     """What the check says of an annotator: tried -> fault, `must` ones as FAILED."""
-    findings = check_annotator.check(annotator, [question])
+    config = Config(model=ModelConfig("m"), annotation=AnnotationConfig(max_unparsed=0.5))
+    findings = check_annotator.check(annotator, [question] * 8, config)
     return {f.tried: f"{'FAILED' if f.must else 'note'}: {f.fault}" for f in findings if f.fault}
 
 
@@ -284,6 +286,9 @@ def test_the_check_finds_what_is_wrong() -> None:
     assert tried(Raises()) == {"start()": "FAILED: OSError: no\nmodel"}
     (overlap,) = tried(Overlaps()).items()
     assert overlap[0].endswith("spans and labels") and overlap[1].startswith("FAILED: annotator: question 'q', answer")
+    (unread,) = tried(WholeAnswer(UNPARSED)).items()
+    assert unread[0] == "at most 50% of the sentences unparsed"
+    assert "(annotation.max_unparsed), got 72 of 72; one of them: question 'q', answer" in unread[1]
     guesses = tried(Guesses())
     assert len(guesses) == 3 and all(fault.startswith("note: ") for fault in guesses.values())
     (locked,) = tried(Locked()).items()
@@ -300,7 +305,7 @@ def test_the_documented_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.syspath_prepend(REPOSITORY)
     check_annotator.main(["--config", "docs/numbers.yaml"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 9 and all(line.startswith("      ok  ") for line in lines[1:])
+    assert len(lines) == 10 and all(line.startswith("      ok  ") for line in lines[1:])
 
 
 def test_a_dry_run_starts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,61 @@ def test_a_run_of_an_earlier_version_goes_on(copy):
         attempt(copy, {**SPLITS, "train": [asked("other")]})
 
 
+def edit(file):
+    file.write_text(file.read_text() + " ")
+
+
+def named(folder):
+    """A config whose options name a file, a model's folder and no file; and what may be done to them."""
+    (folder / "judge").mkdir()
+    for name in ("t.yaml", "judge/config.json", "judge/model.safetensors", "d.jsonl"):
+        (folder / name).write_text("{}")
+    judge = {"model": str(folder / "judge"), "stop": ["no file", "n" * 300]}
+    options = {"templates": str(folder / "t.yaml"), "judge": "vllm", "judge_options": judge}
+    return {
+        **CONFIG,
+        "annotation": {"annotator": "anah", "options": options},
+        "eval": {"evaluator": "factscore", "options": {"documents": str(folder / "d.jsonl")}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("t.yaml", "annotation.options.templates"),
+        ("judge/config.json", "annotation.options.judge_options.model"),
+        ("judge/model.safetensors", "annotation.options.judge_options.model"),
+        ("d.jsonl", "eval.options.documents"),
+    ],
+)
+@pytest.mark.parametrize("change", [edit, Path.unlink])
+def test_changed_files_of_the_options_are_refused(tmp_path, name, option, change):
+    config, path = named(tmp_path), tmp_path / "run"
+    with RunFolder.open(path, config, {}) as folder:
+        folder.begin(INITIAL, SPLITS)
+
+    def attempts():
+        RunFolder.check(path, config, SPLITS)
+        with RunFolder.open(path, config, {}) as folder:
+            folder.begin(INITIAL, SPLITS)
+
+    attempts()
+    change(tmp_path / name)
+    expected = f"{option}: expected the file as the run in {path} began with it, got another; "
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder.check(path, config, SPLITS)
+    assert str(caught.value).startswith(expected)
+    with RunFolder.open(path, config, {}) as folder, pytest.raises(RunFolderError) as caught:
+        folder.begin(INITIAL, SPLITS)
+    assert str(caught.value).startswith(expected)
+    ledger = path / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for line in lines:
+        line.get("facts", {}).pop("named_files", None)  # as earlier versions began
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    attempts()
+
+
 def test_built_in_questions_have_a_checksum(tmp_path):
     splits = {"train": questions.load("builtin:countries"), "transfer": questions.load("builtin:elements")}
     begin(tmp_path / "r", splits)

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 
 from maskdpo_ray import check_annotator
 from maskdpo_ray.annotators import build
+from maskdpo_ray.annotators.facts import ClaimsByRules
 from maskdpo_ray.batching import make_example, teaches
 from maskdpo_ray.domains import countries, elements
 from maskdpo_ray.masking import MASK_DPO
@@ -85,8 +87,14 @@ def test_clauses_are_the_parts_of_what_facts_labels() -> None:
     assert split > 30
 
 
+def test_no_judge_means_rules() -> None:
+    assert isinstance(build("claims", {"judge": None}), ClaimsByRules)
+
+
 def test_it_keeps_the_protocol() -> None:
-    assert [finding for finding in check_annotator.check(build("claims"), [RWANDA]) if finding.fault] == []
+    assert [
+        finding for finding in check_annotator.check(build("claims"), [RWANDA], fakes.CONFIG) if finding.fault
+    ] == []
 
 
 ANSWERS = (

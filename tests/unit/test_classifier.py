@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 
 from maskdpo_ray import check_annotator, sentences
@@ -178,7 +179,7 @@ def rounded(annotations: list[Annotation]) -> list[tuple[int, int, str, Any, str
 
 def test_it_keeps_the_protocol(folder: Path) -> None:
     annotator = build("classifier", {"model": str(folder), "labels": LABELS})
-    assert [finding for finding in check_annotator.check(annotator, [asked()]) if finding.fault] == []
+    assert [finding for finding in check_annotator.check(annotator, [asked()], fakes.CONFIG) if finding.fault] == []
 
 
 def shares(right: float, wrong: float) -> dict[str, float]:
@@ -286,13 +287,19 @@ def headless(folder: Path) -> None:
     save_file(tensors, file, {"format": "pt"})
 
 
+def deeper(folder: Path) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_hidden_layers": 3}))
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
         (without_weights, "annotation.options.model: expected safetensors in "),
         (truncated, "model.safetensors: expected a whole safetensors file (no Git LFS pointer), got: "),
         (without_tokenizer, "copy: expected a tokenizer, got none of "),
-        (headless, ": expected all weights of the model, got none for classifier.bias"),
+        (headless, ": expected a weight for every parameter of config.json, got none for 2: classifier.bias"),
+        (deeper, "parameter of config.json, got none for 16: bert.encoder.layer.2."),
     ],
 )
 def test_damaged_weights(folder: Path, tmp_path: Path, damage: Any, expected: str) -> None:
@@ -300,7 +307,7 @@ def test_damaged_weights(folder: Path, tmp_path: Path, damage: Any, expected: st
     shutil.copytree(folder, copy)
     damage(copy)
     with pytest.raises(ModelError) as caught:
-        started(copy)
+        build("classifier", {"model": str(copy), "labels": LABELS})
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -232,6 +232,11 @@ def test_a_judge_breaks_up_answers_and_checks_each_fact_once() -> None:
         ["unparsed", "unparsed"],
         [],
     ]
+    assert [fact.evidence for judgement in found for fact in judgement.facts if fact.verdict == "unparsed"] == [
+        '"I can\'t do that."',
+        "'- half a li' (cut off)",
+        "'Perhaps'",
+    ]
     assert [judgement.abstained for judgement in found] == [False, False, False, True]
     extracting, verifying = evaluator._judge.asked
     assert len(extracting) == 5 and len(verifying) == 3  # each sentence and each fact once

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 import yaml
 
@@ -170,7 +171,7 @@ def test_tokens_of_the_right_part_alone_have_weight(
 @pytest.mark.parametrize("question", [QUESTION, CHINESE])
 def test_it_keeps_the_protocol(templates: str, question: Question) -> None:
     annotator: Any = build("claims", {"judge": JUDGE, "templates": templates})
-    findings = list(check_annotator.check(annotator, [question]))
+    findings = list(check_annotator.check(annotator, [question], fakes.CONFIG))
     assert len(findings) > 5 and [finding.fault for finding in findings if finding.fault] == []
 
 
@@ -179,8 +180,7 @@ def test_it_keeps_the_protocol(templates: str, question: Question) -> None:
     [
         ({"judge": JUDGE, "tables": {}}, ": ClaimsByJudge: got an unexpected keyword argument 'tables'"),
         ({"templates": "a.yaml"}, ": ClaimsByRules: got an unexpected keyword argument 'templates'"),
-        ({"judge_options": {}}, ": ClaimsByRules: got an unexpected keyword argument 'judge_options'"),
-        ({"judge": None}, ".judge: expected a name, got None"),
+        ({"judge_options": {}}, ".judge: expected one, as there are judge_options, got None; `claims` is by rules"),
         ({"judge": JUDGE, "max_reference_tokens": 0}, ".max_reference_tokens: expected a whole number above 0, got 0"),
         ({"judge": JUDGE, "judge_options": {"a": 1}}, ".judge_options: Scripted: got an unexpected keyword argument"),
         ({"judge": "http", "judge_options": {"base_url": "x", "model": "m"}}, ".judge_options.base_url: expected an "),

@@ -160,14 +160,14 @@ def test_what_is_no_chat_completion_is_one_line(content: bytes, kind: str) -> No
 @pytest.mark.parametrize("field", ["annotation.options", "eval.options"])
 def test_options_are_named_where_they_stand(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    judge = judges.build("http", {**HTTP, "api_key_env": "JUDGE_KEY"}, field)
+    judge = judges.build("http", {**HTTP, "api_key_env": "JUDGE_KEY"}, 8, field)
     bad: list[tuple[Callable[[], object], str]] = [
         (
-            lambda: judges.build("http", {**HTTP, "timeout_s": 0}, field),
+            lambda: judges.build("http", {**HTTP, "timeout_s": 0}, 8, field),
             r"_options.timeout_s: expected seconds above 0",
         ),
-        (lambda: judges.build("http", {}, field), "_options: HttpJudge: missing a required argument"),
-        (lambda: judges.build("gpt", {}, field), ": expected one of http, vllm, "),
+        (lambda: judges.build("http", {}, 8, field), "_options: HttpJudge: missing a required argument"),
+        (lambda: judges.build("gpt", {}, 8, field), ": expected one of http, vllm, "),
         (
             lambda: judges.start(judge, field),
             "_options.api_key_env: expected a key in the environment variable JUDGE_KEY",
@@ -227,7 +227,7 @@ BAD_OPTIONS = [
         {**HTTP, "requests_per_minute": 0.5},
         "judge_options.requests_per_minute: expected a whole number above 0, got 0.5",
     ),
-    ("http", {**HTTP, "timeout_s": True}, "judge_options.timeout_s: expected seconds above 0, got True"),
+    ("http", {**HTTP, "timeout_s": True}, "judge_options.timeout_s: expected seconds above 0, at most a day, got True"),
     ("http", {**HTTP, "max_retries": -1}, "judge_options.max_retries: expected a whole number, 0 or more, got -1"),
     ("http", {**HTTP, "logprobs": 5}, "judge_options.logprobs: expected true or false, got 5"),
     ("http", {**HTTP, "extra_body": []}, "judge_options.extra_body: expected a mapping, got []"),
@@ -305,3 +305,4 @@ def test_a_judge_that_travels(tiny_model: Path) -> None:
     judge: Any = VllmJudge(str(tiny_model), tensor_parallel_size=2)
     assert judge.num_gpus == 2 and len(pickle.dumps(judge)) < 2000  # without the tokenizer
     assert VllmJudge(str(tiny_model), device="cpu").num_gpus == 0
+    assert VllmJudge(str(tiny_model), max_model_len=64).max_model_len == 64

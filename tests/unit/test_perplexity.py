@@ -258,6 +258,9 @@ def without_tokenizer(folder: Path) -> None:
         (described(vocab_size=97), ModelError, "config.json: vocab_size: expected the tokenizer's 98 or more, got 97"),
         (without_weights, ModelError, "eval.perplexity_model: expected safetensors in "),
         (truncated, ModelError, "model.safetensors: expected a whole safetensors file (no Git LFS pointer), got: "),
+        (headless, ModelError, "copy: expected a weight for every parameter of config.json, got none for 1: lm_head"),
+        (described(num_hidden_layers=3), ModelError, "parameter of config.json, got none for 9: model.layers.2."),
+        (described(intermediate_size=63), ModelError, "expected the shape [32, 63] of config.json, got [32, 64]"),
         (without_tokenizer, ModelError, ": expected a tokenizer, got"),
     ],
 )
@@ -271,13 +274,15 @@ def test_a_folder_that_holds_no_such_model_is_refused_at_once(
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_missing_weights_and_a_missing_gpu_are_refused_at_the_start(
-    chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = Path(shutil.copytree(chat, tmp_path / "copy"))
-    headless(folder)
-    with pytest.raises(ModelError, match="copy: expected all weights of the model, got none for lm_head.weight$"):
-        started(folder)
+def test_a_context_without_room_for_an_answer(chat: Path) -> None:
+    Perplexity(str(chat), CONTEXT - 1)
+    with pytest.raises(ConfigError) as caught:
+        Perplexity(str(chat), CONTEXT)
+    expected = f"a context of more than rollout.max_new_tokens, {CONTEXT} tokens, got {CONTEXT} in {str(chat)!r}"
+    assert str(caught.value) == f"eval.perplexity_model: expected {expected}"
+
+
+def test_a_missing_gpu_is_refused_at_the_start(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     expected = "^cluster.gpus_per_evaluator: expected a GPU for eval.perplexity_model, got none$"
     with pytest.raises(ConfigError, match=expected):

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 
 from maskdpo_ray import check_annotator
@@ -158,4 +159,6 @@ def test_a_file_that_changes_under_a_run(tmp_path: Path) -> None:
 def test_it_keeps_the_protocol(tmp_path: Path) -> None:
     file = written(tmp_path, *(line(text=text, sentences=[]) for text in check_annotator.ANSWERS))
     annotator = build("replay", {"file": str(file)})
-    assert [finding for finding in check_annotator.check(annotator, [question("q")]) if finding.fault] == []
+    assert [
+        finding for finding in check_annotator.check(annotator, [question("q")], fakes.CONFIG) if finding.fault
+    ] == []

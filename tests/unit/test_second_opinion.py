@@ -125,9 +125,10 @@ def test_a_run_without_a_second_evaluator_takes_none_on(tmp_path: Path) -> None:
 
 
 def write_judged(folder: Path, *policies: str, name: str = "factscore") -> None:
-    """ "+" supported, "-" not: the facts that the second evaluator finds in every answer."""
+    """ "+" supported, "-" not, "?" unparsed: the facts that the second evaluator finds in every answer."""
+    verdicts = {"+": "supported", "-": "unsupported", "?": "unparsed"}
     for version, facts in enumerate(policies):
-        found = tuple(JudgedFact("f", "supported" if fact == "+" else "unsupported") for fact in facts)
+        found = tuple(JudgedFact("f", verdicts[fact], "'Pardon?'") for fact in facts)
         rows = [Judgement(question.id, replication, found) for question in QUESTIONS for replication in range(2)]
         result = judged.evaluate(name, QUESTIONS, rows, seed=3, bootstrap_samples=200)
         (folder / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(result.to_json()))
@@ -165,6 +166,19 @@ def test_a_score_bought_with_short_answers_is_said_in_words(tmp_path: Path) -> N
         "heldout, after 1: the second evaluator, factscore, says that ANSWERS STATE TOO LITTLE for it: "
         "with length penalty 0.584 -> 0.018"
     )
+
+
+@pytest.mark.parametrize(("facts", "share"), [("+-+?", "25.0%"), ("??", "100.0%")])
+def test_what_the_second_evaluator_could_not_read_is_shown(tmp_path: Path, facts: str, share: str) -> None:
+    make(tmp_path, FULL)
+    write_judged(tmp_path, facts)
+    said = f"{share} of the facts of the second evaluator, factscore, are unparsed, such as 'f' ('Pardon?')"
+    assert build(tmp_path)["remarks"] == [f"heldout, before: {said}"]
+    file = tmp_path / "eval_000/heldout-judged.json"
+    stored = json.loads(file.read_text())
+    del stored["unparsed_example"]  # as earlier versions wrote it
+    file.write_text(json.dumps(stored))
+    assert build(tmp_path)["remarks"] == []
 
 
 def test_a_lost_file_of_the_second_evaluator_is_one_line(tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ def test_a_judge_is_asked_where_words_do_not_settle_it() -> None:
     answers = ("Sampa", "Not São Paulo", "Perhaps Rio", "Rio", "Lima", "São Paulo.", "I don't know.", "Sampa")
     found = [outcome(judgement) for judgement in judge(evaluator, *answers)]
     assert found == "supported unsupported unsure unparsed unparsed supported unsure supported".split()
-    (asked,) = evaluator._judge.asked
+    (unread,) = judge(evaluator, "Rio")
+    assert unread.facts[0].evidence == "'What?'"
+    asked = evaluator._judge.asked[0]
     assert len(asked) == 5 and "Standard answer: The São Paulo" in asked[0] and "Question: Where?" in asked[0]
     assert [outcome(judgement) for judgement in judge(evaluator, "São Paulo")] == ["supported"]  # asks nothing
 

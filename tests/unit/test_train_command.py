@@ -224,6 +224,10 @@ def only_right(folder: Path) -> None:
     write(folder / "ours.jsonl", [WRITERS["trl"](preference(1, (RIGHT, RIGHT)))])
 
 
+def same_texts(folder: Path) -> None:
+    write(folder / "bare.jsonl", [{**bare(PREFERENCES[0]), "rejected": PREFERENCES[0].chosen.text}])
+
+
 def in_a_run(folder: Path) -> None:
     (folder / "loop").mkdir()
     for name in ("config.yaml", "ledger.jsonl"):
@@ -277,6 +281,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, list[str], str]] = {
     ),
     "field": (changed(score=1), "ours.jsonl", [], "ours.jsonl:1: unknown field 'score' in the preference pair"),
     "nothing to learn": (only_right, "ours.jsonl", [], "got none: {'nothing_to_learn': 1}"),
+    "the same twice": (same_texts, "bare.jsonl", ["--mask.policy", "vanilla"], "got none: {'identical_text': 1}"),
     "no such file": (nothing, "nowhere.jsonl", [], "nowhere.jsonl: expected a JSON file, got: No such file"),
     "a run of the loop": (of_a_loop, "ours.jsonl", [], "pairs: expected those that the run in {}/run began with, got"),
     "other pairs": (of_other_pairs, "ours.jsonl", [], "pairs: expected those that the run in {}/run began with, got"),
