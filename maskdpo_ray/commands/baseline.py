@@ -60,7 +60,7 @@ class Baseline:
             raise RunFolderError(f"--against: {run}: expected a finished evaluation ({splits}){which}, got {got}")
         found = cls(run, version, other_options)
         for entry, (split, asked) in zip(finished[version], questions.items(), strict=True):
-            stage_files.check(run, entry)
+            stage_files.check(run, entry.files, f"stage {entry.stage!r}")
             found._refuse_other_topics(f"{split}.json", Evaluation, asked)
             if config.eval.is_judged:
                 found._refuse_other_topics(f"{split}-judged.json", JudgedEvaluation, asked)

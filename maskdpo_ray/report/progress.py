@@ -17,8 +17,17 @@ SHORT = 2.0
 """Seconds: a `delay` for what is mostly over at once, and may end with an error line."""
 
 
-def track(items: Iterable[Item], description: str, total: int, delay: float = 0.0) -> Iterator[Item]:
-    """Yield `items` and show, from `delay` seconds on, how many of `total` are done and how long the rest takes."""
+def note(line: str) -> None:
+    """Say something on stderr without breaking a bar that is there."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def track(items: Iterable[Item], description: str, total: int, delay: float = 0.0, done: int = 0) -> Iterator[Item]:
+    """Yield `items` and show how many of `total` are done, `done` of them before, and how long the rest takes.
+
+    Nothing is shown in the first `delay` seconds.
+    """
     on_terminal = sys.stderr.isatty()
     interval = 0.2 if on_terminal else _SECONDS_BETWEEN_LINES
     # tqdm (of the transformers stack already) keeps rate and remaining time.
@@ -26,6 +35,7 @@ def track(items: Iterable[Item], description: str, total: int, delay: float = 0.
         items,
         desc=description,
         total=total,
+        initial=done,
         mininterval=interval,
         maxinterval=interval,
         delay=delay,
