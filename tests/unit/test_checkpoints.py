@@ -102,7 +102,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
         changed(training={**TRAINING, "ranks": 4}),
         "{}/marker.json: training.ranks: expected 2, got 4",
     ),
-    "a newer version's": (changed(rng=1), "{}/marker.json: unknown field 'rng' in Marker"),
+    "a newer version's": (changed(rng=1), "{}/marker.json: unknown field 'rng' in the marker"),
 }
 
 
