@@ -114,7 +114,7 @@ def test_a_killed_actor_leaves_no_engine(bundled_model: Path, tmp_path: Path) ->
     code = (
         "from maskdpo_ray.annotators import judge\n"
         "if __name__ == '__main__':\n"
-        f"    built = judge.build('vllm', {options(bundled_model)!r})\n"
+        f"    built = judge.build('vllm', {options(bundled_model)!r}, {MAX_TOKENS})\n"
         "    built.start()\n"
         "    print('the judge answers', flush=True)\n"
         "    import time; time.sleep(600)\n"
