@@ -5,7 +5,7 @@ PYTHONPATH=. python benchmarks/annotation.py --model models/smollm2-135m-instruc
 
 The engine does the work of every reply; what it says is then replaced by a script, so that any model will do. One at
 a time is the same conversations, ended early too, sentence after sentence, measured on a part of the answers, about
-other questions, and scaled up: without the engine's prefix cache, as the published evaluation script of ANAH-v2 asks
+other questions, and scaled up: without the engine's prefix cache, as the published script of ANAH-v2 turns none on
 (github.com/open-compass/ANAH, eval/anah_v2/eval.py), and with it.
 """
 
