@@ -23,8 +23,6 @@ def main(argv: list[str]) -> None:
     from maskdpo_ray.report import tables
 
     with own_folder.opened(job.config) as (folder, tracker):
-        for note in folder.notes:
-            print(note, flush=True)
         if job.is_finished(folder):
             print(f"{folder.path} is finished: nothing is left to do", flush=True)
         else:

@@ -50,11 +50,9 @@ def _paths(name: str, value: Any) -> Iterator[tuple[str, Path]]:
 
 
 def _checksum(name: str, file: Path) -> str:
-    digest = hashlib.sha256()
     try:
         with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
+            digest = hashlib.file_digest(opened, "sha256")
         if file.name == "config.json":  # weights by their sizes: to read them takes minutes
             for weights in sorted(file.parent.glob("*.safetensors")):
                 digest.update(f"{weights.name} {weights.stat().st_size}\n".encode())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from maskdpo_ray import cli, error_log, loopback, stopping
 from maskdpo_ray.config_file import located
@@ -18,17 +17,15 @@ def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError for what a user can mend."""
     command = cli.parse(argv)  # before the heavy imports: --help and bad options answer at once
     from maskdpo_ray import preflight
+    from maskdpo_ray.commands import own_folder
     from maskdpo_ray.plan import Plan
     from maskdpo_ray.report import summary
-    from maskdpo_ray.run_folder import RunFolder
-    from maskdpo_ray.tracking import Tracker
 
-    config, resolved = command.config, cli.resolved(command.config)
+    config = command.config
     with located(command.given, command.config_path):
         prepared = preflight.check(config)
-    path = Path(config.run.dir) / config.run.name
-    Tracker(path, config.logger, resolved).check()
-    entries = RunFolder.check(path, resolved, {"train": prepared.train, **prepared.evaluation})
+    path = own_folder.path(config)
+    entries = own_folder.check(config, {"train": prepared.train, **prepared.evaluation})
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
     print(Plan(config).describe(len(prepared.train), num_eval, path, entries), flush=True)
     if command.dry_run:
@@ -38,9 +35,7 @@ def main(argv: list[str]) -> None:
     from maskdpo_ray.cluster import Cluster
     from maskdpo_ray.loop import Loop, is_finished
 
-    with RunFolder.open(path, resolved) as folder, Tracker(path, config.logger, resolved) as tracker:
-        for note in folder.notes:
-            print(note, flush=True)
+    with own_folder.opened(config) as (folder, tracker):
         if is_finished(config, prepared.evaluation, folder):
             print(f"{path} is finished: nothing is left to do", flush=True)
         else:

@@ -22,8 +22,6 @@ def main(argv: list[str]) -> None:
     from maskdpo_ray.cluster import Cluster
 
     with own_folder.opened(job.config) as (folder, tracker):
-        for note in folder.notes:
-            print(note, flush=True)
         if train.is_finished(folder):
             print(f"{folder.path} is finished: nothing is left to do", flush=True)
         else:

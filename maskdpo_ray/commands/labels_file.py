@@ -45,8 +45,7 @@ class LabelsFile:
         new_file.refuse(path, force=True, inputs=inputs)
         self.path = path
         options = json.loads(json.dumps(annotation.options or {}))
-        self._files = named_files.checksums({"annotation": {"options": options}})
-        self._by = Labeller(annotation.annotator, options, self._files)
+        self._by = Labeller(annotation.annotator, options, named_files.checksums({"annotation": {"options": options}}))
         self._by_file = path.with_name(f"{path.name}.annotator.json")
         new_file.refuse(self._by_file, force=True, inputs=())
         self._done: set[bytes] = set()
@@ -106,7 +105,7 @@ class LabelsFile:
                     f"annotation.{name}: expected {before!r}, as {self.path} was begun with, got {now!r}; "
                     "give it back, choose another file, or replace it with --force"
                 )
-        if name := named_files.changed(begun.files, self._files):
+        if name := named_files.changed(begun.files, self._by.files or {}):
             raise DataError(
                 f"{name}: expected the file as {self.path} was begun with it, got another; "
                 "give it back, choose another file, or replace it with --force"

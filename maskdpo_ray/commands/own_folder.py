@@ -1,4 +1,4 @@
-"""The run folder of a command that does one stage of the loop."""
+"""The run folder of a command: of the loop, or of one of its stages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def check(config: Config, inputs: Questions) -> list[Entry]:
 
 @contextmanager
 def opened(config: Config) -> Iterator[tuple[RunFolder, Tracker]]:
-    """Run folder and metrics. Raises RunFolderError as `RunFolder.open` does."""
+    """Run folder and metrics; prints what there is to note of the folder. Raises RunFolderError as its `open` does."""
     resolved = cli.resolved(config)
     with RunFolder.open(path(config), resolved) as folder, Tracker(path(config), config.logger, resolved) as tracker:
+        for note in folder.notes:
+            print(note, flush=True)
         yield folder, tracker
