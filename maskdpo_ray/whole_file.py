@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import sync_folder
@@ -11,15 +14,28 @@ from maskdpo_ray.ledger import sync_folder
 
 def write(target: Path, data: bytes) -> None:
     """Write or replace `target`, its folder made when missing. Raises RunFolderError when that can't be."""
-    temporary = target.with_name(f".{target.name}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(target, target.with_name(f".{target.name}.tmp")) as file:
             file.write(data)
+    except OSError as error:
+        raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
+
+
+@contextmanager
+def replacing(target: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """`temporary`, opened to be written; it takes the name `target` at the end, and goes when that does not come to be.
+
+    Raises OSError.
+    """
+    file = temporary.open("wb")
+    try:
+        with file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-        sync_folder(target.parent)
-    except OSError as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
+        raise
+    sync_folder(target.parent)

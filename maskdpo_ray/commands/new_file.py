@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray import whole_file
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.ledger import encode_line, sync_folder
+from maskdpo_ray.ledger import encode_line
 
 
 def refuse(path: Path, force: bool, inputs: Iterable[str | Path]) -> None:
@@ -55,19 +56,10 @@ def write(path: Path, values: Iterable[Any]) -> int:
     temporary = path.with_name(f".{os.getpid()}.tmp")  # short: with the name in it, it could be too long
     count = 0
     try:
-        file = temporary.open("wb")
-        try:
-            with file:
-                for value in values:
-                    file.write(encode_line(value))
-                    count += 1
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        with whole_file.replacing(path, temporary) as file:
+            for value in values:
+                file.write(encode_line(value))
+                count += 1
     except OSError as error:
         raise DataError(f"{path}: can't be written: {error.strerror}") from error
     return count
