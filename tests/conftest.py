@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -83,3 +85,16 @@ def tiny_model(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(bundled_model / name, folder / name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def once(tiny_model: Path) -> Iterator[Any]:
+    """Checking the model takes a second, and it is the same one every time; nobody waits for a disk."""
+    from maskdpo_ray import model_folder
+    from maskdpo_ray.config import ModelConfig
+
+    model = model_folder.load(ModelConfig(str(tiny_model)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_folder, "load", lambda config: model)
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield model

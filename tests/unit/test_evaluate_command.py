@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,19 @@ import yaml
 from fakes import RIGHT, WRONG, CharTokenizer, Events, Stopped
 
 from actors import weights
-from maskdpo_ray import cli, evaluation, judged, model_folder, preflight
+from maskdpo_ray import cli, evaluation, judged, preflight
 from maskdpo_ray.commands import evaluate, own_folder
-from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.json_file import read
 from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.loop import Loop
+from maskdpo_ray.model_folder import ModelFolder
 from maskdpo_ray.report import tables
 from maskdpo_ray.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("once")
 SPLITS = {"train": ("a", "b", "c"), "eval": ("h0", "h1", "h2"), "transfer": ("t0", "t1")}
 FILES = ("heldout.json", "heldout-judged.json", "transfer.json", "transfer-judged.json")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def once(tiny_model: Path) -> Iterator[model_folder.ModelFolder]:
-    """Checking the model takes a second, and it is the same one every time; nobody waits for a disk."""
-    model = model_folder.load(ModelConfig(str(tiny_model)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_folder, "load", lambda config: model)
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield model
 
 
 def write(path: Path, values: Sequence[Any]) -> None:
@@ -144,7 +134,7 @@ def short_lines() -> list[dict[str, Any]]:
     return [{"question_id": name, "text": texts[i]} for i in range(3) for name, texts in TEXTS.items()]
 
 
-def test_texts_alone(folder: Path, once: model_folder.ModelFolder) -> None:
+def test_texts_alone(folder: Path, once: ModelFolder) -> None:
     """Replications in the file's order, tokens by the tokenizer; questions without answers are left out."""
     given = short_lines()
     given[0]["finish_reason"] = "length"

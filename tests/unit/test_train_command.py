@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,20 @@ import yaml
 from fakes import Events, FakeTrainer, Stopped
 
 from actors import weights
-from maskdpo_ray import batching, model_folder, questions
+from maskdpo_ray import batching, questions
 from maskdpo_ray.annotators.replay import LabelledAnswer
 from maskdpo_ray.commands import own_folder, train
-from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.formats import WRITERS
 from maskdpo_ray.formats.preference import Answer, Preference
 from maskdpo_ray.formats.tokenized import to_pair
 from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.masking import MASK_DPO
+from maskdpo_ray.model_folder import ModelFolder
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Question, Sentence, to_json
 
+pytestmark = pytest.mark.usefixtures("once")
 RIGHT, WRONG = NO_HALLUCINATION, CONTRADICTORY
 
 
@@ -46,18 +46,8 @@ def preference(number: int, rejected: tuple[str, str] = (RIGHT, WRONG)) -> Prefe
 PREFERENCES = [preference(number) for number in range(5)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def once(tiny_model: Path) -> Iterator[model_folder.ModelFolder]:
-    """Checking the model takes a second, and it is the same one every time; nobody waits for a disk."""
-    model = model_folder.load(ModelConfig(str(tiny_model)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_folder, "load", lambda config: model)
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield model
-
-
 @pytest.fixture
-def folder(tmp_path: Path, tiny_model: Path, once: model_folder.ModelFolder) -> Path:
+def folder(tmp_path: Path, tiny_model: Path, once: ModelFolder) -> Path:
     """A config, and the same pairs in each format."""
     config = {
         "run": {"name": "run", "dir": str(tmp_path)},
@@ -97,7 +87,7 @@ def run(job: train.Job, tiny_model: Path, stop_at: int | None = None) -> tuple[E
 
 
 @pytest.mark.parametrize("source", ["ours", "anah", "trl", "openrlhf"])
-def test_every_format_is_the_same_lesson(folder: Path, once: model_folder.ModelFolder, source: str) -> None:
+def test_every_format_is_the_same_lesson(folder: Path, once: ModelFolder, source: str) -> None:
     job = prepare(folder, source=f"{source}.jsonl")
     assert [example.pair_id for example in job.examples] == [f"q{i}#{i}" for i in range(5)]
     for example, each in zip(job.examples, PREFERENCES, strict=True):
@@ -163,7 +153,7 @@ def test_several_pairs_of_one_question(folder: Path, tiny_model: Path) -> None:
     assert summary["pairs"]["pairs"] == 10
 
 
-def test_drops_are_counted(folder: Path, once: model_folder.ModelFolder) -> None:
+def test_drops_are_counted(folder: Path, once: ModelFolder) -> None:
     right_only = preference(7, (RIGHT, RIGHT))
     other_ids = to_json(to_pair(PREFERENCES[0], once.tokenizer, "here"))
     other_ids["chosen"]["rollout"]["token_ids"] = [5, 2]
