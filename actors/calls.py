@@ -6,9 +6,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from maskdpo_ray.errors import ClusterError, UserError
+from maskdpo_ray.errors import ClusterError, UserError, one_line
 
 Item = TypeVar("Item")
+
+
+class ActorDied(ClusterError):
+    """The process of an actor is gone."""
+
+
+class OutOfMemory(ClusterError):
+    """An actor asked for more memory than there is."""
 
 
 def feed(
@@ -66,19 +74,55 @@ def gather(references: Sequence[Any], timeout_s: float, what: str, step: str) ->
     return ray.get(list(references))
 
 
-def get(reference: Any, who: str) -> Any:
-    """The result of one call. Raises the actor's UserError as itself, anything else as a ClusterError."""
+def death(references: Sequence[Any], timeout_s: float, what: str) -> ActorDied | None:
+    """Of the actors that these calls went to, the first that is known to be dead within `timeout_s`."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
+
+    end, waiting = time.monotonic() + timeout_s, list(references)
+    while waiting:
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, end - time.monotonic()))
+        if not done:
+            return None
+        try:
+            get(done[0], f"{what} {references.index(done[0])}")
+        except ActorDied as died:
+            return died
+        except UserError:
+            continue  # it lives
+    return None
+
+
+def get(reference: Any, who: str) -> Any:
+    """The result of one call.
+
+    Raises the actor's UserError as itself, ActorDied, OutOfMemory, and anything else as a ClusterError.
+    """
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
     try:
         return ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from error
-        raise ClusterError(f"{who}: {type(error.cause).__name__}: {first_line(error.cause)}") from error
+        kind = OutOfMemory if _is_out_of_memory(error.cause) else ClusterError
+        raise kind(f"{who}: {type(error.cause).__name__}: {first_line(error.cause)}") from error
     except RayError as error:
+        # An actor that can't even be made is no death. OutOfMemoryError: Ray killed it.
+        if isinstance(error, OutOfMemoryError) or (isinstance(error, RayActorError) and not error.actor_init_failed):
+            raise ActorDied(f"{who} died: {_reason(error)}") from error
         raise ClusterError(f"{who}: {first_line(error)}") from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python's, torch's on a GPU, and what torch's CPU allocator raises."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+def _reason(error: BaseException) -> str:
+    """Why Ray says that an actor died, where it does without the actor's ids."""
+    return one_line(str(error).partition("Worker exit detail: ")[2] or error)
 
 
 def first_line(error: BaseException) -> str:

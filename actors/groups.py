@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from actors import calls, weights
 from actors.clock import BusyClock
 from actors.host import Stored
+from actors.ranks import Ranks
 from actors.rollout import Sampling, request_seed
 from maskdpo_ray import batching
 from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import ClusterError
+from maskdpo_ray.errors import ClusterError, NotFiniteError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps
@@ -133,19 +136,37 @@ class EvaluationGroup:
             yield replace(item, judgements=tuple(judgements))
 
 
-class TrainingGroup:
-    """DeepSpeed ranks as one trainer (`stages.Trainer`)."""
+@dataclass(frozen=True)
+class _Training:
+    """What is trained at present: all that a new group of ranks needs to go on with it."""
 
-    def __init__(self, config: Config, ranks: Sequence[Any]) -> None:
+    examples: Sequence[TrainingExample]
+    reference: ReferenceLogps
+    policy: Policy
+    seed: int
+    checkpoints: Checkpoints
+
+
+class TrainingGroup:
+    """DeepSpeed ranks as one trainer (`stages.Trainer`); when a rank dies, new ones go on from the last checkpoint."""
+
+    def __init__(self, config: Config, ranks: Ranks) -> None:
         self._config = config
         self._ranks = ranks
+        self._training: _Training | None = None
         self._clock = BusyClock()
 
     def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> ReferenceLogps:
         """See `stages.Trainer.reference_logps`."""
         micro_batches = list(batching.chunks(examples, self._config.train.micro_batch_size))
         shares = [batching.shard(micro_batches, rank, len(self._ranks)) for rank in range(len(self._ranks))]
-        results = [iter(logps) for logps in self._call("reference_logps", [(share, policy.path) for share in shares])]
+        while True:
+            try:
+                answers = self._call("reference_logps", [(share, policy.path) for share in shares])
+                break
+            except calls.ActorDied as died:
+                self._ranks.start_again(died, "with the reference log-probs")
+        results = [iter(logps) for logps in answers]
         # Micro-batch i went to rank i mod n: taking them back in the same turns restores the order.
         return [
             next(results[index % len(self._ranks)])
@@ -154,40 +175,90 @@ class TrainingGroup:
         ]
 
     def train(
-        self, examples: Sequence[TrainingExample], reference: ReferenceLogps, policy: Policy, seed: int
+        self,
+        examples: Sequence[TrainingExample],
+        reference: ReferenceLogps,
+        policy: Policy,
+        seed: int,
+        checkpoints: Checkpoints,
     ) -> Iterator[dict[str, float]]:
         """See `stages.Trainer.train`."""
-        train, num_ranks = self._config.train, len(self._ranks)
-        total = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
-        self._call("begin", [(policy.path, total)] * num_ranks)
-        for batch in batching.epoch_batches(len(examples), train.batch_size, train.max_epochs, seed):
-            arguments = []
-            for rank in range(num_ranks):
-                micro_batches = list(batching.chunks(batching.shard(batch, rank, num_ranks), train.micro_batch_size))
-                arguments.append(
-                    (
-                        [[examples[i] for i in micro_batch] for micro_batch in micro_batches],
-                        [[reference[i] for i in micro_batch] for micro_batch in micro_batches],
-                        len(batch),
-                    )
-                )
-            yield self._call("train_step", arguments)[0]
+        self._training = _Training(examples, reference, policy, seed, checkpoints)
+        return self._steps(self._training)
 
     def publish(self, folder: str, version: int) -> Policy:
         """See `stages.Trainer.publish`."""
-        self._call("save_policy", [(folder,)] * len(self._ranks))
-        # The next iteration's reference model, and engines on the same node, need the memory.
-        self._call("release", [()] * len(self._ranks))
+        while True:
+            try:
+                self._call_all("save_policy", folder)
+                # The next iteration's reference model, and engines on the same node, need the memory.
+                self._call_all("release")
+                break
+            except calls.ActorDied as died:
+                self._start_again(died, self._training)
+                for _ in self._steps(self._training):
+                    pass
+        self._ranks.deaths, self._training = 0, None
         return weights.publish(folder, version)
 
     def busy_seconds(self) -> float:
         """Seconds in which the ranks, which work together, had a call to answer."""
         return self._clock.seconds()
 
+    def _steps(self, training: _Training) -> Iterator[dict[str, float]]:
+        """Metrics of the steps after the newest checkpoint, each once, however often ranks die."""
+        given = training.checkpoints.step
+        while True:
+            try:
+                for step, metrics in self._steps_of_a_life(training):
+                    if step > given:
+                        given = step
+                        yield metrics
+                return
+            except calls.ActorDied as died:
+                self._start_again(died, training)
+
+    def _steps_of_a_life(self, training: _Training) -> Iterator[tuple[int, dict[str, float]]]:
+        """(number from 1, metrics) of the steps after the newest checkpoint, up to the end or a death."""
+        train, num_ranks, checkpoints = self._config.train, len(self._ranks), training.checkpoints
+        num_examples, done = len(training.examples), checkpoints.step
+        total = batching.num_steps(num_examples, train.batch_size, train.max_epochs)
+        self._call_all("begin", training.policy.path, total, training.seed)
+        if done:
+            self._call_all("load_checkpoint", str(checkpoints.path(done)))
+        batches = batching.epoch_batches(num_examples, train.batch_size, train.max_epochs, training.seed)
+        for step, batch in islice(enumerate(batches, start=1), done, None):
+            arguments = []
+            for rank in range(num_ranks):
+                micro_batches = list(batching.chunks(batching.shard(batch, rank, num_ranks), train.micro_batch_size))
+                arguments.append(
+                    (
+                        [[training.examples[i] for i in micro_batch] for micro_batch in micro_batches],
+                        [[training.reference[i] for i in micro_batch] for micro_batch in micro_batches],
+                        len(batch),
+                    )
+                )
+            try:
+                metrics = self._call("train_step", arguments)[0]
+            except NotFiniteError as error:
+                pairs = ", ".join(training.examples[i].pair_id for i in batch)
+                kept = f"the checkpoint of step {checkpoints.step} is kept" if checkpoints.step else "no checkpoint yet"
+                raise NotFiniteError(f"step {step} of {total}: {error}; its pairs: {pairs}; {kept}") from error
+            yield step, metrics
+            if checkpoints.is_due(step):
+                written = self._call_all("save_checkpoint", str(checkpoints.clear(step)))
+                checkpoints.commit(step, {name: proof for files in written for name, proof in files.items()})
+
+    def _start_again(self, died: calls.ActorDied, training: _Training) -> None:
+        self._ranks.start_again(died, f"after step {training.checkpoints.step}")
+
+    def _call_all(self, method: str, *arguments: Any) -> list[Any]:
+        """Call every rank with the same arguments."""
+        return self._call(method, [arguments] * len(self._ranks))
+
     def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         with self._clock:
-            pending = [getattr(rank, method).remote(*args) for rank, args in zip(self._ranks, arguments, strict=True)]
-            return calls.gather(pending, self._config.cluster.step_timeout_s, "training rank", method)
+            return self._ranks.call(method, arguments)
 
 
 def _in_object_store(policy: Policy) -> Any:

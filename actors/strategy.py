@@ -6,6 +6,7 @@ import gc
 import inspect
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,6 +95,13 @@ def build(settings: StrategySettings, world_size: int) -> Any:
     strategy_class = base if settings.device == "cuda" else _cpu_strategy(openrlhf_deepspeed)
     # DeepSpeed insists on a batch size, though we count pairs: one micro-batch of 1 per rank and step.
     return strategy_class(seed=settings.seed, zero_stage=settings.zero_stage, train_batch_size=world_size, args=args)
+
+
+def seed_everything(text: str) -> None:
+    """Seed torch (all devices), numpy and `random` by `text`."""
+    import transformers
+
+    transformers.set_seed(zlib.crc32(text.encode()))
 
 
 def device_of(device: Device) -> torch.device:

@@ -5,28 +5,33 @@ All methods but `address` are collective: every rank of the group calls them, in
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from actors import checkpoint_engine
 from actors import strategy as strategies
-from maskdpo_ray.errors import ModelError
+from maskdpo_ray import stage_files
+from maskdpo_ray.errors import ModelError, NotFiniteError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from maskdpo_ray.batching import TrainingExample
+    from maskdpo_ray.entries import Proof
 
     PairLogps = tuple[np.ndarray, np.ndarray]
     """Log-probs of one pair's responses: chosen and rejected, one float32 per response token."""
 
-# DeepSpeed puts its own entries beside ours in a checkpoint.
-_CLIENT_STATE = "maskdpo_ray"
+# The folder that DeepSpeed makes within a checkpoint's.
+_TAG = "state"
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class TrainingRank:
         self._strategy: Any = None
         self._engine: Any = None
         self._tokenizer: Any = None
+        self._seed = 0
 
     def address(self) -> tuple[str, int]:
         """Where the ranks meet: this node's address and a free port (asked of rank 0)."""
@@ -83,8 +89,8 @@ class TrainingRank:
         )
         self._strategy.setup_distributed(timeout=timedelta(seconds=settings.timeout_s))
 
-    def begin(self, policy_path: str, total_steps: int) -> None:
-        """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.
+    def begin(self, policy_path: str, total_steps: int, seed: int = 0) -> None:
+        """Load a policy with a fresh optimizer and a schedule over `total_steps` steps; `seed` is for dropout.
 
         Always from the folder, also when the same weights are in memory: so that an iteration starts
         from the published (bf16) policy whether or not the run was interrupted before it.
@@ -99,6 +105,8 @@ class TrainingRank:
         self._tokenizer = AutoTokenizer.from_pretrained(policy_path, trust_remote_code=settings.trust_remote_code)
         cfg = settings.optimizer.for_openrlhf(total_steps)
         self._engine, _, _ = self._strategy.prepare((model, cfg))
+        self._engine.checkpoint_engine = checkpoint_engine.build()
+        self._seed = seed
 
     def reference_logps(
         self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
@@ -144,10 +152,9 @@ class TrainingRank:
 
         Raises:
             ValueError: when the shares don't add up to `global_batch_size`.
-            FloatingPointError: when the loss is not finite; no step is taken.
+            NotFiniteError: when the loss is not finite, and no step is taken, or the gradient is not, and the weights
+                are spoilt. Training can't go on but from a checkpoint.
         """
-        import torch
-
         from maskdpo_ray.forward import response_logps
         from maskdpo_ray.losses import masked_dpo_loss
 
@@ -157,6 +164,8 @@ class TrainingRank:
         if num_pairs != global_batch_size:
             raise ValueError(f"the ranks hold {num_pairs:.0f} pairs, expected a global batch of {global_batch_size}")
         lr = engine.get_lr()[0]
+        # So that dropout depends on the step, and not on what this process has done before.
+        strategies.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
         engine.train()
         sums = [0.0] * 5
         for index in range(num_passes):
@@ -176,9 +185,12 @@ class TrainingRank:
             values = (loss, accurate, chosen_rewards.sum(), rejected_rewards.sum(), (weights > 0).sum())
             sums = [total + value.item() for total, value in zip(sums, values, strict=True)]
         sums = self._reduce(sums, "sum")
-        if not torch.isfinite(torch.tensor(sums[0])):
-            raise FloatingPointError(f"loss is {sums[0]} at step {engine.global_steps}")
+        if not math.isfinite(sums[0]):
+            raise NotFiniteError(f"expected a finite loss, got {sums[0]}")
         engine.step()
+        grad_norm = self._strategy.get_grad_norm(engine)
+        if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
+            raise NotFiniteError("expected a finite gradient, got one that holds NaN or infinity")
         loss_sum, accurate_sum, chosen_sum, rejected_sum, tokens = sums
         return {
             "loss": loss_sum / global_batch_size,
@@ -186,7 +198,7 @@ class TrainingRank:
             "chosen_reward": chosen_sum / global_batch_size,
             "rejected_reward": rejected_sum / global_batch_size,
             "tokens": tokens,
-            "grad_norm": self._strategy.get_grad_norm(engine),
+            "grad_norm": grad_norm,
             "lr": lr,
         }
 
@@ -208,21 +220,20 @@ class TrainingRank:
             os.rename(partial, path)
         dist.barrier()
 
-    def save_checkpoint(self, folder: str, tag: str, client_state: dict[str, Any], keep: int = 1) -> None:
-        """Write weights, optimizer and schedule under `folder`/`tag`, keeping the newest `keep` tags."""
-        state = {_CLIENT_STATE: client_state}
-        self._strategy.save_ckpt(self._engine, folder, tag=tag, max_num=keep, client_state=state)
+    def save_checkpoint(self, folder: str) -> dict[str, Proof]:
+        """Write this rank's part of weights, optimizer and schedule into `folder`.
 
-    def load_checkpoint(self, folder: str) -> dict[str, Any]:
-        """Continue from the newest checkpoint in `folder`, after `begin`; returns its client state.
-
-        Raises:
-            FileNotFoundError: when there is none.
+        Returns proofs of the files that this rank wrote, by their paths within `folder`; they are on the disk.
         """
-        path, states = self._strategy.load_ckpt(self._engine, folder)
-        if path is None:
-            raise FileNotFoundError(f"{folder}: no DeepSpeed checkpoint")
-        return states[_CLIENT_STATE]
+        # Not the strategy's save_ckpt, which removes an old checkpoint before the new one is whole.
+        written = self._engine.checkpoint_engine.written
+        written.clear()
+        self._engine.save_checkpoint(folder, tag=_TAG, save_latest=False)
+        return {os.path.relpath(path, folder): stage_files.proof(Path(path)) for path in written}
+
+    def load_checkpoint(self, folder: str) -> None:
+        """Continue from what `save_checkpoint` of a group of the same size wrote, right after `begin`."""
+        self._engine.load_checkpoint(folder, tag=_TAG)
 
     def close(self) -> None:
         """Free the engine and leave the process group."""

@@ -55,6 +55,11 @@ def teaches(example: TrainingExample) -> bool:
     return any(example.chosen_weights) and any(example.rejected_weights)
 
 
+def num_weighted(example: TrainingExample) -> int:
+    """Tokens with weight, of both sides."""
+    return sum(weight > 0 for weights in (example.chosen_weights, example.rejected_weights) for weight in weights)
+
+
 def epoch_batches(num_examples: int, batch_size: int, epochs: int, seed: int) -> Iterator[list[int]]:
     """Indices of each global batch, in a new seeded order every epoch.
 

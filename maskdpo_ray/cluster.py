@@ -27,6 +27,7 @@ from actors.annotation import AnnotationActor
 from actors.evaluation import EvaluationActor
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
 from actors.host import Stored
+from actors.ranks import Ranks
 from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
@@ -59,6 +60,7 @@ class Cluster:
         self._engines: list[Any] = []
         self._ranks: list[Any] = []
         self._group: Any = None
+        """The room that training ranks have, those of now and those that take their place."""
         self._others: set[psutil.Process] = set()
         """Children of this process that are none of Ray's (W&B has one)."""
 
@@ -167,9 +169,17 @@ class Cluster:
             self._await([] if group is None else group.ready(), what, "start")
 
     def _training_group(self, ranks: list[Any]) -> TrainingGroup:
+        return TrainingGroup(self._config, Ranks(self._config, self._joined(ranks), self._restart_ranks))
+
+    def _joined(self, ranks: list[Any]) -> list[Any]:
         host, port = self._await([ranks[0].address.remote()], "training rank", "start")[0]
         self._await([rank.setup.remote(host, port) for rank in ranks], "training rank", "join the group")
-        return TrainingGroup(self._config, ranks)
+        return ranks
+
+    def _restart_ranks(self) -> list[Any]:
+        for rank in self._ranks:
+            ray.kill(rank)
+        return self._joined(self._start_ranks())
 
     def _start_annotators(self, annotator: Annotator) -> AnnotationGroup:
         cluster, count = self._config.cluster, self._config.annotation.num_actors
@@ -234,7 +244,8 @@ class Cluster:
         bundle = {"CPU": config.cluster.cpus_per_rank, "GPU": 1 if config.cluster.device == "cuda" else 0}
         bundle = {name: amount for name, amount in bundle.items() if amount}
         num_ranks = config.train.num_ranks
-        self._group = placement_group([bundle or {"CPU": 0.001}] * num_ranks, strategy="PACK")
+        if self._group is None:
+            self._group = placement_group([bundle or {"CPU": 0.001}] * num_ranks, strategy="PACK")
         if not self._group.wait(config.cluster.start_timeout_s):
             raise ClusterError(
                 f"training ranks: no room for {num_ranks} x {bundle} within {config.cluster.start_timeout_s:.0f} s"
@@ -249,7 +260,6 @@ class Cluster:
             .remote(settings, rank, num_ranks)
             for rank in range(num_ranks)
         ]
-        self._handles += self._ranks
         return self._ranks
 
     @staticmethod
@@ -268,7 +278,7 @@ class Cluster:
             closing = [each.close.remote() for each in self._engines + (self._ranks if kind is None else [])]
             if closing:
                 ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S)
-            for handle in self._handles:
+            for handle in self._handles + self._ranks:
                 ray.kill(handle)
             if self._group is not None:
                 remove_placement_group(self._group)

@@ -219,6 +219,8 @@ class TrainConfig:
     """Lowest learning rate, as a share of the highest (only for `cosine_with_min_lr`)."""
     max_norm: float = 1.0
     """Gradient clipping; 0 for none."""
+    save_steps: int = 50
+    """Optimizer steps from one DeepSpeed checkpoint to the next; a stopped training goes on from it. -1 or 0: none."""
 
     def __post_init__(self) -> None:
         for name in ("num_ranks", "max_epochs", "batch_size", "micro_batch_size"):
@@ -227,6 +229,7 @@ class TrainConfig:
         _require(0 <= self.lr_warmup_ratio < 1, "train.lr_warmup_ratio", "0 to below 1", self.lr_warmup_ratio)
         _require(0 <= self.min_lr_ratio <= 1, "train.min_lr_ratio", "0 to 1", self.min_lr_ratio)
         _require(self.max_norm >= 0, "train.max_norm", "at least 0", self.max_norm)
+        _require(self.save_steps >= -1, "train.save_steps", "at least -1 (none)", self.save_steps)
         _require(
             self.batch_size >= self.num_ranks,
             "train.batch_size",

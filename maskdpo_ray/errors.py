@@ -48,5 +48,9 @@ class ClusterError(UserError):
     """Ray can't be reached, has no room, or an actor failed or did not answer in time."""
 
 
+class NotFiniteError(UserError):
+    """Training has come to a loss or a gradient that is NaN or infinite."""
+
+
 class MaskError(ValueError):
     """Token ids do not spell the text, or a span lies outside it. Never answered by unmasking."""

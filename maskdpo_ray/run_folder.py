@@ -5,6 +5,7 @@ ledger.jsonl     what is committed: questions, finished stages with the SHA-256 
 metrics.jsonl    metrics over time (tracking.py)
 iter_000/        rollouts-000.jsonl annotations-000.jsonl pairs.jsonl pairs-summary.json
                  reference-logps.safetensors policy/ (a Hugging Face folder)
+                 checkpoint/ (DeepSpeed's, until the policy is there: checkpoints.py)
 eval_000/        evaluation of policy version 0 (before training): heldout.json, heldout-rollouts.jsonl,
                  heldout-annotations.jsonl, from version 1 on heldout-gain.json; with a second evaluator
                  or a perplexity model heldout-judgements.jsonl and heldout-judged*.json; the same for transfer
@@ -23,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import beginning, json_file, lost_lines, run_lock, stage_files, stored_config
+from maskdpo_ray import beginning, checkpoints, json_file, lost_lines, run_lock, stage_files, stored_config, whole_file
 from maskdpo_ray.beginning import Questions
 from maskdpo_ray.entries import Entry, Finished, Opened, Unit, find_finished
 from maskdpo_ray.errors import RunFolderError
@@ -83,7 +84,7 @@ class RunFolder:
             ledger = Ledger(path / "ledger.jsonl")
             folder = cls(path, lock, ledger, resumed=changed is not None, judged=_is_judged(config))
             if changed is None or changed:
-                folder._write("config.yaml", stored_config.text(config, package_versions))
+                whole_file.write(path / "config.yaml", stored_config.text(config, package_versions))
             folder._ledger.append(
                 Opened(
                     time=time.time(),
@@ -94,6 +95,7 @@ class RunFolder:
                     changed=changed or {},
                 )
             )
+            folder.drop_checkpoints()  # a kill may have come between a policy and their end
         except BaseException:
             os.close(lock)
             raise
@@ -124,7 +126,7 @@ class RunFolder:
                 beginning.refuse_other_questions(path, begun.facts, questions)
             if policies := [entry for entry in finished if entry.stage == "train"]:
                 # The one that a resumed run goes on from; its hash, which takes long, when it is loaded.
-                stage_files.check(path, policies[-1], with_hash=False)
+                stage_files.check(path, policies[-1].files, "stage 'train'", with_hash=False)
             return finished
         except OSError as error:
             raise RunFolderError(f"{error.filename or path}: can't be used: {error.strerror}") from error
@@ -157,6 +159,10 @@ class RunFolder:
     def policy_dir(self, iteration: int) -> Path:
         """Where iteration `iteration` leaves its policy (version iteration + 1). Not made."""
         return self.iteration_dir(iteration) / "policy"
+
+    def checkpoint_dir(self, iteration: int) -> Path:
+        """Where the training of iteration `iteration` leaves its checkpoints. Not made."""
+        return self.path / f"iter_{iteration:03d}" / "checkpoint"
 
     def evaluation_dir(self, version: int) -> Path:
         """eval_000: evaluation of policy version `version`, made when missing."""
@@ -259,6 +265,12 @@ class RunFolder:
         self._ledger.append(Finished(stage=stage, iteration=iteration, finished=time.time(), facts=facts, files=proofs))
         self._close_logs()  # opened again when asked for: the number of open files does not grow
 
+    def drop_checkpoints(self) -> None:
+        """Remove those of trainings that are finished: their policy takes their place."""
+        for entry in self._ledger.entries:
+            if isinstance(entry, Finished) and entry.stage == "train":
+                checkpoints.remove(self.checkpoint_dir(entry.iteration))
+
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
         """The facts of a finished stage, None when it is not finished."""
         entry = find_finished(self._ledger.entries, stage, iteration)
@@ -272,31 +284,17 @@ class RunFolder:
         entry = find_finished(self._ledger.entries, stage, iteration)
         if entry is None:
             raise ValueError(f"stage {stage!r} of iteration {iteration} is not finished")
-        stage_files.check(self.path, entry)
+        stage_files.check(self.path, entry.files, f"stage {stage!r}")
 
     def write_json(self, relative: str, value: Any) -> Path:
         """Write a record or JSON values (NaN raises ValueError): after a kill the old file is there or the new one."""
-        return self._write(relative, encode_line(value))
+        target = self.path / relative
+        whole_file.write(target, encode_line(value))
+        return target
 
     def read_json(self, relative: str, kind: type[Record]) -> Record:
         """The record that `write_json` wrote. Raises RunFolderError when it is not there, or damaged."""
         return json_file.read(self.path / relative, kind)
-
-    def _write(self, relative: str, data: bytes) -> Path:
-        target = self.path / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            sync_folder(target.parent)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
-        return target
 
 
 def _as_stored(config: dict[str, Any]) -> dict[str, Any]:
@@ -319,7 +317,7 @@ def _read(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, li
     for entry in entries:
         # Small files, read by every later gain and by the summary; a policy is checked where it is loaded.
         if isinstance(entry, Finished) and entry.stage.startswith("evaluate-"):
-            stage_files.check(path, entry)
+            stage_files.check(path, entry.files, f"stage {entry.stage!r}")
     return changed, entries
 
 

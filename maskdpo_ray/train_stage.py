@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 
 from maskdpo_ray import batching, reference
 from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.report.progress import track
+from maskdpo_ray.report.progress import note, track
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import ReferenceLogps, Trainer
 from maskdpo_ray.tracking import Tracker
@@ -31,22 +32,43 @@ class TrainStage:
 
         Args:
             examples: each with a pair_id of its own, under which its log-probs are kept.
-            first_step: number of the first optimizer step, for the metrics.
+            first_step: number of the first optimizer step, for the metrics. A step that is done again after a stop is
+                logged again; its last line counts.
         """
         with self.tracker.stage("reference", iteration):
             logps = self._reference_logps(iteration, examples, against)
         train, target = self.config.train, self.folder.policy_dir(iteration)
         num_steps = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
+        seed, description = self.config.run.seed + iteration, f"iteration {iteration}: training steps"
         with self.tracker.stage("train", iteration):
-            steps = self.trainer.train(examples, logps, policy, seed=self.config.run.seed + iteration)
-            num_tokens, description = 0.0, f"iteration {iteration}: training steps"
-            for number, metrics in enumerate(track(steps, description, num_steps)):
-                self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, first_step + number)
-                num_tokens += metrics["tokens"]
+            checkpoints = self._checkpoints(iteration, policy, seed, num_steps)
+            done = checkpoints.step
+            steps = self.trainer.train(examples, logps, policy, seed, checkpoints)
+            for number, metrics in enumerate(track(steps, description, num_steps, done), start=first_step + done):
+                self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, number)
             published = self.trainer.publish(str(target), iteration + 1)
-        self.tracker.log({"tokens/train": num_tokens}, iteration)
+        # Of all steps, those of an earlier process too.
+        num_tokens = train.max_epochs * sum(batching.num_weighted(example) for example in examples)
+        self.tracker.log({"tokens/train": float(num_tokens)}, iteration)
         self.folder.finish("train", iteration, [target], checksum=published.checksum)
+        self.folder.drop_checkpoints()
         return published
+
+    def _checkpoints(self, iteration: int, policy: Policy, seed: int, num_steps: int) -> Checkpoints:
+        config = self.config
+        training = {
+            "policy": policy.checksum,
+            "seed": seed,
+            "steps": num_steps,
+            "ranks": config.train.num_ranks,
+            "device": config.cluster.device,
+        }
+        found = Checkpoints(self.folder.checkpoint_dir(iteration), config.train.save_steps, training)
+        for line in found.notes:
+            note(line)
+        if found.step:
+            note(f"iteration {iteration}: training goes on after step {found.step} of {num_steps}")
+        return found
 
     def _reference_logps(self, iteration: int, examples: Sequence[TrainingExample], against: Policy) -> ReferenceLogps:
         """Once per pair and iteration, kept on disk, reused by every epoch and after a stop."""

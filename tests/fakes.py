@@ -1,7 +1,7 @@
 """Stand-ins for engines, annotators and trainer: seeded, instant, and they note what was asked of them.
 
 `FakeEngines`, `FakeAnnotators` and `FakeTrainer` stand behind the Protocols of `stages.py`, in process.
-`FakeEngine` and `FakeRank` have the methods of the real actors and stand behind real Ray.
+`FakeEngine` has the methods of the real actor and stands behind real Ray; `fake_rank.FakeRank` likewise.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from actors import weights
-from maskdpo_ray import batching
+from maskdpo_ray import batching, stage_files
 from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config
+from maskdpo_ray.entries import Proof
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import (
@@ -186,23 +189,38 @@ class FakeTrainer:
         return [fake_logps(example, policy.checksum) for example in examples]
 
     def train(
-        self, examples: Sequence[TrainingExample], reference: ReferenceLogps, policy: Policy, seed: int
+        self,
+        examples: Sequence[TrainingExample],
+        reference: ReferenceLogps,
+        policy: Policy,
+        seed: int,
+        checkpoints: Checkpoints,
     ) -> Iterator[dict[str, float]]:
         self._events.note("begin", policy.version, tuple(example.pair_id for example in examples))
         assert weights.is_here(policy)
-        self._state = policy.checksum.encode()
-        train = self._train
-        for batch in batching.epoch_batches(len(examples), train.batch_size, train.max_epochs, seed):
+        train, done = self._train, checkpoints.step
+        self._state = (checkpoints.path(done) / "state").read_bytes() if done else policy.checksum.encode()
+        batches = batching.epoch_batches(len(examples), train.batch_size, train.max_epochs, seed)
+        for step, batch in islice(enumerate(batches, start=1), done, None):
             self._events.note("step", policy.version, tuple(examples[i].pair_id for i in batch))
             for i in batch:
                 values = b"".join(side.tobytes() for side in reference[i])
                 self._state = hashlib.sha256(self._state + repr(examples[i]).encode() + values).digest()
             tokens = sum(sum(w > 0 for w in examples[i].chosen_weights) for i in batch)
             yield {"loss": int.from_bytes(self._state[:2]) / 2**16, "accuracy": 0.5, "tokens": float(tokens)}
+            if checkpoints.is_due(step):
+                checkpoints.commit(step, write_checkpoint(checkpoints.clear(step), "state", self._state))
 
     def publish(self, folder: str, version: int) -> Policy:
         self._events.note("publish", version)
         return write_policy(folder, version, self._state)
+
+
+def write_checkpoint(folder: Path, name: str, content: bytes) -> dict[str, Proof]:
+    """One file of a checkpoint; returns its proof."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    return {name: stage_files.proof(folder / name)}
 
 
 def fake_logps(example: TrainingExample, salt: str) -> tuple[np.ndarray, np.ndarray]:
@@ -314,68 +332,6 @@ class Held:
 
     def fetch(self) -> Any:
         return self._hosted
-
-
-class FakeRank:
-    """`actors.training.TrainingRank` without DeepSpeed; set `log` in a subclass.
-
-    Pairs whose id starts with "bad/" make a step fail on every rank that holds one.
-    """
-
-    log = ""
-
-    def __init__(self, settings: Any, rank: int, world_size: int) -> None:
-        self._rank, self._world_size = rank, world_size
-        self._state = b""
-
-    def _note(self, event: str, **values: Any) -> None:
-        line = json.dumps({"event": event, "rank": self._rank, **values}) + "\n"
-        with open(self.log, "ab", buffering=0) as file:
-            file.write(line.encode())
-
-    def address(self) -> tuple[str, int]:
-        return "127.0.0.1", 29500
-
-    def setup(self, master_addr: str, master_port: int) -> None:
-        self._note("setup", address=[master_addr, master_port], world_size=self._world_size)
-
-    def begin(self, policy_path: str, total_steps: int) -> None:
-        self._note("begin", path=policy_path, total_steps=total_steps)
-        self._state = weights.checksum(policy_path).encode()
-
-    def reference_logps(
-        self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        self._note("reference", sizes=[len(batch) for batch in micro_batches])
-        return [fake_logps(example, str(policy_path)) for batch in micro_batches for example in batch]
-
-    def train_step(
-        self,
-        micro_batches: Sequence[Sequence[TrainingExample]],
-        references: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
-        global_batch_size: int,
-    ) -> dict[str, float]:
-        ids = [[example.pair_id for example in batch] for batch in micro_batches]
-        self._note("step", ids=ids, size=global_batch_size)
-        for batch, logps in zip(micro_batches, references, strict=True):
-            for example, (chosen, rejected) in zip(batch, logps, strict=True):
-                if example.pair_id.startswith("bad/"):
-                    raise FloatingPointError(f"loss is nan\nin rank {self._rank}")
-                assert len(chosen) == len(example.chosen_token_ids)
-                assert len(rejected) == len(example.rejected_token_ids)
-                self._state = hashlib.sha256(self._state + chosen.tobytes() + rejected.tobytes()).digest()
-        return {"loss": float(self._rank), "accuracy": 0.5, "tokens": float(sum(map(len, ids)))}
-
-    def save_policy(self, path: str) -> None:
-        self._note("save")
-        if self._rank == 0:
-            write_policy(path, 0, self._state)
-
-    def release(self) -> None:
-        self._note("release")
-
-    def close(self) -> None:
-        self._note("close")
 
 
 class Accepting:

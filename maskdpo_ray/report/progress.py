@@ -14,8 +14,14 @@ Item = TypeVar("Item")
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """Yield `items` while showing how many of `total` are done, and how long the rest will take."""
+def note(line: str) -> None:
+    """Say something on stderr without breaking a bar that is there."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def track(items: Iterable[Item], description: str, total: int, done: int = 0) -> Iterator[Item]:
+    """Yield `items` while showing how many of `total` are done, `done` of them before, and how long the rest takes."""
     on_terminal = sys.stderr.isatty()
     interval = 0.2 if on_terminal else _SECONDS_BETWEEN_LINES
     # tqdm (of the transformers stack already) keeps rate and remaining time.
@@ -23,6 +29,7 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
         items,
         desc=description,
         total=total,
+        initial=done,
         mininterval=interval,
         maxinterval=interval,
         disable=total == 0,

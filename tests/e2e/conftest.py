@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 from driver import Driver, adopt_orphans, describe
 
+from maskdpo_ray.formats import WRITERS
+from maskdpo_ray.formats.preference import Answer, Preference
+from maskdpo_ray.ledger import encode_line
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Sentence
+
 SMALLEST = {
     "data.max_questions": 6,
     "data.num_eval_topics": 3,
@@ -57,6 +62,25 @@ def finish(driver: Driver, folder: Path) -> Run:
     """Wait for a run's end and look what it left."""
     code = driver.wait()
     return Run(folder, code, driver.output, describe(driver.left()))
+
+
+def write_pairs(file: Path) -> None:
+    """Four labelled pairs, in the authors' format."""
+
+    def answer(text: str, label: str) -> Answer:
+        return Answer(text, (Sentence(0, len(text), label),))
+
+    pairs = [
+        Preference(
+            name,
+            name,
+            ({"role": "user", "content": f"Tell me about {name}."},),
+            answer(f"{name} is a country.", NO_HALLUCINATION),
+            answer(f"{name} is a river.", CONTRADICTORY),
+        )
+        for name in ("Rwanda", "Peru", "Laos", "Chad")
+    ]
+    file.write_bytes(b"".join(encode_line(WRITERS["anah"](pair)) for pair in pairs))
 
 
 @pytest.fixture(scope="session", autouse=True)

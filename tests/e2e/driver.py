@@ -127,6 +127,18 @@ class Driver:
         return self.wait(timeout_s)
 
 
+def family(driver: Driver, title: str) -> list[psutil.Process]:
+    """Processes of the run whose title begins with `title`."""
+    found = []
+    for process in driver.left():
+        try:
+            if " ".join(process.cmdline()).startswith(title):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
 def describe(processes: Sequence[psutil.Process]) -> list[str]:
     """Pids and command lines, for a test's message."""
     described = []

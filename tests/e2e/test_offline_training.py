@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import finish
+from conftest import finish, write_pairs
 from driver import Driver
 from safetensors.torch import load_file
-
-from maskdpo_ray.formats import WRITERS
-from maskdpo_ray.formats.preference import Answer, Preference
-from maskdpo_ray.ledger import encode_line
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Sentence
 
 pytestmark = pytest.mark.timeout(600)
 COMMAND = (sys.executable, "-m", "maskdpo_ray.train")
@@ -24,21 +19,7 @@ COMMAND = (sys.executable, "-m", "maskdpo_ray.train")
 def test_offline_training(tiny_model: Path, tmp_path: Path) -> None:
     """The policy learns the pairs, is left as a Hugging Face folder, and a second call starts nothing."""
 
-    def answer(text: str, label: str) -> Answer:
-        return Answer(text, (Sentence(0, len(text), label),))
-
-    names = ("Rwanda", "Peru", "Laos", "Chad")
-    pairs = [
-        Preference(
-            name,
-            name,
-            ({"role": "user", "content": f"Tell me about {name}."},),
-            answer(f"{name} is a country.", NO_HALLUCINATION),
-            answer(f"{name} is a river.", CONTRADICTORY),
-        )
-        for name in names
-    ]
-    (tmp_path / "pairs.jsonl").write_bytes(b"".join(encode_line(WRITERS["anah"](pair)) for pair in pairs))
+    write_pairs(tmp_path / "pairs.jsonl")
     config = {
         "run": {"name": "offline", "dir": str(tmp_path)},
         "model": {"model_name_or_path": str(tiny_model)},

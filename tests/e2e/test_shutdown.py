@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Run, arguments, finish
-from driver import Driver, describe
+from driver import Driver, describe, family
 
 pytestmark = pytest.mark.timeout(3600)
 STOP_TIMEOUT_S = 30.0
@@ -34,18 +34,6 @@ class Stopped:
 
 def holds(file: Path, text: str) -> bool:
     return file.is_file() and text in file.read_text(encoding="utf-8")
-
-
-def family(driver: Driver, title: str) -> list[psutil.Process]:
-    """Processes of the run whose title begins with `title`."""
-    found = []
-    for process in driver.left():
-        try:
-            if " ".join(process.cmdline()).startswith(title):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def kill_engine(driver: Driver) -> list[str]:

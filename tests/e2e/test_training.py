@@ -23,7 +23,7 @@ from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
 from maskdpo_ray import batching
 from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.errors import ModelError
+from maskdpo_ray.errors import ModelError, NotFiniteError
 from maskdpo_ray.stages import ReferenceLogps
 
 # The groups of ranks run inside the first test's setup: two minutes on two idle cores, more on busy ones.
@@ -190,7 +190,7 @@ def rank_main(rank: int, world: int, port: int, model: str, lacking: str, folder
         )
         report["reference"] = [[side.tolist() for side in pair] for pair in reference]
         report["steps"] = train_steps(trainer, rank, world, reference, BATCHES[:3])
-        trainer.save_checkpoint(f"{out}-checkpoint", "step-3", {"step": 3})
+        trainer.save_checkpoint(f"{out}-checkpoint")
         report["steps"] += train_steps(trainer, rank, world, reference, BATCHES[3:])
         trainer.save_policy(str(out))
         trainer.save_policy(str(out))  # over an earlier one, as after a crash
@@ -201,7 +201,7 @@ def rank_main(rank: int, world: int, port: int, model: str, lacking: str, folder
 
         trainer.begin(model, len(BATCHES))
         report["allocated"] = [allocated()]
-        report["client_state"] = trainer.load_checkpoint(f"{out}-checkpoint")
+        trainer.load_checkpoint(f"{out}-checkpoint")
         report["resumed_steps"] = train_steps(trainer, rank, world, reference, BATCHES[3:])
         trainer.save_policy(f"{out}-resumed")
         trainer.begin(model, len(BATCHES))
@@ -213,7 +213,7 @@ def rank_main(rank: int, world: int, port: int, model: str, lacking: str, folder
         reference = [(chosen * np.nan, rejected) for chosen, rejected in reference]
         try:
             train_steps(trainer, rank, world, reference, [[0, 1, 2, 3, 4]])
-        except FloatingPointError as error:
+        except NotFiniteError as error:
             report["not_finite"] = str(error)
         try:
             trainer.begin(lacking, 1)
@@ -334,7 +334,6 @@ def test_saved_policy_reloads(runs: Path, tiny_model: Path, world: int, stage: i
 @groups
 def test_checkpoint_goes_on_as_if_never_stopped(runs: Path, world: int, stage: int, dtype: str) -> None:
     report = report_of(runs, world, stage, dtype)
-    assert report["client_state"] == {"step": 3}
     assert report["resumed_steps"] == report["steps"][3:]
     straight, resumed = (
         AutoModelForCausalLM.from_pretrained(runs / f"{world}-{stage}-{dtype}{suffix}").state_dict()

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fake_rank
 import fakes
 import psutil
 import pytest
@@ -20,7 +21,8 @@ from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Rollout, Sentence
 
 # Worker processes don't have tests/ on their path: the fakes travel to them by value.
-ray.cloudpickle.register_pickle_by_value(fakes)
+for module in (fakes, fake_rank):
+    ray.cloudpickle.register_pickle_by_value(module)
 
 
 def write(path: Path, values: list[Any]) -> str:
@@ -75,7 +77,7 @@ def test_train(
     prompt = ({"role": "user", "content": "What?"},)
     pairs = [WRITERS["trl"](Preference(f"q{number}", "t", prompt, *sides)) for number in range(5)]
     log = tmp_path / "rank.jsonl"
-    rank = type("Rank", (fakes.FakeRank,), {"log": str(log)})
+    rank = type("Rank", (fake_rank.FakeRank,), {"log": str(log)})
     monkeypatch.setattr(cluster, "Cluster", functools.partial(cluster.Cluster, rank=rank))
     options = config(tmp_path, tiny_model, train={"num_ranks": 2, "batch_size": 4, "max_epochs": 1})
     before = set(psutil.Process().children(recursive=True))

@@ -148,6 +148,7 @@ def test_bad_file_gives_one_line(folder, text, message):
 
 
 BAD_VALUES = {
+    "save_steps": ("train: {save_steps: -2}", "x.yaml:1: train.save_steps: expected at least -1 (none), got -2"),
     "below range": ("train:\n  beta: -1\n", "x.yaml:2: train.beta: expected above 0, got -1.0"),
     "one answer": (
         "rollout: {n_samples_per_prompt: 1}",

@@ -43,7 +43,7 @@ def config_for(tmp_path: Path, which: str = "previous", seed: int = 1) -> Config
         model=ModelConfig(model_name_or_path=str(tmp_path / "model")),
         data=DataConfig(),
         rollout=RolloutConfig(n_samples_per_prompt=4),
-        train=TrainConfig(reference=which, max_epochs=2, batch_size=2),
+        train=TrainConfig(reference=which, max_epochs=2, batch_size=2, save_steps=2),
         eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
     )
 
@@ -262,6 +262,29 @@ def test_goes_on_after_a_stop(whole: tuple[Path, Events], tmp_path: Path, stop_a
     assert iterations == list(range(trained, ITERATIONS))
     assert asked | kept == {(log_name(p, v), name) for _, p, v, name in events.of("answer")}
     assert results(tmp_path) == results(expected)
+
+
+@pytest.mark.parametrize("done", range(6))
+def test_training_goes_on_from_its_last_checkpoint(whole: tuple[Path, Events], tmp_path: Path, done: int) -> None:
+    """Stopped before any of an iteration's six steps: at most two are done again, and none is counted twice."""
+    expected, events = whole
+    steps = [index for index, event in enumerate(events) if event[:2] == ("step", 0)]
+    with pytest.raises(Stopped):
+        run(tmp_path, Events(steps[done]))
+    resumed = run(tmp_path)
+    first = done // 2 * 2
+    assert [event for event in resumed.of("step") if event[1] == 0] == [events[index] for index in steps[first:]]
+    assert results(tmp_path) == results(expected)
+    logged, whole_log = (
+        {line["step"]: line for line in metrics_of(path) if "train/loss" in line} for path in (tmp_path, expected)
+    )
+    for step, line in whole_log.items():
+        assert line["train/loss"] == logged[step]["train/loss"]
+    assert logged.keys() == whole_log.keys()
+    tokens = [
+        [line["tokens/train"] for line in metrics_of(path) if "tokens/train" in line] for path in (tmp_path, expected)
+    ]
+    assert tokens[0] == tokens[1]
 
 
 def test_stopped_again_and_again(whole: tuple[Path, Events], tmp_path: Path) -> None:

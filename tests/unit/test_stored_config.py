@@ -23,6 +23,18 @@ def test_an_option_that_is_newer_than_the_run_counts_as_its_default(tmp_path: Pa
         stored_config.refuse_changes(tmp_path, before, now, has_begun=True)
 
 
+def test_what_a_run_out_of_memory_is_told_to_change_may_change(tmp_path: Path) -> None:
+    before = cli.resolved(Config(model=ModelConfig("m"), data=DataConfig("builtin:countries")))
+    now = {section: dict(fields) for section, fields in before.items()}
+    now["train"] |= {"micro_batch_size": 2, "save_steps": 5}
+    now["model"]["gradient_checkpointing_enable"] = True
+    assert stored_config.refuse_changes(tmp_path, before, now, has_begun=True) == {
+        "model.gradient_checkpointing_enable": [False, True],
+        "train.micro_batch_size": [8, 2],
+        "train.save_steps": [50, 5],
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

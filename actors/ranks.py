@@ -1,0 +1,82 @@
+"""A group of training ranks that is started anew when one of them dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from actors import calls
+from maskdpo_ray.config import Config
+from maskdpo_ray.errors import ClusterError, UserError
+from maskdpo_ray.report.progress import note
+
+_WHAT = "training rank"
+# More deaths than this in one iteration are no accident.
+_RESTARTS = 3
+# Survivors may tell of a broken connection before Ray tells who died: to miss a node takes it half a minute.
+_NEWS_TIMEOUT_S = 60.0
+
+
+class Ranks:
+    """Handles of ranks that have joined one group."""
+
+    def __init__(self, config: Config, handles: Sequence[Any], restart: Callable[[], Sequence[Any]]) -> None:
+        """`restart` kills the ranks, and returns new ones that have joined."""
+        self._config = config
+        self._handles = handles
+        self._restart = restart
+        self.deaths = 0
+        """In this iteration."""
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Results in the order of the ranks.
+
+        Raises ActorDied when a rank has died: `start_again` comes next. ClusterError, or the rank's own UserError, when
+        something else went wrong.
+        """
+        pending = [getattr(rank, method).remote(*args) for rank, args in zip(self._handles, arguments, strict=True)]
+        try:
+            return calls.gather(pending, self._config.cluster.step_timeout_s, _WHAT, method)
+        except calls.OutOfMemory as error:
+            raise ClusterError(f"{error}; {_savers(self._config)}") from error
+        except calls.ActorDied:
+            raise
+        except UserError as error:
+            if died := calls.death(pending, _NEWS_TIMEOUT_S, _WHAT):
+                raise died from error
+            raise
+
+    def start_again(self, died: calls.ActorDied, whence: str) -> None:
+        """Put new ranks in the place of all: the others wait for the dead one, in vain, so nobody waits for them.
+
+        Raises ClusterError when they die too often, or can't be started.
+        """
+        while True:
+            self.deaths += 1
+            if self.deaths > _RESTARTS:
+                savers = _savers(self._config)
+                raise ClusterError(f"{died}; death {self.deaths} in this iteration; if memory is short: {savers}")
+            note(f"{died}; the group starts again {whence}")
+            try:
+                self._handles = self._restart()
+                return
+            except calls.ActorDied as another:
+                died = another
+
+
+def _savers(config: Config) -> str:
+    """What to change so that training takes less memory."""
+    train, ds = config.train, config.ds
+    now = [f"lower train.micro_batch_size ({train.micro_batch_size})"] if train.micro_batch_size > 1 else []
+    if not config.model.gradient_checkpointing_enable:
+        now.append("set model.gradient_checkpointing_enable")
+    later = [f"lower rollout.max_new_tokens ({config.rollout.max_new_tokens})"]
+    if ds.zero_stage < 3:
+        later.append("set ds.zero_stage 3")
+    if config.cluster.device == "cuda" and not ds.adam_offload:
+        later.append("set ds.adam_offload")
+    later.append(f"raise train.num_ranks ({train.num_ranks})")
+    return "; ".join([*([f"{' or '.join(now)} and go on"] if now else []), f"in a new run {' or '.join(later)}"])

@@ -1,0 +1,112 @@
+"""A training rank without DeepSpeed, which dies when it is told to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fakes import fake_logps, write_checkpoint, write_policy
+
+from actors import weights
+from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.entries import Proof
+from maskdpo_ray.errors import NotFiniteError
+
+
+class FakeRank:
+    """`actors.training.TrainingRank` without DeepSpeed; set `log` in a subclass.
+
+    What a pair's id starts with decides: "bad/" makes a step's loss NaN, "oom/" takes too much memory; "die/x" ends the
+    process of the rank that meets it in a step, "die-reference/x" in the reference log-probs, each the first time,
+    "die-always/" each time; "wait/x" never ends in a group that has not yet lost a rank by x, like a collective
+    operation, and "broken/x" fails there, like one that noticed. A policy folder whose path holds "die-save" ends rank
+    1 the first time that it is saved.
+    """
+
+    log = ""
+
+    def __init__(self, settings: Any, rank: int, world_size: int) -> None:
+        self._rank, self._world_size = rank, world_size
+        self._state = b""
+
+    def _note(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, "rank": self._rank, **values}) + "\n"
+        with open(self.log, "ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", 29500
+
+    def setup(self, master_addr: str, master_port: int) -> None:
+        self._survived = {path.name for path in Path(self.log).parent.glob("died-of-*")}
+        self._note("setup", address=[master_addr, master_port], world_size=self._world_size)
+
+    def _meet(self, pair_ids: Iterable[str], killer: str) -> None:
+        for kind, _, name in (pair_id.partition("/") for pair_id in pair_ids):
+            marker = Path(self.log).with_name(f"died-of-{name}")
+            is_first = marker.name not in self._survived
+            if kind == "die-always" or (kind == killer and is_first):
+                marker.touch()
+                os._exit(1)
+            if kind == "wait" and is_first:
+                time.sleep(3600)
+            if kind == "broken" and is_first:
+                raise RuntimeError("Connection closed by peer\nand more")
+            if kind == "oom":
+                raise MemoryError("tried to allocate 2.00 GiB")
+            if kind == "bad":
+                raise NotFiniteError("expected a finite loss, got nan")
+
+    def begin(self, policy_path: str, total_steps: int, seed: int) -> None:
+        self._note("begin", path=policy_path, total_steps=total_steps, seed=seed)
+        self._state = weights.checksum(policy_path).encode()
+
+    def reference_logps(
+        self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        self._note("reference", sizes=[len(batch) for batch in micro_batches])
+        self._meet((example.pair_id for batch in micro_batches for example in batch), "die-reference")
+        return [fake_logps(example, str(policy_path)) for batch in micro_batches for example in batch]
+
+    def train_step(
+        self,
+        micro_batches: Sequence[Sequence[TrainingExample]],
+        references: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
+        global_batch_size: int,
+    ) -> dict[str, float]:
+        ids = [[example.pair_id for example in batch] for batch in micro_batches]
+        self._note("step", ids=ids, size=global_batch_size)
+        self._meet(sum(ids, []), "die")
+        for batch, logps in zip(micro_batches, references, strict=True):
+            for example, (chosen, rejected) in zip(batch, logps, strict=True):
+                assert len(chosen) == len(example.chosen_token_ids)
+                assert len(rejected) == len(example.rejected_token_ids)
+                self._state = hashlib.sha256(self._state + chosen.tobytes() + rejected.tobytes()).digest()
+        return {"loss": float(self._rank), "accuracy": 0.5, "tokens": float(sum(map(len, ids)))}
+
+    def save_checkpoint(self, folder: str) -> dict[str, Proof]:
+        self._note("save_checkpoint", folder=folder)
+        return write_checkpoint(Path(folder), f"rank-{self._rank}", self._state)
+
+    def load_checkpoint(self, folder: str) -> None:
+        self._note("load_checkpoint", folder=folder)
+        self._state = (Path(folder) / f"rank-{self._rank}").read_bytes()
+
+    def save_policy(self, path: str) -> None:
+        self._note("save")
+        if "die-save" in path and self._rank == 1:
+            self._meet(["die/save"], "die")
+        if self._rank == 0:
+            write_policy(path, 0, self._state)
+
+    def release(self) -> None:
+        self._note("release")
+
+    def close(self) -> None:
+        self._note("close")
