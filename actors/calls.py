@@ -1,53 +1,12 @@
-"""Calls to Ray actors: few at a time, each with a deadline, each failure with the actor's name."""
+"""Calls to Ray actors of which none may fail: each with a deadline, each failure with the actor's name."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from maskdpo_ray.errors import ClusterError, UserError
-
-Item = TypeVar("Item")
-
-
-def feed(
-    items: Iterable[Item],
-    handles: Sequence[Any],
-    submit: Callable[[Any, Item], Any],
-    max_in_flight: int,
-    timeout_s: float,
-    what: str,
-    home: Callable[[Item], int] | None = None,
-) -> Iterator[tuple[Item, Any]]:
-    """Hand items to the least loaded actor, or to number `home(item)`, few at a time; yield (item, result) as they
-    finish.
-
-    Items are taken one by one and finished ones given back between two takings, so that a slow source
-    (the stage before this one) doesn't hold results up.
-    """
-    import ray
-
-    running: dict[Any, tuple[Item, int]] = {}
-    load = [0] * len(handles)
-
-    def finished(timeout: float) -> Iterator[tuple[Item, Any]]:
-        done, _ = ray.wait(list(running), num_returns=1, timeout=timeout)
-        if not done and timeout > 0:
-            _, index = next(iter(running.values()))
-            raise ClusterError(f"{what} {index}: no answer within cluster.step_timeout_s = {timeout_s:.0f} s")
-        for reference in done:
-            item, index = running.pop(reference)
-            load[index] -= 1
-            yield item, get(reference, f"{what} {index}")
-
-    for item in items:
-        index = load.index(min(load)) if home is None else home(item)
-        running[submit(handles[index], item)] = (item, index)
-        load[index] += 1
-        yield from finished(timeout_s if len(running) >= max_in_flight else 0)
-    while running:
-        yield from finished(timeout_s)
+from maskdpo_ray.errors import ActorLost, ClusterError, UserError
 
 
 def gather(references: Sequence[Any], timeout_s: float, what: str, step: str) -> list[Any]:
@@ -74,6 +33,8 @@ def get(reference: Any, who: str) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
+        if isinstance(error.cause, ActorLost):
+            raise ClusterError(f"{who}: {error.cause}") from error
         if isinstance(error.cause, UserError):
             raise error.cause from error
         raise ClusterError(f"{who}: {type(error.cause).__name__}: {first_line(error.cause)}") from error

@@ -39,8 +39,9 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Stages
 
-# Ray restarts a dead actor this often and repeats what it was doing.
-_RESTARTS = 3
+# How often Ray repeats a call while actors start; later calls are repeated by `actors.pool`, whose calls fail only so
+# often, so that a dead actor can be restarted as often as it takes.
+_START_RETRIES = 3
 _CONNECT_TIMEOUT_S = 10.0
 _START_TRIES = 3
 _CLOSE_TIMEOUT_S = 15.0
@@ -121,7 +122,14 @@ class Cluster:
                 "training": trainer.busy_seconds(),
             }
 
-        return Stages(rollout, annotation, trainer, busy_seconds, evaluation)
+        pools = {"rollout": rollout.pool, "annotation": annotation.pool}
+        if evaluation is not None:
+            pools["evaluation"] = evaluation.pool
+
+        def restarts() -> dict[str, int]:
+            return {name: pool.restarts for name, pool in pools.items()}
+
+        return Stages(rollout, annotation, trainer, busy_seconds, evaluation, restarts)
 
     def start_annotators(self, annotator: Annotator) -> AnnotationGroup:
         """Start annotation actors only. Raises ClusterError as `start` does."""
@@ -235,11 +243,7 @@ class Cluster:
     @staticmethod
     def _actor(kind: type, cpus: float, gpus: float, concurrency: int) -> Any:
         return ray.remote(kind).options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            max_concurrency=concurrency,
-            max_restarts=_RESTARTS,
-            max_task_retries=_RESTARTS,
+            num_cpus=cpus, num_gpus=gpus, max_concurrency=concurrency, max_restarts=-1, max_task_retries=_START_RETRIES
         )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

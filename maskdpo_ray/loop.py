@@ -14,18 +14,21 @@ Whatever the run folder holds already is not done again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from maskdpo_ray import batching, evaluation_files, pairing
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import DataError
+from maskdpo_ray.failures import Failures
 from maskdpo_ray.pairs import PairsSummary, mixture
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import PreferencePair, Question
 from maskdpo_ray.report.progress import track
 from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stages import Labelled, Stages
+from maskdpo_ray.stages import Failed, Labelled, Stages
 from maskdpo_ray.tracking import Tracker
 from maskdpo_ray.train_stage import TrainStage
 
@@ -60,7 +63,7 @@ class Loop:
             with self.tracker.stage("iteration", iteration) as elapsed:
                 pairs = self.collect(iteration, policy)
                 policy = self.train(iteration, pairs, policy)
-                with self.tracker.stage("sync", iteration):
+                with self._stage("sync", iteration):
                     self.stages.engines.load(policy)
             self._log_idle(iteration, busy, elapsed())
             self.evaluate(policy)
@@ -79,9 +82,11 @@ class Loop:
         done = self.folder.committed_questions(iteration)
         todo = [question for question in self.train_questions if question.id not in done]
         num_samples, num_tokens = self.config.rollout.n_samples_per_prompt, 0
-        with self.tracker.stage("collect", iteration):
+        with self._stage("collect", iteration):
             answered = self.stages.engines.stream(todo, policy, num_samples, "train")
-            labelled = self.stages.annotators.stream(answered)
+            labelled = self._failures.sift(
+                self.stages.annotators.stream(answered), partial(self.folder.set_aside_question, iteration)
+            )
             for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
                 outcome = pairing.pair_of(item, self.config, self.tokenizer)
                 self.folder.commit_question(iteration, item.question.id, item.rollouts, item.annotations, outcome)
@@ -89,7 +94,8 @@ class Loop:
         # Questions finish in any order; training must not depend on it.
         pairs = sorted(self.folder.pairs(iteration), key=lambda pair: pair.question_id)
         drops = self.folder.drops(iteration)
-        summary = PairsSummary(len(self.train_questions), len(pairs), dict(drops), mixture(pairs))
+        example = next(iter(self.folder.errors(iteration).values()), None)
+        summary = PairsSummary(len(self.train_questions), len(pairs), dict(drops), mixture(pairs), example)
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
         shares = {f"pairs/{name}": share for name, share in summary.mixture.items()}
@@ -116,8 +122,10 @@ class Loop:
             done = self.folder.committed_answers(policy.version, split)
             todo = [question for question in questions if question.id not in done]
             stage, num_tokens = f"evaluate-{split}", 0
-            with self.tracker.stage(stage, policy.version):
-                labelled = self._answers(todo, policy, split)
+            with self._stage(stage, policy.version):
+                labelled = self._failures.sift(
+                    self._answers(todo, policy, split), partial(self.folder.set_aside_answers, policy.version, split)
+                )
                 for item in track(labelled, f"evaluate {split} (policy {policy.version})", len(todo)):
                     self.folder.commit_answers(
                         policy.version, split, item.question.id, item.rollouts, item.annotations, item.judgements
@@ -128,11 +136,27 @@ class Loop:
             self.tracker.log(metrics, policy.version)
             self.folder.finish(stage, policy.version, files)
 
-    def _answers(self, questions: Sequence[Question], policy: Policy, split: str) -> Iterator[Labelled]:
+    def _answers(self, questions: Sequence[Question], policy: Policy, split: str) -> Iterator[Labelled | Failed]:
         replications = self.config.eval.n_samples_per_prompt
         answered = self.stages.engines.stream(questions, policy, replications, f"evaluate-{split}")
         labelled = self.stages.annotators.stream(answered)
         return labelled if self.stages.evaluators is None else self.stages.evaluators.stream(labelled)
+
+    @cached_property
+    def _failures(self) -> Failures:
+        return Failures(self.config.run.max_failed)
+
+    @contextmanager
+    def _stage(self, name: str, step: int) -> Iterator[None]:
+        """Measure a stage, and log how many actors had to be replaced in it, if any."""
+        before = self.stages.restarts()
+        try:
+            with self.tracker.stage(name, step):
+                yield
+        finally:
+            more = {group: count - before[group] for group, count in self.stages.restarts().items()}
+            if any(more.values()):
+                self.tracker.log({f"restarts/{group}": count for group, count in more.items()}, step)
 
     def _num_steps(self, iteration: int) -> int:
         num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json", PairsSummary).pairs

