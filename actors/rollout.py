@@ -16,7 +16,7 @@ from actors import weights
 from actors.clock import BusyClock
 from actors.host import Stored
 from actors.vllm_process import CONFIG, Guard, set_environment
-from maskdpo_ray.errors import ClusterError, RolloutError, shown
+from maskdpo_ray.errors import ActorLost, ClusterError, RolloutError, one_line, shown
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Rollout
 
@@ -185,7 +185,7 @@ class RolloutEngine:
 
         Raises:
             RuntimeError: when the bytes are not here or differ from what was published.
-            ActorLost: when vLLM is gone.
+            ActorLost: when vLLM is gone, or stopped half-way.
         """
         await self._set_up()
         async with self._loading:
@@ -199,10 +199,14 @@ class RolloutEngine:
             held = Policy(policy.version, path, policy.checksum)
             if not await self.has(held):
                 raise RuntimeError(f"policy version {policy.version} at {path}: missing or not the published bytes")
-            with self._clock, self._guard.use():
-                await self._engine.collective_rpc("load_policy", args=(path,))
-                if not await self._engine.reset_prefix_cache():
-                    raise RuntimeError("the prefix cache could not be reset: requests were still running")
+            try:
+                with self._clock, self._guard.use():
+                    await self._engine.collective_rpc("load_policy", args=(path,))
+                    if not await self._engine.reset_prefix_cache():
+                        raise RuntimeError("the prefix cache could not be reset: requests were still running")
+            except Exception as error:
+                # From here on the engine holds neither policy whole, and must not answer for either.
+                raise ActorLost(f"policy version {policy.version} was loaded in part: {one_line(error)}") from None
             self._policy, self._received = policy, received
             return policy.version, policy.checksum
 

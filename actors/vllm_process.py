@@ -18,15 +18,13 @@ from maskdpo_ray.errors import ActorLost, one_line
 _ACTOR, _REASONS = "MASKDPO_ACTOR_PID", "MASKDPO_VLLM_REASONS"
 _SIGNS = (
     "out of memory",
-    "OutOfMemory",
-    "No available memory",
-    "larger than the available KV cache",
-    "Free memory on device",
-    "Available memory on node",
-    "an't allocate memory",
-    "annot allocate memory",
+    "no available memory",
+    "larger than the available kv cache",
+    "free memory on device",
+    "available memory on node",
+    "t allocate memory",  # can't, cannot
 )
-"""In an error line: that memory did not suffice."""
+"""In an error line, in small letters: that memory did not suffice."""
 _reasons: Any = None
 """The file to which vLLM's processes write why they fail; goes with this process."""
 
@@ -81,7 +79,7 @@ class Guard:
         try:
             yield
         except Exception as error:  # vLLM raises what it likes, with the reason in its own processes
-            raise ActorLost(self._explained("did not start", error)) from None
+            raise ActorLost(self._explained("did not start", one_line(error))) from None
 
     @contextmanager
     def use(self) -> Iterator[None]:
@@ -90,14 +88,14 @@ class Guard:
 
         try:
             yield
-        except EngineDeadError as error:
-            raise ActorLost(self._explained("lost its engine process", error)) from None
+        except EngineDeadError:  # which says that there is a stack trace
+            raise ActorLost(self._explained("lost its engine process", "it crashed or was killed")) from None
 
-    def _explained(self, what: str, error: Exception) -> str:
-        """One line: `what` happened and why, in the words of vLLM's own processes or else of `error`."""
+    def _explained(self, what: str, otherwise: str) -> str:
+        """One line: `what` happened and why, in the words of vLLM's own processes or else `otherwise`."""
         _reasons.seek(0)
-        reasons = [*_reasons.read().splitlines(), one_line(error)]
-        about_memory = [reason for reason in reasons if any(sign in reason for sign in _SIGNS)]
+        reasons = [*_reasons.read().splitlines(), otherwise]
+        about_memory = [reason for reason in reasons if any(sign in reason.lower() for sign in _SIGNS)]
         if not about_memory:
             return f"{self.who} {what}: {reasons[0]}"
         cache = "gpu_memory_utilization" if self.device == "cuda" else "cpu_kv_cache_gib"

@@ -105,11 +105,13 @@ class Running:
     def policy(self, version: int, folder: str = "") -> Policy:
         return fakes.write_policy(self.tmp_path / (folder or f"policy-{version}"), version, f"{version}".encode())
 
-    def answered(self, names: Sequence[str], policy: Policy, timeout_s: float | None = None) -> dict[str, Any]:
+    def answered(
+        self, names: Sequence[str], policy: Policy, timeout_s: float | None = None, start_s: float = 120
+    ) -> dict[str, Any]:
         """Versions of the answers by question, or the error of one that failed, once all are there."""
         group = self.stages.engines
         if timeout_s is not None:
-            cluster = dataclasses.replace(self.config.cluster, step_timeout_s=timeout_s)
+            cluster = dataclasses.replace(self.config.cluster, step_timeout_s=timeout_s, start_timeout_s=start_s)
             group = RolloutGroup(dataclasses.replace(self.config, cluster=cluster), group.pool.handles, fakes.render)
         found: dict[str, Any] = {}
         for item in group.stream([fakes.question(name) for name in names], policy, 3, "train"):
