@@ -43,5 +43,7 @@ def get(reference: Any, who: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """Of what the error says, as text that any file takes."""
+    text = str(error).encode("utf-8", "backslashreplace").decode()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

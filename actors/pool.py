@@ -14,7 +14,6 @@ the call that it met, and a call that fails `TRIES` times is given up. These rul
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -108,7 +107,7 @@ class Pool:
         """Take note that Ray starts the actor again, and say so."""
         self.restarts += 1
         self._starting.add(index)
-        say(f"{self.name(index)}: {why}; it is restarted, and what it was doing ({num_calls}) done again")
+        say(f"{self.name(index)}: {why}; it is restarted, and the {num_calls} calls that it had count as failed")
 
     def end(self, index: int) -> None:
         """End an actor's process; Ray starts another. Returns when it is gone: what is given to it earlier is lost."""
@@ -140,7 +139,8 @@ class _Feed(Generic[Item]):
         self._pool, self._ask, self._home, self._check = pool, ask, home, check
         self._running: dict[Any, _Call[Item]] = {}
         """By reference, oldest first."""
-        self._waiting: deque[_Call[Item]] = deque()
+        self._waiting: list[_Call[Item]] = []
+        """Longest first."""
         self._since = [0.0] * len(pool)
         """When the actor's oldest call became its oldest."""
         self._alone: list[_Call[Item] | None] = [None] * len(pool)
@@ -150,7 +150,7 @@ class _Feed(Generic[Item]):
         source: Iterator[Any] = iter(items)
         has_more = True
         while True:
-            self._waiting = deque(call for call in self._waiting if not self._give_out(call))
+            self._give_out_waiting()
             if has_more and not self._waiting and len(self._running) < max_in_flight:
                 item = next(source, _END)
                 if item is _END:
@@ -159,12 +159,15 @@ class _Feed(Generic[Item]):
                     yield item, Failure(item.error)
                 else:
                     self._waiting.append(_Call(item))
-                    self._waiting = deque(call for call in self._waiting if not self._give_out(call))
+                    self._give_out_waiting()
                 yield from self._finished(block=False)
             elif self._running:
                 yield from self._finished(block=True)
             else:
                 return
+
+    def _give_out_waiting(self) -> None:
+        self._waiting = [call for call in self._waiting if not self._give_out(call)]
 
     def _give_out(self, call: _Call[Item]) -> bool:
         """Submit a call, or leave it waiting for an actor that is to be alone with one."""
@@ -241,7 +244,7 @@ class _Feed(Generic[Item]):
             if isinstance(cause, UserError) and not isinstance(cause, ReplyError):
                 raise cause from error
             kind = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
-            failure = f"{kind}{first_line(cause)}"
+            failure: str | None = f"{kind}{first_line(cause)}"
         except (RayError, ReplyError) as error:
             failure = first_line(error)
         else:

@@ -34,8 +34,8 @@ def _left_out(version: dict[str, Any]) -> str:
     """Topics that a policy was not evaluated on."""
     topics = list(version["left_out"])
     return (
-        f"{len(topics)} topics are LEFT OUT, here and of its gain, as a question of theirs failed, "
-        f"such as {topics[0]!r}: {version['left_out'][topics[0]]}"
+        f"{len(topics)} topics are LEFT OUT of its figures and of gains over it or of it, "
+        f"as a question of theirs failed, such as {topics[0]!r}: {version['left_out'][topics[0]]}"
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fakes
 import pytest
 
-from maskdpo_ray.errors import ClusterError
+from maskdpo_ray.config import RunConfig
+from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.failures import WINDOW, Failures
 from maskdpo_ray.stages import Failed, Labelled
 
@@ -67,3 +68,9 @@ def test_the_share_is_over_all_stages() -> None:
     list(failures.sift(items("-"), lambda *_: None))
     with pytest.raises(ClusterError, match="got 2 of 22"):
         list(failures.sift(items("-"), lambda *_: None))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_the_share_is_one(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"^run.max_failed: expected 0 to 1, got"):
+        RunConfig(max_failed=share)
