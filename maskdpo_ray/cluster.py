@@ -40,8 +40,9 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Stages
 
-# Ray restarts a dead actor this often and repeats what it was doing.
-_RESTARTS = 3
+# How often Ray repeats a call while actors start; later calls are repeated by `actors.pool`, whose calls fail only so
+# often, so that a dead actor can be restarted as often as it takes.
+_START_RETRIES = 3
 _CONNECT_TIMEOUT_S = 10.0
 _START_TRIES = 3
 _CLOSE_TIMEOUT_S = 15.0
@@ -265,11 +266,7 @@ class Cluster:
     @staticmethod
     def _actor(kind: type, cpus: float, gpus: float, concurrency: int) -> Any:
         return ray.remote(kind).options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            max_concurrency=concurrency,
-            max_restarts=_RESTARTS,
-            max_task_retries=_RESTARTS,
+            num_cpus=cpus, num_gpus=gpus, max_concurrency=concurrency, max_restarts=-1, max_task_retries=_START_RETRIES
         )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

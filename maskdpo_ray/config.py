@@ -28,6 +28,9 @@ class RunConfig:
     """Seeds rollouts, batch order and the bootstrap."""
     iterations: int = 2
     """Rounds of answer, annotate, pair, train (on-policy)."""
+    max_failed: float = 0.05
+    """Share of the last 100 questions: with more of them failed (three times each; of fewer than 20 one is borne), the
+    run stops."""
 
     def __post_init__(self) -> None:
         is_folder = bool(self.name.strip()) and "/" not in self.name and self.name not in (".", "..")
@@ -35,6 +38,7 @@ class RunConfig:
         _require(len(self.name.encode("utf-8", "replace")) <= 200, "run.name", "at most 200 bytes", self.name)
         _require(bool(self.dir.strip()), "run.dir", "a folder", self.dir)
         _require(self.iterations >= 1, "run.iterations", "at least 1", self.iterations)
+        _require(0 <= self.max_failed <= 1, "run.max_failed", "0 to 1", self.max_failed)
         _require(0 <= self.seed < 2**31, "run.seed", "0 to 2^31-1", self.seed)
 
 
@@ -335,17 +339,15 @@ class ClusterConfig:
     start_timeout_s: float = 600
     """Longest that each step of starting may take (engines, annotators, ranks, their joining), seconds."""
     step_timeout_s: float = 1800
-    """Longest that a group of actors may give no answer while it has calls to answer, seconds."""
+    """Longest that an actor may take for the oldest of its calls, seconds; then it is replaced, or a training rank ends
+    the run."""
 
     def __post_init__(self) -> None:
         for name in ("start_timeout_s", "step_timeout_s"):
             _require(getattr(self, name) > 0, f"cluster.{name}", "above 0", getattr(self, name))
-        for kind in ("engine", "rank", "annotator", "evaluator"):
-            cpus = getattr(self, f"cpus_per_{kind}")
-            _require(cpus >= 0, f"cluster.cpus_per_{kind}", "at least 0", cpus)
-        for kind in ("annotator", "evaluator"):
-            gpus = getattr(self, f"gpus_per_{kind}")
-            _require(gpus >= 0, f"cluster.gpus_per_{kind}", "at least 0", gpus)
+        for name, value in vars(self).items():
+            if name.startswith(("cpus_per_", "gpus_per_")):
+                _require(value >= 0, f"cluster.{name}", "at least 0", value)
         _require(self.threads is None or self.threads >= 1, "cluster.threads", "at least 1", self.threads)
 
 

@@ -33,12 +33,14 @@ class Unit:
     count: int
     """Answers."""
     drop: str | None
-    """Why it gave no pair."""
+    """Why it gave no pair; "failed", of held-out questions too, with an error."""
     end: dict[str, int]
     """Part ("rollouts") -> where the unit ends in the part's file, bytes."""
     bytes: int
     """Of all parts together."""
     sha256: str
+    error: str | None = None
+    """Of a question that failed and has no answers: the last error, one line."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,11 +32,19 @@ class ModelError(UserError):
     """A model folder can't be used: missing, no chat template, no EOS, wrong vocabulary."""
 
 
-class AnnotatorError(UserError):
+class ReplyError(UserError):
+    """What came back about one question is not what was asked for. Others may fare better: a run asks again."""
+
+
+class RolloutError(ReplyError):
+    """An engine's answers are not those that it was asked for."""
+
+
+class AnnotatorError(ReplyError):
     """An annotator's reply is not what its protocol asks for."""
 
 
-class EvaluatorError(UserError):
+class EvaluatorError(ReplyError):
     """An evaluator's reply is not what its protocol asks for."""
 
 
@@ -46,6 +54,10 @@ class RunFolderError(UserError):
 
 class ClusterError(UserError):
     """Ray can't be reached, has no room, or an actor failed or did not answer in time."""
+
+
+class ActorLost(ClusterError):
+    """An actor's process is gone; or, raised inside the actor, its engine is, and it can't go on."""
 
 
 class NotFiniteError(UserError):

@@ -4,8 +4,8 @@ second language model's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import exp, inf
 from typing import Any
 
@@ -52,6 +52,7 @@ _SUMS = (
     "abstained",
 )
 _LANGUAGE_SUMS = ("answers", "nats", "tokens", "unread")
+_NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class JudgedEvaluation:
     """What `compare` resamples."""
     perplexity_model: str | None = None
     """The language model's folder in the config; None without one, as before there was any."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Topics of which a question failed, and which count nowhere -> the error."""
 
     def __post_init__(self) -> None:
         """Raises ValueError when a metric or a sum is missing: in a file of another version, say."""
@@ -94,6 +97,7 @@ def evaluate(
     judgements: Iterable[Judgement],
     *,
     perplexity_model: str | None = None,
+    left_out: Mapping[str, str] = _NONE,
     seed: int,
     bootstrap_samples: int,
 ) -> JudgedEvaluation:
@@ -107,7 +111,7 @@ def evaluate(
     sums = ratios.add_up(questions, counts)
     statistics = ratios.statistics(sums, seed=seed, bootstrap_samples=bootstrap_samples)
     replications = len(next(iter(statistics.values())).per_replication)
-    return JudgedEvaluation(evaluator, len(questions), replications, statistics, sums, perplexity_model)
+    return JudgedEvaluation(evaluator, len(questions), replications, statistics, sums, perplexity_model, dict(left_out))
 
 
 def compare(before: JudgedEvaluation, after: JudgedEvaluation, *, seed: int, bootstrap_samples: int) -> Gain:

@@ -18,6 +18,7 @@ from typing import Any
 from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import AppendFile, Ledger, encode_line
+from maskdpo_ray.pairs import DropReason
 from maskdpo_ray.records import Annotation, Judgement, PreferencePair, Rollout, from_json
 
 
@@ -117,9 +118,11 @@ class QuestionLog:
         annotations: Sequence[Annotation],
         outcome: PreferencePair | str | None = None,
         judgements: Sequence[Judgement] = (),
+        error: str | None = None,
     ) -> None:
         """Write one question: its answers, labels, judgements (same order) and pair or drop reason.
 
+        `error` is that of a question that failed.
         Raises ValueError when the question is there already, or rollouts, annotations and judgements do not match.
         """
         if question_id in self._committed:
@@ -154,6 +157,7 @@ class QuestionLog:
                 end={part: file.size for part, file in self._files.items()},
                 bytes=sum(map(len, data.values())),
                 sha256=digest.hexdigest(),
+                error=error,
             )
             self._ledger.append(unit)
         except RunFolderError:
@@ -171,6 +175,14 @@ class QuestionLog:
     def drops(self) -> Counter[str]:
         """How many questions gave no pair, by reason."""
         return Counter(unit.drop for unit in self._units if unit.drop)
+
+    def set_aside(self, question_id: str, error: str) -> None:
+        """Write that a question failed and has no answers."""
+        self.commit(question_id, (), (), DropReason.FAILED, error=error)
+
+    def errors(self) -> dict[str, str]:
+        """Question -> error, of those that failed."""
+        return {unit.question_id: unit.error for unit in self._units if unit.error is not None}
 
     def read(self, part: str, kind: type) -> Iterator[Any]:
         """The committed records of one part, in the order of commitment."""

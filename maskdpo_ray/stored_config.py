@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "logger.",
     "cluster.",
     "run.dir",
+    "run.max_failed",
     "annotation.max_unparsed",
     "train.save_steps",
     "train.micro_batch_size",

@@ -1,6 +1,7 @@
 """Metrics over time: metrics.jsonl always, Weights & Biases when asked for.
 
-Keys are paths: "timing/collect_s", "tokens/collect", "pairs/count", "train/loss", "idle/rollout", "eval/heldout/score".
+Keys are paths: "timing/collect_s", "tokens/collect", "pairs/count", "train/loss", "idle/rollout", "restarts/rollout",
+"eval/heldout/score".
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from maskdpo_ray.commands.arguments import Parser, files_read, with_config
 from maskdpo_ray.commands.labels_file import LabelsFile, key
 from maskdpo_ray.config import Config, DataConfig
 from maskdpo_ray.config_file import located
+from maskdpo_ray.failures import Failures
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import Question
 from maskdpo_ray.report.progress import track
@@ -60,6 +61,8 @@ class Job:
     """To be labelled; equal answers to one question count once."""
     counts: Counter[str] = field(default_factory=Counter)
     """Sentences by their labels."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Question without labels -> why."""
 
     def todo(self) -> Iterator[Answered]:
         """The answers without labels; those to one question that follow each other come together."""
@@ -75,8 +78,12 @@ class Job:
                 yield Answered(question, (), tuple(rollouts))
 
     def run(self, group: Annotators) -> None:
-        """Label what is to be labelled; each question's answers are on the disk before the next one's."""
-        for item in track(group.stream(self.todo()), "annotate", self.num_groups):
+        """Label what is to be labelled; each question's answers are on the disk before the next one's.
+
+        Raises ClusterError when too many questions fail.
+        """
+        labelled = Failures(self.config.run.max_failed).sift(group.stream(self.todo()), self.failed.__setitem__)
+        for item in track(labelled, "annotate", self.num_groups):
             self.labels.append(item)
             self.counts.update(sentence.label for given in item.annotations for sentence in given.sentences)
 
@@ -93,7 +100,14 @@ class Job:
         if not self.num_answers:
             return f"{self.labels.path} is finished: nothing is left to do"
         labels = ", ".join(f"{count} {label}" for label, count in self.counts.most_common())
-        return f"{self.num_answers} answers -> {self.labels.path}: {labels or 'no sentence'}"
+        failed = ""
+        if self.failed:
+            question, error = next(iter(self.failed.items()))
+            failed = (
+                f"; failed, and tried again with the next call: {len(self.failed)} questions, "
+                f"such as {question!r}: {error}"
+            )
+        return f"{self.num_answers} answers -> {self.labels.path}: {labels or 'no sentence'}{failed}"
 
 
 def _sources(data: DataConfig) -> list[str]:

@@ -60,7 +60,7 @@ class Baseline:
             raise RunFolderError(f"--against: {run}: expected a finished evaluation ({splits}){which}, got {got}")
         found = cls(run, version, other_options)
         for entry, (split, asked) in zip(finished[version], questions.items(), strict=True):
-            stage_files.check(run, entry)
+            stage_files.check(run, entry.files, f"stage {entry.stage!r}")
             found._refuse_other_topics(f"{split}.json", Evaluation, asked)
             if config.eval.is_judged:
                 found._refuse_other_topics(f"{split}-judged.json", JudgedEvaluation, asked)
@@ -69,7 +69,8 @@ class Baseline:
     def _refuse_other_topics(self, name: str, kind: Any, asked: Sequence[Question]) -> None:
         file = self.folder / name
         try:
-            refuse_other_topics(json_file.read(file, kind).topic_sums, topics_of(asked).values())
+            found = json_file.read(file, kind)
+            refuse_other_topics([*found.topic_sums, *found.left_out], topics_of(asked).values())
         except ValueError as error:
             raise RunFolderError(f"--against: {file}: {error}") from None
 

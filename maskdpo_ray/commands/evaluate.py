@@ -24,6 +24,7 @@ from maskdpo_ray.config_file import located
 from maskdpo_ray.entries import Finished
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluate_stage import EvaluateStage
+from maskdpo_ray.failures import Failures
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.preflight import Prepared
 from maskdpo_ray.report import summary
@@ -100,9 +101,13 @@ class Job:
         folder: RunFolder,
         tracker: Tracker,
     ) -> None:
-        """Evaluate; each question is in the run folder before the next one is waited for."""
+        """Evaluate; each question is in the run folder before the next one is waited for.
+
+        Raises UserError as `EvaluateStage.run` does.
+        """
         engines.load(policy)
-        stage = EvaluateStage(self.config, engines, annotators, evaluators, folder, tracker)
+        failures = Failures(self.config.run.max_failed)
+        stage = EvaluateStage(self.config, engines, annotators, evaluators, folder, tracker, failures)
         stage.run(policy, self.prepared.evaluation)
 
     def describe(self) -> str:

@@ -120,10 +120,11 @@ def _versions(
     return versions
 
 
-def _usage(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """Seconds and tokens per step and stage, idle share per iteration and group of actors."""
+def _usage(file: Path) -> dict[str, Any]:
+    """Seconds and tokens per step and stage, idle share per iteration and group of actors, restarts per group."""
     stages: dict[tuple[int, str], dict[str, Any]] = {}
     idle: dict[int, dict[str, Any]] = {}
+    restarts: dict[str, int] = {}
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
     for number, line in enumerate(lines, start=1):
         record = _metrics(line, f"{file}, line {number}")
@@ -134,11 +135,13 @@ def _usage(file: Path) -> dict[str, list[dict[str, Any]]]:
                 continue
             if group == "idle":
                 idle.setdefault(step, {"iteration": step})[name] = value
+            elif group == "restarts":
+                restarts[name] = restarts.get(name, 0) + value
             elif group in ("timing", "tokens"):
                 name, field = (name.removesuffix("_s"), "seconds") if group == "timing" else (name, "tokens")
                 entry = stages.setdefault((step, name), {"step": step, "stage": name})
                 entry[field] = entry.get(field, 0) + value  # a resumed stage adds its part
-    return {"stages": list(stages.values()), "idle": list(idle.values())}
+    return {"stages": list(stages.values()), "idle": list(idle.values()), "restarts": restarts}
 
 
 def _metrics(line: bytes, where: str) -> dict[str, Any]:

@@ -51,6 +51,9 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         console.print(_stage_table(summary["stages"]), Text(), sep="\n")
     if summary["idle"]:
         console.print(_idle_table(summary["idle"]), Text(), sep="\n")
+    if summary["restarts"]:
+        replaced = ", ".join(f"{group} {count}" for group, count in summary["restarts"].items())
+        console.print(f"Actors that died or hung and were replaced: {replaced}\n", markup=False)
     if summary["remarks"]:
         console.print("In words", style="bold")
     for remark in summary["remarks"]:
@@ -269,6 +272,7 @@ def _pairs(iterations: list[dict[str, Any]]) -> Table:
     dropped = [
         f"dropped in iteration {entry['iteration']}: "
         + (", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in entry["drops"].items()) or "none")
+        + (f"; failed, such as: {entry['failed_example']}" if entry["failed_example"] else "")
         for entry in iterations
     ]
     table = _table(
