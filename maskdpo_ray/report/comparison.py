@@ -17,7 +17,7 @@ from typing import Any
 
 from maskdpo_ray import cli, json_file, stored_config
 from maskdpo_ray.bootstrap import Change, Statistic
-from maskdpo_ray.errors import RunFolderError, UserError, shown
+from maskdpo_ray.errors import RunFolderError, UserError, printable, shown
 from maskdpo_ray.records import Record, from_json
 
 # Metric of the summary -> (heading, format); of the held-out questions but for the last one.
@@ -129,7 +129,7 @@ def main(folders: Sequence[str]) -> None:
     """Print the table of the runs in `folders`. Raises RunFolderError for what is no folder of a finished run."""
     if not folders or any(folder.startswith("-") for folder in folders):
         raise RunFolderError("usage: python -m maskdpo_ray.report.comparison RUN_FOLDER [RUN_FOLDER ...]")
-    print("\n".join(table([FinishedRun.read(Path(folder)) for folder in folders])))
+    print("\n".join(map(printable, table([FinishedRun.read(Path(folder)) for folder in folders]))))
 
 
 def _cells(runs: Sequence[FinishedRun]) -> list[str]:
