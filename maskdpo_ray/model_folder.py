@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import weights_file
+from maskdpo_ray import plain_model, weights_file
 from maskdpo_ray.config import ModelConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, ModelError, shown
 
@@ -44,7 +44,9 @@ def load(model: ModelConfig) -> ModelFolder:
         raise ModelError(
             f"model.model_name_or_path: expected a Hugging Face folder with config.json, got {str(folder)!r}"
         )
-    context = _json_object(file).get("max_position_embeddings")
+    described = _json_object(file)
+    plain_model.check(folder, described)
+    context = described.get("max_position_embeddings")
     if type(context) is not int or context < 1:
         raise ModelError(f"{file}: max_position_embeddings: expected a whole number above 0, got {shown(context)}")
     shapes = _shapes(folder)
@@ -169,8 +171,9 @@ def _shapes(folder: Path) -> Shapes:
     loaded = {"model.safetensors"}
     if index.exists():
         names = _json_object(index).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise ModelError(f"{index}: weight_map: expected {{tensor: file}}, got {shown(names)}")
+        # In the folder itself: the checksum of a policy is that of the weights there.
+        if not isinstance(names, dict) or not all(_is_name(name) for name in names.values()):
+            raise ModelError(f"{index}: weight_map: expected {{tensor: file in the folder}}, got {shown(names)}")
         if not loaded & files:  # a whole file goes before the parts
             loaded = set(names.values())
         files.update(names.values())
@@ -184,6 +187,10 @@ def _shapes(folder: Path) -> Shapes:
                 if (dtype := weights.get_slice(tensor).get_dtype()) not in _DTYPES:
                     raise ModelError(f"{folder / name}: {tensor}: expected one of {', '.join(_DTYPES)}, got {dtype}")
     return shapes
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(".safetensors") and Path(value).name == value
 
 
 def _json_object(file: Path) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import weights_file
+from maskdpo_ray import plain_model, weights_file
 from maskdpo_ray.errors import ConfigError, ModelError, one_line, shown
 
 
 def described(model: str, field: str) -> dict[str, Any]:
     """What config.json in the folder `model` holds; nothing when that is no object.
 
-    Raises ConfigError about the option `field` when there is no such file.
+    Raises ConfigError about the option `field` when there is no such file, ModelError as `plain_model.check` does.
     """
     try:
         value = json.loads((Path(str(model)) / "config.json").read_bytes())
@@ -21,7 +21,9 @@ def described(model: str, field: str) -> dict[str, Any]:
         expected = "expected the folder of a model, with config.json"
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{field}: {expected}, got {shown(model)}: {reason}") from None
-    return value if isinstance(value, dict) else {}
+    found: dict[str, Any] = value if isinstance(value, dict) else {}
+    plain_model.check(Path(str(model)), found)
+    return found
 
 
 def refuse_no_weights(folder: Path, field: str) -> None:
