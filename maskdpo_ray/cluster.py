@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import socket
 import threading
 import warnings
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from actors.host import Stored
 from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
+from maskdpo_ray import ray_address
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
@@ -41,7 +41,6 @@ from maskdpo_ray.stages import Stages
 
 # Ray restarts a dead actor this often and repeats what it was doing.
 _RESTARTS = 3
-_CONNECT_TIMEOUT_S = 10.0
 _START_TRIES = 3
 _CLOSE_TIMEOUT_S = 15.0
 _EXIT_TIMEOUT_S = 3.0
@@ -65,7 +64,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         _check_actors_package()
         address = self._config.cluster.address
-        _check_reachable(address or os.environ.get("RAY_ADDRESS"))
+        ray_address.check(self._config.cluster)
         self._others = set(psutil.Process().children(recursive=True))
         on_sigterm = signal.getsignal(signal.SIGTERM)
         self._connect(address)
@@ -263,17 +262,6 @@ class Cluster:
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=_EXIT_TIMEOUT_S)
-
-
-def _check_reachable(address: str | None) -> None:
-    """Ray itself tries for minutes, and ends the process when nobody answers."""
-    if address is None or address in ("auto", "local") or "://" in address:
-        return
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        raise ClusterError(f"cluster.address: no Ray cluster at {address!r}: {error}") from error
 
 
 def _is_in_cluster() -> bool:
