@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from maskdpo_ray import plain_model, weights_file
 from maskdpo_ray.config import ModelConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, ModelError, shown
+from maskdpo_ray.quiet import quiet
 
 _DTYPES = ("BF16", "F16", "F32", "F64")
 
@@ -34,6 +33,7 @@ class ModelFolder:
     """Longest sequence, tokens."""
 
 
+@quiet()
 def load(model: ModelConfig) -> ModelFolder:
     """Read all of a model but its weights' bytes. Raises ModelError (one line) for what a run would trip over."""
     from transformers import AutoConfig
@@ -109,17 +109,16 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
         raise ModelError(f"{file}: is_encoder_decoder: expected false, got true")
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
-        with _quiet():
-            with torch.device("meta"):
-                kind = type(AutoModelForCausalLM.from_config(config))
-            _, report = kind.from_pretrained(
-                None,
-                config=config,
-                state_dict=tensors,
-                device_map="meta",
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+        with torch.device("meta"):
+            kind = type(AutoModelForCausalLM.from_config(config))
+        _, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            device_map="meta",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     except Exception as error:  # as in `_load`
         raise ModelError(f"{file}: expected a causal language model, got: {_reason(error)}") from error
     takes = inspect.signature(kind.forward).parameters
@@ -143,22 +142,6 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
         raise ModelError(
             f"{file.parent}: expected no weights but those of config.json, got {len(unexpected)} more: {unexpected[0]}"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bar and its table of what did not fit."""
-    from transformers.utils import logging
-
-    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bar:
-            logging.enable_progress_bar()
 
 
 def _shapes(folder: Path) -> Shapes:

@@ -50,6 +50,21 @@ def files(draw: st.DrawFn, good: bytes, lines: bool = True) -> bytes:
 SPLICES = (b"\xff", b"\x00", b"\n", b'"', b"{", b"]", b"1" * 5000, b"&a *a", b"!!int x", b"\xef\xbb\xbf", b": ", b"- ")
 
 
+def one_odd_value(good: bytes, lines: bool) -> Iterator[bytes]:
+    """`good`, if it is JSON, with one of its values replaced: each place has its turn, with two of `ODD`, up to 100."""
+    values = _parsed(good, lines) or []
+    places = list(_places(values))
+    for turn in range(2):
+        for i in range(0, len(places), 1 + len(places) // 50):
+            changed = copy.deepcopy(values)
+            *parents, last = places[i]
+            at: Any = changed
+            for key in parents:
+                at = at[key]
+            at[last] = ODD[(11 * i + 5 * turn) % len(ODD)]
+            yield _written(changed)
+
+
 def _parsed(good: bytes, lines: bool) -> list[Any] | None:
     try:
         return [json.loads(line) for line in good.splitlines()] if lines else [json.loads(good)]
@@ -91,22 +106,28 @@ def _written(values: list[Any]) -> bytes:
     return "".join(json.dumps(value).replace(json.dumps(DEEP), DEEP) + "\n" for value in values).encode()
 
 
-def check(read: Callable[[bytes], object], good: bytes, lines: bool = True, examples: int = 100) -> None:
-    """Read `good`, then what `files` makes of it."""
+def check(read: Callable[[bytes], object], good: bytes, lines: bool = True, examples: int = 60) -> None:
+    """Read `good`, then what `one_odd_value` and `files` make of it."""
     read(good)
+    for data in one_odd_value(good, lines):
+        _refused_or_read(read, data)
 
     @settings(max_examples=examples, suppress_health_check=list(HealthCheck), deadline=None, derandomize=True)
     @given(files(good, lines))
     def each(data: bytes) -> None:
-        start = time.monotonic()
-        try:
-            read(data)
-        except UserError as error:
-            assert str(error) and "\n" not in str(error)
-            assert line(error).isprintable() and len(line(error)) <= 1000
-        assert time.monotonic() - start < SECONDS
+        _refused_or_read(read, data)
 
     each()
+
+
+def _refused_or_read(read: Callable[[bytes], object], data: bytes) -> None:
+    start = time.monotonic()
+    try:
+        read(data)
+    except UserError as error:
+        assert str(error) and "\n" not in str(error)
+        assert line(error).isprintable() and len(line(error)) <= 1000
+    assert time.monotonic() - start < SECONDS
 
 
 def from_file(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], object]:

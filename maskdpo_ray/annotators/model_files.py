@@ -8,6 +8,7 @@ from typing import Any
 
 from maskdpo_ray import plain_model, weights_file
 from maskdpo_ray.errors import ConfigError, ModelError, one_line, shown
+from maskdpo_ray.quiet import quiet
 
 
 def described(model: str, field: str) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def refuse_damaged_weights(folder: Path) -> None:
             pass
 
 
+@quiet()
 def tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer in the folder. Raises ModelError, one line, when there is none."""
     from transformers import AutoTokenizer
@@ -55,6 +57,7 @@ def tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     return found
 
 
+@quiet()
 def load(kind: Any, folder: Path, expected: str) -> Any:
     """The model in the folder, an auto class of transformers being its `kind`, in float32.
 

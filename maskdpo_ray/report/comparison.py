@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from maskdpo_ray import cli, json_file, stored_config
@@ -147,7 +146,7 @@ def _cells(runs: Sequence[FinishedRun]) -> list[str]:
 def _mean(values: Iterable[float | None]) -> float | None:
     """None when a value is not defined: a mean of the others would be of other runs."""
     known = list(values)
-    return None if None in known else fmean(value for value in known if value is not None)
+    return None if None in known else sum(value for value in known if value is not None) / len(known)
 
 
 def _shown(value: float | None, form: str) -> str:

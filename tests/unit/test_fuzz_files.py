@@ -104,7 +104,7 @@ def pairs_reader(small_model: Path) -> Reader:
 @pytest.mark.parametrize("item", [PAIR, AUTHORS, OPENRLHF, {**TRL, **OPENRLHF, "prompt": "What is a?"}])
 def test_pairs_of_every_format(tmp_path: Path, pairs_reader: Reader, item: dict[str, Any]) -> None:
     read = fuzz.from_file(tmp_path / "pairs.jsonl", lambda path: list(pairs_reader.read(path)))
-    fuzz.check(read, bad_input.lines(item, {**item, "topic": "B", "question_id": "a"}).encode(), examples=60)
+    fuzz.check(read, bad_input.lines(item, {**item, "topic": "B", "question_id": "a"}).encode(), examples=30)
 
 
 def test_fact_tables(tmp_path: Path) -> None:
@@ -119,5 +119,7 @@ def test_labels_that_annotate_goes_on_with(tmp_path: Path) -> None:
 
     by, labels = tmp_path / "labels.annotator.json", tmp_path / "labels"
     by.write_text(bad_input.lines({"annotator": "facts", "options": {}}))
-    fuzz.check(fuzz.from_file(labels, read), bad_input.lines(LINE).encode())
+    good = bad_input.lines(LINE).encode()
+    fuzz.check(fuzz.from_file(labels, read), good)
+    labels.write_bytes(good)
     fuzz.check(fuzz.from_file(by, lambda _: read(labels)), by.read_bytes(), lines=False)

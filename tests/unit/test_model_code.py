@@ -10,6 +10,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,6 +139,19 @@ def test_nothing_planted_runs(
     except Exception:  # a rank loads what preflight has passed, and nothing else
         assert load is rank
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("load", [policy, perplexity, classifier, judge], ids=lambda load: load.__name__)
+def test_its_config_steers_no_terminal(
+    small_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], load: Callable[[Path], None]
+) -> None:
+    """transformers would repeat the names of fields that it does not know."""
+    folder = tmp_path / "model"
+    shutil.copytree(small_model, folder)
+    edit(folder / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 1e4, "\x1b[2J": 1})
+    with suppress(UserError):  # the small model is no classifier, which shows once it is loaded
+        load(folder)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_plants_are_alive(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
