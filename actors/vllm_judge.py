@@ -72,7 +72,7 @@ class VllmJudge:
         self._template = Path(chat_template).read_text(encoding="utf-8") if chat_template else None
         is_blank = self._template is not None and not self._template.strip()
         require(not is_blank, "chat_template", "a template that is not empty", chat_template)
-        require(any(Path(model).glob("*.safetensors")), "model", "safetensors in the folder, found none of them", model)
+        require(any(Path(model).glob("*.safetensors")), "model", "a folder with safetensors", model)
         model_files.refuse_damaged_weights(Path(model))
         self._model = model
         self._environment = (device, threads, cpu_kv_cache_gib)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 
 from maskdpo_ray.config import ClusterConfig
@@ -24,9 +25,9 @@ def check(cluster: ClusterConfig) -> None:
         return
     host, _, port = address.rpartition(":")
     where = f"cluster.address: no Ray cluster at {address!r}"
-    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+    if not (host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
         raise ClusterError(f"{where}: expected auto or host:port")
     try:
         socket.create_connection((host, int(port)), timeout=_TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of what can be no host's name
         raise ClusterError(f"{where}: {error}") from error

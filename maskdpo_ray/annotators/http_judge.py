@@ -85,16 +85,15 @@ class HttpJudge:
         """Send one small request. Raises AnnotatorError when it fails, OptionError when the key isn't set."""
         from openai import OpenAI
 
-        key = None
+        key = "none"  # a client without one takes OPENAI_API_KEY, which is not for this endpoint to see
         if self._api_key_env is not None:
             key = os.environ.get(self._api_key_env, "")
             if not key:
                 raise OptionError(
                     f"api_key_env: expected a key in the environment variable {self._api_key_env}, got none"
                 )
-        self._key = key
-        # Without a key the client takes OPENAI_API_KEY, which is not for this endpoint to see.
-        self._client = OpenAI(base_url=self._base_url, api_key=key or "none", **self._client_options)
+            self._key = key
+        self._client = OpenAI(base_url=self._base_url, api_key=key, **self._client_options)
         self._pool = ThreadPoolExecutor(self._max_concurrent, thread_name_prefix="judge")
         self._choice([{"role": "user", "content": "Hello."}], 1)
 

@@ -192,6 +192,11 @@ CASES: dict[str, Case] = {
         "--config config.yaml --cluster.address head",
         "--cluster.address: no Ray cluster at 'head': expected auto or host:port",
     ),
+    "a port that is none": (
+        None,
+        "--config config.yaml --cluster.address head:99999",
+        "--cluster.address: no Ray cluster at 'head:99999': expected auto or host:port",
+    ),
     "no folder can be made there": (
         None,
         "--config config.yaml --run.dir config.yaml",
