@@ -23,8 +23,8 @@ ODD: tuple[Any, ...] = (
     *("", " ", "a", "\x00", "\x1b[2J", "\ud800", "a\nb", "../../x", "/x", "x" * 3000, DEEP),
     *([], [[]], {}, {"a": 1}, [1, "a"]),
 )
-SECONDS = 5.0
-"""Of one file; all are small, and a busy machine is slow."""
+SECONDS = 20.0
+"""Of one file; all are small and take milliseconds, but a machine may be busy."""
 
 
 @st.composite

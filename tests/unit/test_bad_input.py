@@ -252,7 +252,7 @@ def test_a_process_says_the_same(good_folder: Path, name: str) -> None:
     before = contents(good_folder)
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
     call = [sys.executable, "-m", "maskdpo_ray.run", *words(arguments, good_folder)]
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=250)
     assert (done.returncode, done.stdout, done.stderr) == (
         2,
         "",
