@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from maskdpo_ray.errors import ActorLost, ClusterError, UserError, one_line
+from maskdpo_ray.errors import ActorLost, ClusterError, UserError, one_line, printable
 
 
 class OutOfMemory(ClusterError):
@@ -96,7 +96,6 @@ def reason(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what the error says, as text that any file takes."""
-    text = str(error).encode("utf-8", "backslashreplace").decode()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """Of what the error says, as text that any file and terminal takes."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return printable(lines[0]) if lines else type(error).__name__

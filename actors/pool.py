@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 from actors import calls
 from actors.calls import first_line
 from maskdpo_ray.config import ClusterConfig
-from maskdpo_ray.errors import ActorLost, ClusterError, ReplyError, UserError, one_line
+from maskdpo_ray.errors import ActorLost, ClusterError, ReplyError, UserError
 from maskdpo_ray.report.progress import note
 from maskdpo_ray.stages import Failed
 
@@ -227,7 +227,7 @@ class _Feed(Generic[Item]):
             cause = error.cause
             if isinstance(cause, ActorLost):
                 self._pool.end(call.index)
-                yield from self._lose(call.index, one_line(cause))
+                yield from self._lose(call.index, first_line(cause))
                 return
             if isinstance(cause, UserError) and not isinstance(cause, ReplyError):
                 raise cause from error

@@ -71,6 +71,7 @@ class VllmJudge:
         self._template = Path(chat_template).read_text(encoding="utf-8") if chat_template else None
         is_blank = self._template is not None and not self._template.strip()
         require(not is_blank, "chat_template", "a template that is not empty", chat_template)
+        require(any(Path(model).glob("*.safetensors")), "model", "a folder with safetensors", model)
         model_files.refuse_damaged_weights(Path(model))
         self._model = model
         self._environment = (device, threads, cpu_kv_cache_gib)
@@ -85,6 +86,7 @@ class VllmJudge:
             "max_num_seqs": max_num_seqs,
             "enforce_eager": enforce_eager,
             "trust_remote_code": trust_remote_code,
+            "load_format": "safetensors",  # vLLM's own choice may be a pickle
             "enable_prefix_caching": True,
             # Only whole blocks are shared: vLLM's 128 on CPU would be read again for every turn.
             "block_size": _CPU_BLOCK if device == "cpu" else None,

@@ -294,6 +294,7 @@ class EvalConfig:
         lowest = {"n_samples_per_prompt": 1, "bootstrap_samples": 100, "num_actors": 1, "max_in_flight": 1}
         for name, least in lowest.items():
             _require(getattr(self, name) >= least, f"eval.{name}", f"at least {least}", getattr(self, name))
+        _require(self.bootstrap_samples <= 10**5, "eval.bootstrap_samples", "at most 100000", self.bootstrap_samples)
         _require(
             self.evaluator is not None or not self.options, "eval.options", "none without eval.evaluator", self.options
         )

@@ -1,5 +1,7 @@
 """Errors that a user can mend: shown as one line, without a traceback, with a non-zero exit."""
 
+import unicodedata
+
 
 def shown(value: object) -> str:
     """A value as an error line quotes it: its repr, cut where it gets long."""
@@ -12,8 +14,25 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Text that a terminal only shows: what would steer it (escapes, line ends, marks that turn the writing) is spelled
+    out, as in "\\x1b[2J". Model output, question ids and what an endpoint says can hold any of it.
+    """
+    steers = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in steers else character
+        for character in text
+    )
+
+
 class UserError(Exception):
     """Bad input. The message is one line: where (file, line, field), what was expected, what came."""
+
+
+def line(error: UserError) -> str:
+    """An error as a terminal is to show it: one line, which steers nothing and has an end."""
+    text = printable(" ".join(str(error).split()))
+    return text if len(text) <= 1000 else f"{text[:997]}..."
 
 
 class ConfigError(UserError):

@@ -185,13 +185,18 @@ class QuestionLog:
         return {unit.question_id: unit.error for unit in self._units if unit.error is not None}
 
     def read(self, part: str, kind: type) -> Iterator[Any]:
-        """The committed records of one part, in the order of commitment."""
+        """The committed records of one part, in the order of commitment. Raises RunFolderError naming a bad line."""
         end, read = self._end(part), 0
         if not end:
             return
-        with self._files[part].path.open("rb") as lines:
-            for line in lines:
-                yield from_json(kind, json.loads(line))
+        path = self._files[part].path
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    record = from_json(kind, json.loads(line))
+                except (ValueError, RecursionError) as error:  # another version's: the hash says that it is not damaged
+                    raise RunFolderError(f"{path}, line {number}: {error}") from error
+                yield record
                 read += len(line)
                 if read >= end:
                     return

@@ -114,8 +114,10 @@ class RunFolder:
             nearest = next(folder for folder in (path, *path.parents) if folder.exists())
             if not nearest.is_dir():
                 raise RunFolderError(f"{path}: expected a folder, {nearest} is a file")
-            with tempfile.TemporaryFile(dir=nearest):
-                pass  # it can be written
+            try:
+                tempfile.TemporaryFile(dir=nearest).close()
+            except OSError as error:
+                raise RunFolderError(f"{nearest}: expected a folder to write in, got: {error.strerror}") from error
             if nearest != path:
                 return []
             run_lock.refuse_held(path)

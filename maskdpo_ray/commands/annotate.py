@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from maskdpo_ray import annotators, questions
+from maskdpo_ray import annotators, questions, ray_address
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.commands import answers_file
 from maskdpo_ray.commands.arguments import Parser, files_read, with_config
@@ -38,6 +38,8 @@ def prepare(argv: list[str]) -> Job:
         inputs = [arguments.answers, *sources, *files_read(command)]
         labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force, inputs)
         by_id = {question.id: question for source in sources for question in questions.load(source)}
+        ray_address.check(config.cluster)
+    Plan(config).check_here("annotation actors")
     job = Job(config, command.dry_run, Path(arguments.answers), by_id, annotator, labels)
     for item in job.todo():
         annotators.check(annotator, item.question)

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import evaluate_stage, model_folder, plan, preflight, questions
+from maskdpo_ray import evaluate_stage, model_folder, plan, preflight, questions, ray_address
 from maskdpo_ray.beginning import Questions
 from maskdpo_ray.commands import new_file, own_folder
 from maskdpo_ray.commands.arguments import Parser, with_config
@@ -52,6 +52,8 @@ def prepare(argv: list[str]) -> Job:
             answers, prepared = _given(Path(arguments.answers), arguments.questions, config)
         if arguments.against is not None:
             against = Baseline.find(arguments.against, config, prepared.evaluation)
+        ray_address.check(config.cluster)
+    plan.Plan(config).check_here(*plan.evaluating(with_engines=answers is None))
     job = Job(config, command.dry_run, prepared, answers, against)
     return replace(job, finished=own_folder.check(config, job.inputs()))
 

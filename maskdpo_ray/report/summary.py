@@ -16,7 +16,7 @@ from typing import Any
 
 from maskdpo_ray import evaluation, json_file, judged, stored_config
 from maskdpo_ray.bootstrap import Gain
-from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.errors import RunFolderError, shown
 from maskdpo_ray.evaluation import Evaluation
 from maskdpo_ray.judged import JudgedEvaluation
 from maskdpo_ray.ledger import encode_line
@@ -152,6 +152,10 @@ def _metrics(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         raise RunFolderError(f"{where}: expected an object with a step, got {line[:60]!r}")
     for name, value in record.items():
-        if not isinstance(value, int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
-            raise RunFolderError(f"{where}: {name}: expected a number, got {str(value)[:60]!r}")
+        try:
+            is_number = value is None or math.isfinite(value)
+        except (TypeError, OverflowError):  # an int that no float can hold
+            is_number = False
+        if not is_number:
+            raise RunFolderError(f"{where}: {name}: expected a number, got {shown(value)}")
     return record

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from maskdpo_ray.errors import printable
 from maskdpo_ray.judged import perplexity
 
 _TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
@@ -29,6 +30,7 @@ def show(summary: dict[str, Any], file: TextIO | None = None) -> None:
 
 
 def _print(summary: dict[str, Any], console: Console) -> None:
+    summary = _printable(summary)
     console.print(f"Run {summary['run']}", style="bold", markup=False)
     for name, subject in summary.get("subjects", {}).items():  # of an evaluation on its own
         console.print(f"  {name}: {subject}", markup=False, soft_wrap=True)
@@ -67,6 +69,15 @@ def _print(summary: dict[str, Any], console: Console) -> None:
     )
     for policy in summary["policies"]:
         console.print(f"  policy: {policy}", markup=False, soft_wrap=True)
+
+
+def _printable(value: Any) -> Any:
+    """JSON values with no text that steers a terminal: kinds and examples come from annotators and models."""
+    if isinstance(value, dict):
+        return {printable(name): _printable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _table(title: str, *columns: str, text_columns: int = 1, caption: str | None = None) -> Table:
