@@ -1,61 +1,16 @@
-"""Calls to Ray actors: few at a time, each with a deadline, each failure with the actor's name."""
+"""Calls to Ray actors of which none may fail: each with a deadline, each failure with the actor's name."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from maskdpo_ray.errors import ClusterError, UserError, one_line
-
-Item = TypeVar("Item")
-
-
-class ActorDied(ClusterError):
-    """The process of an actor is gone."""
+from maskdpo_ray.errors import ActorLost, ClusterError, UserError, one_line, printable
 
 
 class OutOfMemory(ClusterError):
     """An actor asked for more memory than there is."""
-
-
-def feed(
-    items: Iterable[Item],
-    handles: Sequence[Any],
-    submit: Callable[[Any, Item], Any],
-    max_in_flight: int,
-    timeout_s: float,
-    what: str,
-    home: Callable[[Item], int] | None = None,
-) -> Iterator[tuple[Item, Any]]:
-    """Hand items to the least loaded actor, or to number `home(item)`, few at a time; yield (item, result) as they
-    finish.
-
-    Items are taken one by one and finished ones given back between two takings, so that a slow source
-    (the stage before this one) doesn't hold results up.
-    """
-    import ray
-
-    running: dict[Any, tuple[Item, int]] = {}
-    load = [0] * len(handles)
-
-    def finished(timeout: float) -> Iterator[tuple[Item, Any]]:
-        done, _ = ray.wait(list(running), num_returns=1, timeout=timeout)
-        if not done and timeout > 0:
-            _, index = next(iter(running.values()))
-            raise ClusterError(f"{what} {index}: no answer within cluster.step_timeout_s = {timeout_s:.0f} s")
-        for reference in done:
-            item, index = running.pop(reference)
-            load[index] -= 1
-            yield item, get(reference, f"{what} {index}")
-
-    for item in items:
-        index = load.index(min(load)) if home is None else home(item)
-        running[submit(handles[index], item)] = (item, index)
-        load[index] += 1
-        yield from finished(timeout_s if len(running) >= max_in_flight else 0)
-    while running:
-        yield from finished(timeout_s)
 
 
 def gather(references: Sequence[Any], timeout_s: float, what: str, step: str) -> list[Any]:
@@ -74,7 +29,7 @@ def gather(references: Sequence[Any], timeout_s: float, what: str, step: str) ->
     return ray.get(list(references))
 
 
-def death(references: Sequence[Any], timeout_s: float, what: str) -> ActorDied | None:
+def death(references: Sequence[Any], timeout_s: float, what: str) -> ActorLost | None:
     """Of the actors that these calls went to, the first that is known to be dead within `timeout_s`."""
     import ray
 
@@ -85,7 +40,7 @@ def death(references: Sequence[Any], timeout_s: float, what: str) -> ActorDied |
             return None
         try:
             get(done[0], f"{what} {references.index(done[0])}")
-        except ActorDied as died:
+        except ActorLost as died:
             return died
         except UserError:
             continue  # it lives
@@ -95,22 +50,23 @@ def death(references: Sequence[Any], timeout_s: float, what: str) -> ActorDied |
 def get(reference: Any, who: str) -> Any:
     """The result of one call.
 
-    Raises the actor's UserError as itself, ActorDied, OutOfMemory, and anything else as a ClusterError.
+    Raises the actor's UserError as itself, ActorLost, OutOfMemory, and anything else as a ClusterError.
     """
     import ray
-    from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
     try:
         return ray.get(reference)
     except RayTaskError as error:
+        if isinstance(error.cause, ActorLost):
+            raise ActorLost(f"{who}: {error.cause}") from error
         if isinstance(error.cause, UserError):
             raise error.cause from error
         kind = OutOfMemory if _is_out_of_memory(error.cause) else ClusterError
         raise kind(f"{who}: {type(error.cause).__name__}: {first_line(error.cause)}") from error
     except RayError as error:
-        # An actor that can't even be made is no death. OutOfMemoryError: Ray killed it.
-        if isinstance(error, OutOfMemoryError) or (isinstance(error, RayActorError) and not error.actor_init_failed):
-            raise ActorDied(f"{who} died: {_reason(error)}") from error
+        if is_death(error):
+            raise ActorLost(f"{who} died{reason(error)}") from error
         raise ClusterError(f"{who}: {first_line(error)}") from error
 
 
@@ -120,11 +76,26 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
-def _reason(error: BaseException) -> str:
-    """Why Ray says that an actor died, where it does without the actor's ids."""
-    return one_line(str(error).partition("Worker exit detail: ")[2] or error)
+def is_death(error: BaseException) -> bool:
+    """Whether this error of Ray's says that an actor's process is gone; one that can't even be made is no death."""
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
+
+    if isinstance(error, RayActorError):
+        return not error.actor_init_failed
+    return isinstance(error, NodeDiedError | OutOfMemoryError)  # the latter when Ray killed it
+
+
+def reason(error: BaseException) -> str:
+    """Why an actor died, after a colon and without its ids; nothing where Ray says no more: of one that it restarts."""
+    from ray.exceptions import ActorUnavailableError
+
+    if isinstance(error, ActorUnavailableError):
+        return ""
+    detail = str(error).partition("Worker exit detail: ")[2]
+    return f": {one_line(detail) if detail else first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
+    """Of what the error says, as text that any file and terminal takes."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return printable(lines[0]) if lines else type(error).__name__

@@ -9,47 +9,60 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from statistics import fmean
 from typing import Any
 
-from actors import calls, weights
+from actors import weights
 from actors.clock import BusyClock
 from actors.host import Stored
+from actors.pool import Failure, Pool
 from actors.ranks import Ranks
-from actors.rollout import Sampling, request_seed
+from actors.rollout import Sampling, refuse_faults, request_seed
 from maskdpo_ray import batching
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import ClusterError, NotFiniteError
+from maskdpo_ray.errors import ActorLost, ClusterError, NotFiniteError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
-from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps
+from maskdpo_ray.stages import Answered, Failed, Labelled, ReferenceLogps
 
 
-class RolloutGroup:
+class _Replaced:
+    """A group of actors that are replaced when they die or hang."""
+
+    def __init__(self, actors: Sequence[Any], what: str, config: Config) -> None:
+        self.pool = Pool(actors, what, config.cluster)
+        self._config = config
+
+    @property
+    def restarts(self) -> int:
+        """See `stages.Group.restarts`."""
+        return self.pool.restarts
+
+    def busy_seconds(self) -> float:
+        """Mean over the actors."""
+        return fmean(self.pool.each("busy_seconds"))
+
+
+class RolloutGroup(_Replaced):
     """vLLM engines as one source of answers (`stages.Engines`)."""
 
     def __init__(self, config: Config, engines: Sequence[Any], render: Callable[[Question], list[int]]) -> None:
-        self._config = config
-        self._engines = engines
+        super().__init__(engines, "rollout engine", config)
         self._render = render
+        self._files: Stored[dict[str, bytes]] | None = None
+        """Of the policy that was loaded last, when an engine's node does not see them."""
 
     def ready(self) -> list[Any]:
         """Calls that end when the engines have started."""
-        return [engine.ready.remote() for engine in self._engines]
+        return [engine.ready.remote() for engine in self.pool.handles]
 
     def load(self, policy: Policy) -> None:
         """Every engine confirms version and checksum, or ClusterError names the one that didn't."""
-        timeout = self._config.cluster.step_timeout_s
-        sees = calls.gather(
-            [engine.has.remote(policy) for engine in self._engines], timeout, "rollout engine", "look for the policy"
-        )
-        files = None if all(sees) else _in_object_store(policy)
-        loads = [
-            engine.load.remote(policy, None if here else files)
-            for engine, here in zip(self._engines, sees, strict=True)
-        ]
-        for index, answer in enumerate(calls.gather(loads, timeout, "rollout engine", f"load policy {policy.version}")):
+        sees = self.pool.each("has", policy)
+        self._files = None if all(sees) else _in_object_store(policy)
+        for index, answer in enumerate(self.pool.each("load", policy, self._files)):
             if answer != (policy.version, policy.checksum):
                 raise ClusterError(
                     f"rollout engine {index}: expected policy {policy.version} {policy.checksum[:12]}, holds {answer}"
@@ -57,80 +70,68 @@ class RolloutGroup:
 
     def stream(
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
-    ) -> Iterator[Answered]:
+    ) -> Iterator[Answered | Failed]:
         """See `stages.Engines.stream`."""
         config = self._config.rollout
         sampling = Sampling(num_samples, config.temperature, config.top_k, config.top_p, config.max_new_tokens)
 
-        def submit(engine: Any, item: tuple[Question, list[int]]) -> Any:
-            question, prompt = item
-            seed = request_seed(self._config.run.seed, purpose, policy.version, question.id)
-            return engine.generate.remote(question.id, prompt, sampling, seed, policy)
+        def ask(item: Answered) -> tuple[str, tuple[Any, ...]]:
+            name = item.question.id
+            seed = request_seed(self._config.run.seed, purpose, policy.version, name)
+            return "generate", (name, list(item.prompt_token_ids), sampling, seed, policy, self._files)
 
-        prompts = ((question, self._render(question)) for question in questions)
-        feed = calls.feed(
-            prompts, self._engines, submit, config.max_in_flight, self._config.cluster.step_timeout_s, "rollout engine"
-        )
-        for (question, prompt), rollouts in feed:
-            yield Answered(question, tuple(prompt), tuple(rollouts))
+        def check(item: Answered, reply: Any) -> None:
+            refuse_faults(reply, item.question.id, policy, num_samples)
 
-    def busy_seconds(self) -> float:
-        """Mean over the engines."""
-        return _mean_busy(self._engines, self._config.cluster.step_timeout_s, "rollout engine")
+        asked = (Answered(question, tuple(self._render(question)), ()) for question in questions)
+        for item, reply in self.pool.feed(asked, ask, config.max_in_flight, check=check):
+            yield _failed(item, reply) or replace(item, rollouts=tuple(reply.rollouts))
 
 
-class AnnotationGroup:
+class AnnotationGroup(_Replaced):
     """Annotation actors as one labeller (`stages.Annotators`)."""
 
     def __init__(self, config: Config, annotators: Sequence[Any], hosted: Stored[Any]) -> None:
-        self._config = config
-        self._annotators = annotators
+        super().__init__(annotators, "annotation actor", config)
         self._hosted = hosted
 
     def ready(self) -> list[Any]:
         """Calls that end when what the actors host has started."""
-        return [annotator.ready.remote(self._hosted) for annotator in self._annotators]
+        return [annotator.ready.remote(self._hosted) for annotator in self.pool.handles]
 
-    def stream(self, answered: Iterable[Answered]) -> Iterator[Labelled]:
+    def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
         """See `stages.Annotators.stream`."""
 
-        def submit(annotator: Any, item: Answered) -> Any:
-            return annotator.annotate.remote(self._hosted, item.question, list(item.rollouts))
+        def ask(item: Answered) -> tuple[str, tuple[Any, ...]]:
+            return "annotate", (self._hosted, item.question, list(item.rollouts))
 
         def home(item: Answered) -> int:
             # The actor that knows what it was asked of this question before, in earlier iterations too.
-            return zlib.crc32(item.question.id.encode()) % len(self._annotators)
+            return zlib.crc32(item.question.id.encode()) % len(self.pool)
 
-        timeout, limit = self._config.cluster.step_timeout_s, self._config.annotation.max_in_flight
-        for item, labels in calls.feed(answered, self._annotators, submit, limit, timeout, "annotation actor", home):
-            yield Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(labels))
-
-    def busy_seconds(self) -> float:
-        """Mean over the actors."""
-        return _mean_busy(self._annotators, self._config.cluster.step_timeout_s, "annotation actor")
+        for item, labels in self.pool.feed(answered, ask, self._config.annotation.max_in_flight, home):
+            yield _failed(item, labels) or Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(labels))
 
 
-class EvaluationGroup:
+class EvaluationGroup(_Replaced):
     """Evaluation actors as one judge (`stages.Evaluators`)."""
 
     def __init__(self, config: Config, evaluators: Sequence[Any], hosted: Stored[Any]) -> None:
-        self._config = config
-        self._evaluators = evaluators
+        super().__init__(evaluators, "evaluation actor", config)
         self._hosted = hosted
 
     def ready(self) -> list[Any]:
         """Calls that end when what the actors host has started."""
-        return [evaluator.ready.remote(self._hosted) for evaluator in self._evaluators]
+        return [evaluator.ready.remote(self._hosted) for evaluator in self.pool.handles]
 
-    def stream(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
+    def stream(self, labelled: Iterable[Labelled | Failed]) -> Iterator[Labelled | Failed]:
         """See `stages.Evaluators.stream`."""
 
-        def submit(evaluator: Any, item: Labelled) -> Any:
-            return evaluator.judge.remote(self._hosted, item.question, list(item.rollouts))
+        def ask(item: Labelled) -> tuple[str, tuple[Any, ...]]:
+            return "judge", (self._hosted, item.question, list(item.rollouts))
 
-        timeout, limit = self._config.cluster.step_timeout_s, self._config.eval.max_in_flight
-        for item, judgements in calls.feed(labelled, self._evaluators, submit, limit, timeout, "evaluation actor"):
-            yield replace(item, judgements=tuple(judgements))
+        for item, judgements in self.pool.feed(labelled, ask, self._config.eval.max_in_flight):
+            yield _failed(item, judgements) or replace(item, judgements=tuple(judgements))
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class TrainingGroup:
             try:
                 answers = self._call("reference_logps", [(share, policy.path) for share in shares])
                 break
-            except calls.ActorDied as died:
+            except ActorLost as died:
                 self._ranks.start_again(died, "with the reference log-probs")
         results = [iter(logps) for logps in answers]
         # Micro-batch i went to rank i mod n: taking them back in the same turns restores the order.
@@ -191,7 +192,7 @@ class TrainingGroup:
                 # The next iteration's reference model, and engines on the same node, need the memory.
                 self._call_all("release")
                 break
-            except calls.ActorDied as died:
+            except ActorLost as died:
                 self._start_again(died, self._training)
                 for _ in self._steps(self._training):
                     pass
@@ -212,7 +213,7 @@ class TrainingGroup:
                         given = step
                         yield metrics
                 return
-            except calls.ActorDied as died:
+            except ActorLost as died:
                 self._start_again(died, training)
 
     def _steps_of_a_life(self, training: _Training) -> Iterator[tuple[int, dict[str, float]]]:
@@ -246,7 +247,7 @@ class TrainingGroup:
                 written = self._call_all("save_checkpoint", str(checkpoints.clear(step)))
                 checkpoints.commit(step, {name: proof for files in written for name, proof in files.items()})
 
-    def _start_again(self, died: calls.ActorDied, training: _Training) -> None:
+    def _start_again(self, died: ActorLost, training: _Training) -> None:
         self._ranks.start_again(died, f"after step {training.checkpoints.step}")
 
     def _call_all(self, method: str, *arguments: Any) -> list[Any]:
@@ -258,13 +259,13 @@ class TrainingGroup:
             return self._ranks.call(method, arguments)
 
 
-def _in_object_store(policy: Policy) -> Any:
-    """The policy's bytes, once, for nodes that don't share a file system with us."""
+def _failed(item: Answered | Labelled | Failed, reply: Any) -> Failed | None:
+    """What stands for a question that was given up, here or by the group before."""
+    return Failed(item.question, reply.error) if isinstance(reply, Failure) else None
+
+
+def _in_object_store(policy: Policy) -> Stored[dict[str, bytes]]:
+    """The policy's files, once, for nodes that don't share a file system with us."""
     import ray
 
-    return ray.put(weights.pack(policy.path))
-
-
-def _mean_busy(handles: Sequence[Any], timeout_s: float, what: str) -> float:
-    seconds = calls.gather([handle.busy_seconds.remote() for handle in handles], timeout_s, what, "say how busy it was")
-    return sum(seconds) / len(seconds)
+    return Stored(ray.put(weights.pack(policy.path)))

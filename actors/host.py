@@ -62,3 +62,7 @@ class Host(Generic[Hosted]):
     def busy_seconds(self) -> float:
         """Seconds spent working since the start."""
         return self._clock.seconds()
+
+    def until_gone(self) -> None:
+        """Never returns: who waits for it learns of the end of this process."""
+        threading.Event().wait()

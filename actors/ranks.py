@@ -7,7 +7,7 @@ from typing import Any
 
 from actors import calls
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import ClusterError, UserError
+from maskdpo_ray.errors import ActorLost, ClusterError, UserError
 from maskdpo_ray.report.progress import note
 
 _WHAT = "training rank"
@@ -34,7 +34,7 @@ class Ranks:
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Results in the order of the ranks.
 
-        Raises ActorDied when a rank has died: `start_again` comes next. ClusterError, or the rank's own UserError, when
+        Raises ActorLost when a rank has died: `start_again` comes next. ClusterError, or the rank's own UserError, when
         something else went wrong.
         """
         pending = [getattr(rank, method).remote(*args) for rank, args in zip(self._handles, arguments, strict=True)]
@@ -42,14 +42,14 @@ class Ranks:
             return calls.gather(pending, self._config.cluster.step_timeout_s, _WHAT, method)
         except calls.OutOfMemory as error:
             raise ClusterError(f"{error}; {_savers(self._config)}") from error
-        except calls.ActorDied:
+        except ActorLost:
             raise
         except UserError as error:
             if died := calls.death(pending, _NEWS_TIMEOUT_S, _WHAT):
                 raise died from error
             raise
 
-    def start_again(self, died: calls.ActorDied, whence: str) -> None:
+    def start_again(self, died: ActorLost, whence: str) -> None:
         """Put new ranks in the place of all: the others wait for the dead one, in vain, so nobody waits for them.
 
         Raises ClusterError when they die too often, or can't be started.
@@ -63,7 +63,7 @@ class Ranks:
             try:
                 self._handles = self._restart()
                 return
-            except calls.ActorDied as another:
+            except ActorLost as another:
                 died = another
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 from actors import weights
 from actors.clock import BusyClock
-from actors.vllm_process import EndsWithActor, set_environment
+from actors.host import Stored
+from actors.vllm_process import CONFIG, Guard, set_environment
+from maskdpo_ray.errors import ActorLost, ClusterError, RolloutError, one_line, shown
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Rollout
 
@@ -55,51 +56,94 @@ def request_seed(run_seed: int, purpose: str, policy_version: int, question_id: 
     return int.from_bytes(hashlib.sha256(key).digest()[:4]) >> 1
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """An engine's reply: answers, and the policy that it held from their first token to their last."""
+
+    policy: tuple[int, str]
+    """(version, checksum)"""
+    rollouts: tuple[Rollout, ...]
+
+
+def refuse_faults(reply: object, question_id: str, policy: Policy, num_samples: int) -> None:
+    """Raise RolloutError, one line, when `reply` is not `num_samples` answers of `policy` to the question."""
+    where = f"question {question_id!r}: expected"
+    if not isinstance(reply, Sampled):
+        raise RolloutError(f"{where} answers, got {type(reply).__name__}")
+    if reply.policy != (policy.version, policy.checksum):
+        version, checksum = reply.policy
+        raise RolloutError(
+            f"{where} answers of policy {policy.version} {policy.checksum[:12]}, got those of {version} {checksum[:12]}"
+        )
+    got = [(rollout.question_id, rollout.sample, rollout.policy_version) for rollout in reply.rollouts]
+    if got != [(question_id, sample, policy.version) for sample in range(num_samples)]:
+        raise RolloutError(f"{where} {num_samples} answers in order, got (question, answer, policy) {shown(got)}")
+
+
 class RolloutEngine:
-    """One vLLM `AsyncLLM` and the policy that it holds."""
+    """One vLLM `AsyncLLM` and the policy that it holds. It starts with the first call."""
 
     def __init__(self, settings: EngineSettings, policy: Policy) -> None:
         set_environment(settings.device, settings.threads, settings.cpu_kv_cache_gib)
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        if not weights.is_here(policy):
-            raise RuntimeError(f"policy version {policy.version} is not at {policy.path} on this node")
         self._settings = settings
         self._policy = policy
         self._loading = asyncio.Lock()
         self._clock = BusyClock()
         self._received: tempfile.TemporaryDirectory[str] | None = None
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(settings, policy.path)))
+        self._engine: Any = None
         self._setting_up = asyncio.Lock()
         self._is_set_up = False
+        self._guard = Guard("vLLM", settings.device, "vllm.")
 
     async def ready(self) -> tuple[int, str]:
-        """(version, checksum) of the policy that is loaded, once the engine answers."""
+        """(version, checksum) of the policy that is loaded, once the engine answers.
+
+        Raises ActorLost, one line, when vLLM does not start.
+        """
         await self._set_up()
         await self._engine.check_health()
         return self._policy.version, self._policy.checksum
 
     async def _set_up(self) -> None:
-        # Here and not in __init__, which runs outside the event loop; Ray restarts an actor without asking `ready`.
+        # Here and not in __init__, whose failure Ray reports without its reason and takes for the actor's last;
+        # Ray restarts an actor without asking `ready`.
         async with self._setting_up:
             if not self._is_set_up:
-                await self._engine.collective_rpc("exit_with", args=(os.getpid(),))
-                if self._settings.device == "cpu":
-                    await self._engine.collective_rpc("sample_from_top_k")
+                if not await self.has(self._policy):
+                    at = f"{self._policy.path} on this node"
+                    raise ClusterError(f"policy version {self._policy.version}: expected it at {at}, found none")
+                with self._guard.start():
+                    await self._open()
                 self._is_set_up = True
 
+    async def _open(self) -> None:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(self._settings, self._policy.path)))
+        if self._settings.device == "cpu":
+            await self._engine.collective_rpc("sample_from_top_k")
+
     async def generate(
-        self, question_id: str, prompt_token_ids: list[int], sampling: Sampling, seed: int, policy: Policy
-    ) -> list[Rollout]:
-        """Sample `sampling.n` answers to one prompt with `policy`'s weights."""
+        self,
+        question_id: str,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        seed: int,
+        policy: Policy,
+        files: Stored[dict[str, bytes]] | None = None,
+    ) -> Sampled:
+        """Sample `sampling.n` answers to one prompt with `policy`'s weights.
+
+        `files`: as in `load`, for an engine that was restarted. Raises ActorLost when vLLM is gone.
+        """
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         await self._set_up()
         if policy != self._policy:
-            await self.load(policy)
+            await self.load(policy, files)
+        held = self._policy
         parameters = SamplingParams(
             n=sampling.n,
             temperature=sampling.temperature,
@@ -111,55 +155,58 @@ class RolloutEngine:
         )
         prompt = TokensPrompt(prompt_token_ids=list(prompt_token_ids))
         final: Any = None
-        try:
-            with self._clock:
-                async for output in self._engine.generate(prompt, parameters, f"{question_id}/{seed}"):
-                    final = output
-        except EngineDeadError:
-            # vLLM can't be revived inside this process. Leaving it lets Ray restart the actor, which
-            # comes back on its first policy, sees the request's and loads that before it answers.
-            os._exit(1)
-        answers = sorted(final.outputs, key=lambda completion: completion.index)
-        return [
+        with self._clock, self._guard.use():
+            async for output in self._engine.generate(prompt, parameters, f"{question_id}/{seed}"):
+                final = output
+        if self._policy is not held:
+            raise RuntimeError(f"policy {self._policy.version} was loaded in the middle of an answer of {held.version}")
+        rollouts = tuple(
             Rollout(
                 question_id=question_id,
                 sample=answer.index,
                 token_ids=tuple(answer.token_ids),
                 text=answer.text,
                 finish_reason=str(answer.finish_reason),
-                policy_version=policy.version,
+                policy_version=held.version,
             )
-            for answer in answers
-        ]
+            for answer in sorted(final.outputs, key=lambda completion: completion.index)
+        )
+        return Sampled((held.version, held.checksum), rollouts)
 
-    async def load(self, policy: Policy, files: dict[str, bytes] | None = None) -> tuple[int, str]:
+    async def load(self, policy: Policy, files: Stored[dict[str, bytes]] | None = None) -> tuple[int, str]:
         """Load a published policy and forget every cached prefix; no request may be running.
 
         Args:
             policy: what to load; its checksum is compared with the bytes that are read.
-            files: the policy folder's files, for a node that does not see `policy.path`.
+            files: the policy folder's files, for nodes that don't see `policy.path`.
 
         Returns:
             (version, checksum) as loaded.
 
         Raises:
             RuntimeError: when the bytes are not here or differ from what was published.
+            ActorLost: when vLLM is gone, or stopped half-way.
         """
+        await self._set_up()
         async with self._loading:
             if policy == self._policy:
                 return policy.version, policy.checksum
             path, received = policy.path, None
-            if files is not None:
+            if files is not None and not await self.has(policy):
                 received = tempfile.TemporaryDirectory(prefix="maskdpo-policy-")
-                weights.unpack(files, received.name)
+                weights.unpack(await asyncio.to_thread(files.fetch), received.name)
                 path = received.name
             held = Policy(policy.version, path, policy.checksum)
-            if not await asyncio.to_thread(weights.is_here, held):
+            if not await self.has(held):
                 raise RuntimeError(f"policy version {policy.version} at {path}: missing or not the published bytes")
-            with self._clock:
-                await self._engine.collective_rpc("load_policy", args=(path,))
-                if not await self._engine.reset_prefix_cache():
-                    raise RuntimeError("the prefix cache could not be reset: requests were still running")
+            try:
+                with self._clock, self._guard.use():
+                    await self._engine.collective_rpc("load_policy", args=(path,))
+                    if not await self._engine.reset_prefix_cache():
+                        raise RuntimeError("the prefix cache could not be reset: requests were still running")
+            except Exception as error:
+                # From here on the engine holds neither policy whole, and must not answer for either.
+                raise ActorLost(f"policy version {policy.version} was loaded in part: {one_line(error)}") from None
             self._policy, self._received = policy, received
             return policy.version, policy.checksum
 
@@ -185,13 +232,18 @@ class RolloutEngine:
         """Seconds with at least one request or load under way, since the start."""
         return self._clock.seconds()
 
+    async def until_gone(self) -> None:
+        """Never returns: who waits for it learns of the end of this process."""
+        await asyncio.Event().wait()
+
     async def close(self) -> None:
         """Stop vLLM's child processes."""
-        self._engine.shutdown()
+        if self._engine is not None:
+            self._engine.shutdown()
 
 
-class WorkerExtension(EndsWithActor):
-    """Mixed into vLLM's worker (its `worker_extension_cls`): to load policies whole, and to end with the actor."""
+class WorkerExtension:
+    """Mixed into vLLM's worker (its `worker_extension_cls`): to load policies whole."""
 
     def load_policy(self, path: str) -> None:
         """Load the weights in folder `path`, the LM head included."""
@@ -228,6 +280,7 @@ def _engine_args(settings: EngineSettings, path: str) -> dict[str, Any]:
         # Sampling defaults are the config's alone, never the model folder's generation_config.
         "generation_config": "vllm",
         "worker_extension_cls": "actors.rollout.WorkerExtension",
+        "additional_config": CONFIG,
         "disable_log_stats": True,
     }
     if settings.device == "cpu":

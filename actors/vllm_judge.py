@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actors.vllm_process import set_environment
+from actors.vllm_process import CONFIG, Guard, set_environment
 from maskdpo_ray.annotators import model_files
 from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count
 from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
@@ -72,10 +71,12 @@ class VllmJudge:
         self._template = Path(chat_template).read_text(encoding="utf-8") if chat_template else None
         is_blank = self._template is not None and not self._template.strip()
         require(not is_blank, "chat_template", "a template that is not empty", chat_template)
+        require(any(Path(model).glob("*.safetensors")), "model", "a folder with safetensors", model)
         model_files.refuse_damaged_weights(Path(model))
         self._model = model
         self.max_model_len = max_model_len
         self._environment = (device, threads, cpu_kv_cache_gib)
+        self._guard = Guard(f"judge {model}: vLLM", device, "judge_options.")
         self._trust_remote_code = trust_remote_code
         self._engine_args = {
             "model": model,
@@ -86,12 +87,13 @@ class VllmJudge:
             "max_num_seqs": max_num_seqs,
             "enforce_eager": enforce_eager,
             "trust_remote_code": trust_remote_code,
+            "load_format": "safetensors",  # vLLM's own choice may be a pickle
             "enable_prefix_caching": True,
             # Only whole blocks are shared: vLLM's 128 on CPU would be read again for every turn.
             "block_size": _CPU_BLOCK if device == "cpu" else None,
             # Greedy, whatever the model folder's generation_config says.
             "generation_config": "vllm",
-            "worker_extension_cls": "actors.vllm_process.EndsWithActor",
+            "additional_config": CONFIG,
             "disable_log_stats": True,
         }
         self.num_gpus = tensor_parallel_size if device == "cuda" else 0
@@ -113,10 +115,8 @@ class VllmJudge:
         self._open_tokenizer()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()
-        try:
+        with self._guard.start():
             self._run(self._open())
-        except Exception as error:  # vLLM raises what it likes, with the reason in the engine's own log
-            raise AnnotatorError(f"judge {self._model}: vLLM did not start: {one_line(error)}") from None
 
     def _open_tokenizer(self) -> None:
         """Load the tokenizer and try its chat template. Raises UserError, one line."""
@@ -132,11 +132,14 @@ class VllmJudge:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args))
-        await self._engine.collective_rpc("exit_with", args=(os.getpid(),))
 
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
-        """See `Judge.ask`; a conversation that leaves no room for `max_tokens` in the context has that as its fault."""
-        return self._run(self._ask_all(conversations, max_tokens))
+        """See `Judge.ask`; a conversation that leaves no room for `max_tokens` in the context has that as its fault.
+
+        Raises ActorLost, one line, when vLLM is gone.
+        """
+        with self._guard.use():
+            return self._run(self._ask_all(conversations, max_tokens))
 
     async def _ask_all(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
         return await asyncio.gather(*(self._ask(conversation, max_tokens) for conversation in conversations))
@@ -144,7 +147,6 @@ class VllmJudge:
     async def _ask(self, conversation: Conversation, max_tokens: int) -> Reply:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         prompt = self._render(conversation)
         context = self._engine.model_config.max_model_len
@@ -155,13 +157,8 @@ class VllmJudge:
         )
         self._num_requests += 1
         name, final = f"judge/{self._num_requests}", None
-        try:
-            async for output in self._engine.generate(TokensPrompt(prompt_token_ids=prompt), parameters, name):
-                final = output
-        except EngineDeadError:
-            # vLLM can't be revived inside this process; Ray restarts the actor, which starts another.
-            print(f"judge {self._model}: vLLM's engine process died", file=sys.stderr, flush=True)
-            os._exit(1)
+        async for output in self._engine.generate(TokensPrompt(prompt_token_ids=prompt), parameters, name):
+            final = output
         assert final is not None
         self.prompt_tokens += len(prompt)
         self.cached_tokens += final.num_cached_tokens or 0

@@ -1,12 +1,42 @@
-"""vLLM's own processes: the environment that they get, and their end when the actor is gone."""
+"""vLLM's own processes: the environment that they get, what they say when they fail, and their end with the actor."""
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from maskdpo_ray.errors import ActorLost, one_line
+
+_ACTOR, _REASONS = "MASKDPO_ACTOR_PID", "MASKDPO_VLLM_REASONS"
+_SIGNS = (
+    "out of memory",
+    "no available memory",
+    "larger than the available kv cache",
+    "free memory on device",
+    "available memory on node",
+    "t allocate memory",  # can't, cannot
+)
+"""In an error line, in small letters: that memory did not suffice."""
+_reasons: Any = None
+"""The file to which vLLM's processes write why they fail; goes with this process."""
 
 
 def set_environment(device: str, threads: int, cpu_kv_cache_gib: int) -> None:
-    """Set what vLLM reads; before its first import. `threads` and `cpu_kv_cache_gib` count on CPU only."""
+    """Set what vLLM and its processes read; before its first import.
+
+    `threads` and `cpu_kv_cache_gib` count on CPU only.
+    """
+    global _reasons
+    _reasons = tempfile.NamedTemporaryFile(prefix="maskdpo-vllm-", mode="r", encoding="utf-8")  # noqa: SIM115
+    os.environ[_ACTOR], os.environ[_REASONS] = str(os.getpid()), _reasons.name
     os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
@@ -17,24 +47,89 @@ def set_environment(device: str, threads: int, cpu_kv_cache_gib: int) -> None:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
 
 
-class EndsWithActor:
-    """Mixed into vLLM's worker (its `worker_extension_cls`).
+class _Joining(str):
+    """Where it is unpickled, `_join` runs."""
 
-    vLLM's engine process outlives a parent that is killed; without `exit_with`, every killed actor would
-    leave a process that holds the model's memory.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (str(self),)
+
+
+def _unpickled(text: str) -> _Joining:
+    _join()
+    return _Joining(text)
+
+
+CONFIG = {"maskdpo_ray": _Joining("ends with its actor")}
+"""For vLLM's `additional_config`. Each process of vLLM's gets its config pickled, before it does anything else."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Says why vLLM failed, and what to set when memory did not suffice."""
+
+    who: str
+    """In messages: "vLLM"."""
+    device: str
+    prefix: str
+    """Of vLLM's options in the config: "vllm."."""
+
+    @contextmanager
+    def start(self) -> Iterator[None]:
+        """Inside, vLLM is started: raise ActorLost, one line, when that fails."""
+        try:
+            yield
+        except Exception as error:  # vLLM raises what it likes, with the reason in its own processes
+            raise ActorLost(self._explained("did not start", one_line(error))) from None
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Inside, vLLM is at work: raise ActorLost, one line, when it is gone. It can't be revived in this process."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            yield
+        except EngineDeadError:  # which says that there is a stack trace
+            raise ActorLost(self._explained("lost its engine process", "it crashed or was killed")) from None
+
+    def _explained(self, what: str, otherwise: str) -> str:
+        """One line: `what` happened and why, in the words of vLLM's own processes or else `otherwise`."""
+        _reasons.seek(0)
+        reasons = [*_reasons.read().splitlines(), otherwise]
+        about_memory = [reason for reason in reasons if any(sign in reason.lower() for sign in _SIGNS)]
+        if not about_memory:
+            return f"{self.who} {what}: {reasons[0]}"
+        cache = "gpu_memory_utilization" if self.device == "cuda" else "cpu_kv_cache_gib"
+        return (
+            f"{self.who} {what}: {about_memory[0].rstrip('.')}; lower {self.prefix}max_model_len or "
+            f"{self.prefix}max_num_seqs, or change {self.prefix}{cache} (more of it for the KV cache, less for "
+            "what needs memory beside it)"
+        )
+
+
+class _Reasons(logging.Handler):
+    """Writes one line about each exception that vLLM logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            with open(os.environ[_REASONS], "a", encoding="utf-8") as file:
+                file.write(f"{type(error).__name__}: {one_line(error)}\n")
+
+
+@cache
+def _join() -> None:
+    """In a process of vLLM's: end with the actor, and tell it what goes wrong.
+
+    Such a process outlives a parent that is killed, and would keep the model's memory.
     """
+    actor_pid = int(os.environ.get(_ACTOR, os.getpid()))
+    if actor_pid == os.getpid():
+        return  # a copy within the actor
+    logging.getLogger("vllm").addHandler(_Reasons(logging.ERROR))
+    threading.Thread(target=_end_when_gone, args=(actor_pid,), daemon=True, name="end-with-actor").start()
 
-    def exit_with(self, actor_pid: int) -> None:
-        import threading
 
-        # Asked now, while the answer is sure: vLLM's engine process, or the actor itself.
-        threading.Thread(target=_end_when_gone, args=(actor_pid, os.getppid()), daemon=True).start()
-
-
-def _end_when_gone(actor_pid: int, parent_pid: int) -> None:
-    import signal
-    import time
-
+def _end_when_gone(actor_pid: int) -> None:
     import psutil
 
     try:
@@ -43,6 +138,4 @@ def _end_when_gone(actor_pid: int, parent_pid: int) -> None:
             time.sleep(0.5)
     except psutil.NoSuchProcess:
         pass  # already gone, which is what this waits for
-    if parent_pid != actor_pid and os.getppid() == parent_pid:
-        os.kill(parent_pid, signal.SIGKILL)
     os._exit(1)

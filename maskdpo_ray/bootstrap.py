@@ -50,6 +50,7 @@ class Gain:
     """What changed between two evaluations of the same topics."""
 
     topics: int
+    """Those that both evaluations have."""
     bootstrap_samples: int
     metrics: dict[str, Change]
     """By the names of the metrics."""
@@ -63,10 +64,12 @@ class Measured(Protocol):
     """What `Ratios.compare` compares."""
 
     @property
-    def metrics(self) -> dict[str, Statistic]: ...
+    def topic_sums(self) -> TopicSums: ...
 
     @property
-    def topic_sums(self) -> TopicSums: ...
+    def left_out(self) -> Mapping[str, str]:
+        """Topics that are not in the sums, as a question of theirs failed -> the error."""
+        ...
 
 
 def topics_of(questions: Iterable[Question]) -> dict[str, str]:
@@ -147,17 +150,23 @@ class Ratios:
     def compare(self, before: Measured, after: Measured, *, seed: int, bootstrap_samples: int) -> Gain:
         """Gain of `after` over `before` with 95% percentile intervals, paired bootstrap over topics.
 
-        Raises ValueError when the two are not of the same topics.
+        Topics that one of them left out count on neither side. Raises ValueError when that leaves none, or the two are
+        not of the same topics otherwise.
         """
-        refuse_other_topics(before.topic_sums, after.topic_sums)
+        topics = [[*side.topic_sums, *side.left_out] for side in (before, after)]
+        refuse_other_topics(*topics)
+        common = before.topic_sums.keys() & after.topic_sums.keys()
+        if not common:
+            raise ValueError("the evaluations have no topic in common, as questions of all failed")
+        sides = [self._array({topic: side.topic_sums[topic] for topic in common}) for side in (before, after)]
         # The same seed draws the same topics on both sides: that is the pairing.
-        resampled = [_resample(self._array(side.topic_sums), seed, bootstrap_samples) for side in (before, after)]
+        resampled = [_resample(side, seed, bootstrap_samples) for side in sides]
         metrics = {}
         for name in self.metrics:
-            old, new = before.metrics[name].mean, after.metrics[name].mean
+            old, new = (_average(self._ratio(side.sum(axis=0), name)) for side in sides)
             gains = _mean(self._ratio(resampled[1], name)) - _mean(self._ratio(resampled[0], name))
             metrics[name] = Change(old, new, None if old is None or new is None else new - old, *_interval(gains))
-        return Gain(topics=len(before.topic_sums), bootstrap_samples=bootstrap_samples, metrics=metrics)
+        return Gain(topics=len(common), bootstrap_samples=bootstrap_samples, metrics=metrics)
 
     def _array(self, topic_sums: TopicSums) -> NDArray[np.float64]:
         """[topics, sums, replications], topics in alphabetical order."""
@@ -184,10 +193,16 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
+def _average(values: NDArray[np.float64]) -> float | None:
+    """Mean of the values that are defined, None where none is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None
+
+
 def _statistic(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Statistic:
     defined = values[~np.isnan(values)]
     return Statistic(
-        float(defined.mean()) if len(defined) else None,
+        _average(values),
         float(defined.std(ddof=1)) if len(defined) > 1 else None,
         *_interval(resampled),
         tuple(None if np.isnan(value) else float(value) for value in values),

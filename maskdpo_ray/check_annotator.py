@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from maskdpo_ray import annotators, cli, questions
 from maskdpo_ray.annotators import Annotator, conformance
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import UserError
+from maskdpo_ray.errors import UserError, printable
 from maskdpo_ray.records import Annotation, Question, Rollout
 from maskdpo_ray.unparsed import UnparsedShare
 
@@ -134,7 +134,7 @@ def main(argv: list[str]) -> None:
     for finding in check(annotator, asked, config, start=not command.dry_run):
         verdict = "ok" if finding.fault is None else "FAILED" if finding.must else "note"
         failed += verdict == "FAILED"
-        remark = " ".join((finding.fault or finding.note).split())
+        remark = printable(" ".join((finding.fault or finding.note).split()))
         print(f"{verdict:>8}  {finding.tried}" + (f": {remark}" if remark else ""), flush=True)
     if failed:
         raise SystemExit(1)

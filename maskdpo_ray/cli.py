@@ -18,7 +18,8 @@ import yaml
 
 from maskdpo_ray.config import Config
 from maskdpo_ray.config_file import Given, build, expected_words, from_text, homes, options, read_values, suggest
-from maskdpo_ray.errors import ConfigError, UserError, shown
+from maskdpo_ray.errors import ConfigError, UserError, line, shown
+from maskdpo_ray.report import progress
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def read(path: Path) -> Config:
 
 def fail(error: UserError) -> NoReturn:
     """Show a user's error as one line on stderr and exit with code 2."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    progress.end()
+    print(f"error: {line(error)}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import socket
 import threading
 import warnings
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from actors.ranks import Ranks
 from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
+from maskdpo_ray import ray_address
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
@@ -40,9 +40,9 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Stages
 
-# Ray restarts a dead actor this often and repeats what it was doing.
-_RESTARTS = 3
-_CONNECT_TIMEOUT_S = 10.0
+# How often Ray repeats a call while actors start; later calls are repeated by `actors.pool`, whose calls fail only so
+# often, so that a dead actor can be restarted as often as it takes.
+_START_RETRIES = 3
 _START_TRIES = 3
 _CLOSE_TIMEOUT_S = 15.0
 _EXIT_TIMEOUT_S = 3.0
@@ -67,7 +67,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         _check_actors_package()
         address = self._config.cluster.address
-        _check_reachable(address or os.environ.get("RAY_ADDRESS"))
+        ray_address.check(self._config.cluster)
         self._others = set(psutil.Process().children(recursive=True))
         on_sigterm = signal.getsignal(signal.SIGTERM)
         self._connect(address)
@@ -265,11 +265,7 @@ class Cluster:
     @staticmethod
     def _actor(kind: type, cpus: float, gpus: float, concurrency: int) -> Any:
         return ray.remote(kind).options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            max_concurrency=concurrency,
-            max_restarts=_RESTARTS,
-            max_task_retries=_RESTARTS,
+            num_cpus=cpus, num_gpus=gpus, max_concurrency=concurrency, max_restarts=-1, max_task_retries=_START_RETRIES
         )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -293,17 +289,6 @@ class Cluster:
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=_EXIT_TIMEOUT_S)
-
-
-def _check_reachable(address: str | None) -> None:
-    """Ray itself tries for minutes, and ends the process when nobody answers."""
-    if address is None or address in ("auto", "local") or "://" in address:
-        return
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        raise ClusterError(f"cluster.address: no Ray cluster at {address!r}: {error}") from error
 
 
 def _is_in_cluster() -> bool:

@@ -28,6 +28,9 @@ class RunConfig:
     """Seeds rollouts, batch order and the bootstrap."""
     iterations: int = 2
     """Rounds of answer, annotate, pair, train (on-policy)."""
+    max_failed: float = 0.05
+    """Share of the last 100 questions: with more of them failed (three times each; of fewer than 20 one is borne), the
+    run stops."""
 
     def __post_init__(self) -> None:
         is_folder = bool(self.name.strip()) and "/" not in self.name and self.name not in (".", "..")
@@ -35,6 +38,7 @@ class RunConfig:
         _require(len(self.name.encode("utf-8", "replace")) <= 200, "run.name", "at most 200 bytes", self.name)
         _require(bool(self.dir.strip()), "run.dir", "a folder", self.dir)
         _require(self.iterations >= 1, "run.iterations", "at least 1", self.iterations)
+        _require(0 <= self.max_failed <= 1, "run.max_failed", "0 to 1", self.max_failed)
         _require(0 <= self.seed < 2**31, "run.seed", "0 to 2^31-1", self.seed)
 
 
@@ -291,13 +295,12 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.max_unparsed <= 1, "eval.max_unparsed", "0 to 1", self.max_unparsed)
-        lowest = {"n_samples_per_prompt": 1, "bootstrap_samples": 100, "num_actors": 1, "max_in_flight": 1}
-        for name, least in lowest.items():
-            _require(getattr(self, name) >= least, f"eval.{name}", f"at least {least}", getattr(self, name))
-        _require(
-            self.evaluator is not None or not self.options, "eval.options", "none without eval.evaluator", self.options
-        )
-        model = self.perplexity_model
+        for name in ("n_samples_per_prompt", "num_actors", "max_in_flight"):
+            _require(getattr(self, name) >= 1, f"eval.{name}", "at least 1", getattr(self, name))
+        samples, model = self.bootstrap_samples, self.perplexity_model
+        _require(100 <= samples <= 10**5, "eval.bootstrap_samples", "100 to 100000", samples)
+        has_use = self.evaluator is not None or not self.options
+        _require(has_use, "eval.options", "none without eval.evaluator", self.options)
         _require(model is None or bool(model.strip()), "eval.perplexity_model", "the folder of a model", model)
 
     @property
@@ -339,17 +342,15 @@ class ClusterConfig:
     start_timeout_s: float = 600
     """Longest that each step of starting may take (engines, annotators, ranks, their joining), seconds."""
     step_timeout_s: float = 1800
-    """Longest that a group of actors may give no answer while it has calls to answer, seconds."""
+    """Longest that an actor may take for the oldest of its calls, seconds; then it is replaced, or a training rank ends
+    the run."""
 
     def __post_init__(self) -> None:
         for name in ("start_timeout_s", "step_timeout_s"):
             _require(getattr(self, name) > 0, f"cluster.{name}", "above 0", getattr(self, name))
-        for kind in ("engine", "rank", "annotator", "evaluator"):
-            cpus = getattr(self, f"cpus_per_{kind}")
-            _require(cpus >= 0, f"cluster.cpus_per_{kind}", "at least 0", cpus)
-        for kind in ("annotator", "evaluator"):
-            gpus = getattr(self, f"gpus_per_{kind}")
-            _require(gpus >= 0, f"cluster.gpus_per_{kind}", "at least 0", gpus)
+        for name, value in vars(self).items():
+            if name.startswith(("cpus_per_", "gpus_per_")):
+                _require(value >= 0, f"cluster.{name}", "at least 0", value)
         _require(self.threads is None or self.threads >= 1, "cluster.threads", "at least 1", self.threads)
 
 

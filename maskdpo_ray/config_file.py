@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from maskdpo_ray import yaml_nodes
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ConfigError, UserError, shown
 
@@ -88,22 +89,18 @@ def _meanings(kind: type) -> dict[str, str]:
     return found
 
 
-def yaml_fault(error: yaml.MarkedYAMLError) -> tuple[str, str]:
-    """(":line", or nothing when it isn't known; what is wrong there) of YAML that can't be read."""
-    mark = error.problem_mark or error.context_mark
-    return f":{mark.line + 1}" if mark else "", str(error.problem or error.context)
-
-
 def read_values(path: Path) -> dict[str, Given]:
     """What a config file gives, by dotted option name. Raises ConfigError with file and line."""
     try:
         documents = list(yaml.compose_all(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader))
+        for document in documents:
+            yaml_nodes.refuse_bomb(document)
     except OSError as error:
         raise ConfigError(f"{path}: expected a config file, got: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from None
     except yaml.MarkedYAMLError as error:
-        line, reason = yaml_fault(error)
+        line, reason = yaml_nodes.fault(error)
         raise ConfigError(f"{path}{line}: expected YAML, got: {reason}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: expected YAML, got: {str(error).splitlines()[0]}") from None
@@ -134,7 +131,7 @@ def from_text(text: str, name: str) -> Given:
     node: yaml.Node = yaml.ScalarNode("", text)
     if tuple in kinds or (dict in kinds and text.lstrip().startswith("{")):
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader) or node
+            node = yaml.compose(text, Loader=yaml_nodes.Loader) or node
         except (yaml.YAMLError, RecursionError):
             raise ConfigError(f"{where}: expected {expected_words(hint)}, got {shown(text)}") from None
     return _given(node, name, where)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from maskdpo_ray.errors import printable
+
 
 @contextmanager
 def kept(folder: Path) -> Iterator[None]:
@@ -16,7 +18,9 @@ def kept(folder: Path) -> Iterator[None]:
         yield
     except Exception:
         if not file.is_dir():  # a user's own; the error itself matters more
-            file.write_text(traceback.format_exc(), encoding="utf-8")
+            # Looked at in a terminal; printable, so that no model output steers it.
+            lines = map(printable, traceback.format_exc().split("\n"))
+            file.write_text("\n".join(lines), encoding="utf-8")
         raise
     if file.is_file():
         file.unlink()

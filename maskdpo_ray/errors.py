@@ -1,5 +1,7 @@
 """Errors that a user can mend: shown as one line, without a traceback, with a non-zero exit."""
 
+import unicodedata
+
 
 def shown(value: object) -> str:
     """A value as an error line quotes it: its repr, cut where it gets long."""
@@ -12,8 +14,25 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Text that a terminal only shows: what would steer it (escapes, line ends, marks that turn the writing) is spelled
+    out, as in "\\x1b[2J". Model output, question ids and what an endpoint says can hold any of it.
+    """
+    steers = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in steers else character
+        for character in text
+    )
+
+
 class UserError(Exception):
     """Bad input. The message is one line: where (file, line, field), what was expected, what came."""
+
+
+def line(error: UserError) -> str:
+    """An error as a terminal is to show it: one line, which steers nothing and has an end."""
+    text = printable(" ".join(str(error).split()))
+    return text if len(text) <= 1000 else f"{text[:997]}..."
 
 
 class ConfigError(UserError):
@@ -32,11 +51,19 @@ class ModelError(UserError):
     """A model folder can't be used: missing, no chat template, no EOS, wrong vocabulary."""
 
 
-class AnnotatorError(UserError):
+class ReplyError(UserError):
+    """What came back about one question is not what was asked for. Others may fare better: a run asks again."""
+
+
+class RolloutError(ReplyError):
+    """An engine's answers are not those that it was asked for."""
+
+
+class AnnotatorError(ReplyError):
     """An annotator's reply is not what its protocol asks for."""
 
 
-class EvaluatorError(UserError):
+class EvaluatorError(ReplyError):
     """An evaluator's reply is not what its protocol asks for."""
 
 
@@ -46,6 +73,10 @@ class RunFolderError(UserError):
 
 class ClusterError(UserError):
     """Ray can't be reached, has no room, or an actor failed or did not answer in time."""
+
+
+class ActorLost(ClusterError):
+    """An actor's process is gone; or, raised inside the actor, its engine is, and it can't go on."""
 
 
 class NotFiniteError(UserError):

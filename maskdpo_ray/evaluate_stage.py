@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from maskdpo_ray import evaluation_files
+from maskdpo_ray import evaluation_files, restarts
 from maskdpo_ray.config import Config
+from maskdpo_ray.failures import Failures
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.report.progress import track
 from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stages import Annotators, Engines, Evaluators, Labelled
+from maskdpo_ray.stages import Annotators, Engines, Evaluators, Failed, Labelled
 from maskdpo_ray.tracking import Tracker
 from maskdpo_ray.unparsed import UnparsedShare
 
@@ -32,9 +34,14 @@ class EvaluateStage:
     """None without a second evaluator."""
     folder: RunFolder
     tracker: Tracker
+    failures: Failures
 
     def run(self, policy: Policy, questions: Mapping[str, Sequence[Question]]) -> None:
-        """Answer and label the questions of each split R times; statistics, and the gain over policy 0."""
+        """Answer and label the questions of each split R times; statistics, and the gain over policy 0.
+
+        Raises ClusterError when too many questions fail, DataError when a question of every topic does.
+        """
+        groups = (self.engines, self.annotators, self.evaluators)
         for split, of_split in questions.items():
             if is_finished(self.folder, [split], policy.version):
                 continue
@@ -42,8 +49,9 @@ class EvaluateStage:
             todo = [question for question in of_split if question.id not in done]
             stage, num_tokens = f"evaluate-{split}", 0
             unparsed = UnparsedShare(self.config, self.folder.counts())
-            with self.tracker.stage(stage, policy.version):
-                labelled = self._labelled(todo, policy, stage)
+            with restarts.stage(self.tracker, stage, policy.version, *groups):
+                set_aside = partial(self.folder.set_aside_answers, policy.version, split)
+                labelled = self.failures.sift(self._labelled(todo, policy, stage), set_aside)
                 for item in track(labelled, f"evaluate {split} (policy {policy.version})", len(todo)):
                     unparsed.take(item.annotations, item.judgements)
                     self.folder.commit_answers(
@@ -55,7 +63,7 @@ class EvaluateStage:
             self.tracker.log(metrics, policy.version)
             self.folder.finish(stage, policy.version, files)
 
-    def _labelled(self, questions: Sequence[Question], policy: Policy, stage: str) -> Iterator[Labelled]:
+    def _labelled(self, questions: Sequence[Question], policy: Policy, stage: str) -> Iterator[Labelled | Failed]:
         answered = self.engines.stream(questions, policy, self.config.eval.n_samples_per_prompt, stage)
         labelled = self.annotators.stream(answered)
         return labelled if self.evaluators is None else self.evaluators.stream(labelled)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -73,6 +73,7 @@ _SUMS = (
     "nothing_checkable",
 )
 RATIOS = Ratios(_SUMS, METRICS)
+_NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class Evaluation:
     """N -> mean over questions of the expected best score of N answers; None where no question has N scores."""
     unparsed_example: str | None = None
     """A sentence whose label could not be read, and why, if there is one."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Topics of which a question failed, and which count nowhere -> the error."""
 
     def __post_init__(self) -> None:
         """Raises ValueError when a metric or a sum is missing: in a file of another version, say."""
@@ -117,10 +120,16 @@ class Evaluation:
 
 
 def evaluate(
-    questions: Sequence[Question], answers: Iterable[tuple[Rollout, Annotation]], *, seed: int, bootstrap_samples: int
+    questions: Sequence[Question],
+    answers: Iterable[tuple[Rollout, Annotation]],
+    *,
+    left_out: Mapping[str, str] = _NONE,
+    seed: int,
+    bootstrap_samples: int,
 ) -> Evaluation:
     """Statistics of `answers` to `questions`, in any order, `Rollout.sample` being the replication.
 
+    `left_out`: see `Evaluation`; its questions and answers are not among these.
     Raises ValueError when a question is not answered exactly once per replication, an answer is to
     an unknown question, or an annotation is of another answer.
     """
@@ -162,6 +171,7 @@ def evaluate(
         topic_sums=sums,
         best_of=best_of.mean_best([scores[q.id] for q in questions if q.id in scores], replications),
         unparsed_example=example[0] if example else None,
+        left_out=dict(left_out),
     )
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import evaluation, judged
-from maskdpo_ray.bootstrap import Gain
+from maskdpo_ray.bootstrap import Gain, topics_of
 from maskdpo_ray.config import Config
+from maskdpo_ray.errors import DataError
 from maskdpo_ray.records import Question
 from maskdpo_ray.run_folder import RunFolder
 
@@ -19,16 +20,26 @@ def write(
     """Statistics of a policy's answers, and the gain over the start: (files, what to track).
 
     By the annotator ("heldout.json") and, where something else judges them, by that ("heldout-judged.json").
+    Topics of which a question failed are left out; of gains over these answers, or of them, too.
+
+    Raises DataError when that leaves none.
     """
-    options = {"seed": config.run.seed, "bootstrap_samples": config.eval.bootstrap_samples}
-    answers = folder.answers(version, split)
+    draws = {"seed": config.run.seed, "bootstrap_samples": config.eval.bootstrap_samples}
+    errors, topic_of = folder.evaluation_errors(version, split), topics_of(questions)
+    left_out = {topic_of[question.id]: errors[question.id] for question in questions if question.id in errors}
+    kept = {question.id: question for question in questions if topic_of[question.id] not in left_out}
+    if not kept:
+        raise DataError(f"{split}, policy {version}: a question of every topic failed: {next(iter(left_out.values()))}")
+    options = {"left_out": left_out, **draws}
+    answers = (each for each in folder.answers(version, split) if each[0].question_id in kept)
     results: list[tuple[str, Any, Callable[..., Gain]]] = [
-        (split, evaluation.evaluate(questions, answers, **options), evaluation.compare)
+        (split, evaluation.evaluate(list(kept.values()), answers, **options), evaluation.compare)
     ]
     if config.eval.is_judged:
-        names, judgements = config.eval, folder.judgements(version, split)
+        names = config.eval
+        judgements = (each for each in folder.judgements(version, split) if each.question_id in kept)
         second = judged.evaluate(
-            names.evaluator, questions, judgements, perplexity_model=names.perplexity_model, **options
+            names.evaluator, list(kept.values()), judgements, perplexity_model=names.perplexity_model, **options
         )
         results.append((f"{split}-judged", second, judged.compare))
     files: list[Path] = []
@@ -37,7 +48,12 @@ def write(
         files.append(folder.write_json(f"eval_{version:03d}/{name}.json", result.to_json()))
         metrics |= {f"eval/{name}/{metric}": value.mean for metric, value in result.metrics.items()}
         if version > 0:
-            gain = compare(folder.read_json(f"eval_000/{name}.json", type(result)), result, **options)
+            before = folder.read_json(f"eval_000/{name}.json", type(result))
+            if left_out.keys() >= before.topic_sums.keys():
+                raise DataError(
+                    f"{split}: policies 0 and {version} have no topic in common, as questions of all failed"
+                )
+            gain = compare(before, result, **draws)
             files.append(folder.write_json(f"eval_{version:03d}/{name}-gain.json", gain.to_json()))
             if "score" in gain.metrics:
                 metrics[f"eval/{name}/gain"] = gain.metrics["score"].gain

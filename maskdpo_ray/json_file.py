@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.records import Record, from_json
@@ -24,8 +24,12 @@ def load(file: Path) -> Any:
     if not os.path.isfile(file):
         raise RunFolderError(f"{file}: expected a file that an earlier stage wrote, got none")
     try:
-        return json.loads(file.read_bytes())
+        return json.loads(file.read_bytes(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{file}: expected JSON, got: {error}") from error
     except OSError as error:
         raise RunFolderError(f"{file}: can't be read: {error.strerror}") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which JSON does not have")

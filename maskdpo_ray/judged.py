@@ -4,8 +4,8 @@ second language model's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import exp, inf
 from typing import Any
 
@@ -53,6 +53,7 @@ _SUMS = (
     "abstained",
 )
 _LANGUAGE_SUMS = ("answers", "nats", "tokens", "unread")
+_NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class JudgedEvaluation:
     """The language model's folder in the config; None without one, as before there was any."""
     unparsed_example: str | None = None
     """A fact whose verdict could not be read, and what was said, if there is one."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Topics of which a question failed, and which count nowhere -> the error."""
 
     def __post_init__(self) -> None:
         """Raises ValueError when a metric or a sum is missing: in a file of another version, say."""
@@ -97,6 +100,7 @@ def evaluate(
     judgements: Iterable[Judgement],
     *,
     perplexity_model: str | None = None,
+    left_out: Mapping[str, str] = _NONE,
     seed: int,
     bootstrap_samples: int,
 ) -> JudgedEvaluation:
@@ -118,7 +122,14 @@ def evaluate(
     statistics = ratios.statistics(sums, seed=seed, bootstrap_samples=bootstrap_samples)
     replications = len(next(iter(statistics.values())).per_replication)
     return JudgedEvaluation(
-        evaluator, len(questions), replications, statistics, sums, perplexity_model, example[0] if example else None
+        evaluator,
+        len(questions),
+        replications,
+        statistics,
+        sums,
+        perplexity_model,
+        unparsed_example=example[0] if example else None,
+        left_out=dict(left_out),
     )
 
 

@@ -73,6 +73,7 @@ class AppendFile:
     def read(self, start: int, end: int) -> bytes:
         """Bytes `start` to `end` (exclusive); fewer where the file is shorter."""
         chunks = []
+        end = min(end, self.size)
         while start < end and (chunk := os.pread(self._descriptor, end - start, start)):
             chunks.append(chunk)
             start += len(chunk)

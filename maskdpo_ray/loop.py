@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
-from maskdpo_ray import batching, evaluate_stage, pairing
+from maskdpo_ray import batching, evaluate_stage, pairing, restarts
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.evaluate_stage import EvaluateStage
+from maskdpo_ray.failures import Failures
 from maskdpo_ray.pairs import PairsSummary, mixture
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import PreferencePair, Question
@@ -63,7 +65,7 @@ class Loop:
             with self.tracker.stage("iteration", iteration) as elapsed:
                 pairs = self.collect(iteration, policy)
                 policy = self.train(iteration, pairs, policy)
-                with self.tracker.stage("sync", iteration):
+                with restarts.stage(self.tracker, "sync", iteration, *self.stages.groups):
                     self.stages.engines.load(policy)
             self._log_idle(iteration, busy, elapsed())
             self.evaluate(policy)
@@ -83,9 +85,11 @@ class Loop:
         todo = [question for question in self.train_questions if question.id not in done]
         num_samples, num_tokens = self.config.rollout.n_samples_per_prompt, 0
         unparsed = UnparsedShare(self.config, self.folder.counts())
-        with self.tracker.stage("collect", iteration):
+        with restarts.stage(self.tracker, "collect", iteration, *self.stages.groups):
             answered = self.stages.engines.stream(todo, policy, num_samples, "train")
-            labelled = self.stages.annotators.stream(answered)
+            labelled = self._failures.sift(
+                self.stages.annotators.stream(answered), partial(self.folder.set_aside_question, iteration)
+            )
             for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
                 unparsed.take(item.annotations)
                 outcome = pairing.pair_of(item, self.config, self.tokenizer)
@@ -94,7 +98,8 @@ class Loop:
         # Questions finish in any order; training must not depend on it.
         pairs = sorted(self.folder.pairs(iteration), key=lambda pair: pair.question_id)
         drops = self.folder.drops(iteration)
-        summary = PairsSummary(len(self.train_questions), len(pairs), dict(drops), mixture(pairs))
+        example = next(iter(self.folder.errors(iteration).values()), None)
+        summary = PairsSummary(len(self.train_questions), len(pairs), dict(drops), mixture(pairs), example)
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
         shares = {f"pairs/{name}": share for name, share in summary.mixture.items()}
@@ -116,8 +121,12 @@ class Loop:
 
     def evaluate(self, policy: Policy) -> None:
         """Answer and label the held-out questions R times; statistics, and the gain over the start."""
-        groups = (self.stages.engines, self.stages.annotators, self.stages.evaluators)
-        EvaluateStage(self.config, *groups, self.folder, self.tracker).run(policy, self.eval_questions)
+        stage = EvaluateStage(self.config, *self.stages.groups, self.folder, self.tracker, self._failures)
+        stage.run(policy, self.eval_questions)
+
+    @cached_property
+    def _failures(self) -> Failures:
+        return Failures(self.config.run.max_failed)
 
     def _num_steps(self, iteration: int) -> int:
         num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json", PairsSummary).pairs

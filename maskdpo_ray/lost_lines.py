@@ -56,7 +56,7 @@ def _question_ids(file: Path, start: int) -> Iterator[str]:
         for line in opened.read().split(b"\n")[:-1]:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # what a power loss left in place of a line: no answer is lost with it
             if isinstance(record, dict) and "question_id" in record:
                 yield str(record["question_id"])

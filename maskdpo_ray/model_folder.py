@@ -5,15 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import weights_file
+from maskdpo_ray import plain_model, weights_file
 from maskdpo_ray.config import ModelConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, ModelError, shown
+from maskdpo_ray.quiet import quiet
 
 _DTYPES = ("BF16", "F16", "F32", "F64")
 
@@ -34,6 +34,7 @@ class ModelFolder:
     """Longest sequence, tokens."""
 
 
+@quiet()
 def load(model: ModelConfig) -> ModelFolder:
     """Read all of a model but its weights' bytes. Raises ModelError (one line) for what a run would trip over."""
     from transformers import AutoConfig
@@ -44,7 +45,9 @@ def load(model: ModelConfig) -> ModelFolder:
         raise ModelError(
             f"model.model_name_or_path: expected a Hugging Face folder with config.json, got {str(folder)!r}"
         )
-    context = _json_object(file).get("max_position_embeddings")
+    described = _json_object(file)
+    plain_model.check(folder, described)
+    context = described.get("max_position_embeddings")
     if type(context) is not int or context < 1:
         raise ModelError(f"{file}: max_position_embeddings: expected a whole number above 0, got {shown(context)}")
     shapes = _shapes(folder)
@@ -141,17 +144,16 @@ def _load_shapes(auto: Any, config: Any, shapes: Shapes, file: Path, expected: s
 
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
-        with _quiet():
-            with torch.device("meta"):
-                kind = type(auto.from_config(config))
-            _, report = kind.from_pretrained(
-                None,
-                config=config,
-                state_dict=tensors,
-                device_map="meta",
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+        with torch.device("meta"):
+            kind = type(auto.from_config(config))
+        _, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            device_map="meta",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     except Exception as error:  # as in `_load`
         raise ModelError(f"{file}: expected {expected}, got: {_reason(error)}") from error
     return kind, report
@@ -167,22 +169,6 @@ def _refuse_misfits(report: dict[str, Any], folder: Path) -> None:
         )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bar and its table of what did not fit."""
-    from transformers.utils import logging
-
-    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bar:
-            logging.enable_progress_bar()
-
-
 def _shapes(folder: Path, dtypes: Collection[str] | None = _DTYPES) -> Shapes:
     """Of the tensors that transformers would load, all of one of the `dtypes` if given.
 
@@ -193,8 +179,9 @@ def _shapes(folder: Path, dtypes: Collection[str] | None = _DTYPES) -> Shapes:
     loaded = {"model.safetensors"}
     if index.exists():
         names = _json_object(index).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise ModelError(f"{index}: weight_map: expected {{tensor: file}}, got {shown(names)}")
+        # In the folder itself: the checksum of a policy is that of the weights there.
+        if not isinstance(names, dict) or not all(_is_name(name) for name in names.values()):
+            raise ModelError(f"{index}: weight_map: expected {{tensor: file in the folder}}, got {shown(names)}")
         if not loaded & files:  # a whole file goes before the parts
             loaded = set(names.values())
         files.update(names.values())
@@ -208,6 +195,10 @@ def _shapes(folder: Path, dtypes: Collection[str] | None = _DTYPES) -> Shapes:
                 if dtypes and (dtype := weights.get_slice(tensor).get_dtype()) not in dtypes:
                     raise ModelError(f"{folder / name}: {tensor}: expected one of {', '.join(dtypes)}, got {dtype}")
     return shapes
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(".safetensors") and Path(value).name == value
 
 
 def _json_object(file: Path) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class DropReason(StrEnum):
     """The mask policy leaves a side without a weighted token; known only once tokens are weighed."""
     NOT_LOCATED = "not_located"
     """An answer's ids don't spell its text, or a sentence lies outside it; known as late."""
+    FAILED = "failed"
+    """The actors that were to answer or label it failed, again and again: it has no answers."""
 
 
 Strategy = Callable[[Question, Sequence[int], Sequence[ScoredAnswer]], PreferencePair | DropReason]
@@ -130,6 +132,8 @@ class PairsSummary:
     """Reason -> questions without a pair."""
     mixture: dict[str, float]
     """What `mixture` gives."""
+    failed_example: str | None = None
+    """The error of a question that failed, if one did."""
 
 
 STRATEGIES: dict[str, Strategy] = {"best_worst": best_worst}

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskdpo_ray import ray_address
 from maskdpo_ray.config import Config
 from maskdpo_ray.entries import Entry, Finished, Unit
 from maskdpo_ray.errors import ClusterError
@@ -73,10 +74,17 @@ class Plan:
                     f"lower the counts or {lower[kind]}"
                 )
 
+    def check_here(self, *names: str) -> None:
+        """`check` before Ray starts, where it is to start on this machine: what that has is the most it can give."""
+        if ray_address.of(self.config.cluster) is None:
+            import torch
+
+            self.check({"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}, *names)
+
     def actors(self, work: str, *names: str) -> list[str]:
         """`work`, where it is done, and a line for each of the named groups."""
         cluster = self.config.cluster
-        where = cluster.address or os.environ.get("RAY_ADDRESS") or "a local Ray cluster"
+        where = ray_address.of(cluster) or "a local Ray cluster"
         lines = [f"{work} on {where} ({cluster.device})"]
         for group in self.named(names):
             gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""

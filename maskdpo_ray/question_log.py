@@ -19,6 +19,7 @@ from typing import Any
 from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import AppendFile, Ledger, encode_line
+from maskdpo_ray.pairs import DropReason
 from maskdpo_ray.records import Annotation, Judgement, PreferencePair, Rollout, from_json
 from maskdpo_ray.unparsed import Counts, added, count
 
@@ -144,9 +145,11 @@ class QuestionLog:
         annotations: Sequence[Annotation],
         outcome: PreferencePair | str | None = None,
         judgements: Sequence[Judgement] = (),
+        error: str | None = None,
     ) -> None:
         """Write one question: its answers, labels, judgements (same order) and pair or drop reason.
 
+        `error` is that of a question that failed.
         Raises ValueError when the question is there already, or rollouts, annotations and judgements do not match.
         """
         if question_id in self._committed:
@@ -182,6 +185,7 @@ class QuestionLog:
                 bytes=sum(map(len, data.values())),
                 sha256=digest.hexdigest(),
                 counts=dict(count(annotations, judgements)),
+                error=error,
             )
             self._ledger.append(unit)
         except RunFolderError:
@@ -200,14 +204,27 @@ class QuestionLog:
         """How many questions gave no pair, by reason."""
         return Counter(unit.drop for unit in self._units if unit.drop)
 
+    def set_aside(self, question_id: str, error: str) -> None:
+        """Write that a question failed and has no answers."""
+        self.commit(question_id, (), (), DropReason.FAILED, error=error)
+
+    def errors(self) -> dict[str, str]:
+        """Question -> error, of those that failed."""
+        return {unit.question_id: unit.error for unit in self._units if unit.error is not None}
+
     def read(self, part: str, kind: type) -> Iterator[Any]:
-        """The committed records of one part, in the order of commitment."""
+        """The committed records of one part, in the order of commitment. Raises RunFolderError naming a bad line."""
         end, read = self._end(part), 0
         if not end:
             return
-        with self._files[part].path.open("rb") as lines:
-            for line in lines:
-                yield from_json(kind, json.loads(line))
+        path = self._files[part].path
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    record = from_json(kind, json.loads(line))
+                except (ValueError, RecursionError) as error:  # another version's: the hash says that it is not damaged
+                    raise RunFolderError(f"{path}, line {number}: {error}") from error
+                yield record
                 read += len(line)
                 if read >= end:
                     return

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
+from maskdpo_ray.errors import shown
+
 SCHEMA_VERSION = 1
 
 NO_FACT = "no_fact"
@@ -189,7 +191,7 @@ def from_json(kind: type[Record], value: Any) -> Record:
     hints = _fields(kind)
     unknown = value.keys() - hints.keys()
     if unknown:
-        raise ValueError(f"unknown field {sorted(unknown)[0]!r} in {_words(kind)}; known: {', '.join(hints)}")
+        raise ValueError(f"unknown field {shown(min(unknown))} in {_words(kind)}; known: {', '.join(hints)}")
     required = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
     missing = required - value.keys()
     if missing:
@@ -224,7 +226,10 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         except ValueError as error:
             raise ValueError(f"field {name!r}: {error}") from None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"field {name!r}: expected float, got {_short(value)}") from None
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"field {name!r}: expected {hint.__name__}, got {_short(value)}")
     return value

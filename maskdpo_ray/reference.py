@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.errors import RunFolderError, one_line
 from maskdpo_ray.stages import ReferenceLogps
 
 
@@ -27,9 +28,12 @@ def save(file: Path, examples: Sequence[TrainingExample], logps: ReferenceLogps)
 def load(file: Path, examples: Sequence[TrainingExample]) -> ReferenceLogps:
     """Read what `save` wrote, in the order of `examples`.
 
-    Raises RunFolderError when a pair is missing or its length is not its answer's.
+    Raises RunFolderError when the file is damaged, a pair is missing or its length is not its answer's.
     """
-    tensors = load_file(file)
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(f"{file}: expected log-probs in safetensors, got: {one_line(error)}") from error
     logps: ReferenceLogps = []
     for example in examples:
         sides = (tensors.get(f"{example.pair_id}/chosen"), tensors.get(f"{example.pair_id}/rejected"))

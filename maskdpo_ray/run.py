@@ -16,7 +16,7 @@ from maskdpo_ray.errors import UserError
 def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError for what a user can mend."""
     command = cli.parse(argv)  # before the heavy imports: --help and bad options answer at once
-    from maskdpo_ray import preflight
+    from maskdpo_ray import preflight, ray_address
     from maskdpo_ray.commands import own_folder
     from maskdpo_ray.plan import Plan
     from maskdpo_ray.report import summary
@@ -24,10 +24,13 @@ def main(argv: list[str]) -> None:
     config = command.config
     with located(command.given, command.config_path):
         prepared = preflight.check(config)
+        ray_address.check(config.cluster)
     path = own_folder.path(config)
     entries = own_folder.check(config, {"train": prepared.train, **prepared.evaluation})
+    plan = Plan(config)
+    plan.check_here()
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
-    print(Plan(config).describe(len(prepared.train), num_eval, path, entries), flush=True)
+    print(plan.describe(len(prepared.train), num_eval, path, entries), flush=True)
     if command.dry_run:
         return
     loopback.prefer(config.cluster)

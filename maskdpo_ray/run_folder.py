@@ -196,6 +196,14 @@ class RunFolder:
         """Ids of the questions that need not be done again."""
         return self._training_log(iteration).question_ids
 
+    def set_aside_question(self, iteration: int, question_id: str, error: str) -> None:
+        """Note that a question failed and gives no pair; `drops` counts it."""
+        self._training_log(iteration).set_aside(question_id, error)
+
+    def errors(self, iteration: int) -> dict[str, str]:
+        """Question -> error, of those that failed."""
+        return self._training_log(iteration).errors()
+
     def pairs(self, iteration: int) -> Iterator[PreferencePair]:
         """Committed pairs in the order of commitment, which depends on timing: sort before use."""
         return self._training_log(iteration).read("pairs", PreferencePair)
@@ -222,6 +230,14 @@ class RunFolder:
     def committed_answers(self, version: int, split: str) -> frozenset[str]:
         """Ids of the evaluated questions that need not be done again."""
         return self._evaluation_log(version, split).question_ids
+
+    def set_aside_answers(self, version: int, split: str, question_id: str, error: str) -> None:
+        """Note that a question failed and has no answers."""
+        self._evaluation_log(version, split).set_aside(question_id, error)
+
+    def evaluation_errors(self, version: int, split: str) -> dict[str, str]:
+        """Question -> error, of those that failed."""
+        return self._evaluation_log(version, split).errors()
 
     def answers(self, version: int, split: str) -> Iterator[tuple[Rollout, Annotation]]:
         """Committed answers with their labels, in the order of commitment."""

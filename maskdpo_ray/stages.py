@@ -22,6 +22,15 @@ ReferenceLogps = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
+class Failed:
+    """A question that a group gave up; the groups after it let it pass."""
+
+    question: Question
+    error: str
+    """One line: which actor failed at last, and why."""
+
+
+@dataclass(frozen=True)
 class Answered:
     """A question with its K answers."""
 
@@ -42,7 +51,16 @@ class Labelled:
     """By others than the annotator, of held-out answers and only where there are such."""
 
 
-class Engines(Protocol):
+class Group(Protocol):
+    """Actors that are replaced when they die or hang."""
+
+    @property
+    def restarts(self) -> int:
+        """How often one had to be replaced since the start."""
+        ...
+
+
+class Engines(Group, Protocol):
     """A pool of engines."""
 
     def load(self, policy: Policy) -> None:
@@ -50,7 +68,7 @@ class Engines(Protocol):
 
     def stream(
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
-    ) -> Iterator[Answered]:
+    ) -> Iterator[Answered | Failed]:
         """Answer every question `num_samples` times under `policy`, in any order, few in flight.
 
         Run seed, `purpose`, policy version and question seed the sampling, not engine or order. In bfloat16 an
@@ -58,17 +76,17 @@ class Engines(Protocol):
         """
 
 
-class Annotators(Protocol):
+class Annotators(Group, Protocol):
     """A pool of annotation actors."""
 
-    def stream(self, answered: Iterable[Answered]) -> Iterator[Labelled]:
+    def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
         """Label what comes in while more is being generated, in any order, few in flight."""
 
 
-class Evaluators(Protocol):
+class Evaluators(Group, Protocol):
     """A pool of evaluation actors, which host what judges beside the annotator."""
 
-    def stream(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
+    def stream(self, labelled: Iterable[Labelled | Failed]) -> Iterator[Labelled | Failed]:
         """Add judgements to what comes in while more is being labelled, in any order, few in flight."""
 
 
@@ -114,3 +132,8 @@ class Stages:
     """Of the three groups above."""
     evaluators: Evaluators | None = None
     """None where nothing but the annotator judges."""
+
+    @property
+    def groups(self) -> tuple[Engines, Annotators, Evaluators | None]:
+        """Those that answer and judge."""
+        return self.engines, self.annotators, self.evaluators

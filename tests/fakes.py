@@ -1,17 +1,13 @@
 """Stand-ins for engines, annotators and trainer: seeded, instant, and they note what was asked of them.
 
 `FakeEngines`, `FakeAnnotators` and `FakeTrainer` stand behind the Protocols of `stages.py`, in process.
-`FakeEngine` has the methods of the real actor and stands behind real Ray; `fake_rank.FakeRank` likewise.
+`fake_engine.FakeEngine` and `fake_rank.FakeRank` have the methods of the real actors and stand behind real Ray.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
-import os
 import random
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -26,7 +22,6 @@ from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config, ModelConfig
 from maskdpo_ray.entries import Proof
-from maskdpo_ray.errors import DataError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import (
     CONTRADICTORY,
@@ -41,7 +36,7 @@ from maskdpo_ray.records import (
     Sentence,
     Surprisal,
 )
-from maskdpo_ray.stages import Answered, Labelled, ReferenceLogps, Stages
+from maskdpo_ray.stages import Answered, Failed, Labelled, ReferenceLogps, Stages
 
 EOS = 0
 CONFIG = Config(model=ModelConfig(model_name_or_path="m"))
@@ -120,7 +115,12 @@ def label(rollout: Rollout) -> Annotation:
 
 
 class FakeEngines:
-    """Answers under the policy that was loaded last and no other; `shuffle` seeds the order of completion."""
+    """Answers under the policy that was loaded last and no other; `shuffle` seeds the order of completion.
+
+    Questions whose names start with "failed/" fail.
+    """
+
+    restarts = 0
 
     def __init__(self, seed: int, events: Events, shuffle: int | None = None) -> None:
         self._seed, self._events, self._shuffle = seed, events, shuffle
@@ -133,38 +133,51 @@ class FakeEngines:
 
     def stream(
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
-    ) -> Iterator[Answered]:
+    ) -> Iterator[Answered | Failed]:
         waiting = list(questions)
         if self._shuffle is not None:
             random.Random(f"{self._shuffle}/{purpose}/{policy.version}").shuffle(waiting)
         for asked in waiting:
             assert policy == self._loaded, f"asked for {policy}, loaded {self._loaded}"
             self._events.note("answer", purpose, policy.version, asked.id)
+            if asked.id.startswith("failed/"):
+                yield Failed(asked, f"rollout engine 0: no answer to {asked.id}")
+                continue
             rollouts = answers(asked.id, policy.version, f"{self._seed}/{purpose}", num_samples)
             yield Answered(asked, tuple(render(asked)), rollouts)
 
 
 class FakeAnnotators:
-    """Labels by `label`."""
+    """Labels by `label`; lets what failed pass."""
+
+    restarts = 0
 
     def __init__(self, events: Events) -> None:
         self._events = events
 
-    def stream(self, answered: Iterable[Answered]) -> Iterator[Labelled]:
+    def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
         for item in answered:
+            if isinstance(item, Failed):
+                yield item
+                continue
             self._events.note("label", item.question.id)
             annotations = tuple(label(rollout) for rollout in item.rollouts)
             yield Labelled(item.question, item.prompt_token_ids, item.rollouts, annotations)
 
 
 class FakeEvaluators:
-    """Finds one fact in each answer: true when the first sentence is right."""
+    """Finds one fact in each answer: true when the first sentence is right; lets what failed pass."""
+
+    restarts = 0
 
     def __init__(self, events: Events) -> None:
         self._events = events
 
-    def stream(self, labelled: Iterable[Labelled]) -> Iterator[Labelled]:
+    def stream(self, labelled: Iterable[Labelled | Failed]) -> Iterator[Labelled | Failed]:
         for item in labelled:
+            if isinstance(item, Failed):
+                yield item
+                continue
             self._events.note("judge", item.question.id)
             yield replace(item, judgements=tuple(map(judge, item.rollouts)))
 
@@ -248,81 +261,6 @@ def stages(config: Config, events: Events, shuffle: int | None = None) -> Stages
         lambda: {"rollout": 0.0, "annotation": 0.0, "training": 0.0},
         FakeEvaluators(events) if config.eval.is_judged else None,
     )
-
-
-class FakeEngine:
-    """`actors.rollout.RolloutEngine` without vLLM. Set `log` in a subclass: a file that outlives the actor.
-
-    What a question's name starts with decides: "die/" ends the process at its first try, "hang/" never
-    answers, "bad/" raises a UserError of two lines, "broken/" a RuntimeError. A policy folder whose path
-    holds "unseen" is not seen by engines, one with "swapped" is confirmed with another checksum.
-    """
-
-    log = ""
-    seconds = 0.05
-
-    def __init__(self, settings: Any, policy: Policy) -> None:
-        self._policy = policy
-        self._running = 0
-        self._note("start", version=policy.version)
-
-    def _note(self, event: str, **values: Any) -> None:
-        line = json.dumps({"event": event, "pid": os.getpid(), "time": time.time(), **values}) + "\n"
-        with open(self.log, "ab", buffering=0) as file:  # one write: lines of several actors don't mix
-            file.write(line.encode())
-
-    async def ready(self) -> tuple[int, str]:
-        return self._policy.version, self._policy.checksum
-
-    async def has(self, policy: Policy) -> bool:
-        return "unseen" not in policy.path and weights.is_here(policy)
-
-    async def load(self, policy: Policy, files: dict[str, bytes] | None = None) -> tuple[int, str]:
-        received = None
-        if files is not None:
-            target = Path(self.log).with_name(f"received-{os.getpid()}-{policy.version}")
-            weights.unpack(files, target)
-            received = weights.checksum(target)
-        self._note("load", version=policy.version, received=received)
-        if "swapped" in policy.path:
-            return policy.version, "0" * 64
-        self._policy = policy
-        return policy.version, policy.checksum
-
-    async def generate(
-        self, question_id: str, prompt_token_ids: list[int], sampling: Any, seed: int, policy: Policy
-    ) -> list[Rollout]:
-        if policy != self._policy:
-            await self.load(policy)
-        self._running += 1
-        self._note("generate", question=question_id, running=self._running, seed=seed)
-        try:
-            await self._behave(question_id)
-            return list(answers(question_id, self._policy.version, seed, sampling.n))
-        finally:
-            self._running -= 1
-            self._note("answered", question=question_id)
-
-    async def _behave(self, question_id: str) -> None:
-        behaviour = question_id.partition("/")[0]
-        marker = Path(self.log).with_name(question_id.replace("/", "-"))
-        if behaviour == "die" and not marker.exists():
-            marker.touch()
-            await asyncio.sleep(self.seconds)  # others are under way when it happens
-            os._exit(1)
-        if behaviour == "hang":
-            await asyncio.sleep(3600)
-        if behaviour == "bad":
-            raise DataError(f"{question_id}: expected another question\nin one line")
-        if behaviour == "broken":
-            raise RuntimeError("no memory left\nmore of it")
-        await asyncio.sleep(self.seconds)
-
-    async def busy_seconds(self) -> float:
-        return 1.0
-
-    async def close(self) -> None:
-        self._note("close")
 
 
 class Held:

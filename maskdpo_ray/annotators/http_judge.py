@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count
-from maskdpo_ray.errors import AnnotatorError, OptionError, one_line, shown
+from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
 
 _REFUSED = (400, 413, 422)
 """HTTP statuses about one conversation (too long, filtered), not about the endpoint."""
@@ -50,6 +50,11 @@ class HttpJudge:
         Raises:
             OptionError: one line, about any of these.
         """
+        if isinstance(base_url, str) and "@" in base_url:
+            raise OptionError(
+                "base_url: expected an address without a user and a password, got one with them (not shown; "
+                "api_key_env names the variable that holds a key)"
+            )
         require(_is_address(base_url), "base_url", "an address like http://127.0.0.1:8000/v1", base_url)
         is_base = not urlsplit(base_url).path.rstrip("/").endswith("/chat/completions")
         require(is_base, "base_url", "an address up to /v1, without /chat/completions", base_url)
@@ -81,6 +86,7 @@ class HttpJudge:
         self._request = {"model": model, "temperature": 0, "extra_body": dict(extra_body or {})}
         if logprobs:
             self._request["logprobs"] = True
+        self._key: str | None = None
         self._client: Any = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -95,6 +101,7 @@ class HttpJudge:
                 raise OptionError(
                     f"api_key_env: expected a key in the environment variable {self._api_key_env}, got none"
                 )
+            self._key = key
         # The package repeats requests by itself: only below it can all of them be held back.
         http_client = DefaultHttpxClient(event_hooks={"request": [_Pace(self._interval_s).wait]})
         self._client = OpenAI(base_url=self._base_url, api_key=key, http_client=http_client, **self._client_options)
@@ -136,17 +143,22 @@ class HttpJudge:
         # Without their causes, which hold connections and can't be pickled on their way to the driver.
         except APIStatusError as error:
             kind = _Refused if error.status_code in _REFUSED else AnnotatorError
-            reason = one_line(error.message).removeprefix(f"Error code: {error.status_code} - ")
+            reason = self._said(error.message).removeprefix(f"Error code: {error.status_code} - ")
             raise kind(f"{where}, got HTTP {error.status_code}: {reason}") from None
         except APIConnectionError as error:
-            reason = one_line(error.__cause__ or error)
+            reason = self._said(error.__cause__ or error)
             raise AnnotatorError(f"{where}, got after {self._client.max_retries} retries: {reason}") from None
         except ValueError as error:
-            raise AnnotatorError(f"{where} in JSON, got: {one_line(error)}") from None
+            raise AnnotatorError(f"{where} in JSON, got: {self._said(error)}") from None
         choices = getattr(completion, "choices", None)
         if not choices or choices[0].message is None:
-            raise AnnotatorError(f"{where} of a chat model, got {shown(completion)}; is base_url right?")
+            raise AnnotatorError(f"{where} of a chat model, got {self._said(repr(completion))}; is base_url right?")
         return choices[0]
+
+    def _said(self, what: object) -> str:
+        """What comes from the endpoint, for an error line: it may repeat the key that it was sent."""
+        text = str(what)
+        return one_line(text.replace(self._key, "***") if self._key else text)
 
     def close(self) -> None:
         """End the connections."""

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import weights_file
+from maskdpo_ray import plain_model, weights_file
 from maskdpo_ray.errors import ConfigError, ModelError, one_line, shown
+from maskdpo_ray.quiet import quiet
 
 
 def described(model: str, field: str) -> dict[str, Any]:
     """What config.json in the folder `model` holds; nothing when that is no object.
 
-    Raises ConfigError about the option `field` when there is no such file.
+    Raises ConfigError about the option `field` when there is no such file, ModelError as `plain_model.check` does.
     """
     try:
         value = json.loads((Path(str(model)) / "config.json").read_bytes())
@@ -21,7 +22,9 @@ def described(model: str, field: str) -> dict[str, Any]:
         expected = "expected the folder of a model, with config.json"
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{field}: {expected}, got {shown(model)}: {reason}") from None
-    return value if isinstance(value, dict) else {}
+    found: dict[str, Any] = value if isinstance(value, dict) else {}
+    plain_model.check(Path(str(model)), found)
+    return found
 
 
 def refuse_no_weights(folder: Path, field: str) -> None:
@@ -49,6 +52,7 @@ def config(folder: Path) -> Any:
         raise ModelError(f"{where}: expected the config of a model, got: {one_line(error)}") from error
 
 
+@quiet()
 def tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer in the folder. Raises ModelError, one line, when there is none."""
     from transformers import AutoTokenizer
@@ -64,6 +68,7 @@ def tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     return found
 
 
+@quiet()
 def load(kind: Any, folder: Path, expected: str) -> Any:
     """The model in the folder, an auto class of transformers being its `kind`, in float32.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from maskdpo_ray.config_file import yaml_fault
+from maskdpo_ray import yaml_nodes
 from maskdpo_ray.errors import ConfigError, one_line, shown
 from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 from maskdpo_ray.sentences import LANGUAGES
@@ -63,7 +63,7 @@ def plain(text: str) -> str:
     return "".join(character for character in folded if character.isalnum())
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml_nodes.Loader):
     """Refuses a key that is given twice, of which YAML's own takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -86,7 +86,7 @@ def read(file: Path, names: tuple[str, ...]) -> dict[str, dict[str, Turn]]:
     except OSError as error:
         raise ConfigError(f"{file}: expected a YAML file of templates, got: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
-        line, reason = yaml_fault(error)
+        line, reason = yaml_nodes.fault(error)
         raise ConfigError(f"{file}{line}: expected YAML, got: {one_line(reason)}") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: expected YAML, got: {one_line(error)}") from None

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from maskdpo_ray import annotators, questions
+from maskdpo_ray import annotators, questions, ray_address
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.commands import answers_file
 from maskdpo_ray.commands.arguments import Parser, files_read, with_config
 from maskdpo_ray.commands.labels_file import LabelsFile, key
 from maskdpo_ray.config import Config, DataConfig
 from maskdpo_ray.config_file import located
+from maskdpo_ray.failures import Failures
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import Question
 from maskdpo_ray.report.progress import track
@@ -38,6 +39,8 @@ def prepare(argv: list[str]) -> Job:
         inputs = [arguments.answers, *sources, *files_read(command)]
         labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force, inputs)
         by_id = {question.id: question for source in sources for question in questions.load(source)}
+        ray_address.check(config.cluster)
+    Plan(config).check_here("annotation actors")
     job = Job(config, command.dry_run, Path(arguments.answers), by_id, annotator, labels)
     for item in job.todo():
         annotators.check(annotator, item.question)
@@ -61,6 +64,8 @@ class Job:
     """To be labelled; equal answers to one question count once."""
     counts: Counter[str] = field(default_factory=Counter)
     """Sentences by their labels."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Question without labels -> why."""
 
     def todo(self) -> Iterator[Answered]:
         """The answers without labels; those to one question that follow each other come together."""
@@ -76,9 +81,13 @@ class Job:
                 yield Answered(question, (), tuple(rollouts))
 
     def run(self, group: Annotators) -> None:
-        """Label what is to be labelled; each question's answers are on the disk before the next one's."""
+        """Label what is to be labelled; each question's answers are on the disk before the next one's.
+
+        Raises ClusterError when too many questions fail.
+        """
         unparsed = UnparsedShare(self.config, self.labels.counts)
-        for item in track(group.stream(self.todo()), "annotate", self.num_groups):
+        labelled = Failures(self.config.run.max_failed).sift(group.stream(self.todo()), self.failed.__setitem__)
+        for item in track(labelled, "annotate", self.num_groups):
             unparsed.take(item.annotations)
             self.labels.append(item)
             self.counts.update(sentence.label for given in item.annotations for sentence in given.sentences)
@@ -96,7 +105,14 @@ class Job:
         if not self.num_answers:
             return f"{self.labels.path} is finished: nothing is left to do"
         labels = ", ".join(f"{count} {label}" for label, count in self.counts.most_common())
-        return f"{self.num_answers} answers -> {self.labels.path}: {labels or 'no sentence'}"
+        failed = ""
+        if self.failed:
+            question, error = next(iter(self.failed.items()))
+            failed = (
+                f"; failed, and tried again with the next call: {len(self.failed)} questions, "
+                f"such as {question!r}: {error}"
+            )
+        return f"{self.num_answers} answers -> {self.labels.path}: {labels or 'no sentence'}{failed}"
 
 
 def _sources(data: DataConfig) -> list[str]:

@@ -69,7 +69,8 @@ class Baseline:
     def _refuse_other_topics(self, name: str, kind: Any, asked: Sequence[Question]) -> None:
         file = self.folder / name
         try:
-            refuse_other_topics(json_file.read(file, kind).topic_sums, topics_of(asked).values())
+            found = json_file.read(file, kind)
+            refuse_other_topics([*found.topic_sums, *found.left_out], topics_of(asked).values())
         except ValueError as error:
             raise RunFolderError(f"--against: {file}: {error}") from None
 

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import evaluate_stage, model_folder, plan, preflight, questions
+from maskdpo_ray import evaluate_stage, model_folder, plan, preflight, questions, ray_address
 from maskdpo_ray.beginning import Questions
 from maskdpo_ray.commands import new_file, own_folder
 from maskdpo_ray.commands.arguments import Parser, with_config
@@ -24,6 +24,7 @@ from maskdpo_ray.config_file import located
 from maskdpo_ray.entries import Entry
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluate_stage import EvaluateStage
+from maskdpo_ray.failures import Failures
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.preflight import Prepared
 from maskdpo_ray.report import summary
@@ -51,6 +52,8 @@ def prepare(argv: list[str]) -> Job:
             answers, prepared = _given(Path(arguments.answers), arguments.questions, config)
         if arguments.against is not None:
             against = Baseline.find(arguments.against, config, prepared.evaluation)
+        ray_address.check(config.cluster)
+    plan.Plan(config).check_here(*plan.evaluating(with_engines=answers is None))
     job = Job(config, command.dry_run, prepared, answers, against)
     return replace(job, entries=own_folder.check(config, job.inputs()))
 
@@ -101,9 +104,13 @@ class Job:
         folder: RunFolder,
         tracker: Tracker,
     ) -> None:
-        """Evaluate; each question is in the run folder before the next one is waited for."""
+        """Evaluate; each question is in the run folder before the next one is waited for.
+
+        Raises UserError as `EvaluateStage.run` does.
+        """
         engines.load(policy)
-        stage = EvaluateStage(self.config, engines, annotators, evaluators, folder, tracker)
+        failures = Failures(self.config.run.max_failed)
+        stage = EvaluateStage(self.config, engines, annotators, evaluators, folder, tracker, failures)
         stage.run(policy, self.prepared.evaluation)
 
     def describe(self) -> str:

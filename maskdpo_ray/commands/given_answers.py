@@ -25,6 +25,8 @@ class GivenAnswers:
     by_question: Mapping[str, tuple[Rollout, ...]]
     """Question id -> its answers, `replications` of them, numbered in the file's order; as of policy 0."""
     replications: int
+    restarts: int = 0
+    """See `stages.Group`: there is no actor."""
 
     @classmethod
     def read(cls, file: Path, questions: Iterable[Question], tokenizer: Any, vocab_size: int) -> GivenAnswers:

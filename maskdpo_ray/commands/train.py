@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import batching, model_folder
+from maskdpo_ray import batching, model_folder, ray_address
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.commands import new_file, own_folder
 from maskdpo_ray.commands.arguments import Parser, with_config
@@ -50,6 +50,8 @@ def prepare(argv: list[str]) -> Job:
         mask = MaskPolicy.from_config(config.mask.policy)
         model = model_folder.load(config.model)
         max_len = model_folder.max_len(model, config.vllm)
+        ray_address.check(config.cluster)
+    Plan(config).check_here("training ranks")
     reader = Reader(model.tokenizer, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
     kept, examples, drops = [], [], Counter[str]()
     for number, pair in enumerate(track(reader.read(path), f"read {path}", num_lines(path), delay=SHORT)):

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from maskdpo_ray import cli, json_file, stored_config
 from maskdpo_ray.bootstrap import Change, Statistic
-from maskdpo_ray.errors import RunFolderError, UserError, shown
+from maskdpo_ray.errors import RunFolderError, UserError, printable, shown
 from maskdpo_ray.records import Record, from_json
 
 # Metric of the summary -> (heading, format); of the held-out questions but for the last one.
@@ -129,7 +128,7 @@ def main(folders: Sequence[str]) -> None:
     """Print the table of the runs in `folders`. Raises RunFolderError for what is no folder of a finished run."""
     if not folders or any(folder.startswith("-") for folder in folders):
         raise RunFolderError("usage: python -m maskdpo_ray.report.comparison RUN_FOLDER [RUN_FOLDER ...]")
-    print("\n".join(table([FinishedRun.read(Path(folder)) for folder in folders])))
+    print("\n".join(map(printable, table([FinishedRun.read(Path(folder)) for folder in folders]))))
 
 
 def _cells(runs: Sequence[FinishedRun]) -> list[str]:
@@ -147,7 +146,7 @@ def _cells(runs: Sequence[FinishedRun]) -> list[str]:
 def _mean(values: Iterable[float | None]) -> float | None:
     """None when a value is not defined: a mean of the others would be of other runs."""
     known = list(values)
-    return None if None in known else fmean(value for value in known if value is not None)
+    return None if None in known else sum(value for value in known if value is not None) / len(known)
 
 
 def _shown(value: float | None, form: str) -> str:

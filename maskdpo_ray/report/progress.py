@@ -8,10 +8,13 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from maskdpo_ray.errors import printable
+
 Item = TypeVar("Item")
 
 # In a log file a bar that redraws itself is noise; a line every so often is not.
 _SECONDS_BETWEEN_LINES = 15.0
+_under_way: list[tqdm] = []
 
 SHORT = 2.0
 """Seconds: a `delay` for what is mostly over at once, and may end with an error line."""
@@ -19,7 +22,7 @@ SHORT = 2.0
 
 def note(line: str) -> None:
     """Say something on stderr without breaking a bar that is there."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
     sys.stderr.flush()
 
 
@@ -31,9 +34,9 @@ def track(items: Iterable[Item], description: str, total: int, delay: float = 0.
     on_terminal = sys.stderr.isatty()
     interval = 0.2 if on_terminal else _SECONDS_BETWEEN_LINES
     # tqdm (of the transformers stack already) keeps rate and remaining time.
-    yield from tqdm(
+    bar = tqdm(
         items,
-        desc=description,
+        desc=printable(description),  # may name a file
         total=total,
         initial=done,
         mininterval=interval,
@@ -43,3 +46,15 @@ def track(items: Iterable[Item], description: str, total: int, delay: float = 0.
         dynamic_ncols=on_terminal,
         leave=True,
     )
+    _under_way.append(bar)
+    try:
+        yield from bar
+    finally:
+        bar.close()
+        _under_way.remove(bar)
+
+
+def end() -> None:
+    """Leave the lines of all work that is under way, so that what is printed next has a line of its own."""
+    for bar in _under_way:
+        bar.close()

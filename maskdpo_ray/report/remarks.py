@@ -26,7 +26,17 @@ def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
         last = versions[-1]
         about = [] if last["gain"] is None else _about(versions[0], last)
         found += [f"{split}, {last['name']}: {remark}" for remark in [*about, *_unread(last)]]
+        found += [f"{split}, {each['name']}: {_left_out(each)}" for each in versions if each["left_out"]]
     return found
+
+
+def _left_out(version: dict[str, Any]) -> str:
+    """Topics that a policy was not evaluated on."""
+    topics = list(version["left_out"])
+    return (
+        f"{len(topics)} topics are LEFT OUT of its figures and of gains over it or of it, "
+        f"as a question of theirs failed, such as {topics[0]!r}: {version['left_out'][topics[0]]}"
+    )
 
 
 def _unread(last: dict[str, Any]) -> list[str]:
@@ -60,8 +70,8 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
         change = last["gain"][metric]
         if _moved(change) == worth_a_remark:
             found.append(f"{words}: {_arrow(change)} per answer")
-    if left_out := _left_out(first["kinds"], last["kinds"]):
-        found.append(f"stated less often: {left_out}")
+    if rarer := _rarer(first["kinds"], last["kinds"]):
+        found.append(f"stated less often: {rarer}")
     judged = last.get("judged", {})
     if judged.get("evaluator") is not None:
         found += _second_opinion(score, judged)
@@ -109,7 +119,7 @@ def _moved(change: dict[str, Any]) -> int:
     return (change["low"] > 0) - (change["high"] < 0)
 
 
-def _left_out(before: dict[str, Any], after: dict[str, Any]) -> str:
+def _rarer(before: dict[str, Any], after: dict[str, Any]) -> str:
     """The kinds of fact that one answer in twenty or more no longer states, the largest fall first."""
 
     def stated(kinds: dict[str, Any], kind: str) -> float:

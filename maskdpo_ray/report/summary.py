@@ -16,7 +16,7 @@ from typing import Any
 
 from maskdpo_ray import evaluation, json_file, judged, stored_config
 from maskdpo_ray.bootstrap import Gain
-from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.errors import RunFolderError, shown
 from maskdpo_ray.evaluation import Evaluation
 from maskdpo_ray.judged import JudgedEvaluation
 from maskdpo_ray.ledger import encode_line
@@ -122,10 +122,11 @@ def _versions(
     return versions
 
 
-def _usage(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """Seconds and tokens per step and stage, idle share per iteration and group of actors."""
+def _usage(file: Path) -> dict[str, Any]:
+    """Seconds and tokens per step and stage, idle share per iteration and group of actors, restarts per group."""
     stages: dict[tuple[int, str], dict[str, Any]] = {}
     idle: dict[int, dict[str, Any]] = {}
+    restarts: dict[str, int] = {}
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
     for number, line in enumerate(lines, start=1):
         record = _metrics(line, f"{file}, line {number}")
@@ -136,11 +137,13 @@ def _usage(file: Path) -> dict[str, list[dict[str, Any]]]:
                 continue
             if group == "idle":
                 idle.setdefault(step, {"iteration": step})[name] = value
+            elif group == "restarts":
+                restarts[name] = restarts.get(name, 0) + value
             elif group in ("timing", "tokens"):
                 name, field = (name.removesuffix("_s"), "seconds") if group == "timing" else (name, "tokens")
                 entry = stages.setdefault((step, name), {"step": step, "stage": name})
                 entry[field] = entry.get(field, 0) + value  # a resumed stage adds its part
-    return {"stages": list(stages.values()), "idle": list(idle.values())}
+    return {"stages": list(stages.values()), "idle": list(idle.values()), "restarts": restarts}
 
 
 def _metrics(line: bytes, where: str) -> dict[str, Any]:
@@ -151,6 +154,10 @@ def _metrics(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         raise RunFolderError(f"{where}: expected an object with a step, got {line[:60]!r}")
     for name, value in record.items():
-        if not isinstance(value, int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
-            raise RunFolderError(f"{where}: {name}: expected a number, got {str(value)[:60]!r}")
+        try:
+            is_number = value is None or math.isfinite(value)
+        except (TypeError, OverflowError):  # an int that no float can hold
+            is_number = False
+        if not is_number:
+            raise RunFolderError(f"{where}: {name}: expected a number, got {shown(value)}")
     return record

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from maskdpo_ray.errors import printable
 from maskdpo_ray.judged import perplexity
 
 _TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
@@ -29,6 +30,7 @@ def show(summary: dict[str, Any], file: TextIO | None = None) -> None:
 
 
 def _print(summary: dict[str, Any], console: Console) -> None:
+    summary = _printable(summary)
     console.print(f"Run {summary['run']}", style="bold", markup=False)
     for name, subject in summary.get("subjects", {}).items():  # of an evaluation on its own
         console.print(f"  {name}: {subject}", markup=False, soft_wrap=True)
@@ -51,6 +53,9 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         console.print(_stage_table(summary["stages"]), Text(), sep="\n")
     if summary["idle"]:
         console.print(_idle_table(summary["idle"]), Text(), sep="\n")
+    if summary["restarts"]:
+        replaced = ", ".join(f"{group} {count}" for group, count in summary["restarts"].items())
+        console.print(f"Actors that died or hung and were replaced: {replaced}\n", markup=False)
     if summary["remarks"]:
         console.print("In words", style="bold")
     for remark in summary["remarks"]:
@@ -64,6 +69,15 @@ def _print(summary: dict[str, Any], console: Console) -> None:
     )
     for policy in summary["policies"]:
         console.print(f"  policy: {policy}", markup=False, soft_wrap=True)
+
+
+def _printable(value: Any) -> Any:
+    """JSON values with no text that steers a terminal: kinds and examples come from annotators and models."""
+    if isinstance(value, dict):
+        return {printable(name): _printable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _table(title: str, *columns: str, text_columns: int = 1, caption: str | None = None) -> Table:
@@ -273,6 +287,7 @@ def _pairs(iterations: list[dict[str, Any]]) -> Table:
     dropped = [
         f"dropped in iteration {entry['iteration']}: "
         + (", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in entry["drops"].items()) or "none")
+        + (f"; failed, such as: {entry['failed_example']}" if entry["failed_example"] else "")
         for entry in iterations
     ]
     table = _table(

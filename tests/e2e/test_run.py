@@ -254,7 +254,10 @@ def test_a_prompt_too_long_is_refused(smallest: Path, runs_dir: Path) -> None:
 
 def test_dry_run_starts_nothing(smallest: Path, runs_dir: Path) -> None:
     folder, seen = runs_dir / "dry", set()
-    with Driver([*arguments(folder, smallest, train__num_ranks=2), "--dry_run"], runs_dir / "dry.log") as driver:
+    with Driver(
+        [*arguments(folder, smallest, train__num_ranks=2, cluster__cpus_per_rank=0.5), "--dry_run"],
+        runs_dir / "dry.log",
+    ) as driver:
         while driver.process.poll() is None:
             seen |= set(describe(driver.left()))
             time.sleep(0.02)

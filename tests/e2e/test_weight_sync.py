@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from fakes import Held
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors import weights
@@ -110,7 +111,7 @@ async def answers(engine: RolloutEngine, policy: Policy, model: Path, backwards:
         seed = request_seed(1, "train", policy.version, f"q{number}")
         tasks[number] = asyncio.create_task(engine.generate(f"q{number}", prompt, SAMPLING, seed, policy))
         await asyncio.sleep(0)  # the engine sees them in this order
-    return [rollout for number in sorted(tasks) for rollout in await tasks[number]]
+    return [rollout for number in sorted(tasks) for rollout in (await tasks[number]).rollouts]
 
 
 async def observe(initial: Policy, trained: Policy, model: Path) -> Observed:
@@ -133,7 +134,7 @@ async def observe(initial: Policy, trained: Policy, model: Path) -> Observed:
     engine = RolloutEngine(settings, initial)
 
     async def greedy(policy: Policy) -> tuple[int, ...]:
-        return (await engine.generate("greedy", list(pair.prompt_token_ids), GREEDY, 0, policy))[0].token_ids
+        return (await engine.generate("greedy", list(pair.prompt_token_ids), GREEDY, 0, policy)).rollouts[0].token_ids
 
     try:
         seen.ready = await engine.ready()
@@ -149,7 +150,7 @@ async def observe(initial: Policy, trained: Policy, model: Path) -> Observed:
         seen.logps["returned"] = await engine_logps(engine, pair)
         # As on a node that doesn't see the trainer's file system.
         elsewhere = Policy(trained.version, "/not/on/this/node", trained.checksum)
-        seen.loaded_bytes = await engine.load(elsewhere, weights.pack(trained.path))
+        seen.loaded_bytes = await engine.load(elsewhere, Held(weights.pack(trained.path)))
         seen.logps["by bytes"] = await engine_logps(engine, pair)
         try:
             await engine.load(Policy(2, trained.path, "0" * 64))

@@ -2,110 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import fake_rank
 import fakes
 import numpy as np
 import psutil
 import pytest
-import ray.cloudpickle
+from running import MAX_IN_FLIGHT, MINE, Running, config_for, started
 
 from actors import weights
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
 from actors.rollout import request_seed
-from maskdpo_ray import annotators, batching, evaluators, questions
+from maskdpo_ray import annotators, batching, questions
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.cluster import Cluster
-from maskdpo_ray.config import (
-    AnnotationConfig,
-    ClusterConfig,
-    Config,
-    EvalConfig,
-    ModelConfig,
-    RolloutConfig,
-    RunConfig,
-    TrainConfig,
-)
+from maskdpo_ray.config import AnnotationConfig
 from maskdpo_ray.errors import ClusterError, DataError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
-from maskdpo_ray.stages import Answered, Stages
-
-MAX_IN_FLIGHT = 4
-
-# Worker processes don't have tests/ on their path: the fakes travel to them by value.
-for module in (fakes, fake_rank):
-    ray.cloudpickle.register_pickle_by_value(module)
-
-
-def config_for(tmp_path: Path, **cluster: Any) -> Config:
-    room = {"cpus_per_engine": 0.1, "cpus_per_rank": 0.1, "start_timeout_s": 120, "step_timeout_s": 60}
-    return Config(
-        run=RunConfig(dir=str(tmp_path), seed=3),
-        model=ModelConfig(model_name_or_path=str(tmp_path / "model")),
-        rollout=RolloutConfig(num_engines=2, n_samples_per_prompt=3, max_in_flight=MAX_IN_FLIGHT),
-        annotation=AnnotationConfig(num_actors=1, max_in_flight=2),
-        eval=EvalConfig(evaluator="factscore"),
-        train=TrainConfig(num_ranks=2, max_epochs=2, batch_size=4, micro_batch_size=2),
-        cluster=ClusterConfig(**{**room, **cluster}),
-    )
-
-
-@dataclass
-class Running:
-    """A started cluster and what its fakes wrote down."""
-
-    config: Config
-    stages: Stages
-    initial: Policy
-    tmp_path: Path
-
-    def notes(self, kind: str, event: str, since: int = 0) -> list[dict[str, Any]]:
-        lines = (self.tmp_path / f"{kind}.jsonl").read_text().splitlines()[since:]
-        return [note for note in map(json.loads, lines) if note["event"] == event]
-
-    def count(self, kind: str) -> int:
-        return len((self.tmp_path / f"{kind}.jsonl").read_text().splitlines())
-
-    def policy(self, version: int, folder: str = "") -> Policy:
-        return fakes.write_policy(self.tmp_path / (folder or f"policy-{version}"), version, f"{version}".encode())
-
-    def answered(self, names: Sequence[str], policy: Policy, timeout_s: float | None = None) -> dict[str, list[int]]:
-        """Versions of the answers by question, once all are there."""
-        group = self.stages.engines
-        if timeout_s is not None:
-            cluster = dataclasses.replace(self.config.cluster, step_timeout_s=timeout_s)
-            group = RolloutGroup(dataclasses.replace(self.config, cluster=cluster), group._engines, fakes.render)
-        stream = group.stream([fakes.question(name) for name in names], policy, 3, "train")
-        return {item.question.id: [rollout.policy_version for rollout in item.rollouts] for item in stream}
+from maskdpo_ray.stages import Answered
 
 
 @pytest.fixture(scope="class")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Two engines, an annotator, an evaluator and two ranks; after the tests no process of theirs may be left."""
-    tmp_path = tmp_path_factory.mktemp("cluster")
-    config = config_for(tmp_path)
-    initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
-    engine = type("Engine", (fakes.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
-    rank = type("Rank", (fake_rank.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
-    before = set(psutil.Process().children(recursive=True))
-    with ExitStack() as stack:
-        stages = stack.enter_context(Cluster(config, engine=engine, rank=rank)).start(
-            initial, fakes.render, annotators.build("facts"), evaluators.build("factscore")
-        )
-        running = Running(config, stages, initial, tmp_path)
+    with started(tmp_path_factory.mktemp("cluster")) as running:
         yield running
-    assert set(psutil.Process().children(recursive=True)) - before == set()
-    assert len(running.notes("rank", "close")) == 2
 
 
 class TestRunningCluster:
@@ -171,35 +94,11 @@ class TestRunningCluster:
             for labels in (item.annotations, item.judgements):
                 assert [(each.question_id, each.sample) for each in labels] == expected
 
-    def test_dead_engine_comes_back_on_the_right_policy(self, running: Running) -> None:
-        """Ray starts it anew on the initial policy; what it was asked is answered by the policy it was asked of."""
-        policy = running.policy(1)
-        running.stages.engines.load(policy)
-        since = running.count("engine")
-        names = ["die/x", *(f"d{index}" for index in range(6))]
-        assert running.answered(names, policy) == {name: [1, 1, 1] for name in names}
-        (start,) = running.notes("engine", "start", since)
-        assert start["version"] == 0
-        loads = running.notes("engine", "load", since)
-        assert [load["version"] for load in loads if load["pid"] == start["pid"]][:1] == [1]
-        tries = [note["pid"] for note in running.notes("engine", "generate", since) if note["question"] == "die/x"]
-        assert len(set(tries)) == 2 and tries[-1] == start["pid"]
-
-    def test_hanging_engine_is_named_with_its_deadline(self, running: Running) -> None:
-        start = time.monotonic()
-        with pytest.raises(ClusterError, match=r"^rollout engine [01]: .*cluster\.step_timeout_s = 1 s$"):
-            running.answered(["e1", "hang/x", "e2"], running.initial, timeout_s=1)
-        assert time.monotonic() - start < 10
-
     def test_user_error_arrives_as_itself(self, running: Running) -> None:
         with pytest.raises(DataError, match="^bad/x: expected another question") as caught:
             running.answered(["f1", "bad/x"], running.initial)
         assert type(caught.value) is DataError
         assert "ray::" not in str(caught.value) and "Traceback" not in str(caught.value)
-
-    def test_other_errors_name_actor_and_cause_in_one_line(self, running: Running) -> None:
-        with pytest.raises(ClusterError, match="^rollout engine [01]: RuntimeError: no memory left$"):
-            running.answered(["broken/x"], running.initial)
 
     def test_failures_leave_the_engines_usable(self, running: Running) -> None:
         names = [f"g{index}" for index in range(6)]
@@ -276,56 +175,13 @@ def example(pair_id: str) -> TrainingExample:
     return TrainingExample(pair_id, (1, 2), (3, 4, 0), (5, 0), (1.0, 1.0, 1.0), (1.0, 1.0))
 
 
-MINE = """
-import os
-from maskdpo_ray.records import NO_FACT, Annotation, Sentence
-
-class Judge:
-    def __init__(self, died=None):
-        self.died, self.table = died, os.urandom(1_000_000)
-
-    def check(self, question): pass
-
-    def start(self): pass
-
-    def annotate(self, items):
-        if self.died and not os.path.exists(self.died):
-            open(self.died, "w").close()
-            os._exit(1)
-        me = f"{os.getpid()}"
-        return [
-            Annotation(a.question_id, a.sample, (Sentence(0, len(a.text), NO_FACT, evidence=me),)) for _, a in items
-        ]
-"""
-
-
-def test_an_annotator_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    """Its module lies in the working directory; it is too large for a message; its actor dies and comes back."""
-    (tmp_path / "mine_to_label.py").write_text(MINE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    died = tmp_path / "died"
-    annotator = annotators.build("python:mine_to_label:Judge", {"died": str(died)})
-    initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
-    engine = type("Engine", (fakes.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
-    rank = type("Rank", (fake_rank.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
-    with Cluster(config_for(tmp_path), engine=engine, rank=rank) as cluster:
-        stages = cluster.start(initial, fakes.render, annotator)
-        asked = [fakes.question(name) for name in ("a", "b")]
-        labelled = list(stages.annotators.stream(stages.engines.stream(asked, initial, 3, "train")))
-    assert sorted(item.question.id for item in labelled) == ["a", "b"]
-    assert died.exists()
-    said = capfd.readouterr()
-    assert "object store" not in said.out + said.err  # Ray's warning that a restart may fail
-
-
 def test_a_question_always_comes_to_the_same_annotator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It knows what it said of it in earlier iterations; and each of the two has work."""
     (tmp_path / "mine_at_home.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     annotator = annotators.build("python:mine_at_home:Judge")
-    config = dataclasses.replace(config_for(tmp_path), annotation=AnnotationConfig(num_actors=2, max_in_flight=2))
+    config = config_for(tmp_path, AnnotationConfig(num_actors=2, max_in_flight=2))
     asked = [fakes.question(f"q{number}") for number in range(16)]
     answered = [Answered(question, (), fakes.answers(question.id, 0, 0, 2)) for question in asked]
     with Cluster(config) as cluster:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fake_engine
 import fake_rank
 import fakes
 import psutil
@@ -21,7 +22,7 @@ from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Rollout, Sentence
 
 # Worker processes don't have tests/ on their path: the fakes travel to them by value.
-for module in (fakes, fake_rank):
+for module in (fakes, fake_engine, fake_rank):
     ray.cloudpickle.register_pickle_by_value(module)
 
 
@@ -100,7 +101,7 @@ def test_evaluate(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model without ranks, then its answers without engines: the same figures, and a gain of nothing."""
-    engine = type("Engine", (fakes.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
+    engine = type("Engine", (fake_engine.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
     monkeypatch.setattr(cluster, "Cluster", functools.partial(cluster.Cluster, engine=engine))
     sections = {
         "data": {"train": "builtin:elements", "eval": write(tmp_path / "asked.jsonl", some_countries(3))},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from fakes import RIGHT, WRONG, Events, FakeAnnotators, Stopped
 
 from maskdpo_ray.annotators.replay import LabelledAnswer, ReplayAnnotator
 from maskdpo_ray.commands import annotate
-from maskdpo_ray.errors import DataError, UserError
+from maskdpo_ray.errors import ClusterError, DataError, UserError
 from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.records import PreferencePair, Question, Rollout, ScoredAnswer, from_json
+from maskdpo_ray.stages import Answered, Failed, Labelled
 
 FACTS = {"table": "countries", "entity": "Rwanda"}
 TEXTS = {"q0": (RIGHT, WRONG, RIGHT), "q1": (f"{RIGHT} {WRONG}", WRONG), "q2": (WRONG,)}
@@ -270,3 +271,25 @@ def test_a_folder_as_output(folder: Path) -> None:
     (folder / "labels.jsonl").mkdir()
     with pytest.raises(DataError, match="labels.jsonl: expected a file to write, got a folder"):
         prepare(folder)
+
+
+def test_what_failed_is_said_and_tried_again(folder: Path) -> None:
+    """A question that no actor labels has no labels; the others have."""
+
+    class Failing(FakeAnnotators):
+        def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
+            given = (Failed(each.question, "no reply") if each.question.id == "q1" else each for each in answered)
+            return super().stream(given)
+
+    job = prepare(folder)
+    with job.labels:
+        job.run(Failing(Events()))
+    assert {line.question_id for line in lines(folder)} == {"q0", "q2"}
+    assert job.summary().endswith("; failed, and tried again with the next call: 1 questions, such as 'q1': no reply")
+    assert label(folder) == ["q1"]
+    with pytest.raises(
+        ClusterError, match=r"^expected at most 0% of the last questions to fail \(run.max_failed\), got 1"
+    ):
+        again = prepare(folder, "--force", "--run.max_failed", "0")
+        with again.labels:
+            again.run(Failing(Events()))

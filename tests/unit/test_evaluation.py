@@ -263,3 +263,32 @@ def test_refuses_to_compare_different_topics():
     a, b = (run(part, [answer(q, 0, [FACT]) for q in part]) for part in (qs[:2], qs[1:]))
     with pytest.raises(ValueError, match="'topic0' is in one only"):
         compare(a, b, seed=1, bootstrap_samples=100)
+
+
+def test_topics_that_one_side_left_out_count_on_neither():
+    """The gain is that of evaluations of the common topics alone, and its two sides are theirs."""
+    qs = questions(5)
+    labels = ([FACT], [WRONG], [FACT, WRONG], [WRONG, WRONG, FACT], [FACT, FACT])
+    parts = [range(4), range(1, 5)]
+    sides = [
+        evaluate(
+            [qs[i] for i in part],
+            [answer(qs[i], r, labels[(i + r + shift) % 5]) for i in part for r in range(2)],
+            left_out={qs[i].topic: "gone" for i in range(5) if i not in part},
+            seed=1,
+            bootstrap_samples=200,
+        )
+        for shift, part in enumerate(parts)
+    ]
+    common = [
+        run(
+            [qs[i] for i in range(1, 4)],
+            [answer(qs[i], r, labels[(i + r + shift) % 5]) for i in range(1, 4) for r in range(2)],
+        )
+        for shift in range(2)
+    ]
+    gain = compare(*sides, seed=1, bootstrap_samples=200)
+    assert gain == compare(*common, seed=1, bootstrap_samples=200)
+    assert gain.topics == 3
+    assert gain.metrics["score"].before == common[0].metrics["score"].mean != sides[0].metrics["score"].mean
+    assert Evaluation.from_json(json.loads(json.dumps(sides[0].to_json()))) == sides[0]

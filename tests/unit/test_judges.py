@@ -281,6 +281,7 @@ def damaged(name: str, content: bytes | None) -> Callable[[Path], dict[str, Any]
         (template("{% for %}"), "expected messages that its chat template takes, got: "),
         (template("{{ raise_exception('no') }}"), "expected messages that its chat template takes, got: no"),
         (damaged("tokenizer.json", b"{}"), "/judge: expected a tokenizer, got: "),
+        (damaged("model.safetensors", None), "judge_options.model: expected a folder with safetensors, got "),
         (damaged("chat_template.jinja", None), "judge_options.model: expected a chat template in "),
         (
             damaged("model.safetensors", b"version https"),

@@ -43,6 +43,21 @@ BAD = {
     "begin without checksum": ({**TRAIN, "stage": "begin", "facts": {}}, "facts.checksum: expected text, got None"),
     "a proof is text": ({**TRAIN, "files": {"a": "x"}}, "expected an object with the fields of the proof"),
     "unknown field": ({**REWIND, "why": 1}, "unknown field 'why' in the rewind"),
+    **{
+        f"log {log!r}": ({**entry, "log": log}, f"log: expected iter_000, eval_000/heldout or the like, got {log!r}")
+        for entry in (QUESTION, REWIND)
+        for log in ("../iter_000", "/iter_000", "iter_000/../../x", "eval_000/..", "eval_000/a/b", "iter_000\n", "")
+    },
+    **{
+        f"file {name!r}": (
+            {**TRAIN, "files": {name: PROOF}},
+            f"files: expected paths within the run folder, got {name!r}",
+        )
+        for name in ("/etc/passwd", "../x", "policy/../../x")
+    },
+    "count below 0": ({**QUESTION, "count": -1}, "count: expected 0 or more, got -1"),
+    "end below 0": ({**QUESTION, "end": {"rollouts": -1}}, "rollouts: expected 0 or more, got -1"),
+    "keep below 0": ({**REWIND, "keep": -1}, "keep: expected 0 or more, got -1"),
     "newer schema": (
         {**OPEN, "schema": 2, "news": True},
         "schema: expected at most 1, got 2; a newer version wrote this folder",

@@ -104,7 +104,9 @@ def small_vocabulary(folder: Path) -> None:
 def indexed(folder: Path) -> None:
     """Weights in two files, of which one is missing."""
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    written("model.safetensors.index.json", json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "b"}}))(folder)
+    written(
+        "model.safetensors.index.json", json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "b.safetensors"}})
+    )(folder)
 
 
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
@@ -150,12 +152,12 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
     "missing part of the weights": (
         model(indexed),
         ModelError,
-        "/b: expected a whole safetensors file (no Git LFS pointer), got: ",
+        "/b.safetensors: expected a whole safetensors file (no Git LFS pointer), got: ",
     ),
     "index without files": (
         model(written("model.safetensors.index.json", '{"weight_map": ["a"]}')),
         ModelError,
-        "model.safetensors.index.json: weight_map: expected {tensor: file}, got ['a']",
+        "model.safetensors.index.json: weight_map: expected {tensor: file in the folder}, got ['a']",
     ),
     "no safetensors": (
         model(removed("*.safetensors")),

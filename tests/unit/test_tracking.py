@@ -112,3 +112,14 @@ def test_wandb_offline_writes_into_the_run_folder_and_goes_on_as_the_same_run(tm
     for text in (b"train/loss", b"eval/heldout/score_5", b"eval/heldout/score_3", b"facts", b"seeds", b"beta"):
         assert text in written
     assert [line["step"] for line in lines(tmp_path)] == [5, 4, 3, 2]
+
+
+def test_what_wandb_raises_is_one_line(tmp_path, monkeypatch):
+    import wandb
+
+    def refuse(**_):
+        raise wandb.errors.CommError("no\nconnection")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(ConfigError, match="^logger.wandb_mode: expected W&B to start, got: no connection$"):
+        Tracker(tmp_path, LoggerConfig(wandb_mode="offline"), {}).__enter__()

@@ -1,0 +1,76 @@
+"""Questions that failed: borne one by one, and the end of the run when there are many."""
+
+from __future__ import annotations
+
+import fakes
+import pytest
+
+from maskdpo_ray.config import RunConfig
+from maskdpo_ray.errors import ClusterError, ConfigError
+from maskdpo_ray.failures import WINDOW, Failures
+from maskdpo_ray.stages import Failed, Labelled
+
+
+def items(outcomes: str) -> list[Labelled | Failed]:
+    """ "+" a question that is labelled, "-" one that failed."""
+    asked = [fakes.question(f"q{number}") for number in range(len(outcomes))]
+    return [
+        Labelled(question, (), (), ()) if outcome == "+" else Failed(question, f"annotation actor 0: no {question.id}")
+        for question, outcome in zip(asked, outcomes, strict=True)
+    ]
+
+
+def test_what_failed_is_set_aside_when_the_others_are_through(capsys: pytest.CaptureFixture[str]) -> None:
+    set_aside: dict[str, str] = {}
+    sifted = Failures(0.5).sift(items("+-++"), set_aside.__setitem__)
+    assert [next(sifted).question.id for _ in range(3)] == ["q0", "q2", "q3"]
+    assert set_aside == {}
+    assert list(sifted) == []
+    assert set_aside == {"q1": "annotation actor 0: no q1"}
+    assert "question 'q1' failed again and again, at last: annotation actor 0: no q1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("highest", "outcomes", "message"),
+    [
+        (0.05, "-" + "+" * 18, None),  # one of the first twenty
+        (
+            0.05,
+            "--",
+            "expected at most 5% of the last questions to fail (run.max_failed), got 2 of 2; the last one, 'q1': ",
+        ),
+        (0.05, "+" * 38 + "--", None),
+        (0.05, "+" * 38 + "---", "got 3 of 41; "),
+        (0.05, ("+" * 24 + "-") * 20, None),  # far more than five, but never so many together
+        (0.05, "+" * 1000 + "-" * 5, None),
+        (0.05, "+" * 1000 + "-" * 6, f"got 6 of {WINDOW}; the last one, 'q1005': annotation actor 0: no q1005"),
+        (0.0, "+++-", "got 1 of 4; "),
+        (1.0, "-" * 200, None),
+    ],
+)
+def test_share_of_the_last_questions(highest: float, outcomes: str, message: str | None) -> None:
+    set_aside: dict[str, str] = {}
+    sifted = Failures(highest).sift(items(outcomes), set_aside.__setitem__)
+    if message is None:
+        assert len(list(sifted)) == outcomes.count("+")
+        assert len(set_aside) == outcomes.count("-")
+        return
+    with pytest.raises(ClusterError) as caught:
+        list(sifted)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert set_aside == {}  # tried again when the run goes on
+
+
+def test_the_share_is_over_all_stages() -> None:
+    failures = Failures(0.05)
+    for _ in range(2):
+        list(failures.sift(items("+" * 10), lambda *_: None))
+    list(failures.sift(items("-"), lambda *_: None))
+    with pytest.raises(ClusterError, match="got 2 of 22"):
+        list(failures.sift(items("-"), lambda *_: None))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_the_share_is_one(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"^run.max_failed: expected 0 to 1, got"):
+        RunConfig(max_failed=share)
