@@ -137,6 +137,10 @@ class LocalCluster:
             node[actor.class_name] = node.get(actor.class_name, 0) + 1
         return list(counts.values())
 
+    def raylets(self, number: int) -> list[psutil.Process]:
+        """Those of one node (from 0) that are alive: one, or none after it was killed."""
+        return [process for process in families(self._nodes[number]) if process.name() == "raylet"]
+
     def _stop(self) -> None:
         for node in reversed(self._nodes):  # the head last
             _end(node)
