@@ -96,6 +96,7 @@ def check_attention(config: Any, file: Path, max_len: int) -> None:
         )
 
 
+@quiet()
 def check_weights(auto: Any, config: Any, folder: Path, expected: str) -> None:
     """Refuse a folder whose weights lack parameters of its config.json, or have others' shapes.
 

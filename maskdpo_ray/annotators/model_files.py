@@ -41,6 +41,7 @@ def refuse_damaged_weights(folder: Path) -> None:
             pass
 
 
+@quiet()
 def config(folder: Path) -> Any:
     """As transformers reads it from the folder. Raises ModelError, one line, when it can't."""
     from transformers import AutoConfig

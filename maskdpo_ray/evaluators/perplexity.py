@@ -13,7 +13,6 @@ from typing import Any
 from maskdpo_ray import model_folder, questions
 from maskdpo_ray.annotators import model_files
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
-from maskdpo_ray.quiet import quiet
 from maskdpo_ray.records import Question, Rollout, Surprisal
 
 _FIELD = "eval.perplexity_model"
@@ -131,7 +130,6 @@ class Perplexity:
         return sums
 
 
-@quiet()
 def _config(model: str) -> Any:
     """As transformers reads it from the folder. Raises ConfigError and ModelError."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -205,7 +205,7 @@ CASES: dict[str, Case] = {
     "not writable": (
         None,
         "--config config.yaml --run.dir /proc",
-        "/proc: expected a folder to write in, got: No such file or directory",
+        "/proc/r: expected a place to write to, got: No such file or directory (/proc)",
     ),
     "a path as a name": (
         None,
@@ -215,7 +215,8 @@ CASES: dict[str, Case] = {
     "somebody else's folder": (
         run_folder("thesis.tex"),
         "--config config.yaml",
-        "{}/runs/r: expected an empty folder, or one of a run, got 'thesis.tex' and no config.yaml",
+        "{}/runs/r: expected an empty folder, or one of a run, got 'thesis.tex' and no ledger.jsonl; "
+        "choose another run.name, or restore the ledger if it was one",
     ),
     "a folder in use": (
         held_by_another,

@@ -181,7 +181,7 @@ EXPORT: dict[str, Case] = {
     "no such run": (
         None,
         "no --to trl -o out.jsonl --questions questions.jsonl",
-        "no: expected a JSON file, got: No such file or directory",
+        "no: expected a run folder, or a file of its pairs, got no such file or folder",
     ),
     "no complete pairs": (
         begun_run,

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import fakes
 import pytest
-from test_evaluate_command import folder, once, prepare, run, write  # noqa: F401
+from test_evaluate_command import folder, prepare, run, write  # noqa: F401
 
 from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.report import tables
 from maskdpo_ray.stages import Failed
 
+pytestmark = pytest.mark.usefixtures("once")
 FAILED = {"failed/h2": "rollout engine 0: no answer to failed/h2"}
 
 

@@ -75,7 +75,9 @@ class Echo(ScriptedServer):
 @pytest.mark.parametrize("status", [200, 400, 401, 404])
 def test_an_endpoint_that_repeats_the_key(keys: None, status: int) -> None:
     with Echo(status=status) as server:
-        judge = judges.build("http", {**JUDGE, "base_url": server.url, "max_retries": 0})
+        judge = judges.build(
+            "http", {**JUDGE, "base_url": server.url, "max_retries": 0}, 100, "annotation.judge_options"
+        )
         with pytest.raises(AnnotatorError) as caught:
             judge.start()
         judge.close()
