@@ -5,8 +5,10 @@
 
 First the run that nobody disturbs (the bundled model, vLLM, DeepSpeed and Ray as configs/smoke.yaml has them, in
 float32). Then the same run once for each fault: at a random moment of a stage one process gets SIGKILL, and the run is
-to end as the undisturbed one did. A driver that was killed is started again with the same command. A table at the end,
-the same as JSON Lines in FOLDER/faults.jsonl; exit code 1 unless all were survived. A stopped call goes on.
+to end as the undisturbed one did, byte for byte: answers with the policy versions that they record, labels, pairs,
+statistics and weights, each question committed once, no process left. A driver that was killed is started again with
+the same command. A table at the end, the same as JSON Lines in FOLDER/faults.jsonl; exit code 1 unless all were
+survived. A stopped call goes on.
 """
 
 from __future__ import annotations
@@ -37,24 +39,38 @@ TITLES = {
     "rollout actor": "ray::RolloutEngine",
     "vLLM's engine": "VLLM::EngineCore",
     "annotation actor": "ray::AnnotationActor",
+    "evaluation actor": "ray::EvaluationActor",
     "training rank": "ray::TrainingRank",
 }
 """Fault -> how the title of the process that it kills begins."""
 DRIVER, NODE = "driver", "second node"
-FAULTS = (*TITLES, DRIVER, NODE)
+FAULTS = (
+    "rollout actor",
+    DRIVER,
+    "vLLM's engine",
+    "annotation actor",
+    DRIVER,
+    "training rank",
+    "evaluation actor",
+    DRIVER,
+    NODE,
+)
+"""They take turns; a third are the driver's, which has the most to lose."""
 _OPTIONS = {
     "data.max_questions": 6,
     "data.num_eval_topics": 3,
-    "data.num_transfer_topics": 2,
+    "data.transfer": "null",
     "rollout.max_in_flight": 2,
     "train.batch_size": 2,
-    "train.max_epochs": 2,
+    "train.save_steps": 1,
     "eval.bootstrap_samples": 100,
     "vllm.dtype": "float32",  # in bfloat16 an answer depends on those decoded beside it
 }
 _ON_TWO_NODES = {"rollout.num_engines": 2, "cluster.threads": 1}
 _CPUS = 4  # of each node: the first one has room for what the second one held
 _TRIES = 5
+_END_S = 30.0
+"""Longest that what a run started may outlive it."""
 
 
 @dataclass(frozen=True)
