@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Kill parts of real runs at random moments, and see whether anything is lost.
 
-.venv/bin/python scripts/chaos.py --faults 60 --folder runs/chaos
+.venv/bin/python scripts/chaos.py --faults 63 --folder runs/chaos
 
 First the run that nobody disturbs (the bundled model, vLLM, DeepSpeed and Ray as configs/smoke.yaml has them, in
 float32). Then the same run once for each fault: at a random moment of a stage one process gets SIGKILL, and the run is
 to end as the undisturbed one did, byte for byte: answers with the policy versions that they record, labels, pairs,
-statistics and weights, each question committed once, no process left. A driver that was killed is started again with
+statistics and weights; each question committed once; no process left. A driver that was killed is started again with
 the same command. A table at the end, the same as JSON Lines in FOLDER/faults.jsonl; exit code 1 unless all were
 survived. A stopped call goes on.
 """
@@ -16,13 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import shutil
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,12 @@ _OPTIONS = {
 _ON_TWO_NODES = {"rollout.num_engines": 2, "cluster.threads": 1}
 _CPUS = 4  # of each node: the first one has room for what the second one held
 _TRIES = 5
+_CALLS = re.compile(r"the (\d+) calls that it had count as failed")
+_AFTER_STEP = re.compile(r"the group starts again after step (\d+)")
 _END_S = 30.0
 """Longest that what a run started may outlive it."""
+
+Metrics = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,13 @@ class Outcome:
     number: int
     fault: str
     stage: str
-    after_s: float
-    """Seconds into the stage."""
+    """The one under way when it struck."""
     recovery_s: float | None
     """From the kill to the next thing that was committed or logged."""
     lost_s: float
     """Seconds that the run took longer than the undisturbed one."""
+    calls_again: int | None
+    """Requests to actors that were given out again; a killed driver can't tell."""
     steps_again: int
     """Optimizer steps that were done twice."""
     problems: tuple[str, ...]
@@ -108,21 +114,26 @@ def arguments(folder: Path, options: dict[str, Any]) -> list[str]:
     return ["--config", str(REPOSITORY / "configs" / "smoke.yaml"), *words]
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
+def metrics(folder: Path) -> Metrics:
     """The whole lines of metrics.jsonl."""
     file = folder / "metrics.jsonl"
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in lines]
 
 
-def stages(folder: Path) -> list[Stage]:
-    """Those that metrics.jsonl says have ended."""
+def stages(lines: Metrics) -> list[Stage]:
+    """Those that metrics say have ended."""
     found = []
-    for line in metrics(folder):
+    for line in lines:
         for name, seconds in line.items():
             if name.startswith("timing/") and name != "timing/iteration_s":
                 found.append(Stage(name.removeprefix("timing/").removesuffix("_s"), line["step"], seconds))
     return found
+
+
+def steps(lines: Metrics) -> Metrics:
+    """The metrics of optimizer steps."""
+    return [line for line in lines if "train/loss" in line]
 
 
 def committed(folder: Path) -> int:
@@ -159,7 +170,7 @@ def problems(folder: Path, undisturbed: dict[str, Any]) -> Iterator[str]:
 
 
 def victims(driver: Driver, fault: str, cluster: LocalCluster | None) -> list[psutil.Process]:
-    """The processes that `fault` kills, as far as they are there."""
+    """The processes of which `fault` kills one, as far as they are there."""
     if fault == DRIVER:
         return [psutil.Process(driver.process.pid)]
     if fault == NODE:
@@ -172,89 +183,131 @@ def victims(driver: Driver, fault: str, cluster: LocalCluster | None) -> list[ps
                 found.append(process)
         except psutil.NoSuchProcess:
             continue  # it ended while we looked
-    return found
+    # A process that vLLM forks has its parent's title at first.
+    return [process for process in found if process.ppid() not in {each.pid for each in found}]
 
 
-class Chaos:
-    """All faults of one call."""
+@contextmanager
+def started(run: Path, log: Path, on_two_nodes: bool) -> Iterator[tuple[Driver, LocalCluster | None]]:
+    """The driver of a run, and its cluster if that is its own."""
+    with ExitStack() as stack:
+        cluster = stack.enter_context(LocalCluster(num_nodes=2, cpus=_CPUS)) if on_two_nodes else None
+        options = {} if cluster is None else {**_ON_TWO_NODES, "cluster.address": cluster.address}
+        yield stack.enter_context(Driver(arguments(run, options), log)), cluster
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self._folder, self._seed = folder, seed
-        self._undisturbed = folder / "undisturbed"
-        self._seconds = 0.0
 
-    def prepare(self) -> None:
-        """The undisturbed run, unless an earlier call left it."""
-        file = self._folder / "undisturbed-seconds.json"
+class Undisturbed:
+    """The run without faults, on one node or on two; an earlier call's is taken as it is."""
+
+    def __init__(self, folder: Path, on_two_nodes: bool) -> None:
+        run = folder / ("undisturbed-2" if on_two_nodes else "undisturbed")
+        file = run.with_suffix(".json")
         if not file.exists():
-            begin = time.monotonic()
-            with Driver(arguments(self._undisturbed, {}), self._folder / "undisturbed.log") as driver:
+            shutil.rmtree(run, ignore_errors=True)
+            with started(run, run.with_suffix(".log"), on_two_nodes) as (driver, _):
+                begin = time.monotonic()
+                if code := driver.wait():
+                    raise SystemExit(f"the undisturbed run ended with {code}: see {driver.log}")
+                file.write_text(json.dumps(time.monotonic() - begin))
+        self.seconds: float = json.loads(file.read_text())
+        self.contents = contents(run)
+        self.stages = stages(metrics(run))
+        self.num_steps = len(steps(metrics(run)))
+
+
+class Run:
+    """One run that meets one fault."""
+
+    def __init__(self, number: int, folder: Path, undisturbed: Undisturbed) -> None:
+        self._number = number
+        self._fault = FAULTS[number % len(FAULTS)]
+        self._folder = folder / f"fault-{number:03d}"
+        self._undisturbed = undisturbed
+        self._problems: list[str] = []
+
+    def strike(self, stage: int, after_s: float, chance: random.Random) -> Outcome | None:
+        """Kill `after_s` seconds into a stage; None when there was nobody to kill any more."""
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a call that was stopped
+        begin = time.monotonic()
+        with started(self._folder, self._folder.with_suffix(".log"), self._fault == NODE) as (driver, cluster):
+            driver.wait_for(lambda: len(stages(metrics(self._folder))) >= stage and committed(self._folder) > 0)
+            time.sleep(after_s)
+            if not self._kill(driver, cluster, chance):
+                return None
+            killed, before, lines = time.monotonic(), committed(self._folder), metrics(self._folder)
+            recovered = self._recovered(driver, before)
+            code, said = driver.wait(), driver.output
+            self._see_what_is_left(driver, cluster)
+        for attempt in range(1, _TRIES if self._fault == DRIVER else 0):
+            if code == 0:
+                break
+            with started(self._folder, self._folder.with_suffix(f".{attempt}.log"), False) as (driver, cluster):
+                recovered = recovered or self._recovered(driver, before)
                 code = driver.wait()
-            if code != 0:
-                raise SystemExit(f"the undisturbed run ended with {code}: see {driver.log}")
-            file.write_text(json.dumps(time.monotonic() - begin))
-        self._seconds = json.loads(file.read_text())
-        self._contents = contents(self._undisturbed)
-        self._stages = stages(self._undisturbed)
+                self._see_what_is_left(driver, cluster)
+        lost_s = time.monotonic() - begin - self._undisturbed.seconds
+        if code:
+            self._problems.append(f"ended with {code}")
+        else:
+            self._problems.extend(problems(self._folder, self._undisturbed.contents))
+        known = self._undisturbed.stages
+        struck = known[min(len(stages(lines)), len(known) - 1)]
+        return Outcome(
+            number=self._number,
+            fault=self._fault,
+            stage=f"{struck.name} {struck.step}",
+            recovery_s=None if recovered is None else recovered - killed,
+            lost_s=lost_s,
+            calls_again=None if self._fault == DRIVER else sum(map(int, _CALLS.findall(said))),
+            steps_again=self._steps_again(lines, said),
+            problems=tuple(self._problems),
+        )
 
-    def strike(self, number: int) -> Outcome:
-        """Fault `number` (from 0): all faults take turns, and so do the stages."""
-        fault = FAULTS[number % len(FAULTS)]
-        # Neighbours in time meet different faults: 7 is prime to the number of faults.
-        stage = (number * 7 + number // len(FAULTS)) % len(self._stages)
-        after = random.Random(f"{self._seed}/{number}").uniform(0, self._stages[stage].seconds)
-        folder = self._folder / f"fault-{number:03d}"
-        shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped
-        found: list[str] = []
-        recovery = None
-        with ExitStack() as stack:
-            cluster = stack.enter_context(LocalCluster(num_nodes=2, cpus=_CPUS)) if fault == NODE else None
-            begin = time.monotonic()
-            options = {} if cluster is None else {**_ON_TWO_NODES, "cluster.address": cluster.address}
-            command = arguments(folder, options)
-            with Driver(command, self._folder / f"{folder.name}.log") as driver:
-                self._await(driver, folder, stage, after)
-                self._kill(driver, fault, cluster)
-                recovery = _recovery(driver, folder)
-                code = driver.wait()
-            for attempt in range(1, _TRIES if fault == DRIVER else 0):
-                if code == 0:
-                    break
-                with Driver(command, self._folder / f"{folder.name}-{attempt}.log") as driver:
-                    recovery = recovery or _recovery(driver, folder)
-                    code = driver.wait()
-            left = driver.left() if cluster is None else []
-            found += [f"ended with {code}"] if code else []
-            found += [f"left behind: {each}" for each in describe(left)]
-        found += problems(folder, self._contents) if code == 0 else []
-        steps = [sum("train/loss" in line for line in metrics(each)) for each in (folder, self._undisturbed)]
-        name = f"{self._stages[stage].name} {self._stages[stage].step}"
-        lost = time.monotonic() - begin - self._seconds
-        return Outcome(number, fault, name, after, recovery, lost, steps[0] - steps[1], tuple(found))
-
-    def _await(self, driver: Driver, folder: Path, stage: int, after: float) -> None:
-        """Return `after` seconds into the stage."""
-        driver.wait_for(lambda: (folder / "ledger.jsonl").exists() and len(stages(folder)) >= stage)
-        time.sleep(after)
-
-    def _kill(self, driver: Driver, fault: str, cluster: LocalCluster | None) -> None:
-        """SIGKILL what the fault names, as soon as it is there; the run may have ended before."""
+    def _kill(self, driver: Driver, cluster: LocalCluster | None, chance: random.Random) -> bool:
+        """SIGKILL what the fault names, as soon as it is there; false when the run ends before."""
         end = time.monotonic() + RUN_TIMEOUT_S
-        while not (found := victims(driver, fault, cluster)):
-            if driver.process.poll() is not None or time.monotonic() > end:
-                return
+        while driver.process.poll() is None and time.monotonic() < end:
+            if found := victims(driver, self._fault, cluster):
+                chance.choice(found).kill()
+                return True
             time.sleep(0.1)
-        random.Random(self._seed).choice(found).send_signal(signal.SIGKILL)
+        return False
+
+    def _recovered(self, driver: Driver, before: int) -> float | None:
+        """When more than `before` was committed; None when the process ends earlier."""
+        while driver.process.poll() is None:
+            if committed(self._folder) > before:
+                return time.monotonic()
+            time.sleep(0.1)
+        return None
+
+    def _see_what_is_left(self, driver: Driver, cluster: LocalCluster | None) -> None:
+        """Of the driver's processes, or of its actors where the processes are the cluster's, a while after its end."""
+        end = time.monotonic() + _END_S
+        while left := describe(driver.left()) if cluster is None else [str(each) for each in cluster.actors() if each]:
+            if time.monotonic() > end:
+                self._problems.extend(f"left behind: {each}" for each in left)
+                return
+            time.sleep(0.5)
+
+    def _steps_again(self, lines: Metrics, said: str) -> int:
+        """Steps that metrics have twice, and those since the step after which ranks say that they go on."""
+        again = len(steps(metrics(self._folder))) - self._undisturbed.num_steps
+        began = max((number for number, line in enumerate(lines) if "timing/reference_s" in line), default=0)
+        done = len(steps(lines[began:]))
+        return again + sum(max(0, done - int(step)) for step in _AFTER_STEP.findall(said))
 
 
-def _recovery(driver: Driver, folder: Path) -> float | None:
-    """Seconds until something more is committed; None when the process ends before."""
-    begin, before = time.monotonic(), committed(folder)
-    while driver.process.poll() is None:
-        if committed(folder) > before:
-            return time.monotonic() - begin
-        time.sleep(0.1)
-    return None
+def strike(number: int, folder: Path, seed: int) -> Outcome:
+    """Fault `number` (from 0): all faults take turns, and so do the stages. Raises SystemExit when it meets nobody."""
+    undisturbed = Undisturbed(folder, FAULTS[number % len(FAULTS)] == NODE)
+    stage = (number // len(FAULTS) * 2 + number) % len(undisturbed.stages)
+    for attempt in range(_TRIES):
+        chance = random.Random(f"{seed}/{number}/{attempt}")
+        run = Run(number, folder, undisturbed)
+        if outcome := run.strike(stage, chance.uniform(0, undisturbed.stages[stage].seconds), chance):
+            return outcome
+    raise SystemExit(f"fault {number}: nobody to kill in {_TRIES} runs")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -264,13 +317,14 @@ def table(outcomes: Sequence[Outcome]) -> str:
         return "-" if value is None else f"{value:.0f}"
 
     lines = [
-        "| # | killed | in | at, s | recovered in, s | run longer by, s | steps again | |",
+        "| # | killed | in | recovered in, s | run longer by, s | calls again | steps again | |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for each in outcomes:
         verdict = "; ".join(each.problems) or "survived"
-        cells = [each.number, each.fault, each.stage, seconds(each.after_s), seconds(each.recovery_s)]
-        lines.append(f"| {' | '.join(map(str, [*cells, seconds(each.lost_s), each.steps_again, verdict]))} |")
+        calls = "-" if each.calls_again is None else each.calls_again
+        cells = [each.number, each.fault, each.stage, seconds(each.recovery_s), seconds(each.lost_s), calls]
+        lines.append(f"| {' | '.join(map(str, [*cells, each.steps_again, verdict]))} |")
     return "\n".join(lines)
 
 
@@ -283,15 +337,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "runs" / "chaos")
     given = parser.parse_args()
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the run under way, too
     given.folder.mkdir(parents=True, exist_ok=True)
     log = given.folder / "faults.jsonl"
     done = [Outcome(**json.loads(line)) for line in log.read_bytes().splitlines()] if log.exists() else []
-    chaos = Chaos(given.folder, given.seed)
-    chaos.prepare()
     for number in range(given.first, given.first + given.faults):
         if any(each.number == number for each in done):
             continue
-        done.append(chaos.strike(number))
+        done.append(strike(number, given.folder, given.seed))
         with log.open("a") as file:
             file.write(json.dumps(asdict(done[-1])) + "\n")
         print(table(done[-1:]).splitlines()[-1], flush=True)
