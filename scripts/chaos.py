@@ -61,6 +61,7 @@ _OPTIONS = {
     "data.max_questions": 6,
     "data.num_eval_topics": 3,
     "data.transfer": "null",
+    "data.num_transfer_topics": "null",
     "rollout.max_in_flight": 2,
     "train.batch_size": 2,
     "train.save_steps": 1,
