@@ -6,23 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
+from maskdpo_ray import whole_file
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.errors import RunFolderError, one_line
 from maskdpo_ray.stages import ReferenceLogps
 
 
 def save(file: Path, examples: Sequence[TrainingExample], logps: ReferenceLogps) -> None:
-    """Write one safetensors file: `<pair id>/chosen` and `<pair id>/rejected`, each [length] float32."""
+    """Write one safetensors file: `<pair id>/chosen` and `<pair id>/rejected`, each [length] float32.
+
+    Raises RunFolderError when it can't be written.
+    """
     tensors: dict[str, np.ndarray] = {}
     for example, (chosen, rejected) in zip(examples, logps, strict=True):
         tensors[f"{example.pair_id}/chosen"] = np.ascontiguousarray(chosen, dtype=np.float32)
         tensors[f"{example.pair_id}/rejected"] = np.ascontiguousarray(rejected, dtype=np.float32)
-    partial = file.with_name(f".{file.name}.tmp")
-    save_file(tensors, partial)
-    partial.replace(file)
+    whole_file.write(file, safetensors.numpy.save(tensors))
 
 
 def load(file: Path, examples: Sequence[TrainingExample]) -> ReferenceLogps:

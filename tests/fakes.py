@@ -232,9 +232,14 @@ class FakeTrainer:
 
 def write_checkpoint(folder: Path, name: str, content: bytes) -> dict[str, Proof]:
     """One file of a checkpoint; returns its proof."""
+    write_file(folder, name, content)
+    return {name: stage_files.proof(folder / name)}
+
+
+def write_file(folder: Path, name: str, content: bytes) -> None:
+    """In a folder that is made when missing."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
-    return {name: stage_files.proof(folder / name)}
 
 
 def fake_logps(example: TrainingExample, salt: str) -> tuple[np.ndarray, np.ndarray]:
@@ -247,8 +252,7 @@ def fake_logps(example: TrainingExample, salt: str) -> tuple[np.ndarray, np.ndar
 
 def write_policy(folder: str | Path, version: int, content: bytes) -> Policy:
     """A folder that has what a policy's folder needs: a file of weights."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / "model.safetensors").write_bytes(content)
+    write_file(Path(folder), "model.safetensors", content)
     return weights.publish(folder, version)
 
 

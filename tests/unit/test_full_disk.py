@@ -1,0 +1,69 @@
+"""A disk that is full, a real one: wherever the loop was, it stops with one line, and goes on when there is room."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# The mount is this process's own, and goes when it ends.
+_MOUNTED = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"')
+_FIRST, _MORE, _LAST = 8, 4, 2000
+"""Sizes of the disk, KiB: of the first attempt, how much each one after it has more, and an end."""
+
+
+def test_the_loop_on_a_disk_that_grows(tmp_path: Path) -> None:
+    """Each attempt gets as far as its disk lets it; the last one leaves what an undisturbed run leaves."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run([*_MOUNTED, disk, "true"], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [*_MOUNTED, disk, sys.executable, __file__, disk, tmp_path],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert all(line.endswith("can't be written: No space left on device") and "\n" not in line for line in said)
+    files = {Path(line.split(":")[0]).name for line in said}
+    assert {"ledger.jsonl", "metrics.jsonl", "rollouts-000.jsonl", "reference-logps.safetensors"} <= files, files
+
+
+def attempts(disk: Path, whole: Path) -> list[str]:
+    """The error lines of all attempts but the last, which ends."""
+    import fakes
+    import test_loop
+
+    from maskdpo_ray.errors import RunFolderError
+
+    def write(folder: Path, name: str, content: bytes) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        except OSError as error:  # as ranks say it
+            raise RunFolderError(f"{folder / name}: can't be written: {error.strerror}") from error
+
+    fakes.write_file = write
+    test_loop.run(whole)
+    said = []
+    for size in range(_FIRST, _LAST, _MORE):
+        subprocess.run(["mount", "-o", f"remount,size={size}k", disk], check=True)
+        try:
+            test_loop.run(disk)
+        except RunFolderError as error:
+            said.append(str(error))
+        else:
+            assert test_loop.results(disk) == test_loop.results(whole)
+            return said
+    raise AssertionError("it never ended")
+
+
+if __name__ == "__main__":
+    print(json.dumps(attempts(Path(sys.argv[1]), Path(sys.argv[2]))))
