@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from actors import checkpoint_engine
 from actors import strategy as strategies
-from maskdpo_ray import stage_files
+from maskdpo_ray import stage_files, whole_file
 from maskdpo_ray.errors import ModelError, NotFiniteError
 
 if TYPE_CHECKING:
@@ -203,7 +203,10 @@ class TrainingRank:
         }
 
     def save_policy(self, path: str) -> None:
-        """Write the policy as an HF folder that transformers and vLLM load; it appears at once, complete."""
+        """Write the policy as an HF folder that transformers and vLLM load; it appears at once, complete.
+
+        Raises RunFolderError when the disk is full.
+        """
         import torch.distributed as dist
 
         partial = f"{path}.partial"
@@ -213,8 +216,9 @@ class TrainingRank:
             weights = _own_weights(self._engine.module)
         if self._rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
-            self._engine.module.save_pretrained(partial, state_dict=weights)
-            self._tokenizer.save_pretrained(partial)
+            with whole_file.written_by_others(Path(path)):
+                self._engine.module.save_pretrained(partial, state_dict=weights)
+                self._tokenizer.save_pretrained(partial)
             if os.path.exists(path):
                 shutil.rmtree(path)
             os.rename(partial, path)
@@ -224,12 +228,14 @@ class TrainingRank:
         """Write this rank's part of weights, optimizer and schedule into `folder`.
 
         Returns proofs of the files that this rank wrote, by their paths within `folder`; they are on the disk.
+        Raises RunFolderError when the disk is full.
         """
         # Not the strategy's save_ckpt, which removes an old checkpoint before the new one is whole.
         written = self._engine.checkpoint_engine.written
         written.clear()
-        self._engine.save_checkpoint(folder, tag=_TAG, save_latest=False)
-        return {os.path.relpath(path, folder): stage_files.proof(Path(path)) for path in written}
+        with whole_file.written_by_others(Path(folder)):
+            self._engine.save_checkpoint(folder, tag=_TAG, save_latest=False)
+            return {os.path.relpath(path, folder): stage_files.proof(Path(path)) for path in written}
 
     def load_checkpoint(self, folder: str) -> None:
         """Continue from what `save_checkpoint` of a group of the same size wrote, right after `begin`."""

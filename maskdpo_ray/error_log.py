@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maskdpo_ray.errors import printable
+from maskdpo_ray.report.progress import note
 
 
 @contextmanager
@@ -20,7 +21,10 @@ def kept(folder: Path) -> Iterator[None]:
         if not file.is_dir():  # a user's own; the error itself matters more
             # Looked at in a terminal; printable, so that no model output steers it.
             lines = map(printable, traceback.format_exc().split("\n"))
-            file.write_text("\n".join(lines), encoding="utf-8")
+            try:
+                file.write_text("\n".join(lines), encoding="utf-8")
+            except OSError as error:  # a full disk may be what ended the run
+                note(f"{file}: can't be written: {error.strerror}")
         raise
     if file.is_file():
         file.unlink()

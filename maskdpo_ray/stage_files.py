@@ -15,9 +15,12 @@ from maskdpo_ray.ledger import sync_folder
 def prove(folder: Path, files: Iterable[str | os.PathLike[str]]) -> dict[str, Proof]:
     """Path within `folder` -> proof of each file, folders taken with all they hold.
 
-    They are on the disk when this returns. Raises RunFolderError when one is not there.
+    They are on the disk when this returns. Raises RunFolderError when one is not there, or can't be put there.
     """
-    return {str(file.relative_to(folder)): proof(file) for file in _expand(folder, files)}
+    try:
+        return {str(file.relative_to(folder)): proof(file) for file in _expand(folder, files)}
+    except OSError as error:
+        raise RunFolderError(f"{error.filename or folder}: can't be written: {error.strerror}") from error
 
 
 def proof(file: Path) -> Proof:

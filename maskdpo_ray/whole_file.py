@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.errors import RunFolderError, one_line
 from maskdpo_ray.ledger import sync_folder
+
+_WRITE_ERRORS = ("inline_container", "PytorchStreamWriter", "(os error ")
 
 
 def write(target: Path, data: bytes) -> None:
@@ -20,6 +23,23 @@ def write(target: Path, data: bytes) -> None:
             file.write(data)
     except OSError as error:
         raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
+
+
+@contextmanager
+def written_by_others(path: Path) -> Iterator[None]:
+    """Around what libraries write to `path`: that the disk took no more is one line, with the room that is left.
+
+    Raises RunFolderError for OSError, and for what torch and safetensors raise instead of one.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError) and not any(words in str(error) for words in _WRITE_ERRORS):
+            raise
+        nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+        free = shutil.disk_usage(nearest).free >> 20
+        why = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise RunFolderError(f"{path}: can't be written: {why} ({free} MiB are free there)") from error
 
 
 @contextmanager

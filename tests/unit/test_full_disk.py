@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,27 @@ def test_the_loop_on_a_disk_that_grows(tmp_path: Path) -> None:
     assert all(line.endswith("can't be written: No space left on device") and "\n" not in line for line in said)
     files = {Path(line.split(":")[0]).name for line in said}
     assert {"ledger.jsonl", "metrics.jsonl", "rollouts-000.jsonl", "reference-logps.safetensors"} <= files, files
+
+
+@pytest.mark.parametrize("save", ["safetensors.torch.save_file({{'a': big}}, {})", "torch.save(big, {})"])
+def test_libraries_that_write(tmp_path: Path, save: str) -> None:
+    """What safetensors and torch raise is one line."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    code = f"""
+import sys, torch, safetensors.torch
+from pathlib import Path
+from maskdpo_ray import whole_file
+file, big = Path(sys.argv[1]) / "file", torch.zeros(2**20)
+with whole_file.written_by_others(file):
+    {save.format("file")}
+"""
+    mount = [word.replace("tmpfs tmpfs", "tmpfs -o size=1m tmpfs") for word in _MOUNTED]
+    done = subprocess.run([*mount, disk, sys.executable, "-c", code, disk], capture_output=True, text=True)
+    if "mount" in done.stderr or "unshare" in done.stderr:
+        pytest.skip("no disk can be mounted here")
+    last = done.stderr.splitlines()[-1]
+    assert re.search(rf"RunFolderError: {disk}/file: can't be written: .+ \([01] MiB are free there\)$", last), done.stderr
 
 
 def attempts(disk: Path, whole: Path) -> list[str]:
