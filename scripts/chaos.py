@@ -3,12 +3,12 @@
 
 .venv/bin/python scripts/chaos.py --faults 63 --folder runs/chaos
 
-First the run that nobody disturbs (the bundled model, vLLM, DeepSpeed and Ray as configs/smoke.yaml has them, in
-float32). Then the same run once for each fault: at a random moment of a stage one process gets SIGKILL, and the run is
-to end as the undisturbed one did, byte for byte: answers with the policy versions that they record, labels, pairs,
-statistics and weights; each question committed once; no process left. A driver that was killed is started again with
-the same command. A table at the end, the same as JSON Lines in FOLDER/faults.jsonl; exit code 1 unless all were
-survived. A stopped call goes on.
+First the run that nobody disturbs: real vLLM, DeepSpeed and Ray, on a model of one layer that knows letters only, so
+that a run takes a minute (--config takes any other). Then the same run once for each fault: at a random moment of a
+stage one process gets SIGKILL, and the run is to end as the undisturbed one did, byte for byte: answers with the policy
+versions that they record, labels, pairs, statistics and weights; each question committed once; no process left. A
+driver that was killed is started again with the same command. A table at the end, the same as JSON Lines in
+FOLDER/faults.jsonl; exit code 1 unless all were survived. A stopped call goes on.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from typing import Any
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests" / "e2e"))  # its eyes: they overlook no process
+sys.path[:0] = [str(REPOSITORY / "tests" / "e2e"), str(REPOSITORY / "tests")]  # its eyes: they overlook no process
 
+import bad_input  # noqa: E402
 from driver import RUN_TIMEOUT_S, Driver, adopt_orphans, describe, families  # noqa: E402
 from local_cluster import LocalCluster  # noqa: E402
 
@@ -58,16 +59,22 @@ FAULTS = (
 )
 """They take turns; a third are the driver's, which has the most to lose."""
 _OPTIONS = {
-    "data.max_questions": 6,
-    "data.num_eval_topics": 3,
-    "data.transfer": "null",
-    "data.num_transfer_topics": "null",
     "rollout.max_in_flight": 2,
-    "train.batch_size": 2,
     "train.save_steps": 1,
-    "eval.bootstrap_samples": 100,
     "vllm.dtype": "float32",  # in bfloat16 an answer depends on those decoded beside it
+    "vllm.enforce_eager": "true",
+    "vllm.cpu_kv_cache_gib": 1,
+    "eval.bootstrap_samples": 100,
 }
+_CONFIG = """\
+model: {{model_name_or_path: {folder}/model}}
+data: {{train: {folder}/questions.jsonl, num_eval_topics: 4}}
+rollout: {{n_samples_per_prompt: 4, max_new_tokens: 160}}
+annotation: {{annotator: "python:docs.numbers_annotator:NumbersAnnotator"}}
+train: {{batch_size: 2}}
+eval: {{n_samples_per_prompt: 2, perplexity_model: {folder}/model}}
+"""
+_NUM_QUESTIONS = 12
 _ON_TWO_NODES = {"rollout.num_engines": 2, "cluster.threads": 1}
 _CPUS = 4  # of each node: the first one has room for what the second one held
 _TRIES = 5
@@ -108,11 +115,25 @@ class Outcome:
     """Empty: survived."""
 
 
-def arguments(folder: Path, options: dict[str, Any]) -> list[str]:
+def write_config(folder: Path) -> Path:
+    """The config of a run on a model and questions of `folder`, made too: answers are letters, and so are facts."""
+    bad_input.small_model(folder / "model")
+    digits = "012345678"  # every number with a 9 is wrong
+    document = " ".join([*digits, *(tens + ones for tens in digits for ones in digits)])
+    questions = [
+        {"id": f"q{number}", "topic": f"t{number}", "prompt": f"What is {number}?", "document": document}
+        for number in range(_NUM_QUESTIONS)
+    ]
+    (folder / "questions.jsonl").write_text("".join(f"{json.dumps(question)}\n" for question in questions))
+    config = folder / "config.yaml"
+    config.write_text(_CONFIG.format(folder=folder))
+    return config
+
+
+def arguments(config: Path, folder: Path, options: dict[str, Any]) -> list[str]:
     """Of the run in `folder`."""
     given = {"run.dir": folder.parent, "run.name": folder.name, **_OPTIONS, **options}
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    return ["--config", str(REPOSITORY / "configs" / "smoke.yaml"), *words]
+    return ["--config", str(config), *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
 
 def metrics(folder: Path) -> Metrics:
@@ -189,23 +210,24 @@ def victims(driver: Driver, fault: str, cluster: LocalCluster | None) -> list[ps
 
 
 @contextmanager
-def started(run: Path, log: Path, on_two_nodes: bool) -> Iterator[tuple[Driver, LocalCluster | None]]:
+def started(config: Path, run: Path, log: Path, on_two_nodes: bool) -> Iterator[tuple[Driver, LocalCluster | None]]:
     """The driver of a run, and its cluster if that is its own."""
     with ExitStack() as stack:
         cluster = stack.enter_context(LocalCluster(num_nodes=2, cpus=_CPUS)) if on_two_nodes else None
         options = {} if cluster is None else {**_ON_TWO_NODES, "cluster.address": cluster.address}
-        yield stack.enter_context(Driver(arguments(run, options), log)), cluster
+        yield stack.enter_context(Driver(arguments(config, run, options), log)), cluster
 
 
 class Undisturbed:
     """The run without faults, on one node or on two; an earlier call's is taken as it is."""
 
-    def __init__(self, folder: Path, on_two_nodes: bool) -> None:
+    def __init__(self, config: Path, folder: Path, on_two_nodes: bool) -> None:
+        self.config = config
         run = folder / ("undisturbed-2" if on_two_nodes else "undisturbed")
         file = run.with_suffix(".json")
         if not file.exists():
             shutil.rmtree(run, ignore_errors=True)
-            with started(run, run.with_suffix(".log"), on_two_nodes) as (driver, _):
+            with started(config, run, run.with_suffix(".log"), on_two_nodes) as (driver, _):
                 begin = time.monotonic()
                 if code := driver.wait():
                     raise SystemExit(f"the undisturbed run ended with {code}: see {driver.log}")
@@ -230,7 +252,8 @@ class Run:
         """Kill `after_s` seconds into a stage; None when there was nobody to kill any more."""
         shutil.rmtree(self._folder, ignore_errors=True)  # of a call that was stopped
         begin = time.monotonic()
-        with started(self._folder, self._folder.with_suffix(".log"), self._fault == NODE) as (driver, cluster):
+        config, log = self._undisturbed.config, self._folder.with_suffix(".log")
+        with started(config, self._folder, log, self._fault == NODE) as (driver, cluster):
             driver.wait_for(lambda: len(stages(metrics(self._folder))) >= stage and committed(self._folder) > 0)
             time.sleep(after_s)
             if not self._kill(driver, cluster, chance):
@@ -242,7 +265,7 @@ class Run:
         for attempt in range(1, _TRIES if self._fault == DRIVER else 0):
             if code == 0:
                 break
-            with started(self._folder, self._folder.with_suffix(f".{attempt}.log"), False) as (driver, cluster):
+            with started(config, self._folder, log.with_suffix(f".{attempt}.log"), False) as (driver, cluster):
                 recovered = recovered or self._recovered(driver, before)
                 code = driver.wait()
                 self._see_what_is_left(driver, cluster)
@@ -299,9 +322,9 @@ class Run:
         return again + sum(max(0, done - int(step)) for step in _AFTER_STEP.findall(said))
 
 
-def strike(number: int, folder: Path, seed: int) -> Outcome:
+def strike(number: int, config: Path, folder: Path, seed: int) -> Outcome:
     """Fault `number` (from 0): all faults take turns, and so do the stages. Raises SystemExit when it meets nobody."""
-    undisturbed = Undisturbed(folder, FAULTS[number % len(FAULTS)] == NODE)
+    undisturbed = Undisturbed(config, folder, FAULTS[number % len(FAULTS)] == NODE)
     stage = (number // len(FAULTS) * 2 + number) % len(undisturbed.stages)
     for attempt in range(_TRIES):
         chance = random.Random(f"{seed}/{number}/{attempt}")
@@ -335,17 +358,20 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=len(FAULTS))
     parser.add_argument("--first", type=int, default=0, help="Number of the first fault.")
     parser.add_argument("--seed", type=int, default=1, help="Draws the moments.")
+    parser.add_argument("--config", type=Path, help="Of another run, such as configs/smoke.yaml.")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "runs" / "chaos")
     given = parser.parse_args()
     adopt_orphans()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the run under way, too
-    given.folder.mkdir(parents=True, exist_ok=True)
-    log = given.folder / "faults.jsonl"
+    folder = given.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    config = given.config or write_config(folder)
+    log = folder / "faults.jsonl"
     done = [Outcome(**json.loads(line)) for line in log.read_bytes().splitlines()] if log.exists() else []
     for number in range(given.first, given.first + given.faults):
         if any(each.number == number for each in done):
             continue
-        done.append(strike(number, given.folder, given.seed))
+        done.append(strike(number, config, folder, given.seed))
         with log.open("a") as file:
             file.write(json.dumps(asdict(done[-1])) + "\n")
         print(table(done[-1:]).splitlines()[-1], flush=True)
