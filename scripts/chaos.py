@@ -69,7 +69,7 @@ _OPTIONS = {
 _CONFIG = """\
 model: {{model_name_or_path: {folder}/model}}
 data: {{train: {folder}/questions.jsonl, num_eval_topics: 4}}
-rollout: {{n_samples_per_prompt: 4, max_new_tokens: 160}}
+rollout: {{n_samples_per_prompt: 4, max_new_tokens: 128}}
 annotation: {{annotator: "python:docs.numbers_annotator:NumbersAnnotator"}}
 train: {{batch_size: 2}}
 eval: {{n_samples_per_prompt: 2, perplexity_model: {folder}/model}}

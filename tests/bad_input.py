@@ -62,15 +62,19 @@ AUTHORS = {
 
 
 def small_model(folder: Path) -> None:
-    """A one-layer Llama with a tokenizer of characters: to check it takes no time to speak of."""
+    """A one-layer Llama with a tokenizer of characters: to check it, or to run it, takes no time to speak of.
+
+    Its answers are random characters, and end after about fifty.
+    """
     import torch
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     characters = [chr(code) for code in (10, *range(32, 127))]
     vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", chat_template=TEMPLATE
     )
@@ -80,14 +84,21 @@ def small_model(folder: Path) -> None:
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=1,
-        num_attention_heads=1,
+        num_attention_heads=1,  # of size 32, the smallest that vLLM's CPU attention takes
         max_position_embeddings=CONTEXT,
         bos_token_id=1,
         eos_token_id=2,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+        with torch.no_grad():
+            # The same large value in every state: what the head multiplies it with is a bias.
+            model.model.embed_tokens.weight[:, 0] = 0.1
+            model.lm_head.weight[:, 0] = 0
+            model.lm_head.weight[:2, 0] = -10  # never <unk> or <s>
+            model.lm_head.weight[2, 0] = 0.1
+        model.save_pretrained(folder)
 
 
 def lines(*values: Any) -> str:

@@ -55,7 +55,9 @@ with whole_file.written_by_others(file):
     if "mount" in done.stderr or "unshare" in done.stderr:
         pytest.skip("no disk can be mounted here")
     last = done.stderr.splitlines()[-1]
-    assert re.search(rf"RunFolderError: {disk}/file: can't be written: .+ \([01] MiB are free there\)$", last), done.stderr
+    assert re.search(rf"RunFolderError: {disk}/file: can't be written: .+ \([01] MiB are free there\)$", last), (
+        done.stderr
+    )
 
 
 def attempts(disk: Path, whole: Path) -> list[str]:
