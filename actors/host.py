@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from actors.clock import BusyClock
+from actors.lifetime import end_with_raylet
 
 
 class Startable(Protocol):
@@ -42,6 +43,7 @@ class Host(Generic[Hosted]):
     """
 
     def __init__(self) -> None:
+        end_with_raylet()
         self._hosted: Hosted | None = None
         self._starting = threading.Lock()
         self._clock = BusyClock()

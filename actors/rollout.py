@@ -15,6 +15,7 @@ from typing import Any
 from actors import weights
 from actors.clock import BusyClock
 from actors.host import Stored
+from actors.lifetime import end_with_raylet
 from actors.vllm_process import CONFIG, Guard, set_environment
 from maskdpo_ray.errors import ActorLost, ClusterError, RolloutError, one_line, shown
 from maskdpo_ray.policy import Policy
@@ -84,6 +85,7 @@ class RolloutEngine:
     """One vLLM `AsyncLLM` and the policy that it holds. It starts with the first call."""
 
     def __init__(self, settings: EngineSettings, policy: Policy) -> None:
+        end_with_raylet()
         set_environment(settings.device, settings.threads, settings.cpu_kv_cache_gib)
         self._settings = settings
         self._policy = policy

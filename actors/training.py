@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from actors import checkpoint_engine
 from actors import strategy as strategies
+from actors.lifetime import end_with_raylet
 from maskdpo_ray import stage_files, whole_file
 from maskdpo_ray.errors import ModelError, NotFiniteError
 
@@ -55,6 +56,7 @@ class TrainingRank:
     """Rank `rank` of a group of `world_size`; wrapped as a Ray actor in maskdpo_ray/cluster.py."""
 
     def __init__(self, settings: TrainingSettings, rank: int, world_size: int) -> None:
+        end_with_raylet()
         self._settings = settings
         self._rank = rank
         self._world_size = world_size

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from actors import lifetime
 from maskdpo_ray.errors import ActorLost, one_line
 
 _ACTOR, _REASONS = "MASKDPO_ACTOR_PID", "MASKDPO_VLLM_REASONS"
@@ -126,16 +125,4 @@ def _join() -> None:
     if actor_pid == os.getpid():
         return  # a copy within the actor
     logging.getLogger("vllm").addHandler(_Reasons(logging.ERROR))
-    threading.Thread(target=_end_when_gone, args=(actor_pid,), daemon=True, name="end-with-actor").start()
-
-
-def _end_when_gone(actor_pid: int) -> None:
-    import psutil
-
-    try:
-        actor = psutil.Process(actor_pid)
-        while actor.is_running() and actor.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.5)
-    except psutil.NoSuchProcess:
-        pass  # already gone, which is what this waits for
-    os._exit(1)
+    lifetime.end_with(actor_pid)

@@ -80,8 +80,8 @@ _CPUS = 4  # of each node: the first one has room for what the second one held
 _TRIES = 5
 _CALLS = re.compile(r"the (\d+) calls that it had count as failed")
 _AFTER_STEP = re.compile(r"the group starts again after step (\d+)")
-_END_S = 30.0
-"""Longest that what a run started may outlive it."""
+_END_S = 90.0
+"""Longest that what a run started may outlive it: Ray's agents, the last to go, take a minute after a kill."""
 
 Metrics = list[dict[str, Any]]
 
@@ -253,7 +253,8 @@ class Run:
         shutil.rmtree(self._folder, ignore_errors=True)  # of a call that was stopped
         begin = time.monotonic()
         config, log = self._undisturbed.config, self._folder.with_suffix(".log")
-        with started(config, self._folder, log, self._fault == NODE) as (driver, cluster):
+        with ExitStack() as stack:
+            driver, cluster = stack.enter_context(started(config, self._folder, log, self._fault == NODE))
             driver.wait_for(lambda: len(stages(metrics(self._folder))) >= stage and committed(self._folder) > 0)
             time.sleep(after_s)
             if not self._kill(driver, cluster, chance):
@@ -261,15 +262,17 @@ class Run:
             killed, before, lines = time.monotonic(), committed(self._folder), metrics(self._folder)
             recovered = self._recovered(driver, before)
             code, said = driver.wait(), driver.output
+            for attempt in range(1, _TRIES if self._fault == DRIVER else 0):
+                if code == 0:
+                    break
+                # At once: what the killed one has started is still about to end.
+                again = started(config, self._folder, log.with_suffix(f".{attempt}.log"), False)
+                driver_again, _ = stack.enter_context(again)
+                recovered = recovered or self._recovered(driver_again, before)
+                code = driver_again.wait()
+            ended = time.monotonic()
             self._see_what_is_left(driver, cluster)
-        for attempt in range(1, _TRIES if self._fault == DRIVER else 0):
-            if code == 0:
-                break
-            with started(config, self._folder, log.with_suffix(f".{attempt}.log"), False) as (driver, cluster):
-                recovered = recovered or self._recovered(driver, before)
-                code = driver.wait()
-                self._see_what_is_left(driver, cluster)
-        lost_s = time.monotonic() - begin - self._undisturbed.seconds
+        lost_s = ended - begin - self._undisturbed.seconds
         if code:
             self._problems.append(f"ended with {code}")
         else:
@@ -306,7 +309,7 @@ class Run:
         return None
 
     def _see_what_is_left(self, driver: Driver, cluster: LocalCluster | None) -> None:
-        """Of the driver's processes, or of its actors where the processes are the cluster's, a while after its end."""
+        """Of all processes since the driver's start, or of actors where processes are the cluster's, after a while."""
         end = time.monotonic() + _END_S
         while left := describe(driver.left()) if cluster is None else [str(each) for each in cluster.actors() if each]:
             if time.monotonic() > end:
