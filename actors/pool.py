@@ -9,6 +9,9 @@ the call that it met, and a call that fails `TRIES` times is given up. These rul
   top until its first answer.
 - Of an actor that died or hung every call has failed once, as nobody knows which one was to blame. So the last try of a
   call has an actor to itself: a question that kills engines takes no other question with it.
+- An actor that was lost gets no call before it answers a first one without meaning: while Ray finds out that a node is
+  dead, and starts its actors elsewhere, every call to them fails, and none is to blame. It has
+  `cluster.start_timeout_s` for that.
 """
 
 from __future__ import annotations
@@ -35,6 +38,17 @@ _END = object()
 _FOR_THE_NODE = "; have fewer actors on a node, or lower vllm.cpu_kv_cache_gib"
 
 
+@dataclass
+class _Away:
+    """An actor that was lost, and has not answered since."""
+
+    back: Any
+    """A call that Ray repeats until the actor answers."""
+    since: float
+    error: str | None = None
+    """Why it can't come back."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """In place of an answer: the call failed `TRIES` times."""
@@ -52,7 +66,8 @@ class Pool:
         self._what = what
         self._cluster = cluster
         self._starting: set[int] = set()
-        """Actors that were replaced and have not answered since."""
+        """Actors that were replaced and have done no work since: their first call may load what they need."""
+        self._away: dict[int, _Away] = {}
         self.restarts = 0
         """Deaths and hangs that calls met."""
 
@@ -62,7 +77,8 @@ class Pool:
     def each(self, method: str, *arguments: Any) -> list[Any]:
         """The answers of all actors, in order. Raises ClusterError about the first one that failed `TRIES` times."""
         answers: dict[int, Any] = {}
-        for index, answer in self.feed(range(len(self)), lambda _: (method, arguments), len(self), home=lambda i: i):
+        feed = _Feed[int](self, lambda _: (method, arguments), home=lambda index: index, at_home_only=True)
+        for index, answer in feed.run(range(len(self)), len(self)):
             if isinstance(answer, Failure):
                 raise ClusterError(answer.error)
             answers[index] = answer
@@ -76,14 +92,15 @@ class Pool:
         home: Callable[[Any], int] | None = None,
         check: Callable[[Any, Any], None] | None = None,
     ) -> Iterator[tuple[Any, Any]]:
-        """Hand items to the least loaded actor, or to number `home(item)`, few at a time; yield (item, answer) as they
-        finish, (item, Failure) when one is given up.
+        """Hand items to the least loaded actor, or to number `home(item)` unless that is lost, few at a time; yield
+        (item, answer) as they finish, (item, Failure) when one is given up.
 
         An item that is a `stages.Failed` comes out as a Failure at once. `check(item, answer)` raises ReplyError when
         the answer is not one. Items are taken one by one and finished ones given back between two takings, so that a
         slow source (the stage before this one) doesn't hold results up.
 
-        Raises what an actor raised when that is a UserError other than a ReplyError: it is not about one item.
+        Raises what an actor raised when that is a UserError other than a ReplyError: it is not about one item. And
+        ClusterError when actors were lost and don't come back.
         """
         return _Feed(self, ask, home, check).run(items, max_in_flight)
 
@@ -108,7 +125,58 @@ class Pool:
         """Take note that Ray starts the actor again, and say so."""
         self.restarts += 1
         self._starting.add(index)
+        self._away[index] = _Away(self._greet(index), time.monotonic())
         note(f"{self.name(index)}: {why}; it is restarted, and the {num_calls} calls that it had count as failed")
+
+    def is_here(self, index: int) -> bool:
+        """Whether an actor takes calls; looks whether a lost one has come back."""
+        import ray
+        from ray.exceptions import RayError
+
+        away = self._away.get(index)
+        if away is None:
+            return True
+        if away.error is not None or not ray.wait([away.back], timeout=0)[0]:
+            return False
+        try:
+            ray.get(away.back)
+        except RayError as error:
+            if calls.is_death(error):
+                away.back = self._greet(index)
+            else:
+                away.error = first_line(error)
+            return False
+        del self._away[index]
+        return True
+
+    def coming_back(self) -> list[Any]:
+        """Calls that end when lost actors are there again."""
+        return [away.back for away in self._away.values() if away.error is None]
+
+    def is_lost(self, index: int) -> bool:
+        """Whether an actor that is away can't come back, or did not in time."""
+        away = self._away.get(index)
+        return away is not None and (away.error is not None or self._patience(away) <= 0)
+
+    def await_one(self, indices: Iterable[int]) -> None:
+        """Return when one of these actors may have come back, or is lost. Raises ClusterError when all are."""
+        import ray
+
+        away = {index: self._away[index] for index in indices if index in self._away}
+        coming = {index: each for index, each in away.items() if not self.is_lost(index)}
+        if coming:
+            timeout = max(0.0, min(map(self._patience, coming.values())))
+            ray.wait([each.back for each in coming.values()], timeout=timeout)
+        elif away:
+            index, last = next(reversed(away.items()))
+            late = f"did not come back within {self._cluster.start_timeout_s:.0f} s (cluster.start_timeout_s)"
+            raise ClusterError(f"{self.name(index)} was lost: {last.error or late}")
+
+    def _patience(self, away: _Away) -> float:
+        return away.since + self._cluster.start_timeout_s - time.monotonic()
+
+    def _greet(self, index: int) -> Any:
+        return self.handles[index].busy_seconds.options(max_task_retries=-1).remote()
 
     def end(self, index: int) -> None:
         """End an actor's process; Ray starts another. Returns when it is gone: what is given to it earlier is lost."""
@@ -135,9 +203,16 @@ class _Feed(Generic[Item]):
     """One pass over some items."""
 
     def __init__(
-        self, pool: Pool, ask: Ask[Item], home: Callable[[Item], int] | None, check: Callable[[Item, Any], None] | None
+        self,
+        pool: Pool,
+        ask: Ask[Item],
+        home: Callable[[Item], int] | None,
+        check: Callable[[Item, Any], None] | None = None,
+        at_home_only: bool = False,
     ) -> None:
         self._pool, self._ask, self._home, self._check = pool, ask, home, check
+        self._at_home_only = at_home_only
+        """Otherwise others stand in for an actor that is lost."""
         self._running: dict[Any, _Call[Item]] = {}
         """By reference, oldest first."""
         self._waiting: list[_Call[Item]] = []
@@ -164,20 +239,25 @@ class _Feed(Generic[Item]):
                 yield from self._finished(block=False)
             elif self._running:
                 yield from self._finished(block=True)
+            elif self._waiting:
+                self._pool.await_one({index for call in self._waiting for index in self._candidates(call)})
             else:
                 return
 
     def _give_out_waiting(self) -> None:
+        for index in range(len(self._pool)):
+            self._pool.is_here(index)  # or `_finished` would be woken by it again and again
         self._waiting = [call for call in self._waiting if not self._give_out(call)]
 
     def _give_out(self, call: _Call[Item]) -> bool:
         """Submit a call, or leave it waiting for an actor that is to be alone with one."""
-        candidates = range(len(self._pool)) if self._home is None else [self._home(call.item)]
-        free = [index for index in candidates if self._alone[index] in (None, call)]
+        here = [index for index in self._candidates(call) if self._pool.is_here(index)]
+        free = [index for index in here if self._alone[index] in (None, call)]
         if not free:
             return False
         index = min(free, key=lambda index: (self._alone[index] is not call, self._load(index)))
         if call.is_last_try:
+            self._alone = [None if other is call else other for other in self._alone]  # of one that went away
             self._alone[index] = call
             if self._load(index):
                 return False
@@ -186,6 +266,13 @@ class _Feed(Generic[Item]):
         call.index = index
         self._running[self._pool.submit(index, *self._ask(call.item))] = call
         return True
+
+    def _candidates(self, call: _Call[Item]) -> Sequence[int]:
+        everyone = range(len(self._pool))
+        if self._home is None:
+            return everyone
+        home = self._home(call.item)
+        return everyone if self._pool.is_lost(home) and not self._at_home_only else [home]
 
     def _load(self, index: int) -> int:
         return sum(call.index == index for call in self._running.values())
@@ -197,9 +284,11 @@ class _Feed(Generic[Item]):
             return
         first = min(self._deadline(call.index) for call in self._running.values())
         timeout = max(0.0, first - time.monotonic()) if block else 0
-        done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
+        coming = self._pool.coming_back() if self._waiting else []
+        done, _ = ray.wait([*self._running, *coming], num_returns=1, timeout=timeout)
         for reference in done:
-            yield from self._take(reference)
+            if reference in self._running:
+                yield from self._take(reference)
         for index in {call.index for call in self._running.values()}:
             oldest = next(reference for reference, call in self._running.items() if call.index == index)
             # It may be there and only not fetched yet, when whoever takes our results was slow.

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,9 @@ from maskdpo_ray.stages import Stages
 _START_RETRIES = 3
 _START_TRIES = 3
 _CLOSE_TIMEOUT_S = 15.0
+_STOP_TIMEOUT_S = 5.0  # whoever sent SIGTERM sends SIGKILL after a while
 _EXIT_TIMEOUT_S = 3.0
+_LOOK_S = 0.05
 
 
 class Cluster:
@@ -61,6 +65,8 @@ class Cluster:
         self._ranks: list[Any] = []
         self._group: Any = None
         """The room that training ranks have, those of now and those that take their place."""
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
+        """The thread that starts Ray, whose processes end with it: the kernel takes a thread for their parent."""
         self._others: set[psutil.Process] = set()
         """Children of this process that are none of Ray's (W&B has one)."""
 
@@ -70,16 +76,26 @@ class Cluster:
         ray_address.check(self._config.cluster)
         self._others = set(psutil.Process().children(recursive=True))
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        self._connect(address)
-        # Ray puts in its own, which kills its processes where they stand and prints a stack trace.
-        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)
+        # In the main thread Ray would put in a SIGTERM handler that exits with another code, if it exits, and a stop
+        # would break into its C++. Here it waits until Ray is there.
+        connected = self._beside.submit(self._connect, address)
+        try:
+            while not wait([connected], timeout=_LOOK_S).done:
+                _put_back(on_sigterm)
+            connected.result()
+            _put_back(on_sigterm)
+        except BaseException:  # a stop, too: nobody calls __exit__
+            wait([connected])
+            self._shut_down()
+            self._beside.shutdown()
+            raise
         return self
 
     def _connect(self, address: str | None) -> None:
         loopback = {} if address or _is_in_cluster() else {"_node_ip_address": "127.0.0.1"}
         for tries_left in reversed(range(_START_TRIES)):
             try:
+                logging.getLogger("ray._private.worker").addFilter(_is_not_about_sigterm)
                 with warnings.catch_warnings():
                     # About actors without GPUs that see all of them in future: ours ask for what they use.
                     warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
@@ -273,13 +289,15 @@ class Cluster:
         try:
             closing = [each.close.remote() for each in self._engines + (self._ranks if kind is None else [])]
             if closing:
-                ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S)
+                timeout = _CLOSE_TIMEOUT_S if kind is None else _STOP_TIMEOUT_S
+                ray.wait(closing, num_returns=len(closing), timeout=timeout)
             for handle in self._handles + self._ranks:
                 ray.kill(handle)
             if self._group is not None:
                 remove_placement_group(self._group)
         finally:
             self._shut_down()
+            self._beside.shutdown()
 
     def _shut_down(self) -> None:
         # A local cluster's processes are our children; Ray's agents outlive their raylet by a while.
@@ -289,6 +307,16 @@ class Cluster:
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=_EXIT_TIMEOUT_S)
+
+
+def _put_back(on_sigterm: Any) -> None:
+    """Ray's C++ puts in a handler of SIGTERM that prints a stack trace and ends the process where it stands."""
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _is_not_about_sigterm(record: logging.LogRecord) -> bool:
+    return "SIGTERM handler is not set" not in record.getMessage()
 
 
 def _is_in_cluster() -> bool:

@@ -11,6 +11,7 @@ import fakes
 import pytest
 from running import MINE, Running, config_for, started
 
+from actors.pool import Pool
 from maskdpo_ray import annotators
 from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config import AnnotationConfig
@@ -18,6 +19,12 @@ from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.stages import Answered, Failed
 
 GOOD = [f"q{index}" for index in range(6)]
+
+
+def all_back(pool: Pool) -> None:
+    """Return when every actor takes calls."""
+    while not all(map(pool.is_here, range(len(pool)))):
+        pool.await_one(range(len(pool)))
 
 
 @pytest.fixture(scope="class")
@@ -38,6 +45,8 @@ class TestFaults:
         since, before = running.count("engine"), running.stages.engines.restarts
         names = ["die/x", *GOOD]
         assert running.answered(names, policy) == {name: [1, 1, 1] for name in names}
+        all_back(running.stages.engines.pool)  # until then the other engine answers all
+        assert running.answered(GOOD, policy) == {name: [1, 1, 1] for name in GOOD}
         (start,) = running.notes("engine", "start", since)
         assert start["version"] == 0
         loads = running.notes("engine", "load", since)
@@ -53,7 +62,9 @@ class TestFaults:
         running.stages.engines.load(policy)
         since = running.count("engine")
         assert running.answered(["die/bytes"], policy) == {"die/bytes": [2, 2, 2]}
-        assert [note["received"] for note in running.notes("engine", "load", since)] == [policy.checksum]
+        all_back(running.stages.engines.pool)
+        assert running.answered(GOOD, policy) == {name: [2, 2, 2] for name in GOOD}
+        assert {note["received"] for note in running.notes("engine", "load", since)} == {policy.checksum}
 
     def test_engine_that_hangs_once_is_replaced(self, running: Running, capfd: pytest.CaptureFixture[str]) -> None:
         """One question hangs while others finish: time is counted from when it became its engine's oldest."""
@@ -142,6 +153,7 @@ def test_an_annotator_of_ones_own(tmp_path: Path, mine: str, capfd: Any) -> None
         assert found.pop("raises/x").endswith(": KeyError: 'no such\\nentry'")
         assert found.pop("nothing/x").endswith(": annotator: expected a list of 2 annotations, got 0")
         assert found == first and group.restarts == 1
+        all_back(group.pool)
         found = stream("kills/x", *GOOD)
         assert found.pop("kills/x").endswith(": its process ended")
         assert group.restarts == 4

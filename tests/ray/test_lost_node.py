@@ -1,0 +1,83 @@
+"""A node that is lost with its actors: their questions fail once, and wait for them to start elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+import ray.cloudpickle
+from ray.cluster_utils import Cluster as Nodes
+
+from actors.pool import Failure, Pool
+from maskdpo_ray.config import ClusterConfig
+from maskdpo_ray.errors import ClusterError
+
+NUM_ITEMS = 6
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers don't have tests/ on their path
+
+
+class Worker:
+    """Says on which node it works, and takes a moment for it."""
+
+    async def until_gone(self) -> None:
+        """See `Pool`."""
+
+    def busy_seconds(self) -> float:
+        return 0.0
+
+    def work(self, item: int) -> tuple[int, str]:
+        time.sleep(0.5)
+        return item, ray.get_runtime_context().get_node_id()
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """Two, the second with what the workers need."""
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1, resources={"room": 2})
+    ray.init(address=nodes.address, log_to_driver=False)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def started(home: str, start_timeout_s: float = 120) -> Pool:
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "resources": {home: 1}}
+    handles = [ray.remote(Worker).options(**options).remote() for _ in range(2)]
+    ray.get([handle.busy_seconds.remote() for handle in handles])
+    return Pool(handles, "worker", ClusterConfig(start_timeout_s=start_timeout_s, step_timeout_s=60))
+
+
+def ask(item: int) -> tuple[str, tuple[Any, ...]]:
+    return "work", (item,)
+
+
+def test_actors_of_a_lost_node_start_on_another(nodes: Nodes, capfd: pytest.CaptureFixture[str]) -> None:
+    """With two actors or with one that has a home: each question fails once at most, and none is given up."""
+    pool = started("room")
+    second = nodes.list_all_nodes()[1]
+    answers = []
+    for item, answer in pool.feed(range(NUM_ITEMS), ask, 4, home=lambda item: item % 2):
+        assert not isinstance(answer, Failure), answer
+        answers.append(answer)
+        if len(answers) == 1:
+            nodes.remove_node(second, allow_graceful=False)
+            nodes.add_node(num_cpus=1, resources={"room": 2})
+        assert answer[0] == item
+    assert sorted(item for item, _ in answers) == list(range(NUM_ITEMS))
+    assert len({node for _, node in answers}) == 2
+    assert pool.restarts == 2
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("worker ")]
+    assert len(said) == 2 and all("it is restarted" in line for line in said)
+    assert pool.each("busy_seconds") == [0.0, 0.0]
+
+
+def test_one_that_finds_no_room_any_more(nodes: Nodes) -> None:
+    pool = started("room", start_timeout_s=5)
+    nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)
+    with pytest.raises(ClusterError, match=r"^worker [01] was lost: did not come back within 5 s \(cluster.start_time"):
+        list(pool.feed(range(NUM_ITEMS), ask, 4))
