@@ -101,6 +101,15 @@ def test_a_stop_is_no_crash(stopped: Stopped) -> None:
         assert "the same command goes on from there" in output
 
 
+def test_stopped_while_ray_starts(runs_dir: Path, smallest: Path) -> None:
+    """Ray has signal handlers of its own, and processes that nobody else would end."""
+    with Driver(arguments(runs_dir / "early", smallest), runs_dir / "early.log") as driver:
+        driver.wait_for(lambda: any("raylet/raylet" in each for each in describe(driver.left())))
+        code = driver.stop(signal.SIGTERM, STOP_TIMEOUT_S)
+        left = describe(driver.left())
+    assert (code, left) == (143, []) and "Traceback" not in driver.output, driver.output
+
+
 def test_vllm_ends_with_its_actor(stopped: Stopped) -> None:
     assert stopped.orphans == []
 
