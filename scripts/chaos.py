@@ -80,8 +80,10 @@ _CPUS = 4  # of each node: the first one has room for what the second one held
 _TRIES = 5
 _CALLS = re.compile(r"the (\d+) calls that it had count as failed")
 _AFTER_STEP = re.compile(r"the group starts again after step (\d+)")
-_END_S = 90.0
-"""Longest that what a run started may outlive it: Ray's agents, the last to go, take a minute after a kill."""
+_END_S = 30.0
+"""Longest that what a run started may outlive it."""
+_RAYS_OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""They outlive a killed driver, and its raylet, by a minute, whatever a run does."""
 
 Metrics = list[dict[str, Any]]
 
@@ -311,11 +313,17 @@ class Run:
     def _see_what_is_left(self, driver: Driver, cluster: LocalCluster | None) -> None:
         """Of all processes since the driver's start, or of actors where processes are the cluster's, after a while."""
         end = time.monotonic() + _END_S
-        while left := describe(driver.left()) if cluster is None else [str(each) for each in cluster.actors() if each]:
+        while left := self._left(driver, cluster):
             if time.monotonic() > end:
                 self._problems.extend(f"left behind: {each}" for each in left)
                 return
             time.sleep(0.5)
+
+    def _left(self, driver: Driver, cluster: LocalCluster | None) -> list[str]:
+        if cluster is not None:
+            return [str(actors) for actors in cluster.actors() if actors]
+        left = describe(driver.left())
+        return [each for each in left if self._fault != DRIVER or not each.partition(" ")[2].startswith(_RAYS_OWN)]
 
     def _steps_again(self, lines: Metrics, said: str) -> int:
         """Steps that metrics have twice, and those since the step after which ranks say that they go on."""
