@@ -41,8 +41,8 @@ class _Replaced:
         return self.pool.restarts
 
     def busy_seconds(self) -> float:
-        """Mean over the actors."""
-        return fmean(self.pool.each("busy_seconds"))
+        """Mean over the actors that are there."""
+        return fmean(self.pool.each("busy_seconds").values())
 
 
 class RolloutGroup(_Replaced):
@@ -59,10 +59,10 @@ class RolloutGroup(_Replaced):
         return [engine.ready.remote() for engine in self.pool.handles]
 
     def load(self, policy: Policy) -> None:
-        """Every engine confirms version and checksum, or ClusterError names the one that didn't."""
-        sees = self.pool.each("has", policy)
+        """Every engine that is there confirms version and checksum, or ClusterError names the one that didn't."""
+        sees = self.pool.each("has", policy).values()
         self._files = None if all(sees) else _in_object_store(policy)
-        for index, answer in enumerate(self.pool.each("load", policy, self._files)):
+        for index, answer in self.pool.each("load", policy, self._files).items():
             if answer != (policy.version, policy.checksum):
                 raise ClusterError(
                     f"rollout engine {index}: expected policy {policy.version} {policy.checksum[:12]}, holds {answer}"

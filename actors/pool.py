@@ -74,15 +74,20 @@ class Pool:
     def __len__(self) -> int:
         return len(self.handles)
 
-    def each(self, method: str, *arguments: Any) -> list[Any]:
-        """The answers of all actors, in order. Raises ClusterError about the first one that failed `TRIES` times."""
+    def each(self, method: str, *arguments: Any) -> dict[int, Any]:
+        """The answers of all actors but lost ones, by their numbers.
+
+        Raises ClusterError about the first one that failed `TRIES` times, or when all are lost.
+        """
         answers: dict[int, Any] = {}
         feed = _Feed[int](self, lambda _: (method, arguments), home=lambda index: index, at_home_only=True)
         for index, answer in feed.run(range(len(self)), len(self)):
-            if isinstance(answer, Failure):
+            if isinstance(answer, Failure) and not self.is_lost(index):
                 raise ClusterError(answer.error)
             answers[index] = answer
-        return [answers[index] for index in range(len(self))]
+        if all(map(self.is_lost, answers)):
+            raise ClusterError(self.why_lost(0))
+        return {index: answer for index, answer in sorted(answers.items()) if not self.is_lost(index)}
 
     def feed(
         self,
@@ -168,9 +173,12 @@ class Pool:
             timeout = max(0.0, min(map(self._patience, coming.values())))
             ray.wait([each.back for each in coming.values()], timeout=timeout)
         elif away:
-            index, last = next(reversed(away.items()))
-            late = f"did not come back within {self._cluster.start_timeout_s:.0f} s (cluster.start_timeout_s)"
-            raise ClusterError(f"{self.name(index)} was lost: {last.error or late}")
+            raise ClusterError(self.why_lost(next(reversed(away))))
+
+    def why_lost(self, index: int) -> str:
+        """One line."""
+        late = f"did not come back within {self._cluster.start_timeout_s:.0f} s (cluster.start_timeout_s)"
+        return f"{self.name(index)} was lost: {self._away[index].error or late}"
 
     def _patience(self, away: _Away) -> float:
         return away.since + self._cluster.start_timeout_s - time.monotonic()
@@ -227,6 +235,8 @@ class _Feed(Generic[Item]):
         has_more = True
         while True:
             self._give_out_waiting()
+            if self._at_home_only:
+                yield from self._given_up()
             if has_more and not self._waiting and len(self._running) < max_in_flight:
                 item = next(source, _END)
                 if item is _END:
@@ -243,6 +253,13 @@ class _Feed(Generic[Item]):
                 self._pool.await_one({index for call in self._waiting for index in self._candidates(call)})
             else:
                 return
+
+    def _given_up(self) -> Iterator[tuple[Item, Any]]:
+        """Calls that are for nobody but a lost actor."""
+        gone = [call for call in self._waiting if self._pool.is_lost(self._candidates(call)[0])]
+        for call in gone:
+            self._waiting.remove(call)
+            yield call.item, Failure(self._pool.why_lost(self._candidates(call)[0]))
 
     def _give_out_waiting(self) -> None:
         for index in range(len(self._pool)):

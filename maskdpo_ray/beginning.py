@@ -16,6 +16,7 @@ from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import to_json
 
+_MODEL_FILES = (".json", ".jinja", ".model", ".txt")
 Questions = Mapping[str, Sequence[Any]]
 """By split: `train`, `heldout` and, when there is a second domain, `transfer`. Of `maskdpo_ray.train` only `pairs`,
 examples; of `maskdpo_ray.evaluate` no `train`, but `answers` where they were given."""
@@ -25,18 +26,30 @@ def facts(initial: Policy, questions: Questions, config: Mapping[str, Any]) -> d
     """What the ledger keeps, as JSON values. `config`: resolved, as nested dicts."""
     return {
         "checksum": initial.checksum,
+        "model_files": _model_files(initial),
         "questions": {split: _checksum(asked) for split, asked in questions.items()},
         "named_files": named_files.checksums(config),
     }
 
 
 def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) -> None:
-    """Raise RunFolderError when the run in `path` began, as the facts `begun` say, with other weights."""
+    """Raise RunFolderError when the run in `path` began, as the facts `begun` say, with another model: weights,
+    tokenizer, chat template or config.
+    """
     if begun["checksum"] != initial.checksum:
         raise RunFolderError(
             f"model.model_name_or_path: expected the weights {begun['checksum'][:12]}... that the run in "
             f"{path} began with, got {initial.checksum[:12]}... in {initial.path}"
         )
+    before, now = begun.get("model_files"), _model_files(initial)
+    if before is None:  # runs of earlier versions did not keep it
+        return
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise RunFolderError(
+                f"model.model_name_or_path: expected {Path(initial.path) / name} as the run in {path} began with it, "
+                f"got {'another' if name in now else 'none'}"
+            )
 
 
 def refuse_other_questions(path: Path, begun: Mapping[str, Any], questions: Questions) -> None:
@@ -62,6 +75,12 @@ def refuse_other_files(path: Path, begun: Mapping[str, Any], config: Mapping[str
             f"{name}: expected the file as the run in {path} began with it, got another; "
             "give it back or choose another run.name"
         )
+
+
+def _model_files(initial: Policy) -> dict[str, str]:
+    """Name -> SHA-256 of what decides, beside the weights, how a prompt is read and an answer ends."""
+    files = sorted(file for file in Path(initial.path).glob("*") if file.suffix in _MODEL_FILES and file.is_file())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def _checksum(asked: Sequence[Any]) -> str:

@@ -67,6 +67,8 @@ class Cluster:
         """The room that training ranks have, those of now and those that take their place."""
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
         """The thread that starts Ray, whose processes end with it: the kernel takes a thread for their parent."""
+        self._is_stopped = False
+        """Before Ray was there."""
         self._others: set[psutil.Process] = set()
         """Children of this process that are none of Ray's (W&B has one)."""
 
@@ -85,6 +87,7 @@ class Cluster:
             connected.result()
             _put_back(on_sigterm)
         except BaseException:  # a stop, too: nobody calls __exit__
+            self._is_stopped = True
             wait([connected])
             self._shut_down()
             self._beside.shutdown()
@@ -110,7 +113,7 @@ class Cluster:
             except Exception as error:  # Ray raises plain ones when its processes don't come up in time
                 self._shut_down()
                 # Ray gives a node 30 s and has no option for it; a busy machine needs longer.
-                if tries_left and loopback and "timed out during startup" in str(error):
+                if tries_left and not self._is_stopped and loopback and "timed out during startup" in str(error):
                     continue
                 where = f"cluster.address: no Ray cluster at {address!r}" if address else "Ray did not start"
                 raise ClusterError(f"{where}: {calls.first_line(error)}") from error

@@ -346,7 +346,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         for name in ("start_timeout_s", "step_timeout_s"):
-            _require(getattr(self, name) > 0, f"cluster.{name}", "above 0", getattr(self, name))
+            _require(0 < getattr(self, name) <= 10**7, f"cluster.{name}", "above 0, at most 1e7", getattr(self, name))
         for name, value in vars(self).items():
             if name.startswith(("cpus_per_", "gpus_per_")):
                 _require(value >= 0, f"cluster.{name}", "at least 0", value)

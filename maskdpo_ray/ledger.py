@@ -6,6 +6,7 @@ A run goes on from what the ledger says, and from nothing else. A kill can tear 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -78,6 +79,14 @@ class AppendFile:
             chunks.append(chunk)
             start += len(chunk)
         return b"".join(chunks)
+
+    def hold(self) -> None:
+        """Keep other processes from writing it, until it is closed. Raises RunFolderError when one does."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(f"{self.path}: another process writes this file; wait for it or stop it") from error
+        self.size = os.fstat(self._descriptor).st_size
 
     def sync(self) -> None:
         """Return when everything appended is on the disk."""

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import NoReturn
 
 from maskdpo_ray import cli, stopping, stored_config
@@ -69,10 +70,13 @@ def with_config(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, cl
 
 
 def files_read(command: cli.CommandLine) -> list[str]:
-    """What must not be written over: the config, its questions, and texts among its annotator's options."""
-    data, options = command.config.data, stored_config.flatten(command.config.annotation.options or {})
-    named = (data.train, data.eval, data.transfer, *options.values())
-    return [str(command.config_path), *(name for name in named if isinstance(name, str))]
+    """What must not be written over: the config, its questions, texts among its options, and files of its models."""
+    config = command.config
+    options = {"annotation": config.annotation.options, "eval": config.eval.options}
+    data, models = config.data, (config.model.model_name_or_path, config.eval.perplexity_model)
+    named = (data.train, data.eval, data.transfer, *stored_config.flatten(options).values())
+    of_models = [str(file) for model in models if model for file in Path(model).glob("*")]
+    return [str(command.config_path), *(name for name in named if isinstance(name, str)), *of_models]
 
 
 def start(main: Callable[[list[str]], None]) -> None:

@@ -16,9 +16,10 @@ from maskdpo_ray import json_file, named_files, unparsed
 from maskdpo_ray.annotators.replay import LabelledAnswer
 from maskdpo_ray.commands import new_file
 from maskdpo_ray.config import AnnotationConfig
-from maskdpo_ray.errors import DataError
+from maskdpo_ray.errors import DataError, RunFolderError
+from maskdpo_ray.formats import json_items
 from maskdpo_ray.ledger import AppendFile, encode_line
-from maskdpo_ray.records import Annotation, Rollout, from_json
+from maskdpo_ray.records import Annotation, Rollout
 from maskdpo_ray.stages import Labelled
 from maskdpo_ray.unparsed import Counts
 
@@ -53,6 +54,7 @@ class LabelsFile:
         """The sentences that an earlier attempt left, as in `unparsed.py`."""
         self._size = 0
         """Bytes of whole lines."""
+        self._found = path.stat().st_size if path.exists() else 0
         self._file: AppendFile | None = None
         if path.exists() and not force:
             self._refuse_foreign()
@@ -70,9 +72,18 @@ class LabelsFile:
         return key(answer.question_id, answer.text) in self._done
 
     def __enter__(self) -> LabelsFile:
-        new_file.write(self._by_file, [self._by])
-        self._file = AppendFile(self.path)
-        self._file.truncate(self._size)
+        """Raises RunFolderError when another process writes the file, or has since it was read."""
+        file = AppendFile(self.path)
+        try:
+            file.hold()
+            if file.size != self._found:
+                raise RunFolderError(f"{self.path}: expected the {self._found} bytes that were read, got {file.size}")
+            new_file.write(self._by_file, [self._by])
+            file.truncate(self._size)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
         return self
 
     def append(self, item: Labelled) -> None:
@@ -116,10 +127,8 @@ class LabelsFile:
             for number, raw in enumerate(file, start=1):
                 if not raw.endswith(b"\n"):
                     break  # half-written when an attempt was stopped
-                try:
-                    line = from_json(LabelledAnswer, json.loads(raw))
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{self.path}:{number}: {error}") from None
+                value = json_items.parsed(self.path, number, raw.rstrip(b"\n"))
+                line = json_items.record(LabelledAnswer, value, f"{self.path}:{number}")
                 self._done.add(key(line.question_id, line.text))
                 labels = Annotation(line.question_id, line.sample, line.sentences)
                 self.counts = unparsed.added(self.counts, unparsed.count([labels]))

@@ -37,7 +37,9 @@ class Worker:
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
     """Two, the second with what the workers need."""
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = Nodes(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "resources": {"first": 1}}
+    )
     nodes.add_node(num_cpus=1, resources={"room": 2})
     ray.init(address=nodes.address, log_to_driver=False)
     yield nodes
@@ -45,9 +47,9 @@ def nodes() -> Iterator[Nodes]:
     nodes.shutdown()
 
 
-def started(home: str, start_timeout_s: float = 120) -> Pool:
-    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "resources": {home: 1}}
-    handles = [ray.remote(Worker).options(**options).remote() for _ in range(2)]
+def started(*homes: str, start_timeout_s: float = 120) -> Pool:
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1}
+    handles = [ray.remote(Worker).options(**options, resources={home: 1}).remote() for home in homes]
     ray.get([handle.busy_seconds.remote() for handle in handles])
     return Pool(handles, "worker", ClusterConfig(start_timeout_s=start_timeout_s, step_timeout_s=60))
 
@@ -58,7 +60,7 @@ def ask(item: int) -> tuple[str, tuple[Any, ...]]:
 
 def test_actors_of_a_lost_node_start_on_another(nodes: Nodes, capfd: pytest.CaptureFixture[str]) -> None:
     """With two actors or with one that has a home: each question fails once at most, and none is given up."""
-    pool = started("room")
+    pool = started("room", "room")
     second = nodes.list_all_nodes()[1]
     answers = []
     for item, answer in pool.feed(range(NUM_ITEMS), ask, 4, home=lambda item: item % 2):
@@ -73,11 +75,20 @@ def test_actors_of_a_lost_node_start_on_another(nodes: Nodes, capfd: pytest.Capt
     assert pool.restarts == 2
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("worker ")]
     assert len(said) == 2 and all("it is restarted" in line for line in said)
-    assert pool.each("busy_seconds") == [0.0, 0.0]
+    assert pool.each("busy_seconds") == {0: 0.0, 1: 0.0}
+
+
+def test_the_others_go_on_without_one_that_is_lost(nodes: Nodes) -> None:
+    """What had its home there goes to them, and nobody waits for it again."""
+    pool = started("first", "room", start_timeout_s=5)
+    nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)
+    answers = list(pool.feed(range(NUM_ITEMS), ask, 4, home=lambda item: item % 2))
+    assert sorted(answer[0] for _, answer in answers) == list(range(NUM_ITEMS))
+    assert pool.each("busy_seconds") == {0: 0.0}
 
 
 def test_one_that_finds_no_room_any_more(nodes: Nodes) -> None:
-    pool = started("room", start_timeout_s=5)
+    pool = started("room", "room", start_timeout_s=5)
     nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)
     with pytest.raises(ClusterError, match=r"^worker [01] was lost: did not come back within 5 s \(cluster.start_time"):
         list(pool.feed(range(NUM_ITEMS), ask, 4))

@@ -85,6 +85,18 @@ def test_nothing_is_written_before_it_starts(folder: Path) -> None:
     assert set(folder.iterdir()) == before
 
 
+def test_one_process_at_a_time(folder: Path) -> None:
+    """What another one has written since the file was read is not cut off."""
+    first, second, third = prepare(folder), prepare(folder), prepare(folder)
+    with first.labels:
+        with pytest.raises(UserError, match="labels.jsonl: another process writes this file"), second.labels:
+            pass
+        first.run(FakeAnnotators(Events()))
+    with pytest.raises(UserError, match=r"labels.jsonl: expected the 0 bytes that were read, got \d+$"), third.labels:
+        pass
+    assert len(lines(folder)) == 5
+
+
 @pytest.mark.parametrize("torn", [b"", b'{"question_id": "q1", "te'])
 def test_goes_on_after_a_stop(folder: Path, torn: bytes) -> None:
     with pytest.raises(Stopped):
@@ -235,6 +247,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         "annotation.options.tables.a: expected the file as ",
     ),
     "damaged": (damaged, [], "labels.jsonl:1: missing field 'sentences' in the labelled answer"),
+    "no Unicode": (
+        lambda folder: label(folder) and replaced("labels.jsonl", '{"question_id": "q0", "text": "\\ud800"}\n')(folder),
+        [],
+        "labels.jsonl:1: expected Unicode text, got a lone ",
+    ),
+    "no JSON": (
+        lambda folder: label(folder) and replaced("labels.jsonl", "{\n")(folder),
+        [],
+        "labels.jsonl:1: expected JSON, got: ",
+    ),
     "annotator": (lambda _: None, ["--annotation.annotator", "nobody"], "--annotation.annotator: expected one of"),
 }
 

@@ -92,6 +92,26 @@ def test_a_run_of_an_earlier_version_goes_on(copy):
         attempt(copy, {**SPLITS, "train": [asked("other")]})
 
 
+@pytest.mark.parametrize("change", [lambda file: edit(file), lambda file: file.unlink()])
+def test_another_tokenizer_or_template_is_refused(tmp_path, change):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("chat_template.jinja", "tokenizer.json", "README.md"):
+        (model / name).write_text("{}")
+    initial = Policy(0, str(model), "c" * 64)
+    for _ in range(2):
+        with open_folder(tmp_path / "run") as folder:
+            folder.begin(initial, SPLITS)
+        edit(model / "README.md")
+    change(model / "chat_template.jinja")
+    with open_folder(tmp_path / "run") as folder, pytest.raises(RunFolderError) as caught:
+        folder.begin(initial, SPLITS)
+    expected = (
+        f"model.model_name_or_path: expected {model}/chat_template.jinja as the run in {tmp_path}/run began with it"
+    )
+    assert str(caught.value).startswith(f"{expected}, got ")
+
+
 def edit(file):
     file.write_text(file.read_text() + " ")
 
