@@ -12,7 +12,7 @@ from maskdpo_ray.commands import annotate, arguments
 
 
 def main(argv: list[str]) -> None:
-    """Raises UserError."""
+    """Raises UserError, and SystemExit(1) when questions failed: what comes next would lack their labels."""
     job = annotate.prepare(argv)
     print(job.describe(), flush=True)
     if job.dry_run:
@@ -24,6 +24,8 @@ def main(argv: list[str]) -> None:
         with job.labels, Cluster(job.config) as cluster:
             job.run(cluster.start_annotators(job.annotator))
     print(job.summary())
+    if job.failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import fakes
 import pytest
 from fakes import RIGHT, WRONG, Events, FakeAnnotators, Stopped
 
+from maskdpo_ray import annotate as command
 from maskdpo_ray.annotators.replay import LabelledAnswer, ReplayAnnotator
 from maskdpo_ray.commands import annotate
 from maskdpo_ray.errors import ClusterError, DataError, UserError
@@ -293,6 +294,14 @@ def test_a_folder_as_output(folder: Path) -> None:
     (folder / "labels.jsonl").mkdir()
     with pytest.raises(DataError, match="labels.jsonl: expected a file to write, got a folder"):
         prepare(folder)
+
+
+def test_a_failed_question_is_an_exit_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = prepare(folder)
+    job.num_answers, job.failed = 0, {"q1": "no reply"}
+    monkeypatch.setattr(annotate, "prepare", lambda argv: job)
+    with pytest.raises(SystemExit, match="^1$"):
+        command.main([])
 
 
 def test_what_failed_is_said_and_tried_again(folder: Path) -> None:
