@@ -103,7 +103,8 @@ class Cluster:
                     # About actors without GPUs that see all of them in future: ours ask for what they use.
                     warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
                     ray.init(
-                        address=address,
+                        # Without an address Ray would join whatever cluster it finds on this machine.
+                        address=address or (None if _is_in_cluster() else "local"),
                         include_dashboard=False if loopback else None,
                         log_to_driver=False,
                         logging_level="warning",

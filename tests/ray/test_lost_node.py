@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import ray.cloudpickle
 from ray.cluster_utils import Cluster as Nodes
 
 from actors.pool import Failure, Pool
-from maskdpo_ray.config import ClusterConfig
+from maskdpo_ray.cluster import Cluster as OwnCluster
+from maskdpo_ray.config import ClusterConfig, Config, ModelConfig, RunConfig
 from maskdpo_ray.errors import ClusterError
 
 NUM_ITEMS = 6
@@ -85,6 +87,14 @@ def test_the_others_go_on_without_one_that_is_lost(nodes: Nodes) -> None:
     answers = list(pool.feed(range(NUM_ITEMS), ask, 4, home=lambda item: item % 2))
     assert sorted(answer[0] for _, answer in answers) == list(range(NUM_ITEMS))
     assert pool.each("busy_seconds") == {0: 0.0}
+
+
+def test_somebody_elses_cluster_is_left_alone(nodes: Nodes, tmp_path: Path) -> None:
+    """Without an address a run has one of its own, whatever there is on the machine."""
+    ray.shutdown()
+    with OwnCluster(Config(run=RunConfig(dir=str(tmp_path)), model=ModelConfig("unused"))):
+        assert ray.get_runtime_context().gcs_address != nodes.address
+        assert len(ray.nodes()) == 1
 
 
 def test_one_that_finds_no_room_any_more(nodes: Nodes) -> None:
