@@ -82,12 +82,13 @@ class Pool:
         answers: dict[int, Any] = {}
         feed = _Feed[int](self, lambda _: (method, arguments), home=lambda index: index, at_home_only=True)
         for index, answer in feed.run(range(len(self)), len(self)):
-            if isinstance(answer, Failure) and not self.is_lost(index):
+            if not isinstance(answer, Failure):
+                answers[index] = answer
+            elif not self.is_lost(index):
                 raise ClusterError(answer.error)
-            answers[index] = answer
-        if all(map(self.is_lost, answers)):
+        if not answers:
             raise ClusterError(self.why_lost(0))
-        return {index: answer for index, answer in sorted(answers.items()) if not self.is_lost(index)}
+        return dict(sorted(answers.items()))
 
     def feed(
         self,
@@ -153,6 +154,11 @@ class Pool:
             return False
         del self._away[index]
         return True
+
+    def look_for_absent(self) -> None:
+        """Take note of lost actors that have come back."""
+        for index in list(self._away):
+            self.is_here(index)
 
     def coming_back(self) -> list[Any]:
         """Calls that end when lost actors are there again."""
@@ -262,8 +268,7 @@ class _Feed(Generic[Item]):
             yield call.item, Failure(self._pool.why_lost(self._candidates(call)[0]))
 
     def _give_out_waiting(self) -> None:
-        for index in range(len(self._pool)):
-            self._pool.is_here(index)  # or `_finished` would be woken by it again and again
+        self._pool.look_for_absent()  # or `_finished` would be woken by one that is back, again and again
         self._waiting = [call for call in self._waiting if not self._give_out(call)]
 
     def _give_out(self, call: _Call[Item]) -> bool:

@@ -41,15 +41,12 @@ def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) 
             f"model.model_name_or_path: expected the weights {begun['checksum'][:12]}... that the run in "
             f"{path} began with, got {initial.checksum[:12]}... in {initial.path}"
         )
-    before, now = begun.get("model_files"), _model_files(initial)
-    if before is None:  # runs of earlier versions did not keep it
-        return
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise RunFolderError(
-                f"model.model_name_or_path: expected {Path(initial.path) / name} as the run in {path} began with it, "
-                f"got {'another' if name in now else 'none'}"
-            )
+    now = _model_files(initial)
+    if name := named_files.changed(begun.get("model_files"), now):
+        raise RunFolderError(
+            f"model.model_name_or_path: expected {Path(initial.path) / name} as the run in {path} began with it, "
+            f"got {'another' if name in now else 'none'}"
+        )
 
 
 def refuse_other_questions(path: Path, begun: Mapping[str, Any], questions: Questions) -> None:

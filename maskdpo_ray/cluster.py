@@ -96,9 +96,9 @@ class Cluster:
 
     def _connect(self, address: str | None) -> None:
         loopback = {} if address or _is_in_cluster() else {"_node_ip_address": "127.0.0.1"}
+        logging.getLogger("ray._private.worker").addFilter(_is_not_about_sigterm)
         for tries_left in reversed(range(_START_TRIES)):
             try:
-                logging.getLogger("ray._private.worker").addFilter(_is_not_about_sigterm)
                 with warnings.catch_warnings():
                     # About actors without GPUs that see all of them in future: ours ask for what they use.
                     warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)

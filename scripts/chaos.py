@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "tests" / "e2e"), str(REPOSITORY / "tests")]  # its eyes: they overlook no process
 
 import bad_input  # noqa: E402
-from driver import RUN_TIMEOUT_S, Driver, adopt_orphans, describe, families  # noqa: E402
+from driver import RUN_TIMEOUT_S, Driver, adopt_orphans, describe, families, titled  # noqa: E402
 from local_cluster import LocalCluster  # noqa: E402
 
 TITLES = {
@@ -200,13 +200,7 @@ def victims(driver: Driver, fault: str, cluster: LocalCluster | None) -> list[ps
     if fault == NODE:
         assert cluster is not None
         return cluster.raylets(1)
-    found = []
-    for process in driver.left() if cluster is None else families(psutil.Process().children()):
-        try:
-            if " ".join(process.cmdline()).startswith(TITLES[fault]):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue  # it ended while we looked
+    found = titled(driver.left() if cluster is None else families(psutil.Process().children()), TITLES[fault])
     # A process that vLLM forks has its parent's title at first.
     return [process for process in found if process.ppid() not in {each.pid for each in found}]
 

@@ -15,6 +15,7 @@ from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TIERS = ("unit", "ray", "e2e", "gpu")
+NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount")
 BUNDLED_MODEL = REPOSITORY / "models" / "smollm2-135m-instruct"
 
 # Nothing may reach for the network, and child processes inherit it. Set before any test imports a library.
@@ -84,6 +85,16 @@ def tiny_model(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
         LlamaForCausalLM(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(bundled_model / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A folder on which a process in namespaces of its own can mount a small disk; they end with it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run([*NAMESPACES, "mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
     return folder
 
 

@@ -129,8 +129,13 @@ class Driver:
 
 def family(driver: Driver, title: str) -> list[psutil.Process]:
     """Processes of the run whose title begins with `title`."""
+    return titled(driver.left(), title)
+
+
+def titled(processes: Iterable[psutil.Process], title: str) -> list[psutil.Process]:
+    """Those whose title begins with `title`."""
     found = []
-    for process in driver.left():
+    for process in processes:
         try:
             if " ".join(process.cmdline()).startswith(title):
                 found.append(process)
