@@ -9,13 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from maskdpo_ray.errors import ConfigError, shown
 from maskdpo_ray.records import LABELS
-
-
-def _require(condition: bool, name: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ConfigError(f"{name}: expected {expected}, got {shown(got)}")
+from maskdpo_ray.requirement import require
+from maskdpo_ray.training_config import AdamConfig, DeepspeedConfig, LoraConfig, SavingsConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -33,12 +29,12 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         is_folder = bool(self.name.strip()) and "/" not in self.name and self.name not in (".", "..")
-        _require(is_folder, "run.name", "a folder name", self.name)
-        _require(len(self.name.encode("utf-8", "replace")) <= 200, "run.name", "at most 200 bytes", self.name)
-        _require(bool(self.dir.strip()), "run.dir", "a folder", self.dir)
-        _require(self.iterations >= 1, "run.iterations", "at least 1", self.iterations)
-        _require(0 <= self.max_failed <= 1, "run.max_failed", "0 to 1", self.max_failed)
-        _require(0 <= self.seed < 2**31, "run.seed", "0 to 2^31-1", self.seed)
+        require(is_folder, "run.name", "a folder name", self.name)
+        require(len(self.name.encode("utf-8", "replace")) <= 200, "run.name", "at most 200 bytes", self.name)
+        require(bool(self.dir.strip()), "run.dir", "a folder", self.dir)
+        require(self.iterations >= 1, "run.iterations", "at least 1", self.iterations)
+        require(0 <= self.max_failed <= 1, "run.max_failed", "0 to 1", self.max_failed)
+        require(0 <= self.seed < 2**31, "run.seed", "0 to 2^31-1", self.seed)
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         path = self.model_name_or_path
-        _require(bool(path.strip()), "model.model_name_or_path", "the folder of a model", path)
+        require(bool(path.strip()), "model.model_name_or_path", "the folder of a model", path)
 
 
 @dataclass(frozen=True)
@@ -73,16 +69,16 @@ class DataConfig:
     """Learn from at most so many questions an iteration; none: all."""
 
     def __post_init__(self) -> None:
-        _require(self.num_eval_topics >= 1, "data.num_eval_topics", "at least 1", self.num_eval_topics)
+        require(self.num_eval_topics >= 1, "data.num_eval_topics", "at least 1", self.num_eval_topics)
         for name in ("max_questions", "num_transfer_topics"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"data.{name}", "at least 1", value)
+            require(value is None or value >= 1, f"data.{name}", "at least 1", value)
         topics = self.num_transfer_topics
         is_used = topics is None or self.transfer is not None
-        _require(is_used, "data.num_transfer_topics", "none without data.transfer", topics)
+        require(is_used, "data.num_transfer_topics", "none without data.transfer", topics)
         for name in ("train", "eval", "transfer"):
             value = getattr(self, name)
-            _require(value is None or bool(value.strip()), f"data.{name}", "a questions file", value)
+            require(value is None or bool(value.strip()), f"data.{name}", "a questions file", value)
 
 
 @dataclass(frozen=True)
@@ -104,21 +100,21 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_engines", "max_new_tokens", "max_in_flight"):
-            _require(getattr(self, name) >= 1, f"rollout.{name}", "at least 1", getattr(self, name))
-        _require(
+            require(getattr(self, name) >= 1, f"rollout.{name}", "at least 1", getattr(self, name))
+        require(
             self.n_samples_per_prompt >= 2,
             "rollout.n_samples_per_prompt",
             "at least 2 (a pair needs two answers)",
             self.n_samples_per_prompt,
         )
-        _require(
+        require(
             self.temperature > 0,
             "rollout.temperature",
             "above 0 (answers to one question must differ)",
             self.temperature,
         )
-        _require(self.top_k >= 1 or self.top_k == -1, "rollout.top_k", "at least 1 or -1 (all)", self.top_k)
-        _require(0 < self.top_p <= 1, "rollout.top_p", "above 0, at most 1", self.top_p)
+        require(self.top_k >= 1 or self.top_k == -1, "rollout.top_k", "at least 1 or -1 (all)", self.top_k)
+        require(0 < self.top_p <= 1, "rollout.top_p", "above 0, at most 1", self.top_p)
 
 
 @dataclass(frozen=True)
@@ -143,10 +139,10 @@ class VllmConfig:
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel_size", "cpu_kv_cache_gib", "max_num_seqs"):
-            _require(getattr(self, name) >= 1, f"vllm.{name}", "at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, f"vllm.{name}", "at least 1", getattr(self, name))
         share, length = self.gpu_memory_utilization, self.max_model_len
-        _require(0 < share <= 1, "vllm.gpu_memory_utilization", "above 0, at most 1", share)
-        _require(length is None or length >= 2, "vllm.max_model_len", "at least 2", length)
+        require(0 < share <= 1, "vllm.gpu_memory_utilization", "above 0, at most 1", share)
+        require(length is None or length >= 2, "vllm.max_model_len", "at least 2", length)
 
 
 @dataclass(frozen=True)
@@ -164,9 +160,9 @@ class AnnotationConfig:
     """Share of the sentences: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.max_unparsed <= 1, "annotation.max_unparsed", "0 to 1", self.max_unparsed)
-        _require(self.num_actors >= 1, "annotation.num_actors", "at least 1", self.num_actors)
-        _require(self.max_in_flight >= 1, "annotation.max_in_flight", "at least 1", self.max_in_flight)
+        require(0 <= self.max_unparsed <= 1, "annotation.max_unparsed", "0 to 1", self.max_unparsed)
+        require(self.num_actors >= 1, "annotation.num_actors", "at least 1", self.num_actors)
+        require(self.max_in_flight >= 1, "annotation.max_in_flight", "at least 1", self.max_in_flight)
 
 
 @dataclass(frozen=True)
@@ -185,90 +181,18 @@ class MaskConfig:
     def __post_init__(self) -> None:
         if isinstance(self.policy, str):
             known = self.policy in ("mask_dpo", "vanilla")
-            _require(known, "mask.policy", "mask_dpo, vanilla or {side: {label: weight}}", self.policy)
+            require(known, "mask.policy", "mask_dpo, vanilla or {side: {label: weight}}", self.policy)
             return
         for side in ("chosen", "rejected"):
-            _require(side in self.policy, "mask.policy", "the sides chosen and rejected", sorted(self.policy))
+            require(side in self.policy, "mask.policy", "the sides chosen and rejected", sorted(self.policy))
         for side, weights in self.policy.items():
-            _require(side in ("chosen", "rejected"), "mask.policy", "the sides chosen and rejected", side)
+            require(side in ("chosen", "rejected"), "mask.policy", "the sides chosen and rejected", side)
             for label, weight in weights.items():
-                _require(label in LABELS, f"mask.policy.{side}", f"one of {', '.join(LABELS)}", label)
-                _require(0 <= weight <= 1, f"mask.policy.{side}.{label}", "0 to 1", weight)
+                require(label in LABELS, f"mask.policy.{side}", f"one of {', '.join(LABELS)}", label)
+                require(0 <= weight <= 1, f"mask.policy.{side}.{label}", "0 to 1", weight)
             has_eos = self.eos == "keep" or (self.eos == "chosen" and side == "chosen")
             expected = f"a weight above 0 when mask.eos is {self.eos} (nothing could be learned)"
-            _require(has_eos or any(weights.values()), f"mask.policy.{side}", expected, weights)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    num_ranks: int = 1
-    """DeepSpeed ranks, one Ray actor (and one GPU) each."""
-    beta: float = 0.1
-    """DPO's beta: how dear it is to leave the reference (Mask-DPO eq. 6)."""
-    reference: Literal["initial", "previous"] = "previous"
-    """Reference policy of an iteration: the one before the run, or the one before the iteration."""
-    max_epochs: int = 3
-    """Passes over an iteration's pairs."""
-    batch_size: int = 64
-    """Pairs per optimizer step, over all ranks."""
-    micro_batch_size: int = 8
-    """Pairs per forward pass and rank, merged into one prefix tree; memory grows with the square of its tokens."""
-    lr_scheduler: Literal[
-        "cosine", "cosine_with_min_lr", "linear", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"
-    ] = "cosine"
-    """Learning rate over an iteration's steps: a schedule of transformers.get_scheduler."""
-    lr_warmup_ratio: float = 0.03
-    """Share of the steps that warm up."""
-    min_lr_ratio: float = 0.1
-    """Lowest learning rate, as a share of the highest (only for `cosine_with_min_lr`)."""
-    max_norm: float = 1.0
-    """Gradient clipping; 0 for none."""
-    save_steps: int = 50
-    """Optimizer steps from one DeepSpeed checkpoint to the next; a stopped training goes on from it. -1 or 0: none."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_ranks", "max_epochs", "batch_size", "micro_batch_size"):
-            _require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
-        _require(self.beta > 0, "train.beta", "above 0", self.beta)
-        _require(0 <= self.lr_warmup_ratio < 1, "train.lr_warmup_ratio", "0 to below 1", self.lr_warmup_ratio)
-        _require(0 <= self.min_lr_ratio <= 1, "train.min_lr_ratio", "0 to 1", self.min_lr_ratio)
-        _require(self.max_norm >= 0, "train.max_norm", "at least 0", self.max_norm)
-        _require(self.save_steps >= -1, "train.save_steps", "at least -1 (none)", self.save_steps)
-        _require(
-            self.batch_size >= self.num_ranks,
-            "train.batch_size",
-            f"at least train.num_ranks ({self.num_ranks}): a pair for every rank",
-            self.batch_size,
-        )
-
-
-@dataclass(frozen=True)
-class AdamConfig:
-    lr: float = 5e-6
-    """Highest learning rate (Mask-DPO appendix A: 5e-6, for 8B)."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's betas."""
-    eps: float = 1e-8
-    """AdamW's epsilon."""
-    weight_decay: float = 0.0
-    """AdamW's decoupled weight decay."""
-
-    def __post_init__(self) -> None:
-        _require(self.lr > 0, "adam.lr", "above 0", self.lr)
-        valid = all(0 <= b < 1 for b in self.betas)
-        _require(valid, "adam.betas", "two numbers from 0 to below 1", self.betas)
-        _require(self.eps > 0, "adam.eps", "above 0", self.eps)
-        _require(self.weight_decay >= 0, "adam.weight_decay", "at least 0", self.weight_decay)
-
-
-@dataclass(frozen=True)
-class DeepspeedConfig:
-    zero_stage: Literal[2, 3] = 2
-    """ZeRO stage: 2 shards gradients and optimizer state over the ranks, 3 the weights too."""
-    param_dtype: Literal["bf16", "fp32"] = "bf16"
-    """Dtype of weights and activations; master weights are fp32 in any case."""
-    adam_offload: bool = False
-    """Keep the optimizer's state in CPU memory (GPU only)."""
+            require(has_eos or any(weights.values()), f"mask.policy.{side}", expected, weights)
 
 
 @dataclass(frozen=True)
@@ -293,14 +217,14 @@ class EvalConfig:
     """Share of the evaluator's facts: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.max_unparsed <= 1, "eval.max_unparsed", "0 to 1", self.max_unparsed)
+        require(0 <= self.max_unparsed <= 1, "eval.max_unparsed", "0 to 1", self.max_unparsed)
         for name in ("n_samples_per_prompt", "num_actors", "max_in_flight"):
-            _require(getattr(self, name) >= 1, f"eval.{name}", "at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, f"eval.{name}", "at least 1", getattr(self, name))
         samples, model = self.bootstrap_samples, self.perplexity_model
-        _require(100 <= samples <= 10**5, "eval.bootstrap_samples", "100 to 100000", samples)
+        require(100 <= samples <= 10**5, "eval.bootstrap_samples", "100 to 100000", samples)
         has_use = self.evaluator is not None or not self.options
-        _require(has_use, "eval.options", "none without eval.evaluator", self.options)
-        _require(model is None or bool(model.strip()), "eval.perplexity_model", "the folder of a model", model)
+        require(has_use, "eval.options", "none without eval.evaluator", self.options)
+        require(model is None or bool(model.strip()), "eval.perplexity_model", "the folder of a model", model)
 
     @property
     def is_judged(self) -> bool:
@@ -346,11 +270,11 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         for name in ("start_timeout_s", "step_timeout_s"):
-            _require(0 < getattr(self, name) <= 10**7, f"cluster.{name}", "above 0, at most 1e7", getattr(self, name))
+            require(0 < getattr(self, name) <= 10**7, f"cluster.{name}", "above 0, at most 1e7", getattr(self, name))
         for name, value in vars(self).items():
             if name.startswith(("cpus_per_", "gpus_per_")):
-                _require(value >= 0, f"cluster.{name}", "at least 0", value)
-        _require(self.threads is None or self.threads >= 1, "cluster.threads", "at least 1", self.threads)
+                require(value >= 0, f"cluster.{name}", "at least 0", value)
+        require(self.threads is None or self.threads >= 1, "cluster.threads", "at least 1", self.threads)
 
 
 @dataclass(frozen=True)
@@ -368,30 +292,32 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     adam: AdamConfig = field(default_factory=AdamConfig)
     ds: DeepspeedConfig = field(default_factory=DeepspeedConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    savings: SavingsConfig = field(default_factory=SavingsConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
         if self.cluster.device == "cuda":
-            _require(
+            require(
                 self.ds.param_dtype == "bf16", "ds.param_dtype", "bf16 when cluster.device is cuda", self.ds.param_dtype
             )
         else:
-            _require(
+            require(
                 not self.ds.adam_offload,
                 "ds.adam_offload",
                 "false when cluster.device is cpu (nothing to offload to)",
                 self.ds.adam_offload,
             )
-            _require(
+            require(
                 self.vllm.tensor_parallel_size == 1,
                 "vllm.tensor_parallel_size",
                 "1 when cluster.device is cpu",
                 self.vllm.tensor_parallel_size,
             )
         context, answer = self.vllm.max_model_len, self.rollout.max_new_tokens
-        _require(
+        require(
             context is None or answer < context,
             "rollout.max_new_tokens",
             f"less than vllm.max_model_len ({context}), which also holds the prompt",
