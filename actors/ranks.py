@@ -18,10 +18,10 @@ _NEWS_TIMEOUT_S = 60.0
 
 
 class Ranks:
-    """Handles of ranks that have joined one group."""
+    """Handles of ranks, which `join` makes one group."""
 
     def __init__(self, config: Config, handles: Sequence[Any], restart: Callable[[], Sequence[Any]]) -> None:
-        """`restart` kills the ranks, and returns new ones that have joined."""
+        """`restart` kills the ranks, and returns new ones."""
         self._config = config
         self._handles = handles
         self._restart = restart
@@ -38,8 +38,27 @@ class Ranks:
         something else went wrong.
         """
         pending = [getattr(rank, method).remote(*args) for rank, args in zip(self._handles, arguments, strict=True)]
+        return self._gather(pending, self._config.cluster.step_timeout_s, method)
+
+    def join(self) -> None:
+        """Let the ranks meet, right after their start; when one dies meanwhile, all are started again.
+
+        Raises ClusterError as `start_again` does, or naming the rank that did not answer in time.
+        """
         try:
-            return calls.gather(pending, self._config.cluster.step_timeout_s, _WHAT, method)
+            self._join()
+        except ActorLost as died:
+            self.start_again(died, "from the beginning")
+            self.deaths = 0
+
+    def _join(self) -> None:
+        timeout_s = self._config.cluster.start_timeout_s
+        host, port = self._gather([self._handles[0].address.remote()], timeout_s, "start")[0]
+        self._gather([rank.setup.remote(host, port) for rank in self._handles], timeout_s, "join the group")
+
+    def _gather(self, pending: Sequence[Any], timeout_s: float, step: str) -> list[Any]:
+        try:
+            return calls.gather(pending, timeout_s, _WHAT, step)
         except calls.OutOfMemory as error:
             raise ClusterError(f"{error}; {_savers(self._config)}") from error
         except ActorLost:
@@ -62,6 +81,7 @@ class Ranks:
             note(f"{died}; the group starts again {whence}")
             try:
                 self._handles = self._restart()
+                self._join()
                 return
             except ActorLost as another:
                 died = another

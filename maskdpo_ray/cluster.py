@@ -188,18 +188,15 @@ class Cluster:
         for what, group in named.items():
             self._await([] if group is None else group.ready(), what, "start")
 
-    def _training_group(self, ranks: list[Any]) -> TrainingGroup:
-        return TrainingGroup(self._config, Ranks(self._config, self._joined(ranks), self._restart_ranks))
-
-    def _joined(self, ranks: list[Any]) -> list[Any]:
-        host, port = self._await([ranks[0].address.remote()], "training rank", "start")[0]
-        self._await([rank.setup.remote(host, port) for rank in ranks], "training rank", "join the group")
-        return ranks
+    def _training_group(self, handles: list[Any]) -> TrainingGroup:
+        ranks = Ranks(self._config, handles, self._restart_ranks)
+        ranks.join()
+        return TrainingGroup(self._config, ranks)
 
     def _restart_ranks(self) -> list[Any]:
         for rank in self._ranks:
             ray.kill(rank)
-        return self._joined(self._start_ranks())
+        return self._start_ranks()
 
     def _start_annotators(self, annotator: Annotator) -> AnnotationGroup:
         cluster, count = self._config.cluster, self._config.annotation.num_actors

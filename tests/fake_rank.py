@@ -25,7 +25,8 @@ class FakeRank:
     What a pair's id starts with decides: "bad/" makes a step's loss NaN, "oom/" takes too much memory; "die/x" ends the
     process of the rank that meets it in a step, "die-reference/x" in the reference log-probs, each the first time,
     "die-always/" each time; "wait/x" never ends in a group that has not yet lost a rank by x, like a collective
-    operation, and "broken/x" fails there, like one that noticed. A policy folder whose path holds "die-save" ends rank
+    operation, and "broken/x" fails there, like one that noticed. Rank 1 dies when it first joins a group, if a file
+    `die-in-setup` lies beside the log. A policy folder whose path holds "die-save" ends rank
     1 the first time that it is saved.
     """
 
@@ -45,6 +46,8 @@ class FakeRank:
 
     def setup(self, master_addr: str, master_port: int) -> None:
         self._survived = {path.name for path in Path(self.log).parent.glob("died-of-*")}
+        if self._rank == 1 and Path(self.log).with_name("die-in-setup").exists():
+            self._meet(["die/setup"], "die")
         self._note("setup", address=[master_addr, master_port], world_size=self._world_size)
 
     def _meet(self, pair_ids: Iterable[str], killer: str) -> None:

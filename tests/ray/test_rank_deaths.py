@@ -78,6 +78,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     )
     initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
     rank = type("Rank", (fake_rank.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
+    (tmp_path / "die-in-setup").touch()
     before = set(psutil.Process().children(recursive=True))
     with Cluster(config, rank=rank) as cluster:
         yield Running(cluster.start_trainer(), initial, tmp_path)
@@ -86,6 +87,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 class TestDeaths:
     """One cluster for all; the ranks that a test leaves are the next one's."""
+
+    def test_while_the_group_joins(self, running: Running) -> None:
+        """The run starts all the same, with new ranks."""
+        assert (running.tmp_path / "died-of-setup").exists()
+        joined = running.notes("setup")
+        assert [note["rank"] for note in joined][-2:] in ([0, 1], [1, 0])
+        assert joined[-1]["address"] == joined[-2]["address"]
 
     @pytest.mark.parametrize("survivor", ["wait", "broken"])
     @pytest.mark.parametrize(("every", "resumed"), [(1, 1), (-1, 0)])
