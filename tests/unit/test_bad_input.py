@@ -60,7 +60,7 @@ CASES: dict[str, Case] = {
         write("config.yaml", ""),
         "--config config.yaml",
         "config.yaml: expected sections (run, model, data, rollout, vllm, annotation, pairs, mask, train, adam, ds, "
-        "eval, logger, cluster), got an empty file",
+        "lora, savings, eval, logger, cluster), got an empty file",
     ),
     "no YAML": (
         add_config("train: [1"),
