@@ -194,12 +194,13 @@ class TrainingRank:
         # fp32 copies of the logits are kept for the backward pass; its gradients come on top, twice where rows of
         # two uses are added up.
         head = (_FP32 + 2 * width) * targets * shape.vocab_size + width * targets * shape.hidden_size
+        # A layer's backward pass makes about as much again as its forward pass has left.
         if self._checkpoints:
             return [
                 Term("inputs of layers (checkpointed)", width * tokens * shape.hidden_size * layers),
-                Term("logits and their gradients, or one layer anew", max(head, layer)),
+                Term("logits and their gradients, or one layer anew", max(head, 2 * layer)),
             ]
-        return [Term("activations", layer * layers), Term("logits and their gradients", head)]
+        return [Term("activations", layer * layers), Term("logits or a layer: gradients", max(head, layer))]
 
     def _of_rank(self, tensors: Sequence[int]) -> int:
         """Elements of a rank's share: ZeRO-2 cuts the whole, ZeRO-3 each tensor."""
