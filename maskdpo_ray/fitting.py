@@ -117,13 +117,20 @@ def _rank_moment(config: Config, models: Models) -> tuple[Moment, Pass]:
     return TrainingRank(models.policy, config, largest).fullest(), largest
 
 
+def _pass_remark(models: Models, largest: Pass) -> str:
+    return (
+        f"a pass of at most {largest.tokens} tokens and {largest.targets} targets, were all prompts of "
+        f"{models.prompt_tokens} tokens (--prompt_tokens) and all answers cut off"
+    )
+
+
 def _ranks(config: Config, models: Models, machines: Machines) -> Verdict:
     def size(changed: Config) -> int:
         return _on_gpu(_rank_moment(changed, models)[0]).size
 
     moment, largest = _rank_moment(config, models)
     moment, has = _on_gpu(moment), machines.gpu_memory
-    remark = f"a pass of at most {largest.tokens} tokens and {largest.targets} targets"
+    remark = _pass_remark(models, largest)
     advice = _advice(config, lambda changed: size(changed) <= has) if moment.size > has else ()
     return Verdict("training ranks", "GPU", moment, has, advice, (remark,))
 
@@ -271,7 +278,7 @@ def _cpu(config: Config, models: Models, machines: Machines) -> Verdict:
     has = None if machines.node_memory is None else machines.num_nodes * machines.node_memory
     now, largest = moment(config), largest_pass(config, models.prompt_tokens)
     advice = () if has is None or now.size <= has else _advice(config, lambda changed: moment(changed).size <= has)
-    remark = f"a pass of at most {largest.tokens} tokens and {largest.targets} targets"
+    remark = _pass_remark(models, largest)
     return Verdict("all actors", "RAM", now, has, advice, (remark,))
 
 

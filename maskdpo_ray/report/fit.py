@@ -31,11 +31,11 @@ def show(
     for verdict in verdicts:
         console.print(_table(verdict), sep="\n")
         for remark in verdict.remarks:
-            console.print(f"{remark}", markup=False)
-        console.print(_verdict(verdict), style=None if verdict.fits else "bold", markup=False)
+            console.print(remark, markup=False, soft_wrap=True)
+        console.print(_verdict(verdict), style=None if verdict.fits else "bold", markup=False, soft_wrap=True)
         console.print()
     if config.cluster.device == "cuda":
-        console.print(_gpus(config, machines), markup=False)
+        console.print(_gpus(config, machines), markup=False, soft_wrap=True)
     _network(console, config, models)
     console.print(Text("~: a bound or an estimate; without it the figure follows from shapes."))
 
@@ -51,7 +51,7 @@ def _described(shape: fitting.ModelShape) -> str:
 
 def _table(verdict: Verdict) -> Table:
     table = Table(
-        title=f"{verdict.group}: {verdict.moment.name} ({verdict.memory})",
+        title=f"{verdict.group}, {verdict.moment.name}: {verdict.memory}",
         box=box.SIMPLE_HEAD,
         title_justify="left",
         pad_edge=False,
@@ -87,7 +87,8 @@ def _network(console: Console, config: Config, models: Models) -> None:
     engines, policy = config.rollout.num_engines, fitting.policy_bytes(config, models.policy)
     console.print(
         f"Crosses the network in an iteration: a policy of {gib(policy)} GiB to {engines} engines = "
-        f"{gib(engines * policy)} GiB"
+        f"{gib(engines * policy)} GiB",
+        soft_wrap=True,
     )
     if config.train.num_ranks > 1:
         step = gib(fitting.step_bytes(config, models.policy))
