@@ -13,6 +13,7 @@ from maskdpo_ray.engine_sizing import GIB, Engine, in_flight
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.model_shape import ModelShape
 from maskdpo_ray.plan import Plan
+from maskdpo_ray.requirement import require
 from maskdpo_ray.sizing import Moment, Pass, Term, TrainingRank, bytes_of, largest_pass
 
 _RANK_PROCESS = int(0.6 * GIB)
@@ -217,21 +218,32 @@ def _cache_remarks(config: Config, models: Models, room: int) -> tuple[str, ...]
 
 
 def _annotators(config: Config, shape: ModelShape, machines: Machines) -> Verdict:
-    options = judge_options(config)
-    gpus = int(options.get("tensor_parallel_size") or 1)
-    max_len = options.get("max_model_len") or shape.context or 4096
-    sequences = options.get("max_num_seqs") or 256
-    engine = Engine(shape, "bfloat16", gpus, int(max_len), int(sequences))
+    gpus = _judge_option(config, "tensor_parallel_size", 1)
+    max_len = _judge_option(config, "max_model_len", shape.context or 4096)
+    engine = Engine(shape, "bfloat16", gpus, max_len, _judge_option(config, "max_num_seqs", 256))
     moment = Moment("at the start", tuple(engine.terms())).nonzero()
-    share = float(options.get("gpu_memory_utilization") or 0.9) * min(1.0, config.cluster.gpus_per_annotator / gpus)
+    taken, own = _judge_option(config, "gpu_memory_utilization", 0.9), config.cluster.gpus_per_annotator / gpus
+    share = min(taken, own)
     has = int(share * machines.gpu_memory)
     advice = []
     if moment.size > has:
         advice = ["more GPUs for each (cluster.gpus_per_annotator and judge_options.tensor_parallel_size)"]
         if moment.size - moment.terms[-1].size < has:
             advice.append("a smaller judge_options.max_model_len")
+    remark = f"vLLM takes its share of the whole GPU: set judge_options.gpu_memory_utilization to at most {own:g}"
     words = f"GPU, {share:g} of it (judge_options.gpu_memory_utilization, cluster.gpus_per_annotator)"
-    return Verdict("annotation actors", words, moment, has, tuple(advice))
+    return Verdict("annotation actors", words, moment, has, tuple(advice), (remark,) if taken > own else ())
+
+
+def _judge_option(config: Config, name: str, default: Any) -> Any:
+    """A number above 0 of `judge_options`. Raises ConfigError for anything else."""
+    value = judge_options(config).get(name)
+    if value is None:
+        return default
+    where = f"annotation.options.judge_options.{name}"
+    kinds = (int,) if isinstance(default, int) else (int, float)
+    require(type(value) in kinds and value > 0, where, "a number above 0", value)
+    return value
 
 
 def judge_options(config: Config) -> dict[str, Any]:

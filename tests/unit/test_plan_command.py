@@ -66,6 +66,13 @@ def test_an_engine_that_does_not_fit_says_what_would(capsys: pytest.CaptureFixtu
     assert "vllm.tensor_parallel_size: 4" in line
 
 
+def test_annotators_that_share_a_gpu_must_take_no_more_than_their_part(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--cluster.gpus_per_annotator", "0.5"], capsys)
+    assert "annotation actors: fits, 21.06 of 40.00 GiB" in text
+    assert "set judge_options.gpu_memory_utilization to at most 0.5" in text
+    assert "2 x" not in text and "GPUs: 14 = 4 x 1 (rollout engines) + 4 x 0.5 (annotation actors)" in text
+
+
 def test_on_a_cpu_all_actors_share_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--model_size", "135m", "--vllm.max_model_len", "1024", "--rollout.max_new_tokens", "96"]
     text = output([*argv, "--node_memory_gib", "64", "--prompt_tokens", "200"], capsys)
@@ -119,6 +126,10 @@ def test_the_shape_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (
             ["--model_size", "8b", "--num_gpus", "4", "--num_nodes", "2", "--vllm.tensor_parallel_size", "4"],
             "vllm.tensor_parallel_size: expected at most the 2 GPUs of a node, got 4",
+        ),
+        (
+            [*PAPER, "--annotation.options", "{judge_options: {max_model_len: long}}"],
+            "annotation.options.judge_options.max_model_len: expected a number above 0, got 'long'",
         ),
         (["--model_size", "8b", "--prompt_tokens", "131000"], "--prompt_tokens: expected at most 130048, which"),
     ],
