@@ -26,7 +26,7 @@ _CUDA = 2 * GIB
 _SLACK = 0.05
 """What CUDA's context and NCCL take of a rank's GPU, and the share that the allocator loses: assumptions."""
 _KEPT = 0.4
-"""The share of what a step frees that glibc keeps, on a CPU: measured, 0.2 to 0.6 of it."""
+"""The share of what a step frees that glibc keeps, on a CPU: measured, 0.1 to 0.5 of it."""
 _MOST_RANKS = 512
 
 
