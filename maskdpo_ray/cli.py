@@ -33,14 +33,17 @@ class CommandLine:
     """What the file and the overrides say, and where."""
 
 
-def parse(argv: list[str]) -> CommandLine:
+def parse(argv: list[str], without_file: dict[str, Given] | None = None) -> CommandLine:
     """Read a command line; its overrides win over its config file, before anything is checked.
+
+    Args:
+        without_file: what takes the place of the file, which then may be left out.
 
     Raises ConfigError (one line) on any bad input, SystemExit(0) after `--help`.
     """
-    arguments = _parser().parse_args(joined(argv))
-    path = Path(arguments.config)
-    given = read_values(path)
+    arguments = _parser(is_file_required=without_file is None).parse_args(joined(argv))
+    path = Path(arguments.config or "defaults")
+    given = read_values(path) if arguments.config else dict(without_file or {})
     for name in options():
         text = getattr(arguments, name, None)
         if text is not None:
@@ -117,7 +120,7 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def _parser() -> _Parser:
+def _parser(is_file_required: bool = True) -> _Parser:
     parser = _Parser(
         prog="python -m maskdpo_ray.run",
         usage="%(prog)s --config FILE [--dry_run] [--section.field VALUE ...]",
@@ -127,7 +130,7 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", metavar="FILE", required=True, action=_Once, help="YAML: {section: {field: value}}."
+        "--config", metavar="FILE", required=is_file_required, action=_Once, help="YAML: {section: {field: value}}."
     )
     parser.add_argument("--dry_run", action="store_true", help="Check all, print the plan, start nothing.")
     groups: dict[str, Any] = {}

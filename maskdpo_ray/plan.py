@@ -1,4 +1,7 @@
-"""What a config will start, and whether a cluster has room for it."""
+"""What a config will start, and whether a cluster has room for it.
+
+python -m maskdpo_ray.plan --config configs/paper.yaml --model_size 8b says whether the models fit as well.
+"""
 
 from __future__ import annotations
 
@@ -117,3 +120,9 @@ def resumed(folder: Path, entries: Sequence[Entry]) -> list[str]:
         committed, sealed = units(entries, name)
         done += [f"{len(committed)} questions of {name}"] * (len(committed) > sealed)
     return [f"  resumed: {folder} holds {', '.join(done)}"] if done else []
+
+
+if __name__ == "__main__":
+    from maskdpo_ray.commands import arguments, plan
+
+    arguments.start(plan.main)

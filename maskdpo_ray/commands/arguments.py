@@ -53,8 +53,8 @@ def number(text: str) -> int:
     return int(text)
 
 
-def with_config(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, cli.CommandLine]:
-    """The command's own arguments, and the config that --config and --section.field VALUE make.
+def split(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own arguments, and the words that make the config: --config and --section.field VALUE.
 
     Raises ConfigError, SystemExit(0) after --help.
     """
@@ -66,7 +66,13 @@ def with_config(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, cl
     more = [word for word in unknown if word != "--dry_run"]
     if more and not more[0].startswith("-"):
         parser.error(f"unrecognized arguments: {more[0]}")
-    return own, cli.parse([*unknown, *of_config])
+    return own, [*unknown, *of_config]
+
+
+def with_config(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, cli.CommandLine]:
+    """`split`, and the config read. Raises ConfigError, SystemExit(0) after --help."""
+    own, words = split(parser, argv)
+    return own, cli.parse(words)
 
 
 def files_read(command: cli.CommandLine) -> list[str]:

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""The memory that `python -m maskdpo_ray.plan` predicts for a training rank, beside what a rank takes on a CPU.
+
+PYTHONPATH=. python benchmarks/rank_memory.py --model models/smollm2-135m-instruct --zero_stage 2
+
+Two optimizer steps of two passes over pairs of random tokens that share nothing but a pair's prompt; the peak is the
+kernel's (VmHWM), of the second step, when Adam's moments are there. Needs Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import socket
+from pathlib import Path
+
+import torch
+
+from actors.strategy import OptimizerSettings
+from actors.training import TrainingRank, TrainingSettings
+from maskdpo_ray import model_shape, prefix_tree, sizing
+from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.config import Config, DeepspeedConfig, ModelConfig, TrainConfig
+
+MIB = 2**20
+
+
+def kernel_says(name: str) -> int:
+    """A figure of this process, bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def forget_peak() -> None:
+    """VmHWM starts anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def pairs(count: int, prompt: int, answer: int, vocab_size: int, seed: int) -> list[TrainingExample]:
+    rng = random.Random(seed)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(vocab_size) for _ in range(length))
+
+    ones = (1.0,) * answer
+    return [TrainingExample(f"q{i}", ids(prompt), ids(answer), ids(answer), ones, ones) for i in range(count)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--zero_stage", type=int, choices=(2, 3), default=2)
+    parser.add_argument("--param_dtype", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--pairs", type=int, default=8, help="of a pass")
+    parser.add_argument("--prompt", type=int, default=120, help="tokens")
+    parser.add_argument("--answer", type=int, default=96, help="tokens")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+
+    shape = model_shape.of_folder(given.model)
+    batches = [pairs(given.pairs, given.prompt, given.answer, shape.vocab_size, seed) for seed in (1, 2)]
+    sides = [(e.prompt_token_ids, e.chosen_token_ids, e.chosen_weights) for e in batches[0]]
+    sides += [(e.prompt_token_ids, e.rejected_token_ids, e.rejected_weights) for e in batches[0]]
+    tree = prefix_tree.build(*map(list, zip(*sides, strict=True)))
+    config = Config(
+        model=ModelConfig(str(given.model), gradient_checkpointing_enable=given.gradient_checkpointing),
+        ds=DeepspeedConfig(zero_stage=given.zero_stage, param_dtype=given.param_dtype),
+        train=TrainConfig(batch_size=2 * given.pairs),
+    )
+    largest = sizing.Pass(len(tree.token_ids), len(set(tree.nodes.tolist())))
+    fullest = sizing.TrainingRank(shape, config, largest).fullest()
+
+    settings = TrainingSettings(
+        optimizer=OptimizerSettings(1e-5, (0.9, 0.95), 1e-8, 0.0, 1.0, "constant", 0.0, 0.1),
+        beta=0.1,
+        zero_stage=given.zero_stage,
+        param_dtype=given.param_dtype,
+        seed=1,
+        device="cpu",
+        num_threads=given.threads,
+        timeout_s=600,
+        gradient_checkpointing=given.gradient_checkpointing,
+    )
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    rank = TrainingRank(settings, 0, 1)
+    rank.setup("127.0.0.1", port)
+    empty = kernel_says("VmRSS")
+    reference = [[(torch.zeros(given.answer).numpy(),) * 2 for _ in batch] for batch in batches]
+    rank.begin(str(given.model), 2)
+    rank.train_step(batches, reference, 2 * given.pairs)
+    forget_peak()
+    rank.train_step(batches, reference, 2 * given.pairs)
+    peak = kernel_says("VmHWM")
+    rank.close()
+    exact = sum(term.size for term in fullest.terms if term.is_exact)
+    print(
+        json.dumps(
+            {
+                "tokens": largest.tokens,
+                "targets": largest.targets,
+                "process_mib": round(empty / MIB),
+                "predicted_tensors_mib": round(fullest.size / MIB),
+                "of_them_exact_mib": round(exact / MIB),
+                "measured_peak_mib": round(peak / MIB),
+                "kept_by_allocator": round((peak - empty - fullest.size) / (fullest.size - exact), 2),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

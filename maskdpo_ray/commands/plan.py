@@ -1,0 +1,147 @@
+"""Say whether a config's models fit into memory, and how many GPUs it takes, before anything is started.
+
+python -m maskdpo_ray.plan --config configs/paper.yaml --model_size 8b --annotator_size internlm2-7b --num_gpus 16
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+
+from maskdpo_ray import cli, fitting, model_shape
+from maskdpo_ray.commands.arguments import Parser, number, split
+from maskdpo_ray.config import Config
+from maskdpo_ray.config_file import Given
+from maskdpo_ray.engine_sizing import GIB
+from maskdpo_ray.errors import ConfigError, shown
+from maskdpo_ray.fitting import Machines, Models
+from maskdpo_ray.model_shape import ModelShape
+
+_PROMPT_TOKENS = 1024
+_GPU_OPTIONS = ("gpu_memory_gib", "num_gpus")
+
+
+def main(argv: list[str]) -> None:
+    """Print the sums; ends with 1 when something does not fit. Raises UserError for what a user can mend."""
+    own, words = split(_parser(), argv)
+    given = {}
+    if own.model_size is not None:
+        given["model.model_name_or_path"] = Given(own.model_size, "--model_size")
+    if any(getattr(own, name) is not None for name in _GPU_OPTIONS):
+        given["cluster.device"] = Given("cuda", "--num_gpus, --gpu_memory_gib")
+    if own.model_size is None and not any(word.startswith(("--config", "--model.")) for word in words):
+        raise ConfigError("--model_size: expected the size of a model, or --config with a model's folder, got nothing")
+    config = cli.parse(words, without_file=given).config
+    models, machines = _models(own, config), _machines(own, config)
+    found = fitting.verdicts(config, models, machines)
+    from maskdpo_ray.report import fit
+
+    fit.show(config, models, machines, found)
+    needed, _ = fitting.gpus_needed(config)
+    is_short = machines.num_gpus is not None and needed > machines.num_gpus
+    if is_short or not all(verdict.fits for verdict in found):
+        raise SystemExit(1)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m maskdpo_ray.plan",
+        usage="%(prog)s [--config FILE] [--model_size SIZE] [options] [--section.field VALUE ...]",
+        description="Say whether a config's models fit into memory, before anything is started: exit code 0 when they "
+        "do, 1 when not.",
+        epilog="Without --config every option has its default, and a GPU's option means cluster.device cuda. "
+        "docs/sizing.md says what is exact and what is estimated. The config's own options: python -m maskdpo_ray.run "
+        "--help",
+    )
+    sizes = ", ".join(model_shape.SIZES)
+    parser.add_argument("--model_size", metavar="SIZE", help=f"in place of the policy's folder: {sizes}")
+    parser.add_argument("--annotator_size", metavar="SIZE", help="in place of the folder of a judge on a GPU")
+    parser.add_argument("--gpu_memory_gib", type=_gib, metavar="GIB", help="memory of a GPU (default: 80)")
+    parser.add_argument("--num_gpus", type=number, metavar="N", help="GPUs of all nodes (default: as many as it takes)")
+    parser.add_argument("--num_nodes", type=_count, metavar="N", default=1, help="nodes (default: 1)")
+    parser.add_argument(
+        "--node_memory_gib", type=_gib, metavar="GIB", help="a node's own memory (default: on a CPU this machine's)"
+    )
+    parser.add_argument(
+        "--prompt_tokens",
+        type=_count,
+        metavar="N",
+        help="longest prompt (default: what vllm.max_model_len leaves beside an answer, "
+        f"or {_PROMPT_TOKENS} without that)",
+    )
+    return parser
+
+
+def _gib(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not float(text):
+        raise ArgumentTypeError(f"expected GiB above 0, got {shown(text)}")
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if not number(text):
+        raise ArgumentTypeError(f"expected a whole number above 0, got {shown(text)}")
+    return number(text)
+
+
+def _models(own: Namespace, config: Config) -> Models:
+    folder = config.model.model_name_or_path
+    if own.model_size is not None:
+        policy = model_shape.of_size(own.model_size, "--model_size")
+    elif os.path.isfile(os.path.join(folder, "config.json")):
+        policy = model_shape.of_folder(Path(folder))
+    else:
+        raise ConfigError(
+            f"model.model_name_or_path: expected a folder with config.json, or --model_size, got {shown(folder)}"
+        )
+    prompt, context = own.prompt_tokens, config.vllm.max_model_len or policy.context
+    if prompt is None:
+        has_limit = config.vllm.max_model_len is not None
+        prompt = (context - config.rollout.max_new_tokens) if has_limit and context else _PROMPT_TOKENS
+    if context is not None and prompt + config.rollout.max_new_tokens > context:
+        most = context - config.rollout.max_new_tokens
+        expected = f"at most {most}, which an answer leaves (rollout.max_new_tokens)"
+        raise ConfigError(f"--prompt_tokens: expected {expected}, got {prompt}")
+    return Models(policy, _annotator(own, config), prompt)
+
+
+def _annotator(own: Namespace, config: Config) -> ModelShape | None:
+    """Of a judge on a GPU; none where rules label, or a judge elsewhere."""
+    if config.cluster.device == "cpu" or not config.cluster.gpus_per_annotator:
+        if own.annotator_size is not None:
+            where = "annotators have no GPU (cluster.gpus_per_annotator)"
+            raise ConfigError(f"--annotator_size: expected none where {where}, got {shown(own.annotator_size)}")
+        return None
+    if own.annotator_size is not None:
+        return model_shape.of_size(own.annotator_size, "--annotator_size")
+    folder = fitting.judge_options(config).get("model") or (config.annotation.options or {}).get("model")
+    if isinstance(folder, str) and os.path.isfile(os.path.join(folder, "config.json")):
+        return model_shape.of_folder(Path(folder))
+    raise ConfigError(
+        "--annotator_size: expected the size of the annotator's model, as annotators have a GPU "
+        f"(cluster.gpus_per_annotator) and there is no folder {shown(folder)}"
+    )
+
+
+def _machines(own: Namespace, config: Config) -> Machines:
+    is_cpu = config.cluster.device == "cpu"
+    for name in _GPU_OPTIONS:
+        if is_cpu and getattr(own, name) is not None:
+            raise ConfigError(f"--{name}: expected none where cluster.device is cpu, got {getattr(own, name):g}")
+    node = own.node_memory_gib
+    if node is None and is_cpu:
+        node = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    split_gpus = config.vllm.tensor_parallel_size
+    if own.num_gpus is not None and split_gpus > max(1, own.num_gpus // own.num_nodes):
+        raise ConfigError(
+            f"vllm.tensor_parallel_size: expected at most the {own.num_gpus // own.num_nodes} GPUs of a node, "
+            f"got {split_gpus}"
+        )
+    return Machines(
+        gpu_memory=int((own.gpu_memory_gib or 80) * GIB),
+        num_gpus=own.num_gpus,
+        num_nodes=own.num_nodes,
+        node_memory=None if node is None else int(node * GIB),
+    )

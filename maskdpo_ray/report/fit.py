@@ -1,0 +1,95 @@
+"""Whether a config fits, as tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from maskdpo_ray import fitting
+from maskdpo_ray.config import Config
+from maskdpo_ray.engine_sizing import GIB
+from maskdpo_ray.errors import printable
+from maskdpo_ray.fitting import Machines, Models, Verdict
+
+
+def show(
+    config: Config, models: Models, machines: Machines, verdicts: Sequence[Verdict], file: TextIO | None = None
+) -> None:
+    """Print the sums of every group, its verdict, GPUs and network, on `file` or standard output."""
+    console = Console(file=file or sys.stdout, highlight=False)
+    policy, annotator = models.policy, models.annotator
+    console.print(f"Policy {_described(policy)}; longest prompt: {models.prompt_tokens} tokens", markup=False)
+    if annotator is not None:
+        console.print(f"Annotator {_described(annotator)}", markup=False)
+    console.print()
+    for verdict in verdicts:
+        console.print(_table(verdict), sep="\n")
+        for remark in verdict.remarks:
+            console.print(remark, markup=False, soft_wrap=True)
+        console.print(_verdict(verdict), style=None if verdict.fits else "bold", markup=False, soft_wrap=True)
+        console.print()
+    if config.cluster.device == "cuda":
+        console.print(_gpus(config, machines), markup=False, soft_wrap=True)
+    _network(console, config, models)
+    console.print(Text("~: a bound or an estimate; without it the figure follows from shapes."))
+
+
+def gib(size: int) -> str:
+    """Bytes as GiB."""
+    return f"{size / GIB:,.2f}"
+
+
+def _described(shape: fitting.ModelShape) -> str:
+    return f"{printable(shape.name)}: {shape.parameters:,} parameters"
+
+
+def _table(verdict: Verdict) -> Table:
+    table = Table(
+        title=f"{verdict.group}, {verdict.moment.name}: {verdict.memory}",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        title_style="bold",
+        show_footer=True,
+    )
+    table.add_column("", footer="sum")
+    table.add_column("GiB", justify="right", footer=gib(verdict.moment.size))
+    for term in verdict.moment.terms:
+        table.add_row(term.name, ("" if term.is_exact else "~") + gib(term.size))
+    return table
+
+
+def _verdict(verdict: Verdict) -> str:
+    size = gib(verdict.moment.size)
+    if verdict.has is None:
+        return f"{verdict.group}: {size} GiB; what there is is not known (--node_memory_gib)"
+    if verdict.fits:
+        return f"{verdict.group}: fits, {size} of {gib(verdict.has)} GiB"
+    advice = "; ".join(verdict.advice) or "no single option helps: take a smaller model or more memory"
+    return f"{verdict.group}: DOES NOT FIT, {size} of {gib(verdict.has)} GiB. It would with any of: {advice}"
+
+
+def _gpus(config: Config, machines: Machines) -> str:
+    needed, terms = fitting.gpus_needed(config)
+    if machines.num_gpus is None:
+        return f"GPUs: {needed} = {terms}"
+    word = "enough" if needed <= machines.num_gpus else "NOT ENOUGH (lower the counts)"
+    return f"GPUs: {needed} of {machines.num_gpus} = {terms}: {word}"
+
+
+def _network(console: Console, config: Config, models: Models) -> None:
+    engines, policy = config.rollout.num_engines, fitting.policy_bytes(config, models.policy)
+    console.print(
+        f"Crosses the network in an iteration: a policy of {gib(policy)} GiB to {engines} engines = "
+        f"{gib(engines * policy)} GiB",
+        soft_wrap=True,
+    )
+    if config.train.num_ranks > 1:
+        step = gib(fitting.step_bytes(config, models.policy))
+        console.print(f"  and ~{step} GiB from each rank in an optimizer step of one micro-batch")

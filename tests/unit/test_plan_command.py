@@ -1,0 +1,156 @@
+"""python -m maskdpo_ray.plan: what it prints, its exit codes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from maskdpo_ray.commands import plan
+from maskdpo_ray.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAPER = ["--config", str(REPOSITORY / "configs/paper.yaml"), "--model_size", "8b", "--annotator_size", "internlm2-7b"]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def output(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    if code:
+        with pytest.raises(SystemExit) as caught:
+            plan.main(argv)
+        assert caught.value.code == code
+    else:
+        plan.main(argv)
+    return capsys.readouterr().out
+
+
+def test_the_papers_config_fits_what_its_header_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--num_gpus", "16", "--num_nodes", "2"], capsys)
+    assert text.count(": fits, ") == 3
+    assert "GPUs: 16 of 16 = 4 x 1 (rollout engines) + 4 x 1 (annotation actors) + 8 x 1 (training ranks)" in text
+    assert "a policy of 14.96 GiB to 4 engines = 59.83 GiB" in text
+
+
+def test_too_few_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "GPUs: 16 of 8 = " in output([*PAPER, "--num_gpus", "8"], capsys, code=1)
+
+
+def test_a_rank_that_does_not_fit_says_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--gpu_memory_gib", "80", "--ds.zero_stage", "2", "--train.num_ranks", "1"], capsys, code=1)
+    line = next(line for line in text.splitlines() if line.startswith("training ranks: DOES NOT FIT"))
+    advice = line.partition("It would with any of: ")[2].split("; ")
+    assert "lora.rank: 16" in advice
+    assert "train.num_ranks: 4" in advice
+    for change in advice:  # each of them does what it says
+        words = [word for part in change.split(", ") for word in part.split(": ")]
+        section = words[0].split(".")[0]
+        options = [word if "." in word else f"{section}.{word}" for word in words[::2]]
+        changed = [item for name, value in zip(options, words[1::2], strict=True) for item in (f"--{name}", value)]
+        base = {"--ds.zero_stage": "2", "--train.num_ranks": "1"} | dict(zip(changed[::2], changed[1::2], strict=True))
+        text = output([*PAPER, *(word for pair in base.items() for word in pair)], capsys)
+        assert "training ranks: fits" in text
+
+
+def test_an_engine_that_does_not_fit_says_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(["--model_size", "70b", "--num_gpus", "16", "--train.num_ranks", "8"], capsys, code=1)
+    line = next(line for line in text.splitlines() if line.startswith("rollout engines: DOES NOT FIT"))
+    assert "vllm.tensor_parallel_size: 4" in line
+
+
+def test_annotators_that_share_a_gpu_must_take_no_more_than_their_part(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--cluster.gpus_per_annotator", "0.5"], capsys)
+    assert "annotation actors: fits, 21.06 of 40.00 GiB" in text
+    assert "set judge_options.gpu_memory_utilization to at most 0.5" in text
+    assert "2 x" not in text and "GPUs: 14 = 4 x 1 (rollout engines) + 4 x 0.5 (annotation actors)" in text
+
+
+def test_on_a_cpu_all_actors_share_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--model_size", "135m", "--vllm.max_model_len", "1024", "--rollout.max_new_tokens", "96"]
+    text = output([*argv, "--node_memory_gib", "64", "--prompt_tokens", "200"], capsys)
+    assert text.count(": fits, ") == 2 and "GPUs" not in text
+    text = output([*argv, "--node_memory_gib", "4", "--prompt_tokens", "200"], capsys, code=1)
+    assert "all actors: DOES NOT FIT" in text
+
+
+def test_a_kv_cache_too_small_for_one_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(["--model_size", "8b", "--node_memory_gib", "900"], capsys, code=1)
+    assert "rollout engines: DOES NOT FIT, 16.00 of 2.00 GiB" in text
+    assert "vllm.cpu_kv_cache_gib: 16" in text
+
+
+def test_the_shape_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    described = {
+        "model_type": "llama",
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 32,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    text = output(["--model.model_name_or_path", str(tmp_path), "--node_memory_gib", "64"], capsys)
+    assert f"Policy {tmp_path.name}: 1,448 parameters" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "--model_size: expected the size of a model, or --config with a model's folder, got nothing"),
+        (["--model_size", "9b"], "--model_size: expected one of 135m, "),
+        (["--model_size", "8b", "--num_gpus", "many"], "--num_gpus: expected a whole number from 0 on, got 'many'"),
+        (["--model_size", "8b", "--gpu_memory_gib", "0"], "--gpu_memory_gib: expected GiB above 0, got '0'"),
+        (["--model_size", "8b", "--num_nodes", "0"], "--num_nodes: expected a whole number above 0, got '0'"),
+        (["--model_size", "8b", "--train.num_rank", "2"], "--train.num_rank: unknown option; did you mean"),
+        (["--model_size", "8b", "--train.num_ranks", "x"], "--train.num_ranks: expected a whole number, got 'x'"),
+        (["--model_size", "8b", "--nonsense", "2"], "--nonsense: unknown option"),
+        (["--config", "absent.yaml"], "absent.yaml: expected a config file, got: No such file"),
+        (PAPER[:2], "model.model_name_or_path: expected a folder with config.json, or --model_size, got 'models/Ll"),
+        (PAPER[:4], "--annotator_size: expected the size of the annotator's model, as annotators have a GPU "),
+        (["--model_size", "8b", "--annotator_size", "7b"], "--annotator_size: expected none where annotators have no"),
+        (
+            ["--model_size", "8b", "--cluster.device", "cpu", "--num_gpus", "2"],
+            "--num_gpus: expected none where cluster.device is cpu, got 2",
+        ),
+        (
+            ["--model_size", "8b", "--num_gpus", "4", "--num_nodes", "2", "--vllm.tensor_parallel_size", "4"],
+            "vllm.tensor_parallel_size: expected at most the 2 GPUs of a node, got 4",
+        ),
+        (
+            [*PAPER, "--annotation.options", "{judge_options: {max_model_len: long}}"],
+            "annotation.options.judge_options.max_model_len: expected a number above 0, got 'long'",
+        ),
+        (["--model_size", "8b", "--prompt_tokens", "131000"], "--prompt_tokens: expected at most 130048, which"),
+    ],
+)
+def test_bad_input_is_one_line(argv: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        plan.main(argv)
+    assert str(caught.value).startswith(expected), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_answers_at_once_and_bad_input_exits_with_2() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "maskdpo_ray.plan"]
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([*command, "--help"], capture_output=True, text=True, env=environment, cwd=REPOSITORY)
+        best = min(best, time.perf_counter() - start)
+    assert done.returncode == 0 and "--annotator_size" in done.stdout
+    assert best < 2
+    done = subprocess.run([*command, "--model_size", "9b"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith("error: --model_size: ") and done.stdout == ""
