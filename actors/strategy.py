@@ -84,8 +84,9 @@ def build(settings: StrategySettings, world_size: int) -> Any:
             zero_stage=settings.zero_stage,
             adam_offload=settings.adam_offload,
             tensor_parallel_size=1,
-            # Micro-batches add up in fp32: in bf16 a sum of many small gradients loses the small ones.
-            # DeepSpeed takes this for stages 2 and 3 only; stage 1 would switch to another optimizer class.
+            # Micro-batches are to add up in fp32: in bf16 a sum of many small gradients loses the small ones.
+            # DeepSpeed 0.19.6 does so under stage 3; under stage 2 it takes this and sums in the weights' dtype all
+            # the same (few passes a step make that matter less). Stage 1 would switch to another optimizer class.
             grad_accum_dtype="fp32" if settings.zero_stage >= 2 else None,
         ),
         # Makes OpenRLHF leave gradient accumulation to us: micro-batches differ in number from step to step.

@@ -1,8 +1,8 @@
 """What a training rank holds in memory at its fullest moments, summed from a model's shape and a config.
 
 The sums follow DeepSpeed 0.19.6 (`runtime/zero/stage_1_and_2.py`, `stage3.py`) with OpenRLHF's config, which leaves
-bucket sizes at DeepSpeed's defaults, and transformers' Llama with SDPA and an explicit mask. tests/e2e/test_sizing.py
-compares them with the tensors of a real rank.
+bucket sizes at DeepSpeed's defaults, and transformers' Llama with the attention of `tree_attention.py`.
+tests/e2e/test_sizing.py compares them with the tensors of a real rank.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _LIVE = 1_000_000_000
 _PERSISTENT = 100_000
 """ZeRO-3 holds smaller tensors whole (`stage3_param_persistence_threshold`)."""
 _ROWS = 512
-"""Rows of logits that are turned into log-probs at a time (`forward.py`)."""
+"""Rows of logits that are there in float32 at a time (`token_logps.py`)."""
+_KEPT = 2**22
+"""Attention weights of a layer that are kept for the backward pass, on CPUs, at most (`tree_attention.py`)."""
 _FP32 = 4
 _ADAM = 8
 """Bytes of Adam's two moments per weight."""
@@ -88,6 +90,7 @@ class TrainingRank:
         self._on_gpu = config.cluster.device == "cuda"
         self._checkpoints = config.model.gradient_checkpointing_enable
         self._width = bytes_of(config.ds.param_dtype)
+        self._has_tree = config.savings.prefix_tree
         lora = config.lora
         self._adapters = shape.adapters(lora.rank, lora.target_modules) if lora.rank else []
         self._all = [*shape.tensors(), *self._adapters]
@@ -182,7 +185,7 @@ class TrainingRank:
         terms = (
             self.lasting()[0],
             Term("gathered weights", gathered),
-            Term("activations of a layer", per_token * self._pass.tokens + width * self._pass.tokens**2),
+            Term("activations of a layer", per_token * self._pass.tokens + self._scores()),
             Term("logits", (width * self._pass.targets + _FP32 * _ROWS) * shape.vocab_size),
         )
         return Moment("reference log-probs", terms)
@@ -190,10 +193,10 @@ class TrainingRank:
     def _activations(self) -> list[Term]:
         """What autograd keeps of one pass, and its fullest moment beside: the head's, or a layer's."""
         shape, tokens, targets, width = self._shape, self._pass.tokens, self._pass.targets, self._width
-        layer, layers = layer_activations(shape, tokens, width), shape.num_layers
-        # fp32 copies of the logits are kept for the backward pass; its gradients come on top, twice where rows of
-        # two uses are added up.
-        head = (_FP32 + 2 * width) * targets * shape.vocab_size + width * targets * shape.hidden_size
+        layer, layers = layer_activations(shape, tokens, width) + self._scores(), shape.num_layers
+        # Logits and their gradient, and a few rows of both in fp32.
+        head = (2 * width * targets + 2 * _FP32 * min(_ROWS, targets)) * shape.vocab_size
+        head += width * targets * shape.hidden_size
         # A layer's backward pass makes about as much again as its forward pass has left.
         if self._checkpoints:
             return [
@@ -201,6 +204,13 @@ class TrainingRank:
                 Term("logits and their gradients, or one layer anew", max(head, 2 * layer)),
             ]
         return [Term("activations", layer * layers), Term("logits or a layer: gradients", max(head, layer))]
+
+    def _scores(self) -> int:
+        """Bytes of what a layer's attention keeps of tokens x tokens, at most."""
+        scores = self._shape.num_heads * self._pass.tokens**2
+        if not self._has_tree:
+            return self._width * self._pass.tokens**2  # transformers' mask, in the weights' dtype
+        return 0 if self._on_gpu else self._width * min(scores, _KEPT)
 
     def _of_rank(self, tensors: Sequence[int]) -> int:
         """Elements of a rank's share: ZeRO-2 cuts the whole, ZeRO-3 each tensor."""
@@ -222,12 +232,12 @@ class TrainingRank:
 
 
 def layer_activations(shape: ModelShape, tokens: int, width: int) -> int:
-    """Bytes that autograd keeps of one layer: inputs of each product, what the norms, SiLU and attention need again,
-    and attention's mask in the weights' dtype, tokens x tokens. `width`: bytes of a weight."""
+    """Bytes that autograd keeps of one layer: inputs of each product, and what the norms and SiLU need again; not what
+    attention keeps of its scores. `width`: bytes of a weight."""
     hidden = (8 + 4 * width) * shape.hidden_size  # RMSNorm computes in fp32
-    attention = 4 * width * shape.query_size + _FP32 * shape.num_heads  # keys and values repeated for every head
+    attention = 2 * width * (shape.query_size + shape.kv_size)  # queries, keys, values and what they give
     gated = 4 * width * shape.intermediate_size
-    return tokens * (hidden + attention + gated + 2 * _FP32 + width * tokens)
+    return tokens * (hidden + attention + gated + 2 * _FP32)
 
 
 def bytes_of(dtype: str) -> int:

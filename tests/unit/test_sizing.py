@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray import model_shape, sizing
+from maskdpo_ray import model_shape, prefix_tree, sizing, tree_attention
 from maskdpo_ray.config import (
     ClusterConfig,
     Config,
@@ -192,13 +192,17 @@ def test_activations_are_those_that_autograd_keeps(width: int) -> None:
                 saved[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()[None, None]
+        tree_attention.install(model)
+        tree = prefix_tree.build([range(tokens)], [[1]], [[1.0]])
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            output = model(torch.zeros(1, tokens, dtype=torch.long), attention_mask=mask, use_cache=False)
+            output = model(
+                torch.from_numpy(tree.token_ids)[None], use_cache=False, **tree_attention.arguments(model, tree, "cpu")
+            )
         assert output.logits.requires_grad
         return sum(saved.values())
 
-    assert kept(2) - kept(1) == sizing.layer_activations(TINY, tokens, width)
+    scores = width * TINY.num_heads * tokens**2
+    assert kept(2) - kept(1) == sizing.layer_activations(TINY, tokens, width) + scores
 
 
 def test_largest_pass() -> None:
