@@ -58,11 +58,7 @@ class Phrases:
 
         found = {
             topic: tuple(
-                tuple(
-                    phrase(f"{start.format(topic)}{end}.", ends is right)
-                    for ends in (right, wrong)
-                    for end in ends
-                )
+                tuple(phrase(f"{start.format(topic)}{end}.", ends is right) for ends in (right, wrong) for end in ends)
                 for start, right, wrong in _FACTS
             )
             for topic in TOPICS
@@ -92,7 +88,9 @@ def questions(count: int, purpose: str) -> list[Question]:
     found = []
     for number in range(count):
         country = TOPICS[number % len(TOPICS)]
-        text = f"Give five short facts about {country}, version {number}: capital, continent, language, currency, border."
+        text = (
+            f"Give five short facts about {country}, version {number}: capital, continent, language, currency, border."
+        )
         name = f"{country}/{purpose}-{number:06d}"
         found.append(Question(name, f"topic of {name}", ({"role": "user", "content": text},), document=None))
     return found

@@ -167,9 +167,7 @@ def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_second
         "ideal_s": round(ideal, 2),
         "lost": round(1 - ideal / collect, 4),
         "timings": {name.removeprefix("timing/"): round(value, 2) for name, value in timings.items()},
-        "bytes": {
-            str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*.jsonl"))
-        },
+        "bytes": {str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*.jsonl"))},
         "memory": [(round(s, 1), count * 8, round(mib, 1)) for s, count, mib in watch.rows],
     }
 
