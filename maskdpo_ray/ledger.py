@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,22 @@ from maskdpo_ray.errors import RunFolderError
 
 def encode_line(value: Any) -> bytes:
     """`value` (JSON values and records) as one UTF-8 line, newline included. NaN raises ValueError."""
-    # `default` instead of records.to_json: asdict copies every token id one by one.
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_record_fields)
-    return text.encode() + b"\n"
+    return _ENCODER.encode(value).encode() + b"\n"
 
 
 def _record_fields(value: Any) -> dict[str, Any]:
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        raise TypeError(f"expected JSON values or records, got {type(value).__name__}")
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: getattr(value, name) for name in _field_names(type(value))}
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(f"expected JSON values or records, got {kind.__name__}")
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+# `default` instead of records.to_json: asdict copies every token id one by one.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_record_fields)
 
 
 def sync_folder(folder: Path) -> None:

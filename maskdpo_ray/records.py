@@ -213,6 +213,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"field {name!r}: expected a list, got {_short(value)}")
+        if arguments[0] is int and set(map(type, value)) <= {int}:  # token ids, of which there are many
+            return tuple(value)
         return tuple(_convert(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
     if origin in (dict, Mapping):
         if not isinstance(value, dict):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
-from itertools import groupby
+from functools import cache, lru_cache
+from itertools import accumulate, groupby
 from typing import Any
 
 from maskdpo_ray.errors import MaskError
@@ -151,6 +151,7 @@ def _byte_of_character() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
+@lru_cache(maxsize=2**17)
 def _byte_level(piece: Piece) -> bytes:
     if isinstance(piece, bytes):
         return piece
@@ -235,6 +236,9 @@ def _without_cut(spelled: Sequence[bytes], text: str) -> list[bytes] | None:
 def _ranges(spelled: Sequence[bytes], text: str) -> list[tuple[int, int]]:
     """Character ranges of the tokens, `spelled` being known to decode to `text`."""
     data = b"".join(spelled)
+    if len(data) == len(text):  # as no character takes less than a byte, each takes one
+        ends = list(accumulate(map(len, spelled)))
+        return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
     character_of_byte: list[int] = []
     for index, character in enumerate(text):
         character_of_byte += [index] * _num_bytes(data, len(character_of_byte), character)
