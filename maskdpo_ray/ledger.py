@@ -9,13 +9,18 @@ import dataclasses
 import fcntl
 import json
 import os
-from functools import cache
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import entries
-from maskdpo_ray.entries import Entry
+from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.unparsed import Counts
+from maskdpo_ray.unparsed import added as added_counts
 
 
 def encode_line(value: Any) -> bytes:
@@ -107,8 +112,18 @@ class AppendFile:
             self._descriptor = -1
 
 
+class _Log:
+    """The units of one log, by where their lines begin in the ledger."""
+
+    def __init__(self) -> None:
+        self.starts = array("Q")
+        self.sealed = 0
+        """How many of them a finished stage was built on."""
+        self.counts: Counts = {}
+
+
 class Ledger:
-    """`entries` are the lines read at the start and appended since, oldest first."""
+    """What is committed, read at the start and appended since. Questions' lines stay on disk: a run has many."""
 
     def __init__(self, path: Path) -> None:
         """Open or create. `torn` is the number of bytes of a half-written last line that were cut off.
@@ -116,21 +131,81 @@ class Ledger:
         Raises RunFolderError when the file can't be read, a line other than the last is no JSON, or a
         line lacks what its stage needs: that is no kill's doing.
         """
-        self.entries, good = _read(path)
+        found, good = _read(path)
+        self.finished: list[Finished] = []
+        """Stages, oldest first."""
+        self._logs: defaultdict[str, _Log] = defaultdict(_Log)
         self._file = AppendFile(path)
         self.torn = self._file.size - good
         self._file.truncate(good)
+        for entry, start in found:
+            self._note(entry, start)
 
-    def append(self, entry: Entry) -> None:
-        """Add a line; it is on the disk when this returns."""
+    def append(self, *added: Entry) -> None:
+        """Add lines; they are on the disk when this returns, none of them when it raises RunFolderError."""
         size = self._file.size
-        self._file.append(encode_line(entry))
+        lines = [encode_line(entry) for entry in added]
+        self._file.append(b"".join(lines))
         try:
             self._file.sync()
         except OSError as error:
             self._file.truncate(size)
             raise RunFolderError(f"{self._file.path}: can't be written: {error.strerror}") from error
-        self.entries.append(entry)
+        for entry, line in zip(added, lines, strict=True):
+            self._note(entry, size)
+            size += len(line)
+
+    def take_back(self, name: str, number: int) -> None:
+        """Cut off the last `number` lines, which are units of log `name`: their bytes could not be written."""
+        log = self._logs[name]
+        self._file.truncate(log.starts[-number])
+        self._rewind(log, len(log.starts) - number)
+
+    def _note(self, entry: Entry, start: int) -> None:
+        if isinstance(entry, Finished):
+            self.finished.append(entry)
+            for log in self._logs.values():
+                log.sealed = len(log.starts)
+        elif isinstance(entry, Unit):
+            log = self._logs[entry.log]
+            log.starts.append(start)
+            log.counts = added_counts(log.counts, entry.counts)
+        elif isinstance(entry, Rewind):
+            self._rewind(self._logs[entry.log], entry.keep)
+
+    def _rewind(self, log: _Log, keep: int) -> None:
+        del log.starts[keep:]
+        log.counts = reduce(added_counts, (unit.counts for unit in self._units(log)), {})
+
+    def units(self, name: str) -> Iterator[Unit]:
+        """The units of a log, oldest first, read from the disk."""
+        return self._units(self._logs[name])
+
+    def _units(self, log: _Log) -> Iterator[Unit]:
+        if not log.starts:
+            return
+        with self._file.path.open("rb") as lines:
+            for start in log.starts:
+                lines.seek(start)
+                entry = entries.parse(json.loads(lines.readline()))
+                assert isinstance(entry, Unit)
+                yield entry
+
+    def num_units(self, name: str) -> int:
+        """How many units the log has."""
+        return len(self._logs[name].starts)
+
+    def num_sealed(self, name: str) -> int:
+        """How many units of a log a finished stage was built on."""
+        return self._logs[name].sealed
+
+    def unsealed(self) -> list[str]:
+        """Logs with units since the last finished stage."""
+        return [name for name, log in self._logs.items() if len(log.starts) > log.sealed]
+
+    def counts(self) -> Counts:
+        """The sentences and facts of all logs."""
+        return reduce(added_counts, (log.counts for log in self._logs.values()), {})
 
     def close(self) -> None:
         """Close the file."""
@@ -139,11 +214,11 @@ class Ledger:
 
 def read_entries(path: Path) -> list[Entry]:
     """The entries of a ledger that is left as it is, none when there is no file. Raises RunFolderError as above."""
-    return _read(path)[0]
+    return [entry for entry, _ in _read(path)[0]]
 
 
-def _read(path: Path) -> tuple[list[Entry], int]:
-    """The entries, and the number of bytes that they take."""
+def _read(path: Path) -> tuple[list[tuple[Entry, int]], int]:
+    """The entries, each with where its line begins, and the number of bytes that they take."""
     try:
         lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
     except OSError as error:
@@ -160,7 +235,7 @@ def _read(path: Path) -> tuple[list[Entry], int]:
                 f"{path}, line {number}: expected a JSON object with a stage, got {line[:60]!r}"
             ) from error
         try:
-            found.append(entries.parse(value))
+            found.append((entries.parse(value), good))
         except ValueError as error:
             raise RunFolderError(f"{path}, line {number}: {error}") from error
         good += len(line) + 1

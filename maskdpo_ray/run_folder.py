@@ -62,7 +62,7 @@ class RunFolder:
         if ledger.torn:
             self.notes.append(f"{path / 'ledger.jsonl'}: cut off {ledger.torn} bytes of a half-written line")
         try:
-            for name in _unsealed(ledger.entries):
+            for name in ledger.unsealed():
                 self._log(name)
         except BaseException:
             self._close_logs()
@@ -263,7 +263,7 @@ class RunFolder:
 
     def counts(self) -> Counts:
         """The sentences and facts of all that is committed."""
-        return question_log.counts(self._ledger.entries)
+        return self._ledger.counts()
 
     # Stages
 
@@ -295,13 +295,13 @@ class RunFolder:
 
     def drop_checkpoints(self) -> None:
         """Remove those of trainings that are finished: their policy takes their place."""
-        for entry in self._ledger.entries:
-            if isinstance(entry, Finished) and entry.stage == "train":
+        for entry in self._ledger.finished:
+            if entry.stage == "train":
                 checkpoints.remove(self.checkpoint_dir(entry.iteration))
 
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
         """The facts of a finished stage, None when it is not finished."""
-        entry = find_finished(self._ledger.entries, stage, iteration)
+        entry = find_finished(self._ledger.finished, stage, iteration)
         return None if entry is None else entry.facts
 
     def check_files(self, stage: str, iteration: int) -> None:
@@ -309,7 +309,7 @@ class RunFolder:
 
         Raises RunFolderError naming the first that differs, ValueError when the stage is not finished.
         """
-        entry = find_finished(self._ledger.entries, stage, iteration)
+        entry = find_finished(self._ledger.finished, stage, iteration)
         if entry is None:
             raise ValueError(f"stage {stage!r} of iteration {iteration} is not finished")
         stage_files.check(self.path, entry.files, f"stage {stage!r}")
@@ -360,17 +360,6 @@ def _changes(path: Path, config: dict[str, Any], entries: Sequence[Entry]) -> di
     # Not before its first stage: a run that found no cluster at the address, say, binds nobody to its config.
     has_begun = any(not isinstance(entry, Opened) for entry in entries)
     return stored_config.refuse_changes(path, stored, config, has_begun)
-
-
-def _unsealed(entries: Sequence[Entry]) -> list[str]:
-    """Logs with questions that no finished stage has put on the disk for good."""
-    names: dict[str, None] = {}
-    for entry in entries:
-        if isinstance(entry, Finished):
-            names.clear()
-        elif isinstance(entry, Unit):
-            names[entry.log] = None
-    return list(names)
 
 
 def _writable(path: Path) -> Path:
