@@ -207,10 +207,13 @@ class QuestionLog:
 
         Raises ValueError when one is there already, RunFolderError when the disk is full.
         """
-        found, end = [], self._ends
+        if not questions:
+            return
+        found, end, others = [], self._ends, set[str]()
         for question in questions:
-            if question.question_id in self._committed:
+            if question.question_id in self._committed or question.question_id in others:
                 raise ValueError(f"question {question.question_id!r} is committed already in {self.name}")
+            others.add(question.question_id)
             end = {part: end[part] + len(question.data[part]) for part in self._files}
             found.append(
                 Unit(

@@ -36,6 +36,7 @@ from maskdpo_ray import (
     whole_file,
 )
 from maskdpo_ray.beginning import Questions
+from maskdpo_ray.committing import Committer
 from maskdpo_ray.entries import Entry, Finished, Opened, Unit, find_finished
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import Ledger, encode_line, read_entries, sync_folder
@@ -191,6 +192,10 @@ class RunFolder:
     ) -> None:
         """Put a question's answers, labels and pair (or drop reason) on disk as one unit."""
         self._training_log(iteration).commit(question_id, rollouts, annotations, outcome)
+
+    def committing(self, iteration: int) -> Committer:
+        """To commit many questions: beside the work on the next ones, those that end meanwhile together."""
+        return Committer(self._training_log(iteration))
 
     def committed_questions(self, iteration: int) -> frozenset[str]:
         """Ids of the questions that need not be done again."""
