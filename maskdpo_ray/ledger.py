@@ -40,7 +40,10 @@ def _field_names(kind: type) -> tuple[str, ...]:
 
 
 # `default` instead of records.to_json: asdict copies every token id one by one.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_record_fields)
+# Records are no circles, and to look for them takes a while.
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_record_fields
+)
 
 
 def sync_folder(folder: Path) -> None:

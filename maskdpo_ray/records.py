@@ -13,6 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from maskdpo_ray.errors import shown
@@ -162,6 +163,19 @@ class PreferencePair:
     rejected: ScoredAnswer
     policy_version: int
 
+
+def _by_fields(kind: type) -> None:
+    """Pickle records as calls of their class: what dataclasses do themselves takes three times as long."""
+    values = attrgetter(*(field.name for field in dataclasses.fields(kind)))
+
+    def __reduce__(self: Any) -> tuple[Any, ...]:
+        return kind, values(self)
+
+    kind.__reduce__ = __reduce__  # type: ignore[method-assign]
+
+
+for _kind in (Question, Rollout, Sentence, Annotation, JudgedFact, Judgement, ScoredAnswer, PreferencePair):
+    _by_fields(_kind)  # each has more than one field
 
 Record = TypeVar("Record")
 
