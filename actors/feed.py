@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from actors import calls
-from actors.calls import first_line
+from actors.calls import Refused, first_line
 from maskdpo_ray.errors import ActorLost, ReplyError, UserError
 from maskdpo_ray.stages import Failed
 
@@ -24,6 +24,10 @@ Ask = Callable[[Item], tuple[str, tuple[Any, ...]]]
 _END = object()
 _LOOK_S = 1.0
 """Longest between two looks for actors that hang."""
+_AHEAD = 2
+"""Calls that an actor has when what is quickly done waits to go together: one at work, and the next one."""
+_TOGETHER_S = 0.1
+"""What goes together takes an actor about this long, at most."""
 _POLLING = 0.05
 """Share of the time that may go into asking Ray what is done, which takes longer the more calls are under way."""
 _FOR_THE_NODE = "; have fewer actors on a node, or lower vllm.cpu_kv_cache_gib"
@@ -59,16 +63,23 @@ class Feed(Generic[Item]):
         home: Callable[[Item], int] | None,
         check: Callable[[Item, Any], None] | None = None,
         at_home_only: bool = False,
+        together: int = 1,
     ) -> None:
-        self._pool, self._ask, self._home, self._check = pool, ask, home, check
+        self._pool, self._ask, self._home, self._check, self._together = pool, ask, home, check, together
         self._at_home_only = at_home_only
         """Otherwise others stand in for an actor that is lost."""
-        self._running: dict[Any, _Call[Item]] = {}
-        """By reference."""
-        self._of_actor: list[dict[Any, _Call[Item]]] = [{} for _ in range(len(pool))]
+        self._running: dict[Any, list[_Call[Item]]] = {}
+        """By reference, those together that went together."""
+        self._of_actor: list[dict[Any, list[_Call[Item]]]] = [{} for _ in range(len(pool))]
         """The same by actor, each one's oldest first."""
+        self._queued: list[list[_Call[Item]]] = [[] for _ in range(len(pool))]
+        """By actor, what goes to it together when it has answered."""
         self._loads = [0] * len(pool)
-        """Their sizes."""
+        """Calls that each actor has, or will have."""
+        self._num_in_flight = 0
+        """Their sum."""
+        self._seconds_each: float | None = None
+        """That an actor takes for one, lately."""
         self._waiting: list[_Call[Item]] = []
         """Longest first."""
         self._since = [0.0] * len(pool)
@@ -85,7 +96,7 @@ class Feed(Generic[Item]):
             self._give_out_waiting()
             if self._at_home_only:
                 yield from self._given_up()
-            if has_more and not self._waiting and len(self._running) < max_in_flight:
+            if has_more and not self._waiting and self._num_in_flight < max_in_flight:
                 item = next(source, _END)
                 if item is _END:
                     has_more = False
@@ -123,13 +134,29 @@ class Feed(Generic[Item]):
             self._alone[index] = call
             if self._loads[index]:
                 return False
-        if not self._loads[index]:
-            self._since[index] = time.monotonic()
         call.index = index
-        reference = self._pool.submit(index, *self._ask(call.item))
-        self._running[reference] = self._of_actor[index][reference] = call
+        self._queued[index].append(call)
         self._loads[index] += 1
+        self._num_in_flight += 1
+        self._send(index)
         return True
+
+    def _send(self, index: int) -> None:
+        """Submit what waits for an actor, unless it is quickly done and can go with more of its kind."""
+        queued, calls_of_it = self._queued[index], self._of_actor[index]
+        size = 1
+        if self._together > 1 and self._seconds_each is not None:
+            size = min(self._together, max(1, int(_TOGETHER_S / max(self._seconds_each, 1e-6))))
+        while queued and (size == 1 or len(calls_of_it) < _AHEAD):
+            if not calls_of_it:
+                self._since[index] = time.monotonic()
+            together = queued[:size]
+            del queued[:size]
+            asked = [self._ask(call.item) for call in together]
+            if len(asked) > 1:
+                asked = [("many", (asked,))]
+            reference = self._pool.submit(index, *asked[0])
+            self._running[reference] = calls_of_it[reference] = together
 
     def _choose(self, call: _Call[Item]) -> int | None:
         """The least loaded actor that may take a call, None when there is none at present."""
@@ -199,52 +226,72 @@ class Feed(Generic[Item]):
         import ray
         from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-        call = self._running[reference]
+        together = self._running[reference]
+        index = together[0].index
         try:
             answer = ray.get(reference)
-            if self._check is not None:
-                self._check(call.item, answer)
+            answers = answer if len(together) > 1 else [answer]
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, ActorLost):
-                self._pool.end(call.index)
-                yield from self._lose(call.index, first_line(cause))
+                self._pool.end(index)
+                yield from self._lose(index, first_line(cause))
                 return
             if isinstance(cause, UserError) and not isinstance(cause, ReplyError):
                 raise cause from error
-            kind = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
-            failure: str | None = f"{kind}{first_line(cause)}"
-        except (RayError, ReplyError) as error:
+            answers = [Refused.of(cause)] * len(together)
+        except RayError as error:
             if calls.is_death(error):
                 remedy = _FOR_THE_NODE if isinstance(error, OutOfMemoryError) else ""
-                yield from self._lose(call.index, f"its process ended{calls.reason(error)}{remedy}")
+                yield from self._lose(index, f"its process ended{calls.reason(error)}{remedy}")
                 return
-            failure = first_line(error)
-        else:
-            failure = None
-        self._pool.answered(call.index)
-        self._remove(reference)
-        if failure is None:
-            yield call.item, answer
-        else:
-            yield from self._fail(call, failure)
+            answers = [Refused(first_line(error))] * len(together)
+        self._pool.answered(index)
+        self._remove(reference, is_answered=True)
+        for call, answer in zip(together, answers, strict=True):
+            refused = self._refused(call, answer)
+            if refused is None:
+                yield call.item, answer
+            else:
+                yield from self._fail(call, refused.error)
 
-    def _remove(self, reference: Any) -> _Call[Item]:
-        call = self._running.pop(reference)
-        calls_of_it = self._of_actor[call.index]
-        if next(iter(calls_of_it.values())) is call:
-            self._since[call.index] = time.monotonic()
+    def _refused(self, call: _Call[Item], answer: Any) -> Refused | None:
+        """Why an answer is none."""
+        if isinstance(answer, Refused):
+            return answer
+        try:
+            if self._check is not None:
+                self._check(call.item, answer)
+        except ReplyError as error:
+            return Refused.of(error)
+        return None
+
+    def _remove(self, reference: Any, is_answered: bool = False) -> list[_Call[Item]]:
+        together = self._running.pop(reference)
+        index = together[0].index
+        calls_of_it = self._of_actor[index]
+        if next(iter(calls_of_it.values())) is together:
+            now = time.monotonic()
+            if is_answered:
+                self._seconds_each = (now - self._since[index]) / len(together)
+            self._since[index] = now
         del calls_of_it[reference]
-        self._loads[call.index] -= 1
-        if self._alone.get(call.index) is call:
-            del self._alone[call.index]
-        return call
+        self._loads[index] -= len(together)
+        self._num_in_flight -= len(together)
+        if self._alone.get(index) in together:
+            del self._alone[index]
+        self._send(index)
+        return together
 
     def _lose(self, index: int, why: str) -> Iterator[tuple[Item, Any]]:
-        """All calls of an actor that is gone have failed."""
-        references = list(self._of_actor[index])
-        self._pool.lost(index, why, len(references))
-        for call in [self._remove(reference) for reference in references]:
+        """All calls of an actor that is gone have failed; what waited for it has not."""
+        references, queued = list(self._of_actor[index]), self._queued[index]
+        self._queued[index] = []
+        self._loads[index] -= len(queued)
+        self._num_in_flight -= len(queued)
+        self._waiting += queued
+        self._pool.lost(index, why, self._loads[index])
+        for call in [call for reference in references for call in self._remove(reference)]:
             yield from self._fail(call, why)
 
     def _fail(self, call: _Call[Item], why: str) -> Iterator[tuple[Item, Any]]:

@@ -116,7 +116,7 @@ def config_for(arguments: argparse.Namespace, folder: Path) -> Config:
         run=RunConfig(name="run", dir=str(folder), iterations=1),
         model=ModelConfig(model_name_or_path=str(arguments.model)),
         rollout=RolloutConfig(num_engines=arguments.engines, n_samples_per_prompt=8, max_in_flight=in_flight),
-        annotation=AnnotationConfig(num_actors=arguments.annotators, max_in_flight=arguments.annotators * 16),
+        annotation=AnnotationConfig(num_actors=arguments.annotators, max_in_flight=arguments.annotators * 64),
         train=TrainConfig(num_ranks=1, max_epochs=1, batch_size=512, save_steps=-1),
         eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
         cluster=ClusterConfig(cpus_per_rank=0.1, cpus_per_engine=0, start_timeout_s=300, step_timeout_s=600),
