@@ -8,17 +8,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from statistics import fmean
 from typing import Any
 
 from actors import weights
 from actors.clock import BusyClock
 from actors.host import Stored
+from actors.pair_logps import PairLogps
 from actors.pool import Failure, Pool
 from actors.ranks import Ranks
 from actors.rollout import Sampling, refuse_faults, request_seed
-from maskdpo_ray import batching
+from maskdpo_ray import batching, micro_batches
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config
@@ -146,7 +147,7 @@ class _Training:
     """What is trained at present: all that a new group of ranks needs to go on with it."""
 
     examples: Sequence[TrainingExample]
-    reference: ReferenceLogps
+    reference: ReferenceLogps | Policy
     policy: Policy
     seed: int
     checkpoints: Checkpoints
@@ -163,26 +164,23 @@ class TrainingGroup:
 
     def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> ReferenceLogps:
         """See `stages.Trainer.reference_logps`."""
-        micro_batches = list(batching.chunks(examples, self._config.train.micro_batch_size))
-        shares = [batching.shard(micro_batches, rank, len(self._ranks)) for rank in range(len(self._ranks))]
+        shares = self._split(examples)
+        arguments = [([[examples[i] for i in places] for places in share], policy.path) for share in shares]
         while True:
             try:
-                answers = self._call("reference_logps", [(share, policy.path) for share in shares])
+                answers = self._call("reference_logps", arguments)
                 break
             except ActorLost as died:
                 self._ranks.start_again(died, "with the reference log-probs")
-        results = [iter(logps) for logps in answers]
-        # Micro-batch i went to rank i mod n: taking them back in the same turns restores the order.
-        return [
-            next(results[index % len(self._ranks)])
-            for index, micro_batch in enumerate(micro_batches)
-            for _ in micro_batch
-        ]
+        logps: dict[int, PairLogps] = {}
+        for share, answer in zip(shares, answers, strict=True):
+            logps.update(zip(chain.from_iterable(share), answer, strict=True))
+        return [logps[place] for place in range(len(examples))]
 
     def train(
         self,
         examples: Sequence[TrainingExample],
-        reference: ReferenceLogps,
+        reference: ReferenceLogps | Policy,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
@@ -225,26 +223,17 @@ class TrainingGroup:
 
     def _steps_of_a_life(self, training: _Training) -> Iterator[tuple[int, dict[str, float]]]:
         """(number from 1, metrics) of the steps after the newest checkpoint, up to the end or a death."""
-        train, num_ranks, checkpoints = self._config.train, len(self._ranks), training.checkpoints
+        train, checkpoints = self._config.train, training.checkpoints
         num_examples, done = len(training.examples), checkpoints.step
         total = batching.num_steps(num_examples, train.batch_size, train.max_epochs)
-        self._call_all("begin", training.policy.path, total, training.seed)
+        of_each_step = training.reference.path if isinstance(training.reference, Policy) else None
+        self._call_all("begin", training.policy.path, total, training.seed, of_each_step)
         if done:
             self._call_all("load_checkpoint", str(checkpoints.path(done)))
         batches = batching.epoch_batches(num_examples, train.batch_size, train.max_epochs, training.seed)
         for step, batch in islice(enumerate(batches, start=1), done, None):
-            arguments = []
-            for rank in range(num_ranks):
-                micro_batches = list(batching.chunks(batching.shard(batch, rank, num_ranks), train.micro_batch_size))
-                arguments.append(
-                    (
-                        [[training.examples[i] for i in micro_batch] for micro_batch in micro_batches],
-                        [[training.reference[i] for i in micro_batch] for micro_batch in micro_batches],
-                        len(batch),
-                    )
-                )
             try:
-                metrics = self._call("train_step", arguments)[0]
+                metrics = self._call("train_step", self._step(training, batch))[0]
             except NotFiniteError as error:
                 pairs = ", ".join(training.examples[i].pair_id for i in batch)
                 kept = f"the checkpoint of step {checkpoints.step} is kept" if checkpoints.step else "no checkpoint yet"
@@ -253,6 +242,22 @@ class TrainingGroup:
             if checkpoints.is_due(step):
                 written = self._call_all("save_checkpoint", str(checkpoints.clear(step)))
                 checkpoints.commit(step, {name: proof for files in written for name, proof in files.items()})
+
+    def _step(self, training: _Training, batch: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Arguments of each rank's `train_step`."""
+        arguments = []
+        for share in self._split([training.examples[i] for i in batch]):
+            indices = [[batch[place] for place in places] for places in share]
+            examples = [[training.examples[i] for i in together] for together in indices]
+            reference = None
+            if not isinstance(training.reference, Policy):
+                reference = [[training.reference[i] for i in together] for together in indices]
+            arguments.append((examples, reference, len(batch)))
+        return arguments
+
+    def _split(self, examples: Sequence[TrainingExample]) -> list[list[list[int]]]:
+        """For each rank its micro-batches, as places in `examples`."""
+        return micro_batches.split(examples, len(self._ranks), self._config.train, self._config.savings)
 
     def _start_again(self, died: ActorLost, training: _Training) -> None:
         self._ranks.start_again(died, f"after step {training.checkpoints.step}")

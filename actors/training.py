@@ -10,26 +10,25 @@ import os
 import shutil
 import socket
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from actors import checkpoint_engine
+from actors import adapters, checkpoint_engine, pair_logps
 from actors import strategy as strategies
 from actors.lifetime import end_with_raylet
 from maskdpo_ray import stage_files, whole_file
 from maskdpo_ray.errors import ModelError, NotFiniteError
+from maskdpo_ray.training_config import LoraConfig, SavingsConfig
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
+    from actors.pair_logps import PairLogps
     from maskdpo_ray.batching import TrainingExample
     from maskdpo_ray.entries import Proof
-
-    PairLogps = tuple[np.ndarray, np.ndarray]
-    """Log-probs of one pair's responses: chosen and rejected, one float32 per response token."""
 
 # The folder that DeepSpeed makes within a checkpoint's.
 _TAG = "state"
@@ -50,6 +49,8 @@ class TrainingSettings:
     adam_offload: bool = False
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
+    lora: LoraConfig = LoraConfig()
+    savings: SavingsConfig = SavingsConfig()
 
 
 class TrainingRank:
@@ -62,6 +63,10 @@ class TrainingRank:
         self._world_size = world_size
         self._strategy: Any = None
         self._engine: Any = None
+        self._reference: Any = None
+        """The reference model, where its log-probs are computed in every step."""
+        self._is_own_reference = False
+        """Whether the policy without its adapters is the reference."""
         self._tokenizer: Any = None
         self._seed = 0
 
@@ -91,8 +96,12 @@ class TrainingRank:
         )
         self._strategy.setup_distributed(timeout=timedelta(seconds=settings.timeout_s))
 
-    def begin(self, policy_path: str, total_steps: int, seed: int = 0) -> None:
-        """Load a policy with a fresh optimizer and a schedule over `total_steps` steps; `seed` is for dropout.
+    def begin(self, policy_path: str, total_steps: int, seed: int = 0, reference_path: str | None = None) -> None:
+        """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.
+
+        Args:
+            seed: for dropout and new adapters.
+            reference_path: of the reference model, where `train_step` is to compute its log-probs.
 
         Always from the folder, also when the same weights are in memory: so that an iteration starts
         from the published (bf16) policy whether or not the run was interrupted before it.
@@ -104,11 +113,17 @@ class TrainingRank:
         model = self._load(policy_path)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if settings.lora.rank:
+            strategies.seed_everything(f"{seed}/adapters")  # the same on every rank
+            model = adapters.wrap(model, settings.lora)
         self._tokenizer = AutoTokenizer.from_pretrained(policy_path, trust_remote_code=settings.trust_remote_code)
         cfg = settings.optimizer.for_openrlhf(total_steps)
         self._engine, _, _ = self._strategy.prepare((model, cfg))
         self._engine.checkpoint_engine = checkpoint_engine.build()
         self._seed = seed
+        self._is_own_reference = settings.lora.rank > 0 and reference_path == policy_path
+        if reference_path is not None and not self._is_own_reference:
+            self._reference = self._frozen(reference_path)
 
     def reference_logps(
         self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
@@ -121,21 +136,18 @@ class TrainingRank:
         """
         if policy_path is None:
             return self._logps(self._engine, micro_batches)
-        model = self._load(policy_path)
-        if self._settings.zero_stage == 3:
-            model = self._strategy.prepare(model)
+        model = self._frozen(policy_path)
         try:
             return self._logps(model, micro_batches)
         finally:
-            if self._settings.zero_stage == 3:
-                strategies.destroy_engine(model)
+            self._free(model)
             del model
             strategies.free_memory(self._settings.device)
 
     def train_step(
         self,
         micro_batches: Sequence[Sequence[TrainingExample]],
-        references: Sequence[Sequence[PairLogps]],
+        references: Sequence[Sequence[PairLogps]] | None,
         global_batch_size: int,
     ) -> dict[str, float]:
         """One optimizer step over this rank's share of a global batch of `global_batch_size` pairs.
@@ -145,7 +157,7 @@ class TrainingRank:
 
         Args:
             micro_batches: this rank's pairs, one forward and backward pass each.
-            references: log-probs under the reference, shaped as `micro_batches`.
+            references: log-probs under the reference, shaped as `micro_batches`; None: computed here.
 
         Returns:
             Of the global batch: loss, accuracy (share of pairs whose chosen reward is the higher),
@@ -173,11 +185,16 @@ class TrainingRank:
         for index in range(num_passes):
             # ZeRO reduces gradients in every backward pass, and steps after the last one only.
             engine.set_gradient_accumulation_boundary(index == num_passes - 1)
-            if index >= len(micro_batches):
+            pairs = micro_batches[index] if index < len(micro_batches) else ()
+            if references is None:
+                reference = self._reference_of(pairs)
+            elif pairs:
+                reference = pair_logps.pad(references[index])
+            if not pairs:
                 engine.backward(self._filler_loss(engine, device))
                 continue
-            logps, weights = response_logps(engine, micro_batches[index], device)
-            reference = _pad(references[index], weights.shape[1]).to(device)
+            logps, weights = response_logps(engine, pairs, device, self._settings.savings)
+            reference = reference.to(device)
             loss, chosen_rewards, rejected_rewards = masked_dpo_loss(
                 logps, reference, weights, self._settings.beta, reduction="sum"
             )
@@ -219,7 +236,10 @@ class TrainingRank:
         if self._rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
             with whole_file.written_by_others(Path(path)):
-                self._engine.module.save_pretrained(partial, state_dict=weights)
+                plain = self._engine.module
+                if self._settings.lora.rank:
+                    plain, weights = plain.get_base_model(), adapters.merged(weights, self._settings.lora)
+                plain.save_pretrained(partial, state_dict=weights)
                 self._tokenizer.save_pretrained(partial)
             if os.path.exists(path):
                 shutil.rmtree(path)
@@ -257,6 +277,8 @@ class TrainingRank:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from maskdpo_ray import tree_attention
+
         settings = self._settings
         with strategies.partitioned_loading(self._strategy):
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -271,15 +293,50 @@ class TrainingRank:
             raise ModelError(f"{path}: expected a weight for every parameter, {len(missing)} missing: {missing[0]}")
         if settings.zero_stage < 3:
             model = model.to(strategies.device_of(settings.device))
+        if settings.savings.prefix_tree:
+            tree_attention.install(model)
         return model
 
+    def _frozen(self, path: str) -> Any:
+        """A model that is not trained; under ZeRO-3 within an engine, which gathers its weights."""
+        model = self._load(path).requires_grad_(False)
+        if self._settings.zero_stage == 3:
+            model = self._strategy.prepare(model)
+        model.eval()
+        return model
+
+    def _free(self, frozen: Any) -> None:
+        if self._settings.zero_stage == 3:
+            strategies.destroy_engine(frozen)
+
     def release(self) -> None:
-        """Free the model, gradients and optimizer; `begin` loads anew."""
+        """Free the models, gradients and optimizer; `begin` loads anew."""
         if self._engine is None:
             return
+        if self._reference is not None:
+            self._free(self._reference)
+            self._reference = None
         strategies.destroy_engine(self._engine)
         self._engine = None
         strategies.free_memory(self._settings.device)
+
+    def _reference_of(self, pairs: Sequence[TrainingExample]) -> torch.Tensor | None:
+        """Log-probs of pairs under the reference, as `response_logps` has them; None without a pair."""
+        import torch
+
+        from maskdpo_ray.forward import response_logps
+
+        model = self._engine if self._is_own_reference else self._reference
+        device, is_training = strategies.device_of(self._settings.device), model.training
+        model.eval()
+        without = self._engine.module.disable_adapter() if self._is_own_reference else nullcontext()
+        with torch.no_grad(), without:
+            if pairs:
+                logps = response_logps(model, pairs, device, self._settings.savings)[0]
+            else:
+                logps = self._filler_loss(model, device)
+        model.train(is_training)
+        return logps if pairs else None
 
     def _logps(self, model: Any, micro_batches: Sequence[Sequence[TrainingExample]]) -> list[PairLogps]:
         import torch
@@ -294,8 +351,8 @@ class TrainingRank:
                 if index >= len(micro_batches):
                     self._filler_loss(model, device)
                     continue
-                logps, _ = response_logps(model, micro_batches[index], device)
-                result.extend(_split(logps.cpu().numpy(), micro_batches[index]))
+                logps, _ = response_logps(model, micro_batches[index], device, self._settings.savings)
+                result.extend(pair_logps.split(logps.cpu().numpy(), micro_batches[index]))
         return result
 
     def _num_passes(self, micro_batches: Sequence[Sequence[TrainingExample]]) -> int:
@@ -329,26 +386,3 @@ def _own_weights(model: Any) -> dict[str, torch.Tensor]:
             seen.add(id(tensor))
             weights[name] = tensor.detach().clone()
     return weights
-
-
-def _pad(references: Sequence[PairLogps], width: int) -> torch.Tensor:
-    """Reference log-probs as [2B, width] float32, chosen rows first, right-padded with 0."""
-    import torch
-
-    rows = [chosen for chosen, _ in references] + [rejected for _, rejected in references]
-    padded = torch.zeros(len(rows), width, dtype=torch.float32)
-    for row, values in zip(padded, rows, strict=True):
-        row[: len(values)] = torch.as_tensor(values)
-    return padded
-
-
-def _split(logps: np.ndarray, examples: Sequence[TrainingExample]) -> list[PairLogps]:
-    """Rows of [2B, T] (chosen first) back to pairs, without padding."""
-    half = len(examples)
-    return [
-        (
-            logps[index, : len(example.chosen_token_ids)].copy(),
-            logps[half + index, : len(example.rejected_token_ids)].copy(),
-        )
-        for index, example in enumerate(examples)
-    ]

@@ -24,6 +24,20 @@ class TrainingExample:
     chosen_weights: tuple[float, ...]
     rejected_weights: tuple[float, ...]
 
+    def input_lengths(self, cut_tails: bool) -> tuple[int, int]:
+        """Tokens of chosen and rejected answer, prompt included, that a model has to read.
+
+        With `cut_tails`, all before the last one that has weight: what comes after has no target behind it. 0 for an
+        answer without weight.
+        """
+        sides = (self.chosen_token_ids, self.chosen_weights), (self.rejected_token_ids, self.rejected_weights)
+        lengths = []
+        for token_ids, weights in sides:
+            last = next((i for i in reversed(range(len(weights))) if weights[i]), None)
+            used = len(token_ids) if not cut_tails else last
+            lengths.append(0 if used is None else len(self.prompt_token_ids) + used)
+        return lengths[0], lengths[1]
+
 
 def make_example(pair: PreferencePair, tokenizer: Any, policy: MaskPolicy, eos: str) -> TrainingExample:
     """Weigh a pair's tokens under a mask policy.

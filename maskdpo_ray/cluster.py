@@ -257,6 +257,8 @@ class Cluster:
             adam_offload=config.ds.adam_offload,
             gradient_checkpointing=config.model.gradient_checkpointing_enable,
             trust_remote_code=config.model.trust_remote_code,
+            lora=config.lora,
+            savings=config.savings,
         )
         # One group for all ranks: they start together or not at all, near each other where possible.
         bundle = {"CPU": config.cluster.cpus_per_rank, "GPU": 1 if config.cluster.device == "cuda" else 0}

@@ -11,7 +11,8 @@ def shown(value: object) -> str:
 
 def one_line(error: object) -> str:
     """An error of a library's or of the user's code, for an error line of ours."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def printable(text: str) -> str:

@@ -50,6 +50,9 @@ def load(model: ModelConfig) -> ModelFolder:
     context = described.get("max_position_embeddings")
     if type(context) is not int or context < 1:
         raise ModelError(f"{file}: max_position_embeddings: expected a whole number above 0, got {shown(context)}")
+    layers = described.get("num_hidden_layers", 1)
+    if type(layers) is not int or layers < 1:
+        raise ModelError(f"{file}: num_hidden_layers: expected a whole number above 0, got {shown(layers)}")
     shapes = _shapes(folder)
     config = _load(AutoConfig, "a model that transformers knows", model)
     if not model.trust_remote_code:  # a model's own code may load its weights in a way of its own

@@ -10,10 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from maskdpo_ray import ray_address
 from maskdpo_ray.config import Config
 from maskdpo_ray.entries import Entry, Finished, Unit
-from maskdpo_ray.errors import ClusterError
+from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.question_log import units
 
 
@@ -72,10 +74,10 @@ class Plan:
             total, has = sum(count * each for count, each, _ in needs), available.get(kind, 0)
             if total > has + 1e-6:
                 terms = " + ".join(f"{count} x {each:g} ({name})" for count, each, name in needs if each)
-                raise ClusterError(
-                    f"not enough {kind}s: expected at most {has:g}, got {terms} = {total:g}; "
-                    f"lower the counts or {lower[kind]}"
-                )
+                advice = f"lower the counts or {lower[kind]}"
+                if kind == "GPU" and not has and self.config.cluster.device == "cuda":
+                    advice = "cluster.device: cpu does without"
+                raise ClusterError(f"not enough {kind}s: expected at most {has:g}, got {terms} = {total:g}; {advice}")
 
     def check_here(self, *names: str) -> None:
         """`check` before Ray starts, where it is to start on this machine: what that has is the most it can give."""
@@ -83,6 +85,17 @@ class Plan:
             import torch
 
             self.check({"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}, *names)
+            self._check_memory(psutil.virtual_memory().total / 2**30, *names)
+
+    def _check_memory(self, has_gib: float, *names: str) -> None:
+        """Raise ConfigError when engines on CPUs would have larger KV caches than all memory; vLLM would not say."""
+        engines = [group.count for group in self.named(names) if group.name == "rollout engines"]
+        needed = sum(engines) * self.config.vllm.cpu_kv_cache_gib
+        if self.config.cluster.device == "cpu" and needed > has_gib:
+            raise ConfigError(
+                f"vllm.cpu_kv_cache_gib: expected less than this machine's {has_gib:.0f} GiB of memory for all rollout "
+                f"engines, got {engines[0]} x {self.config.vllm.cpu_kv_cache_gib} = {needed}"
+            )
 
     def actors(self, work: str, *names: str) -> list[str]:
         """`work`, where it is done, and a line for each of the named groups."""

@@ -4,13 +4,13 @@
                                           │                                     └─ Asia.     rejected
                                           └─ ...                                             next pair
 
-Every shared prefix is computed once. The tree is one row of nodes in which a parent comes before its
-children: a node's depth is its position id and it sees its ancestors and itself, nothing else. With
-causal attention this is the same computation as one row per sequence, so log-probs and gradients are
-equal up to rounding.
+Every shared prefix is computed once. The tree is one row of nodes in preorder: a node stands before all that
+continues it, and these follow without a gap. Its depth is its position id, and it sees its ancestors and itself,
+nothing else. With causal attention this is the same computation as one row per sequence, so log-probs and gradients
+are equal up to rounding.
 
-Two more exact savings live here, because the tree decides what is an input: nothing after a
-sequence's last weighted token enters (no later token is a target), and the last target is no input.
+Two more exact savings live here, because the tree decides what is an input: nothing after a sequence's last weighted
+token enters (no later token is a target), and the last target is no input.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+SHARED = -1
+"""Owner of a node that sequences of several owners pass through."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,10 @@ class PrefixTree:
     """[N] int64."""
     depths: np.ndarray
     """[N] int64: position ids."""
-    visible: np.ndarray
-    """[N, N] bool: row i marks the ancestors of node i, and i."""
+    ends: np.ndarray
+    """[N] int64: node i and all that continues it are the nodes i .. ends[i]-1."""
+    owners: np.ndarray
+    """[N] int64: to whom all sequences through the node belong, or SHARED."""
     rows: np.ndarray
     """[Q] int64: the sequence that target q belongs to."""
     columns: np.ndarray
@@ -40,9 +45,23 @@ class PrefixTree:
     targets: np.ndarray
     """[Q] int64: token id of target q."""
 
+    def sees(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Whether each of the nodes `queries` sees each of the nodes `keys`: int64 of any shapes that broadcast."""
+        return (keys <= queries) & (queries < self.ends[keys])
+
+    @property
+    def visible(self) -> np.ndarray:
+        """[N, N] bool: row i marks the ancestors of node i, and i."""
+        every = np.arange(len(self.token_ids))
+        return self.sees(every[:, None], every[None, :])
+
 
 def build(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    weights: Sequence[Sequence[float]],
+    owners: Sequence[int] | None = None,
+    cut_tails: bool = True,
 ) -> PrefixTree:
     """Merge sequences into one tree.
 
@@ -50,52 +69,56 @@ def build(
         prompts: token ids before each response, at least one each.
         responses: token ids of each response.
         weights: one weight per response token; a token of weight 0 is no target.
+        owners: to whom each sequence belongs, at least 0; by default each is its own.
+        cut_tails: leave out what comes after the last target, and that; else all tokens enter.
 
     Raises:
         ValueError: when a prompt is empty or weights and response differ in length.
     """
-    children: dict[tuple[int, int], int] = {}
-    token_ids: list[int] = []
-    parents: list[int] = []
-    targets: list[tuple[int, int, int, int]] = []
-    for row, (prompt, response, weight) in enumerate(zip(prompts, responses, weights, strict=True)):
-        if len(prompt) == 0:
-            raise ValueError(f"sequence {row}: expected a prompt of at least one token")
-        if len(weight) != len(response):
-            raise ValueError(f"sequence {row}: {len(response)} response tokens, {len(weight)} weights")
-        last = max((i for i, w in enumerate(weight) if w), default=None)
-        if last is None:
-            continue
-        node = -1
-        for index, token in enumerate([*prompt, *response[:last]]):
-            key = (node, int(token))
-            if key not in children:
-                children[key] = len(token_ids)
-                token_ids.append(int(token))
-                parents.append(node)
-            node = children[key]
-            column = index + 1 - len(prompt)
-            if column >= 0 and weight[column]:
-                targets.append((row, column, node, int(response[column])))
-    visible, depths = _ancestry(parents)
-    columns = np.asarray(targets, dtype=np.int64).reshape(-1, 4)
-    return PrefixTree(
-        token_ids=np.asarray(token_ids, dtype=np.int64),
-        depths=depths,
-        visible=visible,
-        rows=columns[:, 0],
-        columns=columns[:, 1],
-        nodes=columns[:, 2],
-        targets=columns[:, 3],
-    )
+    inputs = [
+        _inputs(row, *sequence, cut_tails) for row, sequence in enumerate(zip(prompts, responses, weights, strict=True))
+    ]
+    size = sum(map(len, inputs))
+    token_ids, depths, ends = (np.zeros(size, dtype=np.int64) for _ in range(3))
+    owner_of = np.full(size, SHARED, dtype=np.int64)
+    count, before, path = 0, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    targets: list[np.ndarray] = []
+    # In order of their token ids, a sequence shares with the tree what it shares with the one before it.
+    for row in sorted((row for row, ids in enumerate(inputs) if len(ids)), key=lambda row: tuple(inputs[row])):
+        ids, owner = inputs[row], row if owners is None else owners[row]
+        shared = common_length(before, ids)
+        new = np.arange(count, count + len(ids) - shared)
+        count += len(new)
+        path, before = np.concatenate([path[:shared], new]), ids
+        token_ids[new], depths[new], owner_of[new] = ids[shared:], np.arange(shared, len(ids)), owner
+        owner_of[path[:shared][owner_of[path[:shared]] != owner]] = SHARED
+        ends[path] = count
+        columns = np.flatnonzero(np.asarray(weights[row]))
+        predicting = path[columns + len(prompts[row]) - 1]
+        answered = np.asarray(responses[row], dtype=np.int64)[columns]
+        targets.append(np.stack([np.full(len(columns), row), columns, predicting, answered]))
+    found = np.concatenate(targets, axis=1) if targets else np.zeros((4, 0), dtype=np.int64)
+    rows, columns, nodes, ids = found[:, np.lexsort((found[1], found[0]))]
+    return PrefixTree(token_ids[:count], depths[:count], ends[:count], owner_of[:count], rows, columns, nodes, ids)
 
 
-def _ancestry(parents: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    visible = np.zeros((len(parents), len(parents)), dtype=bool)
-    depths = np.zeros(len(parents), dtype=np.int64)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            visible[node] = visible[parent]
-            depths[node] = depths[parent] + 1
-        visible[node, node] = True
-    return visible, depths
+def _inputs(
+    row: int, prompt: Sequence[int], response: Sequence[int], weights: Sequence[float], cut_tails: bool
+) -> np.ndarray:
+    """The tokens of a sequence that enter; none when it has no target."""
+    if len(prompt) == 0:
+        raise ValueError(f"sequence {row}: expected a prompt of at least one token")
+    if len(weights) != len(response):
+        raise ValueError(f"sequence {row}: {len(response)} response tokens, {len(weights)} weights")
+    ids = np.asarray([*prompt, *response], dtype=np.int64)
+    if not cut_tails:
+        return ids
+    weighted = np.flatnonzero(np.asarray(weights))
+    return ids[: len(prompt) + weighted[-1]] if len(weighted) else ids[:0]
+
+
+def common_length(one: np.ndarray, other: np.ndarray) -> int:
+    """How many tokens two sequences begin with in common."""
+    length = min(len(one), len(other))
+    differ = np.flatnonzero(one[:length] != other[:length])
+    return int(differ[0]) if len(differ) else length

@@ -44,6 +44,11 @@ def check(config: Config) -> Prepared:
     check_judges(annotator, evaluator, held_out)
     model = model_folder.load(config.model)
     limit = model_folder.max_len(model, config.vllm)
+    if config.rollout.max_new_tokens >= limit:
+        raise ConfigError(
+            f"rollout.max_new_tokens: expected less than the model's context ({limit}), which also holds the prompt, "
+            f"got {config.rollout.max_new_tokens}"
+        )
     tokenizer, every = model.tokenizer, [*train, *held_out]
     questions.check_prompts(tokenizer, every, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     return Prepared(

@@ -99,13 +99,14 @@ class Trainer(Protocol):
     def train(
         self,
         examples: Sequence[TrainingExample],
-        reference: ReferenceLogps,
+        reference: ReferenceLogps | Policy,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
     ) -> Iterator[dict[str, float]]:
         """Train `policy` with a fresh optimizer, or go on from the newest of `checkpoints`, and leave new ones there.
 
+        `reference`: log-probs of each example, or the policy under which they are computed in every step.
         Yields the metrics of each optimizer step after that, once, whatever has to be done again meanwhile.
         Raises NotFiniteError naming the step and its pairs.
         """

@@ -28,6 +28,8 @@ MAY_CHANGE = (
     "eval.max_unparsed",
     "train.save_steps",
     "train.micro_batch_size",
+    "train.max_tokens_per_gpu",
+    "savings.",
     "model.gradient_checkpointing_enable",
 )
 """Fields (or their prefixes) that say where a run happens, how much memory it takes and when it stops, and not what it

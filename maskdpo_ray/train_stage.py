@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from maskdpo_ray import batching, reference
+from maskdpo_ray import batching
+from maskdpo_ray import reference as reference_file
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config
@@ -39,15 +40,17 @@ class TrainStage:
             first_step: number of the first optimizer step, for the metrics. A step that is done again after a stop is
                 logged again; its last line counts.
         """
-        with self.tracker.stage("reference", iteration):
-            logps = self._reference_logps(iteration, examples, against)
+        reference: ReferenceLogps | Policy = against
+        if self.config.savings.reference_once:
+            with self.tracker.stage("reference", iteration):
+                reference = self._reference_logps(iteration, examples, against)
         train, target = self.config.train, self.folder.policy_dir(iteration)
         num_steps = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
         seed, description = self.config.run.seed + iteration, f"iteration {iteration}: training steps"
         with self.tracker.stage("train", iteration):
             checkpoints = self._checkpoints(iteration, policy, seed, num_steps)
             done = checkpoints.step
-            steps = self.trainer.train(examples, logps, policy, seed, checkpoints)
+            steps = self.trainer.train(examples, reference, policy, seed, checkpoints)
             for number, metrics in enumerate(track(steps, description, num_steps, done), start=first_step + done):
                 self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, number)
             published = self.trainer.publish(str(target), iteration + 1)
@@ -79,11 +82,11 @@ class TrainStage:
         file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
         if self.folder.finished("reference", iteration) is not None:
             self.folder.check_files("reference", iteration)
-            return reference.load(file, examples)
+            return reference_file.load(file, examples, against.checksum)
         logps = [
             pair for block in _blocks(examples, _BLOCK_TOKENS) for pair in self.trainer.reference_logps(block, against)
         ]
-        reference.save(file, examples, logps)
+        reference_file.save(file, examples, logps, against.checksum)
         self.folder.finish("reference", iteration, [file], policy=asdict(against))
         return logps
 

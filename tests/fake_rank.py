@@ -66,8 +66,9 @@ class FakeRank:
             if kind == "bad":
                 raise NotFiniteError("expected a finite loss, got nan")
 
-    def begin(self, policy_path: str, total_steps: int, seed: int) -> None:
-        self._note("begin", path=policy_path, total_steps=total_steps, seed=seed)
+    def begin(self, policy_path: str, total_steps: int, seed: int, reference_path: str | None = None) -> None:
+        self._note("begin", path=policy_path, total_steps=total_steps, seed=seed, reference=reference_path)
+        self._reference = reference_path
         self._state = weights.checksum(policy_path).encode()
 
     def reference_logps(
@@ -80,12 +81,15 @@ class FakeRank:
     def train_step(
         self,
         micro_batches: Sequence[Sequence[TrainingExample]],
-        references: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
+        references: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]] | None,
         global_batch_size: int,
     ) -> dict[str, float]:
         ids = [[example.pair_id for example in batch] for batch in micro_batches]
         self._note("step", ids=ids, size=global_batch_size)
         self._meet(sum(ids, []), "die")
+        if references is None:
+            assert self._reference is not None
+            references = [[fake_logps(example, self._reference) for example in batch] for batch in micro_batches]
         for batch, logps in zip(micro_batches, references, strict=True):
             for example, (chosen, rejected) in zip(batch, logps, strict=True):
                 assert len(chosen) == len(example.chosen_token_ids)

@@ -205,13 +205,15 @@ class FakeTrainer:
     def train(
         self,
         examples: Sequence[TrainingExample],
-        reference: ReferenceLogps,
+        reference: ReferenceLogps | Policy,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
     ) -> Iterator[dict[str, float]]:
         self._events.note("begin", policy.version, tuple(example.pair_id for example in examples))
         assert weights.is_here(policy)
+        if isinstance(reference, Policy):
+            reference = [fake_logps(example, reference.checksum) for example in examples]
         train, done = self._train, checkpoints.step
         self._state = (checkpoints.path(done) / "state").read_bytes() if done else policy.checksum.encode()
         batches = batching.epoch_batches(len(examples), train.batch_size, train.max_epochs, seed)

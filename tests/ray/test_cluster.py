@@ -131,8 +131,8 @@ class TestRunningCluster:
             for side, expected in zip(given, fakes.fake_logps(asked, running.initial.path), strict=True):
                 np.testing.assert_array_equal(side, expected)
         sizes = {note["rank"]: note["sizes"] for note in running.notes("rank", "reference", since)}
-        all_sizes = [2] * (count // 2) + [1] * (count % 2)
-        assert sizes == {0: all_sizes[0::2], 1: all_sizes[1::2]}
+        shares = ((count + 1) // 2, count // 2)
+        assert sizes == {rank: [2] * (share // 2) + [1] * (share % 2) for rank, share in enumerate(shares)}
 
     def test_batches_are_shared_out(self, running: Running) -> None:
         """5 pairs in batches of 4: every step's pairs on exactly one rank, the last batch of an epoch is 1 pair."""
@@ -149,7 +149,8 @@ class TestRunningCluster:
         assert [len(batch) for batch in batches] == [4, 1, 4, 1]
         for number, batch in enumerate(batches):
             shares = [sum(steps[rank][number]["ids"], []) for rank in (0, 1)]
-            assert shares[0] == [f"s{i}" for i in batch[0::2]] and shares[1] == [f"s{i}" for i in batch[1::2]]
+            half = (len(batch) + 1) // 2
+            assert shares == [[f"s{i}" for i in batch[:half]], [f"s{i}" for i in batch[half:]]]
             assert [steps[rank][number]["size"] for rank in (0, 1)] == [len(batch)] * 2
 
     def test_published_policy_is_described(self, running: Running) -> None:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bad_input import CONFIG, Case, Change, contents, refuses, words, write
+from bad_input import CONFIG, CONTEXT, Case, Change, contents, refuses, words, write
 
 from maskdpo_ray import run
 
@@ -175,6 +175,17 @@ CASES: dict[str, Case] = {
         "--config config.yaml --rollout.num_engines 3 --cluster.cpus_per_engine 5000",
         f"not enough CPUs: expected at most {os.cpu_count()}, got 3 x 5000 (rollout engines) + 1 x 1 (training ranks) "
         "= 15001; lower the counts or cluster.cpus_per_*",
+    ),
+    "a KV cache above all memory": (
+        None,
+        "--config config.yaml --vllm.cpu_kv_cache_gib 100000",
+        "vllm.cpu_kv_cache_gib: expected less than this machine's ...",
+    ),
+    "answers longer than the context": (
+        None,
+        f"--config config.yaml --rollout.max_new_tokens {CONTEXT}",
+        f"--rollout.max_new_tokens: expected less than the model's context ({CONTEXT}), which also holds the prompt, "
+        f"got {CONTEXT}",
     ),
     "more GPUs than there are": (
         None,

@@ -191,7 +191,9 @@ def test_reference_policy(tmp_path: Path, which: str) -> None:
     for iteration, version in enumerate(versions):
         records = [from_json(PreferencePair, value) for value in pairs_of(tmp_path, iteration)]
         examples = [batching.make_example(pair, CharTokenizer(), MASK_DPO, "last_sentence") for pair in records]
-        stored = reference.load(tmp_path / f"run/iter_{iteration:03d}/reference-logps.safetensors", examples)
+        stored = reference.load(
+            tmp_path / f"run/iter_{iteration:03d}/reference-logps.safetensors", examples, checksums[version]
+        )
         for example, sides in zip(examples, stored, strict=True):
             for side, expected in zip(sides, fake_logps(example, checksums[version]), strict=True):
                 assert side.tolist() == expected.tolist()

@@ -73,7 +73,12 @@ def test_tenths_add_up() -> None:
             "not enough GPUs: expected at most 8, got 2 x 2 (rollout engines) + "
             "1 x 0.5 (annotation actors) + 4 x 1 (training ranks) = 8.5; lower",
         ),
-        (GPU, {"CPU": 64.0}, "not enough GPUs: expected at most 0, got "),
+        (
+            GPU,
+            {"CPU": 64.0},
+            "not enough GPUs: expected at most 0, got 2 x 2 (rollout engines) + 1 x 0.5 (annotation actors) + "
+            "4 x 1 (training ranks) = 8.5; cluster.device: cpu does without",
+        ),
     ],
 )
 def test_no_room(config: Config, available: dict[str, float], expected: str) -> None:

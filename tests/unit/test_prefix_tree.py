@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from maskdpo_ray import prefix_tree
 from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.forward import gather_logps, response_logps
+from maskdpo_ray.forward import response_logps
+from maskdpo_ray.token_logps import token_logps
 
 VOCABULARY = 12
 
@@ -110,8 +111,8 @@ def test_refuses_an_empty_prompt_and_unequal_lengths() -> None:
         prefix_tree.build([[1]], [[1, 2]], [[1.0]])
 
 
-def test_gather_logps_is_log_softmax() -> None:
+def test_token_logps_is_log_softmax() -> None:
     logits = torch.randn(1030, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     rows, targets = torch.tensor([0, 600, 1029, 600]), torch.tensor([6, 0, 3, 2])
     expected = logits.log_softmax(-1)[rows, targets]
-    torch.testing.assert_close(gather_logps(logits, rows, targets).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(token_logps(logits, rows, targets).double(), expected, rtol=1e-5, atol=1e-5)

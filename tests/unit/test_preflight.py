@@ -181,6 +181,11 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         ModelError,
         "max_position_embeddings: expected a whole number above 0, got 0",
     ),
+    "no layers": (
+        model(edited("config.json", num_hidden_layers=-1)),
+        ModelError,
+        "num_hidden_layers: expected a whole number above 0, got -1",
+    ),
     "config of another type": (
         model(edited("config.json", hidden_size="abc")),
         ModelError,
@@ -266,7 +271,11 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         ConfigError,
         "vllm.max_model_len: expected at most the model's 2048, got 4096",
     ),
-    "answers fill the context": (section(rollout=RolloutConfig(max_new_tokens=2048)), DataError, "question "),
+    "answers fill the context": (
+        section(rollout=RolloutConfig(max_new_tokens=2048)),
+        ConfigError,
+        "rollout.max_new_tokens: expected less than the model's context (2048), which also holds the prompt, got 2048",
+    ),
     "prompt too long": (
         questions({"id": "long", "prompt": "word " * 3000}, {"id": "b", "prompt": "x"}),
         DataError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from maskdpo_ray import reference
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.stages import ReferenceLogps
+
+OWN = "5f"
+"""The reference policy's checksum."""
 
 
 def example(pair_id: str, chosen: int, rejected: int) -> TrainingExample:
@@ -45,10 +49,10 @@ def test_round_trip_in_any_order(tmp_path_factory: pytest.TempPathFactory, pairs
     file = tmp_path_factory.mktemp("logps") / "reference-logps.safetensors"
     examples = [example(name, *sizes) for name, sizes in pairs.items()]
     logps = values(examples)
-    reference.save(file, examples, logps)
+    reference.save(file, examples, logps, OWN)
     order = list(range(len(examples)))
     random.shuffle(order)
-    assert equal(reference.load(file, [examples[i] for i in order]), [logps[i] for i in order])
+    assert equal(reference.load(file, [examples[i] for i in order], OWN), [logps[i] for i in order])
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
@@ -56,27 +60,57 @@ def test_slices_of_a_batch_are_kept_right(tmp_path: Path) -> None:
     """Rows of a padded batch are views with a stride; safetensors writes memory as it lies."""
     batch = np.arange(12, dtype=np.float32).reshape(3, 4).T
     examples = [example("a", 3, 2)]
-    reference.save(tmp_path / "r", examples, [(batch[0], batch[1, :2])])
-    assert equal(reference.load(tmp_path / "r", examples), [(np.float32([0, 4, 8]), np.float32([1, 5]))])
+    reference.save(tmp_path / "r", examples, [(batch[0], batch[1, :2])], OWN)
+    assert equal(reference.load(tmp_path / "r", examples, OWN), [(np.float32([0, 4, 8]), np.float32([1, 5]))])
 
 
 def test_saving_anew_replaces(tmp_path: Path) -> None:
     examples = [example("a", 2, 2)]
     for factor in (1, 2):
         logps = [(np.full(2, factor, np.float32), np.full(2, -factor, np.float32))]
-        reference.save(tmp_path / "r", examples, logps)
-    assert equal(reference.load(tmp_path / "r", examples), logps)
+        reference.save(tmp_path / "r", examples, logps, OWN)
+    assert equal(reference.load(tmp_path / "r", examples, OWN), logps)
 
 
 @pytest.mark.parametrize("asked", [example("b", 2, 3), example("a", 1, 3), example("a", 2, 4)])
 def test_other_pairs_are_refused(tmp_path: Path, asked: TrainingExample) -> None:
     examples = [example("a", 2, 3)]
-    reference.save(tmp_path / "r", examples, values(examples))
+    reference.save(tmp_path / "r", examples, values(examples), OWN)
     with pytest.raises(RunFolderError, match=f"expected log-probs of pair '{asked.pair_id}' with lengths") as caught:
-        reference.load(tmp_path / "r", [asked])
+        reference.load(tmp_path / "r", [asked], OWN)
     assert "\n" not in str(caught.value)
 
 
 def test_as_many_log_probs_as_pairs(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
-        reference.save(tmp_path / "r", [example("a", 1, 1)], [])
+        reference.save(tmp_path / "r", [example("a", 1, 1)], [], OWN)
+
+
+def test_another_policys_are_refused(tmp_path: Path) -> None:
+    examples = [example("a", 2, 3)]
+    reference.save(tmp_path / "r", examples, values(examples), OWN)
+    with pytest.raises(RunFolderError, match="policy: expected log-probs of 'other', got those of '5f'"):
+        reference.load(tmp_path / "r", examples, "other")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt_token_ids": (2,)},
+        {"chosen_token_ids": (0, 7)},
+        {"rejected_token_ids": (0, 1, 3)},
+        {"chosen_weights": (1.0, 0.0)},
+    ],
+)
+def test_those_of_other_tokens_are_refused(tmp_path: Path, change: dict[str, tuple]) -> None:
+    """Of the same pair id and lengths: they would train towards another model's text, and nobody would notice."""
+    examples = [example("a", 2, 3)]
+    reference.save(tmp_path / "r", examples, values(examples), OWN)
+    with pytest.raises(RunFolderError, match="tokens: expected log-probs of"):
+        reference.load(tmp_path / "r", [replace(examples[0], **change)], OWN)
+
+
+def test_a_weights_size_does_not_matter(tmp_path: Path) -> None:
+    examples = [example("a", 2, 3)]
+    reference.save(tmp_path / "r", examples, values(examples), OWN)
+    reference.load(tmp_path / "r", [replace(examples[0], chosen_weights=(0.5, 2.0))], OWN)

@@ -1,0 +1,67 @@
+"""A global batch as the micro-batches of each rank.
+
+Pairs that begin alike go through the model together, because a prefix tree computes what they share once; and as many
+of them as the limits on pairs and tokens allow, because a pass of few tokens uses the processor badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskdpo_ray.batching import TrainingExample, chunks, shard
+from maskdpo_ray.prefix_tree import common_length
+from maskdpo_ray.training_config import SavingsConfig, TrainConfig
+
+
+def split(
+    batch: Sequence[TrainingExample], num_ranks: int, train: TrainConfig, savings: SavingsConfig
+) -> list[list[list[int]]]:
+    """For each rank its micro-batches, as places in `batch`.
+
+    Each place stands there once; the ranks' numbers of pairs differ by one at most, and may be 0.
+    """
+    places = list(range(len(batch)))
+    if not savings.group_pairs:
+        return [list(chunks(shard(places, rank, num_ranks), train.micro_batch_size)) for rank in range(num_ranks)]
+    # In this order a pair shares more with its neighbours than with anyone else.
+    places.sort(key=lambda place: (batch[place].prompt_token_ids, batch[place].chosen_token_ids))
+    ends = [-(-len(places) * rank // num_ranks) for rank in range(num_ranks + 1)]
+    return [_filled(batch, places[start:end], train, savings) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def _filled(
+    batch: Sequence[TrainingExample], places: Sequence[int], train: TrainConfig, savings: SavingsConfig
+) -> list[list[int]]:
+    """Runs of `places`, each as long as the limits allow; one pair at least."""
+    runs: list[list[int]] = []
+    size = 0
+    for place in places:
+        fits = bool(runs) and len(runs[-1]) < train.micro_batch_size
+        if fits:
+            size = _joined(batch, runs[-1], place, size, savings)
+        if fits and size <= train.max_tokens_per_gpu:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+            size = num_tokens(batch[place], savings)
+    return runs
+
+
+def _joined(batch: Sequence[TrainingExample], run: Sequence[int], place: int, size: int, savings: SavingsConfig) -> int:
+    """Tokens that the model computes for a run of `size` of them with another pair; of a tree, at most."""
+    if savings.prefix_tree:
+        one, other = (np.asarray(batch[each].prompt_token_ids) for each in (run[-1], place))
+        return size + num_tokens(batch[place], savings) - common_length(one, other)
+    return 2 * (len(run) + 1) * max(max(batch[each].input_lengths(savings.cut_tails)) for each in (*run, place))
+
+
+def num_tokens(example: TrainingExample, savings: SavingsConfig) -> int:
+    """Tokens that the model computes for one pair alone, padding included."""
+    chosen, rejected = example.input_lengths(savings.cut_tails)
+    if not savings.prefix_tree:
+        return 2 * max(chosen, rejected)
+    one = np.asarray([*example.prompt_token_ids, *example.chosen_token_ids][:chosen])
+    other = np.asarray([*example.prompt_token_ids, *example.rejected_token_ids][:rejected])
+    return chosen + rejected - common_length(one, other)

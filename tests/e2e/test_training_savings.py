@@ -1,0 +1,184 @@
+"""DeepSpeed ranks with all savings, none, and LoRA, under ZeRO-2 and ZeRO-3, against plain torch (and PEFT) loops."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from test_training import (
+    BATCHES,
+    BETA,
+    LR,
+    MICRO_BATCH_SIZE,
+    OPTIMIZER,
+    examples,
+    padded_logps,
+    settings,
+    train_plainly,
+)
+from transformers import AutoModelForCausalLM
+
+from actors import adapters, strategy
+from actors.training import TrainingRank
+from maskdpo_ray import micro_batches
+from maskdpo_ray.training_config import LoraConfig, SavingsConfig, TrainConfig
+
+pytestmark = pytest.mark.timeout(1200)
+
+NONE = SavingsConfig(**{field.name: False for field in fields(SavingsConfig)})
+ALL = SavingsConfig()
+EACH_STEP = replace(ALL, reference_once=False)
+LORA, PLAIN = LoraConfig(rank=3, alpha=12), LoraConfig()
+TRAIN = TrainConfig(micro_batch_size=MICRO_BATCH_SIZE, max_tokens_per_gpu=70)
+CASES: dict[str, tuple[int, int, SavingsConfig, LoraConfig]] = {
+    "none-1-2": (1, 2, NONE, PLAIN),
+    "none-2-3": (2, 3, NONE, PLAIN),
+    "all-1-2": (1, 2, ALL, PLAIN),
+    "all-2-3": (2, 3, ALL, PLAIN),
+    "lora-1-2": (1, 2, ALL, LORA),
+    "lora-2-3": (2, 3, ALL, LORA),
+    "lora-each-step-1-2": (1, 2, EACH_STEP, LORA),
+    "lora-each-step-2-3": (2, 3, EACH_STEP, LORA),
+}
+"""Name -> (ranks, ZeRO stage, savings, adapters)."""
+
+
+def rank_main(rank: int, world: int, port: int, model: str, folder: str) -> None:
+    """Everything one rank does, for every case of as many ranks; what the tests check goes to `folder`."""
+    torch.set_num_threads(1)
+    pairs = examples()
+    for name, (ranks, stage, savings, lora) in CASES.items():
+        if ranks != world:
+            continue
+        trainer = TrainingRank(replace(settings(stage, "fp32"), savings=savings, lora=lora), rank, world)
+        trainer.setup("127.0.0.1", port)
+        reference = trainer.reference_logps([[pair] for pair in pairs], model)
+        each_step = None if savings.reference_once else model
+        trainer.begin(model, len(BATCHES), 5, each_step)
+
+        def steps(
+            batches: list[list[int]],
+            trainer: TrainingRank = trainer,
+            savings: SavingsConfig = savings,
+            reference: Any = reference,
+        ) -> list[dict[str, float]]:
+            metrics = []
+            for batch in batches:
+                share = micro_batches.split([pairs[i] for i in batch], world, TRAIN, savings)[rank]
+                given = [[reference[batch[place]] for place in places] for places in share]
+                metrics.append(
+                    trainer.train_step(
+                        [[pairs[batch[place]] for place in places] for places in share],
+                        given if savings.reference_once else None,
+                        len(batch),
+                    )
+                )
+            return metrics
+
+        out, report = Path(folder) / name, steps(BATCHES[:3])
+        trainer.save_checkpoint(f"{out}-checkpoint")
+        report += steps(BATCHES[3:])
+        trainer.save_policy(str(out))
+        trainer.begin(model, len(BATCHES), 5, each_step)
+        trainer.load_checkpoint(f"{out}-checkpoint")
+        resumed = steps(BATCHES[3:])
+        trainer.save_policy(f"{out}-resumed")
+        trainer.release()
+        if rank == 0:
+            Path(f"{out}.json").write_text(json.dumps({"steps": report, "resumed": resumed}))
+    trainer.close()
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with reports and policies of all cases."""
+    folder = tmp_path_factory.mktemp("savings")
+    for world in (1, 2):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        mp.spawn(rank_main, args=(world, port, str(tiny_model), str(folder)), nprocs=world, daemon=True)
+    return folder
+
+
+def train_adapters_plainly(folder: Path) -> dict[str, Any]:
+    """The same steps by PEFT and torch's AdamW in float32, one padded row for each answer; merged by PEFT."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    strategy.seed_everything("5/adapters")
+    model, pairs, steps = adapters.wrap(model, LORA), examples(), []
+    adam = torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        betas=OPTIMIZER.betas,
+        eps=OPTIMIZER.eps,
+        weight_decay=OPTIMIZER.weight_decay,
+    )
+    for batch, lr in zip(BATCHES, LR, strict=True):
+        chosen_pairs = [pairs[i] for i in batch]
+        with torch.no_grad(), model.disable_adapter():
+            reference, _ = padded_logps(model, chosen_pairs)
+        logps, weights = padded_logps(model, chosen_pairs)
+        chosen, rejected = (BETA * (weights * (logps - reference)).sum(-1)).chunk(2)
+        loss = -F.logsigmoid(chosen - rejected).mean()
+        model.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.max_norm)
+        for group in adam.param_groups:
+            group["lr"] = lr * OPTIMIZER.lr
+        adam.step()
+        steps.append({"loss": loss.item(), "grad_norm": norm.item()})
+    return {"steps": steps, "weights": dict(model.merge_and_unload().named_parameters())}
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model: Path) -> dict[LoraConfig, dict[str, Any]]:
+    return {PLAIN: train_plainly(tiny_model), LORA: train_adapters_plainly(tiny_model)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_equal_the_plain_ones(runs: Path, plain: dict[LoraConfig, dict[str, Any]], name: str) -> None:
+    steps = json.loads(Path(f"{runs / name}.json").read_text())["steps"]
+    for step, expected in zip(steps, plain[CASES[name][3]]["steps"], strict=True):
+        for figure in ("loss", "grad_norm"):
+            assert step[figure] == pytest.approx(expected[figure], rel=1e-4, abs=1e-5), figure
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_policies_equal_the_plain_ones(
+    runs: Path, plain: dict[LoraConfig, dict[str, Any]], tiny_model: Path, name: str
+) -> None:
+    saved, info = AutoModelForCausalLM.from_pretrained(runs / name, dtype=torch.float32, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    initial = dict(AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).named_parameters())
+    wrong = moved = 0.0
+    for parameter_name, parameter in saved.named_parameters():
+        expected = plain[CASES[name][3]]["weights"][parameter_name]
+        wrong += (parameter - expected).square().sum().item()
+        moved += (expected - initial[parameter_name]).square().sum().item()
+    assert moved > 0
+    assert math.sqrt(wrong / moved) < 1e-3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_goes_on_as_if_never_stopped(runs: Path, name: str) -> None:
+    report = json.loads(Path(f"{runs / name}.json").read_text())
+    assert report["resumed"] == report["steps"][3:]
+    straight, resumed = (
+        AutoModelForCausalLM.from_pretrained(runs / f"{name}{suffix}").state_dict() for suffix in ("", "-resumed")
+    )
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def test_adapters_alone_are_trained(runs: Path, tiny_model: Path) -> None:
+    """Embeddings and norms stay as they were."""
+    initial = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
+    trained = AutoModelForCausalLM.from_pretrained(runs / "lora-2-3").state_dict()
+    changed = {name for name in initial if not torch.equal(initial[name], trained[name])}
+    assert changed and all("_proj" in name for name in changed)
