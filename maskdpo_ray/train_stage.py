@@ -16,7 +16,6 @@ from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import ReferenceLogps, Trainer
 from maskdpo_ray.tracking import Tracker
 
-
 _BLOCK_TOKENS = 4_000_000
 """Of pairs that go to the trainer together for their reference log-probs; it loads the reference model each time."""
 
