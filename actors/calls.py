@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from maskdpo_ray.errors import ActorLost, ClusterError, UserError, one_line, printable
+
+
+@dataclass(frozen=True)
+class Refused:
+    """In place of an answer to one question: why there is none."""
+
+    error: str
+    """One line."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Refused:
+        """Of what an actor raised."""
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return cls(f"{kind}{first_line(error)}")
 
 
 class OutOfMemory(ClusterError):

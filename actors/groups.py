@@ -28,6 +28,9 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Answered, Failed, Labelled, ReferenceLogps
 
+_TOGETHER = 16
+"""Questions that go to an annotation or evaluation actor in one call, at most."""
+
 
 class _Replaced:
     """A group of actors that are replaced when they die or hang."""
@@ -110,7 +113,10 @@ class AnnotationGroup(_Replaced):
             # The actor that knows what it was asked of this question before, in earlier iterations too.
             return zlib.crc32(item.question.id.encode()) % len(self.pool)
 
-        for item, labels in self.pool.feed(answered, ask, self._config.annotation.max_in_flight, home):
+        together = _together(self._hosted)
+        for item, labels in self.pool.feed(
+            answered, ask, self._config.annotation.max_in_flight, home, together=together
+        ):
             yield _failed(item, labels) or Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(labels))
 
 
@@ -131,7 +137,8 @@ class EvaluationGroup(_Replaced):
         def ask(item: Labelled) -> tuple[str, tuple[Any, ...]]:
             return "judge", (self._hosted, item.question, list(item.rollouts))
 
-        for item, judgements in self.pool.feed(labelled, ask, self._config.eval.max_in_flight):
+        together = _together(self._hosted)
+        for item, judgements in self.pool.feed(labelled, ask, self._config.eval.max_in_flight, together=together):
             yield _failed(item, judgements) or replace(item, judgements=tuple(judgements))
 
 
@@ -262,6 +269,11 @@ class TrainingGroup:
     def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         with self._clock:
             return self._ranks.call(method, arguments)
+
+
+def _together(hosted: Stored[Any]) -> int:
+    """How many questions may go to a host in one call; what answers several at a time gets them one by one."""
+    return _TOGETHER if hosted.max_concurrency == 1 else 1
 
 
 def _failed(item: Answered | Labelled | Failed, reply: Any) -> Failed | None:

@@ -19,23 +19,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from actors import calls
 from actors.calls import first_line
+from actors.feed import TRIES, Ask, Failure, Feed
 from maskdpo_ray.config import ClusterConfig
-from maskdpo_ray.errors import ActorLost, ClusterError, ReplyError, UserError
+from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.report.progress import note
-from maskdpo_ray.stages import Failed
 
-TRIES = 3
-"""Failures after which a call is given up."""
-
-Item = TypeVar("Item")
-Ask = Callable[[Item], tuple[str, tuple[Any, ...]]]
-"""Item -> the actor's method and its arguments."""
-_END = object()
-_FOR_THE_NODE = "; have fewer actors on a node, or lower vllm.cpu_kv_cache_gib"
+__all__ = ["TRIES", "Failure", "Pool"]
 
 
 @dataclass
@@ -49,14 +42,6 @@ class _Away:
     """Why it can't come back."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """In place of an answer: the call failed `TRIES` times."""
-
-    error: str
-    """One line, the last failure's."""
-
-
 class Pool:
     """Handles of started actors, each with a method `until_gone` that never returns."""
 
@@ -68,6 +53,7 @@ class Pool:
         self._starting: set[int] = set()
         """Actors that were replaced and have done no work since: their first call may load what they need."""
         self._away: dict[int, _Away] = {}
+        self._methods: dict[tuple[int, str], Any] = {}
         self.restarts = 0
         """Deaths and hangs that calls met."""
 
@@ -80,7 +66,7 @@ class Pool:
         Raises ClusterError about the first one that failed `TRIES` times, or when all are lost.
         """
         answers: dict[int, Any] = {}
-        feed = _Feed[int](self, lambda _: (method, arguments), home=lambda index: index, at_home_only=True)
+        feed = Feed[int](self, lambda _: (method, arguments), home=lambda index: index, at_home_only=True)
         for index, answer in feed.run(range(len(self)), len(self)):
             if not isinstance(answer, Failure):
                 answers[index] = answer
@@ -97,6 +83,7 @@ class Pool:
         max_in_flight: int,
         home: Callable[[Any], int] | None = None,
         check: Callable[[Any, Any], None] | None = None,
+        together: int = 1,
     ) -> Iterator[tuple[Any, Any]]:
         """Hand items to the least loaded actor, or to number `home(item)` unless that is lost, few at a time; yield
         (item, answer) as they finish, (item, Failure) when one is given up.
@@ -105,14 +92,22 @@ class Pool:
         the answer is not one. Items are taken one by one and finished ones given back between two takings, so that a
         slow source (the stage before this one) doesn't hold results up.
 
+        Up to `together` items that are quickly done (a tenth of a second for all) go to an actor in one call, of its
+        method `many`, while it is at work on others: a message costs more than labels by rules do. Each is answered,
+        refused or tried again by itself; but if the actor dies or hangs, as above, the call that it met failed for all.
+
         Raises what an actor raised when that is a UserError other than a ReplyError: it is not about one item. And
         ClusterError when actors were lost and don't come back.
         """
-        return _Feed(self, ask, home, check).run(items, max_in_flight)
+        return Feed(self, ask, home, check, together=together).run(items, max_in_flight)
 
     def submit(self, index: int, method: str, arguments: tuple[Any, ...]) -> Any:
         """A call that Ray does not repeat by itself."""
-        return getattr(self.handles[index], method).options(max_task_retries=0).remote(*arguments)
+        bound = self._methods.get((index, method))
+        if bound is None:  # which takes Ray a while
+            bound = getattr(self.handles[index], method).options(max_task_retries=0)
+            self._methods[index, method] = bound
+        return bound.remote(*arguments)
 
     def allowed_s(self, index: int) -> float:
         """Longest that the actor's oldest call may take."""
@@ -154,6 +149,10 @@ class Pool:
             return False
         del self._away[index]
         return True
+
+    def are_all_here(self) -> bool:
+        """Whether no actor is away."""
+        return not self._away
 
     def look_for_absent(self) -> None:
         """Take note of lost actors that have come back."""
@@ -199,186 +198,3 @@ class Pool:
         gone = self.submit(index, "until_gone", ())
         ray.kill(self.handles[index], no_restart=False)
         ray.wait([gone], timeout=self._cluster.start_timeout_s)
-
-
-@dataclass(eq=False)
-class _Call(Generic[Item]):
-    item: Item
-    index: int = -1
-    """The actor that has it, or had it last."""
-    failures: int = 0
-
-    @property
-    def is_last_try(self) -> bool:
-        return self.failures == TRIES - 1
-
-
-class _Feed(Generic[Item]):
-    """One pass over some items."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        ask: Ask[Item],
-        home: Callable[[Item], int] | None,
-        check: Callable[[Item, Any], None] | None = None,
-        at_home_only: bool = False,
-    ) -> None:
-        self._pool, self._ask, self._home, self._check = pool, ask, home, check
-        self._at_home_only = at_home_only
-        """Otherwise others stand in for an actor that is lost."""
-        self._running: dict[Any, _Call[Item]] = {}
-        """By reference, oldest first."""
-        self._waiting: list[_Call[Item]] = []
-        """Longest first."""
-        self._since = [0.0] * len(pool)
-        """When the actor's oldest call became its oldest."""
-        self._alone: list[_Call[Item] | None] = [None] * len(pool)
-        """The call that has the actor to itself, or will have when the others are done."""
-
-    def run(self, items: Iterable[Item | Failed], max_in_flight: int) -> Iterator[tuple[Any, Any]]:
-        source: Iterator[Any] = iter(items)
-        has_more = True
-        while True:
-            self._give_out_waiting()
-            if self._at_home_only:
-                yield from self._given_up()
-            if has_more and not self._waiting and len(self._running) < max_in_flight:
-                item = next(source, _END)
-                if item is _END:
-                    has_more = False
-                elif isinstance(item, Failed):
-                    yield item, Failure(item.error)
-                else:
-                    self._waiting.append(_Call(item))
-                    self._give_out_waiting()
-                yield from self._finished(block=False)
-            elif self._running:
-                yield from self._finished(block=True)
-            elif self._waiting:
-                self._pool.await_one({index for call in self._waiting for index in self._candidates(call)})
-            else:
-                return
-
-    def _given_up(self) -> Iterator[tuple[Item, Any]]:
-        """Calls that are for nobody but a lost actor."""
-        gone = [call for call in self._waiting if self._pool.is_lost(self._candidates(call)[0])]
-        for call in gone:
-            self._waiting.remove(call)
-            yield call.item, Failure(self._pool.why_lost(self._candidates(call)[0]))
-
-    def _give_out_waiting(self) -> None:
-        self._pool.look_for_absent()  # or `_finished` would be woken by one that is back, again and again
-        self._waiting = [call for call in self._waiting if not self._give_out(call)]
-
-    def _give_out(self, call: _Call[Item]) -> bool:
-        """Submit a call, or leave it waiting for an actor that is to be alone with one."""
-        here = [index for index in self._candidates(call) if self._pool.is_here(index)]
-        free = [index for index in here if self._alone[index] in (None, call)]
-        if not free:
-            return False
-        index = min(free, key=lambda index: (self._alone[index] is not call, self._load(index)))
-        if call.is_last_try:
-            self._alone = [None if other is call else other for other in self._alone]  # of one that went away
-            self._alone[index] = call
-            if self._load(index):
-                return False
-        if not self._load(index):
-            self._since[index] = time.monotonic()
-        call.index = index
-        self._running[self._pool.submit(index, *self._ask(call.item))] = call
-        return True
-
-    def _candidates(self, call: _Call[Item]) -> Sequence[int]:
-        everyone = range(len(self._pool))
-        if self._home is None:
-            return everyone
-        home = self._home(call.item)
-        return everyone if self._pool.is_lost(home) and not self._at_home_only else [home]
-
-    def _load(self, index: int) -> int:
-        return sum(call.index == index for call in self._running.values())
-
-    def _finished(self, block: bool) -> Iterator[tuple[Item, Any]]:
-        import ray
-
-        if not self._running:
-            return
-        first = min(self._deadline(call.index) for call in self._running.values())
-        timeout = max(0.0, first - time.monotonic()) if block else 0
-        coming = self._pool.coming_back() if self._waiting else []
-        done, _ = ray.wait([*self._running, *coming], num_returns=1, timeout=timeout)
-        for reference in done:
-            if reference in self._running:
-                yield from self._take(reference)
-        for index in {call.index for call in self._running.values()}:
-            oldest = next(reference for reference, call in self._running.items() if call.index == index)
-            # It may be there and only not fetched yet, when whoever takes our results was slow.
-            if time.monotonic() >= self._deadline(index) and not ray.wait([oldest], timeout=0)[0]:
-                why = (
-                    f"no answer to its oldest call within {self._pool.allowed_s(index):.0f} s (cluster.step_timeout_s)"
-                )
-                self._pool.end(index)
-                yield from self._lose(index, why)
-
-    def _deadline(self, index: int) -> float:
-        return self._since[index] + self._pool.allowed_s(index)
-
-    def _take(self, reference: Any) -> Iterator[tuple[Item, Any]]:
-        """What came of a call."""
-        import ray
-        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
-
-        call = self._running[reference]
-        try:
-            answer = ray.get(reference)
-            if self._check is not None:
-                self._check(call.item, answer)
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, ActorLost):
-                self._pool.end(call.index)
-                yield from self._lose(call.index, first_line(cause))
-                return
-            if isinstance(cause, UserError) and not isinstance(cause, ReplyError):
-                raise cause from error
-            kind = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
-            failure: str | None = f"{kind}{first_line(cause)}"
-        except (RayError, ReplyError) as error:
-            if calls.is_death(error):
-                remedy = _FOR_THE_NODE if isinstance(error, OutOfMemoryError) else ""
-                yield from self._lose(call.index, f"its process ended{calls.reason(error)}{remedy}")
-                return
-            failure = first_line(error)
-        else:
-            failure = None
-        self._pool.answered(call.index)
-        self._remove(reference)
-        if failure is None:
-            yield call.item, answer
-        else:
-            yield from self._fail(call, failure)
-
-    def _remove(self, reference: Any) -> _Call[Item]:
-        call = self._running[reference]
-        is_oldest = next(each for each in self._running.values() if each.index == call.index) is call
-        del self._running[reference]
-        if is_oldest:
-            self._since[call.index] = time.monotonic()
-        if self._alone[call.index] is call:
-            self._alone[call.index] = None
-        return call
-
-    def _lose(self, index: int, why: str) -> Iterator[tuple[Item, Any]]:
-        """All calls of an actor that is gone have failed."""
-        references = [reference for reference, call in self._running.items() if call.index == index]
-        self._pool.lost(index, why, len(references))
-        for call in [self._remove(reference) for reference in references]:
-            yield from self._fail(call, why)
-
-    def _fail(self, call: _Call[Item], why: str) -> Iterator[tuple[Item, Any]]:
-        call.failures += 1
-        if call.failures == TRIES:
-            yield call.item, Failure(f"{self._pool.name(call.index)}: {why}")
-        else:
-            self._waiting.append(call)

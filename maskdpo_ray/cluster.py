@@ -212,10 +212,11 @@ class Cluster:
         self, kind: type, hosted: Annotator | Evaluator, count: int, cpus: float, gpus: float
     ) -> tuple[list[Any], Stored[Any]]:
         """The actors, and what they host: every call to them takes it along."""
-        actor = self._actor(kind, cpus, gpus, getattr(hosted, "max_concurrency", 1))
+        concurrency = getattr(hosted, "max_concurrency", 1)
+        actor = self._actor(kind, cpus, gpus, concurrency)
         hosts = [actor.remote() for _ in range(count)]
         self._handles += hosts
-        return hosts, Stored(ray.put(hosted))
+        return hosts, Stored(ray.put(hosted), concurrency)
 
     def _start_engines(self, policy: Policy, render: Callable[[Question], list[int]]) -> RolloutGroup:
         config = self._config

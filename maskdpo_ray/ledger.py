@@ -9,25 +9,41 @@ import dataclasses
 import fcntl
 import json
 import os
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import entries
-from maskdpo_ray.entries import Entry
+from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.unparsed import Counts
+from maskdpo_ray.unparsed import added as added_counts
 
 
 def encode_line(value: Any) -> bytes:
     """`value` (JSON values and records) as one UTF-8 line, newline included. NaN raises ValueError."""
-    # `default` instead of records.to_json: asdict copies every token id one by one.
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_record_fields)
-    return text.encode() + b"\n"
+    return _ENCODER.encode(value).encode() + b"\n"
 
 
 def _record_fields(value: Any) -> dict[str, Any]:
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        raise TypeError(f"expected JSON values or records, got {type(value).__name__}")
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: getattr(value, name) for name in _field_names(type(value))}
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(f"expected JSON values or records, got {kind.__name__}")
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+# `default` instead of records.to_json: asdict copies every token id one by one.
+# Records are no circles, and to look for them takes a while.
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_record_fields
+)
 
 
 def sync_folder(folder: Path) -> None:
@@ -99,8 +115,18 @@ class AppendFile:
             self._descriptor = -1
 
 
+class _Log:
+    """The units of one log, by where their lines begin in the ledger."""
+
+    def __init__(self) -> None:
+        self.starts = array("Q")
+        self.sealed = 0
+        """How many of them a finished stage was built on."""
+        self.counts: Counts = {}
+
+
 class Ledger:
-    """`entries` are the lines read at the start and appended since, oldest first."""
+    """What is committed, read at the start and appended since. Questions' lines stay on disk: a run has many."""
 
     def __init__(self, path: Path) -> None:
         """Open or create. `torn` is the number of bytes of a half-written last line that were cut off.
@@ -108,21 +134,81 @@ class Ledger:
         Raises RunFolderError when the file can't be read, a line other than the last is no JSON, or a
         line lacks what its stage needs: that is no kill's doing.
         """
-        self.entries, good = _read(path)
+        found, good = _read(path)
+        self.finished: list[Finished] = []
+        """Stages, oldest first."""
+        self._logs: defaultdict[str, _Log] = defaultdict(_Log)
         self._file = AppendFile(path)
         self.torn = self._file.size - good
         self._file.truncate(good)
+        for entry, start in found:
+            self._note(entry, start)
 
-    def append(self, entry: Entry) -> None:
-        """Add a line; it is on the disk when this returns."""
+    def append(self, *added: Entry) -> None:
+        """Add lines; they are on the disk when this returns, none of them when it raises RunFolderError."""
         size = self._file.size
-        self._file.append(encode_line(entry))
+        lines = [encode_line(entry) for entry in added]
+        self._file.append(b"".join(lines))
         try:
             self._file.sync()
         except OSError as error:
             self._file.truncate(size)
             raise RunFolderError(f"{self._file.path}: can't be written: {error.strerror}") from error
-        self.entries.append(entry)
+        for entry, line in zip(added, lines, strict=True):
+            self._note(entry, size)
+            size += len(line)
+
+    def take_back(self, name: str, number: int) -> None:
+        """Cut off the last `number` lines, which are units of log `name`: their bytes could not be written."""
+        log = self._logs[name]
+        self._file.truncate(log.starts[-number])
+        self._rewind(log, len(log.starts) - number)
+
+    def _note(self, entry: Entry, start: int) -> None:
+        if isinstance(entry, Finished):
+            self.finished.append(entry)
+            for log in self._logs.values():
+                log.sealed = len(log.starts)
+        elif isinstance(entry, Unit):
+            log = self._logs[entry.log]
+            log.starts.append(start)
+            log.counts = added_counts(log.counts, entry.counts)
+        elif isinstance(entry, Rewind):
+            self._rewind(self._logs[entry.log], entry.keep)
+
+    def _rewind(self, log: _Log, keep: int) -> None:
+        del log.starts[keep:]
+        log.counts = reduce(added_counts, (unit.counts for unit in self._units(log)), {})
+
+    def units(self, name: str) -> Iterator[Unit]:
+        """The units of a log, oldest first, read from the disk."""
+        return self._units(self._logs[name])
+
+    def _units(self, log: _Log) -> Iterator[Unit]:
+        if not log.starts:
+            return
+        with self._file.path.open("rb") as lines:
+            for start in log.starts:
+                lines.seek(start)
+                entry = entries.parse(json.loads(lines.readline()))
+                assert isinstance(entry, Unit)
+                yield entry
+
+    def num_units(self, name: str) -> int:
+        """How many units the log has."""
+        return len(self._logs[name].starts)
+
+    def num_sealed(self, name: str) -> int:
+        """How many units of a log a finished stage was built on."""
+        return self._logs[name].sealed
+
+    def unsealed(self) -> list[str]:
+        """Logs with units since the last finished stage."""
+        return [name for name, log in self._logs.items() if len(log.starts) > log.sealed]
+
+    def counts(self) -> Counts:
+        """The sentences and facts of all logs."""
+        return reduce(added_counts, (log.counts for log in self._logs.values()), {})
 
     def close(self) -> None:
         """Close the file."""
@@ -131,11 +217,11 @@ class Ledger:
 
 def read_entries(path: Path) -> list[Entry]:
     """The entries of a ledger that is left as it is, none when there is no file. Raises RunFolderError as above."""
-    return _read(path)[0]
+    return [entry for entry, _ in _read(path)[0]]
 
 
-def _read(path: Path) -> tuple[list[Entry], int]:
-    """The entries, and the number of bytes that they take."""
+def _read(path: Path) -> tuple[list[tuple[Entry, int]], int]:
+    """The entries, each with where its line begins, and the number of bytes that they take."""
     try:
         lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
     except OSError as error:
@@ -152,7 +238,7 @@ def _read(path: Path) -> tuple[list[Entry], int]:
                 f"{path}, line {number}: expected a JSON object with a stage, got {line[:60]!r}"
             ) from error
         try:
-            found.append(entries.parse(value))
+            found.append((entries.parse(value), good))
         except ValueError as error:
             raise RunFolderError(f"{path}, line {number}: {error}") from error
         good += len(line) + 1

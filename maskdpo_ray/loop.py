@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from maskdpo_ray import batching, evaluate_stage, pairing, restarts
@@ -24,9 +24,10 @@ from maskdpo_ray.config import Config
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.evaluate_stage import EvaluateStage
 from maskdpo_ray.failures import Failures
-from maskdpo_ray.pairs import PairsSummary, mixture
+from maskdpo_ray.lessons import Lessons
+from maskdpo_ray.pairs import DropReason, PairsSummary
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import PreferencePair, Question
+from maskdpo_ray.records import Question
 from maskdpo_ray.report.progress import track
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import Stages
@@ -63,8 +64,8 @@ class Loop:
         for iteration in range(policy.version, self.config.run.iterations):
             busy = self.stages.busy_seconds()
             with self.tracker.stage("iteration", iteration) as elapsed:
-                pairs = self.collect(iteration, policy)
-                policy = self.train(iteration, pairs, policy)
+                lessons = self.collect(iteration, policy)
+                policy = self.train(iteration, lessons, policy)
                 with restarts.stage(self.tracker, "sync", iteration, *self.stages.groups):
                     self.stages.engines.load(policy)
             self._log_idle(iteration, busy, elapsed())
@@ -79,45 +80,49 @@ class Loop:
                 return Policy(iteration + 1, path, finished["checksum"])
         return self.initial
 
-    def collect(self, iteration: int, policy: Policy) -> list[PreferencePair]:
+    def collect(self, iteration: int, policy: Policy) -> Lessons:
         """Answer, label and pair every question; each is committed as one unit when it is done."""
+        lessons = Lessons(self.folder.iteration_dir(iteration))
+        for pair in self.folder.pairs(iteration):
+            lessons.add(pair, pairing.example_of(pair, self.config, self.tokenizer))
         done = self.folder.committed_questions(iteration)
         todo = [question for question in self.train_questions if question.id not in done]
         num_samples, num_tokens = self.config.rollout.n_samples_per_prompt, 0
         unparsed = UnparsedShare(self.config, self.folder.counts())
-        with restarts.stage(self.tracker, "collect", iteration, *self.stages.groups):
+        with (
+            restarts.stage(self.tracker, "collect", iteration, *self.stages.groups),
+            self.folder.committing(iteration) as committer,
+        ):
             answered = self.stages.engines.stream(todo, policy, num_samples, "train")
-            labelled = self._failures.sift(
-                self.stages.annotators.stream(answered), partial(self.folder.set_aside_question, iteration)
-            )
+            labelled = self._failures.sift(self.stages.annotators.stream(answered), committer.set_aside)
             for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
                 unparsed.take(item.annotations)
-                outcome = pairing.pair_of(item, self.config, self.tokenizer)
-                self.folder.commit_question(iteration, item.question.id, item.rollouts, item.annotations, outcome)
+                outcome = pairing.taught_by(item, self.config, self.tokenizer)
+                if not isinstance(outcome, DropReason):
+                    lessons.add(*outcome)
+                    outcome, _ = outcome
+                committer.commit(item.question.id, item.rollouts, item.annotations, outcome)
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
-        # Questions finish in any order; training must not depend on it.
-        pairs = sorted(self.folder.pairs(iteration), key=lambda pair: pair.question_id)
         drops = self.folder.drops(iteration)
         example = next(iter(self.folder.errors(iteration).values()), None)
-        summary = PairsSummary(len(self.train_questions), len(pairs), dict(drops), mixture(pairs), example)
+        summary = PairsSummary(len(self.train_questions), len(lessons), dict(drops), lessons.mixture(), example)
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
         shares = {f"pairs/{name}": share for name, share in summary.mixture.items()}
-        self.tracker.log({"pairs/count": len(pairs), "tokens/collect": num_tokens, **counts, **shares}, iteration)
-        if not pairs:
+        self.tracker.log({"pairs/count": len(lessons), "tokens/collect": num_tokens, **counts, **shares}, iteration)
+        if not lessons:
             raise DataError(
                 f"iteration {iteration}: none of {len(self.train_questions)} questions gave a pair: {dict(drops)}"
             )
-        return pairs
+        return lessons
 
-    def train(self, iteration: int, pairs: Sequence[PreferencePair], policy: Policy) -> Policy:
+    def train(self, iteration: int, lessons: Lessons, policy: Policy) -> Policy:
         """Masked DPO on the iteration's pairs; returns the new policy, published in the run folder."""
-        examples = [pairing.example_of(pair, self.config, self.tokenizer) for pair in pairs]
         against = self.initial if self.config.train.reference == "initial" else policy
         # Metrics are logged by optimizer step, counted over all iterations.
         first_step = sum(self._num_steps(earlier) for earlier in range(iteration))
         stage = TrainStage(self.config, self.stages.trainer, self.folder, self.tracker)
-        return stage.run(iteration, examples, policy, against, first_step)
+        return stage.run(iteration, lessons, policy, against, first_step)
 
     def evaluate(self, policy: Policy) -> None:
         """Answer and label the held-out questions R times; statistics, and the gain over the start."""

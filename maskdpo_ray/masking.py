@@ -7,7 +7,6 @@ carries these over to the token ids as sampled. What can't be located is an erro
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -60,15 +59,20 @@ def token_weights(
     ends = [end for _, end, _ in sentences]
     weights = [weight for _, _, weight in sentences]
 
-    def weigh(start: int, end: int) -> float:
-        # An empty range counts as lying in the sentence that goes on around it.
-        first, last = bisect_right(ends, start), bisect_left(starts, end)
-        if first < last:
-            return min(weights[first:last])
-        return min(weights[max(first - 1, 0) : first + 1])
-
-    result = [weigh(start, end) for start, end in token_spans(tokenizer, token_ids, text)]
     special = special_ids(tokenizer, token_ids)
+    result, first, last = [], 0, 0  # of the sentences; as tokens go on, so do they
+    for start, end in token_spans(tokenizer, token_ids, text, special):
+        # An empty range counts as lying in the sentence that goes on around it.
+        while first < len(ends) and ends[first] <= start:
+            first += 1
+        while last < len(starts) and starts[last] < end:
+            last += 1
+        if last == first + 1:
+            result.append(weights[first])
+        elif first < last:
+            result.append(min(weights[first:last]))
+        else:
+            result.append(min(weights[max(first - 1, 0) : first + 1]))
     num_special = num_trailing([int(token) in special for token in token_ids])
     if num_special:
         at_end = {"last_sentence": weights[-1], "keep": 1.0, "drop": 0.0}[eos]

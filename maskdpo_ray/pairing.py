@@ -16,12 +16,18 @@ from maskdpo_ray.stages import Labelled
 
 def pair_of(item: Labelled, config: Config, tokenizer: Any) -> PreferencePair | DropReason:
     """The pair that `pairs.strategy` makes, or why there is none."""
+    outcome = taught_by(item, config, tokenizer)
+    return outcome if isinstance(outcome, DropReason) else outcome[0]
+
+
+def taught_by(item: Labelled, config: Config, tokenizer: Any) -> tuple[PreferencePair, TrainingExample] | DropReason:
+    """The pair of `pair_of` with what the policy learns from it, or why there is none."""
     answers = [scored(r, a) for r, a in zip(item.rollouts, item.annotations, strict=True)]
     outcome = STRATEGIES[config.pairs.strategy](item.question, item.prompt_token_ids, answers)
     if isinstance(outcome, DropReason):
         return outcome
     lesson = lesson_of(outcome, config, tokenizer)
-    return lesson if isinstance(lesson, DropReason) else outcome
+    return lesson if isinstance(lesson, DropReason) else (outcome, lesson)
 
 
 def lesson_of(pair: PreferencePair, config: Config, tokenizer: Any) -> TrainingExample | DropReason:

@@ -1,9 +1,9 @@
 """Answers, labels and pairs of questions on disk: each question is one unit, there wholly or not at all.
 
-The unit's lines are appended to the files first and the ledger last, with one fsync. The ledger line
-holds where the unit ends in each file and the SHA-256 of its bytes, so that after a kill (bytes
-without a ledger line) or a power loss (a ledger line without its bytes) the log is cut back to the
-last unit that is whole.
+The unit's ledger line is on the disk before its lines are appended to the files: it holds where the
+unit ends in each of them and the SHA-256 of its bytes. So after a kill or a power loss (a ledger line
+without its bytes) the log is cut back to the last unit that is whole. Units that are committed
+together share one write to each file and one fsync. Earlier versions wrote the ledger line last.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import reduce
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import AppendFile, Ledger, encode_line
 from maskdpo_ray.pairs import DropReason
 from maskdpo_ray.records import Annotation, Judgement, PreferencePair, Rollout, from_json
-from maskdpo_ray.unparsed import Counts, added, count
+from maskdpo_ray.unparsed import Counts, count
 
 
 def files(folder: Path, name: str, judged: bool) -> dict[str, Path]:
@@ -74,15 +74,19 @@ def refuse_short(folder: Path, name: str, entries: Iterable[Entry], judged: bool
                 )
 
 
-def counts(entries: Iterable[Entry]) -> Counts:
-    """The sentences and facts of all logs."""
-    logs: dict[str, list[Unit]] = {}
-    for entry in entries:
-        if isinstance(entry, Unit):
-            logs.setdefault(entry.log, []).append(entry)
-        elif isinstance(entry, Rewind):
-            del logs[entry.log][entry.keep :]
-    return reduce(added, (unit.counts for found in logs.values() for unit in found), {})
+@dataclass(frozen=True)
+class Encoded:
+    """A question as it goes to the disk."""
+
+    question_id: str
+    data: dict[str, bytes]
+    """Part -> lines."""
+    count: int
+    """Answers."""
+    drop: str | None
+    sha256: str
+    counts: Counts
+    error: str | None
 
 
 class QuestionLog:
@@ -96,47 +100,52 @@ class QuestionLog:
         self.name = name
         self.notes: list[str] = []
         self._ledger = ledger
-        self._units, sealed = units(ledger.entries, name)
         paths = files(folder, name, judged)
         self._files = {part: AppendFile(path) for part, path in paths.items()}
-        whole = self._count_whole()
-        if whole < sealed:
-            unit = self._units[whole]
+        self._ends = dict.fromkeys(self._files, 0)
+        """Where the last unit ends in each file."""
+        self._committed: set[str] = set()
+        self._drops: Counter[str] = Counter()
+        self._errors: dict[str, str] = {}
+        whole, damaged = self._read_whole()
+        if damaged is not None and whole < ledger.num_sealed(name):
             self.close()
             raise RunFolderError(
-                f"{paths['rollouts'].parent}: the files of question {unit.question_id!r} changed after "
+                f"{paths['rollouts'].parent}: the files of question {damaged.question_id!r} changed after "
                 "a stage was built on them: expected the bytes that ledger.jsonl names; "
                 "restore them or start a new run"
             )
-        lost_units = self._units[whole:]
-        lost = len(lost_units)
-        del self._units[whole:]
+        lost = ledger.num_units(name) - whole
         for part, file in self._files.items():
-            if file.size > self._end(part):
+            if file.size > self._ends[part]:
                 whose = f"{lost} damaged questions" if lost else "an unfinished question"
-                self.notes.append(f"{file.path}: cut off {file.size - self._end(part)} bytes of {whose}")
-            file.truncate(self._end(part))
-        if lost:
-            first = f"from {lost_units[0].question_id!r} on"
+                self.notes.append(f"{file.path}: cut off {file.size - self._ends[part]} bytes of {whose}")
+            file.truncate(self._ends[part])
+        if damaged is not None:
+            first = f"from {damaged.question_id!r} on"
             self.notes.append(f"{name}: {lost} questions, {first}, are not on the disk as committed and are done again")
             # What the ledger does not name is never more than one question (lost_lines.py): cut first, then say so.
             self.sync()
             ledger.append(Rewind(log=name, keep=whole))
-        self._committed = {unit.question_id for unit in self._units}
 
-    def _end(self, part: str) -> int:
-        return self._units[-1].end[part] if self._units else 0
-
-    def _count_whole(self) -> int:
-        start = dict.fromkeys(self._files, 0)
-        for number, unit in enumerate(self._units):
+    def _read_whole(self) -> tuple[int, Unit | None]:
+        """Take in the units whose bytes are there; how many they are, and the first other one."""
+        for number, unit in enumerate(self._ledger.units(self.name)):
             digest = hashlib.sha256()
             for part, file in self._files.items():
-                digest.update(file.read(start[part], unit.end[part]))
+                digest.update(file.read(self._ends[part], unit.end[part]))
             if digest.hexdigest() != unit.sha256:
-                return number
-            start = unit.end
-        return len(self._units)
+                return number, unit
+            self._take(unit)
+        return self._ledger.num_units(self.name), None
+
+    def _take(self, unit: Unit) -> None:
+        self._ends = unit.end
+        self._committed.add(unit.question_id)
+        if unit.drop:
+            self._drops[unit.drop] += 1
+        if unit.error is not None:
+            self._errors[unit.question_id] = unit.error
 
     def commit(
         self,
@@ -147,7 +156,19 @@ class QuestionLog:
         judgements: Sequence[Judgement] = (),
         error: str | None = None,
     ) -> None:
-        """Write one question: its answers, labels, judgements (same order) and pair or drop reason.
+        """Write one question; see `encode`. It is committed when this returns."""
+        self.commit_all([self.encode(question_id, rollouts, annotations, outcome, judgements, error)])
+
+    def encode(
+        self,
+        question_id: str,
+        rollouts: Sequence[Rollout],
+        annotations: Sequence[Annotation],
+        outcome: PreferencePair | str | None = None,
+        judgements: Sequence[Judgement] = (),
+        error: str | None = None,
+    ) -> Encoded:
+        """A question's answers, labels, judgements (same order) and pair or drop reason, to be committed.
 
         `error` is that of a question that failed.
         Raises ValueError when the question is there already, or rollouts, annotations and judgements do not match.
@@ -171,29 +192,53 @@ class QuestionLog:
             "pairs": [pair] if pair else [],
         }
         data = {part: b"".join(map(encode_line, records[part])) for part in self._files}
-        digest = hashlib.sha256()
+        return Encoded(
+            question_id=question_id,
+            data=data,
+            count=len(rollouts),
+            drop=None if outcome is None or pair else str.__str__(outcome),  # an enum's value
+            sha256=hashlib.sha256(b"".join(data.values())).hexdigest(),
+            counts=dict(count(annotations, judgements)),
+            error=error,
+        )
+
+    def commit_all(self, questions: Sequence[Encoded]) -> None:
+        """Write questions together: all are committed when this returns, none when it raises.
+
+        Raises ValueError when one is there already, RunFolderError when the disk is full.
+        """
+        if not questions:
+            return
+        found, end, others = [], self._ends, set[str]()
+        for question in questions:
+            if question.question_id in self._committed or question.question_id in others:
+                raise ValueError(f"question {question.question_id!r} is committed already in {self.name}")
+            others.add(question.question_id)
+            end = {part: end[part] + len(question.data[part]) for part in self._files}
+            found.append(
+                Unit(
+                    log=self.name,
+                    question_id=question.question_id,
+                    count=question.count,
+                    drop=question.drop,
+                    end=end,
+                    bytes=sum(map(len, question.data.values())),
+                    sha256=question.sha256,
+                    counts=dict(question.counts),
+                    error=question.error,
+                )
+            )
+        self._ledger.append(*found)
         try:
             for part, file in self._files.items():
-                digest.update(data[part])
-                file.append(data[part])
-            unit = Unit(
-                log=self.name,
-                question_id=question_id,
-                count=len(rollouts),
-                drop=None if outcome is None or pair else str.__str__(outcome),  # an enum's value
-                end={part: file.size for part, file in self._files.items()},
-                bytes=sum(map(len, data.values())),
-                sha256=digest.hexdigest(),
-                counts=dict(count(annotations, judgements)),
-                error=error,
-            )
-            self._ledger.append(unit)
+                file.append(b"".join(question.data[part] for question in questions))
         except RunFolderError:
             for part, file in self._files.items():
-                file.truncate(self._end(part))
+                file.truncate(self._ends[part])
+            self._ledger.take_back(self.name, len(found))
             raise
-        self._units.append(unit)
-        self._committed.add(question_id)
+        for unit in found:
+            self._take(unit)
 
     @property
     def question_ids(self) -> frozenset[str]:
@@ -202,7 +247,7 @@ class QuestionLog:
 
     def drops(self) -> Counter[str]:
         """How many questions gave no pair, by reason."""
-        return Counter(unit.drop for unit in self._units if unit.drop)
+        return self._drops.copy()
 
     def set_aside(self, question_id: str, error: str) -> None:
         """Write that a question failed and has no answers."""
@@ -210,11 +255,11 @@ class QuestionLog:
 
     def errors(self) -> dict[str, str]:
         """Question -> error, of those that failed."""
-        return {unit.question_id: unit.error for unit in self._units if unit.error is not None}
+        return dict(self._errors)
 
     def read(self, part: str, kind: type) -> Iterator[Any]:
         """The committed records of one part, in the order of commitment. Raises RunFolderError naming a bad line."""
-        end, read = self._end(part), 0
+        end, read = self._ends[part], 0
         if not end:
             return
         path = self._files[part].path

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from maskdpo_ray.errors import shown
@@ -163,6 +164,19 @@ class PreferencePair:
     policy_version: int
 
 
+def _by_fields(kind: type) -> None:
+    """Pickle records as calls of their class: what dataclasses do themselves takes three times as long."""
+    values = attrgetter(*(field.name for field in dataclasses.fields(kind)))
+
+    def __reduce__(self: Any) -> tuple[Any, ...]:
+        return kind, values(self)
+
+    kind.__reduce__ = __reduce__  # type: ignore[method-assign]
+
+
+for _kind in (Question, Rollout, Sentence, Annotation, JudgedFact, Judgement, ScoredAnswer, PreferencePair):
+    _by_fields(_kind)  # each has more than one field
+
 Record = TypeVar("Record")
 
 
@@ -213,6 +227,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ValueError(f"field {name!r}: expected a list, got {_short(value)}")
+        if arguments[0] is int and set(map(type, value)) <= {int}:  # token ids, of which there are many
+            return tuple(value)
         return tuple(_convert(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
     if origin in (dict, Mapping):
         if not isinstance(value, dict):

@@ -36,6 +36,7 @@ from maskdpo_ray import (
     whole_file,
 )
 from maskdpo_ray.beginning import Questions
+from maskdpo_ray.committing import Committer
 from maskdpo_ray.entries import Entry, Finished, Opened, Unit, find_finished
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.ledger import Ledger, encode_line, read_entries, sync_folder
@@ -62,7 +63,7 @@ class RunFolder:
         if ledger.torn:
             self.notes.append(f"{path / 'ledger.jsonl'}: cut off {ledger.torn} bytes of a half-written line")
         try:
-            for name in _unsealed(ledger.entries):
+            for name in ledger.unsealed():
                 self._log(name)
         except BaseException:
             self._close_logs()
@@ -192,6 +193,10 @@ class RunFolder:
         """Put a question's answers, labels and pair (or drop reason) on disk as one unit."""
         self._training_log(iteration).commit(question_id, rollouts, annotations, outcome)
 
+    def committing(self, iteration: int) -> Committer:
+        """To commit many questions: beside the work on the next ones, those that end meanwhile together."""
+        return Committer(self._training_log(iteration))
+
     def committed_questions(self, iteration: int) -> frozenset[str]:
         """Ids of the questions that need not be done again."""
         return self._training_log(iteration).question_ids
@@ -263,7 +268,7 @@ class RunFolder:
 
     def counts(self) -> Counts:
         """The sentences and facts of all that is committed."""
-        return question_log.counts(self._ledger.entries)
+        return self._ledger.counts()
 
     # Stages
 
@@ -295,13 +300,13 @@ class RunFolder:
 
     def drop_checkpoints(self) -> None:
         """Remove those of trainings that are finished: their policy takes their place."""
-        for entry in self._ledger.entries:
-            if isinstance(entry, Finished) and entry.stage == "train":
+        for entry in self._ledger.finished:
+            if entry.stage == "train":
                 checkpoints.remove(self.checkpoint_dir(entry.iteration))
 
     def finished(self, stage: str, iteration: int) -> dict[str, Any] | None:
         """The facts of a finished stage, None when it is not finished."""
-        entry = find_finished(self._ledger.entries, stage, iteration)
+        entry = find_finished(self._ledger.finished, stage, iteration)
         return None if entry is None else entry.facts
 
     def check_files(self, stage: str, iteration: int) -> None:
@@ -309,7 +314,7 @@ class RunFolder:
 
         Raises RunFolderError naming the first that differs, ValueError when the stage is not finished.
         """
-        entry = find_finished(self._ledger.entries, stage, iteration)
+        entry = find_finished(self._ledger.finished, stage, iteration)
         if entry is None:
             raise ValueError(f"stage {stage!r} of iteration {iteration} is not finished")
         stage_files.check(self.path, entry.files, f"stage {stage!r}")
@@ -360,17 +365,6 @@ def _changes(path: Path, config: dict[str, Any], entries: Sequence[Entry]) -> di
     # Not before its first stage: a run that found no cluster at the address, say, binds nobody to its config.
     has_begun = any(not isinstance(entry, Opened) for entry in entries)
     return stored_config.refuse_changes(path, stored, config, has_begun)
-
-
-def _unsealed(entries: Sequence[Entry]) -> list[str]:
-    """Logs with questions that no finished stage has put on the disk for good."""
-    names: dict[str, None] = {}
-    for entry in entries:
-        if isinstance(entry, Finished):
-            names.clear()
-        elif isinstance(entry, Unit):
-            names[entry.log] = None
-    return list(names)
 
 
 def _writable(path: Path) -> Path:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
-from itertools import groupby
+from functools import cache, lru_cache
+from itertools import accumulate, groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from maskdpo_ray.errors import MaskError
 
@@ -22,7 +23,9 @@ _REPLACEMENT = "\ufffd"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def token_spans(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[tuple[int, int]]:
+def token_spans(
+    tokenizer: Any, token_ids: Sequence[int], text: str, special: set[int] | None = None
+) -> list[tuple[int, int]]:
     """Characters [start, end) of `text` that each token spells, at least in part.
 
     A token that holds part of a character has the whole character, so the ranges of neighbours
@@ -36,6 +39,7 @@ def token_spans(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[tup
         token_ids: as sampled.
         text: what they decode to, with special tokens or without, no clean-up of spaces; or what an
             engine streams, which never shows the last tokens when they end within a character.
+        special: what `special_ids` says of them; none: it is asked.
 
     Returns:
         One (start, end) per id, starts and ends not decreasing.
@@ -45,7 +49,7 @@ def token_spans(tokenizer: Any, token_ids: Sequence[int], text: str) -> list[tup
     """
     ids = [int(token) for token in token_ids]
     tokenizer = _unwrapped(tokenizer)
-    special = special_ids(tokenizer, ids)
+    special = special_ids(tokenizer, ids) if special is None else special
     pieces = _pieces(tokenizer, ids, special)
     closest = ""
     without_cut: list[bytes] | None = None
@@ -116,8 +120,21 @@ def _pieces(tokenizer: Any, ids: Sequence[int], special: set[int]) -> list[Piece
         return found
 
     get = getattr(tokenizer, "convert_ids_to_tokens", piece)
-    known = {token: checked(token, get) for token in set(ids)}
+    known = _known_pieces(tokenizer)
+    for token in set(ids) - known.keys():
+        known[token] = checked(token, get)
     return [known[token] for token in ids]
+
+
+_known: WeakKeyDictionary[Any, dict[int, Piece]] = WeakKeyDictionary()
+
+
+def _known_pieces(tokenizer: Any) -> dict[int, Piece]:
+    """Those looked up before; an id's piece never changes."""
+    try:
+        return _known.setdefault(tokenizer, {})
+    except TypeError:  # it can't be a key
+        return {}
 
 
 def _hidden(ids: Sequence[int], special: set[int]) -> Iterator[list[bool]]:
@@ -151,6 +168,7 @@ def _byte_of_character() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
+@lru_cache(maxsize=2**17)
 def _byte_level(piece: Piece) -> bytes:
     if isinstance(piece, bytes):
         return piece
@@ -235,6 +253,9 @@ def _without_cut(spelled: Sequence[bytes], text: str) -> list[bytes] | None:
 def _ranges(spelled: Sequence[bytes], text: str) -> list[tuple[int, int]]:
     """Character ranges of the tokens, `spelled` being known to decode to `text`."""
     data = b"".join(spelled)
+    if len(data) == len(text):  # as no character takes less than a byte, each takes one
+        ends = list(accumulate(map(len, spelled)))
+        return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
     character_of_byte: list[int] = []
     for index, character in enumerate(text):
         character_of_byte += [index] * _num_bytes(data, len(character_of_byte), character)

@@ -35,10 +35,10 @@ Counts = Mapping[str, Count]
 
 def count(annotations: Iterable[Annotation], judgements: Iterable[Judgement] = ()) -> Counts:
     """The sentences and facts of some answers."""
-    counts: dict[str, Count] = {}
-    for part, _, label, _ in _pieces(annotations, judgements):
-        counts[part] = counts.get(part, Count()) + Count(1, int(label == UNPARSED))
-    return counts
+    labels = [sentence.label for annotation in annotations for sentence in annotation.sentences]
+    verdicts = [fact.verdict for judgement in judgements for fact in judgement.facts]
+    found = {"annotations": labels, "judgements": verdicts}
+    return {part: Count(len(each), each.count(UNPARSED)) for part, each in found.items() if each}
 
 
 def added(one: Counts, other: Counts) -> Counts:
@@ -72,7 +72,10 @@ class UnparsedShare:
 
         Raises AnnotatorError or EvaluatorError, one line, when one of them is unparsed and the share above the highest.
         """
-        self._counts = added(self._counts, count(annotations, judgements))
+        counts = count(annotations, judgements)
+        self._counts = added(self._counts, counts)
+        if not any(each.unparsed for each in counts.values()):
+            return
         for part, answer, label, why in _pieces(annotations, judgements):
             limit, found = self._limits[part], self._counts[part]
             if label == UNPARSED and found.total >= FEWEST and found.unparsed > limit.highest * found.total:

@@ -1,0 +1,302 @@
+"""One pass of a pool's calls: who gets which, what has ended, and what is asked again. The rules are `pool.py`'s."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from actors import calls
+from actors.calls import Refused, first_line
+from maskdpo_ray.errors import ActorLost, ReplyError, UserError
+from maskdpo_ray.stages import Failed
+
+if TYPE_CHECKING:
+    from actors.pool import Pool
+
+TRIES = 3
+"""Failures after which a call is given up."""
+
+Item = TypeVar("Item")
+Ask = Callable[[Item], tuple[str, tuple[Any, ...]]]
+"""Item -> the actor's method and its arguments."""
+_END = object()
+_LOOK_S = 1.0
+"""Longest between two looks for actors that hang."""
+_AHEAD = 2
+"""Calls that an actor has when what is quickly done waits to go together: one at work, and the next one."""
+_TOGETHER_S = 0.1
+"""What goes together takes an actor about this long, at most."""
+_POLLING = 0.05
+"""Share of the time that may go into asking Ray what is done, which takes longer the more calls are under way."""
+_FOR_THE_NODE = "; have fewer actors on a node, or lower vllm.cpu_kv_cache_gib"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """In place of an answer: the call failed `TRIES` times."""
+
+    error: str
+    """One line, the last failure's."""
+
+
+@dataclass(eq=False)
+class _Call(Generic[Item]):
+    item: Item
+    index: int = -1
+    """The actor that has it, or had it last."""
+    failures: int = 0
+
+    @property
+    def is_last_try(self) -> bool:
+        return self.failures == TRIES - 1
+
+
+class Feed(Generic[Item]):
+    """One pass over some items. Each step takes the same time however many calls are under way, but for the polling."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        ask: Ask[Item],
+        home: Callable[[Item], int] | None,
+        check: Callable[[Item, Any], None] | None = None,
+        at_home_only: bool = False,
+        together: int = 1,
+    ) -> None:
+        self._pool, self._ask, self._home, self._check, self._together = pool, ask, home, check, together
+        self._at_home_only = at_home_only
+        """Otherwise others stand in for an actor that is lost."""
+        self._running: dict[Any, list[_Call[Item]]] = {}
+        """By reference, those together that went together."""
+        self._of_actor: list[dict[Any, list[_Call[Item]]]] = [{} for _ in range(len(pool))]
+        """The same by actor, each one's oldest first."""
+        self._queued: list[list[_Call[Item]]] = [[] for _ in range(len(pool))]
+        """By actor, what goes to it together when it has answered."""
+        self._loads = [0] * len(pool)
+        """Calls that each actor has, or will have."""
+        self._num_in_flight = 0
+        """Their sum."""
+        self._seconds_each: float | None = None
+        """That an actor takes for one, lately."""
+        self._waiting: list[_Call[Item]] = []
+        """Longest first."""
+        self._since = [0.0] * len(pool)
+        """When the actor's oldest call became its oldest."""
+        self._alone: dict[int, _Call[Item]] = {}
+        """Actor -> the call that has it to itself, or will have when the others are done."""
+        self._poll_at = self._look_at = 0.0
+        """When to ask next what is done, and which actors hang."""
+
+    def run(self, items: Iterable[Item | Failed], max_in_flight: int) -> Iterator[tuple[Any, Any]]:
+        source: Iterator[Any] = iter(items)
+        has_more = True
+        while True:
+            self._give_out_waiting()
+            if self._at_home_only:
+                yield from self._given_up()
+            if has_more and not self._waiting and self._num_in_flight < max_in_flight:
+                item = next(source, _END)
+                if item is _END:
+                    has_more = False
+                elif isinstance(item, Failed):
+                    yield item, Failure(item.error)
+                else:
+                    self._waiting.append(_Call(item))
+                    self._give_out_waiting()
+                yield from self._finished(block=False)
+            elif self._running:
+                yield from self._finished(block=True)
+            elif self._waiting:
+                self._pool.await_one({index for call in self._waiting for index in self._candidates(call)})
+            else:
+                return
+
+    def _given_up(self) -> Iterator[tuple[Item, Any]]:
+        """Calls that are for nobody but a lost actor."""
+        gone = [call for call in self._waiting if self._pool.is_lost(self._candidates(call)[0])]
+        for call in gone:
+            self._waiting.remove(call)
+            yield call.item, Failure(self._pool.why_lost(self._candidates(call)[0]))
+
+    def _give_out_waiting(self) -> None:
+        self._pool.look_for_absent()  # or `_finished` would be woken by one that is back, again and again
+        self._waiting = [call for call in self._waiting if not self._give_out(call)]
+
+    def _give_out(self, call: _Call[Item]) -> bool:
+        """Submit a call, or leave it waiting for an actor that is to be alone with one."""
+        index = self._choose(call)
+        if index is None:
+            return False
+        if call.is_last_try:
+            self._alone = {each: other for each, other in self._alone.items() if other is not call}  # of one that left
+            self._alone[index] = call
+            if self._loads[index]:
+                return False
+        call.index = index
+        self._queued[index].append(call)
+        self._loads[index] += 1
+        self._num_in_flight += 1
+        self._send(index)
+        return True
+
+    def _send(self, index: int) -> None:
+        """Submit what waits for an actor, unless it is quickly done and can go with more of its kind."""
+        queued, calls_of_it = self._queued[index], self._of_actor[index]
+        size = 1
+        if self._together > 1 and self._seconds_each is not None:
+            size = min(self._together, max(1, int(_TOGETHER_S / max(self._seconds_each, 1e-6))))
+        while queued and (size == 1 or len(calls_of_it) < _AHEAD):
+            if not calls_of_it:
+                self._since[index] = time.monotonic()
+            together = queued[:size]
+            del queued[:size]
+            asked = [self._ask(call.item) for call in together]
+            if len(asked) > 1:
+                asked = [("many", (asked,))]
+            reference = self._pool.submit(index, *asked[0])
+            self._running[reference] = calls_of_it[reference] = together
+
+    def _choose(self, call: _Call[Item]) -> int | None:
+        """The least loaded actor that may take a call, None when there is none at present."""
+        if self._home is None and not self._alone and self._pool.are_all_here():
+            return self._loads.index(min(self._loads))
+        here = [index for index in self._candidates(call) if self._pool.is_here(index)]
+        free = [index for index in here if self._alone.get(index) in (None, call)]
+        return min(free, key=lambda index: (self._alone.get(index) is not call, self._loads[index]), default=None)
+
+    def _candidates(self, call: _Call[Item]) -> Sequence[int]:
+        everyone = range(len(self._pool))
+        if self._home is None:
+            return everyone
+        home = self._home(call.item)
+        return everyone if self._pool.is_lost(home) and not self._at_home_only else [home]
+
+    def _finished(self, block: bool) -> Iterator[tuple[Item, Any]]:
+        for reference in self._done(block):
+            if reference in self._running:
+                yield from self._take(reference)
+        if time.monotonic() >= self._look_at:
+            yield from self._end_hung()
+
+    def _done(self, block: bool) -> list[Any]:
+        """Calls that have ended, with `block` one at least unless it is time to look for actors that hang."""
+        import ray
+
+        begin = time.monotonic()
+        if not self._running or (begin < self._poll_at and not block):
+            return []
+        coming = self._pool.coming_back() if self._waiting else []
+        every = [*self._running, *coming]
+        if block:
+            time.sleep(max(0.0, min(self._poll_at, self._look_at) - begin))
+            begin = time.monotonic()
+            _, left = ray.wait(every, num_returns=1, timeout=max(0.0, self._look_at - begin))
+            if len(left) == len(every):
+                return []
+            begin = time.monotonic()
+        done, _ = ray.wait(every, num_returns=len(every), timeout=0)
+        end = time.monotonic()
+        self._poll_at = end + (end - begin) / _POLLING
+        return done
+
+    def _end_hung(self) -> Iterator[tuple[Item, Any]]:
+        import ray
+
+        for index, calls_of_it in enumerate(self._of_actor):
+            # It may be there and only not fetched yet, when whoever takes our results was slow.
+            if not calls_of_it or time.monotonic() < self._deadline(index):
+                continue
+            if not ray.wait([next(iter(calls_of_it))], timeout=0)[0]:
+                why = (
+                    f"no answer to its oldest call within {self._pool.allowed_s(index):.0f} s (cluster.step_timeout_s)"
+                )
+                self._pool.end(index)
+                yield from self._lose(index, why)
+        now = time.monotonic()
+        soon = [self._deadline(index) for index, load in enumerate(self._loads) if load]
+        self._look_at = max(now, min([now + _LOOK_S, *soon]))
+
+    def _deadline(self, index: int) -> float:
+        return self._since[index] + self._pool.allowed_s(index)
+
+    def _take(self, reference: Any) -> Iterator[tuple[Item, Any]]:
+        """What came of a call."""
+        import ray
+        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+
+        together = self._running[reference]
+        index = together[0].index
+        try:
+            answer = ray.get(reference)
+            answers = answer if len(together) > 1 else [answer]
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, ActorLost):
+                self._pool.end(index)
+                yield from self._lose(index, first_line(cause))
+                return
+            if isinstance(cause, UserError) and not isinstance(cause, ReplyError):
+                raise cause from error
+            answers = [Refused.of(cause)] * len(together)
+        except RayError as error:
+            if calls.is_death(error):
+                remedy = _FOR_THE_NODE if isinstance(error, OutOfMemoryError) else ""
+                yield from self._lose(index, f"its process ended{calls.reason(error)}{remedy}")
+                return
+            answers = [Refused(first_line(error))] * len(together)
+        self._pool.answered(index)
+        self._remove(reference, is_answered=True)
+        for call, answer in zip(together, answers, strict=True):
+            refused = self._refused(call, answer)
+            if refused is None:
+                yield call.item, answer
+            else:
+                yield from self._fail(call, refused.error)
+
+    def _refused(self, call: _Call[Item], answer: Any) -> Refused | None:
+        """Why an answer is none."""
+        if isinstance(answer, Refused):
+            return answer
+        try:
+            if self._check is not None:
+                self._check(call.item, answer)
+        except ReplyError as error:
+            return Refused.of(error)
+        return None
+
+    def _remove(self, reference: Any, is_answered: bool = False) -> list[_Call[Item]]:
+        together = self._running.pop(reference)
+        index = together[0].index
+        calls_of_it = self._of_actor[index]
+        if next(iter(calls_of_it.values())) is together:
+            now = time.monotonic()
+            if is_answered:
+                self._seconds_each = (now - self._since[index]) / len(together)
+            self._since[index] = now
+        del calls_of_it[reference]
+        self._loads[index] -= len(together)
+        self._num_in_flight -= len(together)
+        if self._alone.get(index) in together:
+            del self._alone[index]
+        self._send(index)
+        return together
+
+    def _lose(self, index: int, why: str) -> Iterator[tuple[Item, Any]]:
+        """All calls of an actor that is gone have failed; what waited for it has not."""
+        references, queued = list(self._of_actor[index]), self._queued[index]
+        self._queued[index] = []
+        self._loads[index] -= len(queued)
+        self._num_in_flight -= len(queued)
+        self._waiting += queued
+        self._pool.lost(index, why, self._loads[index])
+        for call in [call for reference in references for call in self._remove(reference)]:
+            yield from self._fail(call, why)
+
+    def _fail(self, call: _Call[Item], why: str) -> Iterator[tuple[Item, Any]]:
+        call.failures += 1
+        if call.failures == TRIES:
+            yield call.item, Failure(f"{self._pool.name(call.index)}: {why}")
+        else:
+            self._waiting.append(call)

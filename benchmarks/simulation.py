@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""How fast and how big the driver is when engines, annotators and ranks are simulated: one iteration of many answers.
+
+PYTHONPATH=. python benchmarks/simulation.py --questions 125000 --engines 4 --slots 64 --seconds 0.3 --output big.json
+
+Real: Ray, `Loop`, the groups and their pool, the run folder with its ledger, tokenizer, masks, pairs. Simulated, with
+the same methods (`simulated.py`): engines, which answer `slots` questions at a time and take `seconds` for each, the
+annotator, which real annotation actors host, and training ranks. Engines share a few processes (`--processes`), each of
+them a handle of its own for the driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import ray.cloudpickle
+import simulated
+
+from actors import weights
+from actors.groups import RolloutGroup
+from maskdpo_ray import cli, model_folder, questions
+from maskdpo_ray.cluster import Cluster
+from maskdpo_ray.config import (
+    AnnotationConfig,
+    ClusterConfig,
+    Config,
+    EvalConfig,
+    ModelConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainConfig,
+)
+from maskdpo_ray.loop import Loop
+from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.tracking import Tracker
+
+ray.cloudpickle.register_pickle_by_value(simulated)  # workers don't have benchmarks/ on their path
+
+
+class Handle:
+    """One of several engines in an actor's process, called as a Ray handle is."""
+
+    def __init__(self, actor: Any, index: int) -> None:
+        self._actor, self._index = actor, index
+
+    def __getattr__(self, method: str) -> Any:
+        return _Method(self._actor.on, self._index, method)
+
+
+class _Method:
+    def __init__(self, on: Any, index: int, method: str) -> None:
+        self._on, self._index, self._method = on, index, method
+
+    def options(self, **options: Any) -> _Method:
+        return _Method(self._on.options(**options), self._index, self._method)
+
+    def remote(self, *arguments: Any) -> Any:
+        return self._on.remote(self._index, self._method, *arguments)
+
+
+class SimulatedCluster(Cluster):
+    """The real one, but for what engines are."""
+
+    def __init__(self, config: Config, phrases: simulated.Phrases, processes: int, slots: int, seconds: float) -> None:
+        super().__init__(config, rank=simulated.SimulatedRank)
+        self._phrases, self._processes, self._slots, self._seconds = phrases, processes, slots, seconds
+
+    def _start_engines(self, policy: Any, render: Any) -> RolloutGroup:
+        total = self._config.rollout.num_engines
+        shares = [len(range(first, total, self._processes)) for first in range(self._processes)]
+        kind = self._actor(simulated.SimulatedEngines, 0, 0, self._config.rollout.max_in_flight + 8)
+        actors = [kind.remote(self._phrases, policy, share, self._slots, self._seconds) for share in shares]
+        self._handles += actors
+        self.engines = [Handle(actors[i % self._processes], i // self._processes) for i in range(total)]
+        return RolloutGroup(self._config, self.engines, render)
+
+
+class Watch(threading.Thread):
+    """Notes, from outside the loop, seconds, committed questions (lines of the ledger) and the driver's memory."""
+
+    def __init__(self, ledger: Path, interval_s: float = 1.0) -> None:
+        super().__init__(daemon=True)
+        self._ledger, self._interval_s = ledger, interval_s
+        self._done = threading.Event()
+        self.rows: list[tuple[float, int, float]] = []
+        """(seconds since the start, questions, MiB)"""
+
+    def run(self) -> None:
+        start, count, process, at = time.monotonic(), 0, psutil.Process(), 0
+        while not self._done.wait(self._interval_s):
+            with self._ledger.open("rb") as file:
+                file.seek(at)
+                new = file.read()
+            at += len(new)
+            count += new.count(b'"stage":"question","log":"iter_')
+            self.rows.append((time.monotonic() - start, count, process.memory_info().rss / 2**20))
+
+    def stop(self) -> None:
+        self._done.set()
+        self.join()
+
+
+def config_for(arguments: argparse.Namespace, folder: Path) -> Config:
+    """All else by default."""
+    in_flight = int(arguments.engines * arguments.slots * arguments.ahead)
+    return Config(
+        run=RunConfig(name="run", dir=str(folder), iterations=1),
+        model=ModelConfig(model_name_or_path=str(arguments.model)),
+        rollout=RolloutConfig(num_engines=arguments.engines, n_samples_per_prompt=8, max_in_flight=in_flight),
+        annotation=AnnotationConfig(num_actors=arguments.annotators, max_in_flight=arguments.annotators * 64),
+        train=TrainConfig(num_ranks=1, max_epochs=1, batch_size=512, save_steps=-1),
+        eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
+        cluster=ClusterConfig(cpus_per_rank=0.1, cpus_per_engine=0, start_timeout_s=300, step_timeout_s=600),
+    )
+
+
+def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One run; its figures."""
+    config = config_for(arguments, folder)
+    tokenizer = model_folder.load(config.model).tokenizer
+    phrases = simulated.Phrases.of(tokenizer)
+    policy_folder = folder / "model"
+    simulated.write_policy(policy_folder, b"initial")
+    initial = weights.publish(policy_folder, 0)
+    train = simulated.questions(arguments.questions, "train")
+    evaluation = {"heldout": simulated.questions(16, "heldout")}
+    resolved, path = cli.resolved(config), folder / "run"
+
+    def render(question: Any) -> list[int]:
+        return questions.render(tokenizer, question)
+
+    with RunFolder.open(path, resolved, {}) as run_folder, Tracker(path, config.logger, resolved) as tracker:
+        shape = (phrases, min(arguments.processes, arguments.engines), arguments.slots, arguments.seconds)
+        with SimulatedCluster(config, *shape) as cluster:
+            stages = cluster.start(initial, render, simulated.SimulatedAnnotator(phrases))
+            watch = Watch(path / "ledger.jsonl")
+            watch.start()
+            Loop(config, train, evaluation, tokenizer, initial, stages, run_folder, tracker).run()
+            watch.stop()
+            slot_seconds = sum(ray.get([engine.slot_seconds.remote() for engine in cluster.engines]))
+    return figures(arguments, path, watch, slot_seconds)
+
+
+def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_seconds: float) -> dict[str, Any]:
+    """What a run left, as numbers."""
+    timings: dict[str, float] = {}
+    for line in (path / "metrics.jsonl").read_text().splitlines():
+        timings |= {name: value for name, value in json.loads(line).items() if name.startswith("timing/")}
+    collect, answers = timings["timing/collect_s"], arguments.questions * 8
+    ideal = slot_seconds / (arguments.engines * arguments.slots)
+    return {
+        "answers": answers,
+        "engines": arguments.engines,
+        "slots": arguments.slots,
+        "seconds": arguments.seconds,
+        "collect_s": round(collect, 2),
+        "answers_per_s": round(answers / collect, 1),
+        "ideal_s": round(ideal, 2),
+        "lost": round(1 - ideal / collect, 4),
+        "timings": {name.removeprefix("timing/"): round(value, 2) for name, value in timings.items()},
+        "bytes": {str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*.jsonl"))},
+        "memory": [(round(s, 1), count * 8, round(mib, 1)) for s, count, mib in watch.rows],
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """As text."""
+    print(
+        f"{found['answers']} answers, {found['engines']} engines x {found['slots']} slots x {found['seconds']} s: "
+        f"{found['collect_s']} s, {found['answers_per_s']} answers/s; ideal {found['ideal_s']} s, "
+        f"lost {found['lost']:.1%}; stages: {found['timings']}"
+    )
+    rows = found["memory"]
+    print(f"{'s':>8}{'answers':>10}{'MiB':>8}")
+    for seconds, answers, mib in rows[:: max(1, len(rows) // 24)]:
+        print(f"{seconds:>8.1f}{answers:>10}{mib:>8.1f}")
+    print(f"highest: {max(mib for *_, mib in rows):.1f} MiB")
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=2000, help="8 answers each")
+    parser.add_argument("--engines", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=4, help="that the engines share")
+    parser.add_argument("--annotators", type=int, default=1)
+    parser.add_argument("--slots", type=int, default=64, help="questions that an engine answers at a time")
+    parser.add_argument("--seconds", type=float, default=0.3, help="that a question takes, give or take a fifth")
+    parser.add_argument("--ahead", type=float, default=1.25, help="questions in flight / slots of all engines")
+    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"), help="its tokenizer")
+    parser.add_argument("--folder", type=Path, help="for the run; none: a temporary one")
+    parser.add_argument("--output", type=Path, help="JSON")
+    return parser.parse_args(words)
+
+
+def main(words: list[str]) -> None:
+    """Command line."""
+    arguments = parse(words)
+    with tempfile.TemporaryDirectory(prefix="simulation-") as temporary:
+        found = simulate(arguments, arguments.folder or Path(temporary))
+    show(found)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
