@@ -181,3 +181,49 @@ def train(workload: Workload, precompute: bool, authors: bool = False) -> Outcom
             "cpu_seconds": cpu_end - cpu_begin,
         },
     )
+
+
+def plain_trainer(model: Any, reference: Any, examples: Sequence[Any], folder: str, given: Any) -> Any:
+    """A DPOTrainer of models that lie in no folder, on training examples of ours, for `benchmarks/gpu_training.py`."""
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+    from trl import DPOConfig, DPOTrainer
+
+    class Trainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset  # token ids already
+
+    data = [
+        {
+            "prompt_ids": list(each.prompt_token_ids),
+            "chosen_ids": list(each.chosen_token_ids),
+            "rejected_ids": list(each.rejected_token_ids),
+        }
+        for each in examples
+    ]
+    words = {"<pad>": 0, "<unk>": 1, "</s>": 2}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")), pad_token="<pad>", eos_token="</s>"
+    )
+    arguments = DPOConfig(
+        output_dir=folder,
+        use_cpu=given.device == "cpu",
+        bf16=False,  # the weights are
+        per_device_train_batch_size=given.micro_batch_size,
+        learning_rate=given.lr,
+        max_length=None,
+        gradient_checkpointing=given.gradient_checkpointing,
+        report_to="none",
+        remove_unused_columns=False,
+    )
+    trainer = Trainer(
+        model=model,
+        ref_model=reference,
+        args=arguments,
+        train_dataset=Dataset.from_list(data),
+        processing_class=tokenizer,
+    )
+    if given.gradient_checkpointing:  # Trainer.train would
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return trainer
