@@ -60,17 +60,25 @@ def train(workload: Workload) -> Outcome:
     strategy.setup_distributed()
     strategy.all_reduce = lambda data, op="mean": data  # of metrics, over one rank; its own goes through CUDA
 
+    import torch
     from openrlhf.datasets.reward_dataset import RewardDataset
     from openrlhf.models import Actor
     from openrlhf.trainer.dpo_trainer import DPOTrainer
     from torch.utils.data import DataLoader
-    from transformers import AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from benchmarks.by_trl import InOurOrder
 
     tokenizer = AutoTokenizer.from_pretrained(workload.model)
-    options = {"attn_implementation": "sdpa", "param_dtype": workload.dtype}
-    model, reference = Actor(workload.model, **options), Actor(workload.model, **options)
+
+    def actor() -> Any:
+        # Loaded here: its own loading takes bf16 and fp16 only, and curves are compared in fp32.
+        dtype = torch.bfloat16 if workload.dtype == "bf16" else torch.float32
+        made = Actor(AutoModelForCausalLM.from_pretrained(workload.model, dtype=dtype, attn_implementation="sdpa"))
+        made.packing_samples = False  # needs FlashAttention
+        return made
+
+    model, reference = actor(), actor()
     optimizer = strategies.OptimizerSettings(
         lr=workload.lr,
         betas=workload.betas,

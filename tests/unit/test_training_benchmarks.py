@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from typing import Any
 
 import pytest
@@ -66,6 +67,15 @@ def test_ratios_are_of_medians() -> None:
     shown = training.shown(found)
     assert "6.00 / -" in shown and "0.25 / -" in shown and "failed: no CUDA" in shown
     assert "0.7000" in training.shown_losses(found)
+
+
+def test_a_contender_may_name_its_micro_batch() -> None:
+    given = Namespace(trl_weights="bf16", trl_gradient_checkpointing=False)
+    assert training.options_of("ours", given) == {}
+    assert training.options_of("ours-vanilla:2", given) == {"train.micro_batch_size": 2}
+    assert training.options_of("trl:8", given)["micro_batch_size"] == 8
+    with pytest.raises(SystemExit, match="trl:x"):
+        training.options_of("trl:x", given)
 
 
 def test_a_workload_crosses_processes_and_keeps_our_order() -> None:
