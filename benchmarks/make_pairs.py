@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Real pairs for the training benchmarks: the bundled model's own answers, labelled, and paired as a run does.
+
+PYTHONPATH=. python benchmarks/make_pairs.py
+
+Two files of `--num_pairs` pairs in runs/bench-pairs: `quickstart.jsonl`, of configs/quickstart.yaml's questions with
+their two-shot prompts, and `plain.jsonl`, of the same countries asked in one sentence without examples, with longer
+answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from maskdpo_ray import annotators, cli, loopback, model_folder, questions
+from maskdpo_ray.config import Config
+from maskdpo_ray.pairing import pair_of
+from maskdpo_ray.records import PreferencePair, Question, to_json
+from maskdpo_ray.stages import Labelled
+
+FOLDER = Path("runs/bench-pairs")
+ANSWER_TOKENS = {"quickstart": 96, "plain": 192}
+
+
+def asked_plainly(question: Question) -> Question:
+    """The question about the same country without examples."""
+    text = (
+        f"Tell me about {question.topic}: its capital, the continent that it lies in, its official language, its "
+        "currency and its neighbours. Write plain sentences, no list."
+    )
+    return replace(question, prompt=({"role": "user", "content": text},))
+
+
+def pairs(config: Config, asked: list[Question], num_pairs: int) -> Iterator[PreferencePair]:
+    """The first `num_pairs` that come of the questions, in their order."""
+    from actors import weights
+    from maskdpo_ray.cluster import Cluster
+
+    tokenizer = model_folder.load(config.model).tokenizer
+    annotator = annotators.build(config.annotation.annotator, config.annotation.options)
+    policy = weights.publish(config.model.model_name_or_path, 0)
+    with Cluster(config) as cluster:
+        engines, labels, _ = cluster.start_evaluation(
+            policy, lambda question: questions.render(tokenizer, question), annotator, None
+        )
+        assert engines is not None
+        answered = engines.stream(asked, policy, config.rollout.n_samples_per_prompt, "train")
+        found = {item.question.id: item for item in labels.stream(answered) if isinstance(item, Labelled)}
+    made = [pair_of(found[question.id], config, tokenizer) for question in asked if question.id in found]
+    yield from [pair for pair in made if isinstance(pair, PreferencePair)][:num_pairs]
+
+
+def main() -> None:
+    """Command line: write both files, say what is in them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_pairs", type=int, default=64)
+    parser.add_argument("--questions", type=int, default=120, help="Asked for them: not each gives a pair.")
+    given = parser.parse_args()
+    config = cli.read(Path("configs/quickstart.yaml"))
+    loopback.prefer(config.cluster)
+    asked, _ = questions.split_by_topic(
+        questions.load(config.data.train), config.data.num_eval_topics, config.data.split_seed
+    )
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, max_new_tokens in ANSWER_TOKENS.items():
+        own = asked if name == "quickstart" else [asked_plainly(question) for question in asked]
+        sampled = replace(
+            config,
+            rollout=replace(config.rollout, max_new_tokens=max_new_tokens),
+            vllm=replace(config.vllm, dtype="bfloat16"),  # 1.6 times as fast; here no answer needs to be repeatable
+        )
+        made = list(pairs(sampled, own[: given.questions], given.num_pairs))
+        if len(made) < given.num_pairs:
+            raise SystemExit(f"{name}: expected {given.num_pairs} pairs, got {len(made)}; raise --questions")
+        file = FOLDER / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(to_json(pair)) + "\n" for pair in made))
+        sides = [side.rollout.token_ids for pair in made for side in (pair.chosen, pair.rejected)]
+        prompt = sum(len(pair.prompt_token_ids) for pair in made) / len(made)
+        answer = sum(map(len, sides)) / len(sides)
+        print(f"{file}: {len(made)} pairs, prompts of {prompt:.0f} tokens, answers of {answer:.0f} (means)")
+
+
+if __name__ == "__main__":
+    main()
