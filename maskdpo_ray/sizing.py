@@ -2,7 +2,7 @@
 
 The sums follow DeepSpeed 0.19.6 (`runtime/zero/stage_1_and_2.py`, `stage3.py`) with OpenRLHF's config, which leaves
 bucket sizes at DeepSpeed's defaults, and transformers' Llama with the attention of `tree_attention.py`.
-tests/e2e/test_sizing.py compares them with the tensors of a real rank.
+tests/e2e/test_sized.py compares them with the tensors of a real rank.
 """
 
 from __future__ import annotations
