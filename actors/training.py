@@ -124,6 +124,7 @@ class TrainingRank:
         self._is_own_reference = settings.lora.rank > 0 and reference_path == policy_path
         if reference_path is not None and not self._is_own_reference:
             self._reference = self._frozen(reference_path)
+        strategies.free_memory(settings.device)  # of loading
 
     def reference_logps(
         self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
@@ -206,6 +207,8 @@ class TrainingRank:
         sums = self._reduce(sums, "sum")
         if not math.isfinite(sums[0]):
             raise NotFiniteError(f"expected a finite loss, got {sums[0]}")
+        # What the passes needed, and glibc keeps, is as much as the optimizer will need.
+        strategies.free_memory(self._settings.device)
         engine.step()
         grad_norm = self._strategy.get_grad_norm(engine)
         if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
