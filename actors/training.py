@@ -280,7 +280,7 @@ class TrainingRank:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from maskdpo_ray import tree_attention
+        from maskdpo_ray import lean_layers, tree_attention
 
         settings = self._settings
         with strategies.partitioned_loading(self._strategy):
@@ -298,6 +298,8 @@ class TrainingRank:
             model = model.to(strategies.device_of(settings.device))
         if settings.savings.prefix_tree:
             tree_attention.install(model)
+        if settings.savings.lean_layers:
+            lean_layers.install(model)
         return model
 
     def _frozen(self, path: str) -> Any:
