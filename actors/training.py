@@ -207,8 +207,7 @@ class TrainingRank:
         sums = self._reduce(sums, "sum")
         if not math.isfinite(sums[0]):
             raise NotFiniteError(f"expected a finite loss, got {sums[0]}")
-        # What the passes needed, and glibc keeps, is as much as the optimizer will need.
-        strategies.free_memory(self._settings.device)
+        strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
         engine.step()
         grad_norm = self._strategy.get_grad_norm(engine)
         if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
