@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import inspect
 import os
@@ -155,13 +156,35 @@ def free_memory(device: Device) -> None:
         import torch
 
         torch.cuda.empty_cache()
-    elif sys.platform == "linux":
-        import ctypes
+    else:
+        trim_heap()
 
-        # glibc keeps freed blocks of a released model otherwise, and memory grows by iterations.
-        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if malloc_trim is not None:
-            malloc_trim(0)
+
+def trim_heap() -> None:
+    """Give back what glibc keeps of freed tensors on a CPU: milliseconds for each GiB. Nothing without glibc."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+_ELEMENTS_AT_A_TIME = 2**24
+"""On CPUs, of gradients: what ranks exchange in one go, and what the optimizer has in fp32."""
+
+
+def _parts(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """A group of parameters as several: DeepSpeed's step copies a group's gradients to fp32 at once."""
+    parts: list[dict[str, Any]] = []
+    size = 0
+    for parameter in group["params"]:
+        # ds_numel: of all ranks under ZeRO-3, where numel() is 0.
+        count = getattr(parameter, "ds_numel", parameter.numel())
+        # Two at least: a single one is not copied when DeepSpeed makes a group flat, and keeps the model's file mapped.
+        if not parts or (size + count > _ELEMENTS_AT_A_TIME and len(parts[-1]["params"]) > 1):
+            parts.append({**group, "params": []})
+            size = 0
+        parts[-1]["params"].append(parameter)
+        size += count
+    return parts
 
 
 def _cpu_strategy(openrlhf_deepspeed: ModuleType) -> type:
@@ -192,7 +215,13 @@ def _cpu_strategy(openrlhf_deepspeed: ModuleType) -> type:
             # torch's fused CPU AdamW: DeepSpeed's own would be compiled with g++ at start.
             if optim_dict is not None:
                 optim_dict = {**optim_dict, "params": {**optim_dict["params"], "torch_adam": True, "fused": True}}
-            return super().get_ds_train_config(optim_dict, max_norm=max_norm)
+            config = super().get_ds_train_config(optim_dict, max_norm=max_norm)
+            config["zero_optimization"]["reduce_bucket_size"] = _ELEMENTS_AT_A_TIME
+            return config
+
+        def _get_model_parameters(self, *args: Any, **kwargs: Any) -> tuple[Any, list[dict[str, Any]]]:
+            model, groups = super()._get_model_parameters(*args, **kwargs)
+            return model, [part for group in groups for part in _parts(group)]
 
     return CpuDeepspeedStrategy
 

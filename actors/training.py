@@ -124,6 +124,7 @@ class TrainingRank:
         self._is_own_reference = settings.lora.rank > 0 and reference_path == policy_path
         if reference_path is not None and not self._is_own_reference:
             self._reference = self._frozen(reference_path)
+        strategies.free_memory(settings.device)  # of loading
 
     def reference_logps(
         self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
@@ -206,6 +207,7 @@ class TrainingRank:
         sums = self._reduce(sums, "sum")
         if not math.isfinite(sums[0]):
             raise NotFiniteError(f"expected a finite loss, got {sums[0]}")
+        strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
         engine.step()
         grad_norm = self._strategy.get_grad_norm(engine)
         if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
@@ -277,7 +279,7 @@ class TrainingRank:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from maskdpo_ray import tree_attention
+        from maskdpo_ray import lean_layers, tree_attention
 
         settings = self._settings
         with strategies.partitioned_loading(self._strategy):
@@ -295,6 +297,8 @@ class TrainingRank:
             model = model.to(strategies.device_of(settings.device))
         if settings.savings.prefix_tree:
             tree_attention.install(model)
+        if settings.savings.lean_layers:
+            lean_layers.install(model)
         return model
 
     def _frozen(self, path: str) -> Any:

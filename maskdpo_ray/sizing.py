@@ -1,7 +1,8 @@
 """What a training rank holds in memory at its fullest moments, summed from a model's shape and a config.
 
 The sums follow DeepSpeed 0.19.6 (`runtime/zero/stage_1_and_2.py`, `stage3.py`) with OpenRLHF's config, which leaves
-bucket sizes at DeepSpeed's defaults, and transformers' Llama with the attention of `tree_attention.py`.
+bucket sizes at DeepSpeed's defaults on GPUs (`actors/strategy.py` lowers them on CPUs), and transformers' Llama with
+the attention of `tree_attention.py` and, unless `savings.lean_layers` is off, the layers of `lean_layers.py`.
 tests/e2e/test_sized.py compares them with the tensors of a real rank.
 """
 
@@ -15,15 +16,17 @@ from maskdpo_ray.config import Config
 from maskdpo_ray.model_shape import ModelShape
 
 _BUCKET = 500_000_000
-"""Elements of DeepSpeed's buffer for gradients on their way to other ranks (`reduce_bucket_size`)."""
+"""Elements of DeepSpeed's buffer for gradients on their way to other ranks (`reduce_bucket_size`), on GPUs."""
+_AT_A_TIME = 2**24
+"""The same on CPUs, and elements whose gradients are there in fp32 together (`actors/strategy.py`)."""
 _LIVE = 1_000_000_000
 """Elements that ZeRO-3 keeps gathered (`stage3_max_live_parameters`), and of a part of its step (`sub_group_size`)."""
 _PERSISTENT = 100_000
 """ZeRO-3 holds smaller tensors whole (`stage3_param_persistence_threshold`)."""
-_ROWS = 512
+_ROWS = 128
 """Rows of logits that are there in float32 at a time (`token_logps.py`)."""
-_KEPT = 2**22
-"""Attention weights of a layer that are kept for the backward pass, on CPUs, at most (`tree_attention.py`)."""
+_SCORES = 2**22
+"""Attention weights of a layer on CPUs are taken for so many at most: what they are depends on what pairs share."""
 _FP32 = 4
 _ADAM = 8
 """Bytes of Adam's two moments per weight."""
@@ -91,6 +94,7 @@ class TrainingRank:
         self._checkpoints = config.model.gradient_checkpointing_enable
         self._width = bytes_of(config.ds.param_dtype)
         self._has_tree = config.savings.prefix_tree
+        self._is_lean = config.savings.lean_layers
         lora = config.lora
         self._adapters = shape.adapters(lora.rank, lora.target_modules) if lora.rank else []
         self._all = [*shape.tensors(), *self._adapters]
@@ -139,14 +143,16 @@ class TrainingRank:
 
     def _backward(self) -> Moment:
         width, trained = self._width, sum(self._trained)
-        in_bucket = min(_BUCKET, trained)
+        bucket = _BUCKET if self._on_gpu else _AT_A_TIME
+        # On a CPU only what is written to takes memory.
+        in_bucket = min(bucket, trained)
         terms = self.lasting()
         if not self._is_sharded and not self._is_offloaded:
             # DeepSpeed sums them in the weights' dtype here, whatever grad_accum_dtype says.
             copies = 2 if self._several_passes else 1
             terms.append(Term("gradients of this rank's share", copies * width * self._of_whole_tensors()))
         terms += [
-            Term("DeepSpeed's gradient bucket", width * (_BUCKET if self._on_gpu else in_bucket)),
+            Term("DeepSpeed's gradient bucket", width * (bucket if self._on_gpu else in_bucket)),
             Term("its copy on the way to other ranks", width * in_bucket if self._ranks > 1 else 0),
             Term("largest gradient", width * max(self._trained)),
         ]
@@ -162,10 +168,11 @@ class TrainingRank:
             terms.append(Term("gradients, flat", _FP32 * min(shard, _LIVE)))
         else:
             held = 0 if self._is_offloaded else self._of_whole_tensors()
+            part = shard if self._on_gpu else min(shard, _AT_A_TIME + max(self._trained))
             terms += [
                 Term("gradients of this rank's share", self._width * held),
-                Term("gradients, flat", self._width * shard),
-                Term("gradients in fp32", _FP32 * shard if self._width < _FP32 else 0),
+                Term("gradients, flat", self._width * part),
+                Term("gradients in fp32", _FP32 * part if self._width < _FP32 else 0),
             ]
         return Moment("optimizer step", tuple(terms))
 
@@ -185,7 +192,7 @@ class TrainingRank:
         terms = (
             self.lasting()[0],
             Term("gathered weights", gathered),
-            Term("activations of a layer", per_token * self._pass.tokens + self._scores()),
+            Term("activations of a layer", per_token * self._pass.tokens + self._mask() + self._scores()),
             Term("logits", (width * self._pass.targets + _FP32 * _ROWS) * shape.vocab_size),
         )
         return Moment("reference log-probs", terms)
@@ -193,7 +200,7 @@ class TrainingRank:
     def _activations(self) -> list[Term]:
         """What autograd keeps of one pass, and its fullest moment beside: the head's, or a layer's."""
         shape, tokens, targets, width = self._shape, self._pass.tokens, self._pass.targets, self._width
-        layer, layers = layer_activations(shape, tokens, width) + self._scores(), shape.num_layers
+        layer, layers = layer_activations(shape, tokens, width, self._is_lean) + self._mask(), shape.num_layers
         # Logits and their gradient, and a few rows of both in fp32.
         head = (2 * width * targets + 2 * _FP32 * min(_ROWS, targets)) * shape.vocab_size
         head += width * targets * shape.hidden_size
@@ -201,16 +208,21 @@ class TrainingRank:
         if self._checkpoints:
             return [
                 Term("inputs of layers (checkpointed)", width * tokens * shape.hidden_size * layers),
-                Term("logits and their gradients, or one layer anew", max(head, 2 * layer)),
+                Term("logits and their gradients, or one layer anew", max(head, 2 * layer + self._scores())),
             ]
-        return [Term("activations", layer * layers), Term("logits or a layer: gradients", max(head, layer))]
+        return [
+            Term("activations", layer * layers),
+            Term("logits or a layer: gradients", max(head, layer + self._scores())),
+        ]
+
+    def _mask(self) -> int:
+        """Bytes of transformers' mask of tokens x tokens, in the weights' dtype."""
+        return 0 if self._has_tree else self._width * self._pass.tokens**2
 
     def _scores(self) -> int:
-        """Bytes of what a layer's attention keeps of tokens x tokens, at most."""
+        """Bytes of the attention weights of one layer, while it is computed."""
         scores = self._shape.num_heads * self._pass.tokens**2
-        if not self._has_tree:
-            return self._width * self._pass.tokens**2  # transformers' mask, in the weights' dtype
-        return 0 if self._on_gpu else self._width * min(scores, _KEPT)
+        return self._width * min(scores, _SCORES) if self._has_tree and not self._on_gpu else 0
 
     def _of_rank(self, tensors: Sequence[int]) -> int:
         """Elements of a rank's share: ZeRO-2 cuts the whole, ZeRO-3 each tensor."""
@@ -231,12 +243,17 @@ class TrainingRank:
         return max(held)
 
 
-def layer_activations(shape: ModelShape, tokens: int, width: int) -> int:
-    """Bytes that autograd keeps of one layer: inputs of each product, and what the norms and SiLU need again; not what
-    attention keeps of its scores. `width`: bytes of a weight."""
-    hidden = (8 + 4 * width) * shape.hidden_size  # RMSNorm computes in fp32
+def layer_activations(shape: ModelShape, tokens: int, width: int, is_lean: bool) -> int:
+    """Bytes that autograd keeps of one layer: inputs of each product, and what the norms and SiLU need again.
+
+    Args:
+        width: bytes of a weight.
+        is_lean: whether norms and SiLU are computed again (`savings.lean_layers`).
+    """
+    in_fp32 = 0 if is_lean else 2 * _FP32  # RMSNorm computes in it
+    hidden = (in_fp32 + 4 * width) * shape.hidden_size
     attention = 2 * width * (shape.query_size + shape.kv_size)  # queries, keys, values and what they give
-    gated = 4 * width * shape.intermediate_size
+    gated = (2 if is_lean else 4) * width * shape.intermediate_size
     return tokens * (hidden + attention + gated + 2 * _FP32)
 
 

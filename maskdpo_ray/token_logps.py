@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-_ROWS_AT_A_TIME = 512
+_ROWS_AT_A_TIME = 128
 """Rows of logits that are there in float32 together."""
 
 

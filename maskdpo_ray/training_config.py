@@ -117,3 +117,5 @@ class SavingsConfig:
     group_pairs: bool = True
     """Put the pairs of a step that share most into one micro-batch, and fill it up to the limits; off: in order, and
     with `train.micro_batch_size` pairs each."""
+    lean_layers: bool = True
+    """Keep less of norms and MLPs for the backward pass, and compute it again there."""

@@ -149,24 +149,18 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         """As `_attend`; query [count, K, R * L, D], key and value [count, K, S, D]."""
-        shares = _shares(query, key, mask, scaling)
         ctx.scaling = scaling
-        # Small ones are kept for the backward pass, large ones computed again: memory stays linear in the nodes.
-        ctx.save_for_backward(query, key, value, mask, shares if shares.numel() <= _KEPT else None)
-        return shares @ value
+        ctx.save_for_backward(query, key, value, mask)
+        return _shares(query, key, mask, scaling) @ value
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, mask, shares = ctx.saved_tensors
-        if shares is None:
-            shares = _shares(query, key, mask, ctx.scaling)
+        query, key, value, mask = ctx.saved_tensors
+        # Computed again: memory stays linear in the nodes.
+        shares = _shares(query, key, mask, ctx.scaling)
         of_shares = gradient @ value.mT
         of_scores = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype).mul_(ctx.scaling)
         return of_scores @ key, of_scores.mT @ query, shares.mT @ gradient, None, None
-
-
-_KEPT = 2**22
-"""Attention weights of one layer."""
 
 
 def _shares(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor, scaling: float) -> torch.Tensor:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from maskdpo_ray import micro_batches, prefix_tree, tree_attention
+from maskdpo_ray import lean_layers, micro_batches, prefix_tree, tree_attention
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.forward import response_logps
 from maskdpo_ray.losses import masked_dpo_loss
@@ -105,6 +105,8 @@ def test_the_same_loss_and_gradients(truth: dict[str, Any], case: str, attention
     policy, reference = (copy.deepcopy(model) for model in truth["models"])
     if attention == "own" and savings.prefix_tree:
         assert tree_attention.install(policy) == tree_attention.install(reference) == tree_attention.GROUPED
+    if savings.lean_layers:
+        assert lean_layers.install(policy) == lean_layers.install(reference) > 6
     loss, gradients = losses(policy, examples(), savings, TrainConfig(micro_batch_size=3), reference)
     assert loss == pytest.approx(truth["loss"], rel=1e-6)
     norm = torch.stack([gradient.norm() for gradient in truth["gradients"]]).norm()
@@ -117,19 +119,9 @@ def test_with_gradient_checkpointing(truth: dict[str, Any], attention: str) -> N
     policy, reference = (copy.deepcopy(model) for model in truth["models"])
     if attention == "own":
         tree_attention.install(policy)
+    lean_layers.install(policy)
     policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy.train()
-    loss, gradients = losses(policy, examples(), SavingsConfig(), TrainConfig(micro_batch_size=3), reference)
-    assert loss == pytest.approx(truth["loss"], rel=1e-6)
-    for got, expected in zip(gradients, truth["gradients"], strict=True):
-        torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-6 * expected.abs().max().item())
-
-
-def test_recomputed_attention_weights(truth: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large ones are not kept for the backward pass."""
-    policy, reference = (copy.deepcopy(model) for model in truth["models"])
-    tree_attention.install(policy)
-    monkeypatch.setattr(tree_attention, "_KEPT", 0)
     loss, gradients = losses(policy, examples(), SavingsConfig(), TrainConfig(micro_batch_size=3), reference)
     assert loss == pytest.approx(truth["loss"], rel=1e-6)
     for got, expected in zip(gradients, truth["gradients"], strict=True):

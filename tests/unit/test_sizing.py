@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray import model_shape, prefix_tree, sizing, tree_attention
+from maskdpo_ray import lean_layers, model_shape, prefix_tree, sizing, tree_attention
 from maskdpo_ray.config import (
     ClusterConfig,
     Config,
@@ -169,8 +169,9 @@ def test_a_second_model_when_references_are_made_in_every_step() -> None:
     assert "reference model (savings.reference_once: false)" in names
 
 
+@pytest.mark.parametrize("is_lean", [False, True])
 @pytest.mark.parametrize("width", [2, 4])
-def test_activations_are_those_that_autograd_keeps(width: int) -> None:
+def test_activations_are_those_that_autograd_keeps(width: int, is_lean: bool) -> None:
     """Of one layer: the difference between two layers and one."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -193,6 +194,8 @@ def test_activations_are_those_that_autograd_keeps(width: int) -> None:
             return tensor
 
         tree_attention.install(model)
+        if is_lean:
+            assert lean_layers.install(model) == 3 * layers + 1
         tree = prefix_tree.build([range(tokens)], [[1]], [[1.0]])
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             output = model(
@@ -201,8 +204,7 @@ def test_activations_are_those_that_autograd_keeps(width: int) -> None:
         assert output.logits.requires_grad
         return sum(saved.values())
 
-    scores = width * TINY.num_heads * tokens**2
-    assert kept(2) - kept(1) == sizing.layer_activations(TINY, tokens, width) + scores
+    assert kept(2) - kept(1) == sizing.layer_activations(TINY, tokens, width, is_lean)
 
 
 def test_largest_pass() -> None:
