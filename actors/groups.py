@@ -15,7 +15,6 @@ from typing import Any
 from actors import weights
 from actors.clock import BusyClock
 from actors.host import Stored
-from actors.pair_logps import PairLogps
 from actors.pool import Failure, Pool
 from actors.ranks import Ranks
 from actors.rollout import Sampling, refuse_faults, request_seed
@@ -26,10 +25,13 @@ from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ActorLost, ClusterError, NotFiniteError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
-from maskdpo_ray.stages import Answered, Failed, Labelled, ReferenceLogps
+from maskdpo_ray.reference import PairLogps
+from maskdpo_ray.stages import Answered, Failed, Labelled
 
 _TOGETHER = 16
 """Questions that go to an annotation or evaluation actor in one call, at most."""
+_BLOCK_TOKENS = 500_000
+"""Of pairs whose reference log-probs are asked for in one call."""
 
 
 class _Replaced:
@@ -147,7 +149,7 @@ class _Training:
     """What is trained at present: all that a new group of ranks needs to go on with it."""
 
     examples: Sequence[TrainingExample]
-    reference: ReferenceLogps | Policy
+    reference: Sequence[PairLogps] | Policy
     policy: Policy
     seed: int
     checkpoints: Checkpoints
@@ -162,8 +164,12 @@ class TrainingGroup:
         self._training: _Training | None = None
         self._clock = BusyClock()
 
-    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> ReferenceLogps:
+    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> Iterator[PairLogps]:
         """See `stages.Trainer.reference_logps`."""
+        for block in _blocks(examples):
+            yield from self._logps_of(block, policy)
+
+    def _logps_of(self, examples: Sequence[TrainingExample], policy: Policy) -> list[PairLogps]:
         shares = self._split(examples)
         arguments = [([[examples[i] for i in places] for places in share], policy.path) for share in shares]
         while True:
@@ -180,7 +186,7 @@ class TrainingGroup:
     def train(
         self,
         examples: Sequence[TrainingExample],
-        reference: ReferenceLogps | Policy,
+        reference: Sequence[PairLogps] | Policy,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
@@ -269,6 +275,19 @@ class TrainingGroup:
     def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         with self._clock:
             return self._ranks.call(method, arguments)
+
+
+def _blocks(examples: Iterable[TrainingExample]) -> Iterator[list[TrainingExample]]:
+    """`examples` in runs of about `_BLOCK_TOKENS` tokens: as objects they take 36 bytes a token."""
+    block, size = [], 0
+    for example in examples:
+        block.append(example)
+        size += len(example.prompt_token_ids) + len(example.chosen_token_ids) + len(example.rejected_token_ids)
+        if size >= _BLOCK_TOKENS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _together(hosted: Stored[Any]) -> int:

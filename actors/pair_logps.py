@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from maskdpo_ray.batching import TrainingExample
-
-PairLogps = tuple[np.ndarray, np.ndarray]
-"""Of one pair's responses: chosen and rejected, one float32 per response token."""
+    from maskdpo_ray.reference import PairLogps
 
 
 def pad(references: Sequence[PairLogps]) -> torch.Tensor:

@@ -26,9 +26,9 @@ from maskdpo_ray.training_config import LoraConfig, SavingsConfig
 if TYPE_CHECKING:
     import torch
 
-    from actors.pair_logps import PairLogps
     from maskdpo_ray.batching import TrainingExample
     from maskdpo_ray.entries import Proof
+    from maskdpo_ray.reference import PairLogps
 
 # The folder that DeepSpeed makes within a checkpoint's.
 _TAG = "state"
@@ -64,7 +64,8 @@ class TrainingRank:
         self._strategy: Any = None
         self._engine: Any = None
         self._reference: Any = None
-        """The reference model, where its log-probs are computed in every step."""
+        """The reference model, while its log-probs are computed, or where every step computes them."""
+        self._reference_path: str | None = None
         self._is_own_reference = False
         """Whether the policy without its adapters is the reference."""
         self._tokenizer: Any = None
@@ -123,7 +124,7 @@ class TrainingRank:
         self._seed = seed
         self._is_own_reference = settings.lora.rank > 0 and reference_path == policy_path
         if reference_path is not None and not self._is_own_reference:
-            self._reference = self._frozen(reference_path)
+            self._load_reference(reference_path)
         strategies.free_memory(settings.device)  # of loading
 
     def reference_logps(
@@ -133,17 +134,13 @@ class TrainingRank:
 
         Returns:
             Per pair, in the order given, arrays of the lengths of its chosen and rejected response;
-            0 where a token's weight is 0.
+            0 where a token's weight is 0. A model of `policy_path` stays loaded for the next call, until `begin` or
+            `release`.
         """
         if policy_path is None:
             return self._logps(self._engine, micro_batches)
-        model = self._frozen(policy_path)
-        try:
-            return self._logps(model, micro_batches)
-        finally:
-            self._free(model)
-            del model
-            strategies.free_memory(self._settings.device)
+        self._load_reference(policy_path)
+        return self._logps(self._reference, micro_batches)
 
     def train_step(
         self,
@@ -309,19 +306,22 @@ class TrainingRank:
         model.eval()
         return model
 
-    def _free(self, frozen: Any) -> None:
-        if self._settings.zero_stage == 3:
-            strategies.destroy_engine(frozen)
+    def _load_reference(self, path: str) -> None:
+        if self._reference_path != path:
+            self._free_reference()
+            self._reference, self._reference_path = self._frozen(path), path
+
+    def _free_reference(self) -> None:
+        if self._reference is not None and self._settings.zero_stage == 3:
+            strategies.destroy_engine(self._reference)
+        self._reference = self._reference_path = None
 
     def release(self) -> None:
         """Free the models, gradients and optimizer; `begin` loads anew."""
-        if self._engine is None:
-            return
-        if self._reference is not None:
-            self._free(self._reference)
-            self._reference = None
-        strategies.destroy_engine(self._engine)
-        self._engine = None
+        self._free_reference()
+        if self._engine is not None:
+            strategies.destroy_engine(self._engine)
+            self._engine = None
         strategies.free_memory(self._settings.device)
 
     def _reference_of(self, pairs: Sequence[TrainingExample]) -> torch.Tensor | None:

@@ -169,7 +169,7 @@ def train(workload: Workload, mask: str) -> Outcome:
         trainer = cluster.start_trainer()
         checkpoints = Checkpoints(Path(folder), 0, {})
         begin = time.perf_counter()
-        reference = trainer.reference_logps(examples, policy) if config.savings.reference_once else policy
+        reference = list(trainer.reference_logps(examples, policy)) if config.savings.reference_once else policy
         referenced = time.perf_counter()
         steps = list(trainer.train(examples, reference, policy, workload.seed, checkpoints))
         end = time.perf_counter()

@@ -10,15 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
-
-ReferenceLogps = list[tuple[np.ndarray, np.ndarray]]
-"""Per example (chosen, rejected): [response length] float32, 0 where the weight is 0."""
+from maskdpo_ray.reference import PairLogps
 
 
 @dataclass(frozen=True)
@@ -93,13 +89,13 @@ class Evaluators(Group, Protocol):
 class Trainer(Protocol):
     """A group of DeepSpeed ranks."""
 
-    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> ReferenceLogps:
+    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> Iterator[PairLogps]:
         """Log-probs of every example under `policy`, in order."""
 
     def train(
         self,
         examples: Sequence[TrainingExample],
-        reference: ReferenceLogps | Policy,
+        reference: Sequence[PairLogps] | Policy,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,

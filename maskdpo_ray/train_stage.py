@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from maskdpo_ray import batching
@@ -11,13 +11,11 @@ from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config
 from maskdpo_ray.policy import Policy
+from maskdpo_ray.reference import ReferenceLogps
 from maskdpo_ray.report.progress import note, track
 from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stages import ReferenceLogps, Trainer
+from maskdpo_ray.stages import Trainer
 from maskdpo_ray.tracking import Tracker
-
-_BLOCK_TOKENS = 4_000_000
-"""Of pairs that go to the trainer together for their reference log-probs; it loads the reference model each time."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +80,9 @@ class TrainStage:
         if self.folder.finished("reference", iteration) is not None:
             self.folder.check_files("reference", iteration)
             return reference_file.load(file, examples, against.checksum)
-        logps = [
-            pair for block in _blocks(examples, _BLOCK_TOKENS) for pair in self.trainer.reference_logps(block, against)
-        ]
+        computed = self.trainer.reference_logps(examples, against)
+        description = f"iteration {iteration}: reference log-probs"
+        logps = ReferenceLogps.of(examples, track(computed, description, len(examples)))
         reference_file.save(file, examples, logps, against.checksum)
         self.folder.finish("reference", iteration, [file], policy=asdict(against))
         return logps
-
-
-def _blocks(examples: Sequence[TrainingExample], num_tokens: int) -> Iterator[list[TrainingExample]]:
-    """`examples` in runs of about so many tokens: as objects they take 36 bytes a token."""
-    block, size = [], 0
-    for example in examples:
-        block.append(example)
-        size += len(example.prompt_token_ids) + len(example.chosen_token_ids) + len(example.rejected_token_ids)
-        if size >= num_tokens:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block

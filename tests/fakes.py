@@ -36,7 +36,8 @@ from maskdpo_ray.records import (
     Sentence,
     Surprisal,
 )
-from maskdpo_ray.stages import Answered, Failed, Labelled, ReferenceLogps, Stages
+from maskdpo_ray.reference import PairLogps
+from maskdpo_ray.stages import Answered, Failed, Labelled, Stages
 
 EOS = 0
 CONFIG = Config(model=ModelConfig(model_name_or_path="m"))
@@ -198,14 +199,14 @@ class FakeTrainer:
         self._train, self._events = config.train, events
         self._state = b""
 
-    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> ReferenceLogps:
+    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> Iterator[PairLogps]:
         self._events.note("reference", policy.version, tuple(example.pair_id for example in examples))
-        return [fake_logps(example, policy.checksum) for example in examples]
+        return (fake_logps(example, policy.checksum) for example in examples)
 
     def train(
         self,
         examples: Sequence[TrainingExample],
-        reference: ReferenceLogps | Policy,
+        reference: Sequence[PairLogps] | Policy,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,

@@ -24,7 +24,7 @@ from actors.training import TrainingRank, TrainingSettings
 from maskdpo_ray import batching
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.errors import ModelError, NotFiniteError
-from maskdpo_ray.stages import ReferenceLogps
+from maskdpo_ray.reference import PairLogps
 
 # The groups of ranks run inside the first test's setup: two minutes on two idle cores, more on busy ones.
 pytestmark = pytest.mark.timeout(1200)
@@ -149,7 +149,7 @@ def shares(items: list[Any], rank: int, world: int) -> list[list[Any]]:
 
 
 def train_steps(
-    trainer: TrainingRank, rank: int, world: int, reference: ReferenceLogps, batches: list[list[int]]
+    trainer: TrainingRank, rank: int, world: int, reference: list[PairLogps], batches: list[list[int]]
 ) -> list[dict[str, float]]:
     """Train on batches of indices into `examples()` and `reference`; returns each step's metrics."""
     pairs = examples()

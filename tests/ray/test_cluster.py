@@ -11,7 +11,7 @@ import psutil
 import pytest
 from running import MAX_IN_FLIGHT, MINE, Running, config_for, started
 
-from actors import weights
+from actors import groups, weights
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
 from actors.rollout import request_seed
 from maskdpo_ray import annotators, batching, questions
@@ -125,7 +125,7 @@ class TestRunningCluster:
         """Micro-batches of 2 over 2 ranks: uneven shares, an odd last one, a rank without any."""
         examples = [example(f"p{index}") for index in range(count)]
         since = running.count("rank")
-        logps = running.stages.trainer.reference_logps(examples, running.initial)
+        logps = list(running.stages.trainer.reference_logps(examples, running.initial))
         assert len(logps) == count
         for given, asked in zip(logps, examples, strict=True):
             for side, expected in zip(given, fakes.fake_logps(asked, running.initial.path), strict=True):
@@ -133,6 +133,17 @@ class TestRunningCluster:
         sizes = {note["rank"]: note["sizes"] for note in running.notes("rank", "reference", since)}
         shares = ((count + 1) // 2, count // 2)
         assert sizes == {rank: [2] * (share // 2) + [1] * (share % 2) for rank, share in enumerate(shares)}
+
+    def test_reference_logps_in_blocks(self, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Few pairs are on their way at a time, whatever the number of all."""
+        monkeypatch.setattr(groups, "_BLOCK_TOKENS", 1)
+        examples = [example(f"p{index}") for index in range(3)]
+        since = running.count("rank")
+        logps = list(running.stages.trainer.reference_logps(examples, running.initial))
+        for given, asked in zip(logps, examples, strict=True):
+            for side, expected in zip(given, fakes.fake_logps(asked, running.initial.path), strict=True):
+                np.testing.assert_array_equal(side, expected)
+        assert [sum(note["sizes"]) for note in running.notes("rank", "reference", since)].count(1) == 3
 
     def test_batches_are_shared_out(self, running: Running) -> None:
         """5 pairs in batches of 4: every step's pairs on exactly one rank, the last batch of an epoch is 1 pair."""

@@ -116,7 +116,7 @@ class TestDeaths:
 
     def test_in_the_reference_logps(self, running: Running, capfd: Any) -> None:
         examples = [example(name) for name in ("die-reference/r", "a", "wait/r", "b")]
-        logps = running.trainer.reference_logps(examples, running.initial)
+        logps = list(running.trainer.reference_logps(examples, running.initial))
         for given, asked in zip(logps, examples, strict=True):
             for side, expected in zip(given, fakes.fake_logps(asked, running.initial.path), strict=True):
                 np.testing.assert_array_equal(side, expected)
@@ -130,7 +130,7 @@ class TestDeaths:
         assert policy.checksum == plain.checksum
         assert [note["rank"] for note in running.notes("step", since=since)].count(0) == 2 * 2
         since = running.count()
-        running.trainer.reference_logps([example("a")], running.initial)
+        list(running.trainer.reference_logps([example("a")], running.initial))
         assert running.notes("setup", since=since) == []  # those that came stay
 
     def test_again_and_again(self, running: Running, capfd: Any) -> None:

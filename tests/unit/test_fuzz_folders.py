@@ -115,7 +115,8 @@ def test_comparisons(finished: Path, tmp_path: Path, name: str) -> None:
 def test_reference_logps(tmp_path: Path) -> None:
     examples = [TrainingExample("p", (1,), (2, 3), (4,), (1.0, 1.0), (1.0,))]
     file = tmp_path / "logps.safetensors"
-    reference.save(file, examples, [(np.zeros(2, np.float32), np.zeros(1, np.float32))], "5f")
+    logps = [(np.zeros(2, np.float32), np.zeros(1, np.float32))]
+    reference.save(file, examples, reference.ReferenceLogps.of(examples, logps), "5f")
     read = fuzz.from_file(file, lambda path: reference.load(path, examples, "5f"))
     fuzz.check(read, file.read_bytes(), lines=False)
 
