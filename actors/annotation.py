@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actors.faults import told
 from actors.host import Host, Stored
 from maskdpo_ray.annotators import Annotator, conformance
 from maskdpo_ray.records import Annotation, Question, Rollout
@@ -17,7 +18,7 @@ class AnnotationActor(Host[Annotator]):
         """
         annotator = self._started(stored)
         items = [(question, rollout) for rollout in rollouts]
-        with self._clock:
+        with self._clock, told():
             annotations = annotator.annotate(items)
         conformance.refuse_faults(items, annotations)
         return annotations

@@ -21,7 +21,7 @@ class Refused:
     def of(cls, error: BaseException) -> Refused:
         """Of what an actor raised."""
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return cls(f"{kind}{first_line(error)}")
+        return cls(f"{kind}{printable(one_line(error))}")
 
 
 class OutOfMemory(ClusterError):

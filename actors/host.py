@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from actors.calls import Refused
 from actors.clock import BusyClock
+from actors.faults import told
 from actors.lifetime import end_with_raylet
 from maskdpo_ray.errors import ReplyError, UserError
 
@@ -61,8 +62,9 @@ class Host(Generic[Hosted]):
     def _started(self, stored: Stored[Hosted]) -> Hosted:
         with self._starting:
             if self._hosted is None:
-                hosted = stored.fetch()
-                hosted.start()
+                with told():
+                    hosted = stored.fetch()
+                    hosted.start()
                 self._hosted = hosted
             return self._hosted
 

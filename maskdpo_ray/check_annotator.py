@@ -5,22 +5,28 @@ python -m maskdpo_ray.check_annotator --config mine.yaml --annotation.annotator 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
-import sys
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import cloudpickle
 
 from maskdpo_ray import annotators, cli, questions
 from maskdpo_ray.annotators import Annotator, conformance
+from maskdpo_ray.commands import arguments
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import UserError, printable
+from maskdpo_ray.errors import UserError, described, printable
 from maskdpo_ray.records import Annotation, Question, Rollout
 from maskdpo_ray.unparsed import UnparsedShare
 
 NUM_QUESTIONS = 8
+UNPICKLED, STARTED = "it can be unpickled in another process", "start()"
 ANSWERS = (
     "",
     " \n\t ",
@@ -50,45 +56,121 @@ class Finding:
     """What else there is to say when all was well."""
 
 
-def check(annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True) -> Iterator[Finding]:
-    """Start the config's annotator and try it on `ANSWERS` to each question; findings come as they are made.
+@dataclass(frozen=True)
+class Try:
+    """One thing to try."""
+
+    tried: str
+    attempt: Callable[[], object]
+    limit_s: float
+    must: bool = True
+    is_last: bool = False
+    """Whether there is no point in going on when it fails."""
+    note: Callable[[], str] = str
+
+    def made(self) -> Finding:
+        """What came of it."""
+        fault = _fault(self.attempt)
+        return Finding(self.tried, fault, self.must, self.note() if fault is None else "")
+
+
+def tries(annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True) -> Iterator[Try]:
+    """What there is to try with the config's annotator, on `ANSWERS` to each question, one after the other.
 
     Without `start` only what can be tried before that.
     """
-    yield Finding("check() takes every question", _fault(lambda: [annotator.check(question) for question in asked]))
-    yield Finding("it can be pickled before start()", _fault(lambda: pickle.dumps(annotator)))
+    limit_s = config.cluster.step_timeout_s * max(1, len(asked))
+    yield Try("check() takes every question", lambda: [annotator.check(question) for question in asked], limit_s)
     if not start:
         return
-    if fault := _fault(annotator.start):
-        yield Finding("start()", fault)
-        return
-    yield Finding("start()", None)
+    yield Try(STARTED, annotator.start, config.cluster.start_timeout_s, is_last=True)
     items = [
         (question, Rollout(question.id, sample, (), text, "stop", 0))
         for question in asked
         for sample, text in enumerate(ANSWERS)
     ]
+    yield Try("no answers: no annotations", lambda: _annotate(annotator, []), limit_s)
     labelled: list[Annotation] = []
+    begin = time.perf_counter()
 
-    def annotate() -> None:
-        labelled.extend(_annotate(annotator, items))
+    def note() -> str:
+        counts = ", ".join(f"{count} {label}" for label, count in _labels(labelled).most_common())
+        return f"{(time.perf_counter() - begin) / len(items):.3g} s an answer; {counts or 'no sentence'}"
 
-    yield Finding("no answers: no annotations", _fault(lambda: _annotate(annotator, [])))
-    start = time.perf_counter()
-    fault = _fault(annotate)
-    counts = ", ".join(f"{count} {label}" for label, count in _labels(labelled).most_common())
-    note = f"{(time.perf_counter() - start) / len(items):.3g} s an answer; {counts or 'no sentence'}"
-    yield Finding(f"{len(items)} answers in one call: spans and labels", fault, note=note)
-    if fault:
-        return
+    tried = f"{len(items)} answers in one call: spans and labels"
+    yield Try(tried, lambda: labelled.extend(_annotate(annotator, items)), limit_s, is_last=True, note=note)
     highest = f"at most {config.annotation.max_unparsed:.0%} of the sentences unparsed"
-    yield Finding(highest, _fault(lambda: UnparsedShare(config, {}).take(labelled)))
+    yield Try(highest, lambda: UnparsedShare(config, {}).take(labelled), limit_s)
     for tried, again in (
         ("the same answers again: the same labels", lambda: _annotate(annotator, items)),
         ("one answer a call: the same labels", lambda: [_annotate(annotator, [item])[0] for item in items]),
         ("in reverse: the same labels", lambda: _annotate(annotator, items[::-1])[::-1]),
     ):
-        yield Finding(tried, _fault(lambda again=again: _compare(labelled, again())), must=False)
+        yield Try(tried, lambda again=again: _compare(labelled, again()), limit_s, must=False)
+
+
+def check(annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True) -> Iterator[Finding]:
+    """Make all `tries`; findings come as they are made."""
+    for each in tries(annotator, asked, config, start):
+        finding = each.made()
+        yield finding
+        if finding.fault and each.is_last:
+            return
+
+
+def check_apart(
+    annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True
+) -> Iterator[Finding]:
+    """`check` in a process of its own, as an actor's: that it ends, or hangs, is a finding too."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, cloudpickle.dumps(annotator), asked, config, start)
+    process = context.Process(target=_try_all, args=arguments)
+    tried, limit_s = UNPICKLED, config.cluster.start_timeout_s
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # by the child, too: Ctrl-C is the parent's to answer
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    sender.close()
+    try:
+        while True:
+            if not receiver.poll(limit_s):
+                which = "start" if tried in (UNPICKLED, STARTED) else "step"
+                yield Finding(tried, f"no end within {limit_s:.0f} s (cluster.{which}_timeout_s)")
+                return
+            try:
+                message = receiver.recv()
+            except EOFError:
+                process.join()
+                yield Finding(tried, f"its process ended, with code {process.exitcode}")
+                return
+            if message is None:
+                return
+            if isinstance(message, Finding):
+                yield message
+            else:
+                tried, limit_s = message
+    finally:
+        process.kill()
+        process.join()
+
+
+def _try_all(sender: Connection, pickled: bytes, asked: Sequence[Question], config: Config, start: bool) -> None:
+    """Send (what is tried, seconds that it has) and then its Finding, for each try; at the end None."""
+    found: list[Annotator] = []
+    unpickling = Try(UNPICKLED, lambda: found.append(pickle.loads(pickled)), 0)
+    finding = unpickling.made()
+    if finding.fault:
+        sender.send(finding)
+    else:
+        for each in tries(found[0], asked, config, start):
+            sender.send((each.tried, each.limit_s))
+            finding = each.made()
+            sender.send(finding)
+            if finding.fault and each.is_last:
+                break
+    sender.send(None)
 
 
 def _annotate(annotator: Annotator, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
@@ -119,7 +201,7 @@ def _fault(attempt: Callable[[], object]) -> str | None:
     except UserError as error:
         return str(error)
     except (Exception, SystemExit) as error:  # this is about code that we don't know
-        return f"{type(error).__name__}: {error}"
+        return described(error)
     return None
 
 
@@ -131,7 +213,7 @@ def main(argv: list[str]) -> None:
     asked = questions.load(config.data.train)[:NUM_QUESTIONS]
     print(f"{config.annotation.annotator} on {len(asked)} questions of {config.data.train}")
     failed = 0
-    for finding in check(annotator, asked, config, start=not command.dry_run):
+    for finding in check_apart(annotator, asked, config, start=not command.dry_run):
         verdict = "ok" if finding.fault is None else "FAILED" if finding.must else "note"
         failed += verdict == "FAILED"
         remark = printable(" ".join((finding.fault or finding.note).split()))
@@ -142,7 +224,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        cli.fail(error)
+    arguments.start(main, on_stop="stopping")

@@ -1,6 +1,10 @@
 """Errors that a user can mend: shown as one line, without a traceback, with a non-zero exit."""
 
+import sys
+import sysconfig
+import traceback
 import unicodedata
+from pathlib import Path
 
 
 def shown(value: object) -> str:
@@ -13,6 +17,27 @@ def one_line(error: object) -> str:
     """An error of a library's or of the user's code, for an error line of ours."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def described(error: BaseException) -> str:
+    """What code that isn't ours raised, as one line: its class, what it says, and the file and line that it is from."""
+    text = one_line(error)
+    text = type(error).__name__ if text == type(error).__name__ else f"{type(error).__name__}: {text}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    for frame in (theirs or frames)[-1:]:
+        text += f" ({frame.filename}:{frame.lineno})"
+    return text
+
+
+_ROOT = Path(__file__).resolve().parent.parent
+_NOT_THE_USERS = (
+    *{f"{sysconfig.get_path(name)}/" for name in ("stdlib", "purelib", "platlib")},
+    f"{sys.prefix}/lib/",
+    f"{_ROOT}/maskdpo_ray/",
+    f"{_ROOT}/actors/",
+)
+"""Starts of files whose lines say little about a mistake in the user's class."""
 
 
 def printable(text: str) -> str:

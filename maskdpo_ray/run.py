@@ -6,7 +6,11 @@ python -m maskdpo_ray.run --config configs/quickstart.yaml
 from __future__ import annotations
 
 import os
+import signal
 import sys
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `stopping.orderly`: Ctrl-C amid imports is no traceback
 
 from maskdpo_ray import cli, error_log, loopback, stopping
 from maskdpo_ray.config_file import located

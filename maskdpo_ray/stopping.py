@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from maskdpo_ray.report import progress
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GOES_ON = "stopping: what is committed is kept; the same command goes on from there"
 _AGAIN_S = 0.1
 
 
 @contextmanager
-def orderly() -> Iterator[None]:
-    """Inside, the first signal unwinds every `with` block, and the process exits with 128 + its number.
+def orderly(note: str = GOES_ON) -> Iterator[None]:
+    """Inside, the first signal says `note`, unwinds every `with` block, and the process exits with 128 + its number.
 
     Later signals are ignored: they would break the clearing up off, and leave processes behind.
     """
@@ -28,7 +31,7 @@ def orderly() -> Iterator[None]:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         if not received:
-            note = "stopping: what is committed is kept; the same command goes on from there"
+            progress.end()
             print(note, file=sys.stderr, flush=True)
         received.append(number)
         # Not SystemExit: Ray, when it is waiting, would let that through with another exit code.

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
-from maskdpo_ray.errors import ConfigError, UserError, one_line, shown
+import cloudpickle
+
+from maskdpo_ray.errors import ConfigError, UserError, described, shown
 from maskdpo_ray.records import Question
 
 Built = TypeVar("Built")
@@ -71,8 +73,11 @@ class HostedSlot(Slot[Built]):
     """Where a config names what an actor hosts, which checks questions and may say what it needs of the actor."""
 
     def build(self, name: str, options: Mapping[str, Any] | None = None) -> Built:
-        """See `Slot.build`. Raises ConfigError, too, for a `max_concurrency` that is no whole number above 0."""
+        """See `Slot.build`. Raises ConfigError, too, for a `max_concurrency` that is no whole number above 0, and for
+        what can't be pickled on its way to an actor."""
         built = super().build(name, options)
+        with _faults(f"{self.name_field}: {type(built).__name__} must be pickled on its way to an actor"):
+            cloudpickle.dumps(built)
         self._count(built, "max_concurrency", 1)
         return built
 
@@ -109,7 +114,7 @@ def _faults(where: str) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{where}: {type(error).__name__}: {one_line(error)}") from error
+        raise ConfigError(f"{where}: {described(error)}") from error
 
 
 def require(holds: bool, field: str, expected: str, got: object, error: type[ConfigError] = ConfigError) -> None:

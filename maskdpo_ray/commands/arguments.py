@@ -85,9 +85,10 @@ def files_read(command: cli.CommandLine) -> list[str]:
     return [str(command.config_path), *(name for name in named if isinstance(name, str)), *of_models]
 
 
-def start(main: Callable[[list[str]], None]) -> None:
-    """Run a command on the process's arguments; a user's error is one line and exit code 2, a signal an orderly end."""
-    with stopping.orderly():
+def start(main: Callable[[list[str]], None], on_stop: str = stopping.GOES_ON) -> None:
+    """Run a command on the process's arguments; a user's error is one line and exit code 2, a signal an orderly end,
+    which says `on_stop`."""
+    with stopping.orderly(on_stop):
         try:
             main(sys.argv[1:])
         except UserError as error:

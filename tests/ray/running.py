@@ -58,6 +58,11 @@ import os
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.records import NO_FACT, Annotation, Sentence
 
+class Odd(Exception):
+    # It can be pickled, but not unpickled.
+    def __init__(self, one, other):
+        super().__init__(f"{one} {other}")
+
 class Judge:
     def __init__(self, died=None):
         self.died, self.table = died, os.urandom(1_000_000)
@@ -73,6 +78,10 @@ class Judge:
         behaviour = items[0][0].id.partition("/")[0]
         if behaviour == "raises":
             raise KeyError("no such\\nentry")
+        if behaviour == "odd":
+            raise Odd("two", "words")
+        if behaviour == "exits":
+            raise SystemExit(3)
         if behaviour == "kills":
             os._exit(1)
         if behaviour == "nothing":

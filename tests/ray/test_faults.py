@@ -149,8 +149,12 @@ def test_an_annotator_of_ones_own(tmp_path: Path, mine: str, capfd: Any) -> None
 
         first = stream(*GOOD)
         assert died.exists() and first.keys() == set(GOOD) and group.restarts == 1
-        found = stream("raises/x", "nothing/x", *GOOD)
-        assert found.pop("raises/x").endswith(": KeyError: 'no such\\nentry'")
+        found = stream("raises/x", "odd/x", "exits/x", "nothing/x", *GOOD)
+        module = tmp_path / f"{mine.split(':')[1]}.py"
+        line = 1 + MINE.splitlines().index('            raise KeyError("no such\\nentry")')
+        assert found.pop("raises/x").endswith(f": KeyError: 'no such\\nentry' ({module}:{line})")
+        assert ": Odd: two words (" in found.pop("odd/x")
+        assert ": SystemExit: 3 (" in found.pop("exits/x")
         assert found.pop("nothing/x").endswith(": annotator: expected a list of 2 annotations, got 0")
         assert found == first and group.restarts == 1
         all_back(group.pool)

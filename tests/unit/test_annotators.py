@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +22,7 @@ from actors.annotation import AnnotationActor
 from maskdpo_ray import check_annotator
 from maskdpo_ray.annotators import KNOWN, build, check
 from maskdpo_ray.annotators.conformance import refuse_faults
-from maskdpo_ray.config import AnnotationConfig, Config, ModelConfig
+from maskdpo_ray.config import AnnotationConfig, ClusterConfig, Config, ModelConfig
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
 from maskdpo_ray.records import LABELS, NO_FACT, UNPARSED, Annotation, Question, Rollout, Sentence
 
@@ -72,7 +76,23 @@ class Guesses(WholeAnswer):
 class Locked(WholeAnswer):
     def __init__(self) -> None:
         super().__init__()
-        self.cannot_travel = lambda: None
+        self.cannot_travel = threading.Lock()
+
+
+class Dies(WholeAnswer):
+    def start(self) -> None:
+        os._exit(3)
+
+
+class Hangs(WholeAnswer):
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        time.sleep(600)
+        return []
+
+
+class StaysPickled(WholeAnswer):
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("not here")
 
 
 class Refuses(WholeAnswer):
@@ -147,6 +167,7 @@ def test_a_class_of_ones_own_with_options() -> None:
         (f"{HERE}:WholeAnswer", {"size": 1}, "options: WholeAnswer: got an unexpected keyword argument 'size'"),
         (f"{HERE}:Refuses", None, "options: Refuses: missing a required argument: 'size'"),
         (f"{HERE}:OfTwoMinds", None, "annotator: max_concurrency: expected a whole number, 1 or more, got '2'"),
+        (f"{HERE}:Locked", None, "annotator: Locked must be pickled on its way to an actor: TypeError: cannot pickle"),
         (f"{HERE}:Refuses", {"size": 3}, "options: Refuses refuses {'size': 3}: ValueError: size 3 is odd"),
     ],
 )
@@ -184,7 +205,7 @@ def test_what_a_class_of_ones_own_raises_is_one_line(at: str, error: BaseExcepti
     with pytest.raises(ConfigError) as caught:
         check(build(f"{HERE}:Fails", {"at": at, "error": error}), QUESTION)
     message = str(caught.value)
-    assert message.startswith("annotation.") and message.endswith(f": {expected}") and "\n" not in message
+    assert message.startswith("annotation.") and f": {expected} ({__file__}:" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("no")])
@@ -283,7 +304,8 @@ def tried(annotator: Any, question: Question = QUESTION) -> dict[str, str]:
 
 def test_the_check_finds_what_is_wrong() -> None:
     assert tried(WholeAnswer()) == {}
-    assert tried(Raises()) == {"start()": "FAILED: OSError: no\nmodel"}
+    (raised,) = tried(Raises()).items()
+    assert raised[0] == "start()" and raised[1].startswith(f"FAILED: OSError: no model ({__file__}:")
     (overlap,) = tried(Overlaps()).items()
     assert overlap[0].endswith("spans and labels") and overlap[1].startswith("FAILED: annotator: question 'q', answer")
     (unread,) = tried(WholeAnswer(UNPARSED)).items()
@@ -291,11 +313,9 @@ def test_the_check_finds_what_is_wrong() -> None:
     assert "(annotation.max_unparsed), got 72 of 72; one of them: question 'q', answer" in unread[1]
     guesses = tried(Guesses())
     assert len(guesses) == 3 and all(fault.startswith("note: ") for fault in guesses.values())
-    (locked,) = tried(Locked()).items()
-    assert locked[0] == "it can be pickled before start()"
     for at, (name, count) in {"start": ("start()", 1), "annotate": ("no answers: no annotations", 2)}.items():
         ended = tried(Fails(at, SystemExit(0)))
-        assert ended[name] == "FAILED: SystemExit: 0" and len(ended) == count
+        assert ended[name].startswith("FAILED: SystemExit: 0 (") and len(ended) == count
     refused = tried(WholeAnswer(), dataclasses.replace(QUESTION, id="refused"))
     assert refused == {"check() takes every question": "FAILED: question 'refused': no"}
 
@@ -305,7 +325,7 @@ def test_the_documented_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.syspath_prepend(REPOSITORY)
     check_annotator.main(["--config", "docs/numbers.yaml"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10 and all(line.startswith("      ok  ") for line in lines[1:])
+    assert len(lines) == 9 and all(line.startswith("      ok  ") for line in lines[1:])
 
 
 def test_a_dry_run_starts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,7 +333,7 @@ def test_a_dry_run_starts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     options = ["--annotation.annotator", f"{HERE}:Raises", "--annotation.options", "{}", "--dry_run"]
     check_annotator.main(["--config", "docs/numbers.yaml", *options])
     tried = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert tried == ["check() takes every question", "it can be pickled before start()"]
+    assert tried == ["check() takes every question"]
 
 
 def test_a_failure_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,4 +342,48 @@ def test_a_failure_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     with pytest.raises(SystemExit) as caught:
         check_annotator.main(["--config", "docs/numbers.yaml", *options])
     assert caught.value.code == 1
-    assert "  FAILED  start(): OSError: no model" in capsys.readouterr().out.splitlines()
+    assert f"  FAILED  start(): OSError: no model ({__file__}:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "tried", "fault"),
+    [
+        (Dies, "start()", "its process ended, with code 3"),
+        (Hangs, "no answers: no annotations", "no end within 2 s (cluster.step_timeout_s)"),
+        (StaysPickled, "it can be unpickled in another process", f"ValueError: not here ({__file__}:"),
+    ],
+)
+def test_an_end_or_a_hang_is_a_finding(kind: type, tried: str, fault: str) -> None:
+    config = Config(model=ModelConfig("m"), cluster=ClusterConfig(step_timeout_s=2, start_timeout_s=60))
+    *fine, last = check_annotator.check_apart(kind(), [QUESTION], config)
+    assert all(finding.fault is None for finding in fine)
+    assert last.tried == tried and last.fault is not None and last.fault.startswith(fault)
+
+
+def test_a_stop_leaves_no_process() -> None:
+    """Ctrl-C goes to the whole group."""
+    options = ["--annotation.annotator", f"{HERE}:Hangs", "--annotation.options", "{}"]
+    command = [sys.executable, "-m", "maskdpo_ray.check_annotator", "--config", "docs/numbers.yaml", *options]
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    while "start()" not in process.stdout.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "stopping\n")
+    end = time.monotonic() + 10  # multiprocessing's own process goes when it sees that its parent is gone
+    while is_there(process.pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_there(group: int) -> bool:
+    """Whether a process group has processes."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
