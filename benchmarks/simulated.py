@@ -194,7 +194,7 @@ class SimulatedRank:
     def setup(self, master_addr: str, master_port: int) -> None:
         pass
 
-    def begin(self, policy_path: str, total_steps: int, seed: int) -> None:
+    def begin(self, policy_path: str, total_steps: int, seed: int = 0, reference_path: str | None = None) -> None:
         pass
 
     def reference_logps(

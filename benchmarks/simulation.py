@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast and how big the driver is when engines, annotators and ranks are simulated: one iteration of many answers.
 
-PYTHONPATH=. python benchmarks/simulation.py --questions 125000 --engines 4 --slots 64 --seconds 0.3 --output big.json
+PYTHONPATH=. python benchmarks/simulation.py --questions 125000 --engines 4 --slots 64 --seconds 0.3 --json big.json
 
 Real: Ray, `Loop`, the groups and their pool, the run folder with its ledger, tokenizer, masks, pairs. Simulated, with
 the same methods (`simulated.py`): engines, which answer `slots` questions at a time and take `seconds` for each, the
@@ -168,6 +168,7 @@ def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_second
         "lost": round(1 - ideal / collect, 4),
         "timings": {name.removeprefix("timing/"): round(value, 2) for name, value in timings.items()},
         "bytes": {str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*.jsonl"))},
+        "peak_mib": round(max((mib for *_, mib in watch.rows), default=0.0), 1),
         "memory": [(round(s, 1), count * 8, round(mib, 1)) for s, count, mib in watch.rows],
     }
 
@@ -183,7 +184,7 @@ def show(found: dict[str, Any]) -> None:
     print(f"{'s':>8}{'answers':>10}{'MiB':>8}")
     for seconds, answers, mib in rows[:: max(1, len(rows) // 24)]:
         print(f"{seconds:>8.1f}{answers:>10}{mib:>8.1f}")
-    print(f"highest: {max(mib for *_, mib in rows):.1f} MiB")
+    print(f"highest: {found['peak_mib']:.1f} MiB")
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -198,7 +199,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--ahead", type=float, default=1.25, help="questions in flight / slots of all engines")
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"), help="its tokenizer")
     parser.add_argument("--folder", type=Path, help="for the run; none: a temporary one")
-    parser.add_argument("--output", type=Path, help="JSON")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     return parser.parse_args(words)
 
 
@@ -208,8 +209,8 @@ def main(words: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="simulation-") as temporary:
         found = simulate(arguments, arguments.folder or Path(temporary))
     show(found)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

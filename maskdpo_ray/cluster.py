@@ -96,6 +96,10 @@ class Cluster:
 
     def _connect(self, address: str | None) -> None:
         loopback = {} if address or _is_in_cluster() else {"_node_ip_address": "127.0.0.1"}
+        if loopback:
+            # This thread's children inherit it. Whoever stops a run often sends SIGTERM to all of its processes
+            # (timeout, a job manager); without its raylet the driver would be ended by Ray's C++, at once.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         logging.getLogger("ray._private.worker").addFilter(_is_not_about_sigterm)
         for tries_left in reversed(range(_START_TRIES)):
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -115,13 +116,18 @@ class Driver:
             assert time.monotonic() < end, f"nothing happened within {timeout_s} s:\n{self.output}"
             time.sleep(0.05)
 
-    def stop(self, number: signal.Signals, timeout_s: float) -> int:
+    def stop(self, number: signal.Signals, timeout_s: float, all_at_once: bool = False) -> int:
         """Its exit code after a signal. Raises subprocess.TimeoutExpired.
 
-        SIGINT goes to its whole process group, as Ctrl-C in a terminal does, others to the driver alone.
+        SIGINT goes to its whole process group, as Ctrl-C in a terminal does, others to the driver alone or, as a job
+        manager does, to all processes that came of it.
         """
         if number == signal.SIGINT:
             os.killpg(self.process.pid, number)
+        elif all_at_once:
+            for process in self.left():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
         else:
             self.process.send_signal(number)
         return self.wait(timeout_s)

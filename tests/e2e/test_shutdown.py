@@ -52,18 +52,18 @@ def stopped(masked_run: Run, runs_dir: Path, smallest: Path) -> Stopped:
     options = arguments(folder, smallest)
     rollouts, metrics = folder / "iter_000" / "rollouts-000.jsonl", folder / "metrics.jsonl"
 
-    def stop(name: str, number: signal.Signals, when: Callable[[], bool]) -> None:
+    def stop(name: str, number: signal.Signals, when: Callable[[], bool], all_at_once: bool = False) -> None:
         with Driver(options, runs_dir / f"stopped-{name}.log") as driver:
             driver.wait_for(when)
             start = time.monotonic()
-            seen.codes[name] = driver.stop(number, STOP_TIMEOUT_S)
+            seen.codes[name] = driver.stop(number, STOP_TIMEOUT_S, all_at_once)
             seen.seconds[name] = time.monotonic() - start
             seen.left[name] = describe(driver.left())
             seen.outputs[name] = driver.output
         seen.committed[name] = len(rollouts.read_text(encoding="utf-8").splitlines())
 
     stop("answering", signal.SIGINT, lambda: holds(rollouts, "\n"))
-    stop("training", signal.SIGTERM, lambda: holds(metrics, "train/loss"))
+    stop("training", signal.SIGTERM, lambda: holds(metrics, "train/loss"), all_at_once=True)
     with Driver(options, runs_dir / "stopped-end.log") as driver:
         driver.wait_for(lambda: holds(folder / "iter_001" / "rollouts-000.jsonl", "\n"))
         seen.orphans = kill_engine(driver)
@@ -101,11 +101,13 @@ def test_a_stop_is_no_crash(stopped: Stopped) -> None:
         assert "the same command goes on from there" in output
 
 
-def test_stopped_while_ray_starts(runs_dir: Path, smallest: Path) -> None:
+@pytest.mark.parametrize("all_at_once", [False, True])
+def test_stopped_while_ray_starts(runs_dir: Path, smallest: Path, all_at_once: bool) -> None:
     """Ray has signal handlers of its own, and processes that nobody else would end."""
-    with Driver(arguments(runs_dir / "early", smallest), runs_dir / "early.log") as driver:
+    name = f"early-{all_at_once}"
+    with Driver(arguments(runs_dir / name, smallest), runs_dir / f"{name}.log") as driver:
         driver.wait_for(lambda: any("raylet/raylet" in each for each in describe(driver.left())))
-        code = driver.stop(signal.SIGTERM, STOP_TIMEOUT_S)
+        code = driver.stop(signal.SIGTERM, STOP_TIMEOUT_S, all_at_once)
         left = describe(driver.left())
     assert (code, left) == (143, []) and "Traceback" not in driver.output, driver.output
 
