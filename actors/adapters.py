@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from maskdpo_ray import lora_targets
 from maskdpo_ray.errors import ModelError, one_line
 from maskdpo_ray.training_config import LoraConfig
 
@@ -17,26 +18,22 @@ _PREFIX, _BASE, _A, _B = "base_model.model.", ".base_layer.", ".lora_A.default.w
 def wrap(model: Any, lora: LoraConfig) -> Any:
     """`model` with adapters that add nothing yet; its own weights are frozen.
 
-    Raises ModelError when there is no module of a name in `lora.target_modules`.
+    Raises ModelError when PEFT can't wrap what `lora.target_modules` names.
     """
     import peft
 
-    names = [name.strip() for name in lora.target_modules.split(",")]
+    names = lora_targets.names(lora)
     described = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="all-linear" if names == ["all-linear"] else names,
+        target_modules="all-linear" if names is None else names,
         task_type="CAUSAL_LM",
     )
-    modules = [name for name, _ in model.named_modules()]
-    for name in [] if names == ["all-linear"] else names:
-        if not any(module == name or module.endswith(f".{name}") for module in modules):
-            raise ModelError(f"lora.target_modules: expected names of the model's modules, got {name!r}")
     try:
         # Their dtype is the model's: DeepSpeed keeps masters in fp32.
         return peft.get_peft_model(model, described, autocast_adapter_dtype=False)
-    except (ValueError, TypeError) as error:  # of a module that LoRA can't wrap
+    except (ValueError, TypeError) as error:
         raise ModelError(f"lora.target_modules: {one_line(error)}") from error
 
 

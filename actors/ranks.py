@@ -54,7 +54,9 @@ class Ranks:
     def _join(self) -> None:
         timeout_s = self._config.cluster.start_timeout_s
         host, port = self._gather([self._handles[0].address.remote()], timeout_s, "start")[0]
-        self._gather([rank.setup.remote(host, port) for rank in self._handles], timeout_s, "join the group")
+        told = self._gather([rank.setup.remote(host, port) for rank in self._handles], timeout_s, "join the group")
+        for line in sorted({line for line in told if line}):
+            note(line)
 
     def _gather(self, pending: Sequence[Any], timeout_s: float, step: str) -> list[Any]:
         try:

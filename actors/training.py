@@ -79,8 +79,8 @@ class TrainingRank:
             listener.bind(("", 0))
             return ray.util.get_node_ip_address(), listener.getsockname()[1]
 
-    def setup(self, master_addr: str, master_port: int) -> None:
-        """Join the process group; once in the life of a rank."""
+    def setup(self, master_addr: str, master_port: int) -> str | None:
+        """Join the process group; once in the life of a rank. Returns what the user should know of this node."""
         settings = self._settings
         strategies.prepare_process(
             settings.device, self._rank, self._world_size, master_addr, master_port, settings.num_threads
@@ -96,6 +96,7 @@ class TrainingRank:
             self._world_size,
         )
         self._strategy.setup_distributed(timeout=timedelta(seconds=settings.timeout_s))
+        return strategies.slow_dtype(settings.device, settings.param_dtype)
 
     def begin(self, policy_path: str, total_steps: int, seed: int = 0, reference_path: str | None = None) -> None:
         """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.

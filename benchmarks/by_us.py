@@ -43,14 +43,15 @@ class MeasuredRank(TrainingRank):
 
         return timed
 
-    def setup(self, master_addr: str, master_port: int) -> None:
-        super().setup(master_addr, master_port)
+    def setup(self, master_addr: str, master_port: int) -> str | None:
+        told = super().setup(master_addr, master_port)
         from maskdpo_ray import forward, prefix_tree
 
         # What the rank imports by name when a step begins.
         forward.response_logps = self._measured("forward", forward.response_logps)
         for name in ("build",):
             setattr(prefix_tree, name, self._measured("tree", getattr(prefix_tree, name)))
+        return told
 
     def _load(self, path: str) -> Any:
         model = self._measured("loading", super()._load)(path)

@@ -191,8 +191,8 @@ class SimulatedRank:
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", 29500
 
-    def setup(self, master_addr: str, master_port: int) -> None:
-        pass
+    def setup(self, master_addr: str, master_port: int) -> str | None:
+        return None
 
     def begin(self, policy_path: str, total_steps: int, seed: int = 0, reference_path: str | None = None) -> None:
         pass

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskdpo_ray import annotators, evaluators, model_folder, questions
+from maskdpo_ray import annotators, evaluators, lora_targets, model_folder, questions
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config, DataConfig
 from maskdpo_ray.errors import ConfigError
@@ -43,6 +43,7 @@ def check(config: Config) -> Prepared:
     check_judges(annotator, None, train)
     check_judges(annotator, evaluator, held_out)
     model = model_folder.load(config.model)
+    lora_targets.check(config.lora, config.model, model.config)
     limit = model_folder.max_len(model, config.vllm)
     if config.rollout.max_new_tokens >= limit:
         raise ConfigError(

@@ -44,11 +44,12 @@ class FakeRank:
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", 29500
 
-    def setup(self, master_addr: str, master_port: int) -> None:
+    def setup(self, master_addr: str, master_port: int) -> str | None:
         self._survived = {path.name for path in Path(self.log).parent.glob("died-of-*")}
         if self._rank == 1 and Path(self.log).with_name("die-in-setup").exists():
             self._meet(["die/setup"], "die")
         self._note("setup", address=[master_addr, master_port], world_size=self._world_size)
+        return None
 
     def _meet(self, pair_ids: Iterable[str], killer: str) -> None:
         for kind, _, name in (pair_id.partition("/") for pair_id in pair_ids):

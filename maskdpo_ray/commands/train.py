@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import batching, model_folder, ray_address
+from maskdpo_ray import batching, lora_targets, model_folder, ray_address
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.commands import new_file, own_folder
 from maskdpo_ray.commands.arguments import Parser, with_config
@@ -49,6 +49,7 @@ def prepare(argv: list[str]) -> Job:
     with located(command.given, command.config_path):
         mask = MaskPolicy.from_config(config.mask.policy)
         model = model_folder.load(config.model)
+        lora_targets.check(config.lora, config.model, model.config)
         max_len = model_folder.max_len(model, config.vllm)
         ray_address.check(config.cluster)
     Plan(config).check_here("training ranks")

@@ -102,6 +102,12 @@ CASES: dict[str, Case] = {
         "--config config.yaml --run.iterations two",
         "--run.iterations: expected a whole number, got 'two'",
     ),
+    "LoRA on layers that the model lacks": (
+        None,
+        "--config config.yaml --lora.rank 4 --lora.target_modules q_proj,query",
+        "--lora.target_modules: expected all-linear, or names of linear layers (down_proj, gate_proj, k_proj, lm_head, "
+        "o_proj, q_proj, up_proj, v_proj), got 'query'",
+    ),
     "out of range": (None, "--config config.yaml --adam.lr -1", "--adam.lr: expected above 0, got -1.0"),
     "key twice": (
         add_config("train: {beta: 0.1}\ntrain: {beta: 0.2}"),
