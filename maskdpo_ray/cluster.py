@@ -138,12 +138,10 @@ class Cluster:
         self._await_ready(rollout, annotation, evaluation)
         trainer = self._training_group(ranks)
 
+        groups = {"rollout": rollout, "annotation": annotation, "training": trainer, "evaluation": evaluation}
+
         def busy_seconds() -> dict[str, float]:
-            return {
-                "rollout": rollout.busy_seconds(),
-                "annotation": annotation.busy_seconds(),
-                "training": trainer.busy_seconds(),
-            }
+            return {name: group.busy_seconds() for name, group in groups.items() if group is not None}
 
         return Stages(rollout, annotation, trainer, busy_seconds, evaluation)
 

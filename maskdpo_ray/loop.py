@@ -62,14 +62,13 @@ class Loop:
         self.stages.engines.load(policy)
         self.evaluate(policy)
         for iteration in range(policy.version, self.config.run.iterations):
-            busy = self.stages.busy_seconds()
-            with self.tracker.stage("iteration", iteration) as elapsed:
-                lessons = self.collect(iteration, policy)
-                policy = self.train(iteration, lessons, policy)
-                with restarts.stage(self.tracker, "sync", iteration, *self.stages.groups):
-                    self.stages.engines.load(policy)
-            self._log_idle(iteration, busy, elapsed())
-            self.evaluate(policy)
+            with self.tracker.idle(iteration, self.stages.busy_seconds):
+                with self.tracker.stage("iteration", iteration):
+                    lessons = self.collect(iteration, policy)
+                    policy = self.train(iteration, lessons, policy)
+                    with restarts.stage(self.tracker, "sync", iteration, *self.stages.groups):
+                        self.stages.engines.load(policy)
+                self.evaluate(policy)
 
     def _newest_policy(self) -> Policy:
         """The last one that the run folder holds, where a stopped run goes on; the initial one when it holds none."""
@@ -136,8 +135,3 @@ class Loop:
     def _num_steps(self, iteration: int) -> int:
         num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json", PairsSummary).pairs
         return batching.num_steps(num_pairs, self.config.train.batch_size, self.config.train.max_epochs)
-
-    def _log_idle(self, iteration: int, busy_before: dict[str, float], elapsed: float) -> None:
-        busy = self.stages.busy_seconds()
-        idle = {f"idle/{group}": 1 - (busy[group] - busy_before[group]) / elapsed for group in busy}
-        self.tracker.log({name: min(max(share, 0.0), 1.0) for name, share in idle.items()}, iteration)

@@ -126,7 +126,7 @@ class Stages:
     annotators: Annotators
     trainer: Trainer
     busy_seconds: BusySeconds
-    """Of the three groups above."""
+    """Of these groups."""
     evaluators: Evaluators | None = None
     """None where nothing but the annotator judges."""
 

@@ -107,16 +107,27 @@ class Tracker:
             self._wandb_run.log({"step": step, **{name: value for name, value in values.items() if value is not None}})
 
     @contextmanager
-    def stage(self, name: str, step: int | None = None) -> Iterator[Callable[[], float]]:
-        """Measure a stage; logs "timing/<name>_s" in seconds at its end, after a failure too.
-
-        Yields a function that gives the seconds so far.
-        """
+    def stage(self, name: str, step: int | None = None) -> Iterator[None]:
+        """Measure a stage; logs "timing/<name>_s" in seconds at its end, after a failure too."""
         start = time.monotonic()
         try:
-            yield lambda: time.monotonic() - start
+            yield
         finally:
             self.log({f"timing/{name}_s": time.monotonic() - start}, self.step if step is None else step)
+
+    @contextmanager
+    def idle(self, step: int, busy_seconds: Callable[[], Mapping[str, float]]) -> Iterator[None]:
+        """Measure a block; logs "idle/<group>" at its end: the share of it in which a group of actors had no work.
+
+        Args:
+            busy_seconds: per group, seconds of work since some moment in the past, mean over its actors.
+        """
+        before, start = busy_seconds(), time.monotonic()
+        yield
+        elapsed, after = time.monotonic() - start, busy_seconds()
+        # An actor that was replaced counts from 0 again, and a group's clock may run on while the other is read.
+        idle = {f"idle/{group}": 1 - (after[group] - before[group]) / elapsed for group in after}
+        self.log({name: min(max(share, 0.0), 1.0) for name, share in idle.items()}, step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -333,7 +333,7 @@ def _stage_table(stages: list[dict[str, Any]]) -> Table:
 
 def _idle_table(iterations: list[dict[str, Any]]) -> Table:
     groups = list(dict.fromkeys(name for entry in iterations for name in entry if name != "iteration"))
-    table = _table("Idle share of each group of actors", "iteration", *groups)
+    table = _table("Idle share of each group of actors, evaluations included", "iteration", *groups)
     for entry in iterations:
         table.add_row(str(entry["iteration"]), *(_percent(entry.get(group)) for group in groups))
     return table

@@ -169,6 +169,7 @@ def test_metrics(masked_run: Run) -> None:
         "idle/rollout",
         "idle/annotation",
         "idle/training",
+        "idle/evaluation",
         "train/loss",
         "train/grad_norm",
         "train/lr",

@@ -173,7 +173,7 @@ class TestRunningCluster:
 
     def test_busy_seconds_of_each_group(self, running: Running) -> None:
         busy = running.stages.busy_seconds()
-        assert busy.keys() == {"rollout", "annotation", "training"}
+        assert busy.keys() == {"rollout", "annotation", "training", "evaluation"}
         assert busy["rollout"] == 1.0 and busy["training"] > 0 and busy["annotation"] > 0
 
     def test_groups_fulfil_the_protocols(self, running: Running) -> None:

@@ -41,9 +41,8 @@ def test_stage_measures_seconds_after_a_failure_too(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("maskdpo_ray.tracking.time.monotonic", lambda: now[0])
     with Tracker(tmp_path, OFF, {}) as tracker:
-        with tracker.stage("rollout", 2) as elapsed:
+        with tracker.stage("rollout", 2):
             now[0] += 1.5
-            assert elapsed() == 1.5
         with pytest.raises(ZeroDivisionError), tracker.stage("train"):
             now[0] += 4
             raise ZeroDivisionError
@@ -51,6 +50,17 @@ def test_stage_measures_seconds_after_a_failure_too(tmp_path, monkeypatch):
         (2, 1.5, None),
         (2, None, 4.0),
     ]
+
+
+def test_idle_is_the_share_without_work_of_each_group(tmp_path, monkeypatch):
+    now, busy = [100.0], {"rollout": 7.0, "annotation": 0.0, "training": 3.0}
+    monkeypatch.setattr("maskdpo_ray.tracking.time.monotonic", lambda: now[0])
+    with Tracker(tmp_path, OFF, {}) as tracker, tracker.idle(2, lambda: dict(busy)):
+        now[0] += 8.0
+        busy |= {"rollout": 13.0, "annotation": 8.5, "training": 1.0}  # an actor of the last one was replaced
+    (line,) = lines(tmp_path)
+    del line["time"]
+    assert line == {"step": 2, "idle/rollout": 0.25, "idle/annotation": 0.0, "idle/training": 1.0}
 
 
 def test_a_resumed_run_appends_and_half_a_line_is_cut_off(tmp_path):
