@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""How many bytes cross the network for an answer and for a pair, by length: what Ray pickles of calls and replies.
+
+PYTHONPATH=. python benchmarks/messages.py --tokens 64 512 2048 --json messages.json
+
+Calls and replies are the real ones, of `--answers` simulated answers (`simulated.py`) to a question. Not counted: what Ray
+adds to a call (ids, owner, headers), and weights, which are handed on once an iteration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray.cloudpickle
+import simulated
+
+from actors.host import Stored
+from actors.rollout import Sampled, Sampling
+from maskdpo_ray import model_folder
+from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.config import Config, ModelConfig
+from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Question, Rollout
+
+PROTOCOL = 5  # as Ray
+
+
+def pickled(value: Any) -> int:
+    """Bytes, those of arrays included, which Ray sends beside the pickle."""
+    buffers: list[Any] = []
+    written = ray.cloudpickle.dumps(value, protocol=PROTOCOL, buffer_callback=buffers.append)
+    return len(written) + sum(buffer.raw().nbytes for buffer in buffers)
+
+
+def answer(phrases: simulated.Phrases, question: Question, sample: int, tokens: int) -> Rollout:
+    """One of about `tokens` tokens: whole simulated answers, one after the other."""
+    ids: list[int] = []
+    text = ""
+    while len(ids) < tokens:
+        more = phrases.answers(question.id, seed=len(ids) + sample, version=0, count=1)[0]
+        ids += more.token_ids[:-1]
+        text += f" {more.text}" if text else more.text
+    return Rollout(question.id, sample, (*ids, phrases.eos), text, "stop", 0)
+
+
+def sizes(phrases: simulated.Phrases, prompt: list[int], answers: int, tokens: int) -> dict[str, float]:
+    """Bytes by message: those of rollout and annotation for an answer, those of training for a pair."""
+    question = simulated.questions(1, "train")[0]
+    rollouts = [answer(phrases, question, sample, tokens) for sample in range(answers)]
+    policy = Policy(0, "/shared/runs/quickstart/iter_000/policy", "0" * 64)
+    sampling = Sampling(answers, 0.8, 40, 1.0, tokens)
+    hosted: Stored[Any] = Stored(None)
+    labels = simulated.SimulatedAnnotator(phrases).annotate([(question, rollout) for rollout in rollouts])
+    chosen, rejected = rollouts[0].token_ids, rollouts[1].token_ids
+    weights = tuple(tuple(float(i % 2) for i in range(len(ids))) for ids in (chosen, rejected))
+    example = TrainingExample("train/000001#0", tuple(prompt), chosen, rejected, *weights)
+    logps = simulated.SimulatedRank(None, 0, 1).reference_logps([[example]])[0]
+    of_question = {
+        "to an engine: prompt": ("generate", (question.id, prompt, sampling, 1, policy, None)),
+        "from it: answers": Sampled((0, policy.checksum), tuple(rollouts)),
+        "to an annotator: question, answers": (hosted, question, rollouts),
+        "from it: labels": labels,
+    }
+    of_pair = {
+        "to a rank, for the reference: pair": ([[example]], policy.path),
+        "from it: log-probs": [logps],
+        "to a rank, each epoch: pair, log-probs": ([[example]], [[logps]], 1),
+    }
+    length = sum(len(rollout.token_ids) for rollout in rollouts) / answers
+    return {
+        "tokens of an answer": length,
+        **{name: pickled(message) / answers for name, message in of_question.items()},
+        **{name: float(pickled(message)) for name, message in of_pair.items()},
+    }
+
+
+def show(found: list[dict[str, float]], answers: int) -> None:
+    """As a Markdown table: a column for each length."""
+    heads = [f"{row['tokens of an answer']:.0f} tokens" for row in found]
+    print(f"| bytes, {answers} answers to a question | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
+    for name in list(found[0])[1:]:
+        of = "a pair" if "rank" in name or "log-probs" in name else "an answer"
+        print(f"| {name}; {of} | {' | '.join(f'{row[name]:,.0f}' for row in found)} |")
+
+
+def main(words: list[str]) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[64, 512, 2048], help="lengths of an answer")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
+    parser.add_argument("--answers", type=int, default=8, help="to a question")
+    parser.add_argument("--model", default="models/smollm2-135m-instruct", help="its tokenizer")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    arguments = parser.parse_args(words)
+    tokenizer = model_folder.load(Config(model=ModelConfig(arguments.model)).model).tokenizer
+    phrases, prompt = simulated.Phrases.of(tokenizer), list(range(1000, 1000 + arguments.prompt))
+    found = [sizes(phrases, prompt, arguments.answers, tokens) for tokens in arguments.tokens]
+    show(found, arguments.answers)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
