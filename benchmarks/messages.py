@@ -3,7 +3,7 @@
 
 PYTHONPATH=. python benchmarks/messages.py --tokens 64 512 2048 --json messages.json
 
-Calls and replies are the real ones, of `--answers` simulated answers (`simulated.py`) to a question. Not counted: what Ray
+Calls and replies are the real ones, of simulated answers (`simulated.py`). Not counted: what Ray
 adds to a call (ids, owner, headers), and weights, which are handed on once an iteration.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import ray.cloudpickle
-import simulated
 
 from actors.host import Stored
 from actors.rollout import Sampled, Sampling
+from benchmarks import simulated
 from maskdpo_ray import model_folder
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config, ModelConfig

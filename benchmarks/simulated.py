@@ -125,7 +125,14 @@ class SimulatedEngines:
         return policy.version, policy.checksum
 
     async def generate(
-        self, index: int, question_id: str, prompt: Sequence[int], sampling: Any, seed: int, policy: Policy, files: Any
+        self,
+        index: int,
+        question_id: str,
+        prompt_token_ids: Sequence[int],
+        sampling: Any,
+        seed: int,
+        policy: Policy,
+        files: Any,
     ) -> Sampled:
         async with self._slots[index]:
             begin = time.perf_counter()

@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 import ray
 import ray.cloudpickle
-import simulated
 
 from actors import weights
 from actors.groups import RolloutGroup
+from benchmarks import simulated
 from maskdpo_ray import cli, model_folder, questions
 from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config import (
