@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import signal
 import threading
@@ -175,6 +176,10 @@ class Cluster:
     def _check_room(self, *names: str) -> None:
         Plan(self._config).check(ray.cluster_resources(), *names)
 
+    @staticmethod
+    def _num_nodes() -> int:
+        return sum(node["Alive"] for node in ray.nodes())
+
     def _threads(self, sharing: int) -> int:
         """Of each of `sharing` actors that work at the same time on one node."""
         cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
@@ -227,7 +232,7 @@ class Cluster:
             vllm["dtype"] = {"bf16": "bfloat16", "fp32": "float32"}[config.ds.param_dtype]
         settings = EngineSettings(
             device=config.cluster.device,
-            threads=self._threads(sharing=1),
+            threads=self._threads(sharing=math.ceil(config.rollout.num_engines / self._num_nodes())),
             seed=config.run.seed,
             trust_remote_code=config.model.trust_remote_code,
             **vllm,

@@ -261,7 +261,7 @@ class ClusterConfig:
     gpus_per_evaluator: float = 0
     """Ray GPUs that an evaluation actor reserves; with any, `eval.perplexity_model` runs there."""
     threads: int | None = None
-    """Threads of an engine or rank on CPU, which take turns. None: an engine all cores of a node, ranks share them."""
+    """Threads of an engine or rank on CPU, which take turns. None: a node's engines share its cores, its ranks too."""
     start_timeout_s: float = 600
     """Longest that each step of starting may take (engines, annotators, ranks, their joining), seconds."""
     step_timeout_s: float = 1800
