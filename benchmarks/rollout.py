@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""Answers through our pool beside raw vLLM and transformers: the same prompts, model, dtype, sampling and threads.
+
+PYTHONPATH=. python benchmarks/rollout.py --json rollout.json
+
+    pool           `RolloutGroup.stream`: a `RolloutEngine` on a local Ray, fed as in a run (rollout.max_in_flight)
+    vllm           `vllm.LLM.generate`, all prompts in one call, with the seeds that the pool gives them
+    vllm-top-k     the same with our sampler (`actors/top_k.py`), which the pool has too
+    transformers   `generate` on left-padded batches of prompts, each `n_samples_per_prompt` times
+
+Every contender has a process of its own; they take turns, `--repeats` times. Counted is the time from the first
+request to the last answer's text; starting and two questions before are not. docs/benchmarks-rollout.md has figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measures
+from maskdpo_ray import cli, loopback, model_folder, questions
+from maskdpo_ray.config import Config
+from maskdpo_ray.records import Question
+
+NAMES = ("pool", "vllm", "vllm-top-k", "transformers")
+WARM_UP = 2
+"""Questions."""
+Answers = Sequence[tuple[Sequence[int], str]]
+"""(token ids, text) of each."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every contender gets."""
+
+    config: Config
+    tokenizer: Any
+    asked: list[Question]
+    threads: int
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Work:
+        """As the command line says: the first training questions of a config."""
+        config = cli.read(given.config)
+        overrides = {"n_samples_per_prompt": given.samples, "max_new_tokens": given.max_new_tokens}
+        changed = {name: value for name, value in overrides.items() if value is not None}
+        config = dataclasses.replace(
+            config,
+            rollout=dataclasses.replace(config.rollout, num_engines=1, **changed),
+            model=dataclasses.replace(config.model, model_name_or_path=given.model),
+            cluster=dataclasses.replace(config.cluster, threads=given.threads),
+        )
+        data = config.data
+        asked, _ = questions.split_by_topic(questions.load(data.train), data.num_eval_topics, data.split_seed)
+        tokenizer = model_folder.load(config.model).tokenizer
+        return cls(config, tokenizer, asked[: WARM_UP + given.questions], given.threads)
+
+    @property
+    def dtype(self) -> str:
+        """Of the engines."""
+        by_training = {"bf16": "bfloat16", "fp32": "float32"}[self.config.ds.param_dtype]
+        return by_training if self.config.vllm.dtype == "auto" else self.config.vllm.dtype
+
+    def prompt(self, question: Question) -> list[int]:
+        """Token ids."""
+        return questions.render(self.tokenizer, question)
+
+    def measured(self, answer: Callable[[list[Question]], Answers]) -> dict[str, float]:
+        """Warm up, then time."""
+        answer(self.asked[:WARM_UP])
+        begin = time.perf_counter()
+        answers = answer(self.asked[WARM_UP:])
+        seconds = time.perf_counter() - begin
+        expected = len(self.asked[WARM_UP:]) * self.config.rollout.n_samples_per_prompt
+        if len(answers) != expected:
+            raise ValueError(f"expected {expected} answers, got {len(answers)}")
+        return {"seconds": seconds, "answers": len(answers), "tokens": sum(len(ids) for ids, _ in answers)}
+
+
+def by_pool(work: Work) -> dict[str, float]:
+    """Ours."""
+    from actors import weights
+    from maskdpo_ray import annotators
+    from maskdpo_ray.cluster import Cluster
+    from maskdpo_ray.stages import Answered
+
+    loopback.prefer(work.config.cluster)
+    annotator = annotators.build(work.config.annotation.annotator, work.config.annotation.options)
+    policy = weights.publish(work.config.model.model_name_or_path, 0)
+    with Cluster(work.config) as cluster:
+        engines, _, _ = cluster.start_evaluation(policy, work.prompt, annotator, None)
+        assert engines is not None
+
+        def answer(asked: list[Question]) -> Answers:
+            found = engines.stream(asked, policy, work.config.rollout.n_samples_per_prompt, "train")
+            items = [item for item in found if isinstance(item, Answered)]
+            return [(rollout.token_ids, rollout.text) for item in items for rollout in item.rollouts]
+
+        return work.measured(answer)
+
+
+def by_vllm(work: Work, our_sampler: bool) -> dict[str, float]:
+    """Raw."""
+    from actors.rollout import request_seed
+    from actors.vllm_process import set_environment
+
+    config, sampling = work.config, work.config.rollout
+    set_environment("cpu", work.threads, config.vllm.cpu_kv_cache_gib)
+    from vllm import LLM, SamplingParams, TokensPrompt
+
+    engine = LLM(
+        config.model.model_name_or_path,
+        dtype=work.dtype,
+        max_model_len=config.vllm.max_model_len,
+        max_num_seqs=config.vllm.max_num_seqs,
+        enforce_eager=config.vllm.enforce_eager,
+        enable_prefix_caching=config.vllm.enable_prefix_caching,
+        enable_chunked_prefill=False,  # on a CPU vLLM can't split the prompt of a request with a seed
+        max_num_batched_tokens=32768,
+        generation_config="vllm",
+        worker_extension_cls="actors.rollout.WorkerExtension",
+    )
+    if our_sampler:
+        engine.collective_rpc("sample_from_top_k")
+
+    def answer(asked: list[Question]) -> Answers:
+        options = {"n": sampling.n_samples_per_prompt, "max_tokens": sampling.max_new_tokens}
+        options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+        seeds = [request_seed(config.run.seed, "train", 0, question.id) for question in asked]
+        outputs = engine.generate(
+            [TokensPrompt(prompt_token_ids=work.prompt(question)) for question in asked],
+            [SamplingParams(**options, seed=seed) for seed in seeds],
+            use_tqdm=False,
+        )
+        return [(each.token_ids, each.text) for output in outputs for each in output.outputs]
+
+    return work.measured(answer)
+
+
+def by_transformers(work: Work, prompts: int) -> dict[str, float]:
+    """`prompts` at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    sampling = work.config.rollout
+    torch.set_num_threads(work.threads)
+    model = AutoModelForCausalLM.from_pretrained(work.config.model.model_name_or_path, dtype=getattr(torch, work.dtype))
+    model.eval()
+    eos = work.tokenizer.eos_token_id
+
+    def answer(asked: list[Question]) -> Answers:
+        found: list[tuple[list[int], str]] = []
+        for first in range(0, len(asked), prompts):
+            ids = [work.prompt(question) for question in asked[first : first + prompts]]
+            width = max(map(len, ids))
+            padded = torch.tensor([[eos] * (width - len(row)) + row for row in ids])
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+            torch.manual_seed(first)
+            output = model.generate(
+                padded,
+                attention_mask=mask,
+                do_sample=True,
+                num_return_sequences=sampling.n_samples_per_prompt,
+                max_new_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                pad_token_id=eos,
+                eos_token_id=eos,
+            )
+            for row in output[:, width:].tolist():
+                answered = row[: row.index(eos) + 1] if eos in row else row
+                found.append((answered, work.tokenizer.decode(answered, skip_special_tokens=True)))
+        return found
+
+    return work.measured(answer)
+
+
+def take_part(name: str, given: argparse.Namespace) -> dict[str, float]:
+    """One contender's turn, in this process."""
+    work = Work.of(given)
+    if name == "pool":
+        return by_pool(work)
+    if name == "transformers":
+        return by_transformers(work, given.prompts)
+    return by_vllm(work, our_sampler=name == "vllm-top-k")
+
+
+def turn(name: str, words: Sequence[str]) -> dict[str, float]:
+    """The same in a process of its own. Raises SystemExit when that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, log = Path(folder) / "outcome.json", Path(folder) / "log"
+        command = [sys.executable, str(Path(__file__)), *words, "--only", name, "--json", str(output)]
+        with log.open("wb") as file:
+            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
+        if done.returncode:
+            raise SystemExit(f"{name} failed:\n{log.read_text(errors='replace')[-3000:]}")
+        found: dict[str, float] = json.loads(output.read_text())
+        return found
+
+
+def environment() -> dict[str, str]:
+    """Of every contender."""
+    own = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, **own}
+
+
+def report(outcomes: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Rates of each contender, and, turn by turn, the pool's share of them."""
+    rates = {name: [each["tokens"] / each["seconds"] for each in turns] for name, turns in outcomes.items()}
+    found: dict[str, Any] = {"machine": measures.machine(), "outcomes": outcomes}
+    found["tokens_per_second"] = {name: measures.spread(own) for name, own in rates.items()}
+    if ours := rates.get("pool"):
+        found["pool_over"] = {
+            name: measures.spread([mine / its for mine, its in zip(ours, own, strict=True)])
+            for name, own in rates.items()
+        }
+    return found
+
+
+def shown(found: dict[str, Any]) -> str:
+    """The table."""
+    rows = []
+    for name, turns in found["outcomes"].items():
+        rate, over = found["tokens_per_second"][name], found.get("pool_over", {}).get(name)
+        tokens = f"{turns[0]['tokens']:,.0f}"
+        rows.append([name, tokens, measures.shown_spread(rate, 1), measures.shown_spread(over, 3) if over else "-"])
+    header = ["contender", "tokens", "tokens/s, median (range)", "the pool is so many times as fast"]
+    return measures.table(header, rows)
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
+    made.add_argument("--model", default="models/smollm2-135m-instruct")
+    made.add_argument("--questions", type=int, default=24)
+    made.add_argument("--samples", type=int, help="answers to each; by default the config's")
+    made.add_argument("--max_new_tokens", type=int, help="by default the config's")
+    made.add_argument("--prompts", type=int, default=8, help="that transformers gets at a time")
+    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--repeats", type=int, default=3)
+    made.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
+    made.add_argument("--only", choices=NAMES, help="take this one's turn, in this process")
+    made.add_argument("--json", type=Path, help="file for the figures")
+    return made.parse_args(words)
+
+
+def main(words: list[str]) -> None:
+    """Command line: take turns, print the table."""
+    given = parse(words)
+    if given.only:
+        found: dict[str, Any] = take_part(given.only, given)
+        print(found)
+    else:
+        outcomes: dict[str, list[dict[str, float]]] = {name: [] for name in given.contenders}
+        for number in range(given.repeats):
+            for name in given.contenders:
+                outcomes[name].append(turn(name, words))
+                last = outcomes[name][-1]
+                said = f"{last['tokens']:.0f} tokens in {last['seconds']:.1f} s"
+                print(f"turn {number + 1} of {given.repeats}: {name}: {said}", file=sys.stderr, flush=True)
+        found = report(outcomes)
+        print(shown(found))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
