@@ -232,6 +232,11 @@ def _tokenizer(model: ModelConfig) -> Any:
         raise ModelError(f"model.model_name_or_path: expected a chat template in {str(folder)!r}, found none")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.model_name_or_path: expected an EOS token in {str(folder)!r}, found none")
+    try:  # now: later the question would be blamed
+        tokenizer.apply_chat_template([{"role": "user", "content": "A question?"}], add_generation_prompt=True)
+    except Exception as error:  # a template is a program, which can fail in any way
+        reason = f"{type(error).__name__}: {_reason(error)}"
+        raise ModelError(f"{folder}: expected a chat template that takes a question, got {reason}") from error
     return tokenizer
 
 

@@ -164,7 +164,12 @@ MODELS: dict[str, Case] = {
     "a template that fails": (
         write("model/chat_template.jinja", "{{ raise_exception('\x1b[2J') }}"),
         ASK,
-        "question 'b': expected messages that the model's chat template takes, got TemplateError: \\x1b[2J",
+        "model: expected a chat template that takes a question, got TemplateError: \\x1b[2J",
+    ),
+    "a template that one question fails": (
+        write("model/chat_template.jinja", "{% if 'b' in messages[0].content %}{{ raise_exception('no') }}{% endif %}"),
+        ASK,
+        "question 'b': expected messages that the model's chat template takes, got TemplateError: no",
     ),
     "no EOS": (
         edit("model/tokenizer_config.json", eos_token=None),
