@@ -84,9 +84,14 @@ def causal(lengths: Sequence[int]) -> int:
 
 
 def matrix_rate(
-    shape: Shape, tokens: int, device: str = "cpu", seconds: float = 1.0, threads: int | None = None
+    shape: Shape,
+    tokens: int,
+    device: str = "cpu",
+    seconds: float = 1.0,
+    threads: int | None = None,
+    dtype: str = "bf16",
 ) -> float:
-    """Floating point operations per second of bf16 products of a layer's shapes, `tokens` rows each: measured here.
+    """Floating point operations per second of products of a layer's shapes, `tokens` rows each: measured here.
 
     Each shape has its share of the layer's work; the products of a backward pass are of the same shapes turned around.
     """
@@ -99,10 +104,11 @@ def matrix_rate(
         if device == "cuda":
             torch.cuda.synchronize()
 
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     pairs = [
         (
-            torch.randn(tokens, inputs, dtype=torch.bfloat16, device=device),
-            torch.randn(outputs, inputs, dtype=torch.bfloat16, device=device),
+            torch.randn(tokens, inputs, dtype=kind, device=device),
+            torch.randn(outputs, inputs, dtype=kind, device=device),
         )
         for inputs, outputs in shape.projections()
     ]

@@ -38,7 +38,7 @@ class Workload:
     max_norm: float = 1.0
     lr_scheduler: str = "cosine"
     seed: int = 1
-    dtype: str = "bf16"
+    dtype: str = "fp32"
     threads: int = 2
     options: dict[str, Any] = field(default_factory=dict)
     """Of one contender: micro-batch size, our savings."""
