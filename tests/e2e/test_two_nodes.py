@@ -50,13 +50,14 @@ def vllm_workers() -> int:
 
 
 @pytest.fixture(scope="module")
-def joined(cluster: LocalCluster, runs_dir: Path, smallest: Path) -> tuple[Run, tuple[list[dict[str, int]], int]]:
-    """`python -m maskdpo_ray.run --cluster.address ...`, where its actors were and how many workers vLLM had."""
+def joined(cluster: LocalCluster, runs_dir: Path, smallest: Path) -> tuple[Run, list[dict[str, int]]]:
+    """`python -m maskdpo_ray.run --cluster.address ...`, whose engines had a worker of vLLM's each; where they were."""
     folder = runs_dir / "joined"
     options = arguments(folder, smallest, cluster__address=cluster.address, **ON_TWO_NODES)
     with Driver(options, runs_dir / "joined.log") as driver:
         driver.wait_for(lambda: (folder / "eval_000" / "heldout.json").exists())
-        there = spread(cluster), vllm_workers()
+        driver.wait_for(lambda: vllm_workers() == 2)
+        there = spread(cluster)
         return finish(driver, folder), there
 
 
@@ -75,11 +76,11 @@ def contents(run: Run, name: str) -> list[dict[str, Any]]:
     return sorted(run.lines(name), key=lambda line: (line["question_id"], line.get("sample", 0)))
 
 
-def test_joined(joined: tuple[Run, tuple[list[dict[str, int]], int]]) -> None:
+def test_joined(joined: tuple[Run, list[dict[str, int]]]) -> None:
     run, there = joined
     assert run.code == 0, run.output
     assert (run.folder / "summary.json").is_file()
-    assert there == (EVERYWHERE, 2)
+    assert there == EVERYWHERE
     assert run.left == []
 
 
