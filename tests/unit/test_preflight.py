@@ -258,12 +258,17 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         "generation_config.json: expected settings that transformers saves, got: ",
     ),
     **{
-        f"template {problem}": (model(written("chat_template.jinja", template)), DataError, message)
-        for problem, template, message in (
-            ("is broken", "{% for %}", ": expected messages that the model's chat template takes, got TemplateS"),
-            ("fails", "{{ 1 + 'a' }}", ": expected messages that the model's chat template takes, got TypeError: "),
-            ("is silent", "{% if no %}{% endif %}", ": expected text from the model's chat template, got 0 tokens "),
-            ("is all special", "<|im_start|>", ": expected text from the model's chat template, got 1 tokens with"),
+        f"template {problem}": (model(written("chat_template.jinja", template)), kind, message)
+        for problem, template, kind, message in (
+            ("is broken", "{% for %}", ModelError, ": expected a chat template that takes a question, got TemplateS"),
+            ("fails", "{{ 1 + 'a' }}", ModelError, ": expected a chat template that takes a question, got TypeError: "),
+            (
+                "is silent",
+                "{% if no %}{% endif %}",
+                DataError,
+                ": expected text from the model's chat template, got 0 ",
+            ),
+            ("is all special", "<|im_start|>", DataError, ": expected text from the model's chat template, got 1"),
         )
     },
     "max_model_len": (
