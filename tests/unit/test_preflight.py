@@ -262,12 +262,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         for problem, template, kind, message in (
             ("is broken", "{% for %}", ModelError, ": expected a chat template that takes a question, got TemplateS"),
             ("fails", "{{ 1 + 'a' }}", ModelError, ": expected a chat template that takes a question, got TypeError: "),
-            (
-                "is silent",
-                "{% if no %}{% endif %}",
-                DataError,
-                ": expected text from the model's chat template, got 0 ",
-            ),
+            ("is silent", "{% if no %}{% endif %}", DataError, ": expected text from the model's chat template, got 0"),
             ("is all special", "<|im_start|>", DataError, ": expected text from the model's chat template, got 1"),
         )
     },
