@@ -9,7 +9,7 @@ PYTHONPATH=. python benchmarks/rollout.py --json rollout.json
     transformers   `generate` on left-padded batches of prompts, each `n_samples_per_prompt` times
 
 Every contender has a process of its own; they take turns, `--repeats` times. Counted is the time from the first
-request to the last answer's text; starting and two questions before are not. docs/benchmarks-rollout.md has figures.
+request to the last answer's text; starting and two questions before are not.
 """
 
 from __future__ import annotations
@@ -65,12 +65,6 @@ class Work:
         tokenizer = model_folder.load(config.model).tokenizer
         return cls(config, tokenizer, asked[: WARM_UP + given.questions], given.threads)
 
-    @property
-    def dtype(self) -> str:
-        """Of the engines."""
-        by_training = {"bf16": "bfloat16", "fp32": "float32"}[self.config.ds.param_dtype]
-        return by_training if self.config.vllm.dtype == "auto" else self.config.vllm.dtype
-
     def prompt(self, question: Question) -> list[int]:
         """Token ids."""
         return questions.render(self.tokenizer, question)
@@ -120,7 +114,7 @@ def by_vllm(work: Work, our_sampler: bool) -> dict[str, float]:
 
     engine = LLM(
         config.model.model_name_or_path,
-        dtype=work.dtype,
+        dtype=work.config.engine_dtype,
         max_model_len=config.vllm.max_model_len,
         max_num_seqs=config.vllm.max_num_seqs,
         enforce_eager=config.vllm.enforce_eager,
@@ -154,7 +148,8 @@ def by_transformers(work: Work, prompts: int) -> dict[str, float]:
 
     sampling = work.config.rollout
     torch.set_num_threads(work.threads)
-    model = AutoModelForCausalLM.from_pretrained(work.config.model.model_name_or_path, dtype=getattr(torch, work.dtype))
+    dtype = getattr(torch, work.config.engine_dtype)
+    model = AutoModelForCausalLM.from_pretrained(work.config.model.model_name_or_path, dtype=dtype)
     model.eval()
     eos = work.tokenizer.eos_token_id
 

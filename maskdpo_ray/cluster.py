@@ -227,9 +227,7 @@ class Cluster:
 
     def _start_engines(self, policy: Policy, render: Callable[[Question], list[int]]) -> RolloutGroup:
         config = self._config
-        vllm = dataclasses.asdict(config.vllm)
-        if config.vllm.dtype == "auto":
-            vllm["dtype"] = {"bf16": "bfloat16", "fp32": "float32"}[config.ds.param_dtype]
+        vllm = dataclasses.asdict(config.vllm) | {"dtype": config.engine_dtype}
         settings = EngineSettings(
             device=config.cluster.device,
             threads=self._threads(sharing=math.ceil(config.rollout.num_engines / self._num_nodes())),

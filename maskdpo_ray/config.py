@@ -323,3 +323,10 @@ class Config:
             f"less than vllm.max_model_len ({context}), which also holds the prompt",
             answer,
         )
+
+    @property
+    def engine_dtype(self) -> str:
+        """Of the engines' weights and activations: `vllm.dtype`, or training's where that is auto."""
+        if self.vllm.dtype == "auto":
+            return {"bf16": "bfloat16", "fp32": "float32"}[self.ds.param_dtype]
+        return self.vllm.dtype

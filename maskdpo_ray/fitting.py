@@ -187,9 +187,8 @@ def _word(value: Any) -> str:
 
 def _engine(config: Config, models: Models) -> Engine:
     vllm, on_gpu = config.vllm, config.cluster.device == "cuda"
-    dtype = config.ds.param_dtype if vllm.dtype == "auto" else vllm.dtype
     gpus = vllm.tensor_parallel_size if on_gpu else 0
-    return Engine(models.policy, dtype, gpus, models.max_len(config), vllm.max_num_seqs)
+    return Engine(models.policy, config.engine_dtype, gpus, models.max_len(config), vllm.max_num_seqs)
 
 
 def _engines(config: Config, models: Models, machines: Machines) -> Verdict:

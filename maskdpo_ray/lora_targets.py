@@ -38,14 +38,13 @@ def check(lora: LoraConfig, model: ModelConfig, config: Any) -> None:
 
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-    linear = [path for path, module in built.named_modules() if isinstance(module, torch.nn.Linear)]
-    known = sorted({path.rpartition(".")[2] for path in linear})
+    linear = {path: module for path, module in built.named_modules() if isinstance(module, torch.nn.Linear)}
+    head = built.get_output_embeddings()
     for name in wanted:
-        if not any(matches(path, name) for path in linear):
+        meant = [module for path, module in linear.items() if matches(path, name)]
+        if not meant:
+            known = sorted({path.rpartition(".")[2] for path in linear})
             expected = f"all-linear, or names of linear layers ({', '.join(known)})"
             raise ConfigError(f"lora.target_modules: expected {expected}, got {shown(name)}")
-    head = built.get_output_embeddings()
-    tied = [path for path, module in built.named_modules() if module is head and config.tie_word_embeddings]
-    for name in wanted:
-        if any(matches(path, name) for path in tied):
+        if config.tie_word_embeddings and head in meant:
             raise ConfigError(f"lora.target_modules: expected layers with weights of their own, got {shown(name)}")

@@ -18,7 +18,7 @@ def outcome(tokens: float, seconds: float) -> dict[str, float]:
 def test_work_is_the_configs_first_training_questions(tiny_model: Path) -> None:
     words = ["--config", str(QUICKSTART), "--model", str(tiny_model), "--questions", "3", "--max_new_tokens", "7"]
     work = rollout.Work.of(rollout.parse(words))
-    assert len(work.asked) == 3 + rollout.WARM_UP and work.dtype == "float32"
+    assert len(work.asked) == 3 + rollout.WARM_UP and work.config.engine_dtype == "float32"
     assert (work.config.rollout.max_new_tokens, work.config.rollout.n_samples_per_prompt) == (7, 8)
     assert work.tokenizer.decode(work.prompt(work.asked[0])).count("<|im_start|>assistant") == 3  # two shots
 
