@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import scripted_model
-from conftest import Run, arguments, finish
 from driver import Driver
+from finished_run import Run, arguments, finish
 
 from maskdpo_ray import questions
 from maskdpo_ray.annotators import turns

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Run, arguments, finish
 from driver import Driver
+from finished_run import Run, arguments, finish
 
 # The fixture's run counts towards the test that first asks for it.
 pytestmark = pytest.mark.timeout(2400)

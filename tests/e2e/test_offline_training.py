@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import finish, write_pairs
 from driver import Driver
+from finished_run import finish, write_pairs
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.timeout(600)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Run, finish, write_pairs
 from driver import Driver, family
+from finished_run import Run, finish, write_pairs
 
 from actors import weights
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import SMALLEST, Run, arguments, finish
 from driver import REPOSITORY, Driver, describe
+from finished_run import SMALLEST, Run, arguments, finish
 from safetensors.torch import load_file
 
 from maskdpo_ray.records import LABELS

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Run, arguments, finish
 from driver import Driver, describe, family
+from finished_run import Run, arguments, finish
 
 pytestmark = pytest.mark.timeout(3600)
 STOP_TIMEOUT_S = 30.0

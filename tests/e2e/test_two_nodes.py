@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Run, arguments, finish
 from driver import Driver, descendants
+from finished_run import Run, arguments, finish
 from local_cluster import LocalCluster
 
 pytestmark = pytest.mark.timeout(3600)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import REPOSITORY
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_every_answer_is_committed_once(bundled_model: Path, tmp_path: Path) -> None:

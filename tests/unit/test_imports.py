@@ -114,3 +114,11 @@ def test_files_stay_short_and_named_after_one_thing() -> None:
     }
     assert long == {}
     assert [path for path in files if path.name in ("utils.py", "util.py", "helpers.py", "misc.py")] == []
+
+
+def test_tests_run_beside_each_other() -> None:
+    """One pytest process collects all tiers: two modules of one name, "conftest" too, hide each other."""
+    files = sources("tests")
+    names = [path.stem for path in files if path.stem != "conftest"]
+    assert sorted(names) == sorted(set(names))
+    assert [path for path in files if "conftest" in imported_names(path)] == []
