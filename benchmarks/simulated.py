@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ class SimulatedEngines:
         self._policies = [policy] * engines
         self._slots = [asyncio.Semaphore(slots) for _ in range(engines)]
         self._clocks = [BusyClock() for _ in range(engines)]
-        self._slot_seconds = [0.0] * engines
+        self._slot_seconds: list[Counter[int]] = [Counter() for _ in range(engines)]
 
     async def on(self, index: int, method: str, *arguments: Any) -> Any:
         """Call a method of engine `index`."""
@@ -138,7 +139,7 @@ class SimulatedEngines:
             begin = time.perf_counter()
             with self._clocks[index]:
                 await asyncio.sleep(self._seconds * random.Random(seed).uniform(0.8, 1.2))
-            self._slot_seconds[index] += time.perf_counter() - begin
+            self._slot_seconds[index][sampling.n] += time.perf_counter() - begin
         return Sampled(
             (policy.version, policy.checksum), self._phrases.answers(question_id, seed, policy.version, sampling.n)
         )
@@ -146,9 +147,9 @@ class SimulatedEngines:
     async def busy_seconds(self, index: int) -> float:
         return self._clocks[index].seconds()
 
-    async def slot_seconds(self, index: int) -> float:
-        """Sum over its slots of the seconds that they were taken."""
-        return self._slot_seconds[index]
+    async def slot_seconds(self, index: int, n: int) -> float:
+        """Sum over its slots of the seconds that requests for `n` answers took them."""
+        return self._slot_seconds[index][n]
 
     async def until_gone(self, index: int) -> None:
         await asyncio.Event().wait()

@@ -45,6 +45,9 @@ from maskdpo_ray.tracking import Tracker
 
 ray.cloudpickle.register_pickle_by_value(simulated)  # workers don't have benchmarks/ on their path
 
+NUM_SAMPLES = 8
+"""Answers to a training question; evaluation asks for fewer, and so is told apart."""
+
 
 class Handle:
     """One of several engines in an actor's process, called as a Ray handle is."""
@@ -115,7 +118,7 @@ def config_for(arguments: argparse.Namespace, folder: Path) -> Config:
     return Config(
         run=RunConfig(name="run", dir=str(folder), iterations=1),
         model=ModelConfig(model_name_or_path=str(arguments.model)),
-        rollout=RolloutConfig(num_engines=arguments.engines, n_samples_per_prompt=8, max_in_flight=in_flight),
+        rollout=RolloutConfig(num_engines=arguments.engines, n_samples_per_prompt=NUM_SAMPLES, max_in_flight=in_flight),
         annotation=AnnotationConfig(num_actors=arguments.annotators, max_in_flight=arguments.annotators * 64),
         train=TrainConfig(num_ranks=1, max_epochs=1, batch_size=512, save_steps=-1),
         eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
@@ -146,7 +149,7 @@ def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             watch.start()
             Loop(config, train, evaluation, tokenizer, initial, stages, run_folder, tracker).run()
             watch.stop()
-            slot_seconds = sum(ray.get([engine.slot_seconds.remote() for engine in cluster.engines]))
+            slot_seconds = sum(ray.get([engine.slot_seconds.remote(NUM_SAMPLES) for engine in cluster.engines]))
     return figures(arguments, path, watch, slot_seconds)
 
 
@@ -155,7 +158,7 @@ def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_second
     timings: dict[str, float] = {}
     for line in (path / "metrics.jsonl").read_text().splitlines():
         timings |= {name: value for name, value in json.loads(line).items() if name.startswith("timing/")}
-    collect, answers = timings["timing/collect_s"], arguments.questions * 8
+    collect, answers = timings["timing/collect_s"], arguments.questions * NUM_SAMPLES
     ideal = slot_seconds / (arguments.engines * arguments.slots)
     return {
         "answers": answers,
@@ -169,7 +172,7 @@ def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_second
         "timings": {name.removeprefix("timing/"): round(value, 2) for name, value in timings.items()},
         "bytes": {str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*.jsonl"))},
         "peak_mib": round(max((mib for *_, mib in watch.rows), default=0.0), 1),
-        "memory": [(round(s, 1), count * 8, round(mib, 1)) for s, count, mib in watch.rows],
+        "memory": [(round(s, 1), count * NUM_SAMPLES, round(mib, 1)) for s, count, mib in watch.rows],
     }
 
 

@@ -33,7 +33,7 @@ import psutil
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "tests" / "e2e"), str(REPOSITORY / "tests")]  # its eyes: they overlook no process
 
-import bad_input  # noqa: E402
+import tiny_run  # noqa: E402
 from driver import RUN_TIMEOUT_S, Driver, adopt_orphans, describe, families, titled  # noqa: E402
 from local_cluster import LocalCluster  # noqa: E402
 
@@ -66,15 +66,6 @@ _OPTIONS = {
     "vllm.cpu_kv_cache_gib": 1,
     "eval.bootstrap_samples": 100,
 }
-_CONFIG = """\
-model: {{model_name_or_path: {folder}/model}}
-data: {{train: {folder}/questions.jsonl, num_eval_topics: 4}}
-rollout: {{n_samples_per_prompt: 4, max_new_tokens: 128}}
-annotation: {{annotator: "python:docs.numbers_annotator:NumbersAnnotator"}}
-train: {{batch_size: 2}}
-eval: {{n_samples_per_prompt: 2, perplexity_model: {folder}/model}}
-"""
-_NUM_QUESTIONS = 12
 _ON_TWO_NODES = {"rollout.num_engines": 2, "cluster.threads": 1}
 _CPUS = 4  # of each node: the first one has room for what the second one held
 _TRIES = 5
@@ -115,21 +106,6 @@ class Outcome:
     """Optimizer steps that were done twice."""
     problems: tuple[str, ...]
     """Empty: survived."""
-
-
-def write_config(folder: Path) -> Path:
-    """The config of a run on a model and questions of `folder`, made too: answers are letters, and so are facts."""
-    bad_input.small_model(folder / "model")
-    digits = "012345678"  # every number with a 9 is wrong
-    document = " ".join([*digits, *(tens + ones for tens in digits for ones in digits)])
-    questions = [
-        {"id": f"q{number}", "topic": f"t{number}", "prompt": f"What is {number}?", "document": document}
-        for number in range(_NUM_QUESTIONS)
-    ]
-    (folder / "questions.jsonl").write_text("".join(f"{json.dumps(question)}\n" for question in questions))
-    config = folder / "config.yaml"
-    config.write_text(_CONFIG.format(folder=folder))
-    return config
 
 
 def arguments(config: Path, folder: Path, options: dict[str, Any]) -> list[str]:
@@ -370,7 +346,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the run under way, too
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    config = given.config or write_config(folder)
+    config = given.config or tiny_run.write_config(folder)
     log = folder / "faults.jsonl"
     done = [Outcome(**json.loads(line)) for line in log.read_bytes().splitlines()] if log.exists() else []
     for number in range(given.first, given.first + given.faults):

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: the smallest real run, done once."""
+"""What the tests of the command line share: a small run of a real model and a tiny one, each done once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_run
 import yaml
 from driver import REPOSITORY, Driver, adopt_orphans
 from finished_run import SMALLEST, Run, arguments, finish
@@ -48,3 +49,19 @@ def masked_run(runs_dir: Path, smallest: Path) -> Iterator[Run]:
         run = dataclasses.replace(finish(driver, folder), listening=listening)
     assert run.code == 0, run.output
     yield run
+
+
+@pytest.fixture(scope="session")
+def tiny(runs_dir: Path) -> Path:
+    """The config file of a run that costs no more than the start of its actors."""
+    (runs_dir / "tiny").mkdir()
+    return tiny_run.write_config(runs_dir / "tiny")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(runs_dir: Path, tiny: Path) -> Run:
+    """The tiny run of two iterations, let alone."""
+    with Driver(arguments(runs_dir / "undisturbed", tiny), runs_dir / "undisturbed.log") as driver:
+        run = finish(driver, runs_dir / "undisturbed")
+    assert run.code == 0, run.output
+    return run

@@ -18,9 +18,7 @@ SMALLEST = {
     "data.max_questions": 6,
     "data.num_eval_topics": 3,
     "data.num_transfer_topics": 2,
-    "rollout.max_in_flight": 2,  # questions finish one after the other, so that a run can be stopped among them
     "train.batch_size": 2,
-    "train.max_epochs": 2,  # steps enough to be stopped among them
     "eval.bootstrap_samples": 100,
     "vllm.dtype": "float32",  # runs are compared answer by answer
 }

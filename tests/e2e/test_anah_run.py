@@ -31,6 +31,9 @@ def anah_run(runs_dir: Path, smallest: Path, bundled_model: Path) -> Run:
         annotation__options=json.dumps({"judge_options": {"model": str(judge), "max_model_len": CONTEXT, **small}}),
         eval__perplexity_model=str(bundled_model),
         run__iterations=1,
+        data__max_questions=4,
+        data__num_eval_topics=1,
+        data__num_transfer_topics=1,
     )
     with Driver(options, runs_dir / "anah.log") as driver:
         run = finish(driver, folder)

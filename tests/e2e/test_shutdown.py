@@ -46,10 +46,10 @@ def kill_engine(driver: Driver) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def stopped(masked_run: Run, runs_dir: Path, smallest: Path) -> Stopped:
-    """The run of `masked_run`, stopped while it answers and while it trains, and deprived of its engine."""
+def stopped(undisturbed: Run, runs_dir: Path, tiny: Path) -> Stopped:
+    """The run of `undisturbed`, stopped while it answers and while it trains, and deprived of its engine."""
     folder, seen = runs_dir / "stopped", Stopped()
-    options = arguments(folder, smallest)
+    options = arguments(folder, tiny)
     rollouts, metrics = folder / "iter_000" / "rollouts-000.jsonl", folder / "metrics.jsonl"
 
     def stop(name: str, number: signal.Signals, when: Callable[[], bool], all_at_once: bool = False) -> None:
@@ -80,9 +80,9 @@ def test_no_process_is_left(stopped: Stopped) -> None:
     assert stopped.left == {"answering": [], "training": []}
 
 
-def test_it_was_in_the_middle(stopped: Stopped, masked_run: Run) -> None:
+def test_it_was_in_the_middle(stopped: Stopped, undisturbed: Run) -> None:
     """Else the other tests say nothing."""
-    total = len(masked_run.lines("iter_000/rollouts-000.jsonl"))
+    total = len(undisturbed.lines("iter_000/rollouts-000.jsonl"))
     assert 0 < stopped.committed["answering"] < total == stopped.committed["training"]
     entries = stopped.end.lines("ledger.jsonl")
     assert [entry["stage"] for entry in entries].count("open") == 3
@@ -102,10 +102,10 @@ def test_a_stop_is_no_crash(stopped: Stopped) -> None:
 
 
 @pytest.mark.parametrize("all_at_once", [False, True])
-def test_stopped_while_ray_starts(runs_dir: Path, smallest: Path, all_at_once: bool) -> None:
+def test_stopped_while_ray_starts(runs_dir: Path, tiny: Path, all_at_once: bool) -> None:
     """Ray has signal handlers of its own, and processes that nobody else would end."""
     name = f"early-{all_at_once}"
-    with Driver(arguments(runs_dir / name, smallest), runs_dir / f"{name}.log") as driver:
+    with Driver(arguments(runs_dir / name, tiny), runs_dir / f"{name}.log") as driver:
         driver.wait_for(lambda: any("raylet/raylet" in each for each in describe(driver.left())))
         code = driver.stop(signal.SIGTERM, STOP_TIMEOUT_S, all_at_once)
         left = describe(driver.left())
@@ -116,22 +116,19 @@ def test_vllm_ends_with_its_actor(stopped: Stopped) -> None:
     assert stopped.orphans == []
 
 
-def test_it_goes_on_to_the_end(stopped: Stopped, masked_run: Run) -> None:
+def test_it_goes_on_to_the_end(stopped: Stopped, undisturbed: Run) -> None:
     """As if nothing had happened: the same answers, labels, pairs and policies as the run that was let alone."""
     run = stopped.end
     assert run.code == 0, run.output
     assert run.left == []
-    names = [
-        f"iter_{i:03d}/{name}"
-        for i in (0, 1)
-        for name in ("rollouts-000.jsonl", "annotations-000.jsonl", "pairs.jsonl")
-    ]
+    files = ("rollouts-000.jsonl", "annotations-000.jsonl", "pairs.jsonl")
+    names = [f"iter_{i:03d}/{name}" for i in (0, 1) for name in files]
     for name in [*names, "eval_000/heldout-rollouts.jsonl", "eval_001/heldout-rollouts.jsonl"]:
-        ours, theirs = ((each.folder / name).read_bytes() for each in (run, masked_run))
+        ours, theirs = ((each.folder / name).read_bytes() for each in (run, undisturbed))
         assert sorted(ours.splitlines()) == sorted(theirs.splitlines()), name
     for iteration in (0, 1):
         ours, theirs = (
             (each.folder / f"iter_{iteration:03d}" / "policy" / "model.safetensors").read_bytes()
-            for each in (run, masked_run)
+            for each in (run, undisturbed)
         )
         assert ours == theirs

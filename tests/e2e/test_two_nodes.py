@@ -50,10 +50,10 @@ def vllm_workers() -> int:
 
 
 @pytest.fixture(scope="module")
-def joined(cluster: LocalCluster, runs_dir: Path, smallest: Path) -> tuple[Run, list[dict[str, int]]]:
+def joined(cluster: LocalCluster, runs_dir: Path, tiny: Path) -> tuple[Run, list[dict[str, int]]]:
     """`python -m maskdpo_ray.run --cluster.address ...`, whose engines had a worker of vLLM's each; where they were."""
     folder = runs_dir / "joined"
-    options = arguments(folder, smallest, cluster__address=cluster.address, **ON_TWO_NODES)
+    options = arguments(folder, tiny, cluster__address=cluster.address, **ON_TWO_NODES)
     with Driver(options, runs_dir / "joined.log") as driver:
         driver.wait_for(lambda: (folder / "eval_000" / "heldout.json").exists())
         driver.wait_for(lambda: vllm_workers() == 2)
@@ -62,12 +62,12 @@ def joined(cluster: LocalCluster, runs_dir: Path, smallest: Path) -> tuple[Run, 
 
 
 @pytest.fixture(scope="module")
-def submitted(cluster: LocalCluster, runs_dir: Path, smallest: Path) -> Run:
+def submitted(cluster: LocalCluster, runs_dir: Path, tiny: Path) -> Run:
     """`ray job submit -- python -m maskdpo_ray.run ...`."""
     folder = runs_dir / "submitted"
     ray = str(Path(sys.executable).parent / "ray")
     command = [ray, "job", "submit", "--address", cluster.jobs, "--", "python", "-m", "maskdpo_ray.run"]
-    with Driver(arguments(folder, smallest, **ON_TWO_NODES), runs_dir / "submitted.log", command) as driver:
+    with Driver(arguments(folder, tiny, **ON_TWO_NODES), runs_dir / "submitted.log", command) as driver:
         return finish(driver, folder)
 
 

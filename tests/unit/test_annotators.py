@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import fakes
+import psutil
 import pytest
 
 from actors.annotation import AnnotationActor
@@ -381,9 +383,9 @@ def test_a_stop_leaves_no_process() -> None:
 
 
 def is_there(group: int) -> bool:
-    """Whether a process group has processes."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether a process group has living processes; who has ended may wait for its parent to take note of it."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False

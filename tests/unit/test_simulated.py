@@ -14,10 +14,11 @@ from benchmarks import messages, simulated
 
 
 def methods(kind: type) -> dict[str, list[str]]:
-    """Public methods: parameters but the object's own, and but an engine's index."""
+    """Public methods: parameters but the object's own, an engine's index, and what Ray adds to a class of actors."""
     found = {name: inspect.signature(value) for name, value in inspect.getmembers(kind, inspect.isfunction)}
     parameters = {name: [*signature.parameters][1:] for name, signature in found.items() if not name.startswith("_")}
-    return {name: [each for each in given if each != "index"] for name, given in parameters.items()}
+    others = ("index", "_ray_trace_ctx")
+    return {name: [each for each in given if each not in others] for name, given in parameters.items()}
 
 
 @pytest.mark.parametrize(
