@@ -92,7 +92,7 @@ class Feed(Generic[Item]):
     def run(self, items: Iterable[Item | Failed], max_in_flight: int) -> Iterator[tuple[Any, Any]]:
         source: Iterator[Any] = iter(items)
         has_more = True
-        while True:
+        while not self._pool.is_stopped:
             self._give_out_waiting()
             if self._at_home_only:
                 yield from self._given_up()

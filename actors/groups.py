@@ -46,6 +46,10 @@ class _Replaced:
         """See `stages.Group.restarts`."""
         return self.pool.restarts
 
+    def stop(self) -> None:
+        """See `stages.Group.stop`."""
+        self.pool.is_stopped = True
+
     def busy_seconds(self) -> float:
         """Mean over the actors that are there."""
         return fmean(self.pool.each("busy_seconds").values())

@@ -56,6 +56,8 @@ class Pool:
         self._methods: dict[tuple[int, str], Any] = {}
         self.restarts = 0
         """Deaths and hangs that calls met."""
+        self.is_stopped = False
+        """Set by another thread: passes end soon, without the rest of their answers."""
 
     def __len__(self) -> int:
         return len(self.handles)

@@ -97,6 +97,10 @@ class RolloutConfig:
     """Longest answer, tokens."""
     max_in_flight: int = 64
     """Questions handed to the engines and not yet answered; bounds the driver's memory."""
+    ahead: Literal[0, 1] = 0
+    """1: the next iteration's questions are answered while the policy that answers them is trained, so that engines
+    and ranks work at the same time; from the second iteration on, pairs then come from the policy before the newest.
+    0, as in Mask-DPO: on-policy."""
 
     def __post_init__(self) -> None:
         for name in ("num_engines", "max_new_tokens", "max_in_flight"):

@@ -8,32 +8,32 @@
 
 `collect` waits for the annotators, they for the engines; all three work at the same time, with a
 bounded number of questions between them. `train` starts when the iteration's pairs are complete.
-Whatever the run folder holds already is not done again. stages.py has what is handed on, `Answered` and
-`Labelled`, and the groups that do the work.
+Whatever the run folder holds already is not done again. What happens within a stage is in
+collect_stage.py, train_stage.py and evaluate_stage.py; stages.py has what is handed on, `Answered`
+and `Labelled`, and the groups that do the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from maskdpo_ray import batching, evaluate_stage, pairing, restarts
+from maskdpo_ray import batching, evaluate_stage, restarts
+from maskdpo_ray.collect_stage import CollectStage
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import DataError
 from maskdpo_ray.evaluate_stage import EvaluateStage
 from maskdpo_ray.failures import Failures
 from maskdpo_ray.lessons import Lessons
-from maskdpo_ray.pairs import DropReason, PairsSummary
+from maskdpo_ray.pairs import PairsSummary
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
-from maskdpo_ray.report.progress import track
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.tracking import Tracker
 from maskdpo_ray.train_stage import TrainStage
-from maskdpo_ray.unparsed import UnparsedShare
 
 
 def is_finished(config: Config, splits: Iterable[str], folder: RunFolder) -> bool:
@@ -59,74 +59,72 @@ class Loop:
         """Every iteration and evaluation that the run folder does not hold yet."""
         self.folder.begin(self.initial, {"train": self.train_questions, **self.eval_questions})
         policy = self._newest_policy()
+        self._finish_ahead(policy)
         self.stages.engines.load(policy)
         self.evaluate(policy)
         for iteration in range(policy.version, self.config.run.iterations):
             with self.tracker.idle(iteration, self.stages.busy_seconds):
                 with self.tracker.stage("iteration", iteration):
                     lessons = self.collect(iteration, policy)
-                    policy = self.train(iteration, lessons, policy)
+                    with self.ahead(iteration + 1, policy) as meanwhile:
+                        policy = self.train(iteration, lessons, policy, meanwhile)
                     with restarts.stage(self.tracker, "sync", iteration, *self.stages.groups):
                         self.stages.engines.load(policy)
                 self.evaluate(policy)
 
     def _newest_policy(self) -> Policy:
         """The last one that the run folder holds, where a stopped run goes on; the initial one when it holds none."""
-        for iteration in reversed(range(self.config.run.iterations)):
-            if (finished := self.folder.finished("train", iteration)) is not None:
-                self.folder.check_files("train", iteration)
-                path = str(self.folder.policy_dir(iteration).resolve())
-                return Policy(iteration + 1, path, finished["checksum"])
-        return self.initial
+        trained = [version for version in range(1, self.config.run.iterations + 1) if self._is_trained(version)]
+        return self._policy(max(trained, default=0))
+
+    def _is_trained(self, version: int) -> bool:
+        return self.folder.finished("train", version - 1) is not None
+
+    def _policy(self, version: int) -> Policy:
+        """The initial one, or one that the run folder holds. Raises RunFolderError when its files have changed."""
+        finished = self.folder.finished("train", version - 1)
+        if finished is None:
+            return self.initial
+        self.folder.check_files("train", version - 1)
+        return Policy(version, str(self.folder.policy_dir(version - 1).resolve()), finished["checksum"])
 
     def collect(self, iteration: int, policy: Policy) -> Lessons:
-        """Answer, label and pair every question; each is committed as one unit when it is done."""
-        lessons = Lessons(self.folder.iteration_dir(iteration))
-        for pair in self.folder.pairs(iteration):
-            lessons.add(pair, pairing.example_of(pair, self.config, self.tokenizer))
-        done = self.folder.committed_questions(iteration)
-        todo = [question for question in self.train_questions if question.id not in done]
-        num_samples, num_tokens = self.config.rollout.n_samples_per_prompt, 0
-        unparsed = UnparsedShare(self.config, self.folder.counts())
-        with (
-            restarts.stage(self.tracker, "collect", iteration, *self.stages.groups),
-            self.folder.committing(iteration) as committer,
-        ):
-            answered = self.stages.engines.stream(todo, policy, num_samples, "train")
-            labelled = self._failures.sift(self.stages.annotators.stream(answered), committer.set_aside)
-            for item in track(labelled, f"iteration {iteration}: answers, labels, pairs", len(todo)):
-                unparsed.take(item.annotations)
-                outcome = pairing.taught_by(item, self.config, self.tokenizer)
-                if not isinstance(outcome, DropReason):
-                    lessons.add(*outcome)
-                    outcome, _ = outcome
-                committer.commit(item.question.id, item.rollouts, item.annotations, outcome)
-                num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
-        drops = self.folder.drops(iteration)
-        example = next(iter(self.folder.errors(iteration).values()), None)
-        summary = PairsSummary(len(self.train_questions), len(lessons), dict(drops), lessons.mixture(), example)
-        self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
-        counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
-        shares = {f"pairs/{name}": share for name, share in summary.mixture.items()}
-        self.tracker.log({"pairs/count": len(lessons), "tokens/collect": num_tokens, **counts, **shares}, iteration)
-        if not lessons:
-            raise DataError(
-                f"iteration {iteration}: none of {len(self.train_questions)} questions gave a pair: {dict(drops)}"
-            )
-        return lessons
+        """Answer, label and pair every question; what each teaches is committed as one unit when it is done."""
+        return self._collect_stage.run(iteration, policy)
 
-    def train(self, iteration: int, lessons: Lessons, policy: Policy) -> Policy:
+    def ahead(self, iteration: int, policy: Policy) -> AbstractContextManager[Callable[[], None]]:
+        """With `rollout.ahead`, collect for this iteration beside the training inside, which calls what this yields."""
+        if not self.config.rollout.ahead or iteration == self.config.run.iterations:
+            return nullcontext(lambda: None)
+        return self._collect_stage.ahead(iteration, policy)
+
+    def _finish_ahead(self, policy: Policy) -> None:
+        """Where a run was stopped, the policy before its newest may have questions left to answer."""
+        iteration = policy.version
+        if not self.config.rollout.ahead or not 0 < iteration < self.config.run.iterations:
+            return
+        if self._collect_stage.todo(iteration):
+            before = self._policy(iteration - 1)
+            self.stages.engines.load(before)
+            self.collect(iteration, before)
+
+    def train(self, iteration: int, lessons: Lessons, policy: Policy, meanwhile: Callable[[], None]) -> Policy:
         """Masked DPO on the iteration's pairs; returns the new policy, published in the run folder."""
         against = self.initial if self.config.train.reference == "initial" else policy
         # Metrics are logged by optimizer step, counted over all iterations.
         first_step = sum(self._num_steps(earlier) for earlier in range(iteration))
         stage = TrainStage(self.config, self.stages.trainer, self.folder, self.tracker)
-        return stage.run(iteration, lessons, policy, against, first_step)
+        return stage.run(iteration, lessons, policy, against, first_step, meanwhile)
 
     def evaluate(self, policy: Policy) -> None:
         """Answer and label the held-out questions R times; statistics, and the gain over the start."""
         stage = EvaluateStage(self.config, *self.stages.groups, self.folder, self.tracker, self._failures)
         stage.run(policy, self.eval_questions)
+
+    @cached_property
+    def _collect_stage(self) -> CollectStage:
+        rest = (self.stages, self.folder, self.tracker, self._failures)
+        return CollectStage(self.config, self.train_questions, self.tokenizer, *rest)
 
     @cached_property
     def _failures(self) -> Failures:

@@ -118,6 +118,10 @@ class Plan:
             f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
             f"  evaluation before and after each iteration: {answers} answers",
         ]
+        if config.rollout.ahead:
+            lines.insert(
+                -1, "  answers from iteration 1 on: during the training before it, so NOT ON-POLICY (rollout.ahead)"
+            )
         return "\n".join([*lines, *resumed(folder, entries)])
 
 

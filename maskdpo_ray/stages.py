@@ -55,6 +55,9 @@ class Group(Protocol):
         """How often one had to be replaced since the start."""
         ...
 
+    def stop(self) -> None:
+        """End, within seconds, a stream that another thread draws from; the group is asked nothing after that."""
+
 
 class Engines(Group, Protocol):
     """A pool of engines."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from maskdpo_ray import batching
 from maskdpo_ray import reference as reference_file
@@ -17,6 +18,8 @@ from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import Trainer
 from maskdpo_ray.tracking import Tracker
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class TrainStage:
@@ -28,7 +31,13 @@ class TrainStage:
     tracker: Tracker
 
     def run(
-        self, iteration: int, examples: Sequence[TrainingExample], policy: Policy, against: Policy, first_step: int = 0
+        self,
+        iteration: int,
+        examples: Sequence[TrainingExample],
+        policy: Policy,
+        against: Policy,
+        first_step: int = 0,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Policy:
         """Train `policy` against the reference `against`; returns the new policy, published in the run folder.
 
@@ -36,11 +45,12 @@ class TrainStage:
             examples: each with a pair_id of its own, under which its log-probs are kept.
             first_step: number of the first optimizer step, for the metrics. A step that is done again after a stop is
                 logged again; its last line counts.
+            meanwhile: called between optimizer steps, for what goes on beside this.
         """
         reference: ReferenceLogps | Policy = against
         if self.config.savings.reference_once:
             with self.tracker.stage("reference", iteration):
-                reference = self._reference_logps(iteration, examples, against)
+                reference = self._reference_logps(iteration, examples, against, meanwhile)
         train, target = self.config.train, self.folder.policy_dir(iteration)
         num_steps = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
         seed, description = self.config.run.seed + iteration, f"iteration {iteration}: training steps"
@@ -48,7 +58,8 @@ class TrainStage:
             checkpoints = self._checkpoints(iteration, policy, seed, num_steps)
             done = checkpoints.step
             steps = self.trainer.train(examples, reference, policy, seed, checkpoints)
-            for number, metrics in enumerate(track(steps, description, num_steps, done), start=first_step + done):
+            steps = _between(track(steps, description, num_steps, done), meanwhile)
+            for number, metrics in enumerate(steps, start=first_step + done):
                 self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, number)
             published = self.trainer.publish(str(target), iteration + 1)
         # Of all steps, those of an earlier process too.
@@ -74,7 +85,9 @@ class TrainStage:
             note(f"iteration {iteration}: training goes on after step {found.step} of {num_steps}")
         return found
 
-    def _reference_logps(self, iteration: int, examples: Sequence[TrainingExample], against: Policy) -> ReferenceLogps:
+    def _reference_logps(
+        self, iteration: int, examples: Sequence[TrainingExample], against: Policy, meanwhile: Callable[[], None]
+    ) -> ReferenceLogps:
         """Once per pair and iteration, kept on disk, reused by every epoch and after a stop."""
         file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
         if self.folder.finished("reference", iteration) is not None:
@@ -82,7 +95,14 @@ class TrainStage:
             return reference_file.load(file, examples, against.checksum)
         computed = self.trainer.reference_logps(examples, against)
         description = f"iteration {iteration}: reference log-probs"
-        logps = ReferenceLogps.of(examples, track(computed, description, len(examples)))
+        logps = ReferenceLogps.of(examples, _between(track(computed, description, len(examples)), meanwhile))
         reference_file.save(file, examples, logps, against.checksum)
         self.folder.finish("reference", iteration, [file], policy=asdict(against))
         return logps
+
+
+def _between(items: Iterable[Item], meanwhile: Callable[[], None]) -> Iterator[Item]:
+    """`items`; when one has been used, `meanwhile` is called before the next is waited for."""
+    for item in items:
+        yield item
+        meanwhile()

@@ -99,6 +99,14 @@ def disk(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def no_fsync() -> Iterator[None]:
+    """What survives a power loss is the run folder's tests' matter; elsewhere waiting for a disk only costs time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module")
 def once(tiny_model: Path) -> Iterator[Any]:
     """Checking the model takes a second, and it is the same one every time; nobody waits for a disk."""
     from maskdpo_ray import model_folder

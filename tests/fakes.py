@@ -122,6 +122,7 @@ class FakeEngines:
     """
 
     restarts = 0
+    is_stopped = False
 
     def __init__(self, seed: int, events: Events, shuffle: int | None = None) -> None:
         self._seed, self._events, self._shuffle = seed, events, shuffle
@@ -132,6 +133,9 @@ class FakeEngines:
         assert weights.is_here(policy)
         self._loaded = policy
 
+    def stop(self) -> None:
+        self.is_stopped = True
+
     def stream(
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
     ) -> Iterator[Answered | Failed]:
@@ -139,6 +143,8 @@ class FakeEngines:
         if self._shuffle is not None:
             random.Random(f"{self._shuffle}/{purpose}/{policy.version}").shuffle(waiting)
         for asked in waiting:
+            if self.is_stopped:
+                return
             assert policy == self._loaded, f"asked for {policy}, loaded {self._loaded}"
             self._events.note("answer", purpose, policy.version, asked.id)
             if asked.id.startswith("failed/"):
@@ -152,9 +158,13 @@ class FakeAnnotators:
     """Labels by `label`; lets what failed pass."""
 
     restarts = 0
+    is_stopped = False
 
     def __init__(self, events: Events) -> None:
         self._events = events
+
+    def stop(self) -> None:
+        self.is_stopped = True
 
     def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
         for item in answered:
@@ -170,9 +180,13 @@ class FakeEvaluators:
     """Finds one fact in each answer: true when the first sentence is right; lets what failed pass."""
 
     restarts = 0
+    is_stopped = False
 
     def __init__(self, events: Events) -> None:
         self._events = events
+
+    def stop(self) -> None:
+        self.is_stopped = True
 
     def stream(self, labelled: Iterable[Labelled | Failed]) -> Iterator[Labelled | Failed]:
         for item in labelled:

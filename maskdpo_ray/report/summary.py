@@ -69,9 +69,15 @@ def build(
             for number, file in _numbered(folder, "iter", "pairs-summary.json")
         ],
         **_usage(folder / "metrics.jsonl"),
-        "remarks": remarks(evaluations),
+        "remarks": [*_off_policy(config), *remarks(evaluations)],
         "policies": [str(file.parent) for _, file in _numbered(folder, "iter", "policy/config.json")],
     }
+
+
+def _off_policy(config: dict[str, Any]) -> list[str]:
+    if not config.get("rollout", {}).get("ahead"):  # runs of earlier versions have no such option
+        return []
+    return ["from iteration 1 on the pairs are of the policy before the newest (rollout.ahead): NOT ON-POLICY"]
 
 
 def _numbered(folder: Path, kind: str, name: str) -> list[tuple[int, Path]]:

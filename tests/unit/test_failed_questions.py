@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import fake_run
 import fakes
 import pytest
-import test_loop
+from fake_run import ITERATIONS, ORDINARY, metrics_of, results
 from fakes import Events, Stopped
-from test_loop import ITERATIONS, ORDINARY, metrics_of, no_fsync, results  # noqa: F401
 
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError, DataError
 from maskdpo_ray.report import summary
 from maskdpo_ray.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 NAMES = (*ORDINARY, "failed/x")
 
@@ -24,7 +26,7 @@ NAMES = (*ORDINARY, "failed/x")
 @pytest.fixture(autouse=True)
 def lenient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, bool], None]:
     """Bear all failures, or the share that a test sets; a held-out question fails."""
-    plain = test_loop.config_for
+    plain = fake_run.config_for
 
     def bear(share: float, judged: bool = False) -> None:
         def config_for(*arguments: object, **options: object) -> Config:
@@ -34,10 +36,10 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, bool], None]:
                 config, run=replace(config.run, max_failed=share), eval=replace(config.eval, evaluator=evaluator)
             )
 
-        monkeypatch.setattr(test_loop, "config_for", config_for)
+        monkeypatch.setattr(fake_run, "config_for", config_for)
 
     bear(1.0)
-    monkeypatch.setattr(test_loop, "HELDOUT", ("h1", "h2", "failed/h3"))
+    monkeypatch.setattr(fake_run, "HELDOUT", ("h1", "h2", "failed/h3"))
     return bear
 
 
@@ -48,7 +50,7 @@ def failed_units(path: Path) -> list[tuple[str, str, str, str]]:
 
 
 def test_committed_with_the_error_and_counted(tmp_path: Path) -> None:
-    test_loop.run(tmp_path, names=NAMES)
+    fake_run.run(tmp_path, names=NAMES)
     error = "rollout engine 0: no answer to failed/"
     expected = [(f"iter_{i:03d}", "failed/x", "failed", f"{error}x") for i in range(ITERATIONS)]
     expected += [(f"eval_{v:03d}/heldout", "failed/h3", "failed", f"{error}h3") for v in range(ITERATIONS + 1)]
@@ -66,9 +68,9 @@ def test_held_out_topic_is_left_out(
 ) -> None:
     """The figures are those of a run that was never asked it."""
     lenient(1.0, judged)
-    test_loop.run(tmp_path / "with")
-    monkeypatch.setattr(test_loop, "HELDOUT", ("h1", "h2"))
-    test_loop.run(tmp_path / "without")
+    fake_run.run(tmp_path / "with")
+    monkeypatch.setattr(fake_run, "HELDOUT", ("h1", "h2"))
+    fake_run.run(tmp_path / "without")
     found, expected = results(tmp_path / "with"), results(tmp_path / "without")
     names = [name for name in expected if name.endswith(".json") and "heldout" in name and "gain" not in name]
     assert len(names) == (1 + judged) * (ITERATIONS + 1)
@@ -93,13 +95,13 @@ def test_a_topic_goes_with_its_question(tmp_path: Path, monkeypatch: pytest.Monk
             else ask(name)
         ),
     )
-    test_loop.run(tmp_path)
+    fake_run.run(tmp_path)
     found = json.loads((tmp_path / "run/eval_000/heldout.json").read_text())
     assert (found["questions"], list(found["topic_sums"]), list(found["left_out"])) == (1, ["topic of h1"], ["A"])
 
 
 def test_shown_with_an_example(tmp_path: Path) -> None:
-    test_loop.run(tmp_path, names=NAMES)
+    fake_run.run(tmp_path, names=NAMES)
     text = " ".join(summary.render(summary.build(tmp_path / "run"), width=400).split())
     assert "dropped in iteration 0: failed 1; failed, such as: rollout engine 0: no answer to failed/x" in text
     for version in range(ITERATIONS + 1):
@@ -117,7 +119,7 @@ def test_restarts_are_counted_by_group(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(fakes.FakeEngines, "restarts", 0)
     monkeypatch.setattr(fakes, "answers", answers)
-    test_loop.run(tmp_path)
+    fake_run.run(tmp_path)
     built = summary.build(tmp_path / "run")
     assert built["restarts"] == {"rollout": 3, "annotation": 0}
     assert "Actors that died or hung and were replaced: rollout 3, annotation 0" in summary.render(built)
@@ -126,13 +128,13 @@ def test_restarts_are_counted_by_group(tmp_path: Path, monkeypatch: pytest.Monke
 def test_goes_on_without_asking_again(tmp_path: Path) -> None:
     """Stopped within the second iteration: what failed in the first one, which is through, is left at that."""
     with pytest.raises(Stopped):
-        test_loop.run(tmp_path / "stopped", Events(stop_at=40), names=NAMES)
-    kept = test_loop.committed(tmp_path / "stopped")
+        fake_run.run(tmp_path / "stopped", Events(stop_at=40), names=NAMES)
+    kept = fake_run.committed(tmp_path / "stopped")
     assert ("iter_000", "failed/x") in kept
-    resumed = test_loop.run(tmp_path / "stopped", names=NAMES)
-    asked = {(test_loop.log_name(purpose, version), name) for _, purpose, version, name in resumed.of("answer")}
+    resumed = fake_run.run(tmp_path / "stopped", names=NAMES)
+    asked = {(fake_run.log_name(purpose, version), name) for _, purpose, version, name in resumed.of("answer")}
     assert not asked & kept
-    test_loop.run(tmp_path / "whole", names=NAMES)
+    fake_run.run(tmp_path / "whole", names=NAMES)
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")
 
 
@@ -142,10 +144,10 @@ def test_too_many_stop_the_run_and_are_tried_again(tmp_path: Path, lenient: Call
     with pytest.raises(
         ClusterError, match=r"^expected at most 10% of the last questions to fail \(run.max_failed\), got 3 "
     ):
-        test_loop.run(tmp_path, names=many)
+        fake_run.run(tmp_path, names=many)
     assert [unit[1] for unit in failed_units(tmp_path)] == ["failed/h3"]  # of the evaluation, which is through
     lenient(1.0)
-    events = test_loop.run(tmp_path, names=many)
+    events = fake_run.run(tmp_path, names=many)
     again = [event[3] for event in events.of("answer") if event[1:3] == ("train", 0)]
     assert sorted(again) == sorted(name for name in many if name.startswith("failed/"))
 
@@ -160,9 +162,9 @@ def test_too_many_stop_the_run_and_are_tried_again(tmp_path: Path, lenient: Call
 def test_nothing_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heldout: tuple[str, ...], names: tuple[str, ...], message: str
 ) -> None:
-    monkeypatch.setattr(test_loop, "HELDOUT", heldout)
+    monkeypatch.setattr(fake_run, "HELDOUT", heldout)
     with pytest.raises(DataError) as caught:
-        test_loop.run(tmp_path, names=names)
+        fake_run.run(tmp_path, names=names)
     assert str(caught.value).startswith(message)
 
 

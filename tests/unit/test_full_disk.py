@@ -54,8 +54,8 @@ with whole_file.written_by_others(file):
 
 def attempts(disk: Path, whole: Path) -> list[str]:
     """The error lines of all attempts but the last, which ends."""
+    import fake_run
     import fakes
-    import test_loop
 
     from maskdpo_ray.errors import RunFolderError
 
@@ -67,16 +67,16 @@ def attempts(disk: Path, whole: Path) -> list[str]:
             raise RunFolderError(f"{folder / name}: can't be written: {error.strerror}") from error
 
     fakes.write_file = write
-    test_loop.run(whole)
+    fake_run.run(whole)
     said = []
     for size in range(_FIRST, _LAST, _MORE):
         subprocess.run(["mount", "-o", f"remount,size={size}k", disk], check=True)
         try:
-            test_loop.run(disk)
+            fake_run.run(disk)
         except RunFolderError as error:
             said.append(str(error))
         else:
-            assert test_loop.results(disk) == test_loop.results(whole)
+            assert fake_run.results(disk) == fake_run.results(whole)
             return said
     raise AssertionError("it never ended")
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fake_run
 import pytest
-import test_loop
+from fake_run import ITERATIONS, results
 from fakes import Events, Stopped
-from test_loop import ITERATIONS, no_fsync, results  # noqa: F401 (a fixture)
 from test_preflight import base_config
 from test_summary import FULL, QUESTIONS, make
 
@@ -21,6 +21,8 @@ from maskdpo_ray.evaluators.guarded import Guarded
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal
 from maskdpo_ray.report.summary import build, render
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 ITEMS = [(QUESTIONS[0], Rollout("q0", sample, (1,), "text", "stop", 0)) for sample in range(2)]
 SURPRISALS = [Surprisal(2.5, 2), None]
@@ -109,29 +111,29 @@ def test_checked_and_planned_before_a_run(tiny_model: Path, tmp_path: Path) -> N
 
 @pytest.fixture
 def runs_with_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs of test_loop, with a perplexity model and no evaluator."""
-    plain = test_loop.config_for
+    """The runs of fake_run, with a perplexity model and no evaluator."""
+    plain = fake_run.config_for
 
     def config_for(*arguments: Any, **options: Any) -> Config:
         config = plain(*arguments, **options)
         return replace(config, eval=replace(config.eval, perplexity_model="models/lm"))
 
-    monkeypatch.setattr(test_loop, "config_for", config_for)
+    monkeypatch.setattr(fake_run, "config_for", config_for)
 
 
 @pytest.mark.usefixtures("runs_with_a_model")
 def test_a_run_without_an_evaluator(tmp_path: Path) -> None:
-    test_loop.run(tmp_path / "whole")
+    fake_run.run(tmp_path / "whole")
     with pytest.raises(Stopped):
-        test_loop.run(tmp_path / "stopped", Events(9))
-    test_loop.run(tmp_path / "stopped")
+        fake_run.run(tmp_path / "stopped", Events(9))
+    fake_run.run(tmp_path / "stopped")
     found = results(tmp_path / "whole")
     assert found == results(tmp_path / "stopped")
     for version in range(ITERATIONS + 1):
         metrics = found[f"eval_{version:03d}/heldout-judged.json"]["metrics"]
         assert list(metrics) == ["nats_per_token", "unread"]
         assert metrics["nats_per_token"]["per_replication"] == [2.0, 3.0]  # as the fakes answer
-    tracked = {name for line in test_loop.metrics_of(tmp_path / "whole") for name in line if "judged" in name}
+    tracked = {name for line in fake_run.metrics_of(tmp_path / "whole") for name in line if "judged" in name}
     assert tracked == {f"eval/{split}-judged/{name}" for split in ("heldout", "transfer") for name in metrics}
     summary = build(tmp_path / "whole" / "run")
     assert "Perplexity of the answers under models/lm" in render(summary) and "Two judges" not in render(summary)

@@ -3,95 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import fakes
 import pytest
+from fake_run import (
+    DROPPED,
+    HELDOUT,
+    ITERATIONS,
+    ORDINARY,
+    TRANSFER,
+    committed,
+    log_name,
+    metrics_of,
+    pairs_of,
+    results,
+    run,
+)
 from fakes import CharTokenizer, Events, Stopped, fake_logps
 
 from actors import weights
-from maskdpo_ray import batching, cli, reference
-from maskdpo_ray.config import Config, DataConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrainConfig
+from maskdpo_ray import batching, reference
 from maskdpo_ray.errors import DataError, RunFolderError
-from maskdpo_ray.loop import Loop, is_finished
 from maskdpo_ray.masking import MASK_DPO
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import PreferencePair, from_json
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.tracking import Tracker
 
-ORDINARY = ("a", "b", "c", "d", "e")
-DROPPED = ("same/x", "cut/x", "garbled/x")
-HELDOUT, TRANSFER = ("h1", "h2"), ("t1",)
-ITERATIONS = 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_fsync() -> Iterator[None]:
-    """What survives a power loss is the run folder's tests' matter; here waiting for a disk only costs time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-
-
-def config_for(tmp_path: Path, which: str = "previous", seed: int = 1) -> Config:
-    return Config(
-        run=RunConfig(name="run", dir=str(tmp_path), iterations=ITERATIONS, seed=seed),
-        model=ModelConfig(model_name_or_path=str(tmp_path / "model")),
-        data=DataConfig(),
-        rollout=RolloutConfig(n_samples_per_prompt=4),
-        train=TrainConfig(reference=which, max_epochs=2, batch_size=2, save_steps=2),
-        eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
-    )
-
-
-def run(
-    tmp_path: Path,
-    events: Events | None = None,
-    *,
-    which: str = "previous",
-    names: tuple[str, ...] = ORDINARY + DROPPED,
-    shuffle: int | None = None,
-    content: bytes = b"initial",
-) -> Events:
-    """One process's life: a loop over a new or old run folder, until it ends or `events` stops it."""
-    events = Events() if events is None else events
-    config = config_for(tmp_path, which)
-    resolved = cli.resolved(config)
-    initial = fakes.write_policy(config.model.model_name_or_path, 0, content)
-    evaluation = {"heldout": [fakes.question(n) for n in HELDOUT], "transfer": [fakes.question(n) for n in TRANSFER]}
-    path = tmp_path / "run"
-    with RunFolder.open(path, resolved, {}) as folder, Tracker(path, config.logger, resolved) as tracker:
-        stages = fakes.stages(config, events, shuffle)
-        questions = [fakes.question(name) for name in names]
-        Loop(config, questions, evaluation, CharTokenizer(), initial, stages, folder, tracker).run()
-        assert is_finished(config, evaluation, folder)
-    return events
-
-
-def pairs_of(path: Path, iteration: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (path / f"run/iter_{iteration:03d}/pairs.jsonl").read_text().splitlines()]
-
-
-def metrics_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (path / "run/metrics.jsonl").read_text().splitlines()]
-
-
-def results(path: Path) -> dict[str, Any]:
-    """All that a run computed: every file but the ledger and timings, without the order of questions."""
-    found: dict[str, Any] = {}
-    for file in sorted((path / "run").rglob("*")):
-        name = str(file.relative_to(path / "run"))
-        if file.is_dir() or name in ("ledger.jsonl", "metrics.jsonl", "run.lock", "config.yaml"):
-            continue
-        if file.suffix == ".jsonl":
-            found[name] = sorted(file.read_text().splitlines())
-        else:
-            found[name] = json.loads(file.read_text()) if file.suffix == ".json" else file.read_bytes()
-    return found
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture(scope="module")
@@ -228,22 +166,11 @@ def test_finished_run_is_recognised(tmp_path: Path) -> None:
     assert results(tmp_path) == before
 
 
-def committed(path: Path) -> set[tuple[str, str]]:
-    """(log, question) of every question that the ledger holds."""
-    ledger = path / "run/ledger.jsonl"
-    entries = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
-    return {(entry["log"], entry["question_id"]) for entry in entries if entry["stage"] == "question"}
-
-
 def num_trained(path: Path) -> int:
     """Iterations whose policy the ledger holds."""
     ledger = path / "run/ledger.jsonl"
     entries = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
     return sum("finished" in entry and entry["stage"] == "train" for entry in entries)
-
-
-def log_name(purpose: str, version: int) -> str:
-    return f"iter_{version:03d}" if purpose == "train" else f"eval_{version:03d}/{purpose.removeprefix('evaluate-')}"
 
 
 # Of 71: before each kind of event (load, answer, label, reference, begin, step, publish), in both iterations.

@@ -9,12 +9,12 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+import fake_run
 import fakes
 import pytest
-import test_loop
 import test_summary
+from fake_run import ITERATIONS, results
 from fakes import Events, Stopped
-from test_loop import ITERATIONS, no_fsync, results  # noqa: F401 (a fixture)
 from test_preflight import base_config
 from test_run_folder import CONFIG, VERSIONS, unit
 from test_summary import FULL, QUESTIONS, make
@@ -28,46 +28,48 @@ from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surpri
 from maskdpo_ray.report.summary import build, render
 from maskdpo_ray.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("no_fsync")
+
 JUDGED_CONFIG = {**CONFIG, "eval": {"evaluator": "factscore"}}
 
 
 @pytest.fixture(autouse=True)
 def judged_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs of test_loop, with a second evaluator."""
-    plain = test_loop.config_for
+    """The runs of fake_run, with a second evaluator."""
+    plain = fake_run.config_for
 
     def config_for(*arguments: Any, **options: Any) -> Config:
         config = plain(*arguments, **options)
         return replace(config, eval=replace(config.eval, evaluator="factscore"))
 
-    monkeypatch.setattr(test_loop, "config_for", config_for)
+    monkeypatch.setattr(fake_run, "config_for", config_for)
 
 
 def test_held_out_answers_are_judged_and_the_rest_is_as_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = test_loop.run(tmp_path / "with")
+    events = fake_run.run(tmp_path / "with")
     judged_questions = [event[1] for event in events.of("judge")]
-    assert sorted(judged_questions) == sorted((*test_loop.HELDOUT, *test_loop.TRANSFER) * (ITERATIONS + 1))
+    assert sorted(judged_questions) == sorted((*fake_run.HELDOUT, *fake_run.TRANSFER) * (ITERATIONS + 1))
     found = results(tmp_path / "with")
     for version in range(ITERATIONS + 1):
         score = found[f"eval_{version:03d}/heldout-judged.json"]["metrics"]["score"]
         assert score["per_replication"] == [1.0, 0.0]  # as the fakes answer
         assert (f"eval_{version:03d}/heldout-judged-gain.json" in found) == (version > 0)
     monkeypatch.undo()
-    test_loop.run(tmp_path / "without")
+    fake_run.run(tmp_path / "without")
     without = results(tmp_path / "without")
     assert {name: value for name, value in found.items() if "judge" not in name} == without
 
 
 @pytest.mark.parametrize("stop_at", [2, 3, 4, 9, 30])
 def test_goes_on_after_a_stop_without_judging_twice(tmp_path: Path, stop_at: int) -> None:
-    test_loop.run(tmp_path / "whole")
+    fake_run.run(tmp_path / "whole")
     with pytest.raises(Stopped):
-        test_loop.run(tmp_path / "stopped", Events(stop_at))
-    kept = {name for log, name in test_loop.committed(tmp_path / "stopped") if log == "eval_000/heldout"}
-    resumed = test_loop.run(tmp_path / "stopped")
-    first = [event[1] for event in resumed.of("judge")][: len(test_loop.HELDOUT) - len(kept)]
+        fake_run.run(tmp_path / "stopped", Events(stop_at))
+    kept = {name for log, name in fake_run.committed(tmp_path / "stopped") if log == "eval_000/heldout"}
+    resumed = fake_run.run(tmp_path / "stopped")
+    first = [event[1] for event in resumed.of("judge")][: len(fake_run.HELDOUT) - len(kept)]
     assert not kept & set(first)
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import fakes
 import pytest
+from fake_run import config_for
 from fakes import CharTokenizer, Events
 from scripted_judge import MODEL, ScriptedServer
-from test_loop import config_for
 from test_summary import make
 
 from maskdpo_ray import check_annotator, cli, error_log, loopback

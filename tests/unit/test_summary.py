@@ -233,6 +233,15 @@ def test_a_run_without_pairs_or_metrics_still_has_a_summary(tmp_path):
     assert "before" in render(summary)
 
 
+@pytest.mark.parametrize("ahead", [None, 0, 1])
+def test_a_run_that_was_not_on_policy_says_so(tmp_path, ahead):
+    make(tmp_path, FULL)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["rollout"] = {} if ahead is None else {"ahead": ahead}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert ("NOT ON-POLICY" in render(build(tmp_path))) == bool(ahead)
+
+
 def test_policies_are_listed(tmp_path):
     make(tmp_path, FULL)
     for iteration in range(2):

@@ -6,19 +6,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import fake_run
 import fakes
 import pytest
 import test_annotate_command
-import test_loop
 from fakes import Events, FakeAnnotators, FakeEvaluators
 from test_annotate_command import folder  # noqa: F401 (a fixture)
-from test_loop import no_fsync  # noqa: F401 (a fixture)
 
 from maskdpo_ray.config import AnnotationConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import AnnotatorError, EvaluatorError, UserError
 from maskdpo_ray.records import NO_FACT, SUPPORTED, UNPARSED, Annotation, JudgedFact, Judgement, Sentence
 from maskdpo_ray.stages import Answered, Labelled
 from maskdpo_ray.unparsed import FEWEST, Count, UnparsedShare
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def config(highest: float) -> Config:
@@ -104,15 +105,15 @@ def test_a_run_that_is_started_again_stops_again(
 ) -> None:
     """Each attempt commits at most what stays below `FEWEST` in the whole folder, however often it is made."""
     monkeypatch.setattr(fakes, kind, fake)
-    plain = test_loop.config_for(tmp_path)
+    plain = fake_run.config_for(tmp_path)
     wanted = replace(plain, eval=replace(plain.eval, evaluator="factscore"))
-    monkeypatch.setattr(test_loop, "config_for", lambda *_: wanted)
-    monkeypatch.setattr(test_loop, "HELDOUT", tuple(f"h{i}" for i in range(FEWEST)))
+    monkeypatch.setattr(fake_run, "config_for", lambda *_: wanted)
+    monkeypatch.setattr(fake_run, "HELDOUT", tuple(f"h{i}" for i in range(FEWEST)))
     committed = []
     for _ in range(4):
         with pytest.raises(UserError, match=message):
-            test_loop.run(tmp_path)
-        committed.append(len(test_loop.committed(tmp_path)))
+            fake_run.run(tmp_path)
+        committed.append(len(fake_run.committed(tmp_path)))
     assert committed == committed[:1] * 4 and committed[0] < FEWEST
 
 

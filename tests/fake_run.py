@@ -1,0 +1,97 @@
+"""A run of the whole loop over `fakes`, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fakes
+from fakes import CharTokenizer, Events
+
+from maskdpo_ray import cli
+from maskdpo_ray.config import Config, DataConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrainConfig
+from maskdpo_ray.loop import Loop, is_finished
+from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.stages import Stages
+from maskdpo_ray.tracking import Tracker
+
+ORDINARY = ("a", "b", "c", "d", "e")
+DROPPED = ("same/x", "cut/x", "garbled/x")
+HELDOUT, TRANSFER = ("h1", "h2"), ("t1",)
+ITERATIONS = 2
+
+
+def config_for(tmp_path: Path, which: str = "previous", iterations: int = ITERATIONS, ahead: int = 0) -> Config:
+    return Config(
+        run=RunConfig(name="run", dir=str(tmp_path), iterations=iterations, seed=1),
+        model=ModelConfig(model_name_or_path=str(tmp_path / "model")),
+        data=DataConfig(),
+        rollout=RolloutConfig(n_samples_per_prompt=4, ahead=ahead),
+        train=TrainConfig(reference=which, max_epochs=2, batch_size=2, save_steps=2),
+        eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
+    )
+
+
+def run(
+    tmp_path: Path,
+    events: Events | None = None,
+    *,
+    which: str = "previous",
+    names: tuple[str, ...] = ORDINARY + DROPPED,
+    shuffle: int | None = None,
+    content: bytes = b"initial",
+    iterations: int = ITERATIONS,
+    ahead: int = 0,
+    stages_of: Callable[[Config, Events, int | None], Stages] = fakes.stages,
+) -> Events:
+    """One process's life: a loop over a new or old run folder, until it ends or `events` stops it."""
+    events = Events() if events is None else events
+    config = config_for(tmp_path, which, iterations, ahead)
+    resolved = cli.resolved(config)
+    initial = fakes.write_policy(config.model.model_name_or_path, 0, content)
+    evaluation = {"heldout": [fakes.question(n) for n in HELDOUT], "transfer": [fakes.question(n) for n in TRANSFER]}
+    path = tmp_path / "run"
+    with RunFolder.open(path, resolved, {}) as folder, Tracker(path, config.logger, resolved) as tracker:
+        stages = stages_of(config, events, shuffle)
+        questions = [fakes.question(name) for name in names]
+        Loop(config, questions, evaluation, CharTokenizer(), initial, stages, folder, tracker).run()
+        assert is_finished(config, evaluation, folder)
+    return events
+
+
+def pairs_of(path: Path, iteration: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / f"run/iter_{iteration:03d}/pairs.jsonl").read_text().splitlines()]
+
+
+def metrics_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "run/metrics.jsonl").read_text().splitlines()]
+
+
+def results(path: Path) -> dict[str, Any]:
+    """All that a run computed: every file but the ledger and timings, without the order of questions."""
+    found: dict[str, Any] = {}
+    for file in sorted((path / "run").rglob("*")):
+        name = str(file.relative_to(path / "run"))
+        if file.is_dir() or name in ("ledger.jsonl", "metrics.jsonl", "run.lock", "config.yaml"):
+            continue
+        if file.suffix == ".jsonl":
+            found[name] = sorted(file.read_text().splitlines())
+        else:
+            found[name] = json.loads(file.read_text()) if file.suffix == ".json" else file.read_bytes()
+    return found
+
+
+def committed(path: Path) -> set[tuple[str, str]]:
+    """(log, question) of every question that the ledger holds."""
+    ledger = path / "run/ledger.jsonl"
+    entries = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    return {(entry["log"], entry["question_id"]) for entry in entries if entry["stage"] == "question"}
+
+
+def log_name(purpose: str, version: int) -> str:
+    """Where what a policy answers for this purpose is committed."""
+    if purpose in ("train", "ahead"):
+        return f"iter_{version + (purpose == 'ahead'):03d}"
+    return f"eval_{version:03d}/{purpose.removeprefix('evaluate-')}"
