@@ -7,7 +7,6 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
-from maskdpo_ray.pairs import DropReason
 from maskdpo_ray.question_log import Encoded, QuestionLog
 from maskdpo_ray.records import Annotation, PreferencePair, Rollout
 
@@ -39,13 +38,7 @@ class Committer:
         outcome: PreferencePair | str,
     ) -> None:
         """Take a question, which is committed soon. Raises RunFolderError when an earlier one could not be."""
-        self._put(self._log.encode(question_id, rollouts, annotations, outcome))
-
-    def set_aside(self, question_id: str, error: str) -> None:
-        """Take note that a question failed; as `commit`."""
-        self._put(self._log.encode(question_id, (), (), DropReason.FAILED, error=error))
-
-    def _put(self, question: Encoded) -> None:
+        question = self._log.encode(question_id, rollouts, annotations, outcome)
         if self._failure is not None:
             raise self._failure
         self._waiting.put(question)

@@ -113,8 +113,8 @@ class Loop:
         against = self.initial if self.config.train.reference == "initial" else policy
         # Metrics are logged by optimizer step, counted over all iterations.
         first_step = sum(self._num_steps(earlier) for earlier in range(iteration))
-        stage = TrainStage(self.config, self.stages.trainer, self.folder, self.tracker)
-        return stage.run(iteration, lessons, policy, against, first_step, meanwhile)
+        stage = TrainStage(self.config, self.stages.trainer, self.folder, self.tracker, meanwhile)
+        return stage.run(iteration, lessons, policy, against, first_step)
 
     def evaluate(self, policy: Policy) -> None:
         """Answer and label the held-out questions R times; statistics, and the gain over the start."""

@@ -112,16 +112,14 @@ class Plan:
         config = self.config
         k, replications = config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt
         answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
+        ahead = "  answers from iteration 1 on: during the training before it, so NOT ON-POLICY (rollout.ahead)"
         lines = [
             *self.actors(f"run {config.run.name} in {folder}"),
             f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs"
             f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
+            *([ahead] if config.rollout.ahead else []),
             f"  evaluation before and after each iteration: {answers} answers",
         ]
-        if config.rollout.ahead:
-            lines.insert(
-                -1, "  answers from iteration 1 on: during the training before it, so NOT ON-POLICY (rollout.ahead)"
-            )
         return "\n".join([*lines, *resumed(folder, entries)])
 
 

@@ -29,15 +29,11 @@ class TrainStage:
     trainer: Trainer
     folder: RunFolder
     tracker: Tracker
+    meanwhile: Callable[[], None] = lambda: None
+    """Called between optimizer steps, for what goes on beside this."""
 
     def run(
-        self,
-        iteration: int,
-        examples: Sequence[TrainingExample],
-        policy: Policy,
-        against: Policy,
-        first_step: int = 0,
-        meanwhile: Callable[[], None] = lambda: None,
+        self, iteration: int, examples: Sequence[TrainingExample], policy: Policy, against: Policy, first_step: int = 0
     ) -> Policy:
         """Train `policy` against the reference `against`; returns the new policy, published in the run folder.
 
@@ -45,12 +41,11 @@ class TrainStage:
             examples: each with a pair_id of its own, under which its log-probs are kept.
             first_step: number of the first optimizer step, for the metrics. A step that is done again after a stop is
                 logged again; its last line counts.
-            meanwhile: called between optimizer steps, for what goes on beside this.
         """
         reference: ReferenceLogps | Policy = against
         if self.config.savings.reference_once:
             with self.tracker.stage("reference", iteration):
-                reference = self._reference_logps(iteration, examples, against, meanwhile)
+                reference = self._reference_logps(iteration, examples, against)
         train, target = self.config.train, self.folder.policy_dir(iteration)
         num_steps = batching.num_steps(len(examples), train.batch_size, train.max_epochs)
         seed, description = self.config.run.seed + iteration, f"iteration {iteration}: training steps"
@@ -58,7 +53,7 @@ class TrainStage:
             checkpoints = self._checkpoints(iteration, policy, seed, num_steps)
             done = checkpoints.step
             steps = self.trainer.train(examples, reference, policy, seed, checkpoints)
-            steps = _between(track(steps, description, num_steps, done), meanwhile)
+            steps = self._between(track(steps, description, num_steps, done))
             for number, metrics in enumerate(steps, start=first_step + done):
                 self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, number)
             published = self.trainer.publish(str(target), iteration + 1)
@@ -85,9 +80,7 @@ class TrainStage:
             note(f"iteration {iteration}: training goes on after step {found.step} of {num_steps}")
         return found
 
-    def _reference_logps(
-        self, iteration: int, examples: Sequence[TrainingExample], against: Policy, meanwhile: Callable[[], None]
-    ) -> ReferenceLogps:
+    def _reference_logps(self, iteration: int, examples: Sequence[TrainingExample], against: Policy) -> ReferenceLogps:
         """Once per pair and iteration, kept on disk, reused by every epoch and after a stop."""
         file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
         if self.folder.finished("reference", iteration) is not None:
@@ -95,14 +88,13 @@ class TrainStage:
             return reference_file.load(file, examples, against.checksum)
         computed = self.trainer.reference_logps(examples, against)
         description = f"iteration {iteration}: reference log-probs"
-        logps = ReferenceLogps.of(examples, _between(track(computed, description, len(examples)), meanwhile))
+        logps = ReferenceLogps.of(examples, self._between(track(computed, description, len(examples))))
         reference_file.save(file, examples, logps, against.checksum)
         self.folder.finish("reference", iteration, [file], policy=asdict(against))
         return logps
 
-
-def _between(items: Iterable[Item], meanwhile: Callable[[], None]) -> Iterator[Item]:
-    """`items`; when one has been used, `meanwhile` is called before the next is waited for."""
-    for item in items:
-        yield item
-        meanwhile()
+    def _between(self, items: Iterable[Item]) -> Iterator[Item]:
+        """`items`; when one has been used, `meanwhile` is called before the next is waited for."""
+        for item in items:
+            yield item
+            self.meanwhile()

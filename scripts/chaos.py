@@ -58,14 +58,6 @@ FAULTS = (
     NODE,
 )
 """They take turns; a third are the driver's, which has the most to lose."""
-_OPTIONS = {
-    "rollout.max_in_flight": 2,
-    "train.save_steps": 1,
-    "vllm.dtype": "float32",  # in bfloat16 an answer depends on those decoded beside it
-    "vllm.enforce_eager": "true",
-    "vllm.cpu_kv_cache_gib": 1,
-    "eval.bootstrap_samples": 100,
-}
 _ON_TWO_NODES = {"rollout.num_engines": 2, "cluster.threads": 1}
 _CPUS = 4  # of each node: the first one has room for what the second one held
 _TRIES = 5
@@ -110,7 +102,7 @@ class Outcome:
 
 def arguments(config: Path, folder: Path, options: dict[str, Any]) -> list[str]:
     """Of the run in `folder`."""
-    given = {"run.dir": folder.parent, "run.name": folder.name, **_OPTIONS, **options}
+    given = {"run.dir": folder.parent, "run.name": folder.name, **tiny_run.OPTIONS, **options}
     return ["--config", str(config), *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
 

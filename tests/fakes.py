@@ -158,13 +158,12 @@ class FakeAnnotators:
     """Labels by `label`; lets what failed pass."""
 
     restarts = 0
-    is_stopped = False
 
     def __init__(self, events: Events) -> None:
         self._events = events
 
     def stop(self) -> None:
-        self.is_stopped = True
+        """It waits for nothing but the engines."""
 
     def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
         for item in answered:
@@ -180,13 +179,12 @@ class FakeEvaluators:
     """Finds one fact in each answer: true when the first sentence is right; lets what failed pass."""
 
     restarts = 0
-    is_stopped = False
 
     def __init__(self, events: Events) -> None:
         self._events = events
 
     def stop(self) -> None:
-        self.is_stopped = True
+        """It waits for nothing but the engines."""
 
     def stream(self, labelled: Iterable[Labelled | Failed]) -> Iterator[Labelled | Failed]:
         for item in labelled:

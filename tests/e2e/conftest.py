@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import tiny_run
-import yaml
 from driver import REPOSITORY, Driver, adopt_orphans
 from finished_run import SMALLEST, Run, arguments, finish
 
@@ -28,13 +27,10 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smallest(bundled_model: Path, runs_dir: Path) -> Path:
     """configs/smoke.yaml made smaller, as a config file."""
-    values = yaml.safe_load((REPOSITORY / "configs" / "smoke.yaml").read_text(encoding="utf-8"))
-    for name, value in SMALLEST.items():
-        section, field = name.split(".")
-        values.setdefault(section, {})[field] = value
-    values["model"]["model_name_or_path"] = str(bundled_model)
+    text = (REPOSITORY / "configs" / "smoke.yaml").read_text(encoding="utf-8")
+    options = {**SMALLEST, "model.model_name_or_path": str(bundled_model)}
     file = runs_dir / "smallest.yaml"
-    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    file.write_text(tiny_run.with_options(text, options), encoding="utf-8")
     return file
 
 

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import bad_input
+import yaml
 
-NUM_QUESTIONS, NUM_EVAL_TOPICS = 12, 4
+OPTIONS = {
+    "rollout.max_in_flight": 2,  # questions finish one after the other, so that a run can be stopped among them
+    "train.save_steps": 1,
+    "vllm.dtype": "float32",  # in bfloat16 an answer depends on those decoded beside it
+    "vllm.enforce_eager": True,
+    "vllm.cpu_kv_cache_gib": 1,
+    "eval.bootstrap_samples": 100,
+}
+"""What lets any run be stopped at any moment and compared byte for byte."""
+_NUM_QUESTIONS = 12
 _CONFIG = """\
 model: {{model_name_or_path: {folder}/model}}
-data: {{train: {folder}/questions.jsonl, num_eval_topics: {num_eval_topics}}}
-rollout:
-  n_samples_per_prompt: 4
-  max_new_tokens: 128
-  max_in_flight: 2  # questions finish one after the other, so that a run can be stopped among them
-vllm:
-  dtype: float32  # in bfloat16 an answer depends on those decoded beside it
-  enforce_eager: true
-  cpu_kv_cache_gib: 1
+data: {{train: {folder}/questions.jsonl, num_eval_topics: 4}}
+rollout: {{n_samples_per_prompt: 4, max_new_tokens: 128}}
 annotation: {{annotator: "python:docs.numbers_annotator:NumbersAnnotator"}}
-train: {{batch_size: 2, save_steps: 1}}
-eval: {{n_samples_per_prompt: 2, bootstrap_samples: 100, perplexity_model: {folder}/model}}
+train: {{batch_size: 2}}
+eval: {{n_samples_per_prompt: 2, perplexity_model: {folder}/model}}
 """
 
 
@@ -35,9 +39,18 @@ def write_config(folder: Path) -> Path:
     document = " ".join([*digits, *(tens + ones for tens in digits for ones in digits)])
     questions = [
         {"id": f"q{number}", "topic": f"t{number}", "prompt": f"What is {number}?", "document": document}
-        for number in range(NUM_QUESTIONS)
+        for number in range(_NUM_QUESTIONS)
     ]
     (folder / "questions.jsonl").write_text("".join(f"{json.dumps(question)}\n" for question in questions))
     config = folder / "config.yaml"
-    config.write_text(_CONFIG.format(folder=folder, num_eval_topics=NUM_EVAL_TOPICS))
+    config.write_text(with_options(_CONFIG.format(folder=folder), OPTIONS))
     return config
+
+
+def with_options(text: str, options: dict[str, Any]) -> str:
+    """A config's YAML with other values, by dotted name."""
+    values = yaml.safe_load(text)
+    for name, value in options.items():
+        section, field = name.split(".")
+        values.setdefault(section, {})[field] = value
+    return yaml.safe_dump(values)

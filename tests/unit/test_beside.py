@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,7 +17,7 @@ def never_stopped() -> None:
     raise AssertionError("stop was called")
 
 
-def until(condition: object) -> None:
+def until(condition: Callable[[], object]) -> None:
     end = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < end
@@ -81,7 +81,7 @@ def test_an_error_comes_after_what_came_before_it(how: str) -> None:
     got = []
     with pytest.raises(ValueError, match="no more"), Beside(stream(), never_stopped, 8) as coming:
         until(lambda: not coming._thread.is_alive())
-        got.extend(iter(next(getattr(coming, how)()) for _ in range(1)))
+        got.append(next(getattr(coming, how)()))
         got.extend(getattr(coming, how)())
     assert got == [1]
 
