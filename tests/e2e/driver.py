@@ -30,23 +30,28 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def families(roots: Iterable[psutil.Process]) -> set[psutil.Process]:
-    """The `roots` and all living processes that came of them.
+def parents() -> dict[psutil.Process, int]:
+    """Every living process and its parent's id.
 
-    By one table of parents, not by psutil's `children`, which leaves out whom a step of the clock made look older
-    than its parent.
+    Not by psutil's `children`, which leaves out whom a step of the clock made look older than its parent.
     """
-    parents: dict[psutil.Process, int] = {}
+    table: dict[psutil.Process, int] = {}
     for process in psutil.process_iter():
         try:
             if process.status() != psutil.STATUS_ZOMBIE:
-                parents[process] = process.ppid()
+                table[process] = process.ppid()
         except psutil.NoSuchProcess:
             continue  # it ended while we looked
+    return table
+
+
+def families(roots: Iterable[psutil.Process]) -> set[psutil.Process]:
+    """The `roots` and all living processes that came of them."""
+    table = parents()
     pids = {process.pid for process in roots}
-    while more := {process.pid for process, parent in parents.items() if parent in pids} - pids:
+    while more := {process.pid for process, parent in table.items() if parent in pids} - pids:
         pids |= more
-    return {process for process in parents if process.pid in pids}
+    return {process for process in table if process.pid in pids}
 
 
 def descendants(beside: Set[psutil.Process] = frozenset()) -> set[psutil.Process]:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from driver import Driver, descendants
+from driver import Driver
 from finished_run import Run, arguments, finish
 from local_cluster import LocalCluster
 
@@ -38,17 +37,6 @@ def spread(cluster: LocalCluster) -> list[dict[str, int]]:
     return [{kind: node.get(kind, 0) for kind in EVERYWHERE[0]} for node in cluster.actors()]
 
 
-def vllm_workers() -> int:
-    """Processes in which vLLM computes; engines start them beside themselves, so Ray doesn't know of them."""
-    titles = []
-    for process in descendants():
-        try:
-            titles.append(" ".join(process.cmdline()))
-        except psutil.NoSuchProcess:
-            continue  # it ended while we looked
-    return sum(title.startswith("VLLM::Worker") for title in titles)
-
-
 @pytest.fixture(scope="module")
 def joined(cluster: LocalCluster, runs_dir: Path, tiny: Path) -> tuple[Run, list[dict[str, int]]]:
     """`python -m maskdpo_ray.run --cluster.address ...`, whose engines had a worker of vLLM's each; where they were."""
@@ -56,7 +44,7 @@ def joined(cluster: LocalCluster, runs_dir: Path, tiny: Path) -> tuple[Run, list
     options = arguments(folder, tiny, cluster__address=cluster.address, **ON_TWO_NODES)
     with Driver(options, runs_dir / "joined.log") as driver:
         driver.wait_for(lambda: (folder / "eval_000" / "heldout.json").exists())
-        driver.wait_for(lambda: vllm_workers() == 2)
+        driver.wait_for(lambda: cluster.vllm_workers() == 2)
         there = spread(cluster)
         return finish(driver, folder), there
 
@@ -88,6 +76,7 @@ def test_submitted(submitted: Run) -> None:
     assert submitted.code == 0, submitted.output
     assert "succeeded" in submitted.output
     assert (submitted.folder / "summary.json").is_file()
+    assert submitted.left == []
 
 
 def test_both_give_the_same(joined: tuple[Run, Any], submitted: Run) -> None:
@@ -103,6 +92,6 @@ def test_both_give_the_same(joined: tuple[Run, Any], submitted: Run) -> None:
 def test_the_cluster_is_as_before(submitted: Run, cluster: LocalCluster) -> None:
     """The runs took their actors with them; the cluster, which isn't theirs, is still there."""
     end = time.monotonic() + 20
-    while any(sum(node.values()) for node in spread(cluster)) or vllm_workers():
-        assert time.monotonic() < end, (cluster.actors(), vllm_workers())
+    while any(sum(node.values()) for node in spread(cluster)) or cluster.vllm_workers():
+        assert time.monotonic() < end, (cluster.actors(), cluster.vllm_workers())
         time.sleep(0.2)
