@@ -142,7 +142,7 @@ class LocalCluster:
         return [process for process in families(self._nodes[number]) if process.name() == "raylet"]
 
     def vllm_workers(self) -> int:
-        """Processes in which vLLM computes: a raylet's worker is an actor, its child vLLM's engine, whose child computes.
+        """Processes in which vLLM computes: a raylet starts actors, an actor an engine, this a worker.
 
         Not told by their titles: setproctitle finds no room for one in a process whose first environment variable was
         set anew, and which variable comes first is left to Ray.
