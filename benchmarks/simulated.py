@@ -1,7 +1,8 @@
 """Stand-ins for vLLM, annotator and DeepSpeed that take time and no work: for `simulation.py`.
 
 They have the methods of the real actors and stand behind the real groups, on real Ray. Answers are as long as
-real ones (five sentences, about 60 tokens), spelled by the real tokenizer's ids, and labelled sentence by sentence.
+real ones (five sentences, about 60 tokens, or that several times over), spelled by the real tokenizer's ids, and
+labelled sentence by sentence.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ class Phrases:
 
     by_topic: dict[str, tuple[tuple[Phrase, ...], ...]]
     eos: int
+    rounds: int = 1
+    """How often an answer goes through the places."""
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Phrases:
+    def of(cls, tokenizer: Any, rounds: int = 1) -> Phrases:
         """Spelled by a Hugging Face tokenizer."""
 
         def phrase(text: str, is_right: bool) -> Phrase:
@@ -64,7 +67,7 @@ class Phrases:
             )
             for topic in TOPICS
         }
-        return cls(found, tokenizer.eos_token_id)
+        return cls(found, tokenizer.eos_token_id, rounds)
 
     def answers(self, question_id: str, seed: int, version: int, count: int) -> tuple[Rollout, ...]:
         """`count` answers, which the arguments decide."""
@@ -72,7 +75,7 @@ class Phrases:
         topic = self.by_topic[topic_of(question_id)]
         found = []
         for sample in range(count):
-            phrases = [draw.choice(place) for place in topic]
+            phrases = [draw.choice(place) for place in topic * self.rounds]
             ids = [token for phrase in phrases for token in phrase.token_ids]
             text = "".join(phrase.text for phrase in phrases)
             found.append(Rollout(question_id, sample, (*ids, self.eos), text, "stop", version))

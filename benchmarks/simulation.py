@@ -130,7 +130,7 @@ def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One run; its figures."""
     config = config_for(arguments, folder)
     tokenizer = model_folder.load(config.model).tokenizer
-    phrases = simulated.Phrases.of(tokenizer)
+    phrases = simulated.Phrases.of(tokenizer, arguments.rounds)
     policy_folder = folder / "model"
     simulated.write_policy(policy_folder, b"initial")
     initial = weights.publish(policy_folder, 0)
@@ -165,6 +165,7 @@ def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_second
         "engines": arguments.engines,
         "slots": arguments.slots,
         "seconds": arguments.seconds,
+        "sentences": 5 * arguments.rounds,
         "collect_s": round(collect, 2),
         "answers_per_s": round(answers / collect, 1),
         "ideal_s": round(ideal, 2),
@@ -199,6 +200,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--annotators", type=int, default=1)
     parser.add_argument("--slots", type=int, default=64, help="questions that an engine answers at a time")
     parser.add_argument("--seconds", type=float, default=0.3, help="that a question takes, give or take a fifth")
+    parser.add_argument("--rounds", type=int, default=1, help="times five sentences that an answer has")
     parser.add_argument("--ahead", type=float, default=1.25, help="questions in flight / slots of all engines")
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"), help="its tokenizer")
     parser.add_argument("--folder", type=Path, help="for the run; none: a temporary one")

@@ -110,7 +110,7 @@ class CollectStage:
         """Commit what comes; pairs go to `lessons`, too. Questions that failed go to `failed`, with their errors."""
         unparsed, num_tokens = UnparsedShare(self.config, self.folder.counts()), 0
         with self.folder.committing(iteration) as committer:
-            for item in self.failures.sift(labelled, failed.__setitem__):
+            for item in self.failures.sift(labelled, failed):
                 unparsed.take(item.annotations)
                 outcome = pairing.taught_by(item, self.config, self.tokenizer)
                 if not isinstance(outcome, DropReason):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from maskdpo_ray import evaluation_files, restarts
 from maskdpo_ray.config import Config
@@ -50,14 +49,16 @@ class EvaluateStage:
             stage, num_tokens = f"evaluate-{split}", 0
             unparsed = UnparsedShare(self.config, self.folder.counts())
             with restarts.stage(self.tracker, stage, policy.version, *groups):
-                set_aside = partial(self.folder.set_aside_answers, policy.version, split)
-                labelled = self.failures.sift(self._labelled(todo, policy, stage), set_aside)
+                failed: dict[str, str] = {}
+                labelled = self.failures.sift(self._labelled(todo, policy, stage), failed)
                 for item in track(labelled, f"evaluate {split} (policy {policy.version})", len(todo)):
                     unparsed.take(item.annotations, item.judgements)
                     self.folder.commit_answers(
                         policy.version, split, item.question.id, item.rollouts, item.annotations, item.judgements
                     )
                     num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
+                for question_id, error in failed.items():
+                    self.folder.set_aside_answers(policy.version, split, question_id, error)
             self.tracker.log({f"tokens/{stage}": num_tokens}, policy.version)
             files, metrics = evaluation_files.write(self.folder, self.config, policy.version, split, of_split)
             self.tracker.log(metrics, policy.version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.report.progress import note
@@ -23,23 +23,21 @@ class Failures:
         self._highest = highest
         self._last: deque[bool] = deque(maxlen=WINDOW)
 
-    def sift(self, items: Iterable[Labelled | Failed], set_aside: Callable[[str, str], None]) -> Iterator[Labelled]:
-        """Yield what did not fail; of what did, call `set_aside(question id, error)` when `items` are through.
+    def sift(self, items: Iterable[Labelled | Failed], failed: dict[str, str]) -> Iterator[Labelled]:
+        """Yield what did not fail; what did goes to `failed`, question id -> error.
 
-        So a run that stops in between, for too many failures above all, tries them all again when it goes on.
+        Set it aside when `items` are through: a run that stops in between, for too many failures above all, then tries
+        them all again when it goes on.
         Raises ClusterError, one line with the last error, when the share is above the highest.
         """
-        failed: list[Failed] = []
         for item in items:
             self._last.append(isinstance(item, Failed))
-            if not isinstance(item, Failed):
+            if isinstance(item, Failed):
+                note(f"question {item.question.id!r} failed again and again, at last: {item.error}")
+                self._refuse_many(item)
+                failed[item.question.id] = item.error
+            else:
                 yield item
-                continue
-            note(f"question {item.question.id!r} failed again and again, at last: {item.error}")
-            self._refuse_many(item)
-            failed.append(item)
-        for item in failed:
-            set_aside(item.question.id, item.error)
 
     def _refuse_many(self, last: Failed) -> None:
         if sum(self._last) > self._highest * max(len(self._last), FEWEST):

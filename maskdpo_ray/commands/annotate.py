@@ -86,7 +86,7 @@ class Job:
         Raises ClusterError when too many questions fail.
         """
         unparsed = UnparsedShare(self.config, self.labels.counts)
-        labelled = Failures(self.config.run.max_failed).sift(group.stream(self.todo()), self.failed.__setitem__)
+        labelled = Failures(self.config.run.max_failed).sift(group.stream(self.todo()), self.failed)
         for item in track(labelled, "annotate", self.num_groups):
             unparsed.take(item.annotations)
             self.labels.append(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,16 +43,18 @@ def phrases(bundled_model: Any) -> simulated.Phrases:
     return simulated.Phrases.of(AutoTokenizer.from_pretrained(bundled_model))
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
 def test_answers_spell_their_text_and_every_sentence_has_a_label(
-    phrases: simulated.Phrases, bundled_model: Any
+    phrases: simulated.Phrases, bundled_model: Any, rounds: int
 ) -> None:
     from transformers import AutoTokenizer
 
+    phrases = replace(phrases, rounds=rounds)
     tokenizer, questions = AutoTokenizer.from_pretrained(bundled_model), simulated.questions(12, "train")
     items = [(each, answer) for each in questions for answer in phrases.answers(each.id, 7, 3, 2)]
     for (_, answer), labels in zip(items, simulated.SimulatedAnnotator(phrases).annotate(items), strict=True):
         assert tokenizer.decode(answer.token_ids[:-1]) == answer.text and answer.token_ids[-1] == phrases.eos
-        assert len(labels.sentences) == 5 and answer.policy_version == 3
+        assert len(labels.sentences) == 5 * rounds and answer.policy_version == 3
         assert all(answer.text[each.start : each.end].endswith(".") for each in labels.sentences)
 
 
