@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from maskdpo_ray import lora_targets
 from maskdpo_ray.errors import ModelError, one_line
 from maskdpo_ray.training_config import LoraConfig
 
@@ -22,12 +21,11 @@ def wrap(model: Any, lora: LoraConfig) -> Any:
     """
     import peft
 
-    names = lora_targets.names(lora)
     described = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="all-linear" if names is None else names,
+        target_modules=lora.modules or "all-linear",
         task_type="CAUSAL_LM",
     )
     try:

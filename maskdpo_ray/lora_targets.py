@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import ConfigError, shown
 from maskdpo_ray.quiet import quiet
 from maskdpo_ray.training_config import LoraConfig
-
-
-def names(lora: LoraConfig) -> list[str] | None:
-    """Of `lora.target_modules`, without blanks around them; None: all linear layers."""
-    given = [name.strip() for name in lora.target_modules.split(",")]
-    return None if given == ["all-linear"] else given
-
-
-def matches(module: str, name: str) -> bool:
-    """Whether a module of this dotted path is one that `name` means, as PEFT has it: by its last parts."""
-    return module == name or module.endswith(f".{name}")
 
 
 @quiet()
@@ -30,8 +20,7 @@ def check(lora: LoraConfig, model: ModelConfig, config: Any) -> None:
 
     Raises ConfigError.
     """
-    wanted = names(lora)
-    if not lora.rank or wanted is None:
+    if not lora.rank or lora.modules is None:
         return
     import torch
     from transformers import AutoModelForCausalLM
@@ -40,8 +29,8 @@ def check(lora: LoraConfig, model: ModelConfig, config: Any) -> None:
         built = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     linear = {path: module for path, module in built.named_modules() if isinstance(module, torch.nn.Linear)}
     head = built.get_output_embeddings()
-    for name in wanted:
-        meant = [module for path, module in linear.items() if matches(path, name)]
+    for name in lora.modules:
+        meant = [module for path, module in linear.items() if replace(lora, target_modules=name).adapts(path)]
         if not meant:
             known = sorted({path.rpartition(".")[2] for path in linear})
             expected = f"all-linear, or names of linear layers ({', '.join(known)})"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.errors import ConfigError, ModelError, shown
+from maskdpo_ray.training_config import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,25 @@ class ModelShape:
         return sum(self.tensors())
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """{module: (inputs, outputs)} of one layer, the names as in Llama, Mistral and Qwen."""
+        """{path: (inputs, outputs)} within one layer, the names as in Llama, Mistral and Qwen."""
         hidden, inner = self.hidden_size, self.intermediate_size
         return {
-            "q_proj": (hidden, self.query_size),
-            "k_proj": (hidden, self.kv_size),
-            "v_proj": (hidden, self.kv_size),
-            "o_proj": (self.query_size, hidden),
-            "gate_proj": (hidden, inner),
-            "up_proj": (hidden, inner),
-            "down_proj": (inner, hidden),
+            "self_attn.q_proj": (hidden, self.query_size),
+            "self_attn.k_proj": (hidden, self.kv_size),
+            "self_attn.v_proj": (hidden, self.kv_size),
+            "self_attn.o_proj": (self.query_size, hidden),
+            "mlp.gate_proj": (hidden, inner),
+            "mlp.up_proj": (hidden, inner),
+            "mlp.down_proj": (inner, hidden),
         }
 
     def tensors(self) -> list[int]:
         """Elements of every weight, in the order of the model."""
         biased = {
-            "q_proj": self.attention_bias,
-            "k_proj": self.attention_bias,
-            "v_proj": self.attention_bias,
-            "o_proj": self.output_bias,
+            "self_attn.q_proj": self.attention_bias,
+            "self_attn.k_proj": self.attention_bias,
+            "self_attn.v_proj": self.attention_bias,
+            "self_attn.o_proj": self.output_bias,
         }
         layer: list[int] = []
         for name, (inputs, outputs) in self.linears().items():
@@ -76,11 +77,13 @@ class ModelShape:
         embedding = self.vocab_size * self.hidden_size
         return [embedding, *layer * self.num_layers, self.hidden_size, *[embedding] * (not self.is_tied)]
 
-    def adapters(self, rank: int, target_modules: str) -> list[int]:
-        """Elements of LoRA's tensors: two for each linear layer of `target_modules`, but the LM head."""
-        names = {name.strip() for name in target_modules.split(",")}
-        chosen = [size for name, size in self.linears().items() if target_modules == "all-linear" or name in names]
-        return [elements for sizes in chosen for elements in (rank * sizes[0], rank * sizes[1])] * self.num_layers
+    def adapters(self, lora: LoraConfig) -> list[int]:
+        """Elements of LoRA's tensors: two for each linear layer that gets adapters."""
+        layers = range(self.num_layers)
+        linears = {f"model.layers.{n}.{name}": sizes for n in layers for name, sizes in self.linears().items()}
+        if lora.modules is not None:  # `all-linear` leaves out the LM head
+            linears["lm_head"] = (self.hidden_size, self.vocab_size)
+        return [lora.rank * size for path, sizes in linears.items() if lora.adapts(path) for size in sizes]
 
 
 def _llama(name: str, hidden: int, inner: int, layers: int, heads: int, is_tied: bool) -> ModelShape:

@@ -96,7 +96,7 @@ class TrainingRank:
         self._has_tree = config.savings.prefix_tree
         self._is_lean = config.savings.lean_layers
         lora = config.lora
-        self._adapters = shape.adapters(lora.rank, lora.target_modules) if lora.rank else []
+        self._adapters = shape.adapters(lora) if lora.rank else []
         self._all = [*shape.tensors(), *self._adapters]
         self._trained = self._adapters or self._all
         # With adapters the reference is the policy with them off.

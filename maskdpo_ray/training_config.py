@@ -98,8 +98,17 @@ class LoraConfig:
         require(self.rank >= 0, "lora.rank", "at least 0 (0: none)", self.rank)
         require(self.alpha >= 1, "lora.alpha", "at least 1", self.alpha)
         require(0 <= self.dropout < 1, "lora.dropout", "0 to below 1", self.dropout)
-        names = self.target_modules.split(",")
-        require(all(name.strip() for name in names), "lora.target_modules", "names", self.target_modules)
+        require(self.modules is None or all(self.modules), "lora.target_modules", "names", self.target_modules)
+
+    @property
+    def modules(self) -> list[str] | None:
+        """`target_modules` one by one; None: all linear layers but the LM head."""
+        names = [name.strip() for name in self.target_modules.split(",")]
+        return None if names == ["all-linear"] else names
+
+    def adapts(self, path: str) -> bool:
+        """Whether a linear layer of this dotted path gets adapters: PEFT goes by a path's last parts."""
+        return self.modules is None or any(f".{path}".endswith(f".{name}") for name in self.modules)
 
 
 @dataclass(frozen=True)

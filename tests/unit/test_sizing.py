@@ -103,11 +103,12 @@ def test_adapters_are_those_of_peft() -> None:
         hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=32,
     )  # fmt: skip
-    for modules in ("all-linear", "q_proj,v_proj"):
-        names = modules if modules == "all-linear" else modules.split(",")
+    for modules in ("all-linear", "q_proj,v_proj", "self_attn.q_proj, layers.1.mlp.up_proj", "o_proj,lm_head"):
+        lora = LoraConfig(rank=3, target_modules=modules)
+        names = lora.modules or modules
         model = get_peft_model(LlamaForCausalLM(llama), PeftConfig(r=3, target_modules=names, task_type="CAUSAL_LM"))
         trained = [p.numel() for p in model.parameters() if p.requires_grad]
-        assert sorted(TINY.adapters(3, modules)) == sorted(trained)
+        assert sorted(TINY.adapters(lora)) == sorted(trained)
 
 
 @pytest.mark.parametrize(("stage", "dtype", "width"), [(2, "bf16", 2), (3, "bf16", 2), (2, "fp32", 4)])
@@ -146,7 +147,7 @@ def test_on_a_gpu_the_bucket_is_there_in_full() -> None:
 
 
 def test_adapters_have_optimizer_state_and_the_rest_none() -> None:
-    trained = sum(TINY.adapters(2, "all-linear"))
+    trained = sum(TINY.adapters(LoraConfig(rank=2)))
     of = config(lora=LoraConfig(rank=2), savings=SavingsConfig(reference_once=False))
     found = {term.name: term.size for term in rank(TINY, of).lasting()}
     assert found == {
