@@ -144,8 +144,7 @@ class LocalCluster:
     def vllm_workers(self) -> int:
         """Processes in which vLLM computes: a raylet starts actors, an actor an engine, this a worker.
 
-        Not told by their titles: setproctitle finds no room for one in a process whose first environment variable was
-        set anew, and which variable comes first is left to Ray.
+        Not told by their titles: now and then an engine and its worker were seen to work without one.
         """
         table = parents()
         found = {raylet.pid for number in range(len(self._nodes)) for raylet in self.raylets(number)}
