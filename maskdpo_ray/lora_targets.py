@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import ConfigError, shown
 from maskdpo_ray.quiet import quiet
-from maskdpo_ray.training_config import LoraConfig
+from maskdpo_ray.training_config import LoraConfig, means
 
 
 @quiet()
@@ -30,7 +29,7 @@ def check(lora: LoraConfig, model: ModelConfig, config: Any) -> None:
     linear = {path: module for path, module in built.named_modules() if isinstance(module, torch.nn.Linear)}
     head = built.get_output_embeddings()
     for name in lora.modules:
-        meant = [module for path, module in linear.items() if replace(lora, target_modules=name).adapts(path)]
+        meant = [module for path, module in linear.items() if means(name, path)]
         if not meant:
             known = sorted({path.rpartition(".")[2] for path in linear})
             expected = f"all-linear, or names of linear layers ({', '.join(known)})"

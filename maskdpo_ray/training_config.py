@@ -107,8 +107,13 @@ class LoraConfig:
         return None if names == ["all-linear"] else names
 
     def adapts(self, path: str) -> bool:
-        """Whether a linear layer of this dotted path gets adapters: PEFT goes by a path's last parts."""
-        return self.modules is None or any(f".{path}".endswith(f".{name}") for name in self.modules)
+        """Whether a linear layer of this dotted path gets adapters."""
+        return self.modules is None or any(means(name, path) for name in self.modules)
+
+
+def means(name: str, path: str) -> bool:
+    """Whether a name among `lora.target_modules` means the module of this dotted path: PEFT goes by its last parts."""
+    return f".{path}".endswith(f".{name}")
 
 
 @dataclass(frozen=True)

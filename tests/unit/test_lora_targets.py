@@ -29,7 +29,7 @@ def test_names_of_linear_layers_pass(tiny_model: Path, names: str) -> None:
     check(tiny_model, names)
 
 
-@pytest.mark.parametrize("name", ["attention", "proj", "self_attn", "embed_tokens", "norm"])
+@pytest.mark.parametrize("name", ["attention", "proj", "self_attn", "embed_tokens", "norm", "all-linear"])
 def test_a_name_that_no_linear_layer_has_is_refused(tiny_model: Path, name: str) -> None:
     known = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
     with pytest.raises(ConfigError) as refused:
