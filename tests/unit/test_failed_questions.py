@@ -152,6 +152,20 @@ def test_too_many_stop_the_run_and_are_tried_again(tmp_path: Path, lenient: Call
     assert sorted(again) == sorted(name for name in many if name.startswith("failed/"))
 
 
+def test_too_many_held_out_ones_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lenient: Callable[[float], None]
+) -> None:
+    failing = tuple(f"failed/h{number}" for number in range(3))
+    monkeypatch.setattr(fake_run, "HELDOUT", ("h1", *failing))
+    lenient(0.1)
+    with pytest.raises(ClusterError, match="got 3 "):
+        fake_run.run(tmp_path)
+    assert failed_units(tmp_path) == []
+    lenient(1.0)
+    fake_run.run(tmp_path)
+    assert {unit[1] for unit in failed_units(tmp_path) if unit[0] == "eval_000/heldout"} == set(failing)
+
+
 @pytest.mark.parametrize(
     ("heldout", "names", "message"),
     [
