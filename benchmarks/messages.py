@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,10 @@ def pickled(value: Any) -> int:
 
 
 def answer(phrases: simulated.Phrases, question: Question, sample: int, tokens: int) -> Rollout:
-    """One of about `tokens` tokens: whole simulated answers, one after the other."""
-    ids: list[int] = []
-    text = ""
-    while len(ids) < tokens:
-        more = phrases.answers(question.id, seed=len(ids) + sample, version=0, count=1)[0]
-        ids += more.token_ids[:-1]
-        text += f" {more.text}" if text else more.text
-    return Rollout(question.id, sample, (*ids, phrases.eos), text, "stop", 0)
+    """One of about `tokens` tokens."""
+    one = phrases.answers(question.id, sample, version=0, count=1)[0]
+    longer = replace(phrases, rounds=max(1, round(tokens / len(one.token_ids))))
+    return replace(longer.answers(question.id, sample, version=0, count=1)[0], sample=sample)
 
 
 def sizes(phrases: simulated.Phrases, prompt: list[int], answers: int, tokens: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Stand-ins for vLLM, annotator and DeepSpeed that take time and no work: for `simulation.py`.
 
 They have the methods of the real actors and stand behind the real groups, on real Ray. Answers are as long as
-real ones (five sentences, about 60 tokens, or that several times over), spelled by the real tokenizer's ids, and
+real ones (five sentences, about 50 tokens, or that several times over), spelled by the real tokenizer's ids, and
 labelled sentence by sentence.
 """
 

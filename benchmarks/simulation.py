@@ -165,7 +165,7 @@ def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_second
         "engines": arguments.engines,
         "slots": arguments.slots,
         "seconds": arguments.seconds,
-        "sentences": 5 * arguments.rounds,
+        "rounds": arguments.rounds,
         "collect_s": round(collect, 2),
         "answers_per_s": round(answers / collect, 1),
         "ideal_s": round(ideal, 2),
