@@ -17,7 +17,7 @@ from actors.clock import BusyClock
 from actors.host import Stored
 from actors.pool import Failure, Pool
 from actors.ranks import Ranks
-from actors.rollout import Sampling, refuse_faults, request_seed
+from actors.rollout import Request, Sampling, refuse_faults, request_seed
 from maskdpo_ray import batching, micro_batches
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.checkpoints import Checkpoints
@@ -88,7 +88,7 @@ class RolloutGroup(_Replaced):
         def ask(item: Answered) -> tuple[str, tuple[Any, ...]]:
             name = item.question.id
             seed = request_seed(self._config.run.seed, purpose, policy.version, name)
-            return "generate", (name, list(item.prompt_token_ids), sampling, seed, policy, self._files)
+            return "generate", (Request(name, item.prompt_token_ids, sampling, seed, policy, self._files),)
 
         def check(item: Answered, reply: Any) -> None:
             refuse_faults(reply, item.question.id, policy, num_samples)

@@ -51,6 +51,20 @@ class Sampling:
     max_tokens: int
 
 
+@dataclass(frozen=True)
+class Request:
+    """One question to an engine: one argument, as Ray takes longer for each further one than for all that it holds."""
+
+    question_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: Sampling
+    seed: int
+    policy: Policy
+    """Whose weights are to answer."""
+    files: Stored[dict[str, bytes]] | None = None
+    """The policy folder's files, for an engine that was restarted on a node that doesn't see `policy.path`."""
+
+
 def request_seed(run_seed: int, purpose: str, policy_version: int, question_id: str) -> int:
     """31-bit seed of one request: its answers don't depend on the engine, the order or a restart."""
     key = f"{run_seed}/{purpose}/{policy_version}/{question_id}".encode()
@@ -126,45 +140,38 @@ class RolloutEngine:
         if self._settings.device == "cpu":
             await self._engine.collective_rpc("sample_from_top_k")
 
-    async def generate(
-        self,
-        question_id: str,
-        prompt_token_ids: list[int],
-        sampling: Sampling,
-        seed: int,
-        policy: Policy,
-        files: Stored[dict[str, bytes]] | None = None,
-    ) -> Sampled:
-        """Sample `sampling.n` answers to one prompt with `policy`'s weights.
+    async def generate(self, request: Request) -> Sampled:
+        """Sample `request.sampling.n` answers to one prompt with its policy's weights.
 
-        `files`: as in `load`, for an engine that was restarted. Raises ActorLost when vLLM is gone.
+        Raises ActorLost when vLLM is gone.
         """
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
         await self._set_up()
-        if policy != self._policy:
-            await self.load(policy, files)
-        held = self._policy
+        if request.policy != self._policy:
+            await self.load(request.policy, request.files)
+        held, sampling = self._policy, request.sampling
         parameters = SamplingParams(
             n=sampling.n,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
-            seed=seed,
+            seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt = TokensPrompt(prompt_token_ids=list(prompt_token_ids))
+        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids))
+        name = f"{request.question_id}/{request.seed}"
         final: Any = None
         with self._clock, self._guard.use():
-            async for output in self._engine.generate(prompt, parameters, f"{question_id}/{seed}"):
+            async for output in self._engine.generate(prompt, parameters, name):
                 final = output
         if self._policy is not held:
             raise RuntimeError(f"policy {self._policy.version} was loaded in the middle of an answer of {held.version}")
         rollouts = tuple(
             Rollout(
-                question_id=question_id,
+                question_id=request.question_id,
                 sample=answer.index,
                 token_ids=tuple(answer.token_ids),
                 text=answer.text,

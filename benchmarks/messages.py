@@ -19,7 +19,7 @@ from typing import Any
 import ray.cloudpickle
 
 from actors.host import Stored
-from actors.rollout import Sampled, Sampling
+from actors.rollout import Request, Sampled, Sampling
 from benchmarks import simulated
 from maskdpo_ray import model_folder
 from maskdpo_ray.batching import TrainingExample
@@ -57,7 +57,7 @@ def sizes(phrases: simulated.Phrases, prompt: list[int], answers: int, tokens: i
     example = TrainingExample("train/000001#0", tuple(prompt), chosen, rejected, *weights)
     logps = simulated.SimulatedRank(None, 0, 1).reference_logps([[example]])[0]
     of_question = {
-        "to an engine: prompt": ("generate", (question.id, prompt, sampling, 1, policy, None)),
+        "to an engine: prompt": Request(question.id, tuple(prompt), sampling, 1, policy),
         "from it: answers": Sampled((0, policy.checksum), tuple(rollouts)),
         "to an annotator: question, answers": (hosted, question, rollouts),
         "from it: labels": labels,

@@ -21,7 +21,7 @@ import numpy as np
 from actors import weights
 from actors.clock import BusyClock
 from actors.lifetime import end_with_raylet
-from actors.rollout import Sampled
+from actors.rollout import Request, Sampled
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Annotation, Question, Rollout, Sentence
 
@@ -128,24 +128,15 @@ class SimulatedEngines:
         self._policies[index] = policy
         return policy.version, policy.checksum
 
-    async def generate(
-        self,
-        index: int,
-        question_id: str,
-        prompt_token_ids: Sequence[int],
-        sampling: Any,
-        seed: int,
-        policy: Policy,
-        files: Any,
-    ) -> Sampled:
+    async def generate(self, index: int, request: Request) -> Sampled:
         async with self._slots[index]:
             begin = time.perf_counter()
             with self._clocks[index]:
-                await asyncio.sleep(self._seconds * random.Random(seed).uniform(0.8, 1.2))
-            self._slot_seconds[index][sampling.n] += time.perf_counter() - begin
-        return Sampled(
-            (policy.version, policy.checksum), self._phrases.answers(question_id, seed, policy.version, sampling.n)
-        )
+                await asyncio.sleep(self._seconds * random.Random(request.seed).uniform(0.8, 1.2))
+            self._slot_seconds[index][request.sampling.n] += time.perf_counter() - begin
+        policy = request.policy
+        rollouts = self._phrases.answers(request.question_id, request.seed, policy.version, request.sampling.n)
+        return Sampled((policy.version, policy.checksum), rollouts)
 
     async def busy_seconds(self, index: int) -> float:
         return self._clocks[index].seconds()

@@ -16,6 +16,8 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from maskdpo_ray import entries
 from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
@@ -26,6 +28,14 @@ from maskdpo_ray.unparsed import added as added_counts
 def encode_line(value: Any) -> bytes:
     """`value` (JSON values and records) as one UTF-8 line, newline included. NaN raises ValueError."""
     return _ENCODER.encode(value).encode() + b"\n"
+
+
+def encode_record(record: Any) -> bytes:
+    """A record of finite numbers as one UTF-8 line, newline included: `encode_line` ten times as fast, for answers.
+
+    What isn't finite becomes null: `formats` and both `conformance` refuse it before.
+    """
+    return _FAST_ENCODER.encode(record) + b"\n"
 
 
 def _record_fields(value: Any) -> dict[str, Any]:
@@ -44,6 +54,17 @@ def _field_names(kind: type) -> tuple[str, ...]:
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_record_fields
 )
+
+
+def _plain(value: Any) -> str | float:
+    """numpy's strings and numbers, say, which msgspec does not take for what they are."""
+    for kind in (str, float):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"expected JSON values or records, got {type(value).__name__}")
+
+
+_FAST_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.ledger import AppendFile, Ledger, encode_line
+from maskdpo_ray.ledger import AppendFile, Ledger, encode_record
 from maskdpo_ray.pairs import DropReason
 from maskdpo_ray.records import Annotation, Judgement, PreferencePair, Rollout, from_json
 from maskdpo_ray.unparsed import Counts, count
@@ -191,7 +191,7 @@ class QuestionLog:
             "judgements": judgements,
             "pairs": [pair] if pair else [],
         }
-        data = {part: b"".join(map(encode_line, records[part])) for part in self._files}
+        data = {part: b"".join(map(encode_record, records[part])) for part in self._files}
         return Encoded(
             question_id=question_id,
             data=data,

@@ -48,7 +48,6 @@ def token_spans(
         MaskError: when the ids do not spell `text`.
     """
     ids = [int(token) for token in token_ids]
-    tokenizer = _unwrapped(tokenizer)
     special = special_ids(tokenizer, ids) if special is None else special
     pieces = _pieces(tokenizer, ids, special)
     closest = ""
@@ -75,8 +74,19 @@ def token_spans(
 
 
 def special_ids(tokenizer: Any, token_ids: Iterable[int]) -> set[int]:
-    """Those of `token_ids` that the tokenizer calls special (control tokens such as EOS)."""
-    tokenizer, present = _unwrapped(tokenizer), {int(token) for token in token_ids}
+    """Those of `token_ids` that the tokenizer calls special (control tokens such as EOS).
+
+    It is asked once for each id.
+    """
+    present, known = {int(token) for token in token_ids}, _known(tokenizer).is_special
+    unknown = present - known.keys()
+    if unknown:
+        special = _asked_special_ids(_unwrapped(tokenizer), unknown)
+        known.update((token, token in special) for token in unknown)
+    return {token for token in present if known[token]}
+
+
+def _asked_special_ids(tokenizer: Any, present: set[int]) -> set[int]:
     special = {*getattr(tokenizer, "all_special_ids", ()), *getattr(tokenizer, "special_ids", ())}
     # Hugging Face decodes without every added token that is flagged special, named ones or not.
     added = getattr(tokenizer, "added_tokens_decoder", None)
@@ -119,22 +129,31 @@ def _pieces(tokenizer: Any, ids: Sequence[int], special: set[int]) -> list[Piece
             raise MaskError(f"token id {token} is not in the tokenizer's vocabulary")
         return found
 
-    get = getattr(tokenizer, "convert_ids_to_tokens", piece)
-    known = _known_pieces(tokenizer)
-    for token in set(ids) - known.keys():
-        known[token] = checked(token, get)
+    known = _known(tokenizer).pieces
+    unknown = set(ids) - known.keys()
+    if unknown:
+        tokenizer = _unwrapped(tokenizer)
+        get = getattr(tokenizer, "convert_ids_to_tokens", piece)
+        known.update((token, checked(token, get)) for token in unknown)
     return [known[token] for token in ids]
 
 
-_known: WeakKeyDictionary[Any, dict[int, Piece]] = WeakKeyDictionary()
+class _Known:
+    """What a tokenizer said of ids: to ask it takes longer than all else that is done with an answer."""
+
+    def __init__(self) -> None:
+        self.pieces: dict[int, Piece] = {}
+        self.is_special: dict[int, bool] = {}
 
 
-def _known_pieces(tokenizer: Any) -> dict[int, Piece]:
-    """Those looked up before; an id's piece never changes."""
+_known_by_tokenizer: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
+
+
+def _known(tokenizer: Any) -> _Known:
     try:
-        return _known.setdefault(tokenizer, {})
+        return _known_by_tokenizer.setdefault(tokenizer, _Known())
     except TypeError:  # it can't be a key
-        return {}
+        return _Known()
 
 
 def _hidden(ids: Sequence[int], special: set[int]) -> Iterator[list[bool]]:

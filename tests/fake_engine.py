@@ -12,7 +12,7 @@ from typing import Any
 from fakes import answers
 
 from actors import weights
-from actors.rollout import Sampled
+from actors.rollout import Request, Sampled
 from maskdpo_ray.errors import ActorLost, DataError
 from maskdpo_ray.policy import Policy
 
@@ -57,16 +57,15 @@ class FakeEngine:
         self._policy = policy
         return policy.version, policy.checksum
 
-    async def generate(
-        self, question_id: str, prompt_token_ids: list[int], sampling: Any, seed: int, policy: Policy, files: Any = None
-    ) -> Sampled:
-        if policy != self._policy:
-            await self.load(policy, files)
+    async def generate(self, request: Request) -> Sampled:
+        question_id, seed = request.question_id, request.seed
+        if request.policy != self._policy:
+            await self.load(request.policy, request.files)
         self._running += 1
         self._note("generate", question=question_id, running=self._running, seed=seed)
         try:
             await self._behave(question_id)
-            count = sampling.n - question_id.startswith("few/")
+            count = request.sampling.n - question_id.startswith("few/")
             version = self._policy.version + question_id.startswith("stale/")
             return Sampled((version, self._policy.checksum), answers(question_id, version, seed, count))
         finally:

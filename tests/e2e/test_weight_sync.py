@@ -16,7 +16,7 @@ from fakes import Held
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors import weights
-from actors.rollout import EngineSettings, RolloutEngine, Sampling, request_seed
+from actors.rollout import EngineSettings, Request, RolloutEngine, Sampling, request_seed
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
 from maskdpo_ray.batching import TrainingExample
@@ -107,9 +107,10 @@ async def answers(engine: RolloutEngine, policy: Policy, model: Path, backwards:
     numbers = range(NUM_REQUESTS)[:: -1 if backwards else 1]
     tasks = {}
     for number in numbers:
-        prompt = tokenizer(f"Country number {number}: " + PROMPT)["input_ids"]
+        prompt = tuple(tokenizer(f"Country number {number}: " + PROMPT)["input_ids"])
         seed = request_seed(1, "train", policy.version, f"q{number}")
-        tasks[number] = asyncio.create_task(engine.generate(f"q{number}", prompt, SAMPLING, seed, policy))
+        request = Request(f"q{number}", prompt, SAMPLING, seed, policy)
+        tasks[number] = asyncio.create_task(engine.generate(request))
         await asyncio.sleep(0)  # the engine sees them in this order
     return [rollout for number in sorted(tasks) for rollout in (await tasks[number]).rollouts]
 
@@ -134,7 +135,8 @@ async def observe(initial: Policy, trained: Policy, model: Path) -> Observed:
     engine = RolloutEngine(settings, initial)
 
     async def greedy(policy: Policy) -> tuple[int, ...]:
-        return (await engine.generate("greedy", list(pair.prompt_token_ids), GREEDY, 0, policy)).rollouts[0].token_ids
+        request = Request("greedy", pair.prompt_token_ids, GREEDY, 0, policy)
+        return (await engine.generate(request)).rollouts[0].token_ids
 
     try:
         seen.ready = await engine.ready()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskdpo_ray.ledger import encode_line, encode_record
 from maskdpo_ray.records import (
     CORRECT,
     INCORRECT,
@@ -61,6 +63,27 @@ def test_round_trip_through_a_line_of_json(record):
         read = from_json(type(record), json.loads(line))
         assert read == record
         assert repr(read) == repr(record)  # tells 1 from 1.0 and a tuple from a list
+
+
+@given(st.one_of(rollouts, annotations, pairs))
+def test_round_trip_through_the_files_of_a_run(record):
+    line = encode_record(record)
+    assert line.endswith(b"\n") and b"\n" not in line[:-1]
+    assert repr(from_json(type(record), json.loads(line))) == repr(record)
+    assert list(json.loads(line)) == list(to_json(record))  # and in the same order
+
+
+def test_strings_and_numbers_of_numpy_are_written_as_what_they_are():
+    sentence = Sentence(0, 3, np.str_("no_fact"), np.float64(0.5), np.str_("é"))
+    assert encode_record(sentence) == encode_line(Sentence(0, 3, "no_fact", 0.5, "é"))
+
+
+@pytest.mark.parametrize("write", [encode_line, encode_record])
+def test_what_json_has_not_is_not_written(write):
+    with pytest.raises(TypeError, match="int64"):
+        write(Rollout("q", np.int64(0), (), "", "stop", 0))
+    with pytest.raises(UnicodeEncodeError):
+        write(Rollout("\ud800", 0, (), "", "stop", 0))
 
 
 def test_every_label_is_right_wrong_or_unparsed():
