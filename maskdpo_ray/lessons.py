@@ -37,8 +37,8 @@ class Lessons(Sequence[TrainingExample]):
     def add(self, pair: PreferencePair, example: TrainingExample) -> None:
         """Keep what `pair` teaches. Raises RunFolderError when the disk is full."""
         answers = (example.chosen_token_ids, example.rejected_token_ids)
-        tokens = np.array([*example.prompt_token_ids, *answers[0], *answers[1]], np.int64)
-        weights = np.array([*example.chosen_weights, *example.rejected_weights], np.float64)
+        tokens = array("q", (*example.prompt_token_ids, *answers[0], *answers[1]))
+        weights = array("d", (*example.chosen_weights, *example.rejected_weights))
         try:
             self._file.seek(0, 2)
             self._starts.append(self._file.tell())

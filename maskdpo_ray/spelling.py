@@ -47,7 +47,7 @@ def token_spans(
     Raises:
         MaskError: when the ids do not spell `text`.
     """
-    ids = [int(token) for token in token_ids]
+    ids = list(map(int, token_ids))
     special = special_ids(tokenizer, ids) if special is None else special
     pieces = _pieces(tokenizer, ids, special)
     closest = ""
@@ -78,7 +78,7 @@ def special_ids(tokenizer: Any, token_ids: Iterable[int]) -> set[int]:
 
     It is asked once for each id.
     """
-    present, known = {int(token) for token in token_ids}, _known(tokenizer).is_special
+    present, known = set(map(int, token_ids)), _known(tokenizer).is_special
     unknown = present - known.keys()
     if unknown:
         special = _asked_special_ids(_unwrapped(tokenizer), unknown)
