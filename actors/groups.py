@@ -94,7 +94,7 @@ class RolloutGroup(_Replaced):
             refuse_faults(reply, item.question.id, policy, num_samples)
 
         asked = (Answered(question, tuple(self._render(question)), ()) for question in questions)
-        for item, reply in self.pool.feed(asked, ask, config.max_in_flight, check=check):
+        for item, reply in self.pool.feed(asked, ask, self._config.in_flight(num_samples), check=check):
             yield _failed(item, reply) or replace(item, rollouts=tuple(reply.rollouts))
 
 
@@ -120,9 +120,7 @@ class AnnotationGroup(_Replaced):
             return zlib.crc32(item.question.id.encode()) % len(self.pool)
 
         together = _together(self._hosted)
-        for item, labels in self.pool.feed(
-            answered, ask, self._config.annotation.max_in_flight, home, together=together
-        ):
+        for item, labels in self.pool.feed(answered, ask, self._config.annotation.in_flight, home, together=together):
             yield _failed(item, labels) or Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(labels))
 
 
@@ -144,7 +142,7 @@ class EvaluationGroup(_Replaced):
             return "judge", (self._hosted, item.question, list(item.rollouts))
 
         together = _together(self._hosted)
-        for item, judgements in self.pool.feed(labelled, ask, self._config.eval.max_in_flight, together=together):
+        for item, judgements in self.pool.feed(labelled, ask, self._config.eval.in_flight, together=together):
             yield _failed(item, judgements) or replace(item, judgements=tuple(judgements))
 
 

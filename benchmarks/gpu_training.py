@@ -28,7 +28,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import measures
-from maskdpo_ray import losses
+from maskdpo_ray import lean_layers, losses, tree_attention
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.forward import response_logps
 
@@ -160,6 +160,8 @@ def optimizer_of(name: str, model: Any, lr: float) -> tuple[Callable[[Any], None
 def ours(given: argparse.Namespace) -> dict[str, Any]:
     """Reference log-probs once for all pairs, then the steps, as our training rank does them."""
     model = model_of(given.shape, given.device)
+    tree_attention.install(model)
+    lean_layers.install(model)
     if given.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     counter, shape = Counter(model), measures.Shape.of(model.config)

@@ -191,16 +191,16 @@ def take_part(name: str, given: argparse.Namespace) -> dict[str, float]:
     return by_vllm(work, our_sampler=name == "vllm-top-k")
 
 
-def turn(name: str, words: Sequence[str]) -> dict[str, float]:
-    """The same in a process of its own. Raises SystemExit when that fails."""
+def turn(name: str, words: Sequence[str], script: Path = Path(__file__)) -> dict[str, Any]:
+    """What `script --only NAME` finds, a contender's turn in a process of its own. Raises SystemExit when it fails."""
     with tempfile.TemporaryDirectory() as folder:
         output, log = Path(folder) / "outcome.json", Path(folder) / "log"
-        command = [sys.executable, str(Path(__file__)), *words, "--only", name, "--json", str(output)]
+        command = [sys.executable, str(script), *words, "--only", name, "--json", str(output)]
         with log.open("wb") as file:
             done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
         if done.returncode:
             raise SystemExit(f"{name} failed:\n{log.read_text(errors='replace')[-3000:]}")
-        found: dict[str, float] = json.loads(output.read_text())
+        found: dict[str, Any] = json.loads(output.read_text())
         return found
 
 

@@ -114,8 +114,9 @@ class SimulatedEngines:
         self._clocks = [BusyClock() for _ in range(engines)]
         self._slot_seconds: list[Counter[int]] = [Counter() for _ in range(engines)]
 
-    async def on(self, index: int, method: str, *arguments: Any) -> Any:
-        """Call a method of engine `index`."""
+    async def on(self, call: tuple[int, str, tuple[Any, ...]]) -> Any:
+        """Call a method of an engine: (engine, method, arguments)."""
+        index, method, arguments = call
         return await getattr(self, method)(index, *arguments)
 
     async def ready(self, index: int) -> tuple[int, str]:

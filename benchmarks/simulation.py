@@ -38,6 +38,7 @@ from maskdpo_ray.config import (
     RolloutConfig,
     RunConfig,
     TrainConfig,
+    VllmConfig,
 )
 from maskdpo_ray.loop import Loop
 from maskdpo_ray.run_folder import RunFolder
@@ -47,6 +48,7 @@ ray.cloudpickle.register_pickle_by_value(simulated)  # workers don't have benchm
 
 NUM_SAMPLES = 8
 """Answers to a training question; evaluation asks for fewer, and so is told apart."""
+EVAL_SAMPLES = 2
 
 
 class Handle:
@@ -67,7 +69,7 @@ class _Method:
         return _Method(self._on.options(**options), self._index, self._method)
 
     def remote(self, *arguments: Any) -> Any:
-        return self._on.remote(self._index, self._method, *arguments)
+        return self._on.remote((self._index, self._method, arguments))  # one argument, as real engines get
 
 
 class SimulatedCluster(Cluster):
@@ -80,7 +82,7 @@ class SimulatedCluster(Cluster):
     def _start_engines(self, policy: Any, render: Any) -> RolloutGroup:
         total = self._config.rollout.num_engines
         shares = [len(range(first, total, self._processes)) for first in range(self._processes)]
-        kind = self._actor(simulated.SimulatedEngines, 0, 0, self._config.rollout.max_in_flight + 8)
+        kind = self._actor(simulated.SimulatedEngines, 0, 0, self._config.in_flight(EVAL_SAMPLES) + 8)
         actors = [kind.remote(self._phrases, policy, share, self._slots, self._seconds) for share in shares]
         self._handles += actors
         self.engines = [Handle(actors[i % self._processes], i // self._processes) for i in range(total)]
@@ -114,14 +116,14 @@ class Watch(threading.Thread):
 
 def config_for(arguments: argparse.Namespace, folder: Path) -> Config:
     """All else by default."""
-    in_flight = int(arguments.engines * arguments.slots * arguments.ahead)
     return Config(
         run=RunConfig(name="run", dir=str(folder), iterations=1),
         model=ModelConfig(model_name_or_path=str(arguments.model)),
-        rollout=RolloutConfig(num_engines=arguments.engines, n_samples_per_prompt=NUM_SAMPLES, max_in_flight=in_flight),
-        annotation=AnnotationConfig(num_actors=arguments.annotators, max_in_flight=arguments.annotators * 64),
+        rollout=RolloutConfig(num_engines=arguments.engines, n_samples_per_prompt=NUM_SAMPLES),
+        vllm=VllmConfig(max_num_seqs=arguments.slots * NUM_SAMPLES),
+        annotation=AnnotationConfig(num_actors=arguments.annotators),
         train=TrainConfig(num_ranks=1, max_epochs=1, batch_size=512, save_steps=-1),
-        eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
+        eval=EvalConfig(n_samples_per_prompt=EVAL_SAMPLES, bootstrap_samples=100),
         cluster=ClusterConfig(cpus_per_rank=0.1, cpus_per_engine=0, start_timeout_s=300, step_timeout_s=600),
     )
 
@@ -196,12 +198,11 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=2000, help="8 answers each")
     parser.add_argument("--engines", type=int, default=4)
-    parser.add_argument("--processes", type=int, default=4, help="that the engines share")
+    parser.add_argument("--processes", type=int, default=2, help="that the engines share")
     parser.add_argument("--annotators", type=int, default=1)
     parser.add_argument("--slots", type=int, default=64, help="questions that an engine answers at a time")
     parser.add_argument("--seconds", type=float, default=0.3, help="that a question takes, give or take a fifth")
     parser.add_argument("--rounds", type=int, default=1, help="times five sentences that an answer has")
-    parser.add_argument("--ahead", type=float, default=1.25, help="questions in flight / slots of all engines")
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"), help="its tokenizer")
     parser.add_argument("--folder", type=Path, help="for the run; none: a temporary one")
     parser.add_argument("--json", type=Path, help="file for the figures")

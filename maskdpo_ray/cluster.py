@@ -236,7 +236,8 @@ class Cluster:
             **vllm,
         )
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
-        concurrency = config.rollout.max_in_flight + 8  # loads and questions about state on top
+        samples = min(config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt)
+        concurrency = config.in_flight(samples) + 8  # loads and questions about state on top
         actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, concurrency)
         self._engines = [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
         self._handles += self._engines

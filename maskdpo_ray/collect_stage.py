@@ -69,7 +69,7 @@ class CollectStage:
         All is committed when the block is left; `run` then finds it done. `policy` is the newest that there is, the one
         before the iteration's own.
         """
-        todo, most = self.todo(iteration), self.config.rollout.max_in_flight
+        todo, most = self.todo(iteration), self.config.in_flight(self.config.rollout.n_samples_per_prompt)
         failed: dict[str, str] = {}
         with (
             restarts.stage(self.tracker, "collect", iteration, *self.stages.groups),

@@ -6,12 +6,20 @@ Names follow OpenRLHF's dotted ones where the thing is the same (`adam.lr`, `tra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from maskdpo_ray.records import LABELS
 from maskdpo_ray.requirement import require
 from maskdpo_ray.training_config import AdamConfig, DeepspeedConfig, LoraConfig, SavingsConfig, TrainConfig
+
+_EACH = 64
+"""Questions for each annotation or evaluation actor, where the config leaves that to us."""
+
+
+def _require_some(count: int | None, name: str) -> None:
+    require(count is None or count >= 1, name, "at least 1", count)
 
 
 @dataclass(frozen=True)
@@ -95,16 +103,18 @@ class RolloutConfig:
     """Sample among the most probable tokens that hold this much probability."""
     max_new_tokens: int = 1024
     """Longest answer, tokens."""
-    max_in_flight: int = 64
-    """Questions handed to the engines and not yet answered; bounds the driver's memory."""
+    max_in_flight: int | None = None
+    """Questions handed to all engines together and not yet answered, which bounds the driver's memory; none: as many
+    as fill `vllm.max_num_seqs` of every engine and a quarter more, at least 64."""
     ahead: Literal[0, 1] = 0
     """1: the next iteration's questions are answered while the policy that answers them is trained, so that engines
     and ranks work at the same time; from the second iteration on, pairs then come from the policy before the newest.
     0, as in Mask-DPO: on-policy."""
 
     def __post_init__(self) -> None:
-        for name in ("num_engines", "max_new_tokens", "max_in_flight"):
+        for name in ("num_engines", "max_new_tokens"):
             require(getattr(self, name) >= 1, f"rollout.{name}", "at least 1", getattr(self, name))
+        _require_some(self.max_in_flight, "rollout.max_in_flight")
         require(
             self.n_samples_per_prompt >= 2,
             "rollout.n_samples_per_prompt",
@@ -158,15 +168,20 @@ class AnnotationConfig:
     """Keyword arguments of the annotator: {name: value}, the names as its class has them."""
     num_actors: int = 1
     """Annotation actors."""
-    max_in_flight: int = 16
-    """Questions handed to the annotation actors and not yet labelled."""
+    max_in_flight: int | None = None
+    """Questions handed to all annotation actors together and not yet labelled; none: 64 for each."""
     max_unparsed: float = 0.2
     """Share of the sentences: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
 
     def __post_init__(self) -> None:
         require(0 <= self.max_unparsed <= 1, "annotation.max_unparsed", "0 to 1", self.max_unparsed)
         require(self.num_actors >= 1, "annotation.num_actors", "at least 1", self.num_actors)
-        require(self.max_in_flight >= 1, "annotation.max_in_flight", "at least 1", self.max_in_flight)
+        _require_some(self.max_in_flight, "annotation.max_in_flight")
+
+    @property
+    def in_flight(self) -> int:
+        """`max_in_flight`, or what it means to give none."""
+        return self.max_in_flight or _EACH * self.num_actors
 
 
 @dataclass(frozen=True)
@@ -215,20 +230,26 @@ class EvalConfig:
     with or without an evaluator; none: it isn't."""
     num_actors: int = 1
     """Evaluation actors, when there is an evaluator or a perplexity model."""
-    max_in_flight: int = 16
-    """Questions handed to the evaluation actors and not yet judged."""
+    max_in_flight: int | None = None
+    """Questions handed to all evaluation actors together and not yet judged; none: 64 for each."""
     max_unparsed: float = 0.2
     """Share of the evaluator's facts: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
 
     def __post_init__(self) -> None:
         require(0 <= self.max_unparsed <= 1, "eval.max_unparsed", "0 to 1", self.max_unparsed)
-        for name in ("n_samples_per_prompt", "num_actors", "max_in_flight"):
+        for name in ("n_samples_per_prompt", "num_actors"):
             require(getattr(self, name) >= 1, f"eval.{name}", "at least 1", getattr(self, name))
+        _require_some(self.max_in_flight, "eval.max_in_flight")
         samples, model = self.bootstrap_samples, self.perplexity_model
         require(100 <= samples <= 10**5, "eval.bootstrap_samples", "100 to 100000", samples)
         has_use = self.evaluator is not None or not self.options
         require(has_use, "eval.options", "none without eval.evaluator", self.options)
         require(model is None or bool(model.strip()), "eval.perplexity_model", "the folder of a model", model)
+
+    @property
+    def in_flight(self) -> int:
+        """`max_in_flight`, or what it means to give none."""
+        return self.max_in_flight or _EACH * self.num_actors
 
     @property
     def is_judged(self) -> bool:
@@ -327,6 +348,13 @@ class Config:
             f"less than vllm.max_model_len ({context}), which also holds the prompt",
             answer,
         )
+
+    def in_flight(self, num_samples: int) -> int:
+        """`rollout.max_in_flight`, or what it means to give none, of questions with `num_samples` answers each."""
+        if self.rollout.max_in_flight is not None:
+            return self.rollout.max_in_flight
+        full = self.rollout.num_engines * self.vllm.max_num_seqs / num_samples
+        return max(64, math.ceil(1.25 * full))
 
     @property
     def engine_dtype(self) -> str:

@@ -61,7 +61,7 @@ def in_flight(config: Config, prompt_tokens: int) -> InFlight:
     """The most of one rollout engine."""
     rollout, vllm = config.rollout, config.vllm
     samples = rollout.n_samples_per_prompt
-    questions = math.ceil(rollout.max_in_flight / rollout.num_engines)
+    questions = math.ceil(config.in_flight(samples) / rollout.num_engines)
     sequences = min(vllm.max_num_seqs, questions * samples)
     prompts = math.ceil(sequences / samples) if vllm.enable_prefix_caching else sequences
     return InFlight(sequences, prompts * prompt_tokens + sequences * rollout.max_new_tokens)

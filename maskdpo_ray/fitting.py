@@ -101,7 +101,7 @@ def policy_bytes(config: Config, shape: ModelShape) -> int:
 def step_bytes(config: Config, shape: ModelShape) -> int:
     """That a rank sends in an optimizer step of one micro-batch: gradients, and weights back (rings)."""
     ranks, lora = config.train.num_ranks, config.lora
-    trained = sum(shape.adapters(lora.rank, lora.target_modules)) if lora.rank else shape.parameters
+    trained = sum(shape.adapters(lora)) if lora.rank else shape.parameters
     share = bytes_of(config.ds.param_dtype) * (ranks - 1) / ranks
     if config.ds.zero_stage == 3:  # gathered for the forward and for the backward pass
         return int(share * (2 * shape.parameters + trained))

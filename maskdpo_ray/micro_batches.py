@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskdpo_ray.batching import TrainingExample, chunks, shard
+from maskdpo_ray.batching import TrainingExample, shard
 from maskdpo_ray.prefix_tree import common_length
 from maskdpo_ray.training_config import SavingsConfig, TrainConfig
 
@@ -23,12 +23,14 @@ def split(
     Each place stands there once; the ranks' numbers of pairs differ by one at most, and may be 0.
     """
     places = list(range(len(batch)))
-    if not savings.group_pairs:
-        return [list(chunks(shard(places, rank, num_ranks), train.micro_batch_size)) for rank in range(num_ranks)]
-    # In this order a pair shares more with its neighbours than with anyone else.
-    places.sort(key=lambda place: (batch[place].prompt_token_ids, batch[place].chosen_token_ids))
-    ends = [-(-len(places) * rank // num_ranks) for rank in range(num_ranks + 1)]
-    return [_filled(batch, places[start:end], train, savings) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    if savings.group_pairs:
+        # In this order a pair shares more with its neighbours than with anyone else.
+        places.sort(key=lambda place: (batch[place].prompt_token_ids, batch[place].chosen_token_ids))
+        ends = [-(-len(places) * rank // num_ranks) for rank in range(num_ranks + 1)]
+        shares = [places[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    else:
+        shares = [shard(places, rank, num_ranks) for rank in range(num_ranks)]
+    return [_filled(batch, share, train, savings) for share in shares]
 
 
 def _filled(

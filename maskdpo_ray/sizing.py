@@ -74,9 +74,7 @@ def largest_pass(config: Config, prompt_tokens: int) -> Pass:
     but the prompt of a pair."""
     train, savings, answer = config.train, config.savings, config.rollout.max_new_tokens
     pair = prompt_tokens + 2 * answer if savings.prefix_tree else 2 * (prompt_tokens + answer)
-    tokens = train.micro_batch_size * pair
-    if savings.group_pairs:
-        tokens = min(tokens, max(train.max_tokens_per_gpu, pair))
+    tokens = min(train.micro_batch_size * pair, max(train.max_tokens_per_gpu, pair))
     targets = min(tokens, 2 * answer * train.micro_batch_size) if savings.head_at_targets else tokens
     return Pass(tokens, targets)
 
@@ -99,8 +97,9 @@ class TrainingRank:
         self._adapters = shape.adapters(lora) if lora.rank else []
         self._all = [*shape.tensors(), *self._adapters]
         self._trained = self._adapters or self._all
-        # With adapters the reference is the policy with them off.
-        self._has_second_model = not config.savings.reference_once and not self._adapters
+        # With adapters the reference is the policy with them off, unless it is an older policy.
+        is_own = bool(self._adapters) and (config.train.reference == "previous" or config.run.iterations == 1)
+        self._has_second_model = not config.savings.reference_once and not is_own
         pairs = math.ceil(config.train.batch_size / self._ranks)
         self._several_passes = pairs > 1
 

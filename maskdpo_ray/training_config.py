@@ -129,7 +129,6 @@ class SavingsConfig:
     prefix_tree: bool = True
     """Compute what answers of a micro-batch begin with in common once; off: one padded row for each answer."""
     group_pairs: bool = True
-    """Put the pairs of a step that share most into one micro-batch, and fill it up to the limits; off: in order, and
-    with `train.micro_batch_size` pairs each."""
+    """Put the pairs of a step that share most into one micro-batch; off: in the order of the epoch."""
     lean_layers: bool = True
     """Keep less of norms and MLPs for the backward pass, and compute it again there."""

@@ -40,6 +40,13 @@ def test_the_papers_config_fits_what_its_header_says(capsys: pytest.CaptureFixtu
     assert "a policy of 14.96 GiB to 4 engines = 59.83 GiB" in text
 
 
+def test_what_several_ranks_send_each_other_with_adapters(capsys: pytest.CaptureFixture[str]) -> None:
+    """ZeRO-2: gradients once, trained weights twice, 7/8 of them from each of 8 ranks."""
+    text = output([*PAPER, "--ds.zero_stage", "2", "--lora.rank", "16"], capsys)
+    adapted = 32 * 16 * (4 * 4096 + 2 * (4096 + 1024) + 3 * (4096 + 14336))  # q, o; k, v; gate, up, down
+    assert f"and ~{2 * 3 * adapted * 7 / 8 / 2**30:.2f} GiB from each rank" in text
+
+
 def test_too_few_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert "GPUs: 16 of 8 = " in output([*PAPER, "--num_gpus", "8"], capsys, code=1)
 

@@ -19,6 +19,7 @@ from maskdpo_ray.config import (
     LoraConfig,
     ModelConfig,
     RolloutConfig,
+    RunConfig,
     SavingsConfig,
     TrainConfig,
     VllmConfig,
@@ -166,8 +167,15 @@ def test_offload_takes_the_optimizer_to_the_nodes_memory() -> None:
 
 
 def test_a_second_model_when_references_are_made_in_every_step() -> None:
-    names = [term.name for term in rank(TINY, config(savings=SavingsConfig(reference_once=False))).lasting()]
-    assert "reference model (savings.reference_once: false)" in names
+    def has_second(**sections: Any) -> bool:
+        of = config(savings=SavingsConfig(reference_once=False), **sections)
+        return "reference model (savings.reference_once: false)" in [term.name for term in rank(TINY, of).lasting()]
+
+    lora, initial = LoraConfig(rank=4), TrainConfig(reference="initial")
+    assert has_second()
+    assert not has_second(lora=lora, train=TrainConfig(reference="previous"))  # the policy with its adapters off
+    assert has_second(lora=lora, train=initial, run=RunConfig(iterations=2))  # in the second, an older policy
+    assert not has_second(lora=lora, train=initial, run=RunConfig(iterations=1))
 
 
 @pytest.mark.parametrize("is_lean", [False, True])
@@ -213,8 +221,6 @@ def test_largest_pass() -> None:
     train = TrainConfig(micro_batch_size=4, max_tokens_per_gpu=1000)
     assert largest_pass(config(rollout=rollout, train=train), 50) == Pass(1000, 800)
     assert largest_pass(config(rollout=rollout, train=train), 2000) == Pass(2200, 800)  # one pair
-    ungrouped = SavingsConfig(group_pairs=False)
-    assert largest_pass(config(rollout=rollout, train=train, savings=ungrouped), 2000) == Pass(8800, 800)
     padded = SavingsConfig(prefix_tree=False, head_at_targets=False)
     assert largest_pass(config(rollout=rollout, train=train, savings=padded), 50) == Pass(1000, 1000)
 
