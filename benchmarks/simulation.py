@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,28 @@ class SimulatedCluster(Cluster):
         return RolloutGroup(self._config, self.engines, render)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """At one moment of a run."""
+
+    seconds: float
+    """Since the start."""
+    questions: int
+    """Committed."""
+    mib: float
+    """The driver's memory."""
+    cpu_s: float
+    """That the driver's main thread, which runs the loop, has worked."""
+
+
 class Watch(threading.Thread):
-    """Notes, from outside the loop, seconds, committed questions (lines of the ledger) and the driver's memory."""
+    """Looks at the run from outside the loop; questions are the ledger's lines."""
 
     def __init__(self, ledger: Path, interval_s: float = 1.0) -> None:
         super().__init__(daemon=True)
         self._ledger, self._interval_s = ledger, interval_s
         self._done = threading.Event()
-        self.rows: list[tuple[float, int, float]] = []
-        """(seconds since the start, questions, MiB)"""
+        self.rows: list[Seen] = []
 
     def run(self) -> None:
         start, count, process, at = time.monotonic(), 0, psutil.Process(), 0
@@ -107,11 +121,20 @@ class Watch(threading.Thread):
                 new = file.read()
             at += len(new)
             count += new.count(b'"stage":"question","log":"iter_')
-            self.rows.append((time.monotonic() - start, count, process.memory_info().rss / 2**20))
+            main = next(thread for thread in process.threads() if thread.id == process.pid)
+            cpu_s, mib = main.user_time + main.system_time, process.memory_info().rss / 2**20
+            self.rows.append(Seen(time.monotonic() - start, count, mib, cpu_s))
 
     def stop(self) -> None:
         self._done.set()
         self.join()
+
+    def cpu_ms(self) -> float | None:
+        """Of the main thread for each question, between the first and the last that were seen; None of too few."""
+        rows = [row for row in self.rows if 0 < row.questions < self.rows[-1].questions]
+        if len(rows) < 2 or rows[0].questions == rows[-1].questions:
+            return None
+        return 1000 * (rows[-1].cpu_s - rows[0].cpu_s) / (rows[-1].questions - rows[0].questions)
 
 
 def config_for(arguments: argparse.Namespace, folder: Path) -> Config:
@@ -174,8 +197,9 @@ def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_second
         "lost": round(1 - ideal / collect, 4),
         "timings": {name.removeprefix("timing/"): round(value, 2) for name, value in timings.items()},
         "bytes": {str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*.jsonl"))},
-        "peak_mib": round(max((mib for *_, mib in watch.rows), default=0.0), 1),
-        "memory": [(round(s, 1), count * NUM_SAMPLES, round(mib, 1)) for s, count, mib in watch.rows],
+        "loop_ms": None if (spent := watch.cpu_ms()) is None else round(spent, 3),
+        "peak_mib": round(max((row.mib for row in watch.rows), default=0.0), 1),
+        "memory": [(round(row.seconds, 1), row.questions * NUM_SAMPLES, round(row.mib, 1)) for row in watch.rows],
     }
 
 
@@ -186,6 +210,9 @@ def show(found: dict[str, Any]) -> None:
         f"{found['collect_s']} s, {found['answers_per_s']} answers/s; ideal {found['ideal_s']} s, "
         f"lost {found['lost']:.1%}; stages: {found['timings']}"
     )
+    if found["loop_ms"]:
+        alone = 1000 * NUM_SAMPLES / found["loop_ms"]
+        print(f"the loop's thread: {found['loop_ms']} ms a question, so {alone:,.0f} answers/s with a core to itself")
     rows = found["memory"]
     print(f"{'s':>8}{'answers':>10}{'MiB':>8}")
     for seconds, answers, mib in rows[:: max(1, len(rows) // 24)]:
