@@ -35,6 +35,18 @@ def test_what_a_run_out_of_memory_is_told_to_change_may_change(tmp_path: Path) -
     }
 
 
+def test_a_run_of_an_earlier_version_goes_on_with_todays_questions_in_flight(tmp_path: Path) -> None:
+    now = cli.resolved(Config(model=ModelConfig("m"), data=DataConfig("builtin:countries")))
+    before = {section: dict(fields) for section, fields in now.items()}
+    before["rollout"]["max_in_flight"] = 64
+    before["annotation"]["max_in_flight"] = before["eval"]["max_in_flight"] = 16
+    assert stored_config.refuse_changes(tmp_path, before, now, has_begun=True) == {
+        "rollout.max_in_flight": [64, None],
+        "annotation.max_in_flight": [16, None],
+        "eval.max_in_flight": [16, None],
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
