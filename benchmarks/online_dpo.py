@@ -43,7 +43,9 @@ def config_of(given: argparse.Namespace, folder: str) -> Config:
         config,
         run=replace(config.run, name="run", dir=folder, iterations=1),
         model=replace(config.model, model_name_or_path=given.model),
-        data=replace(config.data, max_questions=given.questions, transfer=None, num_eval_topics=4),
+        data=replace(
+            config.data, max_questions=given.questions, transfer=None, num_transfer_topics=None, num_eval_topics=4
+        ),
         rollout=replace(config.rollout, n_samples_per_prompt=2, num_engines=1),
         train=replace(config.train, max_epochs=1, batch_size=given.batch_size, save_steps=-1),
         eval=replace(config.eval, n_samples_per_prompt=2, evaluator=None),
