@@ -105,6 +105,7 @@ class RolloutEngine:
         self._policy = policy
         self._loading = asyncio.Lock()
         self._clock = BusyClock()
+        self._looks = weights.Looks()
         self._received: tempfile.TemporaryDirectory[str] | None = None
         self._engine: Any = None
         self._setting_up = asyncio.Lock()
@@ -235,7 +236,7 @@ class RolloutEngine:
 
     async def has(self, policy: Policy) -> bool:
         """Whether this node sees the policy's folder with the published bytes."""
-        return await asyncio.to_thread(weights.is_here, policy)
+        return await asyncio.to_thread(self._looks.is_here, policy)
 
     async def busy_seconds(self) -> float:
         """Seconds with at least one request or load under way, since the start."""

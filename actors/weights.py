@@ -12,12 +12,15 @@ There is no collective operation in it, so nothing can hang: each step is one ca
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.policy import Policy
 
 _BLOCK = 1 << 22
+_TICK_NS = 100_000_000
+"""Longer than a file system's clock takes for a step."""
 
 
 def publish(folder: str | Path, version: int) -> Policy:
@@ -42,6 +45,33 @@ def checksum(folder: str | Path) -> str:
 def is_here(policy: Policy) -> bool:
     """Whether this node sees the policy's folder with the published bytes."""
     return Path(policy.path).is_dir() and checksum(policy.path) == policy.checksum
+
+
+class Looks:
+    """One engine's looks for policies: files that it has just read, and that nobody touched since, are not read again.
+
+    A sync asks every engine whether it sees a policy, and each engine looks once more before it loads it.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Policy, list[tuple[str, int, int, int]]] | None = None
+
+    def is_here(self, policy: Policy) -> bool:
+        """As above."""
+        now, before = time.time_ns(), _touched(policy.path)
+        if self._last == (policy, before):
+            return True
+        found = is_here(policy)
+        # What was written a moment before may be written again at what the file system calls the same time.
+        is_settled = all(now - changed > _TICK_NS for _, _, changed, _ in before)
+        self._last = (policy, before) if found and is_settled else None
+        return found
+
+
+def _touched(folder: str | Path) -> list[tuple[str, int, int, int]]:
+    """Name, size, time of change and inode of the policy's files, which no writing leaves as they were."""
+    found = [(file.name, file.stat()) for file in sorted(Path(folder).glob("*.safetensors"))]
+    return [(name, stat.st_size, stat.st_ctime_ns, stat.st_ino) for name, stat in found]
 
 
 def pack(folder: str | Path) -> dict[str, bytes]:

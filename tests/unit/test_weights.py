@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,22 @@ def test_is_here_compares_the_bytes(tmp_path: Path) -> None:
     assert not weights.is_here(Policy(1, str(tmp_path / "elsewhere"), policy.checksum))
     (tmp_path / "model" / "model.safetensors").write_bytes(b"x")
     assert not weights.is_here(policy)
+
+
+def test_files_are_read_again_only_when_they_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = folder(tmp_path / "model", model__safetensors=b"w")
+    policy, looks, read = weights.publish(model, 1), weights.Looks(), []
+    checksum = weights.checksum
+    monkeypatch.setattr(weights, "checksum", lambda path: read.append(path) or checksum(path))
+    assert looks.is_here(policy) and looks.is_here(policy) and len(read) == 2  # written a moment ago
+    monkeypatch.setattr(weights, "_TICK_NS", 0)
+    assert looks.is_here(policy) and looks.is_here(policy) and len(read) == 3
+    other = Policy(2, policy.path, "0" * 64)
+    assert not looks.is_here(other) and not looks.is_here(other) and len(read) == 5
+    assert looks.is_here(policy) and len(read) == 6
+    time.sleep(0.02)  # longer than the file system's clock takes for a step
+    (model / "model.safetensors").write_bytes(b"x")
+    assert not looks.is_here(policy) and len(read) == 7
 
 
 names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=12)
