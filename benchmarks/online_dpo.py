@@ -97,8 +97,8 @@ def by_trl(config: Config, micro_batch_size: int) -> dict[str, Any]:
     lengths: list[int] = []
 
     def reward(completions: Any, completion_ids: Any, number: Sequence[int], **_: Any) -> list[float | None]:
-        end = {tokenizer.eos_token_id, tokenizer.pad_token_id}
-        lengths.extend(sum(token not in end for token in ids) + 1 for ids in completion_ids)
+        eos = tokenizer.eos_token_id  # and padding after it
+        lengths.extend(ids.index(eos) + 1 if eos in ids else len(ids) for ids in completion_ids)
         answered = [(questions[n], text[0]["content"]) for n, text in zip(number, completions, strict=True)]
         return scores(prepared.annotator, answered)
 

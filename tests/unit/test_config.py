@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from maskdpo_ray.cli import fail, parse, read, resolved, shown_default, to_yaml
-from maskdpo_ray.config import AnnotationConfig, Config, EvalConfig, MaskConfig, ModelConfig, RolloutConfig, TrainConfig
+from maskdpo_ray.config import Config, MaskConfig, ModelConfig, TrainConfig
 from maskdpo_ray.config_file import options
 from maskdpo_ray.errors import ConfigError
 
@@ -364,22 +364,6 @@ def test_resolved_holds_every_option():
     plain = resolved(Config(model=ModelConfig(model_name_or_path="m")))
     assert [f"{section}.{name}" for section, fields in plain.items() for name in fields] == list(options())
     assert plain["adam"]["betas"] == [0.9, 0.95]
-
-
-@pytest.mark.parametrize(
-    "engines, samples, expected", [(1, 8, 64), (4, 32, 64), (4, 8, 160), (256, 8, 10240), (1, 5, 64), (8, 3, 854)]
-)
-def test_questions_in_flight_fill_every_engine(engines, samples, expected):
-    """1.25 x engines x max_num_seqs (256) / answers to a question, 64 at least."""
-    rollout = RolloutConfig(num_engines=engines)
-    assert Config(rollout=rollout).in_flight(samples) == expected
-    assert Config(rollout=dataclasses.replace(rollout, max_in_flight=3)).in_flight(samples) == 3
-
-
-@pytest.mark.parametrize("kind", [AnnotationConfig, EvalConfig])
-def test_questions_in_flight_for_each_judge(kind):
-    assert (kind().in_flight, kind(num_actors=3).in_flight) == (64, 192)
-    assert kind(num_actors=3, max_in_flight=2).in_flight == 2
 
 
 def test_every_field_has_a_meaning_and_a_default():
