@@ -182,7 +182,7 @@ Record = TypeVar("Record")
 
 def is_text(value: object) -> bool:
     """Whether `value` is text that a file can hold: lone surrogates, which JSON's escapes can spell, are no UTF-8."""
-    return isinstance(value, str) and _SURROGATE.search(value) is None
+    return isinstance(value, str) and (value.isascii() or _SURROGATE.search(value) is None)
 
 
 def to_json(record: Any) -> dict[str, Any]:
