@@ -30,7 +30,7 @@ def publish(folder: str | Path, version: int) -> Policy:
 
 def checksum(folder: str | Path) -> str:
     """sha256 over names and bytes of a policy's safetensors files, in order of name."""
-    files = sorted(Path(folder).glob("*.safetensors"))
+    files = _files(folder)
     if not files:
         raise ModelError(f"{folder}: expected at least one .safetensors file, found none")
     digest = hashlib.sha256()
@@ -40,6 +40,10 @@ def checksum(folder: str | Path) -> str:
             while block := stream.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _files(folder: str | Path) -> list[Path]:
+    return sorted(Path(folder).glob("*.safetensors"))
 
 
 def is_here(policy: Policy) -> bool:
@@ -70,7 +74,7 @@ class Looks:
 
 def _touched(folder: str | Path) -> list[tuple[str, int, int, int]]:
     """Name, size, time of change and inode of the policy's files, which no writing leaves as they were."""
-    found = [(file.name, file.stat()) for file in sorted(Path(folder).glob("*.safetensors"))]
+    found = [(file.name, file.stat()) for file in _files(folder)]
     return [(name, stat.st_size, stat.st_ctime_ns, stat.st_ino) for name, stat in found]
 
 

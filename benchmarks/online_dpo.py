@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import tempfile
 import time
@@ -25,9 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measures
-from benchmarks.rollout import turn
-from maskdpo_ray import cli, loopback, pairs, preflight
+from benchmarks import measures, turns
+from maskdpo_ray import cli, pairs, preflight, run
 from maskdpo_ray.config import Config
 from maskdpo_ray.records import Question, Rollout
 
@@ -54,30 +52,18 @@ def config_of(given: argparse.Namespace, folder: str) -> Config:
 
 
 def by_us(config: Config) -> dict[str, Any]:
-    """The loop, as a run has it."""
-    from actors import weights
-    from maskdpo_ray.cluster import Cluster
-    from maskdpo_ray.loop import Loop
-    from maskdpo_ray.run_folder import RunFolder
-    from maskdpo_ray.tracking import Tracker
-
-    loopback.prefer(config.cluster)
-    prepared, resolved, path = preflight.check(config), cli.resolved(config), Path(config.run.dir) / config.run.name
-    initial = weights.publish(config.model.model_name_or_path, 0)
-    inputs = (config, prepared.train, prepared.evaluation, prepared.tokenizer, initial)
-    with RunFolder.open(path, resolved, {}) as folder, Tracker(path, config.logger, resolved) as tracker:
-        with Cluster(config) as cluster:
-            stages = cluster.start(initial, prepared.render, prepared.annotator, prepared.evaluator)
-            Loop(*inputs, stages, folder, tracker).run()
-        num_pairs = len(list(folder.pairs(0)))
-    logged: dict[str, float] = {}
+    """A run."""
+    file = Path(config.run.dir) / "config.yaml"
+    file.write_text(cli.to_yaml(config))
+    run.main(["--config", str(file)])
+    path, logged = Path(config.run.dir) / config.run.name, {}
     for line in (path / "metrics.jsonl").read_text().splitlines():
         logged |= json.loads(line)
     return {
         "seconds": logged["timing/iteration_s"],
         "stages": {stage: logged[f"timing/{stage}_s"] for stage in STAGES},
         "tokens": logged["tokens/collect"],
-        "pairs": num_pairs,
+        "pairs": json.loads((path / "iter_000/pairs-summary.json").read_text())["pairs"],
     }
 
 
@@ -160,30 +146,27 @@ def take_part(name: str, given: argparse.Namespace) -> dict[str, Any]:
 
 def report(outcomes: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Questions a second of each contender, and, turn by turn, how many times TRL's that is."""
-    rates = {name: [each["questions"] / each["seconds"] for each in turns] for name, turns in outcomes.items()}
+    rates = {name: [each["questions"] / each["seconds"] for each in taken] for name, taken in outcomes.items()}
     found: dict[str, Any] = {"machine": measures.machine(), "outcomes": outcomes}
     found["questions_per_second"] = {name: measures.spread(own) for name, own in rates.items()}
     if "trl" in rates:
-        found["over_trl"] = {
-            name: measures.spread([mine / its for mine, its in zip(own, rates["trl"], strict=True)])
-            for name, own in rates.items()
-        }
+        found["over_trl"] = {name: turns.ratio(own, rates["trl"]) for name, own in rates.items()}
     return found
 
 
 def shown(found: dict[str, Any]) -> str:
     """The table."""
     rows = []
-    for name, turns in found["outcomes"].items():
+    for name, taken in found["outcomes"].items():
         over = found.get("over_trl", {}).get(name)
-        stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in turns[0]["stages"].items())
+        stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in taken[0]["stages"].items())
         rows.append(
             [
                 name,
                 measures.shown_spread(found["questions_per_second"][name], 3),
                 measures.shown_spread(over) if over else "-",
-                f"{turns[0]['tokens']:,.0f}",
-                str(turns[0]["pairs"]),
+                f"{taken[0]['tokens']:,.0f}",
+                str(taken[0]["pairs"]),
                 stages or "-",
             ]
         )
@@ -199,11 +182,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     made.add_argument("--questions", type=int, default=32)
     made.add_argument("--batch_size", type=int, default=16, help="pairs per optimizer step")
     made.add_argument("--micro_batch_size", type=int, default=8, help="questions that TRL answers and learns at a time")
-    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--repeats", type=int, default=2)
-    made.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
-    made.add_argument("--only", choices=NAMES, help="take this one's turn, in this process")
-    made.add_argument("--json", type=Path, help="file for the figures")
+    turns.options(made, NAMES, repeats=2)
     given = made.parse_args(words)
     if given.batch_size % given.micro_batch_size or given.questions % given.batch_size:
         made.error("--questions must be a multiple of --batch_size, and that of --micro_batch_size")
@@ -213,20 +192,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def main(words: list[str]) -> None:
     """Command line: take turns, print the table."""
     given = parse(words)
-    if given.only:
-        found: dict[str, Any] = take_part(given.only, given)
-        print(found)
-    else:
-        outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in given.contenders}
-        for number in range(given.repeats):
-            for name in given.contenders:
-                outcomes[name].append(turn(name, words, Path(__file__)))
-                said = f"{given.questions} questions in {outcomes[name][-1]['seconds']:.1f} s"
-                print(f"turn {number + 1} of {given.repeats}: {name}: {said}", file=sys.stderr, flush=True)
-        found = report(outcomes)
-        print(shown(found))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+    def said(outcome: turns.Outcome) -> str:
+        return f"{given.questions} questions in {outcome['seconds']:.1f} s"
+
+    turns.run(Path(__file__), words, given, lambda name: take_part(name, given), said, report, shown)
 
 
 if __name__ == "__main__":

@@ -16,18 +16,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measures
+from benchmarks import measures, turns
 from maskdpo_ray import cli, loopback, model_folder, questions
 from maskdpo_ray.config import Config
 from maskdpo_ray.records import Question
@@ -191,44 +187,22 @@ def take_part(name: str, given: argparse.Namespace) -> dict[str, float]:
     return by_vllm(work, our_sampler=name == "vllm-top-k")
 
 
-def turn(name: str, words: Sequence[str], script: Path = Path(__file__)) -> dict[str, Any]:
-    """What `script --only NAME` finds, a contender's turn in a process of its own. Raises SystemExit when it fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        output, log = Path(folder) / "outcome.json", Path(folder) / "log"
-        command = [sys.executable, str(script), *words, "--only", name, "--json", str(output)]
-        with log.open("wb") as file:
-            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{log.read_text(errors='replace')[-3000:]}")
-        found: dict[str, Any] = json.loads(output.read_text())
-        return found
-
-
-def environment() -> dict[str, str]:
-    """Of every contender."""
-    own = {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **own}
-
-
 def report(outcomes: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Rates of each contender, and, turn by turn, the pool's share of them."""
-    rates = {name: [each["tokens"] / each["seconds"] for each in turns] for name, turns in outcomes.items()}
+    rates = {name: [each["tokens"] / each["seconds"] for each in taken] for name, taken in outcomes.items()}
     found: dict[str, Any] = {"machine": measures.machine(), "outcomes": outcomes}
     found["tokens_per_second"] = {name: measures.spread(own) for name, own in rates.items()}
     if ours := rates.get("pool"):
-        found["pool_over"] = {
-            name: measures.spread([mine / its for mine, its in zip(ours, own, strict=True)])
-            for name, own in rates.items()
-        }
+        found["pool_over"] = {name: turns.ratio(ours, own) for name, own in rates.items()}
     return found
 
 
 def shown(found: dict[str, Any]) -> str:
     """The table."""
     rows = []
-    for name, turns in found["outcomes"].items():
+    for name, taken in found["outcomes"].items():
         rate, over = found["tokens_per_second"][name], found.get("pool_over", {}).get(name)
-        tokens = f"{turns[0]['tokens']:,.0f}"
+        tokens = f"{taken[0]['tokens']:,.0f}"
         rows.append([name, tokens, measures.shown_spread(rate, 1), measures.shown_spread(over, 3) if over else "-"])
     header = ["contender", "tokens", "tokens/s, median (range)", "the pool is so many times as fast"]
     return measures.table(header, rows)
@@ -243,32 +217,18 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     made.add_argument("--samples", type=int, help="answers to each; by default the config's")
     made.add_argument("--max_new_tokens", type=int, help="by default the config's")
     made.add_argument("--prompts", type=int, default=8, help="that transformers gets at a time")
-    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--repeats", type=int, default=3)
-    made.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
-    made.add_argument("--only", choices=NAMES, help="take this one's turn, in this process")
-    made.add_argument("--json", type=Path, help="file for the figures")
+    turns.options(made, NAMES, repeats=3)
     return made.parse_args(words)
 
 
 def main(words: list[str]) -> None:
     """Command line: take turns, print the table."""
     given = parse(words)
-    if given.only:
-        found: dict[str, Any] = take_part(given.only, given)
-        print(found)
-    else:
-        outcomes: dict[str, list[dict[str, float]]] = {name: [] for name in given.contenders}
-        for number in range(given.repeats):
-            for name in given.contenders:
-                outcomes[name].append(turn(name, words))
-                last = outcomes[name][-1]
-                said = f"{last['tokens']:.0f} tokens in {last['seconds']:.1f} s"
-                print(f"turn {number + 1} of {given.repeats}: {name}: {said}", file=sys.stderr, flush=True)
-        found = report(outcomes)
-        print(shown(found))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+    def said(outcome: turns.Outcome) -> str:
+        return f"{outcome['tokens']:.0f} tokens in {outcome['seconds']:.1f} s"
+
+    turns.run(Path(__file__), words, given, lambda name: take_part(name, given), said, report, shown)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,6 @@ ray.cloudpickle.register_pickle_by_value(simulated)  # workers don't have benchm
 
 NUM_SAMPLES = 8
 """Answers to a training question; evaluation asks for fewer, and so is told apart."""
-EVAL_SAMPLES = 2
 
 
 class Handle:
@@ -83,7 +82,7 @@ class SimulatedCluster(Cluster):
     def _start_engines(self, policy: Any, render: Any) -> RolloutGroup:
         total = self._config.rollout.num_engines
         shares = [len(range(first, total, self._processes)) for first in range(self._processes)]
-        kind = self._actor(simulated.SimulatedEngines, 0, 0, self._config.in_flight(EVAL_SAMPLES) + 8)
+        kind = self._actor(simulated.SimulatedEngines, 0, 0, self._engine_concurrency())
         actors = [kind.remote(self._phrases, policy, share, self._slots, self._seconds) for share in shares]
         self._handles += actors
         self.engines = [Handle(actors[i % self._processes], i // self._processes) for i in range(total)]
@@ -146,7 +145,7 @@ def config_for(arguments: argparse.Namespace, folder: Path) -> Config:
         vllm=VllmConfig(max_num_seqs=arguments.slots * NUM_SAMPLES),
         annotation=AnnotationConfig(num_actors=arguments.annotators),
         train=TrainConfig(num_ranks=1, max_epochs=1, batch_size=512, save_steps=-1),
-        eval=EvalConfig(n_samples_per_prompt=EVAL_SAMPLES, bootstrap_samples=100),
+        eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
         cluster=ClusterConfig(cpus_per_rank=0.1, cpus_per_engine=0, start_timeout_s=300, step_timeout_s=600),
     )
 

@@ -236,12 +236,15 @@ class Cluster:
             **vllm,
         )
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
-        samples = min(config.rollout.n_samples_per_prompt, config.eval.n_samples_per_prompt)
-        concurrency = config.in_flight(samples) + 8  # loads and questions about state on top
-        actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, concurrency)
+        actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, self._engine_concurrency())
         self._engines = [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
         self._handles += self._engines
         return RolloutGroup(config, self._engines, render)
+
+    def _engine_concurrency(self) -> int:
+        """Calls that an engine takes at a time: all questions in flight, should the other engines be lost."""
+        samples = min(self._config.rollout.n_samples_per_prompt, self._config.eval.n_samples_per_prompt)
+        return self._config.in_flight(samples) + 8  # loads and questions about state on top
 
     def _start_ranks(self) -> list[Any]:
         config = self._config

@@ -221,6 +221,9 @@ def test_largest_pass() -> None:
     train = TrainConfig(micro_batch_size=4, max_tokens_per_gpu=1000)
     assert largest_pass(config(rollout=rollout, train=train), 50) == Pass(1000, 800)
     assert largest_pass(config(rollout=rollout, train=train), 2000) == Pass(2200, 800)  # one pair
+    ungrouped = SavingsConfig(group_pairs=False)
+    assert largest_pass(config(rollout=rollout, train=train, savings=ungrouped), 50) == Pass(1000, 800)
+    assert largest_pass(config(rollout=rollout, train=train, savings=ungrouped), 2000) == Pass(2200, 800)
     padded = SavingsConfig(prefix_tree=False, head_at_targets=False)
     assert largest_pass(config(rollout=rollout, train=train, savings=padded), 50) == Pass(1000, 1000)
 
