@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from actors import calls
@@ -23,13 +25,11 @@ Ask = Callable[[Item], tuple[str, tuple[Any, ...]]]
 """Item -> the actor's method and its arguments."""
 _END = object()
 _LOOK_S = 1.0
-"""Longest between two looks for actors that hang."""
+"""Longest between two looks for actors that hang or have come back."""
 _AHEAD = 2
 """Calls that an actor has when what is quickly done waits to go together: one at work, and the next one."""
 _TOGETHER_S = 0.1
 """What goes together takes an actor about this long, at most."""
-_POLLING = 0.05
-"""Share of the time that may go into asking Ray what is done, which takes longer the more calls are under way."""
 _FOR_THE_NODE = "; have fewer actors on a node, or lower vllm.cpu_kv_cache_gib"
 
 
@@ -54,7 +54,10 @@ class _Call(Generic[Item]):
 
 
 class Feed(Generic[Item]):
-    """One pass over some items. Each step takes the same time however many calls are under way, but for the polling."""
+    """One pass over some items. Each step takes the same time however many calls are under way.
+
+    So Ray is not asked what is done (`ray.wait` goes through all that it is asked about), but tells it, by futures.
+    """
 
     def __init__(
         self,
@@ -68,9 +71,11 @@ class Feed(Generic[Item]):
         self._pool, self._ask, self._home, self._check, self._together = pool, ask, home, check, together
         self._at_home_only = at_home_only
         """Otherwise others stand in for an actor that is lost."""
-        self._running: dict[Any, list[_Call[Item]]] = {}
-        """By reference, those together that went together."""
-        self._of_actor: list[dict[Any, list[_Call[Item]]]] = [{} for _ in range(len(pool))]
+        self._running: dict[Future[Any], list[_Call[Item]]] = {}
+        """Those together that went together."""
+        self._ended: SimpleQueue[Future[Any]] = SimpleQueue()
+        """Of `_running`, and of actors that were lost; Ray's thread puts them here."""
+        self._of_actor: list[dict[Future[Any], list[_Call[Item]]]] = [{} for _ in range(len(pool))]
         """The same by actor, each one's oldest first."""
         self._queued: list[list[_Call[Item]]] = [[] for _ in range(len(pool))]
         """By actor, what goes to it together when it has answered."""
@@ -86,8 +91,8 @@ class Feed(Generic[Item]):
         """When the actor's oldest call became its oldest."""
         self._alone: dict[int, _Call[Item]] = {}
         """Actor -> the call that has it to itself, or will have when the others are done."""
-        self._poll_at = self._look_at = 0.0
-        """When to ask next what is done, and which actors hang."""
+        self._look_at = 0.0
+        """When to look next for actors that hang."""
 
     def run(self, items: Iterable[Item | Failed], max_in_flight: int) -> Iterator[tuple[Any, Any]]:
         source: Iterator[Any] = iter(items)
@@ -121,7 +126,7 @@ class Feed(Generic[Item]):
             yield call.item, Failure(self._pool.why_lost(self._candidates(call)[0]))
 
     def _give_out_waiting(self) -> None:
-        self._pool.look_for_absent()  # or `_finished` would be woken by one that is back, again and again
+        self._pool.look_for_absent()
         self._waiting = [call for call in self._waiting if not self._give_out(call)]
 
     def _give_out(self, call: _Call[Item]) -> bool:
@@ -155,8 +160,9 @@ class Feed(Generic[Item]):
             asked = [self._ask(call.item) for call in together]
             if len(asked) > 1:
                 asked = [("many", (asked,))]
-            reference = self._pool.submit(index, *asked[0])
-            self._running[reference] = calls_of_it[reference] = together
+            future = self._pool.submit(index, *asked[0]).future()
+            self._running[future] = calls_of_it[future] = together
+            future.add_done_callback(self._ended.put)
 
     def _choose(self, call: _Call[Item]) -> int | None:
         """The least loaded actor that may take a call, None when there is none at present."""
@@ -174,41 +180,28 @@ class Feed(Generic[Item]):
         return everyone if self._pool.is_lost(home) and not self._at_home_only else [home]
 
     def _finished(self, block: bool) -> Iterator[tuple[Item, Any]]:
-        for reference in self._done(block):
-            if reference in self._running:
-                yield from self._take(reference)
+        for future in self._done(block):
+            if future in self._running:
+                yield from self._take(future)
         if time.monotonic() >= self._look_at:
             yield from self._end_hung()
 
-    def _done(self, block: bool) -> list[Any]:
+    def _done(self, block: bool) -> list[Future[Any]]:
         """Calls that have ended, with `block` one at least unless it is time to look for actors that hang."""
-        import ray
-
-        begin = time.monotonic()
-        if not self._running or (begin < self._poll_at and not block):
-            return []
-        coming = self._pool.coming_back() if self._waiting else []
-        every = [*self._running, *coming]
-        if block:
-            time.sleep(max(0.0, min(self._poll_at, self._look_at) - begin))
-            begin = time.monotonic()
-            _, left = ray.wait(every, num_returns=1, timeout=max(0.0, self._look_at - begin))
-            if len(left) == len(every):
+        done = [self._ended.get_nowait() for _ in range(self._ended.qsize())]
+        if block and not done:
+            try:
+                done.append(self._ended.get(timeout=max(0.0, self._look_at - time.monotonic())))
+            except Empty:
                 return []
-            begin = time.monotonic()
-        done, _ = ray.wait(every, num_returns=len(every), timeout=0)
-        end = time.monotonic()
-        self._poll_at = end + (end - begin) / _POLLING
         return done
 
     def _end_hung(self) -> Iterator[tuple[Item, Any]]:
-        import ray
-
         for index, calls_of_it in enumerate(self._of_actor):
-            # It may be there and only not fetched yet, when whoever takes our results was slow.
+            # It may be there and only not taken yet, when whoever takes our results was slow.
             if not calls_of_it or time.monotonic() < self._deadline(index):
                 continue
-            if not ray.wait([next(iter(calls_of_it))], timeout=0)[0]:
+            if not next(iter(calls_of_it)).done():
                 why = (
                     f"no answer to its oldest call within {self._pool.allowed_s(index):.0f} s (cluster.step_timeout_s)"
                 )
@@ -221,15 +214,14 @@ class Feed(Generic[Item]):
     def _deadline(self, index: int) -> float:
         return self._since[index] + self._pool.allowed_s(index)
 
-    def _take(self, reference: Any) -> Iterator[tuple[Item, Any]]:
+    def _take(self, future: Future[Any]) -> Iterator[tuple[Item, Any]]:
         """What came of a call."""
-        import ray
         from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-        together = self._running[reference]
+        together = self._running[future]
         index = together[0].index
         try:
-            answer = ray.get(reference)
+            answer = future.result()
             answers = answer if len(together) > 1 else [answer]
         except RayTaskError as error:
             cause = error.cause
@@ -247,7 +239,7 @@ class Feed(Generic[Item]):
                 return
             answers = [Refused(first_line(error))] * len(together)
         self._pool.answered(index)
-        self._remove(reference, is_answered=True)
+        self._remove(future, is_answered=True)
         for call, answer in zip(together, answers, strict=True):
             refused = self._refused(call, answer)
             if refused is None:
@@ -266,8 +258,8 @@ class Feed(Generic[Item]):
             return Refused.of(error)
         return None
 
-    def _remove(self, reference: Any, is_answered: bool = False) -> list[_Call[Item]]:
-        together = self._running.pop(reference)
+    def _remove(self, future: Future[Any], is_answered: bool = False) -> list[_Call[Item]]:
+        together = self._running.pop(future)
         index = together[0].index
         calls_of_it = self._of_actor[index]
         if next(iter(calls_of_it.values())) is together:
@@ -275,7 +267,7 @@ class Feed(Generic[Item]):
             if is_answered:
                 self._seconds_each = (now - self._since[index]) / len(together)
             self._since[index] = now
-        del calls_of_it[reference]
+        del calls_of_it[future]
         self._loads[index] -= len(together)
         self._num_in_flight -= len(together)
         if self._alone.get(index) in together:
@@ -285,13 +277,13 @@ class Feed(Generic[Item]):
 
     def _lose(self, index: int, why: str) -> Iterator[tuple[Item, Any]]:
         """All calls of an actor that is gone have failed; what waited for it has not."""
-        references, queued = list(self._of_actor[index]), self._queued[index]
+        futures, queued = list(self._of_actor[index]), self._queued[index]
         self._queued[index] = []
         self._loads[index] -= len(queued)
         self._num_in_flight -= len(queued)
         self._waiting += queued
         self._pool.lost(index, why, self._loads[index])
-        for call in [call for reference in references for call in self._remove(reference)]:
+        for call in [call for future in futures for call in self._remove(future)]:
             yield from self._fail(call, why)
 
     def _fail(self, call: _Call[Item], why: str) -> Iterator[tuple[Item, Any]]:

@@ -30,8 +30,8 @@ from maskdpo_ray.stages import Answered, Failed, Labelled
 
 _TOGETHER = 16
 """Questions that go to an annotation or evaluation actor in one call, at most."""
-_BLOCK_TOKENS = 500_000
-"""Of pairs whose reference log-probs are asked for in one call."""
+_BLOCK_TOKENS = 2**16
+"""For each rank, of pairs whose reference log-probs are asked for in one call: about what a training step takes."""
 
 
 class _Replaced:
@@ -168,7 +168,7 @@ class TrainingGroup:
 
     def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> Iterator[PairLogps]:
         """See `stages.Trainer.reference_logps`."""
-        for block in _blocks(examples):
+        for block in _blocks(examples, _BLOCK_TOKENS * len(self._ranks)):
             yield from self._logps_of(block, policy)
 
     def _logps_of(self, examples: Sequence[TrainingExample], policy: Policy) -> list[PairLogps]:
@@ -279,13 +279,13 @@ class TrainingGroup:
             return self._ranks.call(method, arguments)
 
 
-def _blocks(examples: Iterable[TrainingExample]) -> Iterator[list[TrainingExample]]:
-    """`examples` in runs of about `_BLOCK_TOKENS` tokens: as objects they take 36 bytes a token."""
+def _blocks(examples: Iterable[TrainingExample], num_tokens: int) -> Iterator[list[TrainingExample]]:
+    """`examples` in runs of about `num_tokens`: as objects they take 36 bytes a token."""
     block, size = [], 0
     for example in examples:
         block.append(example)
         size += len(example.prompt_token_ids) + len(example.chosen_token_ids) + len(example.rejected_token_ids)
-        if size >= _BLOCK_TOKENS:
+        if size >= num_tokens:
             yield block
             block, size = [], 0
     if block:

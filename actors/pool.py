@@ -161,10 +161,6 @@ class Pool:
         for index in list(self._away):
             self.is_here(index)
 
-    def coming_back(self) -> list[Any]:
-        """Calls that end when lost actors are there again."""
-        return [away.back for away in self._away.values() if away.error is None]
-
     def is_lost(self, index: int) -> bool:
         """Whether an actor that is away can't come back, or did not in time."""
         away = self._away.get(index)

@@ -63,7 +63,7 @@ class Loop:
         self.stages.engines.load(policy)
         self.evaluate(policy)
         for iteration in range(policy.version, self.config.run.iterations):
-            with self.tracker.idle(iteration, self.stages.busy_seconds):
+            with self.tracker.idle(iteration, self.stages.busy_seconds, lambda: restarts.counts(*self.stages.groups)):
                 with self.tracker.stage("iteration", iteration):
                     lessons = self.collect(iteration, policy)
                     with self.ahead(iteration + 1, policy) as meanwhile:

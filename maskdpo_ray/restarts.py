@@ -14,12 +14,17 @@ def stage(
     tracker: Tracker, name: str, step: int, engines: Engines, annotators: Annotators, evaluators: Evaluators | None
 ) -> Iterator[None]:
     """Measure a stage, and log how many actors of each group had to be replaced in it, if any."""
-    groups = {"rollout": engines, "annotation": annotators, "evaluation": evaluators}
-    before = {name: group.restarts for name, group in groups.items() if group is not None}
+    before = counts(engines, annotators, evaluators)
     try:
         with tracker.stage(name, step):
             yield
     finally:
-        more = {name: groups[name].restarts - count for name, count in before.items()}
+        more = {group: count - before[group] for group, count in counts(engines, annotators, evaluators).items()}
         if any(more.values()):
-            tracker.log({f"restarts/{name}": count for name, count in more.items()}, step)
+            tracker.log({f"restarts/{group}": count for group, count in more.items()}, step)
+
+
+def counts(engines: Engines, annotators: Annotators, evaluators: Evaluators | None) -> dict[str, int]:
+    """How many actors of each group had to be replaced since the start."""
+    groups = {"rollout": engines, "annotation": annotators, "evaluation": evaluators}
+    return {name: group.restarts for name, group in groups.items() if group is not None}

@@ -116,17 +116,22 @@ class Tracker:
             self.log({f"timing/{name}_s": time.monotonic() - start}, self.step if step is None else step)
 
     @contextmanager
-    def idle(self, step: int, busy_seconds: Callable[[], Mapping[str, float]]) -> Iterator[None]:
+    def idle(
+        self, step: int, busy_seconds: Callable[[], Mapping[str, float]], restarts: Callable[[], Mapping[str, int]]
+    ) -> Iterator[None]:
         """Measure a block; logs "idle/<group>" at its end: the share of it in which a group of actors had no work.
 
         Args:
             busy_seconds: per group, seconds of work since some moment in the past, mean over its actors.
+            restarts: per group, actors that had to be replaced. A group in which this grows is left out: nobody
+                knows how long those that are gone had worked.
         """
-        before, start = busy_seconds(), time.monotonic()
+        before, earlier, start = busy_seconds(), restarts(), time.monotonic()
         yield
-        elapsed, after = time.monotonic() - start, busy_seconds()
-        # An actor that was replaced counts from 0 again, and a group's clock may run on while the other is read.
-        idle = {f"idle/{group}": 1 - (after[group] - before[group]) / elapsed for group in after}
+        elapsed, after, later = time.monotonic() - start, busy_seconds(), restarts()
+        whole = [group for group in after if earlier.get(group) == later.get(group)]
+        # A group's clock may run on while the other is read.
+        idle = {f"idle/{group}": 1 - (after[group] - before[group]) / elapsed for group in whole}
         self.log({name: min(max(share, 0.0), 1.0) for name, share in idle.items()}, step)
 
     def __exit__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ class FakeRank:
     log = ""
 
     def __init__(self, settings: Any, rank: int, world_size: int) -> None:
-        self._rank, self._world_size = rank, world_size
+        self._settings, self._rank, self._world_size = settings, rank, world_size
         self._state = b""
 
     def _note(self, event: str, **values: Any) -> None:
@@ -48,7 +49,8 @@ class FakeRank:
         self._survived = {path.name for path in Path(self.log).parent.glob("died-of-*")}
         if self._rank == 1 and Path(self.log).with_name("die-in-setup").exists():
             self._meet(["die/setup"], "die")
-        self._note("setup", address=[master_addr, master_port], world_size=self._world_size)
+        savings = dataclasses.asdict(self._settings.savings)
+        self._note("setup", address=[master_addr, master_port], world_size=self._world_size, savings=savings)
         return None
 
     def _meet(self, pair_ids: Iterable[str], killer: str) -> None:

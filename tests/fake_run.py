@@ -16,6 +16,7 @@ from maskdpo_ray.loop import Loop, is_finished
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.stages import Stages
 from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.training_config import SavingsConfig
 
 ORDINARY = ("a", "b", "c", "d", "e")
 DROPPED = ("same/x", "cut/x", "garbled/x")
@@ -23,8 +24,15 @@ HELDOUT, TRANSFER = ("h1", "h2"), ("t1",)
 ITERATIONS = 2
 
 
-def config_for(tmp_path: Path, which: str = "previous", iterations: int = ITERATIONS, ahead: int = 0) -> Config:
+def config_for(
+    tmp_path: Path,
+    which: str = "previous",
+    iterations: int = ITERATIONS,
+    ahead: int = 0,
+    savings: SavingsConfig | None = None,
+) -> Config:
     return Config(
+        savings=savings or SavingsConfig(),
         run=RunConfig(name="run", dir=str(tmp_path), iterations=iterations, seed=1),
         model=ModelConfig(model_name_or_path=str(tmp_path / "model")),
         data=DataConfig(),
@@ -44,11 +52,12 @@ def run(
     content: bytes = b"initial",
     iterations: int = ITERATIONS,
     ahead: int = 0,
+    savings: SavingsConfig | None = None,
     stages_of: Callable[[Config, Events, int | None], Stages] = fakes.stages,
 ) -> Events:
     """One process's life: a loop over a new or old run folder, until it ends or `events` stops it."""
     events = Events() if events is None else events
-    config = config_for(tmp_path, which, iterations, ahead)
+    config = config_for(tmp_path, which, iterations, ahead, savings)
     resolved = cli.resolved(config)
     initial = fakes.write_policy(config.model.model_name_or_path, 0, content)
     evaluation = {"heldout": [fakes.question(n) for n in HELDOUT], "transfer": [fakes.question(n) for n in TRANSFER]}

@@ -31,8 +31,10 @@ from maskdpo_ray.config import (
 )
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.stages import Failed, Stages
+from maskdpo_ray.training_config import SavingsConfig
 
 MAX_IN_FLIGHT = 4
+SAVINGS = SavingsConfig(cut_tails=False, lean_layers=False)
 ONE_ANNOTATOR = AnnotationConfig(num_actors=1, max_in_flight=2)
 
 # Worker processes don't have tests/ on their path: the fakes travel to them by value.
@@ -49,6 +51,7 @@ def config_for(tmp_path: Path, annotation: AnnotationConfig = ONE_ANNOTATOR, **c
         annotation=annotation,
         eval=EvalConfig(evaluator="factscore"),
         train=TrainConfig(num_ranks=2, max_epochs=2, batch_size=4, micro_batch_size=2),
+        savings=SAVINGS,
         cluster=ClusterConfig(**{**room, **cluster}),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import fakes
 import numpy as np
 import psutil
 import pytest
-from running import MAX_IN_FLIGHT, MINE, Running, config_for, started
+from running import MAX_IN_FLIGHT, MINE, SAVINGS, Running, config_for, started
 
 from actors import groups, weights
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
@@ -23,6 +24,7 @@ from maskdpo_ray.errors import ClusterError, DataError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Answered
+from maskdpo_ray.training_config import SavingsConfig
 
 
 @pytest.fixture(scope="class")
@@ -163,6 +165,24 @@ class TestRunningCluster:
             half = (len(batch) + 1) // 2
             assert shares == [[f"s{i}" for i in batch[:half]], [f"s{i}" for i in batch[half:]]]
             assert [steps[rank][number]["size"] for rank in (0, 1)] == [len(batch)] * 2
+
+    def test_reference_in_every_step(self, running: Running) -> None:
+        """Ranks are told of which policy, get no log-probs with the pairs, and come to the same weights."""
+        examples, against = [example(f"e{index}") for index in range(5)], running.policy(1)
+        reference = [fakes.fake_logps(item, against.path) for item in examples]
+        trained = []
+        for given in (reference, against):
+            since = running.count("rank")
+            none = Checkpoints(running.tmp_path / "none", -1, {})
+            list(running.stages.trainer.train(examples, given, running.initial, 11, none))
+            told = {note["reference"] for note in running.notes("rank", "begin", since)}
+            assert told == {against.path if given is against else None}
+            trained.append(running.stages.trainer.publish(str(running.tmp_path / f"each-{len(trained)}"), 6).checksum)
+        assert trained[0] == trained[1]
+
+    def test_savings_reach_the_ranks(self, running: Running) -> None:
+        assert SavingsConfig() != SAVINGS
+        assert [note["savings"] for note in running.notes("rank", "setup", 0)][:1] == [dataclasses.asdict(SAVINGS)]
 
     def test_published_policy_is_described(self, running: Running) -> None:
         folder = running.tmp_path / "published"

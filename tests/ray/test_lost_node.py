@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ class Worker:
     def busy_seconds(self) -> float:
         return 0.0
 
-    def work(self, item: int) -> tuple[int, str]:
+    def work(self, item: int, size: int) -> tuple[int, str, bytes]:
         time.sleep(0.5)
-        return item, ray.get_runtime_context().get_node_id()
+        return item, ray.get_runtime_context().get_node_id(), bytes(size)
 
 
 @pytest.fixture
@@ -56,24 +57,25 @@ def started(*homes: str, start_timeout_s: float = 120) -> Pool:
     return Pool(handles, "worker", ClusterConfig(start_timeout_s=start_timeout_s, step_timeout_s=60))
 
 
-def ask(item: int) -> tuple[str, tuple[Any, ...]]:
-    return "work", (item,)
+def ask(item: int, size: int = 0) -> tuple[str, tuple[Any, ...]]:
+    return "work", (item, size)
 
 
-def test_actors_of_a_lost_node_start_on_another(nodes: Nodes, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("size", [0, 2**20])  # a large reply stays in the object store of its node until it is fetched
+def test_actors_of_a_lost_node_start_on_another(nodes: Nodes, capfd: pytest.CaptureFixture[str], size: int) -> None:
     """With two actors or with one that has a home: each question fails once at most, and none is given up."""
     pool = started("room", "room")
     second = nodes.list_all_nodes()[1]
     answers = []
-    for item, answer in pool.feed(range(NUM_ITEMS), ask, 4, home=lambda item: item % 2):
+    for item, answer in pool.feed(range(NUM_ITEMS), partial(ask, size=size), 4, home=lambda item: item % 2):
         assert not isinstance(answer, Failure), answer
         answers.append(answer)
         if len(answers) == 1:
             nodes.remove_node(second, allow_graceful=False)
             nodes.add_node(num_cpus=1, resources={"room": 2})
-        assert answer[0] == item
-    assert sorted(item for item, _ in answers) == list(range(NUM_ITEMS))
-    assert len({node for _, node in answers}) == 2
+        assert answer[0] == item and len(answer[2]) == size
+    assert sorted(item for item, *_ in answers) == list(range(NUM_ITEMS))
+    assert len({node for _, node, _ in answers}) == 2
     assert pool.restarts == 2
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("worker ")]
     assert len(said) == 2 and all("it is restarted" in line for line in said)

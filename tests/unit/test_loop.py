@@ -28,6 +28,7 @@ from maskdpo_ray.errors import DataError, RunFolderError
 from maskdpo_ray.masking import MASK_DPO
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import PreferencePair, from_json
+from maskdpo_ray.training_config import SavingsConfig
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -135,6 +136,21 @@ def test_reference_policy(tmp_path: Path, which: str) -> None:
         for example, sides in zip(examples, stored, strict=True):
             for side, expected in zip(sides, fake_logps(example, checksums[version]), strict=True):
                 assert side.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("which", ["initial", "previous"])
+def test_reference_in_every_step(tmp_path: Path, which: str) -> None:
+    """The trainer gets the policy in place of its log-probs, and comes to the same weights."""
+    once, each_step = tmp_path / "once", tmp_path / "each-step"
+    for folder in (once, each_step):
+        folder.mkdir()
+    run(once, which=which)
+    events = run(each_step, which=which, savings=SavingsConfig(reference_once=False))
+    assert events.of("reference") == []
+    expected = results(once)
+    for iteration in range(ITERATIONS):
+        del expected[f"iter_{iteration:03d}/reference-logps.safetensors"]
+    assert results(each_step) == expected
 
 
 def test_no_pairs_left(tmp_path: Path) -> None:

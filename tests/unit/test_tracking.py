@@ -55,12 +55,22 @@ def test_stage_measures_seconds_after_a_failure_too(tmp_path, monkeypatch):
 def test_idle_is_the_share_without_work_of_each_group(tmp_path, monkeypatch):
     now, busy = [100.0], {"rollout": 7.0, "annotation": 0.0, "training": 3.0}
     monkeypatch.setattr("maskdpo_ray.tracking.time.monotonic", lambda: now[0])
-    with Tracker(tmp_path, OFF, {}) as tracker, tracker.idle(2, lambda: dict(busy)):
+    with Tracker(tmp_path, OFF, {}) as tracker, tracker.idle(2, lambda: dict(busy), lambda: {"rollout": 1}):
         now[0] += 8.0
-        busy |= {"rollout": 13.0, "annotation": 8.5, "training": 1.0}  # an actor of the last one was replaced
+        busy |= {"rollout": 13.0, "annotation": 8.5, "training": 3.0}
     (line,) = lines(tmp_path)
     del line["time"]
     assert line == {"step": 2, "idle/rollout": 0.25, "idle/annotation": 0.0, "idle/training": 1.0}
+
+
+@pytest.mark.parametrize("after", [1.0, 9.0])  # counted from 0 again, whatever it came to
+def test_idle_of_a_group_whose_actor_was_replaced_is_not_known(tmp_path, after):
+    busy, restarts = {"rollout": 7.0, "annotation": 0.0}, {"rollout": 1, "annotation": 0}
+    with Tracker(tmp_path, OFF, {}) as tracker, tracker.idle(2, lambda: dict(busy), lambda: dict(restarts)):
+        busy["rollout"] = after
+        restarts["rollout"] += 1
+    (line,) = lines(tmp_path)
+    assert "idle/annotation" in line and "idle/rollout" not in line
 
 
 def test_a_resumed_run_appends_and_half_a_line_is_cut_off(tmp_path):
