@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from actors.vllm_judge import VllmJudge
+from benchmarks import measures
 from maskdpo_ray.annotators import turns
 from maskdpo_ray.annotators.anah import AnahAnnotator
 from maskdpo_ray.annotators.interviews import Claim, Interviews, Limits
@@ -97,6 +98,50 @@ def one_at_a_time(judge: ScriptedReplies, items: Sequence[Item], forgets: bool) 
     return seconds
 
 
+def measured(annotator: AnahAnnotator, num_answers: int, num_baseline: int) -> dict[str, Any]:
+    """Both ways on a started annotator: seconds, of the baselines scaled up to `num_answers`, and what was saved."""
+    judge: Any = annotator.judge
+    in_waves(annotator, workload(ANSWERS_PER_QUESTION, seed=0))  # the engine's first batch is slow
+    scale = num_answers / num_baseline
+    plain = scale * one_at_a_time(judge, workload(num_baseline, seed=1), forgets=True)
+    cached_too = scale * one_at_a_time(judge, workload(num_baseline, seed=2), forgets=False)
+    before, prompt, cached = annotator.counts.copy(), judge.prompt_tokens, judge.cached_tokens
+    seconds = in_waves(annotator, workload(num_answers, seed=3))
+    counts = annotator.counts - before
+    calls = 3 * counts["sentences"]
+    return {
+        "answers": num_answers,
+        "sentences": counts["sentences"],
+        "distinct": counts["judged"],
+        "seconds": seconds,
+        "baseline_answers": num_baseline,
+        "one_at_a_time": {"without": plain, "with": cached_too},
+        "ratios": {"without": plain / seconds, "with": cached_too / seconds},
+        "calls": counts["calls"],
+        "calls_at_most": calls,
+        "saved_by_asking_once": calls - 3 * counts["judged"],
+        "saved_by_early_ends": 3 * counts["judged"] - counts["calls"],
+        "cached_share": (judge.cached_tokens - cached) / (judge.prompt_tokens - prompt),
+    }
+
+
+def shown(found: dict[str, Any]) -> str:
+    """As text; seconds with and without prefix cache, and how many times as long as in waves that is."""
+    lines = [
+        f"{found['answers']} answers, {found['sentences']} sentences, {found['distinct']} distinct",
+        f"in waves {found['seconds']:.1f} s",
+    ]
+    for name, seconds in found["one_at_a_time"].items():
+        taken = f"{seconds:.1f} s (from {found['baseline_answers']} answers)"
+        lines.append(f"one question at a time, {name} prefix cache {taken}: ratio {found['ratios'][name]:.1f}")
+    once, early = found["saved_by_asking_once"], found["saved_by_early_ends"]
+    lines.append(
+        f"calls {found['calls']} of {found['calls_at_most']}: {once} saved by asking once, {early} by early ends"
+    )
+    lines.append(f"prefix cache: {found['cached_share']:.0%} of the prompt tokens")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line: start an engine, measure both ways, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -104,6 +149,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--answers", type=int, default=200)
     parser.add_argument("--baseline_answers", type=int, default=10, help="A multiple of 10.")
+    measures.json_option(parser)
     given = parser.parse_args()
     options: dict[str, Any] = {"model": given.model, "device": given.device, "max_model_len": 2048}
     annotator = AnahAnnotator(
@@ -113,25 +159,10 @@ def main() -> None:
         max_reference_tokens=REFERENCE_TOKENS,
     )
     annotator.start()
-    judge: Any = annotator.judge
-    in_waves(annotator, workload(ANSWERS_PER_QUESTION, seed=0))  # the engine's first batch is slow
-    scale = given.answers / given.baseline_answers
-    plain = scale * one_at_a_time(judge, workload(given.baseline_answers, seed=1), forgets=True)
-    cached_too = scale * one_at_a_time(judge, workload(given.baseline_answers, seed=2), forgets=False)
-    before, prompt, cached = annotator.counts.copy(), judge.prompt_tokens, judge.cached_tokens
-    seconds = in_waves(annotator, workload(given.answers, seed=3))
-    counts = annotator.counts - before
-    hits = (judge.cached_tokens - cached) / (judge.prompt_tokens - prompt)
-    calls = 3 * counts["sentences"]
-    once, early = calls - 3 * counts["judged"], 3 * counts["judged"] - counts["calls"]
-    print(f"{given.answers} answers, {counts['sentences']} sentences, {counts['judged']} distinct")
-    print(f"in waves {seconds:.1f} s")
-    for name, baseline in (("without", plain), ("with", cached_too)):
-        measured = f"{baseline:.1f} s (from {given.baseline_answers} answers)"
-        print(f"one question at a time, {name} prefix cache {measured}: ratio {baseline / seconds:.1f}")
-    print(f"calls {counts['calls']} of {calls}: {once} saved by asking once, {early} by early ends")
-    print(f"prefix cache: {hits:.0%} of the prompt tokens")
+    found = measured(annotator, given.answers, given.baseline_answers)
     annotator.close()
+    print(shown(found))
+    measures.keep({"machine": measures.machine(), **found}, given.json)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 PYTHONPATH=. python benchmarks/gpu_training.py --shape 3b --json gpu.json
 
 Needs torch and transformers, deepspeed for `--optimizer deepspeed`, and trl for its row. No Ray, vLLM or OpenRLHF.
+Every contender has a process of its own; they take turns, `--repeats` times.
 Prompts and answers are random tokens, as many as the options say; the two answers of a pair share their prompt, and
 half of the answers' tokens have weight. Tokens per second count what a pair holds, twice the prompt and both answers,
 whatever is computed of them. The share of the card's rate counts only what was computed: see `measures.training_flops`.
@@ -13,25 +14,24 @@ Ours computes the reference once for all epochs, TRL in every step, as by defaul
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import os
 import random
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import measures
+from actors import strategy
+from benchmarks import measures, turns
 from maskdpo_ray import lean_layers, losses, tree_attention
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.forward import response_logps
 
+NAMES = ("ours", "trl")
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 64,
@@ -107,9 +107,9 @@ class Counter:
         self.work += measures.Work(head_rows=arguments[0].numel() // arguments[0].shape[-1])
 
 
-def timed(step: Callable[[], Any], num_steps: int) -> tuple[float, int]:
+def timed(step: Callable[[], Any], num_steps: int, device: str) -> tuple[float, int]:
     """(seconds, peak bytes) of `num_steps` steps, after one that is not counted."""
-    is_gpu = torch.cuda.is_available()
+    is_gpu = device == "cuda"
     step()
     if is_gpu:
         torch.cuda.synchronize()
@@ -122,39 +122,49 @@ def timed(step: Callable[[], Any], num_steps: int) -> tuple[float, int]:
     return seconds, torch.cuda.max_memory_allocated() if is_gpu else measures.peak_rss()
 
 
-def optimizer_of(name: str, model: Any, lr: float) -> tuple[Callable[[Any], None], Callable[[], None], Any]:
-    """(backward, step, what to call): DeepSpeed's ZeRO-2 engine with fp32 master weights, or AdamW in bf16."""
-    if name == "adamw":
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
+def optimizer_of(given: argparse.Namespace, model: Any) -> tuple[Callable[[Any], None], Callable[[], None], Any]:
+    """(backward, step, what to call): a rank's engine, or AdamW in bf16."""
+    if given.optimizer == "deepspeed":
+        engine = rank_engine(given, model)
+        return engine.backward, engine.step, engine
+    optimizer = torch.optim.AdamW(model.parameters(), lr=given.lr, fused=True)
 
-        def step() -> None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
-        return lambda loss: loss.backward(), step, model
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    return lambda loss: loss.backward(), step, model
+
+
+def rank_engine(given: argparse.Namespace, model: Any) -> Any:
+    """DeepSpeed's ZeRO-2 engine with fp32 master weights, set up as in `actors/strategy.py`, without OpenRLHF.
+
+    Other than there, AdamW is torch's fused one on a GPU too: DeepSpeed's would be compiled with nvcc.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        os.environ["MASTER_PORT"] = str(listener.getsockname()[1])
-    if model.device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
+        port = listener.getsockname()[1]
+    strategy.prepare_process(given.device, 0, 1, "127.0.0.1", port, given.threads)
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled with g++
+    if given.device == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled with g++
+    deepspeed.init_distributed(dist_backend="gloo" if given.device == "cpu" else "nccl")
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=model.parameters(),
         config={
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
-            "optimizer": {"type": "AdamW", "params": {"lr": lr, "torch_adam": True, "fused": True}},
+            "optimizer": {"type": "AdamW", "params": {"lr": given.lr, "torch_adam": True, "fused": True}},
             "bf16": {"enabled": True},
+            "data_types": {"grad_accum_dtype": "fp32"},
             "zero_optimization": {"stage": 2},
             "gradient_clipping": 1.0,
         },
     )
-    return engine.backward, engine.step, engine
+    return engine
 
 
 def ours(given: argparse.Namespace) -> dict[str, Any]:
@@ -169,12 +179,14 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     micro_batches = [
         pairs[start : start + given.micro_batch_size] for start in range(0, len(pairs), given.micro_batch_size)
     ]
-    backward, step, called = optimizer_of(given.optimizer, model, given.lr)
+    backward, step, called = optimizer_of(given, model)
     model.eval()
     with torch.no_grad():
         references = [response_logps(called, each, given.device)[0] for each in micro_batches]
         counter.work = measures.Work()
-        reference_seconds, _ = timed(lambda: [response_logps(called, each, given.device) for each in micro_batches], 1)
+        reference_seconds, _ = timed(
+            lambda: [response_logps(called, each, given.device) for each in micro_batches], 1, given.device
+        )
     reference_flops = measures.forward_flops(counter.work, shape) / 2  # one of the two is not timed
     model.train()
     values: list[float] = []
@@ -192,11 +204,11 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         values.append(total)
 
     counter.work = measures.Work()
-    seconds, peak = timed(train_step, given.steps)
+    seconds, peak = timed(train_step, given.steps, given.device)
     flops = measures.training_flops(counter.work, shape) * given.steps / (given.steps + 1)
     passes = given.steps / given.epochs  # of the reference: every step is an epoch of these pairs
     seconds, flops = seconds + passes * reference_seconds, flops + passes * reference_flops
-    return _row("ours", given, seconds, peak, values, flops=flops, reference_seconds=reference_seconds)
+    return _row(given, seconds, peak, values, flops=flops, reference_seconds=reference_seconds)
 
 
 def trl(given: argparse.Namespace) -> dict[str, Any]:
@@ -226,22 +238,19 @@ def trl(given: argparse.Namespace) -> dict[str, Any]:
             optimizer.zero_grad(set_to_none=True)
             values.append(total)
 
-        seconds, peak = timed(train_step, given.steps)
+        seconds, peak = timed(train_step, given.steps, given.device)
     length = given.prompt_tokens + given.answer_tokens
     rows = 2 * given.batch_size * given.steps
     work = measures.Work(
         tokens=rows * length, attended=rows * measures.causal([length]), head_rows=rows * given.answer_tokens
     )
     flops = measures.training_flops(work, shape) + measures.forward_flops(work, shape)
-    return _row("trl", given, seconds, peak, values, flops=flops)
+    return _row(given, seconds, peak, values, flops=flops)
 
 
-def _row(
-    name: str, given: argparse.Namespace, seconds: float, peak: int, values: list[float], **more: float
-) -> dict[str, Any]:
+def _row(given: argparse.Namespace, seconds: float, peak: int, values: list[float], **more: float) -> dict[str, Any]:
     tokens = 2 * (given.prompt_tokens + given.answer_tokens) * given.batch_size * given.steps
     return {
-        "contender": name,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
         "pairs_per_second": given.batch_size * given.steps / seconds,
@@ -251,68 +260,103 @@ def _row(
     }
 
 
-def shown(rows: list[dict[str, Any]], rate: float) -> str:
-    """The table."""
-    cells = []
-    for row in rows:
-        if "failed" in row:
-            cells.append([row["contender"], f"failed: {row['failed'][:80]}", "", "", ""])
-            continue
-        share = row["flops"] / row["seconds"] / rate
-        cells.append(
-            [
-                row["contender"],
-                f"{row['tokens_per_second']:.0f}",
-                f"{row['pairs_per_second']:.3f}",
-                f"{row['peak_memory_gib']:.2f}",
-                f"{share:.0%}",
-            ]
-        )
-    return measures.table(["contender", "tokens/s", "pairs/s", "peak memory, GiB", "of the matrix rate"], cells)
-
-
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Command line: measure the card's rate, then the contenders in turns; returns what --json holds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=list(SHAPES), default="3b")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--contenders", nargs="+", choices=["ours", "trl"], default=["ours", "trl"])
-    parser.add_argument("--optimizer", choices=["adamw", "deepspeed"], default="deepspeed")
-    parser.add_argument("--prompt_tokens", type=int, default=512)
-    parser.add_argument("--answer_tokens", type=int, default=512)
-    parser.add_argument("--batch_size", type=int, default=16, help="Pairs per optimizer step.")
-    parser.add_argument("--micro_batch_size", type=int, default=4, help="Pairs per pass, of both.")
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3, help="Over which the reference pass of ours is spread.")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=1e-6)
-    parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--json", metavar="FILE")
-    given = parser.parse_args(argv)
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: no GPU here; --device cpu --shape tiny tries the script out")
+def take_part(name: str, given: argparse.Namespace) -> turns.Outcome:
+    """One contender's turn, in this process, after the card's rate; {"failed": why} where it can't be had."""
     shape = measures.Shape.of(LlamaConfig(**SHAPES[given.shape]))
     tokens = given.micro_batch_size * 2 * (given.prompt_tokens + given.answer_tokens)
-    rate = measures.matrix_rate(shape, tokens, given.device, seconds=2.0 if given.device == "cuda" else 0.1)
-    rows: list[dict[str, Any]] = []
-    for repeat in range(given.repeats):
-        for name in given.contenders:
-            if given.device == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            try:
-                rows.append({"ours": ours, "trl": trl}[name](given))
-            except (ImportError, torch.cuda.OutOfMemoryError) as error:
-                rows.append({"contender": name, "failed": f"{type(error).__name__}: {error}".splitlines()[0]})
-            gc.collect()
-            print(f"turn {repeat + 1} of {given.repeats}: {name}", file=sys.stderr, flush=True)
-    card = torch.cuda.get_device_name() if given.device == "cuda" else measures.machine()["cpu"]
-    report = {"card": card, "options": vars(given), "matrix_rate_tflops": rate / 1e12, "rows": rows}
-    print(f"{card}: {rate / 1e12:.2f} TFLOP/s in bf16 products of these shapes\n{shown(rows, rate)}")
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
-    return report
+    is_gpu = given.device == "cuda"
+    rate = measures.matrix_rate(shape, tokens, given.device, seconds=2.0 if is_gpu else 0.1, threads=given.threads)
+    if is_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        found = {"ours": ours, "trl": trl}[name](given)
+    except (ImportError, torch.cuda.OutOfMemoryError) as error:
+        found = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+    card = torch.cuda.get_device_name() if is_gpu else measures.machine()["cpu"]
+    return {**found, "card": card, "matrix_rate_tflops": rate / 1e12}
+
+
+FIGURES = ("tokens_per_second", "pairs_per_second", "peak_memory_gib", "share_of_matrix_rate")
+
+
+def report(outcomes: dict[str, list[turns.Outcome]], given: argparse.Namespace) -> dict[str, Any]:
+    """Figures of each contender, and, turn by turn, how many times as fast as TRL it is.
+
+    The card's rate is the highest of those that the turns measured.
+    """
+    taken = [each for own in outcomes.values() for each in own]
+    rate = max(each["matrix_rate_tflops"] for each in taken)
+    found: dict[str, Any] = {
+        "machine": measures.machine(),
+        "card": taken[0]["card"],
+        "options": {name: value for name, value in vars(given).items() if name not in ("json", "only")},
+        "matrix_rate_tflops": rate,
+        "outcomes": outcomes,
+        "contenders": {},
+    }
+    speeds: dict[str, list[float]] = {}
+    for name, own in outcomes.items():
+        if failed := [each["failed"] for each in own if "failed" in each]:
+            found["contenders"][name] = {"failed": failed[0]}
+            continue
+        shares = [{"share_of_matrix_rate": each["flops"] / each["seconds"] / (rate * 1e12)} for each in own]
+        figures = [{**each, **share} for each, share in zip(own, shares, strict=True)]
+        found["contenders"][name] = {key: measures.spread([each[key] for each in figures]) for key in FIGURES}
+        speeds[name] = [each["tokens_per_second"] for each in own]
+    if "trl" in speeds:
+        for name, own_speeds in speeds.items():
+            found["contenders"][name]["over_trl"] = turns.ratio(own_speeds, speeds["trl"])
+    return found
+
+
+def shown(found: dict[str, Any]) -> str:
+    """The table."""
+    rows = []
+    for name, own in found["contenders"].items():
+        if "failed" in own:
+            rows.append([name, f"failed: {own['failed'][:80]}", "", "", "", ""])
+            continue
+        cells = [measures.shown_spread(own[key], digits) for key, digits in zip(FIGURES, (0, 3, 2, 2), strict=True)]
+        rows.append([name, *cells, measures.shown_spread(own["over_trl"]) if "over_trl" in own else "-"])
+    head = f"{found['card']}: {found['matrix_rate_tflops']:.3g} TFLOP/s in bf16 products of these shapes"
+    header = ["tokens/s, median (range)", "pairs/s", "peak memory, GiB", "share of the matrix rate", "times TRL"]
+    return f"{head}\n{measures.table(['contender', *header], rows)}"
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--shape", choices=list(SHAPES), default="3b")
+    made.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    made.add_argument("--optimizer", choices=["adamw", "deepspeed"], default="deepspeed", help="Of ours.")
+    made.add_argument("--prompt_tokens", type=int, default=512)
+    made.add_argument("--answer_tokens", type=int, default=512)
+    made.add_argument("--batch_size", type=int, default=16, help="Pairs per optimizer step.")
+    made.add_argument("--micro_batch_size", type=int, default=4, help="Pairs per pass, of both.")
+    made.add_argument("--steps", type=int, default=5)
+    made.add_argument("--epochs", type=int, default=3, help="Over which the reference pass of ours is spread.")
+    made.add_argument("--lr", type=float, default=1e-6)
+    made.add_argument("--gradient_checkpointing", action="store_true")
+    turns.options(made, NAMES, repeats=3)
+    given = made.parse_args(words)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: no GPU here; --device cpu --shape tiny tries the script out")
+    return given
+
+
+def main(words: list[str]) -> None:
+    """Command line: take turns, print the table."""
+    given = parse(words)
+
+    def said(outcome: turns.Outcome) -> str:
+        return outcome.get("failed") or f"{outcome['tokens_per_second']:.0f} tokens/s"
+
+    def reported(outcomes: dict[str, list[turns.Outcome]]) -> dict[str, Any]:
+        return report(outcomes, given)
+
+    turns.run(Path(__file__), words, given, lambda name: take_part(name, given), said, reported, shown)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

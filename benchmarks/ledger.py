@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What share of a run's time the driver spends on the run folder: ledger, answers, hashes, metrics, waits for the disk.
 
-PYTHONPATH=. python benchmarks/ledger.py --config configs/smoke.yaml --run.dir /tmp/ledger --run.name a
+PYTHONPATH=. python benchmarks/ledger.py --config configs/smoke.yaml --run.dir /tmp/ledger --run.name a --json a.json
 
 Runs what it is given, as `python -m maskdpo_ray.run` does, with a clock around every method of the run folder and of
 its metrics. The share is an upper bound of the overhead: actors go on while the driver writes.
@@ -9,14 +9,16 @@ its metrics. The share is an upper bound of the overhead: actors go on while the
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any
 
+from benchmarks import measures
 from maskdpo_ray import run
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.tracking import Tracker
@@ -60,22 +62,49 @@ class Clock:
             yield value
 
 
-def main() -> None:
-    """Command line: that of maskdpo_ray.run."""
+def report(clock: Clock, total: float) -> dict[str, Any]:
+    """Calls and seconds by method, the longest first, and in sum; `total`: seconds of the whole run."""
+    methods = {name: {"calls": clock.calls[name], "seconds": seconds} for name, seconds in clock.seconds.most_common()}
+    spent = sum(clock.seconds.values())
+    every = {"calls": sum(clock.calls.values()), "seconds": spent}
+    return {
+        "machine": measures.machine(),
+        "run_seconds": total,
+        "share": spent / total,
+        "all": every,
+        "methods": methods,
+    }
+
+
+def shown(found: dict[str, Any]) -> str:
+    """The table: the eight that took longest, and all."""
+    named = [*list(found["methods"].items())[:8], ("all", found["all"])]
+    rows = [
+        [name, str(own["calls"]), f"{own['seconds']:.3f}", f"{own['seconds'] / found['run_seconds']:.3%}"]
+        for name, own in named
+    ]
+    table = measures.table(["method", "calls", "seconds", "of the run"], rows)
+    return f"{table}\nThe run took {found['run_seconds']:.0f} s"
+
+
+def main(words: Sequence[str]) -> None:
+    """Command line: that of maskdpo_ray.run, and `--json FILE`."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    measures.json_option(made)
+    given, command = made.parse_known_args(words)
     clock = Clock()
     for name, _ in inspect.getmembers(RunFolder, inspect.isfunction):
         if not name.startswith("_"):
             clock.watch(RunFolder, name)
     clock.watch(Tracker, "log")
     begin = time.perf_counter()
-    run.main(sys.argv[1:])
-    total = time.perf_counter() - begin
-    print(f"{'method':<24}{'calls':>8}{'seconds':>10}{'of the run':>12}")
-    for name, seconds in clock.seconds.most_common(8):
-        print(f"{name:<24}{clock.calls[name]:>8}{seconds:>10.3f}{seconds / total:>12.3%}")
-    spent = sum(clock.seconds.values())
-    print(f"{'all':<24}{sum(clock.calls.values()):>8}{spent:>10.3f}{spent / total:>12.3%}  of {total:.0f} s")
+    run.main(command)
+    found = report(clock, time.perf_counter() - begin)
+    print(shown(found))
+    measures.keep(found, given.json)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,7 +1,9 @@
-"""What the training benchmarks have in common: counted work, this machine's matrix rate, memory, spreads and tables."""
+"""What benchmarks have in common: counted work, this machine's matrix rate, memory, spreads, tables and JSON."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import re
 import time
@@ -173,6 +175,17 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
         "versions": versions,
     }
+
+
+def json_option(made: argparse.ArgumentParser) -> None:
+    """The option `--json`, which `keep` is to be given."""
+    made.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
+
+
+def keep(found: Mapping[str, Any], file: Path | None) -> None:
+    """Write figures as JSON, where a file is given."""
+    if file:
+        file.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def plain(value: Any) -> Any:

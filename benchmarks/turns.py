@@ -18,12 +18,18 @@ Outcome = dict[str, Any]
 
 
 def options(made: argparse.ArgumentParser, names: Sequence[str], repeats: int) -> None:
-    """Those that `run` reads, added to a script's own."""
+    """Those that `run` reads, added to a script's own, and the number of threads."""
     made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--repeats", type=int, default=repeats)
     made.add_argument("--contenders", nargs="+", choices=names, default=list(names))
+    of_turns(made, names, repeats)
+
+
+def of_turns(made: argparse.ArgumentParser, names: Sequence[str], repeats: int) -> None:
+    """Those that `run` reads, all of `names` taking part."""
+    made.set_defaults(contenders=list(names))
+    made.add_argument("--repeats", type=int, default=repeats)
     made.add_argument("--only", choices=names, help="take this one's turn, in this process")
-    made.add_argument("--json", type=Path, help="file for the figures")
+    measures.json_option(made)
 
 
 def run(
@@ -51,8 +57,7 @@ def run(
                 print(f"turn {number + 1} of {given.repeats}: {name}: {said(outcome)}", file=sys.stderr, flush=True)
         found = report(outcomes)
         print(shown(found))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    measures.keep(found, given.json)
 
 
 def _apart(script: Path, words: Sequence[str], name: str) -> Outcome:
