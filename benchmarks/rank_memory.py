@@ -19,7 +19,7 @@ import torch
 
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
-from maskdpo_ray import model_shape, prefix_tree, sizing
+from maskdpo_ray import counted_shape, prefix_tree, sizing
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config, DeepspeedConfig, ModelConfig, TrainConfig
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
 
-    shape = model_shape.of_folder(given.model)
+    shape = counted_shape.of_folder(given.model)
     batches = [pairs(given.pairs, given.prompt, given.answer, shape.vocab_size, seed) for seed in (1, 2)]
     sides = [(e.prompt_token_ids, e.chosen_token_ids, e.chosen_weights) for e in batches[0]]
     sides += [(e.prompt_token_ids, e.rejected_token_ids, e.rejected_weights) for e in batches[0]]

@@ -30,7 +30,7 @@ class Engine:
     max_num_seqs: int
 
     def kv_per_token(self) -> int:
-        """Bytes of keys and values of one token, on one GPU."""
+        """Bytes of keys and values of one token, on one GPU; a bound where `shape.has_plain_cache` is off."""
         heads = math.ceil(self.shape.num_kv_heads / max(1, self.gpus))
         return 2 * self.shape.num_layers * heads * self.shape.head_dim * bytes_of(self.dtype)
 
@@ -41,10 +41,14 @@ class Engine:
         work = tokens * width * (4 * shape.hidden_size + (3 * shape.intermediate_size + shape.query_size) // split)
         logits = 8 * self.max_num_seqs * shape.vocab_size
         return [
-            Term("weights" if split == 1 else f"weights / {split}", width * shape.parameters // split, True),
+            Term("weights" if split == 1 else f"weights / {split}", width * shape.parameters // split, split == 1),
             Term("activations and logits", work + logits),
             Term("CUDA, NCCL, graphs (assumed)", _GPU_RUNTIME if self.gpus else 0),
-            Term(f"KV cache of one sequence of {self.max_len} tokens", self.kv_per_token() * self.max_len, True),
+            Term(
+                f"KV cache of one sequence of {self.max_len} tokens",
+                self.kv_per_token() * self.max_len,
+                shape.has_plain_cache,
+            ),
         ]
 
 

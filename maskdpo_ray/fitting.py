@@ -54,7 +54,7 @@ class Models:
 
     def max_len(self, config: Config) -> int:
         """Longest sequence of an engine, tokens."""
-        return config.vllm.max_model_len or self.policy.context or self.prompt_tokens + config.rollout.max_new_tokens
+        return config.vllm.max_model_len or self.policy.context
 
 
 @dataclass(frozen=True)
@@ -212,14 +212,18 @@ def _engines(config: Config, models: Models, machines: Machines) -> Verdict:
 
 def _cache_remarks(config: Config, models: Models, room: int) -> tuple[str, ...]:
     wanted = in_flight(config, models.prompt_tokens)
-    remark = f"KV cache: room for {room} tokens; {wanted.sequences} sequences under way take at most {wanted.tokens}"
+    about = "" if config.cluster.device == "cpu" and models.policy.has_plain_cache else "~"
+    remark = (
+        f"KV cache: room for {about}{room} tokens; {wanted.sequences} sequences under way take at most {wanted.tokens}"
+    )
     return (remark if room >= wanted.tokens else f"{remark}: where answers get that long, some wait",)
 
 
 def _annotators(config: Config, shape: ModelShape, machines: Machines) -> Verdict:
     gpus = _judge_option(config, "tensor_parallel_size", 1)
-    max_len = _judge_option(config, "max_model_len", shape.context or 4096)
-    engine = Engine(shape, "bfloat16", gpus, max_len, _judge_option(config, "max_num_seqs", 256))
+    max_len = _judge_option(config, "max_model_len", shape.context)
+    dtype = str(judge_options(config).get("dtype"))
+    engine = Engine(shape, dtype, gpus, max_len, _judge_option(config, "max_num_seqs", 256))
     moment = Moment("at the start", tuple(engine.terms())).nonzero()
     taken, own = _judge_option(config, "gpu_memory_utilization", 0.9), config.cluster.gpus_per_annotator / gpus
     share = min(taken, own)

@@ -11,6 +11,7 @@ import torch
 
 from maskdpo_ray import prefix_tree, tree_attention
 from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.errors import ModelError
 from maskdpo_ray.token_logps import token_logps
 from maskdpo_ray.training_config import SavingsConfig
 
@@ -55,6 +56,8 @@ def response_logps(
     Returns:
         (logps, weights), both [2B, T] on `device`, float32 (logps float64 for a float64 model), rows 0..B-1 chosen
         and B..2B-1 rejected, T the longest response. `logps` is 0 where the weight is 0.
+
+    Raises ModelError when the model's logits are not those asked for.
     """
     weights = weight_matrix(examples).to(device)
     make = _tree if savings.prefix_tree else _padded
@@ -67,6 +70,12 @@ def response_logps(
 
     keep = {} if inputs.positions is None else {"logits_to_keep": tensor(inputs.positions)}
     logits = model(input_ids=tensor(inputs.token_ids), use_cache=False, **keep, **inputs.arguments).logits
+    expected = (len(inputs.token_ids), inputs.token_ids.shape[1] if inputs.positions is None else len(inputs.positions))
+    if tuple(logits.shape[:-1]) != expected:
+        raise ModelError(
+            f"{type(getattr(model, 'module', model)).__name__}: logits_to_keep: expected logits of {expected[1]} "
+            f"positions in each of {expected[0]} rows, got the shape {list(logits.shape)}"
+        )
     values = token_logps(logits.flatten(0, 1), tensor(inputs.logits_rows), tensor(inputs.targets))
     logps = torch.zeros(weights.shape, dtype=values.dtype, device=device)
     return logps.index_put((tensor(inputs.rows), tensor(inputs.columns)), values), weights

@@ -2,39 +2,65 @@
 
 Of what autograd keeps of a layer, a half is cheap to compute again: a norm in float32, SiLU of the gate, its product
 with `up`. Results are those of transformers' modules, bit for bit; gradients are equal up to rounding. transformers
-writes norm and MLP out in each model's file, so their source says whether a model has just these; others are left as
-they are.
+writes norm and MLP out in each model's file, so their source says whether a model has just these; others, which do
+anything besides, are left as they are.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
-from functools import partial
+import textwrap
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-_NORM = "return self.weight * hidden_states.to(input_dtype)"
-_GATED = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
+_NORM = """
+def forward(self, hidden_states):
+    input_dtype = hidden_states.dtype
+    hidden_states = hidden_states.to(torch.float32)
+    variance = hidden_states.pow(2).mean(-1, keepdim=True)
+    hidden_states = hidden_states * torch.rsqrt(variance + self.variance_epsilon)
+    return self.weight * hidden_states.to(input_dtype)
+"""
+_GATED = """
+def forward(self, x):
+    down_proj = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+    return down_proj
+"""
+_GATED_AT_ONCE = """
+def forward(self, x):
+    return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+"""
 
 
 def install(model: torch.nn.Module) -> int:
     """Have the model's norms and MLPs keep less; returns how many do."""
-    count = 0
+    count, lean = 0, {_NORM.strip(): _norm, _GATED.strip(): _gated, _GATED_AT_ONCE.strip(): _gated}
     for module in model.modules():
-        for source, forward in ((_NORM, _norm), (_GATED, _gated)):
-            if source in _source(type(module)):
-                module.forward = partial(forward, module)  # type: ignore[method-assign]
-                count += 1
+        if forward := lean.get(_source(type(module))):
+            module.forward = partial(forward, module)  # type: ignore[method-assign]
+            count += 1
     return count
 
 
+@cache
 def _source(kind: type) -> str:
+    """The class's `forward` without what it does not compute: docstring, comments, types and layout."""
     try:
-        return inspect.getsource(kind.forward)  # type: ignore[attr-defined]
-    except (OSError, TypeError):  # made at run time, or in C
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(kind.forward))).body  # type: ignore[attr-defined]
+    except (OSError, TypeError, SyntaxError, ValueError):  # made at run time, in C, or within an expression
         return ""
+    if not isinstance(function, ast.FunctionDef):
+        return ""
+    function.returns = None
+    for argument in function.args.args:
+        argument.annotation = None
+    if ast.get_docstring(function) is not None:
+        del function.body[0]
+    return ast.unparse(function)
 
 
 def _norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,9 @@ def load(model: ModelConfig) -> ModelFolder:
         raise ModelError(f"{file}: num_hidden_layers: expected a whole number above 0, got {shown(layers)}")
     shapes = _shapes(folder)
     config = _load(AutoConfig, "a model that transformers knows", model)
+    for name in ("attn_logit_softcapping", "alibi"):  # transformers' SDPA leaves the first out without a word
+        if value := getattr(config, name, None):
+            raise ModelError(f"{file}: {name}: expected none, training can't compute it, got {shown(value)}")
     if not model.trust_remote_code:  # a model's own code may load its weights in a way of its own
         _check_class(config, shapes, file)
     tokenizer = _tokenizer(model)
@@ -84,8 +87,20 @@ def check_attention(config: Any, file: Path, max_len: int) -> None:
     Args:
         config: as transformers reads it from `file`.
 
-    Raises ModelError: `forward.py` merges answers into trees, which is exact under full causal attention alone.
+    Raises ModelError: `forward.py` merges answers into trees, which is exact under full causal attention alone, where
+    positions count by themselves, whatever else is in the pass.
     """
+    rope = getattr(config, "rope_parameters", None) or {}
+    for each in (rope, *rope.values()):  # one for all layers, or one for each type of layers
+        if not isinstance(each, dict) or each.get("rope_type") != "longrope":
+            continue
+        original = each["original_max_position_embeddings"]
+        # transformers takes the factors that the longest sequence of a pass needs for all of the pass.
+        if not isinstance(original, int) or max_len > original:
+            raise ModelError(
+                f"{file}: rope_parameters: longrope has other positions in sequences above {original} tokens; "
+                f"expected vllm.max_model_len to be {original} or less, got {max_len}"
+            )
     window = getattr(config, "sliding_window", None)
     is_sliding = window and getattr(config, "use_sliding_window", True)
     layers = set(getattr(config, "layer_types", None) or (["sliding_attention"] if is_sliding else []))
@@ -118,11 +133,14 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
     """Check how the model reads a prompt, and that its weights are those of its config.json."""
     from transformers import AutoModelForCausalLM
 
+    from maskdpo_ray import tree_attention
+
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{file}: quantization_config: expected none, training needs plain weights")
     if config.is_encoder_decoder:
         raise ModelError(f"{file}: is_encoder_decoder: expected false, got true")
-    kind, report = _load_shapes(AutoModelForCausalLM, config, shapes, file, "a causal language model")
+    model, report = _load_shapes(AutoModelForCausalLM, config, shapes, file, "a causal language model")
+    kind = type(model)
     takes = inspect.signature(kind.forward).parameters
     if kind._is_stateful or not {"position_ids", "logits_to_keep"} <= takes.keys():
         raise ModelError(
@@ -137,10 +155,14 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
         raise ModelError(
             f"{file.parent}: expected no weights but those of config.json, got {len(unexpected)} more: {unexpected[0]}"
         )
+    try:
+        tree_attention.check(model)
+    except ModelError as error:
+        raise ModelError(f"{file}: model_type: {config.model_type!r} can't be trained: {error}") from None
 
 
 def _load_shapes(auto: Any, config: Any, shapes: Shapes, file: Path, expected: str) -> tuple[Any, dict[str, Any]]:
-    """(the model's class, what transformers reports of loading these shapes as it will load the tensors).
+    """(the model, what transformers reports of loading these shapes as it will load the tensors).
 
     Transformers itself does it, on the meta device: it knows which names each model ties, renames and merges.
     """
@@ -150,7 +172,7 @@ def _load_shapes(auto: Any, config: Any, shapes: Shapes, file: Path, expected: s
     try:
         with torch.device("meta"):
             kind = type(auto.from_config(config))
-        _, report = kind.from_pretrained(
+        model, report = kind.from_pretrained(
             None,
             config=config,
             state_dict=tensors,
@@ -160,7 +182,7 @@ def _load_shapes(auto: Any, config: Any, shapes: Shapes, file: Path, expected: s
         )
     except Exception as error:  # as in `_load`
         raise ModelError(f"{file}: expected {expected}, got: {_reason(error)}") from error
-    return kind, report
+    return model, report
 
 
 def _refuse_misfits(report: dict[str, Any], folder: Path) -> None:

@@ -1,14 +1,17 @@
-"""The shape of a decoder: what its config.json says of its size, and the parameters that follow from it."""
+"""The shape of a decoder, and what follows from it: its parameters, and what training keeps of a token.
+
+`counted_shape.py` counts both on a model in a folder; here are published ones by name.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from maskdpo_ray.errors import ConfigError, ModelError, shown
+from maskdpo_ray.errors import ConfigError, shown
 from maskdpo_ray.training_config import LoraConfig
+
+_FP32 = 4
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,16 @@ class ModelShape:
     vocab_size: int
     is_tied: bool
     """Whether the LM head is the embedding."""
+    context: int
+    """Longest sequence, tokens."""
     attention_bias: bool = False
     """Of queries, keys and values."""
-    output_bias: bool = False
-    """Of attention's output."""
-    mlp_bias: bool = False
-    head_norms: bool = False
-    """Norms of the queries and keys of a head."""
-    context: int | None = None
-    """Longest sequence, tokens, where it is known."""
+    takes_lean_layers: bool = True
+    """Whether `lean_layers.py` knows its norms and MLPs."""
+    has_plain_cache: bool = True
+    """Whether every layer caches keys and values of `num_kv_heads` x `head_dim`; else that is a bound."""
+    described: Any = field(default=None, compare=False, repr=False)
+    """What transformers reads in its config.json; none of a published one, which attends to all tokens before."""
 
     @property
     def query_size(self) -> int:
@@ -64,16 +68,11 @@ class ModelShape:
 
     def tensors(self) -> list[int]:
         """Elements of every weight, in the order of the model."""
-        biased = {
-            "self_attn.q_proj": self.attention_bias,
-            "self_attn.k_proj": self.attention_bias,
-            "self_attn.v_proj": self.attention_bias,
-            "self_attn.o_proj": self.output_bias,
-        }
+        biased = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj") if self.attention_bias else ()
         layer: list[int] = []
         for name, (inputs, outputs) in self.linears().items():
-            layer += [inputs * outputs] + [outputs] * biased.get(name, self.mlp_bias)
-        layer += [self.head_dim] * 2 * self.head_norms + [self.hidden_size] * 2
+            layer += [inputs * outputs] + [outputs] * (name in biased)
+        layer += [self.hidden_size] * 2
         embedding = self.vocab_size * self.hidden_size
         return [embedding, *layer * self.num_layers, self.hidden_size, *[embedding] * (not self.is_tied)]
 
@@ -85,22 +84,36 @@ class ModelShape:
             linears["lm_head"] = (self.hidden_size, self.vocab_size)
         return [lora.rank * size for path, sizes in linears.items() if lora.adapts(path) for size in sizes]
 
+    def kept_per_token(self, width: int, is_lean: bool) -> float:
+        """Bytes that autograd keeps of one token in all layers: inputs of each product, and what norms and SiLU need.
+
+        Args:
+            width: bytes of a weight.
+            is_lean: whether norms and SiLU are computed again where that is possible (`savings.lean_layers`).
+        """
+        is_lean = is_lean and self.takes_lean_layers
+        in_fp32 = 0 if is_lean else 2 * _FP32  # RMSNorm computes in it
+        hidden = (in_fp32 + 4 * width) * self.hidden_size
+        attention = 2 * width * (self.query_size + self.kv_size)  # queries, keys, values and what they give
+        gated = (2 if is_lean else 4) * width * self.intermediate_size
+        return self.num_layers * (hidden + attention + gated + 2 * _FP32)
+
 
 def _llama(name: str, hidden: int, inner: int, layers: int, heads: int, is_tied: bool) -> ModelShape:
     head_dim = 64 if name == "1b" else 128
-    return ModelShape(name, hidden, inner, layers, heads, 8, head_dim, 128256, is_tied, context=131072)
+    return ModelShape(name, hidden, inner, layers, heads, 8, head_dim, 128256, is_tied, 131072)
 
 
 def _qwen(
     name: str, hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int = 152064
 ) -> ModelShape:
     is_tied = vocab == 151936  # the small ones
-    shape = (hidden, inner, layers, heads, kv_heads, hidden // heads, vocab, is_tied)
-    return ModelShape(name, *shape, attention_bias=True, context=32768)
+    shape = (hidden, inner, layers, heads, kv_heads, hidden // heads, vocab, is_tied, 32768)
+    return ModelShape(name, *shape, attention_bias=True)
 
 
 def _smollm(name: str, hidden: int, inner: int, layers: int, heads: int, kv_heads: int) -> ModelShape:
-    return ModelShape(name, hidden, inner, layers, heads, kv_heads, 64, 49152, is_tied=True, context=8192)
+    return ModelShape(name, hidden, inner, layers, heads, kv_heads, 64, 49152, True, 8192)
 
 
 SIZES = {
@@ -119,7 +132,7 @@ SIZES = {
         _qwen("14b", 5120, 13824, 48, 40, 8),
         _qwen("32b", 5120, 27648, 64, 40, 8),
         _qwen("72b", 8192, 29568, 80, 64, 8),
-        ModelShape("internlm2-7b", 4096, 14336, 32, 32, 8, 128, 92544, is_tied=False, context=32768),
+        ModelShape("internlm2-7b", 4096, 14336, 32, 32, 8, 128, 92544, False, 32768, takes_lean_layers=False),
     )
 }
 """Published models by what they are called: SmolLM2 (135m, 360m, 1.7b), Llama 3.1 (8b, 70b) and 3.2 (1b, 3b),
@@ -131,44 +144,3 @@ def of_size(name: str, option: str) -> ModelShape:
     if name.lower() not in SIZES:
         raise ConfigError(f"{option}: expected one of {', '.join(SIZES)}, got {shown(name)}")
     return SIZES[name.lower()]
-
-
-def of_folder(folder: Path) -> ModelShape:
-    """What config.json in `folder` says, as Llama, Mistral and Qwen write it. Raises ModelError (one line)."""
-    file = folder / "config.json"
-    try:
-        described = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file}: expected the config of a model, got: {error}") from None
-    if not isinstance(described, dict):
-        raise ModelError(f"{file}: expected an object, got {type(described).__name__}")
-    if experts := sorted(name for name in described if "experts" in name and described[name]):
-        raise ModelError(f"{file}: {experts[0]}: expected a dense decoder (its size can't be told from this file)")
-    hidden, heads = (_count(file, described, name) for name in ("hidden_size", "num_attention_heads"))
-    kind = described.get("model_type")
-    bias = bool(described.get("attention_bias", kind == "qwen2"))
-    return ModelShape(
-        name=folder.name,
-        hidden_size=hidden,
-        intermediate_size=_count(file, described, "intermediate_size"),
-        num_layers=_count(file, described, "num_hidden_layers"),
-        num_heads=heads,
-        num_kv_heads=_count(file, described, "num_key_value_heads", heads),
-        head_dim=_count(file, described, "head_dim", max(1, hidden // heads)),
-        vocab_size=_count(file, described, "vocab_size"),
-        is_tied=bool(described.get("tie_word_embeddings", False)),
-        attention_bias=bias,
-        output_bias=bias and kind != "qwen2",
-        mlp_bias=bool(described.get("mlp_bias", False)),
-        head_norms=kind == "qwen3",
-        context=_count(file, described, "max_position_embeddings"),
-    )
-
-
-def _count(file: Path, described: dict[str, Any], name: str, default: int | None = None) -> int:
-    value = described.get(name)
-    if value is None:
-        value = default
-    if type(value) is not int or value < 1:
-        raise ModelError(f"{file}: {name}: expected a whole number above 0, got {shown(value)}")
-    return value

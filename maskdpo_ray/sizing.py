@@ -1,7 +1,7 @@
 """What a training rank holds in memory at its fullest moments, summed from a model's shape and a config.
 
 The sums follow DeepSpeed 0.19.6 (`runtime/zero/stage_1_and_2.py`, `stage3.py`) with OpenRLHF's config, which leaves
-bucket sizes at DeepSpeed's defaults on GPUs (`actors/strategy.py` lowers them on CPUs), and transformers' Llama with
+bucket sizes at DeepSpeed's defaults on GPUs (`actors/strategy.py` lowers them on CPUs), and transformers' models with
 the attention of `tree_attention.py` and, unless `savings.lean_layers` is off, the layers of `lean_layers.py`.
 tests/e2e/test_sized.py compares them with the tensors of a real rank.
 """
@@ -54,6 +54,11 @@ class Moment:
     def size(self) -> int:
         """Bytes."""
         return sum(term.size for term in self.terms)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all of it is."""
+        return all(term.is_exact for term in self.terms)
 
     def nonzero(self) -> Moment:
         return Moment(self.name, tuple(term for term in self.terms if term.size))
@@ -199,20 +204,18 @@ class TrainingRank:
     def _activations(self) -> list[Term]:
         """What autograd keeps of one pass, and its fullest moment beside: the head's, or a layer's."""
         shape, tokens, targets, width = self._shape, self._pass.tokens, self._pass.targets, self._width
-        layer, layers = layer_activations(shape, tokens, width, self._is_lean) + self._mask(), shape.num_layers
+        layers = math.ceil(tokens * shape.kept_per_token(width, self._is_lean)) + shape.num_layers * self._mask()
+        layer = math.ceil(layers / shape.num_layers)
         # Logits and their gradient, and a few rows of both in fp32.
         head = (2 * width * targets + 2 * _FP32 * min(_ROWS, targets)) * shape.vocab_size
         head += width * targets * shape.hidden_size
         # A layer's backward pass makes about as much again as its forward pass has left.
         if self._checkpoints:
             return [
-                Term("inputs of layers (checkpointed)", width * tokens * shape.hidden_size * layers),
+                Term("inputs of layers (checkpointed)", width * tokens * shape.hidden_size * shape.num_layers),
                 Term("logits and their gradients, or one layer anew", max(head, 2 * layer + self._scores())),
             ]
-        return [
-            Term("activations", layer * layers),
-            Term("logits or a layer: gradients", max(head, layer + self._scores())),
-        ]
+        return [Term("activations", layers), Term("logits or a layer: gradients", max(head, layer + self._scores()))]
 
     def _mask(self) -> int:
         """Bytes of transformers' mask of tokens x tokens, in the weights' dtype."""
@@ -240,20 +243,6 @@ class TrainingRank:
                 held[rank] += size
             start += size
         return max(held)
-
-
-def layer_activations(shape: ModelShape, tokens: int, width: int, is_lean: bool) -> int:
-    """Bytes that autograd keeps of one layer: inputs of each product, and what the norms and SiLU need again.
-
-    Args:
-        width: bytes of a weight.
-        is_lean: whether norms and SiLU are computed again (`savings.lean_layers`).
-    """
-    in_fp32 = 0 if is_lean else 2 * _FP32  # RMSNorm computes in it
-    hidden = (in_fp32 + 4 * width) * shape.hidden_size
-    attention = 2 * width * (shape.query_size + shape.kv_size)  # queries, keys, values and what they give
-    gated = (2 if is_lean else 4) * width * shape.intermediate_size
-    return tokens * (hidden + attention + gated + 2 * _FP32)
 
 
 def bytes_of(dtype: str) -> int:

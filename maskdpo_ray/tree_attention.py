@@ -17,9 +17,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from maskdpo_ray import prefix_tree
+from maskdpo_ray.errors import ModelError
 from maskdpo_ray.prefix_tree import SHARED, PrefixTree
 
 GROUPED, FLEX = "maskdpo_grouped", "flex_attention"
+_CHANGES = ("softcap", "s_aux", "position_bias", "block_indices", "indices")
+"""What transformers' models hand to their attention where it is not softmax(q k^T * scaling) v over all keys before."""
 
 
 @dataclass(frozen=True)
@@ -72,33 +76,38 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     tree: Layout | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one row of nodes, as transformers' attention interface wants it.
 
     Args:
         query: [1, H, N, D].
-        key, value: [1, K, N, D]; H is a multiple of K.
-        attention_mask: not read.
-        tree: of these N nodes; None: causal attention.
+        key: [1, K, N, D]; H is a multiple of K.
+        value: [1, K, N, E]; E is D in most models.
+        attention_mask: None: the tree says all.
+        tree: of these N nodes; None: of one node.
 
     Returns:
-        ([1, N, H, D], None).
+        ([1, N, H, E], None).
+
+    Raises ModelError for attention of other kinds, and when the model has not handed on the tree.
     """
-    size = query.shape[-1]
-    scaling = size**-0.5 if scaling is None else scaling
+    _refuse_others(module, query.shape[2], attention_mask, tree, others)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if tree is None:
         repeats = query.shape[1] // key.shape[1]
         key, value = (each.repeat_interleave(repeats, dim=1) for each in (key, value))
         output = F.scaled_dot_product_attention(query, key, value, None, dropout, is_causal=True, scale=scaling)
         return output.transpose(1, 2).contiguous(), None
     num_keys, num_trunk, num_owners, longest = key.shape[1], len(tree.trunk), *tree.own_mask.shape[:3:2]
-    rows = [each[0].transpose(0, 1).flatten(1) for each in (query, key, value)]  # [N, heads * D]
+    rows = [each[0].transpose(0, 1).flatten(1) for each in (query, key, value)]  # [N, heads * (D or E)]
+    shapes = [(num_keys, each.shape[1] // num_keys, each.shape[3]) for each in (query, key, value)]
 
     def heads(nodes: torch.Tensor, count: int, length: int) -> list[torch.Tensor]:
-        """[count, K, R, length, D] queries, and [count, K, 1, length, D] keys and values, of `count * length` nodes."""
-        shapes = [(count, length, num_keys, each.shape[1] // (num_keys * size), size) for each in rows]
-        picked = [each.index_select(0, nodes).view(shape) for each, shape in zip(rows, shapes, strict=True)]
+        """[count, K, R, length, D] queries, and [count, K, 1, length, D or E] keys and values, of these nodes."""
+        picked = [
+            each.index_select(0, nodes).view(count, length, *shape) for each, shape in zip(rows, shapes, strict=True)
+        ]
         return [each.permute(0, 2, 3, 1, 4) for each in picked]
 
     outputs, trunk = [], heads(tree.trunk, 1, num_trunk)
@@ -110,7 +119,23 @@ def attention(
         keys, values = (torch.cat(pair, dim=3) for pair in zip(shared, own, strict=True))
         outputs.append(_attend(queries, keys, values, tree.own_mask, dropout, scaling))
     output = torch.cat(outputs).index_select(0, tree.order)
-    return output.view(1, len(tree.order), -1, size), None
+    return output.view(1, len(tree.order), -1, value.shape[-1]), None
+
+
+def _refuse_others(
+    module: torch.nn.Module, size: int, mask: torch.Tensor | None, tree: Layout | None, others: dict[str, Any]
+) -> None:
+    """Raise ModelError when a model asks `attention` for what it does not compute."""
+    found = [name for name in _CHANGES if others.get(name) is not None]
+    is_causal = others.get("is_causal")
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        found.append("is_causal=False")
+    if mask is not None:
+        found.append("a mask of its own")
+    if tree is None and size > 1:
+        found.append("no tree, which the model's layers do not hand on")
+    if found:
+        raise ModelError(f"{type(module).__name__}: expected plain attention to all tokens before, got {found[0]}")
 
 
 def _attend(
@@ -120,11 +145,12 @@ def _attend(
 
     Args:
         query: [count, K, R, L, D]: the R query heads of each of K key heads.
-        key, value: [count, K, 1, S, D].
+        key: [count, K, 1, S, D].
+        value: [count, K, 1, S, E].
         mask: [count, 1, L, S] bool.
 
     Returns:
-        [count * L, K * R * D].
+        [count * L, K * R * E].
     """
     count, num_keys, repeats, length, size = query.shape
     # The query heads of a key head one below the other: keys and values are read where they are.
@@ -134,7 +160,7 @@ def _attend(
         output = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
     else:
         output = _Attention.apply(query, key, value, mask, scaling)
-    return output.view(count, num_keys, repeats, length, size).permute(0, 3, 1, 2, 4).reshape(count * length, -1)
+    return output.unflatten(2, (repeats, length)).permute(0, 3, 1, 2, 4).reshape(count * length, -1)
 
 
 class _Attention(torch.autograd.Function):
@@ -148,7 +174,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float
     ) -> torch.Tensor:
-        """As `_attend`; query [count, K, R * L, D], key and value [count, K, S, D]."""
+        """As `_attend`; query [count, K, R * L, D], key [count, K, S, D], value [count, K, S, E]."""
         ctx.scaling = scaling
         ctx.save_for_backward(query, key, value, mask)
         return _shares(query, key, mask, scaling) @ value
@@ -188,7 +214,8 @@ def install(model: Any) -> str:
     """Have a Hugging Face model attend in the fastest exact way that it supports; returns the way's name.
 
     On CUDA FlexAttention, on CPU `attention`; transformers' SDPA with an N x N mask for models without transformers'
-    attention interface.
+    attention interface. Raises ModelError for a model that takes none of these: "eager" attention would add a mask of
+    bools to its scores.
     """
     from transformers import AttentionInterface
 
@@ -200,8 +227,26 @@ def install(model: Any) -> str:
         way = GROUPED
     else:
         way = "sdpa"
-    model.set_attn_implementation(way)
+    if way != "sdpa" or model._supports_sdpa:
+        model.set_attn_implementation(way)  # only warns where the model's code does not let it
+    if (taken := model.config._attn_implementation) != way:
+        raise ModelError(f"{type(model).__name__}: expected attention by {way}, got {taken}")
     return way
+
+
+def check(model: Any) -> None:
+    """Raise ModelError when `install` or `attention` would for this model, whose weights are on the meta device."""
+    install(model)
+    tree = prefix_tree.build([[0]] * 2, [[1, 0], [2, 0]], [[1.0, 1.0]] * 2)
+    token_ids = torch.from_numpy(tree.token_ids)[None].to("meta")
+    depths = torch.from_numpy(tree.depths)[None].to("meta")
+    try:
+        with torch.no_grad():
+            model(input_ids=token_ids, position_ids=depths, use_cache=False, **arguments(model, tree, "meta"))
+    except ModelError:
+        raise
+    except Exception:  # code that asks for values, which there are none of: layers up to there have been checked
+        return
 
 
 def arguments(model: Any, tree: PrefixTree, device: torch.device | str) -> dict[str, Any]:
@@ -211,4 +256,6 @@ def arguments(model: Any, tree: PrefixTree, device: torch.device | str) -> dict[
         return {"attention_mask": None, "tree": layout(tree, device)}
     if way == FLEX:
         return {"attention_mask": flex_mask(tree, device)}
+    if way != "sdpa":  # others read a mask of bools in other ways
+        raise ModelError(f"{type(model).__name__}: expected attention by sdpa, got {way}")
     return {"attention_mask": torch.from_numpy(tree.visible).to(device)[None, None]}

@@ -10,13 +10,14 @@ import re
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
-from maskdpo_ray import cli, fitting, model_shape
+from maskdpo_ray import cli, fitting, model_folder, model_shape
 from maskdpo_ray.commands.arguments import Parser, number, split
 from maskdpo_ray.config import Config
 from maskdpo_ray.config_file import Given
 from maskdpo_ray.engine_sizing import GIB
 from maskdpo_ray.errors import ConfigError, shown
 from maskdpo_ray.fitting import Machines, Models
+from maskdpo_ray.model_folder import ModelFolder
 from maskdpo_ray.model_shape import ModelShape
 
 _PROMPT_TOKENS = 1024
@@ -91,20 +92,34 @@ def _models(own: Namespace, config: Config) -> Models:
     if own.model_size is not None:
         policy = model_shape.of_size(own.model_size, "--model_size")
     elif os.path.isfile(os.path.join(folder, "config.json")):
-        policy = model_shape.of_folder(Path(folder))
+        policy = _of_folder(folder, config.model.trust_remote_code, is_trained=True)
     else:
         raise ConfigError(
             f"model.model_name_or_path: expected a folder with config.json, or --model_size, got {shown(folder)}"
         )
-    prompt, context = own.prompt_tokens, config.vllm.max_model_len or policy.context
-    if prompt is None:
-        has_limit = config.vllm.max_model_len is not None
-        prompt = (context - config.rollout.max_new_tokens) if has_limit and context else _PROMPT_TOKENS
-    if context is not None and prompt + config.rollout.max_new_tokens > context:
-        most = context - config.rollout.max_new_tokens
-        expected = f"at most {most}, which an answer leaves (rollout.max_new_tokens)"
-        raise ConfigError(f"--prompt_tokens: expected {expected}, got {prompt}")
-    return Models(policy, _annotator(own, config), prompt)
+    return Models(policy, _annotator(own, config), _prompt_tokens(own, config, policy))
+
+
+def _of_folder(folder: str, trust_remote_code: bool, is_trained: bool = False) -> ModelShape:
+    from maskdpo_ray import counted_shape  # imports torch and transformers
+
+    return counted_shape.of_folder(Path(folder), trust_remote_code, is_trained)
+
+
+def _prompt_tokens(own: Namespace, config: Config, policy: ModelShape) -> int:
+    """Of the longest prompt. Refuses what a run would: sequences that the policy can't take."""
+    file = Path(config.model.model_name_or_path) / "config.json"
+    limit = model_folder.max_len(ModelFolder(file, policy.described, None, policy.context), config.vllm)
+    longest, answer = own.prompt_tokens, config.rollout.max_new_tokens
+    if answer >= limit:
+        expected = f"expected less than the model's context ({limit}), which also holds the prompt"
+        raise ConfigError(f"rollout.max_new_tokens: {expected}, got {answer}")
+    if longest is None:
+        longest = limit - answer if config.vllm.max_model_len is not None else _PROMPT_TOKENS
+    if longest + answer > limit:
+        expected = f"at most {limit - answer}, which an answer leaves (rollout.max_new_tokens)"
+        raise ConfigError(f"--prompt_tokens: expected {expected}, got {longest}")
+    return longest
 
 
 def _annotator(own: Namespace, config: Config) -> ModelShape | None:
@@ -116,9 +131,10 @@ def _annotator(own: Namespace, config: Config) -> ModelShape | None:
         return None
     if own.annotator_size is not None:
         return model_shape.of_size(own.annotator_size, "--annotator_size")
-    folder = fitting.judge_options(config).get("model") or (config.annotation.options or {}).get("model")
+    options = fitting.judge_options(config)
+    folder = options.get("model") or (config.annotation.options or {}).get("model")
     if isinstance(folder, str) and os.path.isfile(os.path.join(folder, "config.json")):
-        return model_shape.of_folder(Path(folder))
+        return _of_folder(folder, options.get("trust_remote_code") is True)
     raise ConfigError(
         "--annotator_size: expected the size of the annotator's model, as annotators have a GPU "
         f"(cluster.gpus_per_annotator) and there is no folder {shown(folder)}"

@@ -16,6 +16,7 @@ from maskdpo_ray.config import Config
 from maskdpo_ray.engine_sizing import GIB
 from maskdpo_ray.errors import printable
 from maskdpo_ray.fitting import Machines, Models, Verdict
+from maskdpo_ray.sizing import Moment, Term
 
 
 def show(
@@ -37,7 +38,7 @@ def show(
     if config.cluster.device == "cuda":
         console.print(_gpus(config, machines), markup=False, soft_wrap=True)
     _network(console, config, models)
-    console.print(Text("~: a bound or an estimate; without it the figure follows from shapes."))
+    console.print(Text("~: a bound or an estimate; without it the figure is counted from shapes."))
 
 
 def gib(size: int) -> str:
@@ -59,14 +60,19 @@ def _table(verdict: Verdict) -> Table:
         show_footer=True,
     )
     table.add_column("", footer="sum")
-    table.add_column("GiB", justify="right", footer=gib(verdict.moment.size))
+    table.add_column("GiB", justify="right", footer=_marked(verdict.moment))
     for term in verdict.moment.terms:
-        table.add_row(term.name, ("" if term.is_exact else "~") + gib(term.size))
+        table.add_row(term.name, _marked(term))
     return table
 
 
+def _marked(size: Term | Moment) -> str:
+    """In GiB, with the mark of what is not exact."""
+    return ("" if size.is_exact else "~") + gib(size.size)
+
+
 def _verdict(verdict: Verdict) -> str:
-    size = gib(verdict.moment.size)
+    size = _marked(verdict.moment)
     if verdict.has is None:
         return f"{verdict.group}: {size} GiB; what there is is not known (--node_memory_gib)"
     if verdict.fits:

@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
-from maskdpo_ray import model_shape, sizing
+from maskdpo_ray import counted_shape, sizing
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config, DeepspeedConfig, ModelConfig, TrainConfig
 
@@ -102,7 +102,7 @@ def predicted(model: Path, stage: int, dtype: str) -> sizing.TrainingRank:
         ds=DeepspeedConfig(zero_stage=stage, param_dtype=dtype),
         train=TrainConfig(num_ranks=WORLD, batch_size=2 * WORLD),
     )
-    return sizing.TrainingRank(model_shape.of_folder(model), config, sizing.Pass(8, 5))
+    return sizing.TrainingRank(counted_shape.of_folder(model), config, sizing.Pass(8, 5))
 
 
 @pytest.mark.parametrize(("stage", "dtype"), VARIANTS)

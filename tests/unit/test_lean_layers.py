@@ -7,14 +7,24 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SeedOssConfig,
+    SmolLM3Config,
+)
+from transformers.models.idefics.modeling_idefics import IdeficsMLP
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from maskdpo_ray import lean_layers
 
 SHAPE = {
     "vocab_size": 30, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 6,
+    "num_key_value_heads": 1, "head_dim": 6, "pad_token_id": None,
 }  # fmt: skip
 
 
@@ -66,6 +76,8 @@ def test_frozen_weights_have_no_gradient() -> None:
         (MistralConfig, 2 * 3 + 1),
         (Qwen2Config, 2 * 3 + 1),
         (Qwen3Config, 2 * 5 + 1),  # norms of queries and keys, too
+        (SmolLM3Config, 2 * 3 + 1),
+        (SeedOssConfig, 2 * 2 + 1),  # its MLPs have dropout
         (Gemma2Config, 2),  # its norms compute something else
     ],
 )
@@ -78,4 +90,25 @@ def test_another_layer_is_left_alone() -> None:
         def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
             return hidden_states
 
-    assert lean_layers.install(Other(12)) == lean_layers.install(nn.LayerNorm(12)) == 0
+    class Dropping(LlamaMLP):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            down_proj = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+            down_proj = nn.functional.dropout(down_proj, p=0.5, training=self.training)
+            return down_proj
+
+    for module in (Other(12), Dropping(LlamaConfig(**SHAPE)), nn.LayerNorm(12)):
+        assert lean_layers.install(module) == 0
+
+
+def test_both_spellings() -> None:
+    """Of an MLP in transformers, and with a docstring, comments and types."""
+
+    class Described(LlamaMLP):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Gate, up, down."""
+            # As Llama's.
+            down_proj = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+            return down_proj
+
+    assert lean_layers.install(Described(LlamaConfig(**SHAPE))) == 1
+    assert lean_layers.install(IdeficsMLP(12, 20, "silu")) == 1

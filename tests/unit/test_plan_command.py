@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from maskdpo_ray import model_folder
 from maskdpo_ray.commands import plan
+from maskdpo_ray.config import VllmConfig
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.model_folder import ModelFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAPER = ["--config", str(REPOSITORY / "configs/paper.yaml"), "--model_size", "8b", "--annotator_size", "internlm2-7b"]
@@ -38,6 +41,15 @@ def test_the_papers_config_fits_what_its_header_says(capsys: pytest.CaptureFixtu
     assert text.count(": fits, ") == 3
     assert "GPUs: 16 of 16 = 4 x 1 (rollout engines) + 4 x 1 (annotation actors) + 8 x 1 (training ranks)" in text
     assert "a policy of 14.96 GiB to 4 engines = 59.83 GiB" in text
+
+
+def test_a_sum_is_marked_as_what_it_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--vllm.tensor_parallel_size", "2"], capsys)
+    lines = [line.split() for line in text.splitlines()]
+    assert [line[-1][0] for line in lines if line[:1] == ["sum"]] == ["~"] * 4
+    assert text.count(": fits, ~") == 3 and "KV cache: room for ~" in text
+    weights = [line[-1] for line in lines if line[:1] == ["weights"]]  # of ranks, engines and annotators
+    assert weights == ["1.87", "~7.48", "14.41"] and ["weights", "/", "2", "~7.48"] in lines  # parts are not even
 
 
 def test_what_several_ranks_send_each_other_with_adapters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,9 +87,14 @@ def test_an_engine_that_does_not_fit_says_what_would(capsys: pytest.CaptureFixtu
 
 def test_annotators_that_share_a_gpu_must_take_no_more_than_their_part(capsys: pytest.CaptureFixture[str]) -> None:
     text = output([*PAPER, "--cluster.gpus_per_annotator", "0.5"], capsys)
-    assert "annotation actors: fits, 21.06 of 40.00 GiB" in text
+    assert "annotation actors: fits, ~21.06 of 40.00 GiB" in text
     assert "set judge_options.gpu_memory_utilization to at most 0.5" in text
     assert "2 x" not in text and "GPUs: 14 = 4 x 1 (rollout engines) + 4 x 0.5 (annotation actors)" in text
+
+
+def test_annotators_of_another_dtype(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--annotation.options", "{judge_options: {dtype: float32}}"], capsys)
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith(" weights ")][2] == "28.83"
 
 
 def test_on_a_cpu_all_actors_share_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,21 +111,54 @@ def test_a_kv_cache_too_small_for_one_sequence(capsys: pytest.CaptureFixture[str
     assert "vllm.cpu_kv_cache_gib: 16" in text
 
 
-def test_the_shape_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def written(folder: Path, kind: str, **others: object) -> list[str]:
+    """Arguments for a tiny model of this kind, whose config.json is written to `folder`."""
     described = {
-        "model_type": "llama",
+        "model_type": kind,
         "hidden_size": 8,
         "intermediate_size": 16,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": 2,
         "vocab_size": 32,
         "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
+        "pad_token_id": None,
+        **others,
     }
-    (tmp_path / "config.json").write_text(json.dumps(described))
-    text = output(["--model.model_name_or_path", str(tmp_path), "--node_memory_gib", "64"], capsys)
+    (folder / "config.json").write_text(json.dumps(described))
+    return ["--model.model_name_or_path", str(folder), "--node_memory_gib", "64"]
+
+
+def test_the_shape_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(written(tmp_path, "llama", tie_word_embeddings=True), capsys)
     assert f"Policy {tmp_path.name}: 1,448 parameters" in text
+    text = output(written(tmp_path, "gemma"), capsys)  # ties its embeddings without a word
+    assert f"Policy {tmp_path.name}: 1,448 parameters" in text
+    (tmp_path / "judge").mkdir()
+    written(tmp_path / "judge", "gemma2")  # two norms more in each layer
+    options = ["--annotation.options", f"{{judge_options: {{model: {tmp_path / 'judge'}}}}}"]
+    text = output([*PAPER[:4], "--vllm.max_model_len", "2048", *options], capsys)
+    assert "Annotator judge: 1,480 parameters" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "others", "expected"),
+    [
+        ("llama", {}, "vllm.max_model_len: expected at most the model's 4096, got 5000"),
+        ("mistral", {"max_position_embeddings": 8192}, "config.json: sliding_window: expected full attention, or"),
+        ("gemma2", {"max_position_embeddings": 8192}, "config.json: model_type: 'gemma2' can't be trained: Gemma2Att"),
+    ],
+)
+def test_what_a_run_refuses_does_not_fit(kind: str, others: dict[str, int], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        plan.main([*written(tmp_path, kind, **others), "--vllm.max_model_len", "5000"])
+    assert expected in str(caught.value)
+    if kind == "llama":
+        model = ModelFolder(tmp_path / "config.json", None, None, 4096)
+        with pytest.raises(UserError) as of_run:
+            model_folder.max_len(model, VllmConfig(max_model_len=5000))
+        assert str(caught.value) == str(of_run.value)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +189,14 @@ def test_the_shape_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
             "annotation.options.judge_options.max_model_len: expected a number above 0, got 'long'",
         ),
         (["--model_size", "8b", "--prompt_tokens", "131000"], "--prompt_tokens: expected at most 130048, which"),
+        (
+            ["--model_size", "135m", "--vllm.max_model_len", "100000"],
+            "vllm.max_model_len: expected at most the model's 8192, got 100000",
+        ),
+        (
+            ["--model_size", "135m", "--rollout.max_new_tokens", "8192"],
+            "rollout.max_new_tokens: expected less than the model's context (8192), which also holds the prompt, got",
+        ),
     ],
 )
 def test_bad_input_is_one_line(argv: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

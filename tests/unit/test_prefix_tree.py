@@ -116,3 +116,24 @@ def test_token_logps_is_log_softmax() -> None:
     rows, targets = torch.tensor([0, 600, 1029, 600]), torch.tensor([6, 0, 3, 2])
     expected = logits.log_softmax(-1)[rows, targets]
     torch.testing.assert_close(token_logps(logits, rows, targets).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gradient_of_token_logps(dtype: torch.dtype) -> None:
+    """Over more rows than go together; of rows in no order, some with many targets and some with none."""
+    generator = torch.Generator().manual_seed(2)
+    logits = (3 * torch.randn(330, 11, dtype=torch.float64, generator=generator)).to(dtype)
+    rows = torch.cat([torch.randint(330, (500,), generator=generator), torch.tensor([329, 0, 128, 127, 128, 128])])
+    targets = torch.cat([torch.randint(11, (500,), generator=generator), torch.tensor([5, 5, 5, 5, 5, 0])])
+    direction = torch.randn(506, dtype=torch.float64, generator=generator)
+    assert len(rows.unique()) < 330
+    wide = logits.double().requires_grad_()
+    expected = wide.log_softmax(-1)[rows, targets]
+    (wanted,) = torch.autograd.grad(expected, wide, direction)
+    narrow = logits.requires_grad_()
+    got = token_logps(narrow, rows, targets)
+    (gradient,) = torch.autograd.grad(got, narrow, direction.to(got.dtype))
+    assert gradient.dtype == dtype and got.dtype == torch.promote_types(dtype, torch.float32)
+    close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=min(close, 1e-5))
+    torch.testing.assert_close(gradient.double(), wanted, rtol=close, atol=close)

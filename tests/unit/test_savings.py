@@ -190,8 +190,8 @@ def test_micro_batches(seed: int, count: int, num_ranks: int, pairs: int, tokens
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), count=st.integers(1, 6))
-def test_attention_over_a_tree(seed: int, count: int) -> None:
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 6), value_size=st.sampled_from((4, 8, 20)))
+def test_attention_over_a_tree(seed: int, count: int, value_size: int) -> None:
     """Grouped attention, and the two numbers a node that FlexAttention masks by, against SDPA with the whole mask."""
     pairs = examples(seed, count)
     tree = prefix_tree.build(
@@ -203,7 +203,8 @@ def test_attention_over_a_tree(seed: int, count: int) -> None:
     size = len(tree.token_ids)
     generator = torch.Generator().manual_seed(seed)
     query, key, value = (
-        torch.randn(1, heads, size, 8, dtype=torch.float64, generator=generator).requires_grad_() for heads in (6, 3, 3)
+        torch.randn(1, *shape, dtype=torch.float64, generator=generator).requires_grad_()
+        for shape in ((6, size, 8), (3, size, 8), (3, size, value_size))
     )
     visible = torch.from_numpy(tree.visible)
     expected = torch.nn.functional.scaled_dot_product_attention(

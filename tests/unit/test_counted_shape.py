@@ -1,0 +1,202 @@
+"""What is counted on a model without weights, beside real models of the same classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from maskdpo_ray import counted_shape, lean_layers, prefix_tree, tree_attention
+from maskdpo_ray.config import Config, LoraConfig, ModelConfig, SavingsConfig
+from maskdpo_ray.counted_shape import CountedShape
+from maskdpo_ray.engine_sizing import Engine
+from maskdpo_ray.errors import ModelError
+from maskdpo_ray.model_shape import ModelShape
+from maskdpo_ray.sizing import Pass, TrainingRank
+
+SHAPE = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 50, "max_position_embeddings": 64, "pad_token_id": None,
+}  # fmt: skip
+HEADS = {"head_dim": 8}
+MLA = {
+    "num_key_value_heads": 4, "q_lora_rank": 12, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+}  # fmt: skip
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 3, "long_factor": [4.0] * 3}
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "mistral": HEADS,
+    "qwen2": {},
+    "qwen3": HEADS,
+    "gemma": HEADS,
+    "gemma2": {**HEADS, "attn_logit_softcapping": None},
+    "cohere": {},
+    "phi3": {"rope_scaling": LONGROPE, "original_max_position_embeddings": 32},
+    "minicpm3": MLA,
+    "starcoder2": {},
+}
+"""By model_type, what differs from SHAPE. None says whether the LM head is the embedding."""
+EXACT = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+"""In the others LayerNorm keeps its means in bfloat16 on CPUs alone, or values are a part of a larger tensor, of which
+attention makes a copy on CPUs."""
+
+
+def counted(folder: Path, kind: str, **changes: Any) -> CountedShape:
+    described = {"model_type": kind, **SHAPE, **KINDS[kind], **changes}
+    (folder / "config.json").write_text(json.dumps(described))
+    return counted_shape.of_folder(folder)
+
+
+def real(folder: Path, width: int = 4) -> Any:
+    """With weights, in memory."""
+    config = AutoConfig.from_pretrained(folder)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32 if width == 4 else torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_are_those_of_the_model(kind: str, tmp_path: Path) -> None:
+    shape = counted(tmp_path, kind)
+    parameters = list(real(tmp_path).parameters())
+    assert shape.tensors() == [parameter.numel() for parameter in parameters]
+    assert shape.parameters == sum(parameter.numel() for parameter in parameters)
+
+
+def test_a_head_that_config_json_leaves_out_is_tied_as_the_models_class_says(tmp_path: Path) -> None:
+    tied = {kind: counted(tmp_path, kind).is_tied for kind in KINDS}
+    assert {kind for kind in tied if tied[kind]} == {"gemma", "gemma2", "cohere", "minicpm3", "starcoder2"}
+    untied = counted(tmp_path, "gemma2", tie_word_embeddings=False)
+    assert untied.parameters == counted(tmp_path, "gemma2").parameters + 50 * 24
+
+
+@pytest.mark.parametrize("modules", ["all-linear", "q_proj, down_proj", "o_proj,lm_head"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "phi3", "minicpm3"])
+def test_adapters_are_those_of_peft(kind: str, modules: str, tmp_path: Path) -> None:
+    shape, lora = counted(tmp_path, kind, tie_word_embeddings=False), LoraConfig(rank=3, target_modules=modules)
+    names = lora.modules or modules
+    model = get_peft_model(real(tmp_path), PeftConfig(r=3, target_modules=names, task_type="CAUSAL_LM"))
+    assert shape.adapters(lora) == [p.numel() for p in model.parameters() if p.requires_grad]
+
+
+def kept(model: Any, tokens: int) -> int:
+    """Bytes that autograd keeps of one pass on a CPU, but for token ids and what describes the tree."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and tensor.is_floating_point():
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tree = prefix_tree.build([range(tokens)], [[1]], [[1.0]])
+    assert len(tree.token_ids) == tokens
+    token_ids, depths = torch.from_numpy(tree.token_ids)[None], torch.from_numpy(tree.depths)[None]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        arguments = tree_attention.arguments(model, tree, "cpu")
+        output = model(input_ids=token_ids, position_ids=depths, use_cache=False, logits_to_keep=1, **arguments)
+    assert output.logits.requires_grad
+    return sum(saved.values())
+
+
+@pytest.mark.parametrize(("width", "is_lean"), [(2, True), (2, False), (4, True)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_are_those_that_autograd_keeps(kind: str, width: int, is_lean: bool, tmp_path: Path) -> None:
+    found = counted(tmp_path, kind).kept_per_token(width, is_lean)
+    model = real(tmp_path, width)
+    tree_attention.install(model)
+    if is_lean:
+        lean_layers.install(model)
+    expected = (kept(model, 30) - kept(model, 20)) / 10
+    expected += 8 - width * SHAPE["hidden_size"]  # a token's id; the LM head's input
+    if kind in EXACT:
+        assert found == expected
+    else:
+        assert expected <= found <= 1.2 * expected
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_published_sizes_are_counted_alike(kind: str, tmp_path: Path) -> None:
+    """`ModelShape` has formulas of its own, for these two."""
+    changes = {"attention_bias": False, "mlp_bias": False} if kind == "llama" else {}
+    shape, fewer = (counted(tmp_path, kind, num_hidden_layers=layers, **changes) for layers in (2, 1))
+    formula = ModelShape("formula", 24, 40, 2, 4, 2, 6, 50, False, 64, attention_bias=kind == "qwen2")
+    assert formula.tensors() == shape.tensors()
+    assert {**formula.linears()} == {
+        path.removeprefix("model.layers.1."): sizes for path, sizes in shape.linear_layers.items() if ".1." in path
+    }
+    for width in (2, 4):
+        for is_lean in (False, True):
+            of_layer = shape.kept_per_token(width, is_lean) - fewer.kept_per_token(width, is_lean)
+            assert formula.kept_per_token(width, is_lean) == 2 * of_layer
+
+
+def test_what_lean_layers_leave_as_it_is_counts_in_full(tmp_path: Path) -> None:
+    """Of Phi-3 they have the norms, not the MLP; of StarCoder2 nothing."""
+
+    def activations(shape: ModelShape, is_lean: bool) -> int:
+        config = Config(model=ModelConfig("model"), savings=SavingsConfig(lean_layers=is_lean))
+        backward = TrainingRank(shape, config, Pass(8192, 1)).moments()[0]
+        return next(term.size for term in backward.terms if term.name == "activations")
+
+    saved = {}
+    for kind in ("llama", "phi3", "starcoder2"):
+        shape = counted(tmp_path, kind)
+        saved[kind] = activations(shape, False) - activations(shape, True)
+        assert activations(shape, False) == 8192 * shape.kept_per_token(2, False)
+    mlp = 2 * 2 * 40 * 2  # of a token in bf16: what SiLU makes of the gate, and its product with `up`, in two layers
+    assert saved == {"llama": saved["phi3"] + 8192 * mlp, "phi3": saved["phi3"], "starcoder2": 0}
+    assert saved["phi3"] == 8192 * 5 * 4 * 24  # the inputs of five norms, in fp32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_caches_are_those_of_the_model(kind: str, tmp_path: Path) -> None:
+    shape = counted(tmp_path, kind)
+    cache = real(tmp_path)(input_ids=torch.arange(7)[None], use_cache=True).past_key_values
+    size = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
+    engine = Engine(shape, "float32", 1, 64, 1)
+    assert shape.has_plain_cache == engine.terms()[-1].is_exact == (kind != "minicpm3")
+    if shape.has_plain_cache:
+        assert 7 * engine.kv_per_token() == size
+    else:
+        assert 7 * engine.kv_per_token() > size
+
+
+BAD = [
+    ("{", "config.json: expected the config of a model, got: "),
+    ("[]", "config.json: expected an object, got list"),
+    ('{"hidden_size": 8}', "config.json: expected a decoder that transformers builds (--model_size and --annotator_"),
+    ('{"model_type": "internlm2"}', "config.json: expected a decoder that transformers builds (--model_size and "),
+    ('{"model_type": "llama", "hidden_size": "8"}', "config.json: expected a decoder that transformers builds"),
+    ('{"model_type": "llama", "num_hidden_layers": 0}', "config.json: expected a decoder that transformers builds"),
+    ('{"model_type": "llama", "num_hidden_layers": 5000}', "config.json: num_hidden_layers: expected at most 1000"),
+    ('{"model_type": "mixtral"}', "config.json: num_experts_per_tok: expected a dense decoder"),
+    ('{"model_type": "llama", "quantization_config": {"bits": 4}}', "config.json: quantization_config: expected a d"),
+    ('{"model_type": "falcon", "num_hidden_layers": 1}', "has its attention interface, got FalconForCausalLM"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), BAD)
+def test_a_config_that_tells_no_size(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError) as caught:
+        counted_shape.of_folder(tmp_path)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="adapter_config.json: expected a whole model, got an adapter"):
+        counted(tmp_path, "llama")
+
+
+def test_shapes_are_values(tmp_path: Path) -> None:
+    shape = counted(tmp_path, "llama")
+    assert shape == counted(tmp_path, "llama") != dataclasses.replace(shape, vocab_size=51)
