@@ -2,15 +2,19 @@
 # The README's table: the quickstart with Mask-DPO's mask and as plain DPO (every token counts, EOS too), three seeds
 # each, on held-out countries. The first of the six is the quickstart's own run, made or reused. Rollouts are seeded and
 # sampled in float32, so both masks of a seed learn from the same first-iteration pairs; the last lines say whether they
-# did. About ten minutes a run on two cores; a stopped call goes on where it was.
+# did. About half an hour a run on two cores; a stopped call goes on where it was.
+# Arguments go to every run; with some, name another folder for the runs:
+# MASKDPO_RUNS=runs/bf16 bash scripts/compare_masks.sh --ds.param_dtype bf16
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 folders=()
+runs=${MASKDPO_RUNS:-runs}
+given=("$@")
 # The run's name comes first, options of the job follow.
 compare() {
-    bash scripts/quickstart.sh --run.name "$@"
-    folders+=("runs/$1")
+    bash scripts/quickstart.sh --run.dir "$runs" --run.name "$@" "${given[@]}"
+    folders+=("$runs/$1")
 }
 compare quickstart
 for seed in 1 2 3; do
