@@ -10,8 +10,6 @@ options `savings.*`, each of which keeps loss and gradients.
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 from benchmarks import measures, training
@@ -70,8 +68,7 @@ def main() -> None:
     report = training.compare(training.workload_of(given), rows, given.repeats)
     print(shown(report["contenders"]))
     print(f"\n{training.shown_losses(report['contenders'])}")
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    measures.keep(report, given.json)
 
 
 if __name__ == "__main__":

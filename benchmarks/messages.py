@@ -10,17 +10,15 @@ adds to a call (ids, owner, headers), and weights, which are handed on once an i
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray.cloudpickle
 
 from actors.host import Stored
 from actors.rollout import Request, Sampled, Sampling
-from benchmarks import simulated
+from benchmarks import measures, simulated
 from maskdpo_ray import model_folder
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config, ModelConfig
@@ -91,14 +89,13 @@ def main(words: list[str]) -> None:
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--answers", type=int, default=8, help="to a question")
     parser.add_argument("--model", default="models/smollm2-135m-instruct", help="its tokenizer")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    measures.json_option(parser)
     arguments = parser.parse_args(words)
     tokenizer = model_folder.load(Config(model=ModelConfig(arguments.model)).model).tokenizer
     phrases, prompt = simulated.Phrases.of(tokenizer), list(range(1000, 1000 + arguments.prompt))
     found = [sizes(phrases, prompt, arguments.answers, tokens) for tokens in arguments.tokens]
     show(found, arguments.answers)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    measures.keep(found, arguments.json)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import ray.cloudpickle
 
 from actors import weights
 from actors.groups import RolloutGroup
-from benchmarks import simulated
+from benchmarks import measures, simulated
 from maskdpo_ray import cli, model_folder, questions
 from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config import (
@@ -231,7 +231,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="times five sentences that an answer has")
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct"), help="its tokenizer")
     parser.add_argument("--folder", type=Path, help="for the run; none: a temporary one")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    measures.json_option(parser)
     return parser.parse_args(words)
 
 
@@ -241,8 +241,7 @@ def main(words: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="simulation-") as temporary:
         found = simulate(arguments, arguments.folder or Path(temporary))
     show(found)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    measures.keep(found, arguments.json)
 
 
 if __name__ == "__main__":

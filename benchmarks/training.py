@@ -177,7 +177,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=int, default=3)
     made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     made.add_argument("--dtype", choices=["bf16", "fp32"], default="fp32", help="fp32: as the quickstart trains")
-    made.add_argument("--json", metavar="FILE", help="Write all figures there.")
+    measures.json_option(made)
     return made
 
 
@@ -230,8 +230,7 @@ def main() -> None:
     print(shown(report["contenders"]))
     print(f"\n{shown_losses(report['contenders'])}")
     print(f"\nmatrix rate: {max(report['matrix_rate_gflops']):.0f} GFLOP/s in {given.dtype}")
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    measures.keep(report, given.json)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from maskdpo_ray import lean_layers, plain_model, tree_attention
+from maskdpo_ray import lean_layers, model_folder, plain_model, tree_attention
 from maskdpo_ray.errors import ModelError, one_line, shown
 from maskdpo_ray.model_shape import ModelShape
 from maskdpo_ray.quiet import quiet
@@ -78,10 +78,7 @@ def of_folder(folder: Path, trust_remote_code: bool = False, is_trained: bool = 
         kind = type(model).__name__
         raise ModelError(f"{file}: {_EXPECTED} and that has its attention interface, got {kind}, which lacks it")
     if is_trained and not trust_remote_code:
-        try:
-            tree_attention.check(_build(config, trust_remote_code))
-        except ModelError as error:
-            raise ModelError(f"{file}: model_type: {config.model_type!r} can't be trained: {error}") from None
+        tree_attention.check(_build(config, trust_remote_code), file)
     layers = _count(file, config, "num_hidden_layers")
     linears = {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     head = model.get_output_embeddings()
@@ -136,10 +133,8 @@ def _build(config: Any, trust_remote_code: bool, dtype: torch.dtype = torch.bflo
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(config)
-    rope = getattr(config, "rope_parameters", None) or {}
-    for each in (rope, *rope.values()):  # one for all layers, or one for each type of layers
-        if isinstance(each, dict) and "rope_type" in each:
-            each["rope_type"] = "default"  # others ask for the longest position, and there are no values
+    for each in model_folder.ropes(config):
+        each["rope_type"] = "default"  # others ask for the longest position, and there are no values
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 

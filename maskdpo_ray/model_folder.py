@@ -90,9 +90,8 @@ def check_attention(config: Any, file: Path, max_len: int) -> None:
     Raises ModelError: `forward.py` merges answers into trees, which is exact under full causal attention alone, where
     positions count by themselves, whatever else is in the pass.
     """
-    rope = getattr(config, "rope_parameters", None) or {}
-    for each in (rope, *rope.values()):  # one for all layers, or one for each type of layers
-        if not isinstance(each, dict) or each.get("rope_type") != "longrope":
+    for each in ropes(config):
+        if each["rope_type"] != "longrope":
             continue
         original = each["original_max_position_embeddings"]
         # transformers takes the factors that the longest sequence of a pass needs for all of the pass.
@@ -112,6 +111,12 @@ def check_attention(config: Any, file: Path, max_len: int) -> None:
             f"{file}: sliding_window: expected full attention, or a window of at least {max_len} "
             f"(vllm.max_model_len, by default the model's context), got {window}"
         )
+
+
+def ropes(config: Any) -> list[dict[str, Any]]:
+    """The rope parameters of a config of transformers: one for all layers, or one for each type of layers."""
+    given = getattr(config, "rope_parameters", None) or {}
+    return [each for each in (given, *given.values()) if isinstance(each, dict) and "rope_type" in each]
 
 
 @quiet()
@@ -155,10 +160,7 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
         raise ModelError(
             f"{file.parent}: expected no weights but those of config.json, got {len(unexpected)} more: {unexpected[0]}"
         )
-    try:
-        tree_attention.check(model)
-    except ModelError as error:
-        raise ModelError(f"{file}: model_type: {config.model_type!r} can't be trained: {error}") from None
+    tree_attention.check(model, file)
 
 
 def _load_shapes(auto: Any, config: Any, shapes: Shapes, file: Path, expected: str) -> tuple[Any, dict[str, Any]]:

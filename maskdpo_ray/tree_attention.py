@@ -11,6 +11,7 @@ argument of the model's forward, which hands unknown ones to its attention.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -234,8 +235,19 @@ def install(model: Any) -> str:
     return way
 
 
-def check(model: Any) -> None:
-    """Raise ModelError when `install` or `attention` would for this model, whose weights are on the meta device."""
+def check(model: Any, file: Path) -> None:
+    """Raise ModelError when `install` or `attention` would for this model, whose weights are on the meta device.
+
+    Args:
+        file: its config.json, for the message.
+    """
+    try:
+        _try_out(model)
+    except ModelError as error:
+        raise ModelError(f"{file}: model_type: {model.config.model_type!r} can't be trained: {error}") from None
+
+
+def _try_out(model: Any) -> None:
     install(model)
     tree = prefix_tree.build([[0]] * 2, [[1, 0], [2, 0]], [[1.0, 1.0]] * 2)
     token_ids = torch.from_numpy(tree.token_ids)[None].to("meta")

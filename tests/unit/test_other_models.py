@@ -96,7 +96,7 @@ def results(model: Any, savings: SavingsConfig, examples: list[TrainingExample])
 def test_accepted_models_are_exact(config: Any, way: str) -> None:
     model_folder.check_attention(config, Path("config.json"), 32)
     with torch.device("meta"):
-        tree_attention.check(AutoModelForCausalLM.from_config(config))
+        tree_attention.check(AutoModelForCausalLM.from_config(config), Path("config.json"))
     model = built(config)
     model.set_attn_implementation("sdpa")
     expected = results(model, NONE, pairs())
