@@ -77,6 +77,8 @@ class Feed(Generic[Item]):
         """Of `_running`, and of actors that were lost; Ray's thread puts them here."""
         self._of_actor: list[dict[Future[Any], list[_Call[Item]]]] = [{} for _ in range(len(pool))]
         """The same by actor, each one's oldest first."""
+        self._unsent: set[int] = set()
+        """Actors to be asked what has ended, and given what waits, before this waits itself."""
         self._queued: list[list[_Call[Item]]] = [[] for _ in range(len(pool))]
         """By actor, what goes to it together when it has answered."""
         self._loads = [0] * len(pool)
@@ -160,7 +162,8 @@ class Feed(Generic[Item]):
             asked = [self._ask(call.item) for call in together]
             if len(asked) > 1:
                 asked = [("many", (asked,))]
-            future = self._pool.submit(index, *asked[0]).future()
+            future = self._pool.call(index, *asked[0])
+            self._unsent.add(index)
             self._running[future] = calls_of_it[future] = together
             future.add_done_callback(self._ended.put)
 
@@ -190,6 +193,8 @@ class Feed(Generic[Item]):
         """Calls that have ended, with `block` one at least unless it is time to look for actors that hang."""
         done = [self._ended.get_nowait() for _ in range(self._ended.qsize())]
         if block and not done:
+            self._pool.flush(self._unsent)
+            self._unsent.clear()
             try:
                 done.append(self._ended.get(timeout=max(0.0, self._look_at - time.monotonic())))
             except Empty:
@@ -268,6 +273,7 @@ class Feed(Generic[Item]):
                 self._seconds_each = (now - self._since[index]) / len(together)
             self._since[index] = now
         del calls_of_it[future]
+        self._unsent.add(index)
         self._loads[index] -= len(together)
         self._num_in_flight -= len(together)
         if self._alone.get(index) in together:

@@ -37,8 +37,8 @@ _BLOCK_TOKENS = 2**16
 class _Replaced:
     """A group of actors that are replaced when they die or hang."""
 
-    def __init__(self, actors: Sequence[Any], what: str, config: Config) -> None:
-        self.pool = Pool(actors, what, config.cluster)
+    def __init__(self, actors: Sequence[Any], what: str, config: Config, exchanges: bool = False) -> None:
+        self.pool = Pool(actors, what, config.cluster, exchanges)
         self._config = config
 
     @property
@@ -59,7 +59,7 @@ class RolloutGroup(_Replaced):
     """vLLM engines as one source of answers (`stages.Engines`)."""
 
     def __init__(self, config: Config, engines: Sequence[Any], render: Callable[[Question], list[int]]) -> None:
-        super().__init__(engines, "rollout engine", config)
+        super().__init__(engines, "rollout engine", config, exchanges=True)
         self._render = render
         self._files: Stored[dict[str, bytes]] | None = None
         """Of the policy that was loaded last, when an engine's node does not see them."""

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from actors import calls
 from actors.calls import first_line
+from actors.exchange import Call, Line
 from actors.feed import TRIES, Ask, Failure, Feed
 from maskdpo_ray.config import ClusterConfig
 from maskdpo_ray.errors import ClusterError
@@ -45,8 +47,8 @@ class _Away:
 class Pool:
     """Handles of started actors, each with a method `until_gone` that never returns."""
 
-    def __init__(self, handles: Sequence[Any], what: str, cluster: ClusterConfig) -> None:
-        """`what` an actor is called in messages."""
+    def __init__(self, handles: Sequence[Any], what: str, cluster: ClusterConfig, exchanges: bool = False) -> None:
+        """`what` an actor is called in messages; `exchanges`: it has a method `exchange`, see `exchange.py`."""
         self.handles = handles
         self._what = what
         self._cluster = cluster
@@ -54,6 +56,7 @@ class Pool:
         """Actors that were replaced and have done no work since: their first call may load what they need."""
         self._away: dict[int, _Away] = {}
         self._methods: dict[tuple[int, str], Any] = {}
+        self._lines = [Line(self._sender(index)) for index in range(len(handles))] if exchanges else None
         self.restarts = 0
         """Deaths and hangs that calls met."""
         self.is_stopped = False
@@ -103,6 +106,21 @@ class Pool:
         """
         return Feed(self, ask, home, check, together=together).run(items, max_in_flight)
 
+    def call(self, index: int, method: str, arguments: tuple[Any, ...]) -> Future[Any]:
+        """A call that may wait for `flush`; the answer, or an error of Ray's."""
+        if self._lines is not None:
+            return self._lines[index].call(method, arguments)
+        return self.submit(index, method, arguments).future()
+
+    def flush(self, indices: Iterable[int]) -> None:
+        """Send to these actors what waits, and ask them what has ended."""
+        if self._lines is not None:
+            for index in indices:
+                self._lines[index].flush()
+
+    def _sender(self, index: int) -> Callable[[str | None, list[Call]], Future[Any]]:
+        return lambda life, new: self.submit(index, "exchange", (life, new)).future()
+
     def submit(self, index: int, method: str, arguments: tuple[Any, ...]) -> Any:
         """A call that Ray does not repeat by itself."""
         bound = self._methods.get((index, method))
@@ -127,6 +145,8 @@ class Pool:
     def lost(self, index: int, why: str, num_calls: int) -> None:
         """Take note that Ray starts the actor again, and say so."""
         self.restarts += 1
+        if self._lines is not None:
+            self._lines[index].reset()
         self._starting.add(index)
         self._away[index] = _Away(self._greet(index), time.monotonic())
         note(f"{self.name(index)}: {why}; it is restarted, and the {num_calls} calls that it had count as failed")
