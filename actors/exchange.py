@@ -18,8 +18,8 @@ from concurrent.futures import Future
 from secrets import token_hex
 from typing import Any
 
-from actors.calls import Refused
-from maskdpo_ray.errors import ReplyError, UserError
+from actors.calls import Refused, first_line, is_death
+from maskdpo_ray.errors import ActorLost, ReplyError, UserError
 
 MOST_CALLS = 16
 """That wait for a message: with as many it is sent at once."""
@@ -148,14 +148,16 @@ class Line:
                 self.flush()
         return future
 
-    def flush(self) -> None:
-        """Send what waits, and ask for answers when there are any to come. Cheap when there is nothing to do."""
+    def flush(self) -> bool:
+        """Send what waits, or ask for answers if any are to come and no message is under way; whether that was so."""
         with self._changing:
             sent = self._sent
-            if sent.new or (sent.futures and not sent.num_messages):
-                new, sent.new = sent.new, []
-                sent.num_messages += 1
-                self._send(sent.life, new).add_done_callback(lambda reply: self._came(sent, reply))
+            if not sent.new and (not sent.futures or sent.num_messages):
+                return False
+            new, sent.new = sent.new, []
+            sent.num_messages += 1
+            self._send(sent.life, new).add_done_callback(lambda reply: self._came(sent, reply))
+            return True
 
     def reset(self) -> None:
         """Forget all calls: the actor's process is gone. Their futures stay as they are."""
@@ -172,17 +174,22 @@ class Line:
         with self._changing:
             sent.life = life
             sent.num_messages -= 1
-            ended = [(sent.futures.pop(number, None), answer) for number, answer in answers]
+            ended = [(sent.futures.pop(number), answer) for number, answer in answers if number in sent.futures]
+            if not ended and self._sent is sent:
+                self.flush()  # nobody learns of this message: it told of forgotten calls, or of none
         for future, answer in ended:
-            if future is not None:  # none of a call that was forgotten
-                _settle(future, answer)
+            _settle(future, answer)
 
     def _failed(self, sent: _Sent, error: BaseException) -> None:
-        """Nobody knows which of the calls was to blame."""
+        """All calls have, as nobody knows which one was to blame."""
         from ray.exceptions import RayActorError, RayTaskError
 
-        if isinstance(error, RayTaskError) and isinstance(error.cause, Restarted):
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, Restarted):
             error = RayActorError()
+        elif not isinstance(cause, UserError) and not is_death(error):
+            # The calls go on there, but nobody will learn what became of them.
+            error = ActorLost(f"a message to it failed: {first_line(error)}")
         with self._changing:
             if self._sent is sent:
                 self._sent = _Sent()

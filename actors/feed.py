@@ -26,6 +26,8 @@ Ask = Callable[[Item], tuple[str, tuple[Any, ...]]]
 _END = object()
 _LOOK_S = 1.0
 """Longest between two looks for actors that hang or have come back."""
+_FETCH_S = 0.5
+"""Shortest: in which an actor says what has ended."""
 _AHEAD = 2
 """Calls that an actor has when what is quickly done waits to go together: one at work, and the next one."""
 _TOGETHER_S = 0.1
@@ -95,6 +97,8 @@ class Feed(Generic[Item]):
         """Actor -> the call that has it to itself, or will have when the others are done."""
         self._look_at = 0.0
         """When to look next for actors that hang."""
+        self._late: dict[int, Future[Any]] = {}
+        """By actor, a call that had no answer in time when we had not asked for a while."""
 
     def run(self, items: Iterable[Item | Failed], max_in_flight: int) -> Iterator[tuple[Any, Any]]:
         source: Iterator[Any] = iter(items)
@@ -203,18 +207,21 @@ class Feed(Generic[Item]):
 
     def _end_hung(self) -> Iterator[tuple[Item, Any]]:
         for index, calls_of_it in enumerate(self._of_actor):
-            # It may be there and only not taken yet, when whoever takes our results was slow.
             if not calls_of_it or time.monotonic() < self._deadline(index):
                 continue
-            if not next(iter(calls_of_it)).done():
-                why = (
-                    f"no answer to its oldest call within {self._pool.allowed_s(index):.0f} s (cluster.step_timeout_s)"
-                )
-                self._pool.end(index)
-                yield from self._lose(index, why)
+            # When whoever takes our results was slow, it may be there and only not taken yet, or not fetched.
+            oldest = next(iter(calls_of_it))
+            if oldest.done():
+                continue
+            if self._pool.flush([index]) and self._late.get(index) is not oldest:
+                self._late[index] = oldest
+                continue
+            why = f"no answer to its oldest call within {self._pool.allowed_s(index):.0f} s (cluster.step_timeout_s)"
+            self._pool.end(index)
+            yield from self._lose(index, why)
         now = time.monotonic()
         soon = [self._deadline(index) for index, load in enumerate(self._loads) if load]
-        self._look_at = max(now, min([now + _LOOK_S, *soon]))
+        self._look_at = max(now + _FETCH_S, min([now + _LOOK_S, *soon]))
 
     def _deadline(self, index: int) -> float:
         return self._since[index] + self._pool.allowed_s(index)
@@ -228,8 +235,8 @@ class Feed(Generic[Item]):
         try:
             answer = future.result()
             answers = answer if len(together) > 1 else [answer]
-        except RayTaskError as error:
-            cause = error.cause
+        except (RayTaskError, ActorLost) as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, ActorLost):
                 self._pool.end(index)
                 yield from self._lose(index, first_line(cause))

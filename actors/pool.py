@@ -112,11 +112,12 @@ class Pool:
             return self._lines[index].call(method, arguments)
         return self.submit(index, method, arguments).future()
 
-    def flush(self, indices: Iterable[int]) -> None:
-        """Send to these actors what waits, and ask them what has ended."""
-        if self._lines is not None:
-            for index in indices:
-                self._lines[index].flush()
+    def flush(self, indices: Iterable[int]) -> bool:
+        """Send to these actors what waits, and ask them what has ended; whether there was anything to send or to ask.
+
+        What they have been asked they tell by themselves.
+        """
+        return self._lines is not None and sum(self._lines[index].flush() for index in indices) > 0
 
     def _sender(self, index: int) -> Callable[[str | None, list[Call]], Future[Any]]:
         return lambda life, new: self.submit(index, "exchange", (life, new)).future()

@@ -29,7 +29,7 @@ from actors import weights
 from actors.groups import RolloutGroup
 from benchmarks import measures, simulated
 from maskdpo_ray import cli, model_folder, questions
-from maskdpo_ray.cluster import Cluster
+from maskdpo_ray.cluster import ENGINE_CONCURRENCY, Cluster
 from maskdpo_ray.config import (
     AnnotationConfig,
     ClusterConfig,
@@ -82,7 +82,7 @@ class SimulatedCluster(Cluster):
     def _start_engines(self, policy: Any, render: Any) -> RolloutGroup:
         total = self._config.rollout.num_engines
         shares = [len(range(first, total, self._processes)) for first in range(self._processes)]
-        kind = self._actor(simulated.SimulatedEngines, 0, 0, self._engine_concurrency())
+        kind = self._actor(simulated.SimulatedEngines, 0, 0, ENGINE_CONCURRENCY * max(shares))
         actors = [kind.remote(self._phrases, policy, share, self._slots, self._seconds) for share in shares]
         self._handles += actors
         self.engines = [Handle(actors[i % self._processes], i // self._processes) for i in range(total)]

@@ -46,6 +46,9 @@ from maskdpo_ray.stages import Stages
 # How often Ray repeats a call while actors start; later calls are repeated by `actors.pool`, whose calls fail only so
 # often, so that a dead actor can be restarted as often as it takes.
 _START_RETRIES = 3
+ENGINE_CONCURRENCY = 16
+"""Calls of Ray's that an engine takes at a time: messages with questions, of which two wait at most, its start, what
+tells of its end."""
 _START_TRIES = 3
 _CLOSE_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 5.0  # whoever sent SIGTERM sends SIGKILL after a while
@@ -236,15 +239,10 @@ class Cluster:
             **vllm,
         )
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
-        actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, self._engine_concurrency())
+        actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, ENGINE_CONCURRENCY)
         self._engines = [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
         self._handles += self._engines
         return RolloutGroup(config, self._engines, render)
-
-    def _engine_concurrency(self) -> int:
-        """Calls that an engine takes at a time: all questions in flight, should the other engines be lost."""
-        samples = min(self._config.rollout.n_samples_per_prompt, self._config.eval.n_samples_per_prompt)
-        return self._config.in_flight(samples) + 8  # loads and questions about state on top
 
     def _start_ranks(self) -> list[Any]:
         config = self._config
