@@ -118,6 +118,7 @@ class Watch(threading.Thread):
             with self._ledger.open("rb") as file:
                 file.seek(at)
                 new = file.read()
+            new = new[: new.rfind(b"\n") + 1]  # a line may be half written
             at += len(new)
             count += new.count(b'"stage":"question","log":"iter_')
             main = next(thread for thread in process.threads() if thread.id == process.pid)
