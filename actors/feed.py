@@ -26,6 +26,8 @@ Ask = Callable[[Item], tuple[str, tuple[Any, ...]]]
 _END = object()
 _LOOK_S = 1.0
 """Longest between two looks for actors that hang or have come back."""
+_SLOW_S = 0.01
+"""When whoever takes our results takes longer over one, nothing waits in the meantime to be sent."""
 _FETCH_S = 0.5
 """Shortest: in which an actor says what has ended."""
 _AHEAD = 2
@@ -101,7 +103,16 @@ class Feed(Generic[Item]):
         """By actor, a call that had no answer in time when we had not asked for a while."""
 
     def run(self, items: Iterable[Item | Failed], max_in_flight: int) -> Iterator[tuple[Any, Any]]:
-        source: Iterator[Any] = iter(items)
+        """See `Pool.feed`."""
+        is_slow = False
+        for result in self._results(iter(items), max_in_flight):
+            if is_slow:
+                self._send_waiting()
+            given = time.monotonic()
+            yield result
+            is_slow = time.monotonic() - given > _SLOW_S
+
+    def _results(self, source: Iterator[Any], max_in_flight: int) -> Iterator[tuple[Any, Any]]:
         has_more = True
         while not self._pool.is_stopped:
             self._give_out_waiting()
@@ -197,13 +208,16 @@ class Feed(Generic[Item]):
         """Calls that have ended, with `block` one at least unless it is time to look for actors that hang."""
         done = [self._ended.get_nowait() for _ in range(self._ended.qsize())]
         if block and not done:
-            self._pool.flush(self._unsent)
-            self._unsent.clear()
+            self._send_waiting()
             try:
                 done.append(self._ended.get(timeout=max(0.0, self._look_at - time.monotonic())))
             except Empty:
                 return []
         return done
+
+    def _send_waiting(self) -> None:
+        self._pool.flush(self._unsent)
+        self._unsent.clear()
 
     def _end_hung(self) -> Iterator[tuple[Item, Any]]:
         for index, calls_of_it in enumerate(self._of_actor):

@@ -308,3 +308,18 @@ def test_answers_that_were_not_fetched_in_time_are_not_late(actor: Actor) -> Non
             time.sleep(2.5)
     assert taken == [(name, [name]) for name in seconds]
     assert pool.restarts == 0
+
+
+def test_new_calls_do_not_wait_for_whoever_takes_results(actor: Actor) -> None:
+    """The next group may be slower: were they sent when it comes back for more, the two would work in turns."""
+    pool = Pool([Handle(actor)], "engine", ClusterConfig(), exchanges=True)
+    asked: list[str] = []
+
+    def ask(item: int) -> tuple[str, tuple[Any, ...]]:
+        asked.append(str(item))
+        return "work", (str(item), 0.01 * (1 + item % 3))
+
+    held = [(list(asked), time.sleep(0.1), list(actor.begun)) for _ in pool.feed(range(24), ask, max_in_flight=4)]
+    assert len(held) == 24
+    for given, _, begun in held[1:]:  # at the first result nobody knows yet
+        assert begun == given
