@@ -110,7 +110,11 @@ class Feed(Generic[Item]):
                 self._send_waiting()
             given = time.monotonic()
             yield result
-            is_slow = time.monotonic() - given > _SLOW_S
+            held = time.monotonic() - given
+            is_slow = held > _SLOW_S
+            if is_slow:
+                for index in self._unsent:  # what was not sent could not be answered
+                    self._since[index] += held
 
     def _results(self, source: Iterator[Any], max_in_flight: int) -> Iterator[tuple[Any, Any]]:
         has_more = True

@@ -42,6 +42,11 @@ class Actor:
         self.killed = 0
         self.restart()
 
+    def stop(self) -> None:
+        """With all that it does."""
+        asyncio.run_coroutine_threadsafe(stopped(), self.loop).result(5)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
     def restart(self) -> None:
         """As a new process, which knows of nothing."""
         self.exchange_of_it = Exchange()
@@ -71,8 +76,7 @@ class Actor:
 def actor() -> Iterator[Actor]:
     actor = Actor()
     yield actor
-    asyncio.run_coroutine_threadsafe(stopped(), actor.loop).result(5)
-    actor.loop.call_soon_threadsafe(actor.loop.stop)
+    actor.stop()
 
 
 async def stopped() -> None:
@@ -323,3 +327,25 @@ def test_new_calls_do_not_wait_for_whoever_takes_results(actor: Actor) -> None:
     assert len(held) == 24
     for given, _, begun in held[1:]:  # at the first result nobody knows yet
         assert begun == given
+
+
+def test_calls_that_were_not_sent_in_time_are_not_late() -> None:
+    """While whoever takes results holds the feed for longer than `step_timeout_s`."""
+    actors = [Actor(), Actor()]
+    pool = Pool([Handle(actor) for actor in actors], "engine", ClusterConfig(step_timeout_s=1), exchanges=True)
+
+    def items() -> Iterator[int]:
+        yield 0
+        yield 1
+        waited(lambda: actors[1].replies)  # so that its result comes before this is sent to the other actor
+        yield 2
+
+    taken = []
+    for item, _ in pool.feed(items(), lambda item: ("work", (item, (0.01, 0.1, 0.8)[item])), max_in_flight=2):
+        taken.append(item)
+        if item == 1:
+            assert actors[0].begun == [0]
+            time.sleep(2)
+    assert taken == [0, 1, 2]
+    for actor in actors:
+        actor.stop()
