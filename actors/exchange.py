@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -42,8 +43,6 @@ class Exchange:
         self._life = token_hex(8)
         """Of this process."""
         self._ended: deque[tuple[int, bytes]] = deque()
-        self._fault: UserError | None = None
-        """What a call raised that is not about its question."""
         self._waiting: asyncio.Event | None = None
         """Of the message that waits for a call to end."""
         self._running: set[asyncio.Task[None]] = set()
@@ -51,19 +50,18 @@ class Exchange:
     async def take(
         self, method: Callable[[str], Callable[..., Awaitable[Any]]], life: str | None, calls: Sequence[Call]
     ) -> tuple[str, list[tuple[int, bytes]]]:
-        """Begin some calls; return when any has ended, or another message came which waits for that instead.
+        """Begin some calls; return when any has ended, or with nothing when another message came to wait for that.
 
         Args:
             method: the actor's, by name.
             life: the process that holds earlier calls, None when there are none.
 
         Returns:
-            This process, and pairs of a call's number and its answer, pickled: `Refused` in place of one that is about
-            its question.
+            This process, and pairs of a call's number and what came of it, pickled: its answer, `Refused` where it
+            raised what is about its question, or another UserError that it raised.
 
         Raises:
             Restarted: another process was meant.
-            UserError: what a call raised, unless it is a ReplyError.
         """
         if life not in (None, self._life):
             raise Restarted
@@ -71,26 +69,23 @@ class Exchange:
             task = asyncio.create_task(self._run(method, call))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        if not self._has_news():
-            await self._news()
-        if self._fault is not None:
-            fault, self._fault = self._fault, None
-            raise fault
+        if not self._ended and not await self._is_next():
+            return self._life, []
         return self._life, self._packed()
 
-    async def _news(self) -> None:
+    async def _is_next(self) -> bool:
+        """Whether any call has ended before another message came to wait for that."""
         before, mine = self._waiting, asyncio.Event()
         self._waiting = mine
         if before is not None:
             before.set()
-        while self._waiting is mine and not self._has_news():
+        while self._waiting is mine and not self._ended:
             mine.clear()
             await mine.wait()
-        if self._waiting is mine:
-            self._waiting = None
-
-    def _has_news(self) -> bool:
-        return bool(self._ended) or self._fault is not None
+        if self._waiting is not mine:
+            return False
+        self._waiting = None
+        return True
 
     def _packed(self) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
@@ -102,16 +97,25 @@ class Exchange:
 
     async def _run(self, method: Callable[[str], Callable[..., Awaitable[Any]]], call: Call) -> None:
         number, name, arguments = call
+        answer: Any
         try:
-            self._ended.append((number, pickle.dumps(await method(name)(*arguments), pickle.HIGHEST_PROTOCOL)))
+            answer = await method(name)(*arguments)
         except ReplyError as error:
-            self._ended.append((number, pickle.dumps(Refused.of(error))))
+            answer = Refused.of(error)
         except UserError as error:
-            self._fault = error
-        except Exception as error:
-            self._ended.append((number, pickle.dumps(Refused.of(error))))
+            answer = error
+        except (Exception, asyncio.CancelledError) as error:
+            answer = Refused.of(error)
+        self._ended.append((number, _pickled(answer)))
         if self._waiting is not None:
             self._waiting.set()
+
+
+def _pickled(answer: Any) -> bytes:
+    try:
+        return pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:  # pickle's own, and what classes raise
+        return pickle.dumps(Refused.of(error))
 
 
 class _Sent:
@@ -125,6 +129,8 @@ class _Sent:
         """By number, those of `new` too."""
         self.num_messages = 0
         """That are not answered."""
+        self.since = 0.0
+        """When there came to be a message that is not answered, or answers came last."""
 
 
 class Line:
@@ -138,7 +144,11 @@ class Line:
         self._changing = threading.RLock()
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Future[Any]:
-        """Its answer, once `flush` has been called; it fails with whatever becomes of the message or the actor."""
+        """Its answer, which may take a `flush` to send the call and more to fetch what came of it.
+
+        The future fails with a UserError that the call raised, an error of Ray's that says that the actor died, or
+        ActorLost when a message failed otherwise.
+        """
         with self._changing:
             future: Future[Any] = Future()
             self._sent.futures[self._number] = future
@@ -148,21 +158,29 @@ class Line:
                 self.flush()
         return future
 
-    def flush(self) -> bool:
-        """Send what waits, or ask for answers if any are to come and no message is under way; whether that was so."""
+    def flush(self) -> None:
+        """Send what waits; ask for answers when any are to come and no message is under way."""
         with self._changing:
             sent = self._sent
-            if not sent.new and (not sent.futures or sent.num_messages):
-                return False
-            new, sent.new = sent.new, []
-            sent.num_messages += 1
-            self._send(sent.life, new).add_done_callback(lambda reply: self._came(sent, reply))
-            return True
+            if sent.new or (sent.futures and not sent.num_messages):
+                new, sent.new = sent.new, []
+                self._ask(sent, new)
+
+    def silent_s(self) -> float:
+        """Seconds that the actor has been asked for answers, and has given none."""
+        with self._changing:
+            return time.monotonic() - self._sent.since if self._sent.num_messages else 0.0
 
     def reset(self) -> None:
-        """Forget all calls: the actor's process is gone. Their futures stay as they are."""
+        """Forget all calls: the actor's process is gone, and nobody waits for them."""
         with self._changing:
             self._sent = _Sent()
+
+    def _ask(self, sent: _Sent, new: list[Call]) -> None:
+        if not sent.num_messages:
+            sent.since = time.monotonic()
+        sent.num_messages += 1
+        self._send(sent.life, new).add_done_callback(lambda reply: self._came(sent, reply))
 
     def _came(self, sent: _Sent, reply: Future[Any]) -> None:
         """In a thread of Ray's."""
@@ -175,19 +193,20 @@ class Line:
             sent.life = life
             sent.num_messages -= 1
             ended = [(sent.futures.pop(number), answer) for number, answer in answers if number in sent.futures]
-            if not ended and self._sent is sent:
-                self.flush()  # nobody learns of this message: it told of forgotten calls, or of none
+            if ended:
+                sent.since = time.monotonic()
+            elif sent.futures and not sent.num_messages and self._sent is sent:
+                self._ask(sent, [])  # nobody learns of this message: it told of forgotten calls only
         for future, answer in ended:
             _settle(future, answer)
 
     def _failed(self, sent: _Sent, error: BaseException) -> None:
         """All calls have, as nobody knows which one was to blame."""
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import ActorUnavailableError, RayTaskError
 
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, Restarted):
-            error = RayActorError()
-        elif not isinstance(cause, UserError) and not is_death(error):
+        if isinstance(error.cause if isinstance(error, RayTaskError) else error, Restarted):
+            error = ActorUnavailableError("", None)
+        elif not is_death(error):
             # The calls go on there, but nobody will learn what became of them.
             error = ActorLost(f"a message to it failed: {first_line(error)}")
         with self._changing:
@@ -202,6 +221,8 @@ def _settle(future: Future[Any], pickled: bytes) -> None:
     try:
         answer = pickle.loads(pickled)
     except Exception as error:  # whoever waits is to have it: a callback's own errors get lost
-        future.set_exception(error)
+        answer = error
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
     else:
         future.set_result(answer)

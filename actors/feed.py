@@ -26,10 +26,10 @@ Ask = Callable[[Item], tuple[str, tuple[Any, ...]]]
 _END = object()
 _LOOK_S = 1.0
 """Longest between two looks for actors that hang or have come back."""
+_PAUSE_S = 0.5
+"""Shortest."""
 _SLOW_S = 0.01
-"""When whoever takes our results takes longer over one, nothing waits in the meantime to be sent."""
-_FETCH_S = 0.5
-"""Shortest: in which an actor says what has ended."""
+"""When whoever takes our results took longer over one, nothing waits to be sent while the next one is taken."""
 _AHEAD = 2
 """Calls that an actor has when what is quickly done waits to go together: one at work, and the next one."""
 _TOGETHER_S = 0.1
@@ -99,8 +99,6 @@ class Feed(Generic[Item]):
         """Actor -> the call that has it to itself, or will have when the others are done."""
         self._look_at = 0.0
         """When to look next for actors that hang."""
-        self._late: dict[int, Future[Any]] = {}
-        """By actor, a call that had no answer in time when we had not asked for a while."""
 
     def run(self, items: Iterable[Item | Failed], max_in_flight: int) -> Iterator[tuple[Any, Any]]:
         """See `Pool.feed`."""
@@ -224,22 +222,19 @@ class Feed(Generic[Item]):
         self._unsent.clear()
 
     def _end_hung(self) -> Iterator[tuple[Item, Any]]:
+        self._pool.flush(range(len(self._pool)))
         for index, calls_of_it in enumerate(self._of_actor):
             if not calls_of_it or time.monotonic() < self._deadline(index):
                 continue
             # When whoever takes our results was slow, it may be there and only not taken yet, or not fetched.
-            oldest = next(iter(calls_of_it))
-            if oldest.done():
-                continue
-            if self._pool.flush([index]) and self._late.get(index) is not oldest:
-                self._late[index] = oldest
+            if next(iter(calls_of_it)).done() or not self._pool.is_silent(index):
                 continue
             why = f"no answer to its oldest call within {self._pool.allowed_s(index):.0f} s (cluster.step_timeout_s)"
             self._pool.end(index)
             yield from self._lose(index, why)
         now = time.monotonic()
         soon = [self._deadline(index) for index, load in enumerate(self._loads) if load]
-        self._look_at = max(now + _FETCH_S, min([now + _LOOK_S, *soon]))
+        self._look_at = max(now + _PAUSE_S, min([now + _LOOK_S, *soon]))
 
     def _deadline(self, index: int) -> float:
         return self._since[index] + self._pool.allowed_s(index)
@@ -253,14 +248,14 @@ class Feed(Generic[Item]):
         try:
             answer = future.result()
             answers = answer if len(together) > 1 else [answer]
-        except (RayTaskError, ActorLost) as error:
+        except (RayTaskError, UserError) as error:
             cause = error.cause if isinstance(error, RayTaskError) else error
             if isinstance(cause, ActorLost):
                 self._pool.end(index)
                 yield from self._lose(index, first_line(cause))
                 return
             if isinstance(cause, UserError) and not isinstance(cause, ReplyError):
-                raise cause from error
+                raise cause from (None if cause is error else error)
             answers = [Refused.of(cause)] * len(together)
         except RayError as error:
             if calls.is_death(error):

@@ -6,7 +6,8 @@ the call that it met, and a call that fails `TRIES` times is given up. These rul
 - An actor hangs when its oldest call has been the oldest for `cluster.step_timeout_s` and has no answer. Actors take
   their calls in order, so the oldest one is at work and doesn't wait behind others, however long the queue is; one
   call that hangs while others finish becomes the oldest. An actor that was restarted has `cluster.start_timeout_s` on
-  top until its first answer.
+  top until its first answer. Answers that wait to be fetched, because whoever takes them was slow, are not late: an
+  engine must also have been asked, and said nothing, for some seconds.
 - Of an actor that died or hung every call has failed once, as nobody knows which one was to blame. So the last try of a
   call has an actor to itself: a question that kills engines takes no other question with it.
 - An actor that was lost gets no call before it answers a first one without meaning: while Ray finds out that a node is
@@ -32,6 +33,9 @@ from maskdpo_ray.report.progress import note
 
 __all__ = ["TRIES", "Failure", "Pool"]
 
+_FETCH_S = 5.0
+"""Within which an actor that has answers gives some of them back, however busy its node is."""
+
 
 @dataclass
 class _Away:
@@ -45,7 +49,10 @@ class _Away:
 
 
 class Pool:
-    """Handles of started actors, each with a method `until_gone` that never returns."""
+    """Handles of started actors, each with a method `until_gone` that never returns.
+
+    One pass over it at a time.
+    """
 
     def __init__(self, handles: Sequence[Any], what: str, cluster: ClusterConfig, exchanges: bool = False) -> None:
         """`what` an actor is called in messages; `exchanges`: it has a method `exchange`, see `exchange.py`."""
@@ -107,17 +114,20 @@ class Pool:
         return Feed(self, ask, home, check, together=together).run(items, max_in_flight)
 
     def call(self, index: int, method: str, arguments: tuple[Any, ...]) -> Future[Any]:
-        """A call that may wait for `flush`; the answer, or an error of Ray's."""
+        """A call that may wait for `flush`; the answer, an error of Ray's, or a UserError (see `Line.call`)."""
         if self._lines is not None:
             return self._lines[index].call(method, arguments)
         return self.submit(index, method, arguments).future()
 
-    def flush(self, indices: Iterable[int]) -> bool:
-        """Send to these actors what waits, and ask them what has ended; whether there was anything to send or to ask.
+    def flush(self, indices: Iterable[int]) -> None:
+        """Send to these actors what waits, and ask them what has ended."""
+        if self._lines is not None:
+            for index in indices:
+                self._lines[index].flush()
 
-        What they have been asked they tell by themselves.
-        """
-        return self._lines is not None and sum(self._lines[index].flush() for index in indices) > 0
+    def is_silent(self, index: int) -> bool:
+        """Whether the actor has had time to say what has ended, and said nothing."""
+        return self._lines is None or self._lines[index].silent_s() > _FETCH_S
 
     def _sender(self, index: int) -> Callable[[str | None, list[Call]], Future[Any]]:
         return lambda life, new: self.submit(index, "exchange", (life, new)).future()

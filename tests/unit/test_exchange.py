@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorUnavailableError, RayActorError
 
-from actors import calls, exchange
+from actors import calls, exchange, feed
+from actors import pool as pool_module
 from actors.calls import Refused
 from actors.exchange import Call, Exchange, Line
 from actors.pool import Pool
@@ -229,17 +230,21 @@ def test_an_answer_that_cannot_be_unpickled_is_an_error(actor: Actor) -> None:
         future.result(5)
 
 
-def test_a_user_error_ends_all_calls_and_the_actor_goes_on(actor: Actor) -> None:
+def test_a_user_error_is_of_its_call(actor: Actor) -> None:
     line = Line(actor.send)
-    futures = [line.call("work", ("slow", 0.2)), line.call("work", (DataError("bad question"), 0.01))]
+    bad, good = line.call("work", (DataError("bad question"), 0)), line.call("work", ("good", 0.05))
     line.flush()
-    for future in futures:
-        with pytest.raises(DataError, match="bad question"):
-            future.result(5)
-    waited(lambda: actor.ended == ["slow"])  # whose answer nobody waits for
-    again = line.call("work", ("again", 0))
+    with pytest.raises(DataError, match="bad question"):
+        bad.result(5)
     line.flush()
-    assert again.result(5) == ["again"]
+    assert good.result(5) == ["good"]
+
+
+def test_a_cancelled_call_is_refused(actor: Actor) -> None:
+    line = Line(actor.send)
+    future = line.call("work", (asyncio.CancelledError(), 0))
+    line.flush()
+    assert future.result(5) == Refused("CancelledError: CancelledError")
 
 
 def test_calls_that_a_restarted_actor_does_not_know_have_died(actor: Actor) -> None:
@@ -309,11 +314,18 @@ class Handle:
         return self._reply
 
 
-def test_answers_that_were_not_fetched_in_time_are_not_late(two_actors: list[Actor]) -> None:
+def late_pool(actors: list[Actor], monkeypatch: pytest.MonkeyPatch) -> Pool:
+    """Whose actors may take a second."""
+    monkeypatch.setattr(pool_module, "_FETCH_S", 1.0)
+    monkeypatch.setattr(feed, "_PAUSE_S", 0.05)
+    return Pool([Handle(actor) for actor in actors], "engine", ClusterConfig(step_timeout_s=1), exchanges=True)
+
+
+def test_answers_that_were_not_fetched_in_time_are_not_late(
+    two_actors: list[Actor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever takes results may be slower than `step_timeout_s`, while finished answers wait at their actor."""
-    pool = Pool([Handle(actor) for actor in two_actors], "engine", ClusterConfig(step_timeout_s=1), exchanges=True)
-    seconds = (0.3, 0.01, 0.1)
-    taken = []
+    pool, seconds, taken = late_pool(two_actors, monkeypatch), (0.3, 0.01, 0.1), []
     for item, _ in pool.feed(range(3), lambda item: ("work", (item, seconds[item])), max_in_flight=3):
         taken.append(item)
         if item == 1:
@@ -321,6 +333,57 @@ def test_answers_that_were_not_fetched_in_time_are_not_late(two_actors: list[Act
     assert two_actors[0].begun == [0, 2]  # whose first message brings the second one's answer, during that sleep
     assert taken == [1, 2, 0]
     assert pool.restarts == 0
+
+
+def test_answers_that_are_just_being_fetched_are_not_late(
+    two_actors: list[Actor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After such a wait, the results that have come are taken first, while other answers are asked for."""
+    pool, seconds, taken = late_pool(two_actors, monkeypatch), (0.6, 0.3, 0.25, 0.25), []
+    slow = two_actors[0]
+
+    async def exchange(life: str | None, calls: list[Call]) -> Any:
+        reply = await Actor.exchange(slow, life, calls)
+        await asyncio.sleep(0.3 if taken else 0)  # the way back
+        return reply
+
+    slow.exchange = exchange
+    for item, _ in pool.feed(range(4), lambda item: ("work", (item, seconds[item])), max_in_flight=4):
+        taken.append(item)
+        if len(taken) == 1:
+            waited(lambda: slow.replies and two_actors[1].replies)  # both are there, and are taken one after the other
+            time.sleep(2)
+    assert sorted(taken) == [0, 1, 2, 3]
+    assert pool.restarts == 0
+
+
+def test_answers_behind_large_ones_are_not_late(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them fills a message, and whoever takes them is slow: the oldest call's answer comes late."""
+    pool = late_pool([actor], monkeypatch)
+    items = ["oldest", *(letter * 95_000 for letter in "abcdefgh")]
+    taken = []
+    for item, _ in pool.feed(items, lambda item: ("work", (item, 0.1 * (item == "oldest"))), max_in_flight=9):
+        taken.append(item[:6])
+        time.sleep(0.3)
+    assert sorted(taken) == sorted(item[:6] for item in items)
+    assert taken[-1] == "oldest"
+    assert pool.restarts == 0
+
+
+def test_an_actor_that_says_nothing_is_ended(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once its oldest call is late, though others have ended since that began."""
+    pool, seconds, taken = late_pool([actor], monkeypatch), {"stuck": 3600.0, "quick": 0.1, "later": 0.8}, []
+
+    def end(index: int) -> None:
+        raise TimeoutError(index)
+
+    monkeypatch.setattr(pool, "end", end)
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError, match="0"):
+        for item, _ in pool.feed(seconds, lambda item: ("work", (item, seconds[item])), max_in_flight=3):
+            taken.append(item)
+    assert taken == ["quick", "later"]
+    assert 1.0 < time.monotonic() - begin < 5.0
 
 
 def test_new_calls_do_not_wait_for_whoever_takes_results(actor: Actor) -> None:
@@ -338,9 +401,11 @@ def test_new_calls_do_not_wait_for_whoever_takes_results(actor: Actor) -> None:
         assert begun == given
 
 
-def test_calls_that_were_not_sent_in_time_are_not_late(two_actors: list[Actor]) -> None:
+def test_calls_that_were_not_sent_in_time_are_not_late(
+    two_actors: list[Actor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While whoever takes results holds the feed for longer than `step_timeout_s`."""
-    pool = Pool([Handle(actor) for actor in two_actors], "engine", ClusterConfig(step_timeout_s=1), exchanges=True)
+    pool = late_pool(two_actors, monkeypatch)
 
     def items() -> Iterator[int]:
         yield 0
