@@ -1,4 +1,4 @@
-"""Messages between driver and engine without Ray: an event loop in a thread stands for the actor's process."""
+"""Messages between driver and engine: who is answered, when, and what becomes of calls when one fails."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from functools import partial
 from typing import Any
 
 import pytest
+from local_actor import Actor, waited
 from ray.exceptions import ActorUnavailableError, RayActorError
 
-from actors import calls, exchange, feed
-from actors import pool as pool_module
+from actors import calls, exchange
 from actors.calls import Refused
-from actors.exchange import Call, Exchange, Line
-from actors.pool import Pool
-from maskdpo_ray.config import ClusterConfig
+from actors.exchange import Line
 from maskdpo_ray.errors import ActorLost, DataError, RolloutError
 
 
@@ -30,78 +27,11 @@ class Odd:
         return int, ("odd",)
 
 
-class Actor:
-    """What an engine is to its pool: method.options().remote() returns something with a future."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.messages: list[tuple[str | None, list[Call]]] = []
-        self.replies: list[Any] = []
-        self.begun: list[Any] = []
-        self.ended: list[Any] = []
-        self.killed = 0
-        self.restart()
-
-    def stop(self) -> None:
-        """With all that it does."""
-        asyncio.run_coroutine_threadsafe(stopped(), self.loop).result(5)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-
-    def restart(self) -> None:
-        """As a new process, which knows of nothing."""
-        self.exchange_of_it = Exchange()
-
-    async def exchange(self, life: str | None, calls: list[Call]) -> Any:
-        return await self.exchange_of_it.take(partial(getattr, self), life, calls)
-
-    async def work(self, what: Any, seconds: float) -> Any:
-        self.begun.append(what)
-        await asyncio.sleep(seconds)
-        if isinstance(what, BaseException):
-            raise what
-        self.ended.append(what)
-        return [what] if isinstance(what, str) else what
-
-    def send(self, life: str | None, calls: list[Call]) -> Future[Any]:
-        self.messages.append((life, calls))
-        reply = asyncio.run_coroutine_threadsafe(self.exchange(life, calls), self.loop)
-        reply.add_done_callback(lambda ended: ended.exception() or self.replies.append(ended.result()[1]))
-        return reply
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"nobody is to call {name}")
-
-
 @pytest.fixture
 def actor() -> Iterator[Actor]:
     actor = Actor()
     yield actor
     actor.stop()
-
-
-@pytest.fixture
-def two_actors() -> Iterator[list[Actor]]:
-    actors = [Actor(), Actor()]
-    yield actors
-    for actor in actors:
-        actor.stop()
-
-
-async def stopped() -> None:
-    """Return when nothing runs on this loop any more."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
-
-def waited(condition: Any) -> None:
-    """Return when it holds."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -291,133 +221,3 @@ def test_forgotten_calls_are_not_sent_and_their_answers_go_nowhere(actor: Actor)
     assert not sent.done()
     assert not unsent.done()
     assert "unsent" not in actor.begun
-
-
-class Handle:
-    """A Ray handle of an `Actor`."""
-
-    def __init__(self, actor: Actor) -> None:
-        self._actor = actor
-
-    def __getattr__(self, name: str) -> Any:
-        assert name == "exchange", f"{name} is called: the actor was taken for lost"
-        return self
-
-    def options(self, **_: Any) -> Handle:
-        return self
-
-    def remote(self, life: str | None, calls: list[Call]) -> Handle:
-        self._reply = self._actor.send(life, calls)
-        return self
-
-    def future(self) -> Future[Any]:
-        return self._reply
-
-
-def late_pool(actors: list[Actor], monkeypatch: pytest.MonkeyPatch) -> Pool:
-    """Whose actors may take a second."""
-    monkeypatch.setattr(pool_module, "_FETCH_S", 1.0)
-    monkeypatch.setattr(feed, "_PAUSE_S", 0.05)
-    return Pool([Handle(actor) for actor in actors], "engine", ClusterConfig(step_timeout_s=1), exchanges=True)
-
-
-def test_answers_that_were_not_fetched_in_time_are_not_late(
-    two_actors: list[Actor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever takes results may be slower than `step_timeout_s`, while finished answers wait at their actor."""
-    pool, seconds, taken = late_pool(two_actors, monkeypatch), (0.3, 0.01, 0.1), []
-    for item, _ in pool.feed(range(3), lambda item: ("work", (item, seconds[item])), max_in_flight=3):
-        taken.append(item)
-        if item == 1:
-            time.sleep(2)
-    assert two_actors[0].begun == [0, 2]  # whose first message brings the second one's answer, during that sleep
-    assert taken == [1, 2, 0]
-    assert pool.restarts == 0
-
-
-def test_answers_that_are_just_being_fetched_are_not_late(
-    two_actors: list[Actor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After such a wait, the results that have come are taken first, while other answers are asked for."""
-    pool, seconds, taken = late_pool(two_actors, monkeypatch), (0.6, 0.3, 0.25, 0.25), []
-    slow = two_actors[0]
-
-    async def exchange(life: str | None, calls: list[Call]) -> Any:
-        reply = await Actor.exchange(slow, life, calls)
-        await asyncio.sleep(0.3 if taken else 0)  # the way back
-        return reply
-
-    slow.exchange = exchange
-    for item, _ in pool.feed(range(4), lambda item: ("work", (item, seconds[item])), max_in_flight=4):
-        taken.append(item)
-        if len(taken) == 1:
-            waited(lambda: slow.replies and two_actors[1].replies)  # both are there, and are taken one after the other
-            time.sleep(2)
-    assert sorted(taken) == [0, 1, 2, 3]
-    assert pool.restarts == 0
-
-
-def test_answers_behind_large_ones_are_not_late(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of them fills a message, and whoever takes them is slow: the oldest call's answer comes late."""
-    pool = late_pool([actor], monkeypatch)
-    items = ["oldest", *(letter * 95_000 for letter in "abcdefgh")]
-    taken = []
-    for item, _ in pool.feed(items, lambda item: ("work", (item, 0.1 * (item == "oldest"))), max_in_flight=9):
-        taken.append(item[:6])
-        time.sleep(0.3)
-    assert sorted(taken) == sorted(item[:6] for item in items)
-    assert taken[-1] == "oldest"
-    assert pool.restarts == 0
-
-
-def test_an_actor_that_says_nothing_is_ended(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once its oldest call is late, though others have ended since that began."""
-    pool, seconds, taken = late_pool([actor], monkeypatch), {"stuck": 3600.0, "quick": 0.1, "later": 0.8}, []
-
-    def end(index: int) -> None:
-        raise TimeoutError(index)
-
-    monkeypatch.setattr(pool, "end", end)
-    begin = time.monotonic()
-    with pytest.raises(TimeoutError, match="0"):
-        for item, _ in pool.feed(seconds, lambda item: ("work", (item, seconds[item])), max_in_flight=3):
-            taken.append(item)
-    assert taken == ["quick", "later"]
-    assert 1.0 < time.monotonic() - begin < 5.0
-
-
-def test_new_calls_do_not_wait_for_whoever_takes_results(actor: Actor) -> None:
-    """The next group may be slower: were they sent when it comes back for more, the two would work in turns."""
-    pool = Pool([Handle(actor)], "engine", ClusterConfig(), exchanges=True)
-    asked: list[str] = []
-
-    def ask(item: int) -> tuple[str, tuple[Any, ...]]:
-        asked.append(str(item))
-        return "work", (str(item), 0.01 * (1 + item % 3))
-
-    held = [(list(asked), time.sleep(0.1), list(actor.begun)) for _ in pool.feed(range(24), ask, max_in_flight=4)]
-    assert len(held) == 24
-    for given, _, begun in held[1:]:  # at the first result nobody knows yet
-        assert begun == given
-
-
-def test_calls_that_were_not_sent_in_time_are_not_late(
-    two_actors: list[Actor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While whoever takes results holds the feed for longer than `step_timeout_s`."""
-    pool = late_pool(two_actors, monkeypatch)
-
-    def items() -> Iterator[int]:
-        yield 0
-        yield 1
-        waited(lambda: two_actors[1].replies)  # so that its result comes before this is sent to the other actor
-        yield 2
-
-    taken = []
-    for item, _ in pool.feed(items(), lambda item: ("work", (item, (0.01, 0.1, 0.8)[item])), max_in_flight=2):
-        taken.append(item)
-        if item == 1:
-            assert two_actors[0].begun == [0]
-            time.sleep(2)
-    assert taken == [0, 1, 2]
-    assert pool.restarts == 0
