@@ -45,6 +45,9 @@ class Actor:
         self.ended.append(what)
         return [what] if isinstance(what, str) else what
 
+    async def at_once(self, what: str) -> list[str]:
+        return [what]
+
     def send(self, life: str | None, calls: list[Call]) -> Future[Any]:
         self.messages.append((life, calls))
         reply = asyncio.run_coroutine_threadsafe(self.exchange(life, calls), self.loop)

@@ -221,3 +221,15 @@ def test_forgotten_calls_are_not_sent_and_their_answers_go_nowhere(actor: Actor)
     assert not sent.done()
     assert not unsent.done()
     assert "unsent" not in actor.begun
+
+
+def test_a_forgotten_message_takes_no_answers(actor: Actor) -> None:
+    """It still waits at the actor when a call begins that ends at once."""
+    line = Line(actor.send)
+    line.call("work", ("slow", 3600))
+    line.flush()
+    waited(lambda: actor.begun)
+    line.reset()
+    new = line.call("at_once", ("new",))
+    line.flush()
+    assert new.result(5) == ["new"]
