@@ -51,6 +51,8 @@ class _Call(Generic[Item]):
     index: int = -1
     """The actor that has it, or had it last."""
     failures: int = 0
+    given_at: float = 0.0
+    """When it was given to the actor, or was put among what is sent next."""
 
     @property
     def is_last_try(self) -> bool:
@@ -95,6 +97,8 @@ class Feed(Generic[Item]):
         """Longest first."""
         self._since = [0.0] * len(pool)
         """When the actor's oldest call became its oldest."""
+        self._overtaken: set[int] = set()
+        """Actors that began and ended another call since their oldest one was late."""
         self._alone: dict[int, _Call[Item]] = {}
         """Actor -> the call that has it to itself, or will have when the others are done."""
         self._look_at = 0.0
@@ -181,6 +185,8 @@ class Feed(Generic[Item]):
                 asked = [("many", (asked,))]
             future = self._pool.call(index, *asked[0])
             self._unsent.add(index)
+            for call in together:
+                call.given_at = time.monotonic()
             self._running[future] = calls_of_it[future] = together
             future.add_done_callback(self._ended.put)
 
@@ -227,9 +233,11 @@ class Feed(Generic[Item]):
             if not calls_of_it or time.monotonic() < self._deadline(index):
                 continue
             # When whoever takes our results was slow, it may be there and only not taken yet, or not fetched.
-            if next(iter(calls_of_it)).done() or not self._pool.is_silent(index):
+            if next(iter(calls_of_it)).done():
                 continue
-            why = f"no answer to its oldest call within {self._pool.allowed_s(index):.0f} s (cluster.step_timeout_s)"
+            if not (self._pool.is_silent(index) or index in self._overtaken):
+                continue
+            why = f"no answer to its oldest call within {self._pool.allowed_s(index):g} s (cluster.step_timeout_s)"
             self._pool.end(index)
             yield from self._lose(index, why)
         now = time.monotonic()
@@ -292,6 +300,9 @@ class Feed(Generic[Item]):
             if is_answered:
                 self._seconds_each = (now - self._since[index]) / len(together)
             self._since[index] = now
+            self._overtaken.discard(index)
+        elif is_answered and together[0].given_at > self._deadline(index):
+            self._overtaken.add(index)  # an actor gives back first what ended first
         del calls_of_it[future]
         self._unsent.add(index)
         self._loads[index] -= len(together)

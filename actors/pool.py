@@ -3,11 +3,12 @@
 Ray restarts an actor that died. What it was doing, the driver gives out again: so each failure is counted against
 the call that it met, and a call that fails `TRIES` times is given up. These rules make that fair:
 
-- An actor hangs when its oldest call has been the oldest for `cluster.step_timeout_s` and has no answer. Actors take
+- An actor hangs when its oldest call has been the oldest for `cluster.step_timeout_s` and has no answer. Actors begin
   their calls in order, so the oldest one is at work and doesn't wait behind others, however long the queue is; one
   call that hangs while others finish becomes the oldest. An actor that was restarted has `cluster.start_timeout_s` on
   top until its first answer. Answers that wait to be fetched, because whoever takes them was slow, are not late: an
-  engine must also have been asked, and said nothing, for some seconds.
+  engine must also have been asked, and said nothing, for some seconds, or have answered a call that it was given later
+  than that.
 - Of an actor that died or hung every call has failed once, as nobody knows which one was to blame. So the last try of a
   call has an actor to itself: a question that kills engines takes no other question with it.
 - An actor that was lost gets no call before it answers a first one without meaning: while Ray finds out that a node is

@@ -139,3 +139,17 @@ def test_calls_that_were_not_sent_in_time_are_not_late(
             time.sleep(2)
     assert taken == [0, 1, 2]
     assert pool.restarts == 0
+
+
+def test_a_call_that_hangs_while_others_end_is_not_waited_for(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, taken = late_pool([actor], monkeypatch), []
+
+    def end(index: int) -> None:
+        raise TimeoutError(index)
+
+    monkeypatch.setattr(pool, "end", end)
+    items = ["stuck", *map(str, range(60))]
+    with pytest.raises(TimeoutError, match="0"):
+        for item, _ in pool.feed(items, lambda item: ("work", (item, 3600 if item == "stuck" else 0.2)), 3):
+            taken.append(item)
+    assert 8 <= len(taken) < 30
