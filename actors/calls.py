@@ -91,6 +91,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What an actor raised, of the error that Ray makes of it; any other error itself."""
+    from ray.exceptions import RayTaskError
+
+    return error.cause if isinstance(error, RayTaskError) else error
+
+
 def is_death(error: BaseException) -> bool:
     """Whether this error of Ray's says that an actor's process is gone; one that can't even be made is no death."""
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from secrets import token_hex
 from typing import Any
 
-from actors.calls import Refused, first_line, is_death
+from actors.calls import Refused, cause_of, first_line, is_death
 from maskdpo_ray.errors import ActorLost, ReplyError, UserError
 
 MOST_CALLS = 16
@@ -177,10 +177,11 @@ class Line:
             self._sent = _Sent()
 
     def _ask(self, sent: _Sent, new: list[Call]) -> None:
+        reply = self._send(sent.life, new)
         if not sent.num_messages:
             sent.since = time.monotonic()
         sent.num_messages += 1
-        self._send(sent.life, new).add_done_callback(lambda reply: self._came(sent, reply))
+        reply.add_done_callback(lambda reply: self._came(sent, reply))
 
     def _came(self, sent: _Sent, reply: Future[Any]) -> None:
         """In a thread of Ray's."""
@@ -202,9 +203,9 @@ class Line:
 
     def _failed(self, sent: _Sent, error: BaseException) -> None:
         """All calls have, as nobody knows which one was to blame."""
-        from ray.exceptions import ActorUnavailableError, RayTaskError
+        from ray.exceptions import ActorUnavailableError
 
-        if isinstance(error.cause if isinstance(error, RayTaskError) else error, Restarted):
+        if isinstance(cause_of(error), Restarted):
             error = ActorUnavailableError("", None)
         elif not is_death(error):
             # The calls go on there, but nobody will learn what became of them.

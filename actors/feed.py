@@ -52,7 +52,7 @@ class _Call(Generic[Item]):
     """The actor that has it, or had it last."""
     failures: int = 0
     given_at: float = 0.0
-    """When it was given to the actor, or was put among what is sent next."""
+    """When it was given to the actor, though it may have been sent later."""
 
     @property
     def is_last_try(self) -> bool:
@@ -162,7 +162,7 @@ class Feed(Generic[Item]):
             self._alone[index] = call
             if self._loads[index]:
                 return False
-        call.index = index
+        call.index, call.given_at = index, time.monotonic()
         self._queued[index].append(call)
         self._loads[index] += 1
         self._num_in_flight += 1
@@ -185,8 +185,6 @@ class Feed(Generic[Item]):
                 asked = [("many", (asked,))]
             future = self._pool.call(index, *asked[0])
             self._unsent.add(index)
-            for call in together:
-                call.given_at = time.monotonic()
             self._running[future] = calls_of_it[future] = together
             future.add_done_callback(self._ended.put)
 
@@ -257,7 +255,7 @@ class Feed(Generic[Item]):
             answer = future.result()
             answers = answer if len(together) > 1 else [answer]
         except (RayTaskError, UserError) as error:
-            cause = error.cause if isinstance(error, RayTaskError) else error
+            cause = calls.cause_of(error)
             if isinstance(cause, ActorLost):
                 self._pool.end(index)
                 yield from self._lose(index, first_line(cause))

@@ -46,10 +46,10 @@ from maskdpo_ray.stages import Stages
 # How often Ray repeats a call while actors start; later calls are repeated by `actors.pool`, whose calls fail only so
 # often, so that a dead actor can be restarted as often as it takes.
 _START_RETRIES = 3
+_START_TRIES = 3
 ENGINE_CONCURRENCY = 16
 """Calls of Ray's that an engine takes at a time: messages with questions, of which two wait at most, its start, what
 tells of its end."""
-_START_TRIES = 3
 _CLOSE_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 5.0  # whoever sent SIGTERM sends SIGKILL after a while
 _EXIT_TIMEOUT_S = 3.0

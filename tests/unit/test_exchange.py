@@ -6,7 +6,6 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -25,13 +24,6 @@ class Odd:
 
     def __reduce__(self) -> Any:
         return int, ("odd",)
-
-
-@pytest.fixture
-def actor() -> Iterator[Actor]:
-    actor = Actor()
-    yield actor
-    actor.stop()
 
 
 @pytest.mark.parametrize("seed", range(8))

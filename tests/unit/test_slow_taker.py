@@ -18,25 +18,24 @@ from maskdpo_ray.config import ClusterConfig
 
 
 @pytest.fixture
-def actor() -> Iterator[Actor]:
-    actor = Actor()
-    yield actor
-    actor.stop()
-
-
-@pytest.fixture
-def two_actors() -> Iterator[list[Actor]]:
-    actors = [Actor(), Actor()]
-    yield actors
-    for actor in actors:
-        actor.stop()
+def two_actors(actor: Actor) -> Iterator[list[Actor]]:
+    other = Actor()
+    yield [actor, other]
+    other.stop()
 
 
 def late_pool(actors: list[Actor], monkeypatch: pytest.MonkeyPatch) -> Pool:
     """Whose actors may take a second."""
     monkeypatch.setattr(pool_module, "_FETCH_S", 1.0)
     monkeypatch.setattr(feed, "_PAUSE_S", 0.05)
-    return Pool([Handle(actor) for actor in actors], "engine", ClusterConfig(step_timeout_s=1), exchanges=True)
+    pool = Pool([Handle(actor) for actor in actors], "engine", ClusterConfig(step_timeout_s=1), exchanges=True)
+    monkeypatch.setattr(pool, "end", ended)
+    return pool
+
+
+def ended(index: int) -> None:
+    """In place of `Pool.end`."""
+    raise TimeoutError(index)
 
 
 def test_answers_that_were_not_fetched_in_time_are_not_late(
@@ -91,11 +90,6 @@ def test_answers_behind_large_ones_are_not_late(actor: Actor, monkeypatch: pytes
 def test_an_actor_that_says_nothing_is_ended(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once its oldest call is late, though others have ended since that began."""
     pool, seconds, taken = late_pool([actor], monkeypatch), {"stuck": 3600.0, "quick": 0.1, "later": 0.8}, []
-
-    def end(index: int) -> None:
-        raise TimeoutError(index)
-
-    monkeypatch.setattr(pool, "end", end)
     begin = time.monotonic()
     with pytest.raises(TimeoutError, match="0"):
         for item, _ in pool.feed(seconds, lambda item: ("work", (item, seconds[item])), max_in_flight=3):
@@ -143,11 +137,6 @@ def test_calls_that_were_not_sent_in_time_are_not_late(
 
 def test_a_call_that_hangs_while_others_end_is_not_waited_for(actor: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
     pool, taken = late_pool([actor], monkeypatch), []
-
-    def end(index: int) -> None:
-        raise TimeoutError(index)
-
-    monkeypatch.setattr(pool, "end", end)
     items = ["stuck", *map(str, range(60))]
     with pytest.raises(TimeoutError, match="0"):
         for item, _ in pool.feed(items, lambda item: ("work", (item, 3600 if item == "stuck" else 0.2)), 3):
