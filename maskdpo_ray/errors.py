@@ -73,6 +73,15 @@ class DataError(UserError):
     """A questions, annotations or pairs file does not hold what its format asks for."""
 
 
+class RecordError(DataError):
+    """One record of a file can't be used. Readers drop it, count it under `reason`, and go on."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        """`reason` is a name in snake case, as in `pairs.DropReason`: it is shown in counts and stands in summaries."""
+        super().__init__(message)
+        self.reason = reason
+
+
 class ModelError(UserError):
     """A model folder can't be used: missing, no chat template, no EOS, wrong vocabulary."""
 
