@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import os
 import signal
 import threading
 import warnings
@@ -78,7 +77,7 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         _check_actors_package()
-        address = self._config.cluster.address
+        address = ray_address.of(self._config.cluster)
         ray_address.check(self._config.cluster)
         self._others = set(psutil.Process().children(recursive=True))
         on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -99,7 +98,7 @@ class Cluster:
         return self
 
     def _connect(self, address: str | None) -> None:
-        loopback = {} if address or _is_in_cluster() else {"_node_ip_address": "127.0.0.1"}
+        loopback = {} if address else {"_node_ip_address": "127.0.0.1"}
         if loopback:
             # This thread's children inherit it. Whoever stops a run often sends SIGTERM to all of its processes
             # (timeout, a job manager); without its raylet the driver would be ended by Ray's C++, at once.
@@ -112,7 +111,7 @@ class Cluster:
                     warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
                     ray.init(
                         # Without an address Ray would join whatever cluster it finds on this machine.
-                        address=address or (None if _is_in_cluster() else "local"),
+                        address=address or "local",
                         include_dashboard=False if loopback else None,
                         log_to_driver=False,
                         logging_level="warning",
@@ -124,7 +123,7 @@ class Cluster:
                 # Ray gives a node 30 s and has no option for it; a busy machine needs longer.
                 if tries_left and not self._is_stopped and loopback and "timed out during startup" in str(error):
                     continue
-                where = f"cluster.address: no Ray cluster at {address!r}" if address else "Ray did not start"
+                where = ray_address.nobody(self._config.cluster) if address else "Ray did not start"
                 raise ClusterError(f"{where}: {calls.first_line(error)}") from error
 
     def start(
@@ -328,10 +327,6 @@ def _put_back(on_sigterm: Any) -> None:
 
 def _is_not_about_sigterm(record: logging.LogRecord) -> bool:
     return "SIGTERM handler is not set" not in record.getMessage()
-
-
-def _is_in_cluster() -> bool:
-    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _check_actors_package() -> None:

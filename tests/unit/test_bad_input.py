@@ -207,12 +207,14 @@ CASES: dict[str, Case] = {
     "no address": (
         None,
         "--config config.yaml --cluster.address head",
-        "--cluster.address: no Ray cluster at 'head': expected auto or host:port",
+        "--cluster.address: expected auto, local or host:port (the port of `ray start --head`, 6379 unless told), "
+        "got 'head'",
     ),
     "a port that is none": (
         None,
         "--config config.yaml --cluster.address head:99999",
-        "--cluster.address: no Ray cluster at 'head:99999': expected auto or host:port",
+        "--cluster.address: expected auto, local or host:port (the port of `ray start --head`, 6379 unless told), "
+        "got 'head:99999'",
     ),
     "no folder can be made there": (
         None,
