@@ -297,7 +297,10 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # A rank in the middle of a step would answer after it only, and has no processes of its own.
         try:
-            closing = [each.close.remote() for each in self._engines + (self._ranks if kind is None else [])]
+            ending = self._engines + (self._ranks if kind is None else [])
+            # Not to be repeated where an actor is gone by now (the signal may have met it, too): Ray would start it
+            # again, and print a line about each call of its that it repeats.
+            closing = [each.close.options(max_task_retries=0).remote() for each in ending]
             if closing:
                 timeout = _CLOSE_TIMEOUT_S if kind is None else _STOP_TIMEOUT_S
                 ray.wait(closing, num_returns=len(closing), timeout=timeout)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_engine
 import fakes
 import numpy as np
 import psutil
 import pytest
+import ray.cloudpickle
 from running import MAX_IN_FLIGHT, MINE, SAVINGS, Running, config_for, started
 
 from actors import groups, weights
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
 from actors.rollout import request_seed
 from maskdpo_ray import annotators, batching, questions
+from maskdpo_ray import cluster as cluster_module
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.cluster import Cluster
@@ -25,6 +31,8 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Answered
 from maskdpo_ray.training_config import SavingsConfig
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as in running.py
 
 
 @pytest.fixture(scope="class")
@@ -234,6 +242,29 @@ def test_not_enough_cpus(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=expected), Cluster(config) as cluster:
         cluster.start(Policy(0, "nowhere", ""), fakes.render, annotators.build("facts"))
     assert set(psutil.Process().children(recursive=True)) - before == set()
+
+
+class EndsBadly(fake_engine.FakeEngine):
+    """One of two dies while it closes, as when all processes get the signal; the other one never ends its close."""
+
+    async def close(self) -> None:
+        first = Path(self.log).with_name("first-to-close")
+        if not first.exists():
+            first.touch()
+            os._exit(1)
+        await asyncio.sleep(3600)
+
+
+def test_a_stop_is_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ray prints a line for each call that it is about to repeat: nobody waits for those of the end."""
+    monkeypatch.setattr(cluster_module, "_STOP_TIMEOUT_S", 2.0)
+    engine = type("Engine", (EndsBadly,), {"log": str(tmp_path / "engine.jsonl")})
+    initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
+    with pytest.raises(KeyboardInterrupt), Cluster(config_for(tmp_path), engine) as cluster:
+        cluster.start_evaluation(initial, fakes.render, annotators.build("facts"), None)
+        raise KeyboardInterrupt
+    assert (tmp_path / "first-to-close").exists()
+    assert "failed" not in "".join(capfd.readouterr())
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:
