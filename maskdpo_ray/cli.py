@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 
 import yaml
 
+from maskdpo_ray import suggestions
 from maskdpo_ray.config import Config
-from maskdpo_ray.config_file import Given, build, expected_words, from_text, homes, options, read_values, suggest
+from maskdpo_ray.config_file import Given, build, expected_words, from_text, options, read_values
 from maskdpo_ray.errors import ConfigError, UserError, line, shown
 from maskdpo_ray.report import progress
 
@@ -96,11 +97,13 @@ class _Parser(argparse.ArgumentParser):
         message = re.sub("^argument ", "", message)
         if found := re.match(r"unrecognized arguments: (\S+)", message):
             name = found[1].split("=")[0]
+            known = [*options(), *(each.removeprefix("--") for each in self._option_string_actions if "." not in each)]
+            hint = suggestions.sentence(suggestions.of_option(name, known), "--")
             if not name.startswith("-"):
-                raise ConfigError(f"{shown(name)}: expected options only, got a word without -- (--help lists them)")
-            known = ["--config", "--dry_run", *(f"--{option}" for option in options())]
-            first = [f"--{option}" for option in homes(name.removeprefix("--").split(".")[-1])]
-            message = f"{name}: unknown option{suggest(name, known, first)}"
+                hint = hint if "=" in found[1] else ""  # as verl's and Hydra's options are written
+                expected = "expected options only, got a word without --"
+                raise ConfigError(f"{shown(name)}: {expected}{hint} (--help lists them)")
+            message = f"{name}: unknown option{hint}"
         elif found := re.match(r"the following arguments are required: (--config)|(\S+): expected one arg", message):
             name = found[1] or found[2]
             expected = "a YAML file" if name == "--config" else expected_words(options()[name[2:]].hint)

@@ -270,8 +270,8 @@ class LoggerConfig:
 @dataclass(frozen=True)
 class ClusterConfig:
     address: str | None = None
-    """Ray cluster to join: `auto`, or host:port as `ray start --head` names it; `local`: none, one is started here;
-    none: RAY_ADDRESS if set, else as `local`."""
+    """Ray cluster to join: `auto`, or host:port as `ray start` names it; `local`: none, one is started here; none:
+    RAY_ADDRESS if set, else as `local`."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where engines and ranks run."""
     cpus_per_engine: float = 1

@@ -15,7 +15,7 @@ import re
 import types
 import typing
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from maskdpo_ray import yaml_nodes
+from maskdpo_ray import suggestions, yaml_nodes
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ConfigError, UserError, shown
 
@@ -188,17 +188,6 @@ def expected_words(hint: Any) -> str:
     return words.get(hint, "none")
 
 
-def suggest(name: str, known: Iterable[str], first: Iterable[str] = ()) -> str:
-    """`; did you mean x?`, or nothing when no known name comes near."""
-    close = [*first, *difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)]
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def homes(field: str) -> list[str]:
-    """Options of any section with this field name."""
-    return [name for name in options() if name.split(".")[1] == field]
-
-
 def _entries(
     node: yaml.Node, path: Path, expected: str, section: str, unknown: Callable[[str], str | None], line: int = 1
 ) -> Iterator[tuple[str, int, yaml.Node]]:
@@ -226,16 +215,17 @@ def _unknown_section(key: str) -> str | None:
     if key in options():
         section, field = key.split(".")
         return f"{key}: expected `{field}` under `{section}:`, got a dotted key"
-    hint = suggest(key, sections(), homes(key)) or f"; known: {', '.join(sections())}"
+    found = suggestions.of_section(key, sections(), options())
+    hint = suggestions.sentence(found) or f"; known: {', '.join(sections())}"
     return f"{key}: unknown section{hint}"
 
 
 def _unknown_field(section: str) -> Callable[[str], str | None]:
-    own = [name for name in options() if name.startswith(f"{section}.")]
-
     def check(key: str) -> str | None:
         name = f"{section}.{key}"
-        return None if name in own else f"{name}: unknown option{suggest(name, own, homes(key))}"
+        if name in options():
+            return None
+        return f"{name}: unknown option{suggestions.sentence(suggestions.of_option(name, options()))}"
 
     return check
 
@@ -282,7 +272,7 @@ def _remark(node: yaml.Node, hint: Any) -> str:
     kinds = _alternatives(hint)
     choices = [str(c) for kind in kinds if typing.get_origin(kind) is typing.Literal for c in typing.get_args(kind)]
     if choices:
-        return suggest(node.value, choices)
+        return suggestions.sentence(difflib.get_close_matches(node.value, choices, n=1, cutoff=0.75))
     if not _is_printable(node.value):
         return ", which holds unprintable characters"
     if node.style in ("'", '"'):

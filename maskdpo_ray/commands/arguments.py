@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NoReturn
 
-from maskdpo_ray import cli, stopping, stored_config
+from maskdpo_ray import cli, stopping, stored_config, suggestions
+from maskdpo_ray.config_file import options
 from maskdpo_ray.errors import ConfigError, UserError, shown
 
 _OF_CONFIG = re.compile(r"(--(?:config|\w+\.\w+))(?:=.*)?\Z", re.DOTALL)
@@ -25,7 +26,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         message = re.sub("^argument ", "", message)
         if found := re.match(r"unrecognized arguments: (-[^\s=]*)", message):
-            message = f"{_cut(found[1])}: unknown option"
+            message = f"{_cut(found[1])}: unknown option{self.meant(found[1])}"
         elif found := re.match(r"unrecognized arguments: (.*)", message):
             message = f"{_cut(found[1])}: expected no further file, got one"
         elif found := re.match(r"the following arguments are required: ([^\s,]+)|(\S+): expected one arg", message):
@@ -33,6 +34,11 @@ class Parser(argparse.ArgumentParser):
         elif found := re.match(r"(\S+): ignored explicit argument (.*)", message):
             message = f"{found[1]}: expected no value, got {_cut(found[2])}"
         raise ConfigError(f"{message} (--help shows the command line)")
+
+    def meant(self, word: str, *others: str) -> str:
+        """The end of an error line about an unknown option: which of its own, or of the `others`, may be meant."""
+        known = [*others, *(each.lstrip("-") for each in self._option_string_actions if each.startswith("--"))]
+        return suggestions.sentence(suggestions.of_option(word, known), "--")
 
 
 def one_of(values: Collection[str]) -> Callable[[str], str]:
@@ -66,6 +72,10 @@ def split(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, list[str
     more = [word for word in unknown if word != "--dry_run"]
     if more and not more[0].startswith("-"):
         parser.error(f"unrecognized arguments: {more[0]}")
+    if more:
+        name = more[0].partition("=")[0]
+        hint = parser.meant(name, "config", "dry_run", *options())
+        raise ConfigError(f"{_cut(name)}: unknown option{hint} (--help lists every option)")
     return own, [*unknown, *of_config]
 
 
