@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.vllm_process import CONFIG, Guard, set_environment
-from maskdpo_ray.annotators import model_files
-from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count
+from maskdpo_ray.annotators import model_files, thoughts
+from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count, require_reply_options
 from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
 
 Result = TypeVar("Result")
 
 _CPU_BLOCK = 32
 """Tokens; the fewest for which vLLM has fast CPU kernels."""
+_PROMPT_END = 32
+"""Tokens of a prompt's end in which a tag is looked for that opens the model's thinking."""
 
 
 class VllmJudge:
@@ -37,6 +39,10 @@ class VllmJudge:
         trust_remote_code: bool = False,
         threads: int | None = None,
         cpu_kv_cache_gib: int = 2,
+        stop: str | Sequence[str] | None = None,
+        max_completion_tokens: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        thinking: Mapping[str, str] | None = None,
     ) -> None:
         """Only the tokenizer is loaded, to try its chat template.
 
@@ -48,6 +54,10 @@ class VllmJudge:
             trust_remote_code: whether to run code that lies in the model folder.
             threads: CPU cores of the engine, all by default; on CPU only.
             cpu_kv_cache_gib: memory of the KV cache; on CPU only.
+            stop: a text, or several, at which a reply ends.
+            max_completion_tokens: longest reply with its thinking, for a model that thinks; None: as long as a reply.
+            chat_template_kwargs: arguments of the chat template, such as `enable_thinking: false`.
+            thinking: {open, close}, tags of a model's thinking beside those that are known.
 
         Raises:
             OptionError: one line, about any of these; ModelError and AnnotatorError about the model's files.
@@ -73,6 +83,11 @@ class VllmJudge:
         require(not is_blank, "chat_template", "a template that is not empty", chat_template)
         require(any(Path(model).glob("*.safetensors")), "model", "a folder with safetensors", model)
         model_files.refuse_damaged_weights(Path(model))
+        require_reply_options(stop, max_completion_tokens, chat_template_kwargs)
+        self._stop = stop if stop is None or isinstance(stop, str) else list(stop)
+        self._template_kwargs = dict(chat_template_kwargs or {})
+        self.max_completion_tokens = max_completion_tokens
+        self.thinking = thoughts.from_option(thinking)
         self._model = model
         self.max_model_len = max_model_len
         self._environment = (device, threads, cpu_kv_cache_gib)
@@ -125,6 +140,9 @@ class VllmJudge:
         if not tokenizer.chat_template:
             raise OptionError(f"model: expected a chat template in {self._model!r} or as chat_template, got none")
         self._tokenizer = tokenizer
+        # Tags of thinking that are special tokens would not show in the text.
+        special = [str(token) for token in tokenizer.all_special_tokens]
+        self._shows_special = any(token in tag for tags in self.thinking for tag in tags for token in special if token)
         self._render([{"role": role, "content": "Hello."} for role in ("user", "assistant", "user")])
 
     async def _open(self) -> None:
@@ -149,11 +167,17 @@ class VllmJudge:
         from vllm.sampling_params import RequestOutputKind
 
         prompt = self._render(conversation)
+        max_tokens = self.max_completion_tokens or max_tokens
         context = self._engine.model_config.max_model_len
         if len(prompt) + max_tokens > context:
             return Reply("", fault=f"{len(prompt)} tokens and {max_tokens} to come are over the judge's {context}")
         parameters = SamplingParams(
-            temperature=0.0, max_tokens=max_tokens, logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY
+            temperature=0.0,
+            max_tokens=max_tokens,
+            stop=self._stop,
+            logprobs=0,
+            skip_special_tokens=not self._shows_special,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self._num_requests += 1
         name, final = f"judge/{self._num_requests}", None
@@ -164,7 +188,8 @@ class VllmJudge:
         self.cached_tokens += final.num_cached_tokens or 0
         (answer,) = final.outputs
         is_cut = answer.finish_reason == "length"
-        return Reply(answer.text, answer.cumulative_logprob, f"cut off at {max_tokens} tokens" if is_cut else None)
+        text = thoughts.opened(self._tokenizer.decode(prompt[-_PROMPT_END:]), self.thinking) + answer.text
+        return Reply(text, answer.cumulative_logprob, f"cut off at {max_tokens} tokens" if is_cut else None)
 
     def _render(self, conversation: Conversation) -> list[int]:
         from jinja2 import TemplateError
@@ -176,6 +201,7 @@ class VllmJudge:
                 tokenize=True,
                 return_dict=False,
                 tokenizer_kwargs={"verbose": False},  # without its warning about long prompts
+                **self._template_kwargs,
             )
         except TemplateError as error:
             raise AnnotatorError(

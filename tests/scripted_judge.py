@@ -121,11 +121,12 @@ class ScriptedServer:
                 self._at_once -= 1
 
     def _reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        said = "Hi." if body["max_tokens"] == 1 else reply(body["messages"])
+        limit = body.get("max_tokens") or body["max_completion_tokens"]
+        said = "Hi." if body["messages"][0]["content"] == "Hello." else reply(body["messages"])
         if said is REFUSED:
             return 400, _error("maximum context length")
         is_cut = said is CUT
-        text = "on and " * body["max_tokens"] if is_cut else said
+        text = "on and " * limit if is_cut else said
         logprobs = None
         if self.gives_logprobs and body.get("logprobs"):
             token = {"token": text, "logprob": math.log(PROBABILITY), "bytes": None, "top_logprobs": []}

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
-from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count
+from maskdpo_ray.annotators import thoughts
+from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count, require_reply_options
 from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
 
 _REFUSED = (400, 413, 422)
 """HTTP statuses about one conversation (too long, filtered), not about the endpoint."""
 _OURS = frozenset(("logprobs", "max_tokens", "messages", "model", "stream", "temperature"))
-"""Fields of a request that are not the user's to set: replies come whole and are sampled greedily."""
+"""Fields of a request that are not for `extra_body`: they have options of their own, or replies depend on them."""
+_INSTEAD = {
+    "max_tokens": "max_completion_tokens: N, sent in place of max_tokens",
+    "max_completion_tokens": "max_completion_tokens: null, for max_tokens to be sent",
+    "temperature": "temperature: null, for none to be sent",
+    "logprobs": "logprobs: false, for none to be asked for",
+    "stop": "stop: null, for none to be sent",
+}
+"""Field of a request that an endpoint may not take -> the option with which it isn't sent."""
+_HOLDS_KEY = re.compile(
+    r"api[-_ ]?key|authorization|bearer|secret|password|passwd|credential"
+    r"|(?:access|auth|id)[-_ ]?token|\A(?:key|token)\Z",
+    re.IGNORECASE,
+)
+_IS_KEY = re.compile(r"\A\s*(?:Bearer\s|sk-|hf_|ghp_|gsk_|xai-|AIza)")
 
 
 class HttpJudge:
@@ -33,6 +49,11 @@ class HttpJudge:
         max_retries: int = 12,
         logprobs: bool = True,
         extra_body: Mapping[str, Any] | None = None,
+        temperature: float | None = 0,
+        stop: str | Sequence[str] | None = None,
+        max_completion_tokens: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        thinking: Mapping[str, str] | None = None,
     ) -> None:
         """Nothing is sent.
 
@@ -45,7 +66,13 @@ class HttpJudge:
             timeout_s: of one request.
             max_retries: after a failed connection, a timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute.
             logprobs: whether to ask for log-probabilities, for `confidence`; some endpoints refuse that.
-            extra_body: further fields of every request.
+            extra_body: further fields of every request; none that holds a key, as the config is written to files.
+            temperature: 0 is greedy; None sends none, for endpoints that refuse any but their own.
+            stop: a text, or several, at which a reply ends.
+            max_completion_tokens: longest reply with its thinking, sent under this name in place of `max_tokens`, which
+                newer endpoints refuse; None: `max_tokens` is sent, as many as the reply may have.
+            chat_template_kwargs: arguments of the model's chat template, sent as vLLM and SGLang take them.
+            thinking: {open, close}, tags of a model's thinking beside those that are known.
 
         Raises:
             OptionError: one line, about any of these.
@@ -78,14 +105,34 @@ class HttpJudge:
         require(is_mapping, "extra_body", "a mapping", extra_body)
         ours = sorted(_OURS.intersection(extra_body or ()))
         require(not ours, "extra_body", f"none of {', '.join(sorted(_OURS))}", ours)
+        for field in _key_fields(extra_body or {}):
+            raise OptionError(
+                f"extra_body: expected no key, as it is written to files, got one in {field} (not shown; "
+                "api_key_env names the variable that holds a key)"
+            )
+        is_heat = temperature is None or (type(temperature) in (int, float) and 0 <= temperature <= 2)
+        require(is_heat, "temperature", "0 to 2, or null", temperature)
+        require_reply_options(stop, max_completion_tokens, chat_template_kwargs)
+        options = {
+            "stop": stop,
+            "max_completion_tokens": max_completion_tokens,
+            "chat_template_kwargs": chat_template_kwargs,
+        }
+        both = [name for name, value in options.items() if value is not None and name in (extra_body or {})]
+        require(not both, "extra_body", "none of the options that are given beside it", both)
+        self.max_completion_tokens = max_completion_tokens
+        self.thinking = thoughts.from_option(thinking)
         self._base_url = base_url
         self._api_key_env = api_key_env
         self._max_concurrent = max_concurrent
         self._interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
         self._client_options = {"timeout": timeout_s, "max_retries": max_retries}
-        self._request = {"model": model, "temperature": 0, "extra_body": dict(extra_body or {})}
-        if logprobs:
-            self._request["logprobs"] = True
+        body = dict(extra_body or {})
+        if chat_template_kwargs is not None:
+            body["chat_template_kwargs"] = dict(chat_template_kwargs)
+        self._request: dict[str, Any] = {"model": model, "extra_body": body}
+        sent = {"temperature": temperature, "stop": stop, "logprobs": logprobs or None}
+        self._request |= {name: value for name, value in sent.items() if value is not None}
         self._key: str | None = None
         self._client: Any = None
         self._pool: ThreadPoolExecutor | None = None
@@ -106,7 +153,7 @@ class HttpJudge:
         http_client = DefaultHttpxClient(event_hooks={"request": [_Pace(self._interval_s).wait]})
         self._client = OpenAI(base_url=self._base_url, api_key=key, http_client=http_client, **self._client_options)
         self._pool = ThreadPoolExecutor(self._max_concurrent, thread_name_prefix="judge")
-        self._choice([{"role": "user", "content": "Hello."}], 1)
+        self._choice([{"role": "user", "content": "Hello."}], 1, is_first=True)
 
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
         """See `Judge.ask`; conversations that the endpoint refuses have its reason as their fault."""
@@ -125,26 +172,36 @@ class HttpJudge:
         except _Refused as error:
             return Reply("", fault=str(error))
         content = choice.logprobs.content if choice.logprobs else None
+        # Thinking that the endpoint sets apart is no part of the reply, but its tokens are among those of `logprobs`.
+        has_thought = any(getattr(choice.message, name, None) for name in ("reasoning_content", "reasoning"))
+        (limit,) = self._limit(max_tokens).values()
         return Reply(
             choice.message.content or "",
-            sum(token.logprob for token in content) if content else None,
-            f"cut off at {max_tokens} tokens" if choice.finish_reason == "length" else None,
+            sum(token.logprob for token in content) if content and not has_thought else None,
+            f"cut off at {limit} tokens" if choice.finish_reason == "length" else None,
         )
 
-    def _choice(self, conversation: Conversation, max_tokens: int) -> Any:
+    def _limit(self, max_tokens: int) -> dict[str, int]:
+        """The field that limits a reply's length."""
+        if self.max_completion_tokens is None:
+            return {"max_tokens": max_tokens}
+        return {"max_completion_tokens": self.max_completion_tokens}
+
+    def _choice(self, conversation: Conversation, max_tokens: int, is_first: bool = False) -> Any:
         """The endpoint's only choice. Raises _Refused or another AnnotatorError."""
         from openai import APIConnectionError, APIStatusError
 
         where = f"judge at {self._base_url}: expected a reply"
         try:
             completion = self._client.chat.completions.create(
-                messages=list(conversation), max_tokens=max_tokens, **self._request
+                messages=list(conversation), **self._limit(max_tokens), **self._request
             )
         # Without their causes, which hold connections and can't be pickled on their way to the driver.
         except APIStatusError as error:
             kind = _Refused if error.status_code in _REFUSED else AnnotatorError
             reason = self._said(error.message).removeprefix(f"Error code: {error.status_code} - ")
-            raise kind(f"{where}, got HTTP {error.status_code}: {reason}") from None
+            hint = self._hint(error.message, is_first) if kind is _Refused else ""
+            raise kind(f"{where}, got HTTP {error.status_code}: {reason}{hint}") from None
         except APIConnectionError as error:
             reason = self._said(error.__cause__ or error)
             raise AnnotatorError(f"{where}, got after {self._client.max_retries} retries: {reason}") from None
@@ -154,6 +211,12 @@ class HttpJudge:
         if not choices or choices[0].message is None:
             raise AnnotatorError(f"{where} of a chat model, got {self._said(repr(completion))}; is base_url right?")
         return choices[0]
+
+    def _hint(self, message: str, is_first: bool) -> str:
+        """The options that keep out what the endpoint refuses by name, or in its first refusal may have meant."""
+        sent = [name for name in _INSTEAD if name in {**self._limit(1), **self._request}]
+        named = [name for name in sent if re.search(rf"\b{name}\b", message)] or sent * is_first
+        return f"; judge_options: {'; '.join(_INSTEAD[name] for name in named)}" if named else ""
 
     def _said(self, what: object) -> str:
         """What comes from the endpoint, for an error line: it may repeat the key that it was sent."""
@@ -165,6 +228,20 @@ class HttpJudge:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._client.close()
+
+
+def _key_fields(value: object, where: str = "extra_body") -> Iterator[str]:
+    """Dotted names of the fields that hold a key, or look like it, however deep."""
+    if isinstance(value, Mapping):
+        for name, held in value.items():
+            if _HOLDS_KEY.search(str(name)) and held is not None and not isinstance(held, (bool, int, float)):
+                yield f"{where}.{name}"
+            yield from _key_fields(held, f"{where}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for number, held in enumerate(value):
+            yield from _key_fields(held, f"{where}[{number}]")
+    elif isinstance(value, str) and _IS_KEY.match(value):
+        yield where
 
 
 def _is_address(value: object) -> bool:

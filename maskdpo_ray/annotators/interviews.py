@@ -82,7 +82,7 @@ class _Interview:
 
     def take(self, turn: Turn, reply: Reply) -> None:
         self._say("assistant", reply.text)
-        meaning = None if reply.fault else turn.meaning(reply.text)
+        meaning = None if reply.fault else turn.meaning(reply.text, self.claim.document)
         if meaning is None:
             self.verdict = Verdict.unparsed(turn, reply)
         elif meaning == PASSAGES:

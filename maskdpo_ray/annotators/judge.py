@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
 from typing import Any, Protocol
 
-from maskdpo_ray.annotators import plugins
+from maskdpo_ray.annotators import plugins, thoughts
 from maskdpo_ray.errors import AnnotatorError, ConfigError, OptionError, shown
 
 Conversation = Sequence[Mapping[str, str]]
@@ -34,8 +34,9 @@ class Reply:
 class Judge(Protocol):
     """Built on the driver from the `judge_options` of an annotator or evaluator, pickled to every actor, started there.
 
-    About an option it raises OptionError, which names it as its constructor does. One that is told its context says how
-    many tokens that is in an attribute `max_model_len`, so that replies that can't fit are refused before the run.
+    About an option it raises OptionError, which names it as its constructor does. These attributes it may have:
+    `max_model_len`, its context in tokens, and `max_completion_tokens`, what it may say with its thinking, so that
+    replies that can't fit are refused before the run; `thinking`, the tags of its thinking (`thoughts.KNOWN`).
     """
 
     def start(self) -> None:
@@ -45,7 +46,8 @@ class Judge(Protocol):
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
         """One reply to each conversation, in order, of at most `max_tokens` tokens, sampled greedily.
 
-        Called from several threads at once. Raises AnnotatorError, one line, when there is no reply to be had.
+        What it thinks aloud may stand in them. Called from several threads at once. Raises AnnotatorError, one line,
+        when there is no reply to be had.
         """
         ...
 
@@ -60,6 +62,23 @@ require = partial(plugins.require, error=OptionError)
 require_count = partial(plugins.require_count, error=OptionError)
 
 
+_RENDERS = ("add_generation_prompt", "continue_final_message", "conversation", "messages", "return_dict", "tokenize")
+
+
+def require_reply_options(stop: Any, max_completion_tokens: Any, chat_template_kwargs: Any) -> None:
+    """Options that judges of several kinds have. Raises OptionError."""
+    texts = [stop] if isinstance(stop, str) else stop
+    is_texts = isinstance(texts, (list, tuple)) and texts and all(isinstance(text, str) and text for text in texts)
+    require(stop is None or bool(is_texts), "stop", "a text or a list of texts", stop)
+    if max_completion_tokens is not None:
+        require_count("max_completion_tokens", max_completion_tokens)
+    given = chat_template_kwargs
+    is_names = isinstance(given, Mapping) and all(isinstance(name, str) for name in given)
+    require(given is None or is_names, "chat_template_kwargs", "a mapping of names to values", given)
+    ours = sorted(set(_RENDERS).intersection(given or ()))
+    require(not ours, "chat_template_kwargs", f"none of {', '.join(_RENDERS)}", ours)
+
+
 def build(name: str, options: Mapping[str, Any], max_tokens: int, field: str = "annotation.options") -> Judge:
     """The judge that `judge` and `judge_options` below `field` name, not started yet.
 
@@ -68,9 +87,12 @@ def build(name: str, options: Mapping[str, Any], max_tokens: int, field: str = "
     slot = plugins.Slot(f"{field}.judge", f"{field}.judge_options", _KNOWN, ("start", "ask", "close"))
     with _options_below(field):
         judge: Judge = slot.build(name, options)
-        context = getattr(judge, "max_model_len", None)
-        expected = f"more than the longest reply, {max_tokens} tokens"
-        require(context is None or context > max_tokens, "max_model_len", expected, context)
+        context, room = getattr(judge, "max_model_len", None), getattr(judge, "max_completion_tokens", None)
+        expected = f"at least the longest reply, {max_tokens} tokens"
+        require(room is None or room >= max_tokens, "max_completion_tokens", expected, room)
+        longest = max_tokens if room is None else room
+        expected = f"more than the longest reply, {longest} tokens"
+        require(context is None or context > longest, "max_model_len", expected, context)
     return judge
 
 
@@ -81,7 +103,10 @@ def start(judge: Judge, field: str = "annotation.options") -> None:
 
 
 def ask(judge: Judge, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
-    """What it replies. Raises AnnotatorError, one line, when it fails, or when that is no reply to each of these."""
+    """What it replies, without its thinking.
+
+    Raises AnnotatorError, one line, when it fails, or when that is no reply to each of these.
+    """
     replies: object = judge.ask(conversations, max_tokens)
     if not isinstance(replies, (list, tuple)) or len(replies) != len(conversations):
         got = len(replies) if isinstance(replies, (list, tuple)) else type(replies).__name__
@@ -89,7 +114,16 @@ def ask(judge: Judge, conversations: Sequence[Conversation], max_tokens: int) ->
     for number, reply in enumerate(replies):
         if fault := _fault(reply):
             raise AnnotatorError(f"judge: reply {number}: {fault}")
-    return list(replies)
+    known = getattr(judge, "thinking", thoughts.KNOWN)
+    return [_without_thinking(reply, known) for reply in replies]
+
+
+def _without_thinking(reply: Reply, known: tuple[thoughts.Tags, ...]) -> Reply:
+    """The reply itself. How probable it was is not known then: its log-probability is that of the thinking, too."""
+    text = thoughts.stripped(reply.text, known)
+    if text is None:
+        return replace(reply, fault=reply.fault or "its thinking has no end")
+    return reply if text == reply.text else replace(reply, text=text, logprob=None)
 
 
 def _fault(reply: object) -> str | None:

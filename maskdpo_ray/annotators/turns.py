@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from maskdpo_ray import yaml_nodes
+from maskdpo_ray.annotators.tags import Tags, plain
 from maskdpo_ray.errors import ConfigError, one_line, shown
 from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 from maskdpo_ray.sentences import LANGUAGES
@@ -38,6 +39,10 @@ Braces around anything else, JSON for one, are text.
 """
 
 
+_PASSAGE_ENDS = re.compile(r"\n|<SEP>", re.IGNORECASE)
+_LIST_MARK = re.compile(r"\A\W*\d{1,3}[.):]\s")
+
+
 @dataclass(frozen=True)
 class Turn:
     """One of them, in one language."""
@@ -51,16 +56,27 @@ class Turn:
         """The user's message. Braces in the fields' own texts stay as they are."""
         return _PLACEHOLDER.sub(lambda match: fields[match.group(1)], self.template)
 
-    def meaning(self, reply: str) -> str | None:
-        """One of `_MEANINGS`, `PASSAGES` for other words in `REFERENCE`, None for what can't be read."""
-        text = plain(reply)
-        return self.replies.get(text) or (PASSAGES if text and self.name == REFERENCE else None)
+    def meaning(self, reply: str, document: str = "") -> str | None:
+        """One of `_MEANINGS`, `PASSAGES` for other words in `REFERENCE`, None for what can't be read.
 
+        `document`: what the passages are copied from.
+        """
+        return self._of_passages(reply, document) if self.name == REFERENCE else self._tags.meaning(reply)
 
-def plain(text: str) -> str:
-    """Letters and digits only, one width, one case: "<No Facts>." -> "nofacts"."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(character for character in folded if character.isalnum())
+    def _of_passages(self, reply: str, document: str) -> str | None:
+        """`NO_REFERENCE` where a tag stands in words that are the judge's own: a passage may hold those of a tag."""
+        source, lines = plain(document), [line for line in _PASSAGE_ENDS.split(reply) if plain(line)]
+        own = [line for line in lines if line in self._tags or plain(_LIST_MARK.sub("", line)) not in source]
+        # One word, such as "None", is common in sentences: it must be set apart.
+        held = [tag for line in own for tag in self._tags.held(line) if tag.is_alone or tag.num_words > 1]
+        if not held:
+            return PASSAGES if lines else None
+        is_clear = len(own) == len(lines) and not any(tag.is_denied for tag in held)
+        return held[0].meaning if is_clear else None
+
+    @cached_property
+    def _tags(self) -> Tags:
+        return Tags(self.replies)
 
 
 class _Loader(yaml_nodes.Loader):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from maskdpo_ray import sentences
 from maskdpo_ray.annotators.judge import Judge, Reply, ask
+from maskdpo_ray.annotators.tags import Tags
 from maskdpo_ray.evaluators.retrieval import Passages
 from maskdpo_ray.records import SUPPORTED, UNPARSED, UNSUPPORTED, JudgedFact, Question, Rollout
 
@@ -26,8 +27,9 @@ Statement: {fact}
 
 Reply with one word: True or False."""
 _LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.+?)\s*$")
-_VERDICT = re.compile(r"\W*(true|false)\b", re.IGNORECASE)
-MAX_TOKENS, _VERDICT_TOKENS = 512, 8
+_NONE = Tags({"NONE": "none"})
+_VERDICTS = Tags({"True": SUPPORTED, "False": UNSUPPORTED})
+MAX_TOKENS, _VERDICT_TOKENS = 512, 32
 """Longest replies: facts, and the verdict on one."""
 _MOST_EVIDENCE = 240
 """Characters of the passages that are kept."""
@@ -82,11 +84,10 @@ class Asked:
 def _facts(prompt: str, reply: Reply) -> list[str | JudgedFact]:
     """The facts that the judge wrote; one `unparsed` for a reply without a list."""
     lines = [match.group(1) for line in reply.text.splitlines() if (match := _LINE.match(line))]
-    if reply.fault is not None or not lines:
+    if reply.fault is not None or not (lines or reply.text in _NONE):
         return [JudgedFact(prompt.rpartition("Sentence: ")[2], UNPARSED, reply.quoted())]
-    return [line for line in lines if line.strip(" .").upper() != "NONE"]
+    return [line for line in lines if line not in _NONE]
 
 
 def _verdict(reply: Reply) -> str:
-    match = None if reply.fault is not None else _VERDICT.match(reply.text)
-    return UNPARSED if match is None else SUPPORTED if match.group(1).lower() == "true" else UNSUPPORTED
+    return (None if reply.fault is not None else _VERDICTS.meaning(reply.text)) or UNPARSED

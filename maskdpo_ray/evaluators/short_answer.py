@@ -12,6 +12,7 @@ from typing import Any
 
 from maskdpo_ray.annotators.judge import Reply, ask
 from maskdpo_ray.annotators.plugins import require_count
+from maskdpo_ray.annotators.tags import Tags
 from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.evaluators import asking
 from maskdpo_ray.evaluators.abstention import abstains
@@ -29,8 +30,9 @@ Standard answer: {standard}
 Candidate answer: {candidate}
 
 Reply with one word: Correct, Incorrect or Unsure."""
-_VERDICT = re.compile(r"\W*(correct|incorrect|unsure)\b", re.IGNORECASE)
-_VERDICT_TOKENS = 8
+_UNSURE = "unsure"
+_VERDICTS = Tags({"Correct": SUPPORTED, "Incorrect": UNSUPPORTED, "Unsure": _UNSURE})
+_VERDICT_TOKENS = 32
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")  # a Chinese character is one
 _ARTICLES = frozenset(("a", "an", "the"))
 
@@ -121,7 +123,7 @@ def _by_words(standard: str, answer: str) -> str | None:
 
 
 def _verdict(reply: Reply, standard: str | None) -> tuple[str | None, str | None]:
-    match = None if reply.fault is not None else _VERDICT.match(reply.text)
-    if match is None:
+    verdict = None if reply.fault is not None else _VERDICTS.meaning(reply.text)
+    if verdict is None:
         return UNPARSED, reply.quoted()
-    return {"correct": SUPPORTED, "incorrect": UNSUPPORTED}.get(match.group(1).lower()), standard
+    return None if verdict == _UNSURE else verdict, standard
