@@ -19,6 +19,7 @@ from actors.exchange import Call, Exchange
 from actors.host import Stored
 from actors.lifetime import end_with_raylet
 from actors.vllm_process import CONFIG, Guard, set_environment
+from maskdpo_ray.engine_limits import BATCHED_TOKENS
 from maskdpo_ray.errors import ActorLost, ClusterError, RolloutError, one_line, shown
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Rollout
@@ -292,6 +293,8 @@ def _engine_args(settings: EngineSettings, path: str) -> dict[str, Any]:
         "enforce_eager": settings.enforce_eager,
         "enable_prefix_caching": settings.enable_prefix_caching,
         "max_num_seqs": settings.max_num_seqs,
+        # vLLM's own default depends on who calls it: 2048 for an engine like this one.
+        "max_num_batched_tokens": max(BATCHED_TOKENS[settings.device], settings.max_num_seqs),
         "trust_remote_code": settings.trust_remote_code,
         "load_format": "safetensors",
         # Sampling defaults are the config's alone, never the model folder's generation_config.
@@ -302,7 +305,6 @@ def _engine_args(settings: EngineSettings, path: str) -> dict[str, Any]:
     }
     if settings.device == "cpu":
         # vLLM 0.29 on CPU can't split a seeded prompt's prefill ("CPU Generator does not use
-        # offset"). Remove both when a seeded request survives chunked prefill there.
+        # offset"). Remove this when a seeded request survives chunked prefill there.
         arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = 32768
     return arguments

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from maskdpo_ray import engine_limits
 from maskdpo_ray.records import LABELS
 from maskdpo_ray.requirement import require
 from maskdpo_ray.training_config import AdamConfig, DeepspeedConfig, LoraConfig, SavingsConfig, TrainConfig
@@ -295,12 +296,12 @@ class ClusterConfig:
     the run."""
 
     def __post_init__(self) -> None:
-        for name in ("start_timeout_s", "step_timeout_s"):
-            require(0 < getattr(self, name) <= 10**7, f"cluster.{name}", "above 0, at most 1e7", getattr(self, name))
+        for name in ("start_timeout_s", "step_timeout_s"):  # below a second nothing would ever be in time
+            require(1 <= getattr(self, name) <= 10**7, f"cluster.{name}", "1 to 1e7", getattr(self, name))
         for name, value in vars(self).items():
             if name.startswith(("cpus_per_", "gpus_per_")):
                 require(value >= 0, f"cluster.{name}", "at least 0", value)
-        require(self.threads is None or self.threads >= 1, "cluster.threads", "at least 1", self.threads)
+        require(self.threads is None or 1 <= self.threads <= 1024, "cluster.threads", "1 to 1024", self.threads)
 
 
 @dataclass(frozen=True)
@@ -342,6 +343,7 @@ class Config:
                 "1 when cluster.device is cpu",
                 self.vllm.tensor_parallel_size,
             )
+        engine_limits.check(self)
         context, answer = self.vllm.max_model_len, self.rollout.max_new_tokens
         require(
             context is None or answer < context,

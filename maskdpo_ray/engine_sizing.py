@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 
 from maskdpo_ray.config import Config
+from maskdpo_ray.engine_limits import BATCHED_TOKENS
 from maskdpo_ray.model_shape import ModelShape
 from maskdpo_ray.sizing import Term, bytes_of
 
 GIB = 2**30
 
-_BATCHED_TOKENS = 8192
-"""Tokens that vLLM computes at a time on a GPU, at most (its default)."""
 _GPU_RUNTIME = int(1.5 * GIB)
 """CUDA's context, NCCL and captured graphs: an assumption."""
 
@@ -37,7 +36,7 @@ class Engine:
     def terms(self) -> list[Term]:
         """All but the KV cache, and the KV cache of one sequence: the least with which vLLM starts."""
         width, shape, split = bytes_of(self.dtype), self.shape, max(1, self.gpus)
-        tokens = _BATCHED_TOKENS if self.gpus else self.max_len
+        tokens = BATCHED_TOKENS["cuda"] if self.gpus else self.max_len
         work = tokens * width * (4 * shape.hidden_size + (3 * shape.intermediate_size + shape.query_size) // split)
         logits = 8 * self.max_num_seqs * shape.vocab_size
         return [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskdpo_ray import annotators, evaluators, lora_targets, model_folder, questions
+from maskdpo_ray import annotators, engine_limits, evaluators, lora_targets, model_folder, questions
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config, DataConfig
 from maskdpo_ray.errors import ConfigError
@@ -50,6 +50,7 @@ def check(config: Config) -> Prepared:
             f"rollout.max_new_tokens: expected less than the model's context ({limit}), which also holds the prompt, "
             f"got {config.rollout.max_new_tokens}"
         )
+    engine_limits.check_model(config, model.config, model.file, limit)
     tokenizer, every = model.tokenizer, [*train, *held_out]
     questions.check_prompts(tokenizer, every, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     return Prepared(
