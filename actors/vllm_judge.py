@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.vllm_process import CONFIG, Guard, set_environment
+from maskdpo_ray import other_folders
 from maskdpo_ray.annotators import model_files, thoughts
 from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count, require_reply_options
-from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
+from maskdpo_ray.errors import AnnotatorError, OptionError, one_line, shown
 
 Result = TypeVar("Result")
 
@@ -63,7 +64,9 @@ class VllmJudge:
             OptionError: one line, about any of these; ModelError and AnnotatorError about the model's files.
         """
         is_model = isinstance(model, str) and os.path.isfile(os.path.join(model, "config.json"))
-        require(is_model, "model", "a Hugging Face folder with config.json", model)
+        if not is_model:
+            instead = other_folders.described(model) if isinstance(model, str) else ""
+            raise OptionError(f"model: expected a Hugging Face folder with config.json, got {shown(model)}{instead}")
         require(device in ("cuda", "cpu"), "device", "cuda or cpu", device)
         dtypes = ("auto", "bfloat16", "float16", "float32")
         require(dtype in dtypes, "dtype", f"one of {', '.join(dtypes)}", dtype)

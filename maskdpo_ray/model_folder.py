@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import plain_model, weights_file
+from maskdpo_ray import other_folders, plain_model, weights_file
 from maskdpo_ray.config import ModelConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, ModelError, shown
 from maskdpo_ray.quiet import quiet
@@ -42,9 +42,9 @@ def load(model: ModelConfig) -> ModelFolder:
     folder = Path(model.model_name_or_path)
     file = folder / "config.json"
     if not os.path.isfile(file):  # Path.is_file raises when the name is too long
-        raise ModelError(
-            f"model.model_name_or_path: expected a Hugging Face folder with config.json, got {str(folder)!r}"
-        )
+        expected = f"expected a Hugging Face folder with config.json, got {str(folder)!r}"
+        given = model.model_name_or_path
+        raise ModelError(f"model.model_name_or_path: {expected}{other_folders.described(given)}")
     described = _json_object(file)
     plain_model.check(folder, described)
     context = described.get("max_position_embeddings")
@@ -214,7 +214,9 @@ def _shapes(folder: Path, dtypes: Collection[str] | None = _DTYPES) -> Shapes:
             loaded = set(names.values())
         files.update(names.values())
     if not files:
-        raise ModelError(f"model.model_name_or_path: expected safetensors in {str(folder)!r}, found none")
+        instead = other_folders.weights(folder)
+        found = f"found {instead}" if instead else "found none"
+        raise ModelError(f"model.model_name_or_path: expected safetensors in {str(folder)!r}, {found}")
     shapes: Shapes = {}
     for name in sorted(files):
         with weights_file.opened(folder / name) as weights:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray import other_folders
 from maskdpo_ray.errors import ModelError, shown
 
 _ATTENTION = ("eager", "sdpa")
@@ -17,9 +18,8 @@ _MOST_LAYERS = 1000
 
 def check(folder: Path, config: dict[str, Any]) -> None:
     """Raise ModelError when `folder`, with what its config.json holds, is more than a model."""
-    adapter = folder / "adapter_config.json"
-    if adapter.exists():  # transformers would load the model that it names in place of this one
-        raise ModelError(f"{adapter}: expected a whole model, got an adapter; merge it into its model first")
+    if adapter := other_folders.adapter(folder):  # transformers would load the model that it names instead
+        raise ModelError(f"{folder / 'adapter_config.json'}: expected a whole model, got {adapter}")
     allowed = {"attn_implementation": _ATTENTION, "experts_implementation": _EXPERTS}
     for name, value in _fields(config):
         if name in allowed and value not in (None, *allowed[name]):

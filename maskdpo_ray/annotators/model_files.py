@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import plain_model, weights_file
+from maskdpo_ray import other_folders, plain_model, weights_file
 from maskdpo_ray.errors import ConfigError, ModelError, one_line, shown
 from maskdpo_ray.quiet import quiet
 
@@ -20,8 +20,10 @@ def described(model: str, field: str) -> dict[str, Any]:
         value = json.loads((Path(str(model)) / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         expected = "expected the folder of a model, with config.json"
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{field}: {expected}, got {shown(model)}: {reason}") from None
+        reason = f": {error.strerror if isinstance(error, OSError) else error}"
+        if not (Path(str(model)) / "config.json").is_file():
+            reason = other_folders.described(str(model)) or reason
+        raise ConfigError(f"{field}: {expected}, got {shown(model)}{reason}") from None
     found: dict[str, Any] = value if isinstance(value, dict) else {}
     plain_model.check(Path(str(model)), found)
     return found
@@ -30,7 +32,9 @@ def described(model: str, field: str) -> dict[str, Any]:
 def refuse_no_weights(folder: Path, field: str) -> None:
     """Raise ModelError, about the option `field` or a file, unless there are safetensors and they are whole."""
     if not list(folder.glob("*.safetensors")):
-        raise ModelError(f"{field}: expected safetensors in {str(folder)!r}, found none")
+        instead = other_folders.weights(folder)
+        found = f"found {instead}" if instead else "found none"
+        raise ModelError(f"{field}: expected safetensors in {str(folder)!r}, {found}")
     refuse_damaged_weights(folder)
 
 

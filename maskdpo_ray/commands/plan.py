@@ -10,7 +10,7 @@ import re
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
-from maskdpo_ray import cli, fitting, model_folder, model_shape
+from maskdpo_ray import cli, fitting, model_folder, model_shape, other_folders
 from maskdpo_ray.commands.arguments import Parser, number, split
 from maskdpo_ray.config import Config
 from maskdpo_ray.config_file import Given
@@ -94,9 +94,8 @@ def _models(own: Namespace, config: Config) -> Models:
     elif os.path.isfile(os.path.join(folder, "config.json")):
         policy = _of_folder(folder, config.model.trust_remote_code, is_trained=True)
     else:
-        raise ConfigError(
-            f"model.model_name_or_path: expected a folder with config.json, or --model_size, got {shown(folder)}"
-        )
+        expected = f"expected a folder with config.json, or --model_size, got {shown(folder)}"
+        raise ConfigError(f"model.model_name_or_path: {expected}{other_folders.described(folder)}")
     return Models(policy, _annotator(own, config), _prompt_tokens(own, config, policy))
 
 

@@ -154,7 +154,9 @@ MODELS: dict[str, Case] = {
     "no such folder": (
         None,
         f"{ASK} --model.model_name_or_path meta/llama",
-        "--model.model_name_or_path: expected a Hugging Face folder with config.json, got 'meta/llama'",
+        "--model.model_name_or_path: expected a Hugging Face folder with config.json, got 'meta/llama', "
+        "and there is no such folder; if it is the Hub's, then hf download meta/llama --local-dir models/llama and "
+        "give models/llama",
     ),
     "no chat template": (
         remove("model/chat_template.jinja"),
@@ -199,7 +201,8 @@ MODELS: dict[str, Case] = {
     "pickled weights only": (
         pickled,
         ASK,
-        "config.yaml:2: model.model_name_or_path: expected safetensors in 'model', found none",
+        "config.yaml:2: model.model_name_or_path: expected safetensors in 'model', found pickled weights; convert them "
+        "and give 'model-safetensors': python -c 'from transformers ...",
     ),
     "weights beside the folder": (
         write("model/model.safetensors.index.json", '{"weight_map": {"a": "../a.safetensors"}}'),
@@ -210,7 +213,8 @@ MODELS: dict[str, Case] = {
     "an adapter": (
         write("model/adapter_config.json", '{"base_model_name_or_path": "other"}'),
         ASK,
-        "model/adapter_config.json: expected a whole model, got an adapter; merge it into its model first",
+        "model/adapter_config.json: expected a whole model, got an adapter of 'other'; merge the two and give "
+        "'model-merged': python -c 'from peft ...",
     ),
     "code of its own": (
         edit("model/config.json", **REMOTE),
@@ -241,8 +245,8 @@ MODELS: dict[str, Case] = {
     "no second model": (
         None,
         f"{ASK} --eval.perplexity_model no",
-        "--eval.perplexity_model: expected the folder of a model, with config.json, got 'no': No such file or "
-        "directory",
+        "--eval.perplexity_model: expected the folder of a model, with config.json, got 'no', and there is no such "
+        "folder",
     ),
 }
 
