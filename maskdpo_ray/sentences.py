@@ -1,7 +1,7 @@
 """Cut an answer into sentences, as character spans of the text itself, in English and Chinese.
 
-Own rules: of blingfire, pysbd, sentencex, syntok and yasbd-lib, the best gets about four in five of the
-cases in tests/unit/test_sentences.py right. A wrong cut gives a wrong label: in doubt, do not cut.
+Own rules: other splitters find fewer of the sentences that are marked by hand (benchmarks/sentences.py).
+A wrong cut gives a wrong label: in doubt, do not cut.
 
 - A line is a block, and so is a fenced code block; a table row or a heading is never cut further.
   Lines join only when a long line (50 characters or more) without an end mark is continued: the next
@@ -10,10 +10,13 @@ cases in tests/unit/test_sentences.py right. A wrong cut gives a wrong label: in
 - A list marker belongs to its item. Inside a line a number is a marker only if it continues a count;
   any other ("the atomic number is 73. Tantalum ...") ends its sentence.
 - Nothing is cut inside brackets, quotation marks or code, except in a quotation or bracket that starts
-  a sentence and holds whole ones.
+  a sentence and holds whole ones. The brackets of emoticons and of list markers (":(", "1)") are none.
 - After . ! ? … a space and then no lower-case letter must follow (in a line all in lower case, any).
   。！？ cut at once, and in Chinese so does ；, as in the ANAH annotators' protocol.
-- Closing marks, footnote numbers, emoji and wordless lines (---) belong to the sentence before them.
+- A full stop between an abbreviation and a number ends nothing, unless the abbreviation is a unit whose
+  number stands before it ("500 m. 3 of them"). A word without a vowel is taken for one.
+- Closing marks, citations behind the end mark, emoji and wordless lines (---) belong to the sentence
+  before them, unless each sentence begins with its citation ("[1] It is. [2] It was.").
 """
 
 from __future__ import annotations
@@ -21,40 +24,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from maskdpo_ray.abbreviations import CONTRACTED, full_stop_ends, starts_sentence
+
 LANGUAGES = ("en", "zh")
 
 _WRAPPED_LINE = 50  # Characters. Shorter lines are lines of a list, not wrapped prose.
 _CONTEXT = 200  # Characters looked back at, so that no text takes quadratic time.
-
-# Never end a sentence.
-_TITLES = frozenset(
-    "mr mrs ms dr prof gen rev hon sen rep gov capt lt col sgt maj cmdr adm pres messrs mme mlle vs v "
-    "mt ft e.g i.e eg ie cf approx ca c viz".split()
-)
-# Do not end a sentence before a number.
-_COUNTED = frozenset(
-    "no nos vol vols p pp fig figs ch sec art eq op est pop b d r fl jan feb mar apr jun jul aug sep "
-    "sept oct nov dec ver".split()
-)
-# End a sentence only before a word that often starts one.
-_EITHER = frozenset("st inc ltd co corp jr sr bros etc al ave blvd rd dept univ assn intl llc plc".split())
-_STARTERS = frozenset(
-    "It Its The This That These Those He She They His Her Their We You Our My I In On At As For From By "
-    "With But And Or If When While However Although Though There Here What Who Where Which How Why Some "
-    "Many Most Both Each After Before Since During Because One Two Another Also So Then Thus To Not Is "
-    "Are Was Were Other Others All Today Now Yes Additionally Therefore Moreover Furthermore Overall "
-    "Finally A An".split()
-)
+_AHEAD = 2000  # Characters in which the second item of a list is looked for.
 _CONNECTORS = frozenset(
     "the a an of in on at to and or by for with from as is are was were its their than that".split()
 )
-# Element symbols that are abbreviations elsewhere, and words that say that a symbol or letter is meant.
-_SYMBOLS = frozenset("Co No Mt Sr Al Ca Cf Fl".split())
-_SYMBOL_CONTEXT = re.compile(
-    r"symbol|letter|vitamin|hepatitis|grade|option|answer|formula|denoted|class|type|group|block|符号|字母",
-    re.IGNORECASE,
-)
-
 _WORD = re.compile(r"[^\W_]")
 _LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
 _FENCE = re.compile(r"\s*```[^`]*$")
@@ -65,23 +44,43 @@ _PREFIX = re.compile(
     r"(?:(?:(?P<number>\d{1,3})|[A-Za-z]|[ivx]{1,5}|[IVX]{1,5})\\?[.)](?=\s|$)|\((?:\d{1,3}|[A-Za-z])\)|"
     r"（(?:\d{1,3}|[一二三四五六七八九十]+)）|(?:\d{1,3}|[一二三四五六七八九十]+)、)?"
 )
+_HAN = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_EMOTICON = (
+    rf"(?:(?<![^\s{_HAN}.!?…。！？～~])[:;=：]['’]?[-^]?[)）\]](?=[\s{_HAN}.!?]|$)"  # :)
+    r"|[:;=：]['’]?[-^]?[(（\[](?=[\s.!?。！？]|$)|(?<!\S)\(-?[:;=](?=\s|$))"  # :( and (:
+)
+_FACE = re.compile(_EMOTICON)
+_FACE_PARTS = frozenset(":;=：'’-^")
 _EVENT = re.compile(r"[.!?…。！？｡．；]+|[(（\[【{《“「『\"`]")
+_EVENT_OR_FACE = re.compile(rf"{_EVENT.pattern}|{_EMOTICON}")
 _BRACKET = re.compile(r"[()（）\[\]【】{}《》“”「」『』\"`]")
-_PAIRS = {")": "(", "）": "（", "]": "[", "】": "【", "}": "{", "》": "《", "”": "“", "」": "「", "』": "『"}
+_CITING = frozenset("[(（【［〔<¹²³⁰⁴⁵⁶⁷⁸⁹†‡")
+_PAIRS = {")": "(", "）": "(", "]": "[", "】": "【", "}": "{", "》": "《", "”": "“", "」": "「", "』": "『"}
+_ITEM = re.compile(r"(?:(?P<end>(?:^|[.!?…。！？;；:：,，、])\s*)|\s)(?P<item>\d{1,2}|[a-z])$")  # 1) or b)
 _PASSAGE = frozenset('(（“「『"')  # May hold whole sentences.
 _QUOTES = frozenset('“「『"')
-_TAIL = re.compile(r"(?:[)\]}\"'”’»」』）】¹²³⁰⁴-⁹\u200b-\u200d\u2060\ufeff]|[*_~`]+(?=\s|$)|\[\^?\d{1,3}\])*")
+_TAIL = re.compile(r"(?:[)\]}\"'”’»」』）】\u200b-\u200d\u2060\ufeff]|[*_~`]+(?=[\s\[¹²³⁰⁴-⁹]|$))*")
+_LINK = r"\[[^\[\]]{1,120}\]\([^()\s]{1,300}\)"
+_SUPERSCRIPT = "[¹²³⁰⁴-⁹]"
+_CITATION = re.compile(
+    rf"{_SUPERSCRIPT}+(?:[,⁻–-]\s?{_SUPERSCRIPT}+)*|[†‡]+|(?<=[.!?])\(\d{{1,3}}\)(?=\s|$)"
+    r"|<sup>[^<]{1,60}</sup>"
+    r"|\s?\[{1,2}\^?(?:\d[\d\s,;–-]*|(?i:citation needed|note \d+|ref\.? \d+))\]{1,2}(?:\([^()\s]{1,300}\))?"
+    r"|(?<![\s\[])\[{1,2}[^\[\]]{1,60}\]{1,2}(?:\([^()\s]{1,300}\))?"  # Not behind a space: [a], [who?]
+    r"|\s?[【［〔]\d[^】］〕]{0,60}[】］〕]"
+    rf"|\s?\({_LINK}(?:[,;]\s?{_LINK})*\)"
+    r"|\s?[(（](?:(?=[^()（）]{0,100}[^\W\d_]|\d+\s?[,，;–-])[^()（）]{1,100}?\d[a-z]?"  # (Smith, 2020), (p. 45)
+    r"|(?i:sources?|citation|ref|ibid|via|来源|出处|资料来源)\b[^()（）]{0,100})[)）]"
+)
 _MARKUP = re.compile(r"[*_~]+")
+_NEXT_CITATION = re.compile(rf"(?:[,;–-]\s?)?(?:{_CITATION.pattern})")
 _EMOJI = re.compile(
-    r"(?:\s*[\u2190-\u21ff\u2300-\u245f\u2500-\u2775\u2794-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]"
-    r"[\ufe0f\u200d]*)*"
+    r"(?:\s*(?:[\u2190-\u21ff\u2300-\u245f\u2500-\u2775\u2794-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]"
+    rf"[\ufe0f\u200d]*|{_EMOTICON}|[:;=]-?[DPp](?=\s|$)))*"
 )
 _CJK_ENDS = frozenset("。！？｡．；")
 _ENDS = frozenset(".!?…。！？｡．；")
-_ACRONYM = re.compile(r"[A-Za-z]{1,2}(?:\.-?[A-Za-z]{1,2})+")  # U.S, Ph.D, a.m, J.-P
-_MIXED_CASE = re.compile(r"[a-z]{1,3}[A-Z]")  # iPhone, mRNA
-_NEXT_WORD = re.compile(r"\w+\.?")
-_UNIT = re.compile(r"[\d°]\s?$")
+_LOWER_CASE_START = re.compile(r"[a-z]{1,3}[A-Z]|[a-z][)）]\s")  # iPhone, mRNA, b)
 
 
 def split(text: str, language: str = "en") -> list[tuple[int, int]]:
@@ -184,7 +183,10 @@ class _Block:
         """Where the words of the current sentence (from `start`) begin: after its list marker."""
         self.count = int(prefix["number"] or 0)
         """The list number last seen; inside a line, only the next one is a list marker."""
+        self.next_item = ""
+        """What "1)" or "a)" is followed by in a list inside a line: "2" or "b"."""
         self.lower_case = text[start:end].islower()
+        self.event = _EVENT
         self.close_of = self._matches()
         self.next_word = start
         self.opening_of = {close: opening for opening, close in self.close_of.items()}
@@ -196,7 +198,9 @@ class _Block:
         while found := _BRACKET.search(text, position, self.end):
             at, mark = found.start(), found.group()
             position = at + 1
-            if mark == "`":
+            if not _FACE_PARTS.isdisjoint(text[max(at - 1, self.start) : at + 2]) and (face := self._face(at)):
+                self.event, position = _EVENT_OR_FACE, face
+            elif mark == "`":
                 close = text.find("`", position, self.end)
                 if close >= 0:
                     matches[at], position = close, close + 1
@@ -207,15 +211,41 @@ class _Block:
                 elif not before.isdigit():  # 5'10" is no quotation.
                     open_at[mark] = [at]
             elif mark not in _PAIRS:
-                open_at.setdefault(mark, []).append(at)
+                open_at.setdefault("(" if mark == "（" else mark, []).append(at)
+            elif mark in ")）" and self._is_item(at):
+                continue
             elif open_at.get(_PAIRS[mark]):
                 matches[open_at[_PAIRS[mark]].pop()] = at
         return matches
 
+    def _face(self, at: int) -> int | None:
+        """End of the emoticon that the bracket at `at` is a part of, if it is."""
+        found = _FACE.search(self.text, max(self.start, at - 3), min(self.end, at + 5))
+        return found.end() if found and found.start() <= at < found.end() else None
+
+    def _is_item(self, close: int) -> bool:
+        """Whether a closing bracket ends a list's marker: the next one counted, or a first one with a second."""
+        found = _ITEM.search(self.text[max(self.start, close - 6) : close])
+        if found is None or (found["item"] != self.next_item and (found["end"] is None or found["item"] not in "1a")):
+            return False
+        item = found["item"]
+        after = str(int(item) + 1) if item.isdecimal() else chr(ord(item) + 1)
+        ahead = self.text[close : min(self.end, close + _AHEAD)]
+        if item != self.next_item and f"{after})" not in ahead and f"{after}）" not in ahead:
+            return False
+        self.next_item = after
+        return True
+
     def sentences(self) -> Iterator[tuple[int, int]]:
         position = self.body
-        while event := _EVENT.search(self.text, position, self.end):
+        while event := self.event.search(self.text, position, self.end):
             first, position = event.span()
+            if self.text[first] not in _ENDS and position > first + 1:
+                cut, position = self._emoticon(first, position)
+                if cut:
+                    yield self.start, position
+                    self.start = self.body = position
+                continue
             if self.text[first] not in _ENDS:
                 close = self.close_of.get(first)
                 if close is None or self._is_passage(first, close):
@@ -232,6 +262,16 @@ class _Block:
                 self.start = self.body = position = cut
         yield self.start, self.end
 
+    def _emoticon(self, first: int, last: int) -> tuple[bool, int]:
+        """Whether the emoticon at [first, last) ends the sentence as an end mark does, and the end of all of them."""
+        text = self.text
+        after = _EMOJI.match(text, last, self.end).end()
+        following = self._next_word(after)
+        if following == self.end or not text[max(self.body, first - _CONTEXT) : first].strip():
+            return False, after
+        begins = text[following].isupper() or _han(text[following])
+        return begins and (text[after].isspace() or _han(text[after])), after
+
     def _is_passage(self, opening: int, close: int) -> bool:
         """Whether a quotation or bracket starts a sentence and ends in an end mark."""
         return (
@@ -246,6 +286,8 @@ class _Block:
         tail = _TAIL.match(text, last, end).end()
         tail = next((k for k in range(last, tail) if text[k] in '"`' and k in self.close_of), tail)
         marks = text[first:last]
+        cited = self._citations(tail)
+        uncited, tail = cited == tail, cited
         cjk = not _CJK_ENDS.isdisjoint(marks) and not (self.language != "zh" and set(marks) == {"；"})
         if cjk and (markup := _MARKUP.match(text, tail, end)):
             tail = markup.end() if text.count(markup.group(), self.start, first) % 2 else tail
@@ -255,21 +297,41 @@ class _Block:
             return None
         if cjk:
             decimal = marks == "．" and text[first - 1 : first].isdigit() and text[last].isdigit()
-            return None if decimal or self._speech_goes_on(last, tail) else after
+            return None if decimal or (uncited and self._speech_goes_on(last, tail)) else after
         if after == tail and not text[tail].isspace():  # 是北京!对
             before = text[max(self.start, first - _CONTEXT) : first]
-            between_han = bool(before) and _han(before[-1]) and _han(text[tail])
-            ends = between_han and (marks == "." or marks[-1] in "!?") and "://" not in before
+            if uncited:
+                between_han = bool(before) and _han(before[-1]) and _han(text[tail])
+                ends = between_han and (marks == "." or marks[-1] in "!?") and "://" not in before
+            else:
+                ends = text[tail].isupper() or _han(text[tail])
             return tail if ends else None
         word = self._word(first)
-        goes_on = not self.lower_case or (marks == "." and len(word) < 4 and not word.isdigit())
-        if text[following].islower() and not _MIXED_CASE.match(text, following) and goes_on:
+        short = len(word) < 4 or CONTRACTED.fullmatch(word) is not None
+        goes_on = not self.lower_case or (marks == "." and short and not word.isdigit())
+        if text[following].islower() and goes_on and not _LOWER_CASE_START.match(text, following):
             return None
         if marks == ".":
-            return after if self._full_stop(word, first, following) else None
+            if word.isdecimal() and len(word) <= 3:
+                return None if self._is_marker(int(word), first - len(word)) else after
+            return after if full_stop_ends(text, (self.start, first, end), word, following) else None
         if marks[0] in ".…" and text[first - 1 : first].isspace():  # 1, 2, ... N
-            return after if self._starts(following) else None
+            return after if starts_sentence(text, following, end) else None
         return after if marks != "；" else None
+
+    def _citations(self, at: int) -> int:
+        """End of the citations behind the end mark and closing marks that end at `at`; `at` if there are none."""
+        if _CITING.isdisjoint(self.text[at : at + 2]) or _CITATION.match(self.text, self.body, self.end):
+            return at
+        end = at
+        while found := (_CITATION if end == at else _NEXT_CITATION).match(self.text, end, self.end):
+            inside = found.end() - len(found.group().lstrip("(（ \u00a0"))
+            if self.text[inside - 1] in "(（" and starts_sentence(self.text, inside, self.end):
+                break  # (In 2020 ... of 2021)
+            if found.group()[0].isspace() and self.text[found.end() : found.end() + 2].strip()[:1].islower():
+                break  # (Apollo 11) landed
+            end = found.end()
+        return _TAIL.match(self.text, end, self.end).end() if end > at else at
 
     def _speech_goes_on(self, last: int, tail: int) -> bool:
         """Whether a quotation that ends at an end mark is only a part of the Chinese sentence around it."""
@@ -292,34 +354,6 @@ class _Block:
                 break
             start -= 1
         return self.text[start:end].lstrip(".-'’")
-
-    def _starts(self, at: int) -> bool:
-        """Whether the word at `at` often starts a sentence (and is not an initial, as in "A. Smith")."""
-        word = _NEXT_WORD.match(self.text, at, self.end).group()
-        if len(word) == 2:
-            word = word.lower() if word.endswith(".") else word
-        return word.rstrip(".").capitalize() in _STARTERS and word != "a."
-
-    def _full_stop(self, word: str, at: int, following: int) -> bool:
-        """Whether the full stop at `at`, after `word` and before the word at `following`, ends a sentence."""
-        text, key = self.text, word.lower()
-        letter = len(word) == 1 and word.isalpha()
-        if letter and word.isupper() or word in _SYMBOLS:
-            if _UNIT.search(text, max(self.start, at - len(word) - 2), at - len(word)):
-                return True  # 3,017 °C. / 5 V.
-            if _SYMBOL_CONTEXT.search(text, max(self.start, at - _CONTEXT), at):
-                return True
-        if word.isdecimal() and len(word) <= 3:
-            return not self._is_marker(int(word), at - len(word))
-        if letter and word.isupper():
-            return text[following].isdigit() or self._starts(following)
-        if key in _TITLES:
-            return False
-        if key in _COUNTED:
-            return not text[following].isdigit()
-        if letter or key in _EITHER or _ACRONYM.fullmatch(word):
-            return self._starts(following)
-        return True
 
     def _is_marker(self, number: int, at: int) -> bool:
         """Whether a number before a full stop, inside a line, numbers an item; counts it if so."""

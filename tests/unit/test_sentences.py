@@ -304,7 +304,8 @@ def test_empty_and_blank() -> None:
 FRAGMENTS = st.sampled_from(
     'Dr. |U.S. |1. |73. |- |\n|\n\n|\r\n|```|`|**|# |"|“|'
     "”|(|)|（|）|「|」|。|！|；|…|...|?! |. |²|It is|北京|🎉|[1]|5| |the|"
-    "\u200b|\u00a0|\u3000|\u2028|\x1f|\ufeff".split("|")
+    "\u200b|\u00a0|\u3000|\u2028|\x1f|\ufeff|"
+    "[1, 2]|[a]|(Smith, 2020)|【4:0†source】|¹,²|<sup>1</sup>|:)|:(|(: |1)|b) |fig. 3|Rs. ".split("|")
     + ["| a |\n"]
 )
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
