@@ -76,8 +76,12 @@ class DataConfig:
     """Use only so many topics of `data.transfer`; none: all."""
     max_questions: int | None = None
     """Learn from at most so many questions an iteration; none: all."""
+    max_dropped: float = 0.05
+    """Share of a file's records that can't be used: they are dropped and counted, and with more of them the command
+    stops (fewer than 20 records count as so many). 0: it stops at the first one."""
 
     def __post_init__(self) -> None:
+        require(0 <= self.max_dropped <= 1, "data.max_dropped", "0 to 1", self.max_dropped)
         require(self.num_eval_topics >= 1, "data.num_eval_topics", "at least 1", self.num_eval_topics)
         for name in ("max_questions", "num_transfer_topics"):
             value = getattr(self, name)

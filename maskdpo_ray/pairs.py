@@ -7,7 +7,7 @@ the paper's go into `STRATEGIES` beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from maskdpo_ray.records import (
@@ -129,11 +129,13 @@ class PairsSummary:
     questions: int
     pairs: int
     drops: dict[str, int]
-    """Reason -> questions without a pair."""
+    """Reason -> questions without a pair; of a pairs file, records that were dropped."""
     mixture: dict[str, float]
     """What `mixture` gives."""
     failed_example: str | None = None
     """The error of a question that failed, if one did."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Reason -> the error of the first record of a pairs file that was dropped for it."""
 
 
 STRATEGIES: dict[str, Strategy] = {"best_worst": best_worst}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from maskdpo_ray import annotators, engine_limits, evaluators, lora_targets, model_folder, questions
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.config import Config, DataConfig
-from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.errors import ConfigError, DataError, RecordError
 from maskdpo_ray.evaluators import Evaluator
 from maskdpo_ray.evaluators.guarded import Guarded
 from maskdpo_ray.evaluators.perplexity import Perplexity
@@ -29,6 +31,51 @@ class Prepared:
     render: Callable[[Question], list[int]]
     evaluator: Evaluator | None = None
     """None where nothing but the annotator judges."""
+    dropped: Sequence[Dropped] = ()
+    """The records of each source of questions."""
+
+    def dropped_lines(self) -> list[str]:
+        """What was dropped, in words."""
+        return [line for each in self.dropped for line in each.lines()]
+
+    def dropped_json(self) -> dict[str, Any]:
+        """What a summary holds of it; nothing where nothing was dropped."""
+        found = {str(each.source): each.to_json() for each in self.dropped if each.counts}
+        return {"dropped": found} if found else {}
+
+
+@dataclass
+class Splits:
+    """The questions of a config."""
+
+    train: list[Question]
+    """Those to learn from."""
+    evaluation: dict[str, Sequence[Question]]
+    """The evaluated ones, by split."""
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    """By split, `train` among them; one of two splits where both come from one source."""
+
+    def sift(self, make: Callable[[str, Question], Question]) -> None:
+        """Keep the questions for which `make` of (split, question) does not raise RecordError."""
+
+        def kept(split: str, asked: Sequence[Question]) -> list[Question]:
+            return list(self.dropped[split].sift(asked, lambda question: make(split, question)))
+
+        self.train = kept("train", self.train)
+        self.evaluation = {split: kept(split, asked) for split, asked in self.evaluation.items()}
+
+    def check(self) -> None:
+        """Raise DataError when too many were dropped, or all of a split."""
+        for dropped in self.sources:
+            dropped.check()
+        for split, asked in {"train": self.train, **self.evaluation}.items():
+            if not asked:
+                raise DataError(self.dropped[split].none_left(f"{split} questions"))
+
+    @property
+    def sources(self) -> list[Dropped]:
+        """Each once."""
+        return list({id(each): each for each in self.dropped.values()}.values())
 
 
 def check(config: Config) -> Prepared:
@@ -38,10 +85,9 @@ def check(config: Config) -> Prepared:
     """
     MaskPolicy.from_config(config.mask.policy)
     annotator, evaluator = judges(config)
-    train, evaluation = load_questions(config.data)
-    held_out = [question for split in evaluation.values() for question in split]
-    check_judges(annotator, None, train)
-    check_judges(annotator, evaluator, held_out)
+    splits = load_questions(config.data)
+    splits.sift(lambda split, question: judgeable(annotator, None if split == "train" else evaluator, question))
+    splits.check()
     model = model_folder.load(config.model)
     lora_targets.check(config.lora, config.model, model.config)
     limit = model_folder.max_len(model, config.vllm)
@@ -51,11 +97,12 @@ def check(config: Config) -> Prepared:
             f"got {config.rollout.max_new_tokens}"
         )
     engine_limits.check_model(config, model.config, model.file, limit)
-    tokenizer, every = model.tokenizer, [*train, *held_out]
-    questions.check_prompts(tokenizer, every, limit, config.rollout.max_new_tokens, model.config.vocab_size)
-    return Prepared(
-        train, evaluation, annotator, tokenizer, lambda question: questions.render(tokenizer, question), evaluator
-    )
+    tokenizer = model.tokenizer
+    render = partial(questions.render, tokenizer)
+    prompts = questions.Prompts(render, tokenizer, limit, config.rollout.max_new_tokens, model.config.vocab_size)
+    splits.sift(lambda _, question: prompts.check(question))
+    splits.check()
+    return Prepared(splits.train, splits.evaluation, annotator, tokenizer, render, evaluator, splits.sources)
 
 
 def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
@@ -67,12 +114,15 @@ def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
     return annotator, evaluator
 
 
-def check_judges(annotator: Annotator, evaluator: Evaluator | None, asked: Iterable[Question]) -> None:
-    """Ask both whether they can judge answers to these questions. Raises UserError for the first that they can't."""
-    for question in asked:
+def judgeable(annotator: Annotator, evaluator: Evaluator | None, question: Question) -> Question:
+    """The question, if both can judge answers to it. Raises RecordError where they say that they can't."""
+    try:
         annotators.check(annotator, question)
         if evaluator is not None:
             evaluators.check(evaluator, question)
+    except DataError as error:
+        raise RecordError(str(error), Reason.NOT_JUDGEABLE) from error
+    return question
 
 
 def _evaluator(config: Config) -> Evaluator | None:
@@ -91,18 +141,24 @@ def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:
         raise ConfigError(f"cluster.{name}: {expected}, got {reserved:g}")
 
 
-def load_questions(data: DataConfig) -> tuple[list[Question], dict[str, Sequence[Question]]]:
-    """(those to learn from, the evaluated ones by split). Raises DataError."""
-    train = questions.load(data.train)
+def load_questions(data: DataConfig) -> Splits:
+    """What `data` names, but for what its files hold that is no question. Raises DataError."""
+
+    def load(source: str) -> tuple[list[Question], Dropped]:
+        dropped = Dropped(source, data.max_dropped)
+        return questions.load(source, dropped), dropped
+
+    train, dropped = load(data.train)
+    by_split = {"train": dropped, "heldout": dropped}
     if data.eval is None:
         train, heldout = questions.split_by_topic(train, data.num_eval_topics, data.split_seed)
     else:
-        heldout = questions.load(data.eval)
+        heldout, by_split["heldout"] = load(data.eval)
     evaluation: dict[str, Sequence[Question]] = {"heldout": heldout}
     if data.transfer is not None:
-        transfer = questions.load(data.transfer)
+        transfer, by_split["transfer"] = load(data.transfer)
         if data.num_transfer_topics is not None:
             transfer = questions.limit_topics(transfer, data.num_transfer_topics, data.split_seed)
         evaluation["transfer"] = transfer
     questions.check_disjoint(train, heldout, evaluation.get("transfer", []))
-    return train[: data.max_questions], evaluation
+    return Splits(train[: data.max_questions], evaluation, by_split)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.errors import DataError, ModelError, shown
+from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.errors import DataError, ModelError, RecordError, shown
+from maskdpo_ray.formats import rendered
+from maskdpo_ray.formats.conversation import Messages, messages
 from maskdpo_ray.formats.json_items import objects
-from maskdpo_ray.formats.preference import Messages, messages
 from maskdpo_ray.records import Question
 from maskdpo_ray.sentences import LANGUAGES
 
@@ -22,28 +24,33 @@ LONGEST_NAME = 200
 """Of an id and a topic, characters."""
 
 
-def load(source: str) -> list[Question]:
+def load(source: str, dropped: Dropped | None = None) -> list[Question]:
     """Questions of `builtin:countries`, `builtin:elements` or a file of JSON objects, in their order.
 
     An object needs only `prompt`: a string, or chat messages that end with the user's. Without `id` its id is
-    `source:line number`, without `topic` its topic is its id. Raises DataError.
+    `source:line number`, without `topic` its topic is its id. Bad ones go to `dropped`. Raises DataError.
     """
+    dropped = dropped or Dropped(source)
     if source.startswith("builtin:"):
         name = source.removeprefix("builtin:")
         if name not in BUILTIN:
             known = ", ".join(f"builtin:{domain}" for domain in BUILTIN)
             raise DataError(f"{source}: expected one of {known}, or a JSON Lines file")
-        return list(importlib.import_module(f"maskdpo_ray.domains.{name}").questions())
-    path = Path(source)
-    questions: list[Question] = []
+        found = list(importlib.import_module(f"maskdpo_ray.domains.{name}").questions())
+        dropped.records = len(found)
+        return found
     places: dict[str, str] = {}
-    for where, value in objects(path):
-        question = _question(value, where)
-        first = places.setdefault(question.id, where)
-        if len(places) == len(questions):
-            raise DataError(f"{where}: id: expected an id of its own, got {question.id!r} again, first at {first}")
-        questions.append(question)
-    return questions
+
+    def question(found: tuple[str, dict[str, Any]]) -> Question:
+        where, value = found
+        made = _question(value, where)
+        if first := places.get(made.id):
+            message = f"{where}: id: expected an id of its own, got {made.id!r} again, first at {first}"
+            raise RecordError(message, Reason.DUPLICATE)
+        places[made.id] = where
+        return made
+
+    return list(dropped.sift(objects(Path(source), dropped), question))
 
 
 def split_by_topic(
@@ -123,7 +130,7 @@ def render(tokenizer: Any, question: Question) -> list[int]:
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
-            # Without its warning about long prompts: `check_prompts` refuses them.
+            # Without its warning about long prompts: `Prompts` refuses them.
             tokenizer_kwargs={"verbose": False},
         )
     except Exception as error:  # a template is a program, which can fail in any way
@@ -134,36 +141,61 @@ def render(tokenizer: Any, question: Question) -> list[int]:
     return [int(token) for token in ids]
 
 
-def check_prompts(
-    tokenizer: Any, questions: Iterable[Question], max_len: int, max_new_tokens: int, vocab_size: int
-) -> int:
-    """Length of the longest prompt, tokens, once every prompt and its answer fit into `max_len` tokens.
+class Prompts:
+    """Checks rendered prompts, one question after the other."""
 
-    Raises DataError naming the first question whose prompt leaves no room for `max_new_tokens`, has no text, has a
-    token id of `vocab_size` or more, or is the prompt of other messages too.
-    """
-    longest = 0
-    asked: dict[bytes, Question] = {}
-    room = max_len - max_new_tokens
-    for question in questions:
-        ids = render(tokenizer, question)
-        where, length = f"question {question.id!r}", len(ids)
-        if not tokenizer.decode(ids, skip_special_tokens=True).strip():
-            raise DataError(f"{where}: expected text from the model's chat template, got {length} tokens without text")
-        if max(ids) >= vocab_size:
-            raise DataError(f"{where}: expected token ids below the model's vocab_size {vocab_size}, got {max(ids)}")
-        first = asked.setdefault(hashlib.sha256(repr(ids).encode()).digest(), question)
+    def __init__(
+        self,
+        render: Callable[[Question], list[int]],
+        tokenizer: Any,
+        max_len: int,
+        max_new_tokens: int,
+        vocab_size: int,
+    ) -> None:
+        """Every prompt and its answer of `max_new_tokens` are to fit into `max_len` tokens."""
+        self._render = render
+        self._tokenizer = tokenizer
+        self._max_len = max_len
+        self._max_new_tokens = max_new_tokens
+        self._vocab_size = vocab_size
+        self._asked: dict[bytes, Question] = {}
+        self.longest = 0
+        """Of the prompts, tokens."""
+
+    def check(self, question: Question) -> Question:
+        """The question itself.
+
+        Raises RecordError when the template refuses it or leaves a tool's turn out, when its prompt leaves no room for
+        the answer, has no text, a token id that the model lacks, or is the prompt of other messages too; ModelError
+        as `render`.
+        """
+        where = f"question {question.id!r}"
+        rendered.refuse_left_out(self._tokenizer, question.prompt, f"{where}: prompt")
+        try:
+            ids = self._render(question)
+        except RecordError:
+            raise
+        except DataError as error:
+            raise RecordError(str(error), Reason.NOT_RENDERED) from error
+        length, room = len(ids), self._max_len - self._max_new_tokens
+        if not self._tokenizer.decode(ids, skip_special_tokens=True).strip():
+            message = f"{where}: expected text from the model's chat template, got {length} tokens without text"
+            raise RecordError(message, Reason.EMPTY_PROMPT)
+        if max(ids) >= self._vocab_size:
+            message = f"{where}: expected token ids below the model's vocab_size {self._vocab_size}, got {max(ids)}"
+            raise RecordError(message, Reason.OUTSIDE_VOCABULARY)
+        first = self._asked.setdefault(hashlib.sha256(repr(ids).encode()).digest(), question)
         if first.prompt != question.prompt:
-            raise DataError(
-                f"{where}: expected a prompt of its own from the model's chat template, got that of {first.id!r} too"
-            )
+            expected = "expected a prompt of its own from the model's chat template"
+            raise RecordError(f"{where}: {expected}, got that of {first.id!r} too", Reason.NOT_RENDERED)
         if length > room:
-            raise DataError(
+            raise RecordError(
                 f"{where}: expected a prompt of at most {room} tokens (context "
-                f"{max_len}, less rollout.max_new_tokens {max_new_tokens}), got {length}"
+                f"{self._max_len}, less rollout.max_new_tokens {self._max_new_tokens}), got {length}",
+                Reason.TOO_LONG,
             )
-        longest = max(longest, length)
-    return longest
+        self.longest = max(self.longest, length)
+        return question
 
 
 def _normal(text: str) -> str:
@@ -185,16 +217,19 @@ def _in_order_of(topics: Sequence[str], questions: Iterable[Question]) -> list[Q
 def _question(value: Mapping[str, Any], where: str) -> Question:
     for name in value:
         if name not in FIELDS:
-            raise DataError(f"{where}: {name}: expected one of the fields {', '.join(FIELDS)}")
+            expected = f"expected one of the fields {', '.join(FIELDS)}"
+            raise RecordError(f"{where}: {name}: {expected}", Reason.INVALID_FIELD)
     if "prompt" not in value:
-        raise DataError(f"{where}: prompt: expected a string or chat messages, got nothing")
+        message = f"{where}: prompt: expected a string or chat messages, got nothing"
+        raise RecordError(message, Reason.EMPTY_PROMPT)
     question_id = _name(value, "id", where) or where
     facts = value.get("facts")
     if facts is not None and not isinstance(facts, dict):
-        raise DataError(f"{where}: facts: expected an object, got {shown(facts)}")
+        raise RecordError(f"{where}: facts: expected an object, got {shown(facts)}", Reason.INVALID_FIELD)
     language = _text(value, "language", where) or "en"
     if language not in LANGUAGES:
-        raise DataError(f"{where}: language: expected one of {', '.join(LANGUAGES)}, got {language!r}")
+        message = f"{where}: language: expected one of {', '.join(LANGUAGES)}, got {language!r}"
+        raise RecordError(message, Reason.INVALID_FIELD)
     return Question(
         id=question_id,
         topic=_name(value, "topic", where) or question_id,
@@ -210,7 +245,8 @@ def _text(value: Mapping[str, Any], name: str, where: str) -> str | None:
     """A field that may be missing or null, but not empty."""
     text = value.get(name)
     if text is not None and not (isinstance(text, str) and text.strip()):
-        raise DataError(f"{where}: {name}: expected text that is not empty, got {shown(text)}")
+        message = f"{where}: {name}: expected text that is not empty, got {shown(text)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
     return text
 
 
@@ -218,18 +254,22 @@ def _name(value: Mapping[str, Any], name: str, where: str) -> str | None:
     """A field like `_text` that ledgers, reports and terminals show on one line."""
     text = _text(value, name, where)
     if text is not None and len(text) > LONGEST_NAME:
-        raise DataError(f"{where}: {name}: expected at most {LONGEST_NAME} characters, got {len(text)}")
+        message = f"{where}: {name}: expected at most {LONGEST_NAME} characters, got {len(text)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
     if text is not None and any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
-        raise DataError(f"{where}: {name}: expected no control characters or line ends, got {shown(text)}")
+        message = f"{where}: {name}: expected no control characters or line ends, got {shown(text)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
     return text
 
 
 def _prompt(value: Any, where: str) -> Messages:
-    prompt = messages([{"role": "user", "content": value}] if isinstance(value, str) else value, where)
+    prompt = messages(value, where)
     for i, message in enumerate(prompt):
         if message["role"] == "system" and i > 0:
-            raise DataError(f"{where}[{i}].role: expected the system message first, got it as message {i + 1}")
-    if prompt[-1]["role"] != "user":
+            expected = f"{where}[{i}].role: expected the system message first, got it as message {i + 1}"
+            raise RecordError(expected, Reason.INVALID_MESSAGES)
+    if prompt[-1]["role"] not in ("user", "tool"):
         last = f"{where}[{len(prompt) - 1}].role"
-        raise DataError(f"{last}: expected the user's message last, got {prompt[-1]['role']!r}")
+        expected = f"{last}: expected the user's message last, got {prompt[-1]['role']!r}"
+        raise RecordError(expected, Reason.INVALID_MESSAGES)
     return prompt

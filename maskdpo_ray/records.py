@@ -51,8 +51,9 @@ class Question:
     id: str
     topic: str
     """Questions of one topic are never split between training and evaluation."""
-    prompt: tuple[dict[str, str], ...]
-    """Chat messages, each {"role", "content"}; the last one is the user's."""
+    prompt: tuple[dict[str, Any], ...]
+    """Chat messages, each {"role", "content"} and what else it says for the chat template; the last one is the user's,
+    or a tool's."""
     document: str | None = None
     """Reference text for annotators that read."""
     facts: dict[str, Any] | None = None

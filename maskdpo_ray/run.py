@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
     plan = Plan(config)
     plan.check_here()
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
-    print(plan.describe(len(prepared.train), num_eval, path, entries), flush=True)
+    said = plan.describe(len(prepared.train), num_eval, path, entries)
+    print("\n".join([said, *prepared.dropped_lines()]), flush=True)
     if command.dry_run:
         return
     loopback.prefer(config.cluster)
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
                     with tracker.stage("start", 0):
                         stages = cluster.start(initial, prepared.render, prepared.annotator, prepared.evaluator)
                     Loop(*inputs, stages, folder, tracker).run()
-        result = summary.build(path)
+        result = {**summary.build(path), **prepared.dropped_json()}
         folder.write_json("summary.json", result)
     summary.show(result)
 

@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "cluster.",
     "run.dir",
     "run.max_failed",
+    "data.max_dropped",
     "rollout.max_in_flight",
     "annotation.max_in_flight",
     "annotation.max_unparsed",

@@ -6,18 +6,20 @@ python -m maskdpo_ray.annotate rollouts.jsonl -o annotations.jsonl --config conf
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from maskdpo_ray import annotators, questions, ray_address
+from maskdpo_ray import annotators, preflight, questions, ray_address
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.commands import answers_file
+from maskdpo_ray.commands.answers_file import Given
 from maskdpo_ray.commands.arguments import Parser, files_read, with_config
 from maskdpo_ray.commands.labels_file import LabelsFile, key
 from maskdpo_ray.config import Config, DataConfig
 from maskdpo_ray.config_file import located
+from maskdpo_ray.dropped import Dropped
 from maskdpo_ray.failures import Failures
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import Question
@@ -38,12 +40,14 @@ def prepare(argv: list[str]) -> Job:
         sources = _sources(config.data) if arguments.questions is None else [arguments.questions]
         inputs = [arguments.answers, *sources, *files_read(command)]
         labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force, inputs)
-        by_id = {question.id: question for source in sources for question in questions.load(source)}
+        loaded = [(source, Dropped(source, config.data.max_dropped)) for source in sources]
+        by_id = {question.id: question for each in loaded for question in questions.load(*each)}
         ray_address.check(config.cluster)
     Plan(config).check_here("annotation actors")
-    job = Job(config, command.dry_run, Path(arguments.answers), by_id, annotator, labels)
-    for item in job.todo():
-        annotators.check(annotator, item.question)
+    answers = Path(arguments.answers)
+    dropped = [*(each for _, each in loaded), Dropped(answers, config.data.max_dropped)]
+    job = Job(config, command.dry_run, answers, by_id, annotator, labels, dropped)
+    for item in job.todo(job.dropped[-1]):
         job.num_groups += 1
         job.num_answers += len(item.rollouts)
     return job
@@ -59,6 +63,8 @@ class Job:
     by_id: Mapping[str, Question]
     annotator: Annotator
     labels: LabelsFile
+    dropped: Sequence[Dropped]
+    """What was left out of each file of questions, and at last of the answers."""
     num_groups: int = 0
     num_answers: int = 0
     """To be labelled; equal answers to one question count once."""
@@ -67,10 +73,12 @@ class Job:
     failed: dict[str, str] = field(default_factory=dict)
     """Question without labels -> why."""
 
-    def todo(self) -> Iterator[Answered]:
+    def todo(self, dropped: Dropped | None = None) -> Iterator[Answered]:
         """The answers without labels; those to one question that follow each other come together."""
         seen: set[bytes] = set()
-        for question, group in groupby(answers_file.read(self.answers, self.by_id), key=lambda item: item[1]):
+        dropped = dropped or Dropped(self.answers, self.config.data.max_dropped)
+        given = dropped.sift(answers_file.read(self.answers, self.by_id, dropped=dropped), self._judgeable)
+        for question, group in groupby(given, key=lambda item: item[1]):
             rollouts = []
             for rollout in (rollout for _, _, given in group for rollout in given):
                 name = key(rollout.question_id, rollout.text)
@@ -79,6 +87,10 @@ class Job:
                 seen.add(name)
             if rollouts:
                 yield Answered(question, (), tuple(rollouts))
+
+    def _judgeable(self, given: Given) -> Given:
+        preflight.judgeable(self.annotator, None, given[1])
+        return given
 
     def run(self, group: Annotators) -> None:
         """Label what is to be labelled; each question's answers are on the disk before the next one's.
@@ -98,6 +110,7 @@ class Job:
         lines = Plan(self.config).actors(work, "annotation actors")
         if self.labels.num_answers:
             lines.append(f"  resumed: {self.labels.path} holds labels of {self.labels.num_answers} answers")
+        lines += [line for each in self.dropped for line in each.lines()]
         return "\n".join(lines)
 
     def summary(self) -> str:

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import formats
-from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.errors import RecordError, shown
 from maskdpo_ray.formats.json_items import objects, record
+from maskdpo_ray.formats.own import refuse_impossible
 from maskdpo_ray.formats.preference import SIDES
 from maskdpo_ray.records import PreferencePair, Question, Rollout
+
+Given = tuple[str, Question, tuple[Rollout, ...]]
+"""("file:line", question, answers to it)."""
 
 
 @dataclass(frozen=True)
@@ -27,31 +32,43 @@ class Answer:
 
 
 def read(
-    path: Path, by_id: Mapping[str, Question], whose: str = "a question"
-) -> Iterator[tuple[str, Question, tuple[Rollout, ...]]]:
-    """("file:line", question, answers) of each object: a rollout of ours, a pair of ours, or a preference of others.
+    path: Path, by_id: Mapping[str, Question], whose: str = "a question", dropped: Dropped | None = None
+) -> Iterator[Given]:
+    """The answers of each object: a rollout of ours, a pair of ours, or a preference of others.
 
     The question is the one of `by_id`; a preference may bring its own, with a `document` if it has one, and no facts.
-    `whose` says in errors what the ids of `by_id` are of. Raises DataError.
+    `whose` says in errors what the ids of `by_id` are of. Bad objects go to `dropped`. Raises DataError.
     """
-    for where, item in objects(path):
-        if "prompt_token_ids" in item:
-            pair = record(PreferencePair, item, where)
-            yield where, _named(pair.question_id, by_id, whose, where), (pair.chosen.rollout, pair.rejected.rollout)
-        elif "text" in item or set(SIDES).isdisjoint(item):
-            given = record(Answer, item, where)
-            answer = Rollout(
-                given.question_id, given.sample, given.token_ids, given.text, given.finish_reason, given.policy_version
-            )
-            yield where, _named(given.question_id, by_id, whose, where), (answer,)
-        else:
-            yield where, *_of_preference(item, by_id, where)
+    dropped = dropped or Dropped(path)
+    return dropped.sift(objects(path, dropped), lambda found: given(found[1], by_id, whose, found[0]))
+
+
+def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where: str) -> Given:
+    """The answers of one object. Raises RecordError."""
+    if "prompt_token_ids" in item:
+        pair = record(PreferencePair, item, where)
+        return where, _named(pair.question_id, by_id, whose, where), (pair.chosen.rollout, pair.rejected.rollout)
+    if "text" in item or set(SIDES).isdisjoint(item):
+        answer = rollout(item, where)
+        return where, _named(answer.question_id, by_id, whose, where), (answer,)
+    return where, *_of_preference(item, by_id, where)
+
+
+def rollout(item: dict[str, Any], where: str) -> Rollout:
+    """An answer of whoever gave it. Raises RecordError naming `where` and the field."""
+    answer = record(Answer, item, where)
+    found = Rollout(
+        answer.question_id, answer.sample, answer.token_ids, answer.text, answer.finish_reason, answer.policy_version
+    )
+    refuse_impossible(found, where)
+    return found
 
 
 def _named(question_id: str, by_id: Mapping[str, Question], whose: str, where: str) -> Question:
     question = by_id.get(question_id)
     if question is None:
-        raise DataError(f"{where}: question_id: expected that of {whose} (--questions), got {question_id!r}")
+        message = f"{where}: question_id: expected that of {whose} (--questions), got {question_id!r}"
+        raise RecordError(message, Reason.UNKNOWN_QUESTION)
     return question
 
 
@@ -61,11 +78,12 @@ def _of_preference(
     preference = formats.preference(item, where)
     document = item.get("document")
     if document is not None and not isinstance(document, str):
-        raise DataError(f"{where}: document: expected text, got {shown(document)}")
+        raise RecordError(f"{where}: document: expected text, got {shown(document)}", Reason.INVALID_FIELD)
     own = Question(preference.question_id, preference.topic, preference.prompt, document)
     question = by_id.get(own.id, own)
     for name in ("prompt", "document"):
         if getattr(own, name) not in (None, getattr(question, name)):
-            raise DataError(f"{where}: {name}: expected that of question {own.id!r} (--questions), got another")
+            message = f"{where}: {name}: expected that of question {own.id!r} (--questions), got another"
+            raise RecordError(message, Reason.INVALID_FIELD)
     texts = [getattr(preference, side).text for side in SIDES]
     return question, tuple(Rollout(own.id, sample, (), text, "stop", 0) for sample, text in enumerate(texts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Collection
@@ -57,6 +58,17 @@ def number(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {shown(text)}")
     return int(text)
+
+
+def share(text: str) -> float:
+    """The `type` of an argument from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, got {shown(text)}")
+    return value
 
 
 def split(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -21,6 +21,7 @@ from maskdpo_ray.commands.baseline import Baseline
 from maskdpo_ray.commands.given_answers import GivenAnswers
 from maskdpo_ray.config import Config
 from maskdpo_ray.config_file import located
+from maskdpo_ray.dropped import Dropped
 from maskdpo_ray.entries import Entry
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluate_stage import EvaluateStage
@@ -61,16 +62,24 @@ def prepare(argv: list[str]) -> Job:
 def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers, Prepared]:
     """The answers, and what evaluating them needs: only the questions that have some."""
     annotator, evaluator = preflight.judges(config)
-    splits = preflight.load_questions(config.data)[1] if source is None else {"heldout": questions.load(source)}
+    highest = config.data.max_dropped
+    if source is None:
+        loaded = preflight.load_questions(config.data)
+        splits, dropped = loaded.evaluation, loaded.sources
+    else:
+        dropped = [Dropped(source, highest)]
+        splits = {"heldout": questions.load(source, dropped[0])}
     model = model_folder.load(config.model)
     tokenizer, asked_of = model.tokenizer, [question for split in splits.values() for question in split]
-    answers = GivenAnswers.read(file, asked_of, tokenizer, model.config.vocab_size)
+    dropped.append(Dropped(file, highest))
+    answers = GivenAnswers.read(file, asked_of, tokenizer, model.config.vocab_size, dropped[-1])
     found = {split: [each for each in asked if each.id in answers.by_question] for split, asked in splits.items()}
     evaluation = {split: asked for split, asked in found.items() if asked}
     for asked in evaluation.values():
-        preflight.check_judges(annotator, evaluator, asked)
+        for question in asked:
+            preflight.judgeable(annotator, evaluator, question)
     render = partial(questions.render, tokenizer)
-    return answers, Prepared([], evaluation, annotator, tokenizer, render, evaluator)
+    return answers, Prepared([], evaluation, annotator, tokenizer, render, evaluator, dropped)
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,7 @@ class Job:
                 *plan.Plan(self.config).actors(f"evaluate {self._subject} in {folder}", *groups),
                 f"  evaluated: {', '.join(splits)} answers",
                 *([] if self.against is None else [f"  compared with {_of(self.against)}"]),
+                *self.prepared.dropped_lines(),
                 *plan.resumed(folder, self.entries),
             ]
         )
@@ -143,7 +153,7 @@ class Job:
             subjects = {"before": _of(against), "after": self._subject}
             notes = [f"the two were judged with different {options}" for options in against.other_options]
         found = summary.build(folder.path, evaluated, tuple(self.prepared.evaluation))
-        return {**found, "subjects": subjects, "remarks": found["remarks"] + notes}
+        return {**found, **self.prepared.dropped_json(), "subjects": subjects, "remarks": found["remarks"] + notes}
 
 
 def _of(against: Baseline) -> str:

@@ -12,8 +12,10 @@ from typing import Any
 
 from maskdpo_ray import cli, json_file, questions
 from maskdpo_ray.commands import new_file
-from maskdpo_ray.commands.arguments import Parser, number, one_of
-from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.commands.arguments import Parser, number, one_of, share
+from maskdpo_ray.config import DataConfig
+from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.formats import WRITERS
 from maskdpo_ray.formats.json_items import num_lines, objects
 from maskdpo_ray.formats.own import OwnPairs
@@ -39,27 +41,39 @@ def main(argv: list[str]) -> None:
             raise DataError("--questions: expected the questions that the pairs are of, got nothing")
         asked = cli.read(source / "config.yaml").data.train
     new_file.refuse(output, arguments.force, [*files, asked])
-    by_id = {question.id: question for question in questions.load(asked)}
-    count = new_file.write(output, _items(files, is_run, by_id, asked, arguments.to))
+    highest = DataConfig.max_dropped if arguments.max_dropped is None else arguments.max_dropped
+    of_questions = Dropped(asked, highest, "--max_dropped")
+    by_id = {question.id: question for question in questions.load(asked, of_questions)}
+    # A run's own file is whole: what is bad in it was damaged.
+    dropped = [Dropped(file, 0.0 if is_run else highest, "--max_dropped") for file in files]
+    count = new_file.write(output, _items(files, dropped, is_run, by_id, asked, arguments.to))
     print(f"{count} pairs of {', '.join(map(str, files))} -> {output}")
+    for each in (of_questions, *dropped):
+        print(*each.lines(), sep="\n", end="\n" if each.counts else "")
 
 
 def _items(
-    files: list[Path], is_run: bool, by_id: dict[str, Question], asked: str, to: str
+    files: list[Path], dropped: list[Dropped], is_run: bool, by_id: dict[str, Question], asked: str, to: str
 ) -> Iterator[dict[str, Any]]:
-    for file in files:
+    for file, of_file in zip(files, dropped, strict=True):
         own, count = OwnPairs(), 0
-        for where, item in track(objects(file), f"export {file}", num_lines(file), delay=SHORT):
+
+        def exported(found: tuple[str, dict[str, Any]], own: OwnPairs = own) -> dict[str, Any]:
+            where, item = found
             pair = own.read(item, where)
             question = by_id.get(pair.question_id)
             if question is None:
-                raise DataError(f"{where}: question_id: expected one of {asked}, got {shown(pair.question_id)}")
+                message = f"{where}: question_id: expected one of {asked}, got {shown(pair.question_id)}"
+                raise RecordError(message, Reason.UNKNOWN_QUESTION)
             if pair.topic != question.topic:
-                raise DataError(
-                    f"{where}: topic: expected {shown(question.topic)}, its question's, got {shown(pair.topic)}"
-                )
+                message = f"{where}: topic: expected {shown(question.topic)}, its question's, got {shown(pair.topic)}"
+                raise RecordError(message, Reason.INVALID_PAIR)
+            return WRITERS[to](from_pair(pair, question))
+
+        items = track(objects(file, of_file), f"export {file}", num_lines(file), delay=SHORT)
+        for item in of_file.sift(items, exported):
             count += 1
-            yield WRITERS[to](from_pair(pair, question))
+            yield item
         if is_run:
             _refuse_lost(file, count)
 
@@ -92,10 +106,15 @@ def _parser() -> Parser:
         type=one_of(WRITERS),
         help=f"{', '.join(WRITERS)}: see docs/formats.md.",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="JSON Lines to write.")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="JSON Lines to write; .jsonl.gz, .parquet."
+    )
     parser.add_argument(
         "--questions", metavar="SOURCE", help="What data.train takes; default: data.train of the run folder's config."
     )
     parser.add_argument("--iteration", metavar="N", type=number, help="Pairs of this iteration only; default: of all.")
+    parser.add_argument(
+        "--max_dropped", metavar="SHARE", type=share, help=f"As data.max_dropped; default: {DataConfig.max_dropped}."
+    )
     parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
     return parser

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.commands import answers_file
-from maskdpo_ray.errors import DataError
-from maskdpo_ray.formats.json_items import num_lines
-from maskdpo_ray.formats.own import refuse_impossible
+from maskdpo_ray.commands.answers_file import Given
+from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.errors import DataError, RecordError
+from maskdpo_ray.formats.json_items import num_lines, objects
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question, Rollout
 from maskdpo_ray.report.progress import SHORT, track
@@ -29,33 +30,46 @@ class GivenAnswers:
     """See `stages.Group`: there is no actor."""
 
     @classmethod
-    def read(cls, file: Path, questions: Iterable[Question], tokenizer: Any, vocab_size: int) -> GivenAnswers:
+    def read(
+        cls, file: Path, questions: Iterable[Question], tokenizer: Any, vocab_size: int, dropped: Dropped | None = None
+    ) -> GivenAnswers:
         """Answers that come without token ids get the tokenizer's, with EOS unless they were cut off.
 
         Raises DataError naming the line that is no answer to one of `questions` or has a token id of `vocab_size` or
         more, or a question that has fewer answers than another.
         """
         found: dict[str, list[Rollout]] = {}
+        short: set[str] = set()
+        """Questions that a dropped line may have been of."""
         by_id = {question.id: question for question in questions}
-        given = answers_file.read(file, by_id, "a held-out question")
-        for where, question, answers in track(given, f"read {file}", num_lines(file), delay=SHORT):
-            if len(answers) != 1:
-                raise DataError(f"{where}: expected an answer, got a pair of them")
-            answer, of_question = answers[0], found.setdefault(question.id, [])
-            refuse_impossible(answer, where)
-            if unknown := [token for token in answer.token_ids if token >= vocab_size]:
-                raise DataError(
-                    f"{where}: token_ids: expected ids below the model's vocab_size {vocab_size}, got {unknown[0]}"
-                )
-            token_ids = answer.token_ids or _token_ids(answer, tokenizer)
-            of_question.append(replace(answer, sample=len(of_question), token_ids=token_ids, policy_version=0))
+        dropped = dropped or Dropped(file)
+
+        def answer_of(each: tuple[str, dict[str, Any]]) -> Rollout:
+            where, item = each
+            try:
+                return _answer(answers_file.given(item, by_id, "a held-out question", where), tokenizer, vocab_size)
+            except RecordError:
+                short.add(str(item.get("question_id")))
+                raise
+
+        of_file = track(objects(file, dropped), f"read {file}", num_lines(file), delay=SHORT)
+        for answer in dropped.sift(of_file, answer_of):
+            of_question = found.setdefault(answer.question_id, [])
+            of_question.append(replace(answer, sample=len(of_question)))
         most = max(found, key=lambda name: len(found[name]))
-        for name, of_question in found.items():
+        for name, of_question in list(found.items()):
             if len(of_question) < len(found[most]):
-                raise DataError(
+                message = (
                     f"{file}: question {name!r}: expected {len(found[most])} answers, as there are to {most!r}, "
                     f"got {len(of_question)}"
                 )
+                if name not in short:
+                    raise DataError(message)
+                # Its figures would be of fewer answers than the others'.
+                for _ in of_question:
+                    dropped.take(RecordError(message, Reason.TOO_FEW_ANSWERS))
+                del found[name]
+        dropped.check()
         return cls(file, {name: tuple(answers) for name, answers in found.items()}, len(found[most]))
 
     @property
@@ -74,6 +88,20 @@ class GivenAnswers:
             yield Answered(question, (), self.by_question[question.id])
 
 
-def _token_ids(answer: Rollout, tokenizer: Any) -> tuple[int, ...]:
+def _answer(given: Given, tokenizer: Any, vocab_size: int) -> Rollout:
+    where, _, answers = given
+    if len(answers) != 1:
+        raise RecordError(f"{where}: expected an answer, got a pair of them", Reason.INVALID_FIELD)
+    answer = answers[0]
+    if unknown := [token for token in answer.token_ids if token >= vocab_size]:
+        raise RecordError(
+            f"{where}: token_ids: expected ids below the model's vocab_size {vocab_size}, got {unknown[0]}",
+            Reason.OUTSIDE_VOCABULARY,
+        )
+    return replace(answer, token_ids=answer.token_ids or token_ids(answer, tokenizer), policy_version=0)
+
+
+def token_ids(answer: Rollout, tokenizer: Any) -> tuple[int, ...]:
+    """Those of an answer that comes without: the tokenizer's, with EOS unless it was cut off."""
     ids: list[int] = tokenizer.encode(answer.text, add_special_tokens=False, verbose=False)
     return (*ids, *([tokenizer.eos_token_id] if answer.finish_reason == "stop" else []))

@@ -43,7 +43,7 @@ class LabelsFile:
         Raises DataError when `path` is no file of ours, one of `inputs` or in a run folder, holds a line that is no
         annotation, or labels of another annotator or other options.
         """
-        new_file.refuse(path, force=True, inputs=inputs)
+        new_file.refuse(path, force=True, inputs=inputs, grows=True)
         self.path = path
         options = json.loads(json.dumps(annotation.options or {}))
         self._by = Labeller(annotation.annotator, options, named_files.checksums({"annotation": {"options": options}}))

@@ -1,22 +1,35 @@
-"""A file of JSON Lines that appears whole or not at all."""
+"""A file of JSON Lines, or of a table where its name says so, that appears whole or not at all."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from maskdpo_ray import whole_file
-from maskdpo_ray.errors import DataError
+from maskdpo_ray.errors import DataError, one_line
 from maskdpo_ray.ledger import encode_line
 
+_ROWS = 1024
+_OTHERS = (".csv", ".tsv", ".arrow", ".feather", ".ipc", ".orc", ".xlsx", ".zip", ".bz2", ".xz", ".zst", ".pkl", ".npz")
+"""Names of formats that are not written: some hold no lists, and nobody wants JSON Lines under the name of another."""
 
-def refuse(path: Path, force: bool, inputs: Iterable[str | Path]) -> None:
+
+def refuse(path: Path, force: bool, inputs: Iterable[str | Path], grows: bool = False) -> None:
     """Raise DataError unless `path` can become a new file, or with `force` replace one.
+
+    A file that `grows` has to be JSON Lines as they are.
 
     Never one of `inputs` (names that are no file are fine) and none in a run folder, through links neither.
     """
+    suffix = path.suffix.lower()
+    if suffix in _OTHERS or grows and suffix in (".parquet", ".gz"):
+        others = "" if grows else ", .jsonl.gz or .parquet"
+        raise DataError(f"{path}: expected a file to write that ends in .jsonl{others}, got one in {suffix}")
     try:
         there = path.exists()
     except OSError as error:
@@ -48,18 +61,51 @@ def is_run_folder(path: Path) -> bool:
 
 
 def write(path: Path, values: Iterable[Any]) -> int:
-    """Write records or JSON values, one a line as they come; the file takes its name once all are on the disk.
+    """Write records or JSON values as they come; the file takes its name once all are on the disk.
 
+    One a line; to .gz compressed; to .parquet as a table.
     Returns how many there were. What `values` raises goes through and leaves nothing behind. Raises DataError when
     the file can't be written.
     """
     temporary = path.with_name(f".{os.getpid()}.tmp")  # short: with the name in it, it could be too long
     count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for value in values:
+            count += 1
+            yield encode_line(value)
+
     try:
         with whole_file.replacing(path, temporary) as file:
-            for value in values:
-                file.write(encode_line(value))
-                count += 1
+            if path.suffix.lower() == ".parquet":
+                _write_table(path, lines(), file)
+            elif path.suffix.lower() == ".gz":
+                with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
+                    compressed.writelines(lines())
+            else:
+                file.writelines(lines())
     except OSError as error:
         raise DataError(f"{path}: can't be written: {error.strerror}") from error
     return count
+
+
+def _write_table(path: Path, lines: Iterator[bytes], file: BinaryIO) -> None:
+    """Parquet with a column for each field. Raises DataError for values that no column can hold together."""
+    import pyarrow
+    import pyarrow.parquet
+
+    chunks = []
+    try:
+        while rows := [json.loads(line) for line in islice(lines, _ROWS)]:
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            columns = {name: pyarrow.array([row.get(name) for row in rows]) for name in names}
+            chunks.append(pyarrow.table(columns))
+        if chunks:
+            pyarrow.parquet.write_table(pyarrow.concat_tables(chunks, promote_options="permissive"), file)
+        else:
+            pyarrow.parquet.write_table(pyarrow.table({}), file)
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{path}: expected values that the columns of a table can hold, got: {one_line(error)}; .jsonl holds them"
+        ) from None

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import groupby, zip_longest
+from dataclasses import dataclass, replace
+from itertools import groupby, islice, zip_longest
 from pathlib import Path
+from typing import Any
 
 from maskdpo_ray.annotators.conformance import refuse_faults
 from maskdpo_ray.annotators.replay import ReplayAnnotator
-from maskdpo_ray.commands import new_file
+from maskdpo_ray.commands import answers_file, given_answers, new_file
 from maskdpo_ray.commands.arguments import Parser, files_read, with_config
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import AnnotatorError, DataError
-from maskdpo_ray.formats.json_items import num_lines, objects, records
-from maskdpo_ray.formats.own import rollouts as own_rollouts
+from maskdpo_ray.dropped import Dropped, Reason, counted
+from maskdpo_ray.errors import AnnotatorError, DataError, RecordError
+from maskdpo_ray.formats.json_items import attempts, num_lines, record
+from maskdpo_ray.formats.tables import Found
 from maskdpo_ray.pairing import pair_of
 from maskdpo_ray.pairs import DropReason
 from maskdpo_ray.preflight import Prepared, check
@@ -33,13 +36,15 @@ def main(argv: list[str]) -> None:
     inputs = [arguments.rollouts, arguments.annotations, *files_read(command)]
     new_file.refuse(output, arguments.force, inputs)
     prepared = check(command.config)
-    labelled = _labelled(Path(arguments.rollouts), Path(arguments.annotations), prepared)
+    dropped = Dropped(arguments.rollouts, command.config.data.max_dropped)
+    labelled = _labelled(Path(arguments.rollouts), Path(arguments.annotations), prepared, dropped)
     drops: Counter[str] = Counter()
     made = _pairs(labelled, command.config, prepared, drops)
     count = sum(1 for _ in made) if command.dry_run else new_file.write(output, made)
-    dropped = ", ".join(f"{number} {reason}" for reason, number in drops.most_common())
     done = "would go to" if command.dry_run else "->"
-    print(f"{count} pairs {done} {output}" + (f"; dropped: {dropped}" if dropped else ""))
+    print(f"{count} pairs {done} {output}" + (f"; dropped: {counted(drops)}" if drops else ""))
+    for line in (*prepared.dropped_lines(), *dropped.lines()):
+        print(line)
 
 
 def _pairs(
@@ -58,56 +63,104 @@ def _pairs(
         raise DataError(f"none of {drops.total()} questions gave a pair: {dict(drops)}")
 
 
-def _labelled(rollouts: Path, annotations: Path, prepared: Prepared) -> Iterator[Labelled]:
+@dataclass(frozen=True)
+class _Answer:
+    where: str
+    question: Question
+    rollout: Rollout
+    labels: Annotation
+
+
+def _labelled(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dropped) -> Iterator[Labelled]:
     """One question at a time: its answers follow each other."""
     done: set[str] = set()
-    answers = _answers(rollouts, annotations, {question.id: question for question in prepared.train})
-    for question, group in groupby(answers, key=lambda answer: answer[1]):
-        places, _, of_question, labels = zip(*group, strict=True)
+
+    def labelled(group: tuple[Question, Iterator[_Answer]]) -> Labelled:
+        question, answers = group[0], list(group[1])
+        where, of_question = answers[0].where, tuple(each.rollout for each in answers)
         if question.id in done:
-            raise DataError(f"{places[0]}: question_id: expected all answers to {question.id!r} together, got more")
+            raise DataError(f"{where}: question_id: expected all answers to {question.id!r} together, got more")
         done.add(question.id)
         for name in ("sample", "policy_version"):
             values = [getattr(rollout, name) for rollout in of_question]
             if len(set(values)) != (len(values) if name == "sample" else 1):
                 expected = "a number of its own for each answer" if name == "sample" else "one for all answers"
-                raise DataError(f"{places[0]}: {name}: expected {expected} to {question.id!r}, got {values}")
-        yield Labelled(question, tuple(prepared.render(question)), of_question, labels)
+                message = f"{where}: {name}: expected {expected} to {question.id!r}, got {values}"
+                raise RecordError(message, Reason.INVALID_FIELD)
+        prompt_token_ids = tuple(prepared.render(question))
+        return Labelled(question, prompt_token_ids, of_question, tuple(each.labels for each in answers))
+
+    answers = _answers(rollouts, annotations, prepared, dropped)
+    yield from dropped.sift(groupby(answers, key=lambda answer: answer.question), labelled)
+    dropped.check()
 
 
-def _answers(
-    rollouts: Path, annotations: Path, by_id: dict[str, Question]
-) -> Iterator[tuple[str, Question, Rollout, Annotation]]:
-    """("file:line", question, answer, labels) of every answer. Raises DataError naming the line."""
-    has_texts = "text" in next(objects(annotations))[1]
-    labelled = (_by_text if has_texts else _line_by_line)(rollouts, annotations)
-    for where, rollout, labels_where, annotation in track(labelled, "pairs", num_lines(rollouts), delay=SHORT):
+def _answers(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dropped) -> Iterator[_Answer]:
+    """Every answer with its labels. Raises DataError naming the line."""
+    by_id = {question.id: question for question in prepared.train}
+    replayed = ReplayAnnotator(str(annotations)) if _has_texts(annotations) else None
+    samples: Counter[str] = Counter()
+
+    def answer(lines: _Lines) -> _Answer:
+        where, item = _found(lines[0])
+        rollout = answers_file.rollout(item, where)
+        if "sample" not in item:  # numbered as they come
+            rollout = replace(rollout, sample=samples[rollout.question_id])
+        samples[rollout.question_id] += 1
         question = by_id.get(rollout.question_id)
         if question is None:
-            raise DataError(f"{where}: question_id: expected a training question, got {rollout.question_id!r}")
+            message = f"{where}: question_id: expected a training question, got {rollout.question_id!r}"
+            raise RecordError(message, Reason.UNKNOWN_QUESTION)
+        if not rollout.token_ids:
+            rollout = replace(rollout, token_ids=given_answers.token_ids(rollout, prepared.tokenizer))
         try:
-            refuse_faults([(question, rollout)], [annotation])
+            if replayed is not None:
+                labels_where, [labels] = str(annotations), replayed.annotate([(question, rollout)])
         except AnnotatorError as error:
-            raise DataError(f"{labels_where}: {error}") from None
-        yield where, question, rollout, annotation
+            raise RecordError(f"{where}: {error}", Reason.UNLABELLED) from None
+        if replayed is None:
+            labels_where, item = _found(lines[1])
+            labels = record(Annotation, item, labels_where)
+        try:
+            refuse_faults([(question, rollout)], [labels])
+        except AnnotatorError as error:
+            raise RecordError(f"{labels_where}: {error}", Reason.INVALID_SENTENCES) from None
+        return _Answer(where, question, rollout, labels)
+
+    lines = _line_by_line(rollouts, None if replayed else annotations, dropped)
+    yield from dropped.sift(track(lines, "pairs", num_lines(rollouts), delay=SHORT), answer)
 
 
-def _line_by_line(rollouts: Path, annotations: Path) -> Iterator[tuple[str, Rollout, str, Annotation]]:
-    """(where, answer, where, labels): as a run folder has them, in the same order."""
-    lines = zip_longest(own_rollouts(rollouts), records(Annotation, annotations))
-    for answer, labels in lines:
+_Line = tuple[str, Found]
+_Lines = tuple[_Line, _Line]
+"""Of an answer, and of its labels."""
+
+
+def _line_by_line(rollouts: Path, annotations: Path | None, dropped: Dropped) -> Iterator[_Lines]:
+    """The lines of an answer and of its labels, in the same order, as a run folder has them; or the answer's twice."""
+    if annotations is None:
+        both: Iterator[tuple[_Line | None, _Line | None]] = ((line, line) for line in attempts(rollouts))
+    else:
+        both = zip_longest(attempts(rollouts), attempts(annotations))
+    for answer, labels in both:
         if answer is None or labels is None:
             longer, shorter = (annotations, rollouts) if answer is None else (rollouts, annotations)
             raise DataError(f"{shorter}: expected as many lines as {longer} has, got the end of the file")
-        yield *answer, *labels
+        dropped.met()
+        yield answer, labels
 
 
-def _by_text(rollouts: Path, annotations: Path) -> Iterator[tuple[str, Rollout, str, Annotation]]:
-    """The same, as `annotate` writes them: with the texts that they are of, in any order."""
-    labels = ReplayAnnotator(str(annotations))
-    for where, rollout in own_rollouts(rollouts):
-        asked = Question(rollout.question_id, "", ())
-        yield where, rollout, str(annotations), labels.annotate([(asked, rollout)])[0]
+def _found(line: _Line) -> tuple[str, dict[str, Any]]:
+    """Raises the error that stands in the place of a bad line."""
+    where, item = line
+    if isinstance(item, RecordError):
+        raise item
+    return where, item
+
+
+def _has_texts(annotations: Path) -> bool:
+    """Whether labels come with the texts that they are of, as `annotate` writes them, in any order."""
+    return any("text" in item for _, item in islice(attempts(annotations), 20) if not isinstance(item, RecordError))
 
 
 def _parser() -> Parser:
@@ -121,6 +174,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "annotations", metavar="ANNOTATIONS", help="Their labels: in the same order, or what annotate wrote."
     )
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="Pairs to write, JSON Lines.")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="Pairs to write, JSON Lines; .jsonl.gz, .parquet."
+    )
     parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
     return parser

@@ -9,9 +9,11 @@ from typing import Any
 
 from maskdpo_ray import formats
 from maskdpo_ray.annotators.replay import ReplayAnnotator
-from maskdpo_ray.errors import AnnotatorError, DataError
+from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.errors import AnnotatorError, RecordError
+from maskdpo_ray.formats import rendered
 from maskdpo_ray.formats.json_items import objects
-from maskdpo_ray.formats.own import OwnPairs
+from maskdpo_ray.formats.own import Once, OwnPairs
 from maskdpo_ray.formats.preference import SIDES, Preference
 from maskdpo_ray.formats.tokenized import to_pair
 from maskdpo_ray.records import UNPARSED, PreferencePair, Question, Rollout, Sentence
@@ -30,18 +32,29 @@ class Reader:
     needs_labels: bool
     """False under a mask to which all labels are the same."""
 
-    def read(self, path: Path) -> Iterator[PreferencePair]:
-        """Every pair, in the order of the file. Raises DataError and ModelError, naming the line."""
+    def read(self, path: Path, dropped: Dropped | None = None) -> Iterator[PreferencePair]:
+        """Every pair, in the order of the file; what can't be learned from goes to `dropped`.
+
+        Raises DataError and ModelError, naming the line.
+        """
+        dropped = dropped or Dropped(path)
         labels = None if self.annotations is None else ReplayAnnotator(str(self.annotations))
-        own = OwnPairs()
-        for where, item in objects(path):
+        own, once = OwnPairs(), Once()
+
+        def pair_of(found: tuple[str, dict[str, Any]]) -> PreferencePair:
+            where, item = found
             if "prompt_token_ids" in item:
                 pair = own.read(item, where)
             else:
-                preference = self._labelled(formats.preference(item, where), labels, path, where)
-                pair = to_pair(preference, self.tokenizer, where)
+                preference = formats.preference(item, where)
+                unnamed = {"question_id": "", "topic": ""} if preference.question_id == where else {}
+                once.refuse(replace(preference, **unnamed), where)
+                rendered.refuse_left_out(self.tokenizer, preference.prompt, f"{where}: prompt")
+                pair = to_pair(self._labelled(preference, labels, path, where), self.tokenizer, where)
             self._refuse_unfit(pair, where)
-            yield pair
+            return pair
+
+        return dropped.sift(objects(path, dropped), pair_of)
 
     def _labelled(self, preference: Preference, labels: ReplayAnnotator | None, path: Path, where: str) -> Preference:
         for sample, side in enumerate(SIDES):
@@ -51,9 +64,10 @@ class Reader:
             if labels is not None:
                 sentences = _looked_up(preference.question_id, sample, answer.text, labels, where)
             elif self.needs_labels:
-                raise DataError(
+                raise RecordError(
                     f"{where}: {side}: expected labelled sentences, got none; label them first, "
-                    f"python -m maskdpo_ray.annotate {path} -o labels.jsonl, and add --annotations labels.jsonl"
+                    f"python -m maskdpo_ray.annotate {path} -o labels.jsonl, and add --annotations labels.jsonl",
+                    Reason.UNLABELLED,
                 )
             else:
                 sentences = (Sentence(0, len(answer.text), UNPARSED),)
@@ -63,17 +77,19 @@ class Reader:
     def _refuse_unfit(self, pair: PreferencePair, where: str) -> None:
         """Refuse what the model can't take in."""
         if not pair.prompt_token_ids:
-            raise DataError(f"{where}: prompt_token_ids: expected at least one, got none")
+            raise RecordError(f"{where}: prompt_token_ids: expected at least one, got none", Reason.EMPTY_PROMPT)
         for side in SIDES:
             ids = (*pair.prompt_token_ids, *getattr(pair, side).rollout.token_ids)
             if len(ids) > self.max_len:
-                raise DataError(
+                raise RecordError(
                     f"{where}: {side}: expected at most {self.max_len} tokens with the prompt "
-                    f"(vllm.max_model_len, by default the model's context), got {len(ids)}"
+                    f"(vllm.max_model_len, by default the model's context), got {len(ids)}",
+                    Reason.TOO_LONG,
                 )
             if bad := [token for token in ids if not 0 <= token < self.vocab_size]:
-                raise DataError(
-                    f"{where}: {side}: expected token ids below the model's vocab_size {self.vocab_size}, got {bad[0]}"
+                raise RecordError(
+                    f"{where}: {side}: expected token ids below the model's vocab_size {self.vocab_size}, got {bad[0]}",
+                    Reason.OUTSIDE_VOCABULARY,
                 )
 
 
@@ -82,4 +98,4 @@ def _looked_up(question_id: str, sample: int, text: str, labels: ReplayAnnotator
     try:
         return labels.annotate([(Question(question_id, "", ()), answer)])[0].sentences
     except AnnotatorError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise RecordError(f"{where}: {error}", Reason.UNLABELLED) from None

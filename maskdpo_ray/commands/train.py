@@ -18,6 +18,7 @@ from maskdpo_ray.commands.arguments import Parser, with_config
 from maskdpo_ray.commands.pairs_file import Reader
 from maskdpo_ray.config import Config
 from maskdpo_ray.config_file import located
+from maskdpo_ray.dropped import Dropped, counted
 from maskdpo_ray.errors import DataError, RunFolderError
 from maskdpo_ray.formats.json_items import num_lines, objects
 from maskdpo_ray.masking import VANILLA, MaskPolicy
@@ -55,7 +56,9 @@ def prepare(argv: list[str]) -> Job:
     Plan(config).check_here("training ranks")
     reader = Reader(model.tokenizer, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
     kept, examples, drops = [], [], Counter[str]()
-    for number, pair in enumerate(track(reader.read(path), f"read {path}", num_lines(path), delay=SHORT)):
+    dropped = Dropped(path, config.data.max_dropped)
+    pairs = track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT)
+    for number, pair in enumerate(pairs):
         lesson = lesson_of(pair, config, model.tokenizer)
         if isinstance(lesson, DropReason):
             drops[lesson.value] += 1
@@ -65,7 +68,8 @@ def prepare(argv: list[str]) -> Job:
         examples.append(replace(lesson, pair_id=f"{lesson.pair_id}#{number}"))
     if not examples:
         raise DataError(f"{path}: expected pairs that something can be learned from, got none: {dict(drops)}")
-    summary = PairsSummary(len(kept) + drops.total(), len(kept), dict(drops), mixture(kept))
+    drops += dropped.counts
+    summary = PairsSummary(dropped.records, len(kept), dict(drops), mixture(kept), examples=dropped.examples)
     job = Job(config, command.dry_run, path, examples, summary)
     own_folder.check(config, {"pairs": examples})
     return job
@@ -100,11 +104,12 @@ class Job:
         """The plan in words."""
         train = self.config.train
         steps = batching.num_steps(len(self.examples), train.batch_size, train.max_epochs)
-        dropped = f" (dropped: {_counted(self.read.drops)})" if self.read.drops else ""
+        dropped = f" (dropped: {counted(self.read.drops)})" if self.read.drops else ""
         of_read = f"{len(self.examples)} of {self.read.questions} pairs of {self.pairs}{dropped}"
         work = f"train on {of_read} in {own_folder.path(self.config)}"
         epochs = f"  epochs: {train.max_epochs}, in batches of {train.batch_size}: {steps} steps"
-        return "\n".join([*Plan(self.config).actors(work, "training ranks"), epochs])
+        reasons = [f"  {reason}: {example}" for reason, example in self.read.examples.items()]
+        return "\n".join([*Plan(self.config).actors(work, "training ranks"), epochs, *reasons])
 
     def summary(self, folder: RunFolder) -> dict[str, Any]:
         """What summary.json holds: what was read, and the first and the last step."""
@@ -124,7 +129,7 @@ class Job:
 def shown(summary: dict[str, Any]) -> str:
     """A summary in words."""
     pairs, first, last = summary["pairs"], summary["first"], summary["last"]
-    dropped = f"; dropped: {_counted(pairs['drops'])}" if pairs["drops"] else ""
+    dropped = f"; dropped: {counted(pairs['drops'])}" if pairs["drops"] else ""
     return "\n".join(
         [
             f"learned from {pairs['pairs']} of {pairs['questions']} pairs{dropped}",
@@ -148,10 +153,6 @@ def _steps(file: Path) -> dict[int, dict[str, Any]]:
 
 def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"
-
-
-def _counted(drops: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(drops).most_common())
 
 
 def _parser() -> Parser:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.dropped import Dropped
 from maskdpo_ray.formats import authors, trainers
 from maskdpo_ray.formats.json_items import objects
 from maskdpo_ray.formats.preference import Preference
@@ -22,16 +23,16 @@ WRITERS: dict[str, Callable[[Preference], dict[str, Any]]] = {
 """Values of `export --to`. Each returns one item as JSON values."""
 
 
-def read(path: Path) -> Iterator[tuple[str, Preference]]:
+def read(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Preference]]:
     """("file:line", item) of a file in any of the formats, in its order; one item at a time is in memory.
 
     Raises DataError.
     """
-    for where, item in objects(path):
-        yield where, preference(item, where)
+    dropped = dropped or Dropped(path)
+    return dropped.sift(objects(path, dropped), lambda found: (found[0], preference(found[1], found[0])))
 
 
 def preference(item: Mapping[str, Any], where: str) -> Preference:
-    """One object of such a file. Raises DataError."""
+    """One object of such a file. Raises RecordError."""
     labelled_by_authors = "chosen_item" in item or "rejected_item" in item
     return (authors if labelled_by_authors else trainers).read(item, where)

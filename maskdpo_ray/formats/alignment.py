@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.dropped import Reason
+from maskdpo_ray.errors import RecordError, shown
 
 _MARKDOWN = frozenset("*_`#~>")
 
@@ -18,11 +19,11 @@ def locate(text: str, sentences: Sequence[str], where: str) -> list[tuple[int, i
     """(start, end) of each sentence in characters of `text`, in order and not overlapping.
 
     A sentence starts where the one before it ended; text that no sentence has may lie between them if the sentence
-    stands only once behind it. Raises DataError, "`where`[index]: ...", for one that can't be placed.
+    stands only once behind it. Raises RecordError, "`where`[index]: ...", for one that can't be placed.
     """
     try:
         return _located(text, sentences, frozenset(), where)
-    except DataError:
+    except RecordError:
         if _MARKDOWN.isdisjoint(text):
             raise
     return _located(text, sentences, _MARKDOWN, where)
@@ -37,13 +38,15 @@ def _located(text: str, sentences: Sequence[str], ignored: frozenset[str], where
         wanted = "".join(character for character in sentence if _counts(character, ignored))
         found = at if letters.startswith(wanted, at) else letters.find(wanted, at)
         if not wanted or found < 0:
-            raise DataError(
-                f"{where}[{index}]: expected a sentence of the answer behind the one before it, got {shown(sentence)}"
+            raise RecordError(
+                f"{where}[{index}]: expected a sentence of the answer behind the one before it, got {shown(sentence)}",
+                Reason.INVALID_SENTENCES,
             )
         if found > at and letters.find(wanted, found + 1) >= 0:
-            raise DataError(
+            raise RecordError(
                 f"{where}[{index}]: expected a sentence that stands in one place only, or directly behind the one "
-                f"before it, got {shown(sentence)}"
+                f"before it, got {shown(sentence)}",
+                Reason.INVALID_SENTENCES,
             )
         at = found + len(wanted)
         spans.append((places[found], places[at - 1] + 1))

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.dropped import Reason
+from maskdpo_ray.errors import RecordError, shown
+from maskdpo_ray.formats import conversation
 from maskdpo_ray.formats.alignment import locate
-from maskdpo_ray.formats.preference import SIDES, Answer, Preference, columns, from_columns, messages
+from maskdpo_ray.formats.preference import SIDES, Answer, Preference, columns, from_columns
 from maskdpo_ray.records import CONTRADICTORY, CORRECT, LABELS, NO_FACT, NO_HALLUCINATION, UNPARSED, Sentence
 from maskdpo_ray.records import from_json as record_of
 from maskdpo_ray.records import to_json as fields_of
@@ -41,34 +43,34 @@ class Item:
 class AuthorsPair:
     """One item of a file, with nothing changed."""
 
-    prompt: tuple[dict[str, str], ...]
-    chosen: tuple[dict[str, str], ...]
+    prompt: tuple[dict[str, Any], ...]
+    chosen: tuple[dict[str, Any], ...]
     """One message, the assistant's."""
     chosen_item: Item
-    rejected: tuple[dict[str, str], ...]
+    rejected: tuple[dict[str, Any], ...]
     rejected_item: Item
     others: dict[str, Any] = field(default_factory=dict)
     """Columns that the format does not name."""
 
 
 def read(item: Mapping[str, Any], where: str) -> Preference:
-    """One item, its sentences located in the answers. Raises DataError."""
+    """One item, its sentences located in the answers. Raises RecordError."""
     return to_preference(parse(item, where), where)
 
 
 def to_json(preference: Preference) -> dict[str, Any]:
-    """One item, with our own labels in columns of their own. Raises DataError when a side has no labels."""
+    """One item, with our own labels in columns of their own. Raises RecordError when a side has no labels."""
     return unparse(from_preference(preference))
 
 
 def parse(item: Mapping[str, Any], where: str) -> AuthorsPair:
-    """One item as it is; `unparse` gives it back. Raises DataError."""
+    """One item as it is; `unparse` gives it back. Raises RecordError."""
     named = {name: value for name, value in item.items() if name in _NAMED}
     others = {name: value for name, value in item.items() if name not in _NAMED}
     try:
         return record_of(AuthorsPair, {**named, "others": others})
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise RecordError(f"{where}: {error}", Reason.INVALID_FIELD) from None
 
 
 def unparse(pair: AuthorsPair) -> dict[str, Any]:
@@ -81,12 +83,10 @@ def unparse(pair: AuthorsPair) -> dict[str, Any]:
 def to_preference(pair: AuthorsPair, where: str) -> Preference:
     """Locate the sentences, or take our own labels where `to_json` left them.
 
-    Raises DataError naming the sentence that can't be located, the type that is none, and labels of ours that say
+    Raises RecordError naming the sentence that can't be located, the type that is none, and labels of ours that say
     something else than the item.
     """
-    prompt = messages(list(pair.prompt), f"{where}: prompt")
-    if prompt[-1]["role"] != "user":
-        raise DataError(f"{where}: prompt: expected the user's message last, got {prompt[-1]['role']!r}")
+    prompt = conversation.prompt(pair.prompt, f"{where}: prompt")
     texts = {side: _text(getattr(pair, side), f"{where}: {side}") for side in SIDES}
     preference = from_columns(pair.others, prompt, texts, where)
     for side in SIDES:
@@ -96,14 +96,15 @@ def to_preference(pair: AuthorsPair, where: str) -> Preference:
             labelled = replace(answer, sentences=_sentences(answer.text, item, f"{where}: {side}_item"))
             preference = replace(preference, **{side: labelled})
         elif item != _item(answer, side):
-            raise DataError(f"{where}: {side}_item: expected the sentences and types of {side}_sentences, got others")
+            message = f"{where}: {side}_item: expected the sentences and types of {side}_sentences, got others"
+            raise RecordError(message, Reason.INVALID_SENTENCES)
     return preference
 
 
 def from_preference(preference: Preference) -> AuthorsPair:
-    """The labels become the authors' two types. Raises DataError when a side has no labels."""
+    """The labels become the authors' two types. Raises RecordError when a side has no labels."""
 
-    def said(answer: Answer) -> tuple[dict[str, str], ...]:
+    def said(answer: Answer) -> tuple[dict[str, Any], ...]:
         return ({"role": "assistant", "content": answer.text},)
 
     chosen, rejected = preference.chosen, preference.rejected
@@ -117,26 +118,29 @@ def from_preference(preference: Preference) -> AuthorsPair:
     )
 
 
-def _text(said: tuple[dict[str, str], ...], where: str) -> str:
-    checked = messages(list(said), where)
-    if len(checked) != 1 or checked[0]["role"] != "assistant":
-        raise DataError(f"{where}: expected one message, the assistant's, got {shown(list(said))}")
-    return checked[0]["content"]
+def _text(said: tuple[dict[str, Any], ...], where: str) -> str:
+    before, text = conversation.answer(said, where)
+    if before:
+        message = f"{where}: expected one message, the assistant's, got {shown(list(said))}"
+        raise RecordError(message, Reason.INVALID_MESSAGES)
+    return text
 
 
 def _sentences(text: str, item: Item, where: str) -> tuple[Sentence, ...]:
     if len(item.sents) != len(item.type):
-        raise DataError(f"{where}: expected one type per sentence, got {len(item.type)} for {len(item.sents)}")
+        message = f"{where}: expected one type per sentence, got {len(item.type)} for {len(item.sents)}"
+        raise RecordError(message, Reason.INVALID_SENTENCES)
     for i, name in enumerate(item.type):
         if name not in _LABELS:
-            raise DataError(f"{where}.type[{i}]: expected one of {', '.join(_LABELS)}, got {shown(name)}")
+            message = f"{where}.type[{i}]: expected one of {', '.join(_LABELS)}, got {shown(name)}"
+            raise RecordError(message, Reason.UNKNOWN_LABEL)
     spans = locate(text, item.sents, f"{where}.sents")
     return tuple(Sentence(*span, _LABELS[name]) for span, name in zip(spans, item.type, strict=True))
 
 
 def _item(answer: Answer, side: str) -> Item:
     if answer.sentences is None:
-        raise DataError(f"{side}: expected labelled sentences, got none")
+        raise RecordError(f"{side}: expected labelled sentences, got none", Reason.UNLABELLED)
     return Item(
         tuple(answer.text[sentence.start : sentence.end] for sentence in answer.sentences),
         tuple(_type(sentence.label, side) for sentence in answer.sentences),

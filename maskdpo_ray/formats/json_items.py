@@ -1,14 +1,22 @@
-"""The objects of a JSON file, one at a time: JSON Lines, one JSON array, or objects over many lines."""
+"""The objects of a file, one at a time: JSON Lines, one JSON array, objects over many lines, or the rows of a table.
+
+What is wrong with one object is a RecordError, behind which reading goes on with the next one.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.errors import DataError, RecordError, shown
+from maskdpo_ray.formats import compressed, tables
+from maskdpo_ray.formats.tables import Found
 from maskdpo_ray.records import from_json
 
 Record = TypeVar("Record")
@@ -16,39 +24,76 @@ Record = TypeVar("Record")
 _CHUNK = 2**18
 _MOST = 2**26  # Bytes of one object. With a quote or bracket left open it would be the rest of the file.
 
-# A whole string, a bracket, or the quote of a string that goes on behind what was read.
-_MARK = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
+# A whole string, a bracket, a line's end, or the quote of a string that goes on behind what was read.
+_MARK = re.compile(rb'"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"|["{}\[\]\n]')
 _SPACE = re.compile(rb"[ \t\r\n]*")
 
 
-def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file:line", object) of every object in a file, in its order. Raises DataError naming the line."""
+def objects(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file:line", object) of every object in a file, in its order; of a table ("file:row", row).
+
+    Bad ones go to `dropped`, whose share is checked at the end; without it the first one is raised. Raises DataError
+    naming the line.
+    """
+    dropped = dropped or Dropped(path)
+    for where, found in attempts(path):
+        dropped.met()
+        if isinstance(found, RecordError):
+            dropped.take(found)
+        else:
+            yield where, found
+    dropped.check()
+
+
+def attempts(path: Path) -> Iterator[tuple[str, Found]]:
+    """Every object of a file as by `objects`, with the error in the place of a bad one.
+
+    Raises DataError for what is wrong with the whole file.
+    """
+    count = 0
     try:
-        with path.open("rb") as file:
-            yield from _objects(_Scanner(path, file))
+        for each in _attempts(path):
+            count += 1
+            yield each
     except OSError as error:
-        raise DataError(f"{path}: expected a JSON file, got: {error.strerror}") from None
+        raise DataError(f"{path}: expected a JSON file, got: {error.strerror or error}") from None
+    if not count:
+        raise DataError(f"{path}: expected JSON objects, got none")
 
 
-def records(kind: type[Record], path: Path) -> Iterator[tuple[str, Record]]:
+def _attempts(path: Path) -> Iterator[tuple[str, Found]]:
+    if os.path.isdir(path) and tables.is_saved(path):
+        yield from tables.saved(path)
+        return
+    with compressed.opened(path) as file:
+        head = file.peek(8)[:8]
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"{path}: expected UTF-8, got UTF-16")
+        read = tables.reader(path, head)
+        yield from _found(_Scanner(path, file)) if read is None else read(path, file)
+
+
+def records(kind: type[Record], path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Record]]:
     """("file:line", record) of a file of our own. Raises DataError naming line and field."""
-    for where, value in objects(path):
-        yield where, record(kind, value, where)
+    dropped = dropped or Dropped(path)
+    return dropped.sift(objects(path, dropped), lambda item: (item[0], record(kind, item[1], item[0])))
 
 
 def record(kind: type[Record], value: dict[str, Any], where: str) -> Record:
-    """`value` as a record of `kind`. Raises DataError naming `where` and the field."""
+    """`value` as a record of `kind`. Raises RecordError naming `where` and the field."""
     try:
         return from_json(kind, value)
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise RecordError(f"{where}: {error}", Reason.INVALID_FIELD) from None
 
 
 def num_lines(path: Path) -> int:
-    """Lines in a file, for progress; 0 when it can't be read, which `objects` reports."""
+    """Objects in a file, about, for progress; 0 when it is compressed, or can't be read, which `objects` reports."""
     try:
         with path.open("rb") as file:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
+            return tables.num_rows(path, file.read(8)) or sum(
+                chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b"")
+            )
     except OSError:
         return 0
 
@@ -59,6 +104,8 @@ class _Scanner:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self.line = 1
+        self.in_lines = False
+        """Whether an object that took one line was found: then each does."""
         self._file = file
         self._data = file.read(_CHUNK).removeprefix(b"\xef\xbb\xbf")
         self._at = 0
@@ -82,20 +129,51 @@ class _Scanner:
         return piece
 
     def item(self) -> bytes:
-        """The object that starts at the next byte, as far as brackets and quotes tell."""
+        """The object that starts at the next byte, as far as brackets and quotes tell.
+
+        Raises RecordError, nothing taken, when it has no end.
+        """
         depth = length = 0
         while True:
             for mark in _MARK.finditer(self._data, self._at + length):
                 if mark[0] == b'"':
+                    if self._data.find(b"\n", mark.end()) >= 0:
+                        raise self._unclosed()  # no string goes on in the next line
                     break
+                if mark[0] == b"\n":
+                    if mark.end() == len(self._data):
+                        break  # what the next line begins with is not known yet
+                    if self.in_lines and self._data[mark.end()] == ord("{"):
+                        raise self._unclosed()
+                    continue
                 depth += (mark[0] in b"{[") - (mark[0] in b"}]")
                 length = mark.end() - self._at
                 if depth == 0:
                     return self.take(length)
             if len(self._data) - self._at > _MOST or not self._read_on():
-                raise DataError(
-                    f"{self.where}: expected a JSON object, got one whose brackets or quotes are not closed"
-                )
+                raise self._unclosed()
+
+    def _unclosed(self) -> RecordError:
+        message = f"{self.where}: expected a JSON object, got one whose brackets or quotes are not closed"
+        return RecordError(message, Reason.MALFORMED)
+
+    def give_back(self, piece: bytes) -> None:
+        """Undo `take`."""
+        self._at -= len(piece)
+        self.line -= piece.count(b"\n")
+
+    def skip(self) -> None:
+        """Take the rest of the line, and the lines behind it with which no object can begin."""
+        while True:
+            while (end := self._data.find(b"\n", self._at)) < 0:
+                self.take(len(self._data) - self._at)
+                if not self._read_on():
+                    return
+            self.take(end + 1 - self._at)
+            if self._at == len(self._data) and not self._read_on():
+                return
+            if self.in_lines or self._data[self._at] not in b' \t}]"':
+                return
 
     def _read_on(self) -> bool:
         chunk = self._file.read(_CHUNK)
@@ -103,29 +181,54 @@ class _Scanner:
         return bool(chunk)
 
 
-def _objects(scanner: _Scanner) -> Iterator[tuple[str, dict[str, Any]]]:
-    is_array = scanner.peek() == b"["
-    if is_array:
-        scanner.take(1)
+def _found(scanner: _Scanner) -> Iterator[tuple[str, Found]]:
+    return _in_array(scanner) if scanner.peek() == b"[" else _one_by_one(scanner)
+
+
+def _one_by_one(scanner: _Scanner) -> Iterator[tuple[str, Found]]:
+    """Objects without anything between them, on a line each or on several; behind a bad one comes the next line."""
+    while byte := scanner.peek():
+        where, line = scanner.where, scanner.line
+        try:
+            if byte != b"{":
+                raise RecordError(f"{where}: expected a JSON object, got {_shown(byte)}", Reason.MALFORMED)
+            data = scanner.item()
+            try:
+                value = parsed(scanner.path, line, data)
+            except RecordError:
+                scanner.give_back(data)
+                raise
+        except RecordError as error:
+            scanner.skip()
+            yield where, error
+        else:
+            scanner.in_lines |= scanner.line == line
+            yield where, value
+
+
+def _in_array(scanner: _Scanner) -> Iterator[tuple[str, Found]]:
+    """Objects of one array. Raises DataError where brackets or commas no longer tell where they end."""
+    scanner.take(1)
     count = 0
-    while (byte := scanner.peek()) and not (is_array and byte == b"]"):
-        if is_array and count:
+    while (byte := scanner.peek()) and byte != b"]":
+        if count:
             if byte != b",":
                 raise DataError(f"{scanner.where}: expected a comma or ] after an object, got {_shown(byte)}")
             scanner.take(1)
             byte = scanner.peek()
         if byte != b"{":
             raise DataError(f"{scanner.where}: expected a JSON object, got {_shown(byte)}")
-        line = scanner.line
-        yield f"{scanner.path}:{line}", parsed(scanner.path, line, scanner.item())
+        where, line = scanner.where, scanner.line
+        data = scanner.item()
+        try:
+            yield where, parsed(scanner.path, line, data)
+        except RecordError as error:
+            yield where, error
         count += 1
-    if is_array:
-        if scanner.take(1) != b"]":
-            raise DataError(f"{scanner.where}: expected ] at the end of the array, got the end of the file")
-        if byte := scanner.peek():
-            raise DataError(f"{scanner.where}: expected nothing after the array, got {_shown(byte)}")
-    if not count:
-        raise DataError(f"{scanner.path}: expected JSON objects, got none")
+    if scanner.take(1) != b"]":
+        raise DataError(f"{scanner.where}: expected ] at the end of the array, got the end of the file")
+    if byte := scanner.peek():
+        raise DataError(f"{scanner.where}: expected nothing after the array, got {_shown(byte)}")
 
 
 def _shown(byte: bytes) -> str:
@@ -133,21 +236,22 @@ def _shown(byte: bytes) -> str:
 
 
 def parsed(path: Path, line: int, data: bytes) -> dict[str, Any]:
-    """The JSON value that begins in `line` of a file. Raises DataError naming the line."""
+    """The JSON value that begins in `line` of a file. Raises RecordError naming the line."""
     where = f"{path}:{line}"
     try:
         value: dict[str, Any] = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False).encode()  # JSON's escapes can spell what UTF-8 can't hold
+        return value
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: expected UTF-8, got byte {error.object[error.start]:#04x}") from None
+        message = f"{where}: expected UTF-8, got byte {error.object[error.start]:#04x}"
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: expected Unicode text, got a lone {ascii(error.object[error.start])}") from None
+        message = f"{where}: expected Unicode text, got a lone {ascii(error.object[error.start])}"
     except json.JSONDecodeError as error:
         at = f"{path}:{line + error.lineno - 1}"
-        raise DataError(f"{at}: expected JSON, got: {error.msg} at column {error.colno} of the object") from None
+        message = f"{at}: expected JSON, got: {error.msg} at column {error.colno} of the object"
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: expected JSON, got: {error}") from None
-    return value
+        message = f"{where}: expected JSON, got: {error}"
+    raise RecordError(message, Reason.MALFORMED)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

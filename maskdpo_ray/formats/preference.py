@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.dropped import Reason
+from maskdpo_ray.errors import RecordError, shown
+from maskdpo_ray.formats.conversation import Messages
 from maskdpo_ray.records import LABELS, PreferencePair, Question, ScoredAnswer, Sentence, from_json, to_json
 
 SIDES = ("chosen", "rejected")
-ROLES = ("system", "user", "assistant")
-
-Messages = tuple[dict[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Preference:
     question_id: str
     topic: str
     prompt: Messages
-    """Chat messages, each {"role", "content"}; the last one is the user's."""
+    """Chat messages, each {"role", "content"}; the last one is the user's, or a tool's."""
     chosen: Answer
     rejected: Answer
 
@@ -57,7 +56,7 @@ def columns(preference: Preference) -> dict[str, Any]:
 def from_columns(item: Mapping[str, Any], prompt: Messages, texts: Mapping[str, str], where: str) -> Preference:
     """A preference of `prompt` and `texts` ({side: answer}), with what `columns` put into `item`, if anything.
 
-    Without `question_id` the id is `where`, without `topic` the topic is the id. Raises DataError.
+    Without `question_id` the id is `where`, without `topic` the topic is the id. Raises RecordError.
     """
     question_id = _name(item, "question_id", where) or where
     topic = _name(item, "topic", where) or question_id
@@ -65,24 +64,11 @@ def from_columns(item: Mapping[str, Any], prompt: Messages, texts: Mapping[str, 
     return Preference(question_id, topic, prompt, chosen, rejected)
 
 
-def messages(value: Any, where: str) -> Messages:
-    """Checked chat messages. Raises DataError."""
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: expected chat messages, got {shown(value)}")
-    for i, message in enumerate(value):
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise DataError(f"{where}[{i}]: expected an object with role and content, got {shown(message)}")
-        if message["role"] not in ROLES:
-            raise DataError(f"{where}[{i}].role: expected one of {', '.join(ROLES)}, got {shown(message['role'])}")
-        if not (isinstance(message["content"], str) and message["content"].strip()):
-            raise DataError(f"{where}[{i}].content: expected text that is not empty, got {shown(message['content'])}")
-    return tuple(value)
-
-
 def _name(item: Mapping[str, Any], column: str, where: str) -> str | None:
     value = item.get(column)
     if value is not None and not (isinstance(value, str) and value.strip()):
-        raise DataError(f"{where}: {column}: expected text that is not empty, got {shown(value)}")
+        message = f"{where}: {column}: expected text that is not empty, got {shown(value)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
     return value
 
 
@@ -92,19 +78,21 @@ def _sentences(item: Mapping[str, Any], side: str, text: str, where: str) -> tup
         return None
     where = f"{where}: {side}_sentences"
     if not isinstance(values, list):
-        raise DataError(f"{where}: expected a list, got {shown(values)}")
+        raise RecordError(f"{where}: expected a list, got {shown(values)}", Reason.INVALID_FIELD)
     sentences: list[Sentence] = []
     least = 0
     for i, value in enumerate(values):
         try:
             sentence = from_json(Sentence, value)
         except ValueError as error:
-            raise DataError(f"{where}[{i}]: {error}") from None
+            raise RecordError(f"{where}[{i}]: {error}", Reason.INVALID_FIELD) from None
         start, end = sentence.start, sentence.end
         if not (least <= start < end <= len(text) and text[start:end].strip()):
-            raise DataError(f"{where}[{i}]: expected words within {least} to {len(text)}, got {start} to {end}")
+            message = f"{where}[{i}]: expected words within {least} to {len(text)}, got {start} to {end}"
+            raise RecordError(message, Reason.INVALID_SENTENCES)
         if sentence.label not in LABELS:
-            raise DataError(f"{where}[{i}].label: expected one of {', '.join(LABELS)}, got {shown(sentence.label)}")
+            message = f"{where}[{i}].label: expected one of {', '.join(LABELS)}, got {shown(sentence.label)}"
+            raise RecordError(message, Reason.UNKNOWN_LABEL)
         sentences.append(sentence)
         least = end
     return tuple(sentences)

@@ -1,7 +1,8 @@
-"""Preference data of TRL and OpenRLHF.
+"""Preference data of TRL and OpenRLHF, and LLaMA-Factory's in ShareGPT's form.
 
-Both take `chosen` and `rejected` as text or as chat messages, with a `prompt` or with the prompt as what the two
-conversations begin with. One reader knows all of these. Other columns are left alone, as both trainers do.
+The first two take `chosen` and `rejected` as text or as chat messages, with a `prompt` or with the prompt as what the
+two conversations begin with; the third has it as `conversations`, with `system` beside it. One reader knows all of
+these. Other columns are left alone, as these trainers do.
 """
 
 from __future__ import annotations
@@ -9,28 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maskdpo_ray.errors import DataError, shown
-from maskdpo_ray.formats.preference import SIDES, Answer, Messages, Preference, columns, from_columns, messages
+from maskdpo_ray.dropped import Reason
+from maskdpo_ray.errors import RecordError, shown
+from maskdpo_ray.formats import conversation
+from maskdpo_ray.formats.conversation import Messages
+from maskdpo_ray.formats.preference import SIDES, Answer, Preference, columns, from_columns
 
 
 def read(item: Mapping[str, Any], where: str) -> Preference:
     """One item. A `prompt` that is a string is what the user says; labels are those that `to_*` wrote, or none.
 
-    Raises DataError.
+    Raises RecordError.
     """
-    prompt = _prompt(item.get("prompt"), f"{where}: prompt")
+    name, prompt = _prompt(item, where)
     texts: dict[str, str] = {}
     for side in SIDES:
-        given, texts[side] = _answer(item.get(side), f"{where}: {side}")
+        if item.get(side) is None:
+            message = f"{where}: {side}: expected an answer as text or chat messages, got nothing"
+            raise RecordError(message, Reason.EMPTY_ANSWER)
+        given, texts[side] = conversation.answer(item[side], f"{where}: {side}")
         if given and prompt and given != prompt:
-            before = "prompt" if item.get("prompt") is not None else "chosen"
-            raise DataError(f"{where}: {side}: expected the messages of {before} before the answer, got others")
+            message = f"{where}: {side}: expected the messages of {name} before the answer, got others"
+            raise RecordError(message, Reason.INVALID_MESSAGES)
         prompt = prompt or given
         if not prompt:
-            raise DataError(f"{where}: prompt: expected text or chat messages, got nothing")
-    if prompt[-1]["role"] != "user":
-        raise DataError(f"{where}: prompt: expected the user's message last, got {prompt[-1]['role']!r}")
-    return from_columns(item, prompt, texts, where)
+            message = f"{where}: prompt: expected text or chat messages, got nothing"
+            raise RecordError(message, Reason.EMPTY_PROMPT)
+    return from_columns(item, conversation.prompt(prompt, f"{where}: prompt"), texts, where)
 
 
 def to_trl(preference: Preference) -> dict[str, Any]:
@@ -56,19 +62,16 @@ def _said(answer: Answer) -> dict[str, str]:
     return {"role": "assistant", "content": answer.text}
 
 
-def _prompt(value: Any, where: str) -> Messages:
-    """() when there is none."""
-    if value is None:
-        return ()
-    return messages([{"role": "user", "content": value}] if isinstance(value, str) else value, where)
-
-
-def _answer(value: Any, where: str) -> tuple[Messages, str]:
-    """The messages before the answer, if any, and the answer."""
-    if value is None:
-        raise DataError(f"{where}: expected an answer as text or chat messages, got nothing")
-    conversation = messages([{"role": "assistant", "content": value}] if isinstance(value, str) else value, where)
-    last = conversation[-1]
-    if last["role"] != "assistant":
-        raise DataError(f"{where}: expected the assistant's message last, got {shown(last['role'])}")
-    return conversation[:-1], last["content"]
+def _prompt(item: Mapping[str, Any], where: str) -> tuple[str, Messages]:
+    """(the column of the prompt, its messages); ("chosen", ()) when it stands only in front of the answers."""
+    if item.get("prompt") is not None:
+        return "prompt", conversation.messages(item["prompt"], f"{where}: prompt")
+    if item.get("conversations") is None:
+        return "chosen", ()
+    prompt = conversation.messages(item["conversations"], f"{where}: conversations")
+    system = item.get("system")
+    if system is None or prompt[0]["role"] == "system":
+        return "conversations", prompt
+    if not isinstance(system, str):
+        raise RecordError(f"{where}: system: expected text, got {shown(system)}", Reason.INVALID_FIELD)
+    return "conversations", ({"role": "system", "content": system}, *prompt) if system else prompt

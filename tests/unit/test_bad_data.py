@@ -104,10 +104,9 @@ DATA: dict[str, Case] = {
         "questions.jsonl:4: id: expected no control characters or line ends, got '\\x1b[2J'",
     ),
     "a prompt that clears the screen": (
-        question(prompt=[{"role": "user", "content": "a", "\x1b[2J": 1}]),
+        question(prompt=[{"role": "\x1b[2J", "content": "a"}]),
         ASK,
-        "questions.jsonl:4: prompt[0]: expected an object with role and content, got {'role': 'user', 'content': 'a', "
-        "'\\x1b[2J': 1}",
+        "questions.jsonl:4: prompt[0].role: expected one of system, developer, user, assistant, tool, got '\\x1b[2J'",
     ),
     "the assistant last": (
         question(prompt=[{"role": "assistant", "content": "a"}]),
@@ -259,4 +258,5 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_one_line(good_folder: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
-    refuses(run.main, CASES[name], good_folder, capfd)
+    """Where none is borne; test_dropped.py shows what else becomes of bad records."""
+    refuses(lambda argv: run.main([*argv, "--data.max_dropped", "0"]), CASES[name], good_folder, capfd)

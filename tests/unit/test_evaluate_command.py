@@ -364,7 +364,7 @@ def test_what_it_refuses(folder: Path, change: Callable[[Path], Any], arguments:
     change(folder)
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     with pytest.raises(UserError) as caught:
-        prepare(folder, *arguments)
+        prepare(folder, *arguments, "--data.max_dropped", "0")
     assert message.replace("{}", str(folder)) in str(caught.value) and "\n" not in str(caught.value)
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 

@@ -14,7 +14,7 @@ import pytest
 
 from maskdpo_ray import questions
 from maskdpo_ray.commands import export, pairs
-from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, UserError
+from maskdpo_ray.errors import ConfigError, DataError, UserError
 from maskdpo_ray.formats import WRITERS, read
 from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.pairs import DropReason, PairsSummary, scored
@@ -172,7 +172,7 @@ def test_bad_files_are_refused_by_line_and_leave_nothing(
     change(folder)
     before = set(folder.iterdir())
     with pytest.raises(DataError) as caught:
-        make_pairs(folder)
+        make_pairs(folder, "--data.max_dropped", "0")
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert set(folder.iterdir()) == before
 
@@ -193,8 +193,8 @@ def test_labels_may_come_by_text(folder: Path) -> None:
     make_pairs(folder, "--force")
     assert (folder / "pairs.jsonl").read_bytes() == expected
     write(folder / "annotations.jsonl", lines[1:])
-    with pytest.raises(AnnotatorError, match="question 'q0', answer 0: expected a line with its text, found none"):
-        make_pairs(folder, "--force")
+    with pytest.raises(DataError, match="question 'q0', answer 0: expected a line with its text, found none"):
+        make_pairs(folder, "--force", "--data.max_dropped", "0")
 
 
 @pytest.fixture

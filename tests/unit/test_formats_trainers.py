@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "other than prompt": ({"prompt": "a", "chosen": [USER, GOOD], "rejected": [BAD]}, "chosen: expected the messages"),
     "user last": ({"prompt": [USER], "chosen": [USER], "rejected": [BAD]}, "chosen: expected the assistant's message"),
     "prompt's end": ({"prompt": [GOOD], "chosen": [GOOD], "rejected": [BAD]}, "prompt: expected the user's message"),
-    "role": ({"prompt": [{**USER, "role": "tool"}], "chosen": "b", "rejected": "c"}, "prompt[0].role: expected one of"),
+    "role": ({"prompt": [{**USER, "role": "it"}], "chosen": "b", "rejected": "c"}, "prompt[0].role: expected one of"),
     "number": ({"prompt": 7, "chosen": "b", "rejected": "c"}, "prompt: expected chat messages, got 7"),
     "message": ({"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}, "prompt[0]: expected an object with"),
     "id": ({**CHATS["TRL, standard"], "question_id": 7}, "question_id: expected text that is not empty, got 7"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskdpo_ray.errors import DataError, ModelError
-from maskdpo_ray.questions import check_disjoint, check_prompts, limit_topics, load, render, split_by_topic
+from maskdpo_ray.questions import Prompts, check_disjoint, limit_topics, load, render, split_by_topic
 from maskdpo_ray.records import Question
 
 
@@ -115,16 +116,16 @@ BAD_LINES = {
     "language": ('{"prompt": "a", "language": "fr"}', "language: expected one of en, zh, got 'fr'"),
     "message text": ('{"prompt": ["hi"]}', "prompt[0]: expected an object with role and content, got 'hi'"),
     "message field": (
-        '{"prompt": [{"role": "user", "content": "a", "name": "b"}]}',
-        "prompt[0]: expected an object with role and content, got {'role': 'user', 'content': 'a', 'name': 'b'}",
+        '{"prompt": [{"content": "a", "name": "b"}]}',
+        "prompt[0]: expected an object with role and content, got {'content': 'a', 'name': 'b'}",
     ),
     "role": (
         '{"prompt": [{"role": "human", "content": "a"}]}',
-        "prompt[0].role: expected one of system, user, assistant, got 'human'",
+        "prompt[0].role: expected one of system, developer, user, assistant, tool, got 'human'",
     ),
     "role type": (
         '{"prompt": [{"role": [], "content": "a"}]}',
-        "prompt[0].role: expected one of system, user, assistant, got []",
+        "prompt[0].role: expected one of system, developer, user, assistant, tool, got []",
     ),
     "late system": (
         f'{{"prompt": [{USER}, {{"role": "system", "content": "s"}}, {USER}]}}',
@@ -288,6 +289,13 @@ def test_model_without_chat_template():
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="^letters: expected a chat template, got none"):
         render(tokenizer, ask("a", "t"))
+
+
+def check_prompts(tokenizer, questions, max_len, max_new_tokens, vocab_size):
+    """Length of the longest prompt."""
+    prompts = Prompts(partial(render, tokenizer), tokenizer, max_len, max_new_tokens, vocab_size)
+    assert [prompts.check(question) for question in questions] == questions
+    return prompts.longest
 
 
 def test_prompts_that_leave_no_room_are_named():

@@ -292,7 +292,7 @@ def test_what_it_refuses(
     change(folder)
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     with pytest.raises(UserError) as caught:
-        prepare(folder, *(word.replace("{}", str(folder)) for word in more), source=source)
+        prepare(folder, "--data.max_dropped", "0", *(w.replace("{}", str(folder)) for w in more), source=source)
     assert message.replace("{}", str(folder)) in str(caught.value) and "\n" not in str(caught.value)
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 

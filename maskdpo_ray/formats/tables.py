@@ -1,0 +1,213 @@
+"""Rows of tables: Parquet, Arrow, CSV, TSV, and what `save_to_disk` of `datasets` writes.
+
+A null cell is as a field that is not there, in structs too: tables have the fields of all rows in each. pyarrow reads
+them, imported when there is one to read; nothing of a file is ever run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.dropped import Reason
+from maskdpo_ray.errors import DataError, RecordError, one_line
+from maskdpo_ray.formats.compressed import SUFFIXES
+
+Found = dict[str, Any] | RecordError
+"""An object, or what is wrong with it."""
+Reader = Callable[[Path, io.BufferedReader], Iterator[tuple[str, Found]]]
+
+_ROWS = 256
+"""Of a batch; so many are in memory as Python's values."""
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_LONGEST_CELL = 2**26
+_AS_JSON = frozenset(
+    {
+        *("chosen_item", "rejected_item", "chosen_sentences", "rejected_sentences", "sentences", "facts", "sample"),
+        *("token_ids", "prompt_token_ids", "policy_version"),
+    }
+)
+"""Columns that hold no text: in CSV their cells are JSON."""
+
+
+def reader(path: Path, head: bytes) -> Reader | None:
+    """What reads a file that begins with `head` (8 bytes) as a table; None when it is none."""
+    if head.startswith(b"PAR1"):
+        return _parquet
+    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return _arrow
+    return None if _delimiter(path) is None else _delimited
+
+
+def num_rows(path: Path, head: bytes) -> int:
+    """Rows of a Parquet file; 0 for others, and for one that can't be read."""
+    if not head.startswith(b"PAR1"):
+        return 0
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return int(pyarrow.parquet.ParquetFile(path).metadata.num_rows)
+    except (pyarrow.ArrowException, OSError):
+        return 0
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of `datasets` wrote the folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def saved(folder: Path) -> Iterator[tuple[str, Found]]:
+    """Rows of a folder that `save_to_disk` wrote. Raises DataError, also when it holds several splits."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = _listed(folder / "dataset_dict.json", "splits")
+        if len(splits) != 1:
+            expected = f"expected one of its splits, such as {folder / splits[0]}" if splits else "expected splits"
+            raise DataError(f"{folder}: {expected}, got a folder of {len(splits)}")
+        yield from saved(folder / splits[0])
+        return
+    for name in _listed(folder / "state.json", "_data_files"):
+        with (folder / name).open("rb") as file:
+            yield from _arrow(folder / name, file)
+
+
+def _listed(file: Path, field: str) -> list[str]:
+    """Names, each of something in the file's own folder."""
+    try:
+        values = json.loads(file.read_bytes())[field]
+        names = [value if isinstance(value, str) else value["filename"] for value in values]
+        if all(Path(name).name == name for name in names):
+            return names
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise DataError(f"{file}: {field}: expected the names of what lies beside it")
+
+
+def _parquet(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Found]]:
+    import pyarrow.parquet
+
+    def batches() -> Iterator[Any]:
+        yield from pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=_ROWS)
+
+    return _rows(path, batches())
+
+
+def _arrow(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Found]]:
+    import pyarrow
+
+    def batches() -> Iterator[Any]:
+        if file.peek(6).startswith(b"ARROW1"):
+            whole = pyarrow.ipc.open_file(file)
+            found: Iterable[Any] = (whole.get_batch(i) for i in range(whole.num_record_batches))
+        else:
+            found = pyarrow.ipc.open_stream(file)
+        for batch in found:
+            for start in range(0, batch.num_rows, _ROWS):
+                yield batch.slice(start, _ROWS)
+
+    return _rows(path, batches())
+
+
+def _rows(path: Path, batches: Iterator[Any]) -> Iterator[tuple[str, Found]]:
+    """("file:row", row) of record batches, counted from 1. Raises DataError when Arrow can't read them."""
+    import pyarrow
+
+    number = 0
+    try:
+        for batch in batches:
+            for i in range(batch.num_rows):
+                number += 1
+                yield f"{path}:{number}", _row(batch.slice(i, 1), f"{path}:{number}")
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: expected a whole table, got: {one_line(error)}") from None
+
+
+def _row(batch: Any, where: str) -> Found:
+    try:
+        [row] = batch.to_pylist(maps_as_pydicts="lossy")
+        return {name: value for name, cell in row.items() if (value := _plain(cell)) is not None}
+    except (ValueError, OverflowError) as error:  # UnicodeDecodeError is one
+        return RecordError(f"{where}: expected text, numbers and lists, got: {one_line(error)}", Reason.MALFORMED)
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as a value of JSON; None for what has none, images among them."""
+    if isinstance(cell, dict):
+        return {str(name): value for name, each in cell.items() if (value := _plain(each)) is not None}
+    if isinstance(cell, list):
+        return [_plain(each) for each in cell]
+    if isinstance(cell, bytes):  # some write texts so
+        try:
+            return cell.decode()
+        except UnicodeDecodeError:
+            return None
+    if isinstance(cell, Decimal | date | time):
+        return str(cell)
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return None  # pandas writes NaN for null
+    return cell if isinstance(cell, str | int | float) else None
+
+
+def _delimiter(path: Path) -> str | None:
+    names = [suffix.lower() for suffix in path.suffixes]
+    if names and names[-1] in SUFFIXES:
+        names.pop()
+    return _DELIMITERS.get(names[-1]) if names else None
+
+
+def _delimited(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Found]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    # What is no UTF-8 is one row's fault; it comes as lone surrogates, which no UTF-8 holds.
+    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    rows = csv.reader(text, delimiter=_delimiter(path) or ",", strict=True)
+    names: list[str] | None = None
+    while True:
+        where = f"{path}:{rows.line_num + 1}"
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if names is None:
+                raise DataError(f"{where}: expected the names of columns, got: {error}") from None
+            yield where, RecordError(f"{where}: expected a row, got: {error}", Reason.MALFORMED)
+            continue
+        if names is None:
+            names = cells
+            if len(set(names)) < len(names):
+                raise DataError(f"{where}: expected columns of different names, got {', '.join(names)}")
+        elif cells:
+            yield where, _cells(names, cells, where)
+
+
+def _cells(names: list[str], cells: list[str], where: str) -> Found:
+    if len(cells) != len(names):
+        message = f"{where}: expected {len(names)} cells, as there are columns, got {len(cells)}"
+        return RecordError(message, Reason.MALFORMED)
+    if bad := re.search("[\udc80-\udcff]", "".join(cells)):
+        message = f"{where}: expected UTF-8, got byte {ord(bad[0]) - 0xDC00:#04x}"
+        return RecordError(message, Reason.MALFORMED)
+    row: dict[str, Any] = {}
+    for name, cell in zip(names, cells, strict=True):
+        if not cell:
+            continue
+        try:
+            row[name] = _json(cell) if name in _AS_JSON else cell
+        except (ValueError, RecursionError) as error:
+            message = f"{where}: {name}: expected JSON, got: {one_line(error)}"
+            return RecordError(message, Reason.INVALID_FIELD)
+    return row
+
+
+def _json(cell: str) -> Any:
+    value = json.loads(cell, parse_constant=float)
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # escapes can spell what UTF-8 can't hold
+    return value
