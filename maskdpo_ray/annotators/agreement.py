@@ -1,6 +1,9 @@
 """How often the `facts` annotator agrees with labels set by hand, as a Markdown table.
 
-python -m maskdpo_ray.annotators.agreement tests/fixtures/facts_labels.jsonl
+python -m maskdpo_ray.annotators.agreement tests/fixtures/facts_labels.jsonl [tests/fixtures/facts_unchecked.txt]
+
+A second file, one `question_id|sentence` a line, names sentences that were labelled `no_hallucination` for the part of
+them that the table holds; they are then taken as `unverifiable`, for the part that it does not hold.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from pathlib import Path
 from maskdpo_ray import cli, hand_labels
 from maskdpo_ray.annotators.facts import FactsAnnotator
 from maskdpo_ray.errors import DataError, UserError, shown
-from maskdpo_ray.records import CORRECT, LABELS, Rollout
+from maskdpo_ray.records import CORRECT, LABELS, NO_HALLUCINATION, UNVERIFIABLE, Rollout
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,13 @@ class Compared:
     by_annotator: str
 
 
-def compare(file: Path) -> list[Compared]:
-    """Label again every sentence of a file of `HandLabel`s.
+def compare(file: Path, unchecked: Path | None = None) -> list[Compared]:
+    """Label again every sentence of a file of `HandLabel`s; those that `unchecked` names are taken as `unverifiable`.
 
     Raises DataError naming the line whose question or sentence isn't found.
     """
     annotator = FactsAnnotator()
+    partly = frozenset(unchecked.read_text(encoding="utf-8").splitlines() if unchecked else ())
     compared = []
     for row, question, where in hand_labels.read(file):
         (annotation,) = annotator.annotate([(question, Rollout(question.id, 0, (), row.text, "stop", 0))])
@@ -40,15 +44,18 @@ def compare(file: Path) -> list[Compared]:
         span = (row.start, row.end)
         if span not in labels:
             raise DataError(f"{where}: sentence: expected one that the annotator finds, got {shown(row.sentence)}")
-        compared.append(Compared(row.split, row.label, labels[span]))
+        by_hand = row.label
+        if by_hand == NO_HALLUCINATION and f"{row.question_id}|{row.sentence}" in partly:
+            by_hand = UNVERIFIABLE
+        compared.append(Compared(row.split, by_hand, labels[span]))
     return compared
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print agreement by split and precision by label."""
-    if len(arguments) != 1 or not os.path.isfile(arguments[0]):
-        raise DataError("usage: python -m maskdpo_ray.annotators.agreement FILE_OF_HAND_LABELS")
-    compared = compare(Path(arguments[0]))
+    if len(arguments) not in (1, 2) or not all(map(os.path.isfile, arguments)):
+        raise DataError("usage: python -m maskdpo_ray.annotators.agreement FILE_OF_HAND_LABELS [FILE_OF_SENTENCES]")
+    compared = compare(*map(Path, arguments))
     print("| part | sentences | same label | same side (correct or not) |\n|---|---|---|---|")
     for split in dict.fromkeys(row.split for row in compared):
         rows = [row for row in compared if row.split == split]

@@ -1,13 +1,18 @@
-"""What a sentence claims: (entity, kind of fact, values), read off a sentence without judging it."""
+"""What a sentence claims: (entity, kind of fact, values), read off a sentence without judging it.
+
+A claim knows which words it was read from (`taken`), so that a judge of it can tell what else the sentence says.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
+from maskdpo_ray.annotators import readings
 from maskdpo_ray.annotators.clauses import ARTICLES, NEGATIONS, OF, VERBS, Clause, clauses
 from maskdpo_ray.annotators.mentions import ENTITY_SENSE, OTHER_SENSE, Mention, NameIndex, Signal, key, tokens
+from maskdpo_ray.annotators.readings import Claim, Reading
 from maskdpo_ray.domains.table import ENTITY, NUMBER, WORDS, FactTable, Kind
 
 _PRONOUNS = frozenset(
@@ -19,7 +24,8 @@ _VAGUE = frozenset(
     (
         "one also not located based used divided known considered spoken part very of in on at from to "
         "called written made that because a often situated home named by unknown so an available derived "
-        "similar most both more about around approximately typically usually primarily mainly equal where"
+        "what which who why how similar most both more about around approximately typically usually primarily mainly "
+        "equal where"
     ).split()
 )
 _DETERMINERS = frozenset(
@@ -39,28 +45,6 @@ _ORDINALS = {
     word: str(number)
     for number, word in enumerate("first second third fourth fifth sixth seventh eighth ninth tenth".split(), start=1)
 }
-_SUPERLATIVES = re.compile(
-    r"\b(?!(?:\w*west|\w*east|rest|forest|nearest|interest|harvest|conquest|request|test)\b)\w{3,}est\b"
-    r"|\bmost\b(?!\s+(?:of|widely|commonly))|\b(?:only|first)\b",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """`values`: for each thing named, the table's names that it can stand for; empty for an unknown one."""
-
-    kind: str
-    subjects: tuple[str, ...]
-    """Names of the entities that it may be about; empty: the one that the question is about."""
-    values: tuple[frozenset[str], ...]
-    said: str
-    """The values as the sentence words them."""
-    negated: bool = False
-    hedged: bool = False
-    """Beside a superlative, with no trigger: false if the value is, but not true because the value is."""
-    foreign: str = ""
-    """A named subject that is no entity of the table ("Ontario")."""
 
 
 class ClaimReader:
@@ -74,9 +58,12 @@ class ClaimReader:
         owners = (name for e in table.entities for name in (*e.adjectives, *(e.name, *e.aliases) * bool(e.adjectives)))
         self._owners = {tuple(token.key for token in tokens(name)) for name in owners}
 
-    def read(self, sentence: str) -> list[tuple[int, list[Claim]]]:
-        """The clauses of a sentence, in order: where each starts, and its claims of kinds that the table knows."""
-        return [(clause.start, list(self._claims(clause))) for clause in clauses(sentence, self._index)]
+    def read(self, sentence: str) -> list[Reading]:
+        """The clauses of a sentence, in order, each with its claims of kinds that the table knows."""
+        return [
+            Reading(clause.start, tuple(self._claims(clause)), clause.words, clause.mentions)
+            for clause in clauses(sentence, self._index)
+        ]
 
     def mentions(self, sentence: str) -> list[Mention]:
         """The names of the table in a sentence."""
@@ -87,7 +74,6 @@ class ClaimReader:
         return self._index.signals(tokens(sentence))
 
     def _claims(self, clause: Clause) -> Iterator[Claim]:
-        text = " ".join(word.text for word in clause.words)
         used: set[int] = set()
         strong = [signal for signal in clause.signals if signal.strong]
         # "The official language is the Arabic language": a noun behind a value announces no second one.
@@ -103,7 +89,7 @@ class ClaimReader:
                 continue
             read = self._numbers if kind.shape == NUMBER else self._named
             if claim := read(clause, signal, kind, strong, used):
-                yield claim
+                yield readings.with_count(clause, signal, claim)
         weak = {s.kind for s in clause.signals if not s.strong} - {s.kind for s in strong}
         for kind in self._kinds.values():
             if kind.name not in weak:
@@ -116,6 +102,7 @@ class ClaimReader:
             ]
             if not self._predicates(clause, kind, near):
                 continue
+            near = readings.listed(clause, near, kind.name)
             subject, foreign = self._subject(clause, None, near)
             # A region that is itself the place spoken of ("Oceania" in "Australia is ...") is no value.
             near = [m for m in near if not m.named(ENTITY_SENSE) & set(subject)]
@@ -128,8 +115,8 @@ class ClaimReader:
                     tuple(m.named(kind.name) for m in near),
                     ", ".join(m.text for m in near),
                     negated,
-                    bool(_SUPERLATIVES.search(text)),
                     foreign,
+                    taken=readings.taken(clause, kind, near, negated),
                 )
 
     def _predicates(self, clause: Clause, kind: Kind, near: list[Mention]) -> bool:
@@ -180,12 +167,16 @@ class ClaimReader:
             inside = [m for m in values if start <= m.start < end]
             anywhere = (start, end) == (0, len(clause.words))
             values = [m for m in inside if not anywhere or 0 <= m.start - signal.end <= 4]
+            values = readings.listed(clause, values, sense)
             subject, foreign = self._subject(clause, signal, values)
         if values:
             used |= {m.start for m in values}
             values, negated = clause.polarity(values, signal.start)
             names = tuple(self._unqualified(clause, m, kind, sense) for m in values)
-            return Claim(kind.name, subject, names, ", ".join(m.text for m in values), negated, foreign=foreign)
+            said = ", ".join(m.text for m in values)
+            claim = Claim(kind.name, subject, names, said, negated, foreign)
+            claim = replace(claim, taken=readings.taken(clause, kind, values, negated))
+            return readings.with_directions(clause, signal, values, claim) if kind.shape == ENTITY else claim
         if not unknown:
             return None
         negated = any(word.key in NEGATIONS for word in clause.words)
@@ -216,7 +207,8 @@ class ClaimReader:
             if number:
                 subject, foreign = self._subject(clause, signal, [])
                 negated = any(w.key in NEGATIONS for w in clause.words)
-                return Claim(kind.name, subject, (frozenset({number}),), number, negated, foreign=foreign)
+                taken = readings.taken(clause, kind, [], negated) | {clause.words[i].start}
+                return Claim(kind.name, subject, (frozenset({number}),), number, negated, foreign, taken=taken)
         return None
 
     def _no_entity(self, clause: Clause, signal: Signal) -> str:

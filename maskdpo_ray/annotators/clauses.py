@@ -114,7 +114,10 @@ def clauses(sentence: str, index: NameIndex) -> Iterator[Clause]:
     words = tokens(sentence)
     mentions = index.mentions(words)
     inside = {i for m in mentions for i in range(m.start + 1, m.end)}
-    cuts = [i for i in range(1, len(words)) if i not in inside and _starts_clause(words, mentions, i, index)]
+    cuts: list[int] = []
+    for i in range(1, len(words)):
+        if i not in inside and _starts_clause(words, mentions, i, index, cuts[-1] if cuts else 0):
+            cuts.append(i)
     for start, end in zip([0, *cuts], [*cuts, len(words)], strict=True):
         part = words[start:end]
         first = part[0].key if part else ""
@@ -141,7 +144,8 @@ def _clause(index: NameIndex, words: list[Token], start: int, subject: tuple[str
     return Clause(tuple(words), tuple(mentions), tuple(signals), start, subject)
 
 
-def _starts_clause(words: list[Token], mentions: list[Mention], i: int, index: NameIndex) -> bool:
+def _starts_clause(words: list[Token], mentions: list[Mention], i: int, index: NameIndex, begun: int) -> bool:
+    """Whether word `i` opens a clause; the one before it opens with word `begun`."""
     word, before = words[i].key, words[i - 1]
     if ";" in before.gap or word in _SPLITTERS:
         return True
@@ -156,7 +160,7 @@ def _starts_clause(words: list[Token], mentions: list[Mention], i: int, index: N
         has_verb = any(token.key in VERBS for token in ahead)
         return has_verb and bool(any(s.strong for s in index.signals(ahead)) or word in {"it", "its", "has"})
     mention = next((m for m in mentions if m.start == i), None)
-    if not any(token.key in VERBS for token in words[:i]):
+    if not any(token.key in VERBS for token in words[begun:i]):
         return False
     return bool(
         mention and mention.end < len(words) and (words[mention.end].key in VERBS or words[mention.end - 1].possessive)

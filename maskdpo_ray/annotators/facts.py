@@ -1,21 +1,26 @@
 """The `facts` annotator checks the sentences of an answer against a table of facts, `claims` their clauses.
 
-Labels are ANAH-v2's four. A sentence or clause is `contradictory` if one of its claims is false, `no_hallucination`
-if at least one claim could be checked and none is false, `no_fact` if it claims nothing, else `unverifiable`.
+Labels are ANAH-v2's four. Phrases to the reader ("Sure, please note that ...") are passed over and the rest is judged.
+A sentence or clause is `contradictory` if one of its claims is false, `no_hallucination` if it has claims, all are
+true, and no word is left that could claim more, `no_fact` if it claims nothing, else `unverifiable`.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from maskdpo_ray import sentences
-from maskdpo_ray.annotators.claims import Claim, ClaimReader
-from maskdpo_ray.annotators.mentions import ENTITY_SENSE, key, tokens
+from maskdpo_ray.annotators import idle
+from maskdpo_ray.annotators.claims import ClaimReader
+from maskdpo_ray.annotators.mentions import ENTITY_SENSE, Token, key, tokens
+from maskdpo_ray.annotators.readings import COMPASS, Claim, Reading
 from maskdpo_ray.domains import table_file
-from maskdpo_ray.domains.table import ENTITY, Entity, FactTable, Kind
+from maskdpo_ray.domains.table import ENTITY, Entity, FactTable, Kind, Value
 from maskdpo_ray.errors import ConfigError, DataError, shown
 from maskdpo_ray.records import (
     CONTRADICTORY,
@@ -28,14 +33,12 @@ from maskdpo_ray.records import (
     Sentence,
 )
 
-_META = re.compile(
-    r"^(?:sure|certainly|of course|absolutely|great|hello|hi|hey|thanks?|thank you|okay|ok|yes|no|"
-    r"here (?:are|is)|here's|let me|i hope|i can|i'm|i am|please|feel free|as an ai|sorry|"
-    r"below (?:are|is)|the following|these are|"
-    r"five (?:short )?facts|you're welcome|if you|would you|do you)\b",
-    re.IGNORECASE,
-)
+_ALSO_KNOWN_AS = frozenset("also known called as or".split())
 _LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,2}[.)](?=\s|$)|\(?[a-z][.)](?=\s))+\s*")
+_HEADING = 4
+"""Most words of a heading."""
+_NEAR, _SIDEWAYS = 75, 90
+"""Degrees that a direction may be off."""
 _LISTED = 6
 """How many accepted values evidence text names."""
 
@@ -47,15 +50,11 @@ class _Domain:
         self.entities: dict[str, Entity] = {entity.name: entity for entity in table.entities}
         self.kinds: dict[str, Kind] = {kind.name: kind for kind in table.kinds}
         self.reader = ClaimReader(table)
-        self.generic = (
-            re.compile(
-                r"(?:is|are) (?:an?|the name of an?) (?:chemical )?"
-                rf"(?:{'|'.join(map(re.escape, table.generic))})[.!]?$",
-                re.IGNORECASE,
-            )
-            if table.generic
-            else None
-        )
+        self.generic = frozenset(key(noun) for noun in table.generic)
+        self.plain = self.generic | {key(noun) + "s" for noun in table.generic} | set(map(key, table.plain_words))
+        self.adjectives = {
+            entity.name: {word.key for name in entity.adjectives for word in tokens(name)} for entity in table.entities
+        }
 
 
 class FactsAnnotator:
@@ -95,9 +94,8 @@ class FactsAnnotator:
 
     def _spans(self, domain: _Domain, topic: Entity, text: str, start: int, end: int) -> Iterator[Sentence]:
         """The labelled spans of the sentence `text[start:end]`: it alone."""
-        body = _LIST_MARK.sub("", text[start:end]).strip()
-        claims = [claim for _, found in domain.reader.read(body) for claim in found]
-        label, evidence, kind = _verdict(domain, topic, body, claims)
+        body = _body(text[start:end])
+        label, evidence, kind = _verdict(domain, topic, body, domain.reader.read(body))
         yield Sentence(start, end, label, None, evidence, kind)
 
     def _topic(self, question: Question) -> tuple[_Domain, Entity]:
@@ -139,22 +137,28 @@ class ClaimsByRules(FactsAnnotator):
 
     def _spans(self, domain: _Domain, topic: Entity, text: str, start: int, end: int) -> Iterator[Sentence]:
         """Its clauses. One that claims nothing ("Rwanda, which ...") is part of the next, if there is one."""
-        body = _LIST_MARK.sub("", text[start:end]).strip()
+        body = _body(text[start:end])
         offset = end - len(body)
         read = domain.reader.read(body)
-        stops = [*(first for first, _ in read[1:]), len(body)]
-        begun, claims = 0, []
-        for (_, found), stop in zip(read, stops, strict=True):
-            claims += found
+        stops = [*(reading.start for reading in read[1:]), len(body)]
+        begun, readings = 0, []
+        for reading, stop in zip(read, stops, strict=True):
+            readings.append(reading)
             clause = body[begun:stop].rstrip()
             goes_on = stop < len(body)
             # Judged as if the sentence ended with it.
             judged = f"{clause.rstrip(',;')}." if goes_on else clause
-            label, evidence, kind = _verdict(domain, topic, judged, claims)
+            label, evidence, kind = _verdict(domain, topic, judged, readings)
             if not (goes_on and label == NO_FACT):
                 first = offset + begun if begun else start  # a list mark goes with the first clause
                 yield Sentence(first, offset + begun + len(clause), label, None, evidence, kind)
-                begun, claims = stop, []
+                begun, readings = stop, []
+
+
+def _body(sentence: str) -> str:
+    """The end of a sentence behind list marks and phrases to the reader: what is judged."""
+    body = _LIST_MARK.sub("", sentence).strip()
+    return body[idle.opening(body) :]
 
 
 def _built_in(name: str) -> FactTable | None:
@@ -169,21 +173,59 @@ def _built_in(name: str) -> FactTable | None:
     return None
 
 
-def _verdict(domain: _Domain, topic: Entity, text: str, claims: Sequence[Claim]) -> tuple[str, str, str | None]:
+def _verdict(domain: _Domain, topic: Entity, text: str, read: Sequence[Reading]) -> tuple[str, str, str | None]:
     """(label, evidence, kind of fact or None) of a sentence or clause of an answer about `topic`."""
-    checked = [_check(domain, topic, claim) for claim in claims]
-    for wanted, label in ((False, CONTRADICTORY), (True, NO_HALLUCINATION)):
-        for truth, evidence, kind in checked:
-            if truth is wanted:
-                return label, evidence, kind
-    named = domain.reader.mentions(text)
-    if named and domain.generic and domain.generic.search(text) and topic.name in named[0].named(ENTITY_SENSE):
+    checked = [_check(domain, topic, claim) for reading in read for claim in reading.claims]
+    for truth, evidence, kind in checked:
+        if truth is False:
+            return CONTRADICTORY, evidence, kind
+    rest = _rest(domain, topic, read)
+    if checked and not rest and all(truth for truth, _, _ in checked):
+        return NO_HALLUCINATION, *checked[0][1:]
+    if not checked and not rest and _is_generic(domain, topic, read):
         return NO_HALLUCINATION, f"{topic.name} is one of the table's entities", None
-    if reason := _claims_nothing(domain, text):
+    if not any(truth for truth, _, _ in checked) and (reason := _claims_nothing(domain, topic, text)):
         return NO_FACT, reason, None
-    if checked:
-        return UNVERIFIABLE, checked[0][1], checked[0][2]
+    for truth, evidence, kind in checked:
+        if truth is None:
+            return UNVERIFIABLE, evidence, kind
+    if rest:
+        return UNVERIFIABLE, f"not checked: {' '.join(word.text for word in rest[:_LISTED])}", None
     return UNVERIFIABLE, f"states no fact of {topic.name} that the table holds", None
+
+
+def _rest(domain: _Domain, topic: Entity, read: Sequence[Reading]) -> list[Token]:
+    """The words that no claim was read from and that are neither harmless nor the name of what is spoken of."""
+    taken: set[int] = set()
+    named: set[int] = set()
+    subjects, foreign = {topic.name}, set()
+    for claim in (claim for reading in read for claim in reading.claims):
+        taken |= claim.taken
+        subjects.update(claim.subjects)
+        foreign.add(claim.foreign)
+    for reading in read:
+        for mention in reading.mentions:
+            if subjects & mention.named(ENTITY_SENSE) or mention.text in foreign:
+                named |= {word.start for word in reading.words[mention.start : mention.end]}
+        for one, other in pairwise(reading.mentions):
+            between = reading.words[one.end : other.start]
+            if set(one.senses) & set(other.senses) and all(word.key in _ALSO_KNOWN_AS for word in between):
+                named |= {word.start for word in between}
+    plain = domain.plain | domain.adjectives[topic.name]
+    return [
+        word
+        for reading in read
+        for i, word in enumerate(reading.words)
+        if word.start not in taken | named and word.key not in plain and not idle.idle(reading.words, i, taken)
+    ]
+
+
+def _is_generic(domain: _Domain, topic: Entity, read: Sequence[Reading]) -> bool:
+    """Whether it says no more than that the topic is one of its kind: "Argon is a chemical element"."""
+    words = [word.key for reading in read for word in reading.words]
+    names = [mention for reading in read for mention in reading.mentions]
+    about = words[:1] == ["it"] or bool(names and names[0].start <= 1 and topic.name in names[0].named(ENTITY_SENSE))
+    return about and bool({"is", "are"} & set(words)) and bool(domain.generic & set(words))
 
 
 def _check(domain: _Domain, topic: Entity, claim: Claim) -> tuple[bool | None, str, str]:
@@ -196,16 +238,40 @@ def _check(domain: _Domain, topic: Entity, claim: Claim) -> tuple[bool | None, s
     best: tuple[bool | None, str, str] | None = None
     for subject in subjects:
         truth, evidence = _compare(kind, subject, claim)
+        if truth and not _lie_there(domain, subject, claim):
+            truth, evidence = None, f"{evidence}, in directions that the table does not confirm"
         if best is None or truth:
             best = (truth, evidence, kind.name)
     assert best is not None
     return best
 
 
+def _lie_there(domain: _Domain, subject: Entity, claim: Claim) -> bool:
+    """Whether each value lies where the claim says, by the middles of both: within 75 degrees of one direction that
+    it names and within 90 of all.
+    """
+    for value, named in zip(claim.values, claim.directions, strict=False):
+        if named and not any(_lies(subject, domain.entities[name], named) for name in value):
+            return False
+    return True
+
+
+def _lies(of: Entity, what: Entity, directions: Sequence[str]) -> bool:
+    if of.place is None or what.place is None:
+        return False
+    north = what.place[0] - of.place[0]
+    east = (what.place[1] - of.place[1] + 180) % 360 - 180
+    east *= math.cos(math.radians((what.place[0] + of.place[0]) / 2))
+    bearing = math.degrees(math.atan2(east, north))
+    off = [abs((bearing - COMPASS[direction] + 180) % 360 - 180) for direction in directions]
+    return min(off) <= _NEAR and max(off) <= _SIDEWAYS
+
+
 def _is_part(topic: Entity, kind: Kind, name: str) -> bool:
     """Whether what holds for the topic holds for this: its capital is where it is, but borders nothing."""
     own = {key(spelling) for values in topic.facts.values() for v in values for spelling in (v.name, *v.aliases)}
-    return kind.shape != ENTITY and key(name) in own
+    itself = {key(value.name) for value in topic.facts.get(kind.name, ())}
+    return kind.shape != ENTITY and key(name) in own - itself
 
 
 def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, str]:
@@ -224,31 +290,44 @@ def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, st
     if claim.negated:
         if all(right):
             return False, evidence
-        return (True if kind.closed_world and not any(right) else None), evidence
+        return (True if kind.closed_world and len(right) == 1 and not any(right) else None), evidence
     if all(right):
-        return (None if claim.hedged else True), evidence
+        if claim.count is None or claim.count == _counted(accepted, values, claim.count == 0):
+            return True, evidence
+        # Other kinds may have a value under two names, so that their number is not known.
+        is_known = kind.shape == ENTITY and kind.closed_world and claim.count in (0, len(values))
+        return (False if is_known else None), evidence
     return (False if kind.closed_world else None), evidence
 
 
-def _claims_nothing(domain: _Domain, text: str) -> str | None:
-    """Why a sentence without a judged claim claims nothing at all, or None if it may claim something."""
+def _counted(accepted: Sequence[Value], values: Sequence[frozenset[str]], only: bool) -> int | None:
+    """How many values there are, if `values` are all of them; 0 with `only`."""
+    names = [frozenset(word.key for word in tokens(value.name)) for value in accepted]
+    # "Swiss German" is no further language beside German, "Washington, D.C." no further capital.
+    distinct = [name for name in names if not any(other < name for other in names)]
+    number = len({frozenset(value) for value in values})
+    return (0 if only else number) if number == len(distinct) else None
+
+
+def _claims_nothing(domain: _Domain, topic: Entity, text: str) -> str | None:
+    """Why a sentence without a true or false claim claims nothing at all, or None if it may claim something."""
     words = tokens(text)
     if not words:
-        return "no words"
-    if _META.match(text):
-        return "speaks to the reader, claims nothing"
-    if text.rstrip("*_ ").endswith("?"):
-        return "a question"
-    if text.rstrip("*_ ").endswith(":"):
-        return "a heading"
+        return "nothing but a phrase to the reader"
     mentions = domain.reader.mentions(text)
-    signals = [signal for signal in domain.reader.signals(text) if signal.strong]
-    covered = {i for item in (*mentions, *signals) for i in range(item.start, item.end)}
-    if len(words) <= 4 and len(covered) == len(words) and (not signals or not mentions):
+    named = {i for m in mentions if topic.name in m.named(ENTITY_SENSE) for i in range(m.start, m.end)}
+    named |= {i for s in domain.reader.signals(text) if s.strong for i in range(s.start, s.end)}
+    if reason := idle.asks_or_offers(words, named, domain.plain):
+        return reason
+    short = idle.stops_short(words, named, domain.plain)
+    if short and text.rstrip("*_ ").endswith(":"):
+        return "a heading"
+    if len(words) <= _HEADING and len(named) == len(words) and len(mentions) <= 1:
         return "a name or heading, no claim"
-    unfinished = not re.search(r"[.!]\W*$", text)
-    if unfinished and len(words) <= 5 and signals and not mentions:
-        return "breaks off before it claims anything"
-    if unfinished and len(words) <= 8 and words[-1].key in {"is", "are", "the", "of", "a", "in", "and", "has", "its"}:
+    if len(mentions) == 1 and mentions[0].end - mentions[0].start == len(words):
+        own = {value.name for values in topic.facts.values() for value in values}
+        if mentions[0].named(ENTITY_SENSE) or own & {name for _, name in mentions[0].senses}:
+            return "a name, no claim"
+    if short and not re.search(r"[.!?]\W*$", text):
         return "breaks off before it claims anything"
     return None

@@ -130,10 +130,11 @@ class NameIndex:
 
     def _match(self, words: list[Token], start: int, end: int) -> Mention | None:
         span = words[start:end]
-        if not all(_INSIDE_NAME.fullmatch(t.gap) and not t.possessive for t in span[:-1]):
-            return None
         path = tuple(token.key for token in span)
         entries = self._names.get(path) or self._names.get((*path[:-1], _singular(path[-1])), [])
+        gaps = [t.gap for t in span[:-1] if t.possessive or not _INSIDE_NAME.fullmatch(t.gap)]
+        if gaps:  # "Washington, D.C." has a comma of its own
+            entries = [entry for entry in entries if "," in entry[2] and all(gap.strip() == "," for gap in gaps)]
         written = " ".join(token.text for token in span)
         senses = [(sense, owner) for sense, owner, name in entries if _case_fits(name, written)]
         return Mention(start, end, tuple(dict.fromkeys(senses)), written) if senses else None

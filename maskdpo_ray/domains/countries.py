@@ -26,6 +26,10 @@ _WATERS = tuple(
     "ocean sea gulf river rivers lake mountain mountains mount strait straits bay channel coast desert "
     "peninsula range sahara himalayas andes".split()
 )
+_COASTS = {
+    True: Value("landlocked", ("no coastline", "no coast", "no access to the sea")),
+    False: Value("coastal", ("a coastline", "a coast")),
+}
 _OTHER_CAPITALS = tuple(
     "former old ancient first historic historical colonial previous commercial "
     "economic cultural financial provincial state regional original".split()
@@ -41,7 +45,8 @@ def table() -> FactTable:
         entities=tuple(_entities().values()),
         other_names=split(country_names.OTHER_NAMES),
         other_nouns=_WATERS,
-        generic=("country", "nation", "state", "island", "republic", "kingdom", "territory"),
+        generic=("country", "nation", "state"),
+        plain_words=("sovereign", "people", "region", "share", "shares", "sharing"),
     )
 
 
@@ -73,7 +78,7 @@ def _entities() -> dict[str, Entity]:
         facts = _facts(record, iso, names) if record.sovereign else {}
         aliases = tuple(alias for alias, owners in names.items() if name in owners and alias != name)
         adjectives = tuple(dict.fromkeys(record.adjectives + split(country_names.ADJECTIVES.get(iso, ""))))
-        entities[name] = Entity(name, aliases, adjectives, facts)
+        entities[name] = Entity(name, aliases, adjectives, facts, record.place)
     for alone in sorted({owners[0] for owners in names.values()} - entities.keys()):
         entities[alone] = Entity(alone)
     return entities
@@ -115,6 +120,7 @@ def _facts(record: Record, iso: str, names: Mapping[str, tuple[str, ...]]) -> di
         "language": tuple(_language_value(name) for name in spoken),
         "currency": tuple(_currency(code) for code in _currency_codes(iso)),
         "neighbour": tuple(Value(name) for name in neighbours),
+        "coast": (_COASTS[record.landlocked],) if record.landlocked is not None else (),
     }
 
 
@@ -189,7 +195,6 @@ def _kinds() -> tuple[Kind, ...]:
                 "nation",
                 "state",
                 "region",
-                "island",
                 "within",
                 "is",
                 "is located",
@@ -243,6 +248,15 @@ def _kinds() -> tuple[Kind, ...]:
             (),
             ("maritime", "sea"),
             shape=ENTITY,
+        ),
+        Kind(
+            "coast",
+            "coast",
+            (),
+            ("is", "a", "country", "nation", "state", "has", "with"),
+            (),
+            (*_COASTS.values(),),
+            shape=WORDS,
         ),
     )
 

@@ -72,6 +72,7 @@ _ALSO: dict[str, str] = {
 }
 _WORDS = {"I", "In", "As", "He", "At", "No", "Be", "Am"}
 """Symbols that are English words: never read as the element's name."""
+_PLAIN = tuple("chemical periodic table room temperature standard conditions".split())
 _ALIASES: dict[str, tuple[str, ...]] = {"Aluminum": ("Aluminium",), "Cesium": ("Caesium",), "Sulfur": ("Sulphur",)}
 
 
@@ -177,7 +178,15 @@ def table() -> FactTable:
         return tuple({value.name: value for e in entities for value in e.facts.get(kind, ())}.values())
 
     kinds = (
-        Kind("symbol", "symbol", ("symbol", "chemical symbol", "atomic symbol"), (), (), lexicon("symbol"), shape=NAME),
+        Kind(
+            "symbol",
+            "symbol",
+            ("symbol", "chemical symbol", "atomic symbol", "chemical formula"),
+            (),
+            (),
+            lexicon("symbol"),
+            shape=NAME,
+        ),
         Kind(
             "atomic_number",
             "atomic number",
@@ -239,7 +248,7 @@ def table() -> FactTable:
         "metal alloy",
         "solid state",
     )
-    return FactTable("elements", kinds, entities, traps, generic=("element",))
+    return FactTable("elements", kinds, entities, traps, generic=("element",), plain_words=_PLAIN)
 
 
 def _sentences(entity: Entity) -> str:

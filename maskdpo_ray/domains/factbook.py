@@ -33,6 +33,9 @@ class Record:
     """All listed ones, official ones included."""
     neighbours: tuple[str, ...]
     """As the Factbook spells them, each with the length of the border cut off."""
+    landlocked: bool | None
+    place: tuple[float, float] | None
+    """Latitude and longitude of its middle, degrees north and east."""
     adjectives: tuple[str, ...]
     article: str
     """The Factbook's own words on what readers ask about, one line a field: "Capital: Kigali"."""
@@ -69,6 +72,8 @@ def _record(code: str, data: dict[str, Any]) -> Record:
         official_languages=official,
         languages=listed,
         neighbours=neighbours(_text(geography, "Land boundaries", "border countries")),
+        landlocked="landlocked" in coastline if (coastline := _text(geography, "Coastline")) else None,
+        place=place(_text(geography, "Geographic coordinates")),
         adjectives=_adjectives(_text(people, "Nationality", "adjective")),
         article=_article(data),
     )
@@ -165,6 +170,15 @@ def neighbours(text: str) -> tuple[str, ...]:
     parts = (re.sub(r"\(.*?\)", "", part) for part in re.split(r";|(?<=km), ", text))
     names = (re.split(r"\s+\d", part.strip())[0].strip() for part in parts)
     return tuple(name for name in names if name and name[0].isupper())
+
+
+def place(text: str) -> tuple[float, float] | None:
+    """Degrees north and east of "1 57 S, 30 04 E", of several places the first; None where there is none."""
+    match = re.search(r"(\d+) (\d+) ([NS]), (\d+) (\d+) ([EW])", text)
+    if match is None:
+        return None
+    north, east = (int(match[i]) + int(match[i + 1]) / 60 for i in (1, 4))
+    return (-north if match[3] == "S" else north, -east if match[6] == "W" else east)
 
 
 def _adjectives(text: str) -> tuple[str, ...]:

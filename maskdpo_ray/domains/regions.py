@@ -116,21 +116,6 @@ _ADJECTIVES = {
     "Scandinavia": "Scandinavian",
     "Eurasia": "Eurasian",
 }
-# Half-winds name no region with known members, so they say no more than the continent.
-_HALF_WINDS = (
-    "northeast",
-    "northwest",
-    "southeast",
-    "southwest",
-    "north central",
-    "south central",
-    "east central",
-    "west central",
-    "northeastern",
-    "northwestern",
-    "southeastern",
-    "southwestern",
-)
 
 
 @cache
@@ -142,8 +127,6 @@ def aliases(region: str) -> tuple[str, ...]:
         forms |= {f"{_COMPASS[first]} {rest}", f"{_COMPASS[first]}ern {rest}".replace("Centralern", "Central")}
     if region in CONTINENTS:
         forms |= {*CONTINENTS[region], f"{region} continent", f"{_adjective(region)} continent"}
-        named = {name.lower() for other in names() if other not in CONTINENTS for name in (other, *aliases(other))}
-        forms |= {f"{wind} {region}" for wind in _HALF_WINDS if f"{wind} {region}".lower() not in named}
     forms |= {_adjective(name) for name in forms}
     return tuple(sorted(forms - {region}))
 

@@ -57,6 +57,8 @@ class Entity:
     """"Rwandan": tells that "Burundian franc" is not any franc."""
     facts: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     """Kind name -> accepted values. A kind that is absent or empty is not known and never matches."""
+    place: tuple[float, float] | None = None
+    """Degrees north and east of its middle, for what is said to lie "to the north" of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +73,6 @@ class FactTable:
     other_nouns: tuple[str, ...] = ()
     """Nouns that tell that a name beside them is no entity ("Ocean", "River")."""
     generic: tuple[str, ...] = ()
-    """Nouns for an entity of this table ("country", "element"): a sentence's subject by description."""
+    """Nouns that hold of every entity ("country", "element"): a sentence's subject by description."""
+    plain_words: tuple[str, ...] = ()
+    """Further words that say nothing more of any entity: "sovereign" of a country, "periodic" of an element."""

@@ -56,6 +56,10 @@ def spans(annotator: Any, text: str, question: Question = RWANDA) -> list[Senten
             "Rwanda, however, is in Africa, which is green.",
             [("Rwanda, however, is in Africa,", RIGHT), ("which is green.", OPEN)],
         ),
+        (  # a phrase to the reader belongs to the first one
+            "- Of course, its capital is Kigali, and it borders Kenya.",
+            [("- Of course, its capital is Kigali,", RIGHT), ("and it borders Kenya.", WRONG)],
+        ),
         ("Rwanda is a country and it is green.", [("Rwanda is a country", RIGHT), ("and it is green.", OPEN)]),
         (
             "Its currency is strong, but its capital is",
@@ -69,7 +73,7 @@ def test_clauses_by_hand(text: str, expected: list[tuple[str, str]]) -> None:
 
 
 def test_clauses_are_the_parts_of_what_facts_labels() -> None:
-    """A sentence is wrong if a clause is, else right if a clause is; its clauses leave out none of its words."""
+    """A sentence is wrong if a clause is, right if all clauses are; its clauses leave out none of its words."""
     questions = {question.id: question for question in (*countries.questions(), *elements.questions())}
     rows = [json.loads(line) for line in FIXTURE.read_text(encoding="utf-8").splitlines()]
     answers = {(row["question_id"], row["text"]) for row in rows}
@@ -81,8 +85,8 @@ def test_clauses_are_the_parts_of_what_facts_labels() -> None:
             assert (parts[0].start, parts[-1].end) == (sentence.start, sentence.end)
             assert all(text[a.end : b.start].isspace() for a, b in zip(parts, parts[1:], strict=False))
             labels = {part.label for part in parts}
-            whole = WRONG if WRONG in labels else RIGHT if RIGHT in labels else sentence.label
-            assert sentence.label == whole
+            assert (sentence.label == WRONG) == (WRONG in labels)
+            assert (sentence.label == RIGHT) == (labels == {RIGHT})
             split += len(parts) > 1
     assert split > 30
 
