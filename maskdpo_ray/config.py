@@ -193,6 +193,17 @@ class AnnotationConfig:
 class PairsConfig:
     strategy: Literal["best_worst"] = "best_worst"
     """How pairs are made of scored answers: `best_worst` (Mask-DPO section 2.2)."""
+    min_facts: int = 1
+    """Fewest `no_hallucination` sentences of a chosen answer: one with fewer states too little, and the next best is
+    taken. 0: an answer that states nothing can be chosen, whose score is 1."""
+    ties: Literal["first", "most_facts"] = "first"
+    """Of answers with the same score: `first`, the one sampled first, or `most_facts`, for chosen the one with most
+    `no_hallucination` sentences, for rejected the one with most wrong ones, and the first of those."""
+    cut_off: Literal["drop", "keep"] = "drop"
+    """Whether answers that `rollout.max_new_tokens` cut off can be chosen or rejected: `keep` as any other."""
+
+    def __post_init__(self) -> None:
+        require(self.min_facts >= 0, "pairs.min_facts", "at least 0", self.min_facts)
 
 
 @dataclass(frozen=True)

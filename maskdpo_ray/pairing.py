@@ -23,7 +23,7 @@ def pair_of(item: Labelled, config: Config, tokenizer: Any) -> PreferencePair | 
 def taught_by(item: Labelled, config: Config, tokenizer: Any) -> tuple[PreferencePair, TrainingExample] | DropReason:
     """The pair of `pair_of` with what the policy learns from it, or why there is none."""
     answers = [scored(r, a) for r, a in zip(item.rollouts, item.annotations, strict=True)]
-    outcome = STRATEGIES[config.pairs.strategy](item.question, item.prompt_token_ids, answers)
+    outcome = STRATEGIES[config.pairs.strategy](item.question, item.prompt_token_ids, answers, config.pairs)
     if isinstance(outcome, DropReason):
         return outcome
     lesson = lesson_of(outcome, config, tokenizer)

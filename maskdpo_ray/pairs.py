@@ -1,7 +1,7 @@
 """From the K scored answers to a question: one preference pair, or the reason why there is none.
 
-A strategy maps (question, prompt ids, answers) to a `PreferencePair` or a `DropReason`; others than
-the paper's go into `STRATEGIES` beside it.
+A strategy maps (question, prompt ids, answers, the config's `pairs`) to a `PreferencePair` or a
+`DropReason`; others than the paper's go into `STRATEGIES` beside it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from maskdpo_ray.config import PairsConfig
 from maskdpo_ray.records import (
     CORRECT,
     INCORRECT,
+    NO_HALLUCINATION,
     UNPARSED,
     Annotation,
     PreferencePair,
@@ -33,6 +35,8 @@ class DropReason(StrEnum):
     """Fewer than two of these have a sentence that the annotator's output could be read for."""
     IDENTICAL_TEXT = "identical_text"
     SAME_SCORE = "same_score"
+    TOO_FEW_FACTS = "too_few_facts"
+    """No answer better than the worst one states `pairs.min_facts` right facts."""
     CHOSEN_WITHOUT_CORRECT = "chosen_without_correct"
     REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
     NOTHING_TO_LEARN = "nothing_to_learn"
@@ -43,7 +47,8 @@ class DropReason(StrEnum):
     """The actors that were to answer or label it failed, again and again: it has no answers."""
 
 
-Strategy = Callable[[Question, Sequence[int], Sequence[ScoredAnswer]], PreferencePair | DropReason]
+Strategy = Callable[[Question, Sequence[int], Sequence[ScoredAnswer], PairsConfig], PreferencePair | DropReason]
+_DEFAULTS = PairsConfig()
 
 
 def score(annotation: Annotation) -> float | None:
@@ -62,7 +67,7 @@ def scored(rollout: Rollout, annotation: Annotation) -> ScoredAnswer:
     return ScoredAnswer(rollout, annotation, score(annotation))
 
 
-def unfit(chosen: ScoredAnswer, rejected: ScoredAnswer) -> DropReason | None:
+def unfit(chosen: ScoredAnswer, rejected: ScoredAnswer, options: PairsConfig = _DEFAULTS) -> DropReason | None:
     """The paper's filters (section 2.2), for any strategy; None when the two make a pair."""
     if chosen.rollout.text == rejected.rollout.text:
         return DropReason.IDENTICAL_TEXT
@@ -70,19 +75,26 @@ def unfit(chosen: ScoredAnswer, rejected: ScoredAnswer) -> DropReason | None:
         return DropReason.SAME_SCORE
     if not _has(chosen, CORRECT):
         return DropReason.CHOSEN_WITHOUT_CORRECT
+    if num_facts(chosen) < options.min_facts:
+        return DropReason.TOO_FEW_FACTS
     if not _has(rejected, INCORRECT):
         return DropReason.REJECTED_WITHOUT_INCORRECT
     return None
 
 
 def best_worst(
-    question: Question, prompt_token_ids: Sequence[int], answers: Sequence[ScoredAnswer]
+    question: Question,
+    prompt_token_ids: Sequence[int],
+    answers: Sequence[ScoredAnswer],
+    options: PairsConfig = _DEFAULTS,
 ) -> PreferencePair | DropReason:
     """Mask-DPO's pair: the answer of highest score against that of lowest score.
 
-    Answers cut off at the length limit, and those of which no sentence was parsed, are no
-    candidates. Among equal scores the lowest sample index is taken, so the order of `answers` does
-    not matter. The two are a pair or the question is dropped; no next best is looked for.
+    No candidates are answers of which no sentence was parsed, those cut off at the length limit
+    (`pairs.cut_off`), and for chosen those that state too little (`pairs.min_facts`): one answer of K
+    that says that it doesn't know would else cost each question that the policy is unsure about.
+    Equal scores are told apart by `pairs.ties` and in the end by the sample's index, so the order of
+    `answers` does not matter. The two are a pair or the question is dropped.
 
     Raises ValueError when an answer is to another question or the answers are of several policies.
     """
@@ -95,7 +107,7 @@ def best_worst(
 
     if len(answers) < 2:
         return DropReason.TOO_FEW_ANSWERS
-    complete = [answer for answer in answers if answer.rollout.finish_reason != "length"]
+    complete = [answer for answer in answers if options.cut_off == "keep" or answer.rollout.finish_reason != "length"]
     if len(complete) < 2:
         return DropReason.TRUNCATED
     candidates = [(answer.score, answer) for answer in complete if answer.score is not None]
@@ -105,11 +117,18 @@ def best_worst(
     # so identical texts and equal scores are told apart before it.
     if len({answer.rollout.text for _, answer in candidates}) == 1:
         return DropReason.IDENTICAL_TEXT
-    _, chosen = min(candidates, key=lambda item: (-item[0], item[1].rollout.sample))
-    _, rejected = min(candidates, key=lambda item: (item[0], item[1].rollout.sample))
-    if chosen.score == rejected.score:
+    if len({score for score, _ in candidates}) == 1:
         return DropReason.SAME_SCORE
-    reason = unfit(chosen, rejected)
+
+    def later(answer: ScoredAnswer, count: Callable[[ScoredAnswer], int]) -> tuple[int, int]:
+        return (-count(answer) if options.ties == "most_facts" else 0), answer.rollout.sample
+
+    lowest, rejected = min(candidates, key=lambda item: (item[0], later(item[1], _num_wrong)))
+    stating = [item for item in candidates if item[0] > lowest and num_facts(item[1]) >= options.min_facts]
+    if not stating:
+        return DropReason.TOO_FEW_FACTS
+    _, chosen = min(stating, key=lambda item: (-item[0], later(item[1], num_facts)))
+    reason = unfit(chosen, rejected, options)
     if reason is not None:
         return reason
     return PreferencePair(
@@ -154,6 +173,15 @@ def mixture(pairs: Sequence[PreferencePair]) -> dict[str, float]:
         "chosen_with_incorrect": sum(_has(pair.chosen, INCORRECT) for pair in pairs) / count,
         "rejected_with_correct": sum(_has(pair.rejected, CORRECT) for pair in pairs) / count,
     }
+
+
+def num_facts(answer: ScoredAnswer) -> int:
+    """Sentences that state something, and rightly so: `no_hallucination`."""
+    return sum(sentence.label == NO_HALLUCINATION for sentence in answer.annotation.sentences)
+
+
+def _num_wrong(answer: ScoredAnswer) -> int:
+    return sum(sentence.label in INCORRECT for sentence in answer.annotation.sentences)
 
 
 def _has(answer: ScoredAnswer, labels: frozenset[str]) -> bool:

@@ -22,8 +22,7 @@ _DENIED = re.compile(
     r"""|\W*(?:no|false|否|不|不是|没有)\W*(?:\n|\Z)"""
 )
 """Behind it: "Contradictory isn't right", "Contradictory: no", "contradictory, I think"."""
-_BARE = re.compile(r"""(?:\A|[^\w\s])\s*\Z""")
-_ENDS = re.compile(r"""\s*(?:\Z|\n|[^\w\s])""")
+_ENDS = re.compile(r"[^\S\n]*(?:\Z|\n|[^\w\s])")
 
 
 def plain(text: str) -> str:
@@ -85,10 +84,11 @@ class Tags:
                 continue
             start, end = places[first], places[first + len(tag) - 1] + 1
             before = _CLAUSE.split(text[free_from:start])[-1]
+            line = text[text.rfind("\n", 0, start) + 1 : start].rstrip()
             yield Held(
                 self._meanings[tag],
                 bool(_DENIES.search(before) or _DENIED.match(text, end)),
-                bool(_BARE.search(text[:start].rpartition("\n")[2]) and _ENDS.match(text, end)),
+                not line[-1:].isalnum() and bool(_ENDS.match(text, end)),
                 sum(_is_edge(text, place) for place in places[first : first + len(tag)]),
             )
             first, free_from = first + len(tag), end

@@ -50,9 +50,13 @@ def stripped(text: str, known: tuple[Tags, ...] = KNOWN) -> str | None:
     """
     said = text
     for tags in known:
-        opening, closing = re.escape(tags.open), re.escape(tags.close)
-        said = re.sub(f"{opening}.*?{closing}", "", said, flags=re.DOTALL | re.IGNORECASE)
-        said = re.split(closing, said, flags=re.IGNORECASE)[-1]
-        if re.search(opening, said, re.IGNORECASE):
+        opening = re.compile(re.escape(tags.open), re.IGNORECASE)
+        *thinking, said = re.split(re.escape(tags.close), said, flags=re.IGNORECASE)
+        if opening.search(said):
             return None
+        before = ""
+        for part in thinking:
+            found = opening.search(part)
+            before = before + part[: found.start()] if found else ""
+        said = before + said
     return text if said == text else said.strip()

@@ -1,4 +1,4 @@
-"""Pairs: the paper's score, highest against lowest, and its filters."""
+"""Pairs: the paper's score, highest against lowest, its filters, and what is no candidate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.pairs import STRATEGIES, DropReason, best_worst, mixture, score, scored, unfit
+from maskdpo_ray.config import PairsConfig
+from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.pairs import STRATEGIES, DropReason, best_worst, mixture, num_facts, score, scored, unfit
 from maskdpo_ray.records import (
     CONTRADICTORY,
     CORRECT,
@@ -27,6 +29,8 @@ from maskdpo_ray.records import (
     Sentence,
 )
 
+ANY = PairsConfig(min_facts=0)
+"""Answers that state nothing are chosen too."""
 QUESTION = Question("rwanda/five", "Rwanda", ({"role": "user", "content": "Give five facts about Rwanda."},))
 
 
@@ -84,7 +88,7 @@ def test_highest_against_lowest() -> None:
 def test_equal_scores_take_the_lowest_sample() -> None:
     labels = [CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE]
     items = [answer(i, label) for i, label in enumerate(labels)]
-    pair = best_worst(QUESTION, [7], items[::-1])
+    pair = best_worst(QUESTION, [7], items[::-1], ANY)
     assert isinstance(pair, PreferencePair)
     assert (pair.chosen.rollout.sample, pair.rejected.rollout.sample) == (1, 0)
 
@@ -108,16 +112,18 @@ def test_equal_scores_take_the_lowest_sample() -> None:
     ],
 )
 def test_drop_reasons(items: list[ScoredAnswer], reason: DropReason) -> None:
-    assert best_worst(QUESTION, [7], items) is reason
+    assert best_worst(QUESTION, [7], items, ANY) is reason
 
 
 def test_filters_look_at_the_labels_and_not_only_at_the_score() -> None:
     """Imported answers bring scores of their own."""
     high, low = answer(0, UNVERIFIABLE), answer(1, CONTRADICTORY)
-    assert unfit(dataclasses.replace(high, score=0.9), low) is DropReason.CHOSEN_WITHOUT_CORRECT
+    assert unfit(dataclasses.replace(high, score=0.9), low, ANY) is DropReason.CHOSEN_WITHOUT_CORRECT
     low = dataclasses.replace(answer(1, NO_FACT), score=0.1)
-    assert unfit(answer(0, NO_FACT), low) is DropReason.REJECTED_WITHOUT_INCORRECT
-    assert unfit(answer(0, NO_FACT), answer(1, CONTRADICTORY)) is None
+    assert unfit(answer(0, NO_FACT), low, ANY) is DropReason.REJECTED_WITHOUT_INCORRECT
+    assert unfit(answer(0, NO_FACT), answer(1, CONTRADICTORY), ANY) is None
+    assert unfit(answer(0, NO_FACT), answer(1, CONTRADICTORY)) is DropReason.TOO_FEW_FACTS
+    assert unfit(answer(0, NO_HALLUCINATION), answer(1, CONTRADICTORY)) is None
 
 
 def test_answers_of_another_question_or_several_policies_are_refused() -> None:
@@ -130,12 +136,70 @@ def test_answers_of_another_question_or_several_policies_are_refused() -> None:
         scored(answer(0, NO_FACT).rollout, answer(1, NO_FACT).annotation)
 
 
+N, H, C, U = NO_FACT, NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "expected"),
+    [
+        # An abstention scores 1.0; the next best that states something is taken.
+        ([[N], [H, H, H, H, C], [C]], {}, (1, 2)),
+        ([[N], [H, H, H, H, C]], {}, DropReason.TOO_FEW_FACTS),  # the next best is the worst
+        ([[N], [H, H, H, H, C]], {"min_facts": 0}, (0, 1)),
+        ([[N], [N, C]], {}, DropReason.TOO_FEW_FACTS),
+        ([[N], [N, N]], {}, DropReason.SAME_SCORE),
+        ([[H], [H] * 9 + [C]], {}, (0, 1)),  # the paper's score looks at the share, not at how much is stated
+        ([[H], [H] * 9 + [C], [C]], {"min_facts": 2}, (1, 2)),
+        ([[H], [C]], {"min_facts": 2}, DropReason.TOO_FEW_FACTS),
+        # Ties.
+        ([[H], [H] * 5, [C]], {}, (0, 2)),
+        ([[H] * 5, [H], [C]], {}, (0, 2)),
+        ([[H], [H] * 5, [C], [C, C]], {"ties": "most_facts"}, (1, 3)),
+        ([[H] * 5, [H] * 5, [C, U], [C, C]], {"ties": "most_facts"}, (0, 2)),
+        ([[N, N, H], [H, H], [C]], {"ties": "most_facts"}, (1, 2)),
+        ([[C], [C, U]], {}, DropReason.SAME_SCORE),
+        ([[H], [H, H]], {}, DropReason.SAME_SCORE),
+    ],
+)
+def test_who_is_chosen(labels: list[list[str]], options: dict[str, object], expected: object) -> None:
+    found = best_worst(QUESTION, [7], [answer(i, *each) for i, each in enumerate(labels)], PairsConfig(**options))
+    if isinstance(found, PreferencePair):
+        found = (found.chosen.rollout.sample, found.rejected.rollout.sample)
+    assert found == expected
+
+
+def test_answers_that_were_cut_off() -> None:
+    items = [answer(0, H, H, finish="length"), answer(1, H, C), answer(2, C)]
+    for cut_off, chosen in (("drop", 1), ("keep", 0)):
+        pair = best_worst(QUESTION, [7], items, PairsConfig(cut_off=cut_off))
+        assert isinstance(pair, PreferencePair) and pair.chosen.rollout.sample == chosen
+
+
+def test_fewest_facts_is_a_number() -> None:
+    with pytest.raises(ConfigError, match="^pairs.min_facts: expected at least 0, got -1$"):
+        PairsConfig(min_facts=-1)
+
+
+@given(answers, st.integers(1, 2))
+def test_a_chosen_answer_states_something(items: list[ScoredAnswer], least: int) -> None:
+    """And no answer that does is better; where none is chosen, none is better than the worst."""
+    outcome = best_worst(QUESTION, [7], items, PairsConfig(min_facts=least))
+    candidates = [a for a in items if a.rollout.finish_reason == "stop" and a.score is not None]
+    stating = [a.score for a in candidates if labels_of(a).count(H) >= least]
+    if isinstance(outcome, PreferencePair):
+        assert num_facts(outcome.chosen) == labels_of(outcome.chosen).count(H) >= least
+        assert outcome.chosen.score == max(stating) > min(a.score for a in candidates) == outcome.rejected.score
+    elif outcome is DropReason.TOO_FEW_FACTS:
+        assert all(score == min(a.score for a in candidates) for score in stating)
+
+
 @given(answers, st.randoms(use_true_random=False))
 def test_a_pair_is_what_the_paper_asks_for(items: list[ScoredAnswer], shuffler: random.Random) -> None:
-    outcome = best_worst(QUESTION, [7], items)
+    outcome = best_worst(QUESTION, [7], items, ANY)
     shuffled = list(items)
     shuffler.shuffle(shuffled)
-    assert best_worst(QUESTION, [7], shuffled) == outcome
+    for options in (ANY, PairsConfig(), PairsConfig(ties="most_facts", cut_off="keep")):
+        assert best_worst(QUESTION, [7], shuffled, options) == best_worst(QUESTION, [7], items, options)
 
     candidates = [a for a in items if a.rollout.finish_reason == "stop" and set(labels_of(a)) - {UNPARSED}]
     if isinstance(outcome, DropReason):

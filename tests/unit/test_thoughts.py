@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from test_own_judge import GIVES, QUESTION, ROLLOUT
 
 from maskdpo_ray.annotators import build, judge, thoughts
 from maskdpo_ray.annotators.judge import Reply
+from maskdpo_ray.annotators.tags import Tags
 from maskdpo_ray.errors import OptionError
 from maskdpo_ray.evaluators import build as build_evaluator
 from maskdpo_ray.records import NO_FACT, UNPARSED, UNSUPPORTED
@@ -96,3 +98,12 @@ def test_log_probabilities_are_of_the_reply_alone() -> None:
 def test_tags_that_are_none(value: Any) -> None:
     with pytest.raises(OptionError, match="^thinking: expected {open: text, close: text}, got "):
         thoughts.from_option(value)
+
+
+def test_time_grows_with_the_length() -> None:
+    """An endpoint may send anything: both take a fraction of a second for a megabyte."""
+    begin = time.monotonic()
+    assert thoughts.stripped("<think>" * 150_000) is None
+    assert thoughts.stripped("<think></think>" * 70_000) == ""
+    assert Tags({"Contradictory": "c"}).meaning("contradictory\n" * 70_000) == "c"
+    assert time.monotonic() - begin < 20
