@@ -26,7 +26,7 @@ from maskdpo_ray.errors import ActorLost, ClusterError, NotFiniteError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.reference import PairLogps
-from maskdpo_ray.stages import Answered, Failed, Labelled
+from maskdpo_ray.stages import EVALUATE, Answered, Failed, Labelled
 
 _TOGETHER = 16
 """Questions that go to an annotation or evaluation actor in one call, at most."""
@@ -82,8 +82,7 @@ class RolloutGroup(_Replaced):
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
     ) -> Iterator[Answered | Failed]:
         """See `stages.Engines.stream`."""
-        config = self._config.rollout
-        sampling = Sampling(num_samples, config.temperature, config.top_k, config.top_p, config.max_new_tokens)
+        sampling = sampling_of(self._config, num_samples, purpose)
 
         def ask(item: Answered) -> tuple[str, tuple[Any, ...]]:
             name = item.question.id
@@ -96,6 +95,16 @@ class RolloutGroup(_Replaced):
         asked = (Answered(question, tuple(self._render(question)), ()) for question in questions)
         for item, reply in self.pool.feed(asked, ask, self._config.in_flight(num_samples), check=check):
             yield _failed(item, reply) or replace(item, rollouts=tuple(reply.rollouts))
+
+
+def sampling_of(config: Config, num_samples: int, purpose: str) -> Sampling:
+    """How `num_samples` answers for `purpose` are sampled."""
+    rollout, own = config.rollout, config.eval
+    sampling = Sampling(num_samples, rollout.temperature, rollout.top_k, rollout.top_p, rollout.max_new_tokens)
+    if not purpose.startswith(EVALUATE):
+        return sampling
+    given = {"temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
+    return replace(sampling, **{name: value for name, value in given.items() if value is not None})
 
 
 class AnnotationGroup(_Replaced):

@@ -8,19 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from maskdpo_ray import engine_limits
+from maskdpo_ray.judging_config import AnnotationConfig, EvalConfig, PairsConfig
 from maskdpo_ray.records import LABELS
-from maskdpo_ray.requirement import require
+from maskdpo_ray.requirement import require, require_some
 from maskdpo_ray.training_config import AdamConfig, DeepspeedConfig, LoraConfig, SavingsConfig, TrainConfig
-
-_EACH = 64
-"""Questions for each annotation or evaluation actor, where the config leaves that to us."""
-
-
-def _require_some(count: int | None, name: str) -> None:
-    require(count is None or count >= 1, name, "at least 1", count)
 
 
 @dataclass(frozen=True)
@@ -119,7 +113,7 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         for name in ("num_engines", "max_new_tokens"):
             require(getattr(self, name) >= 1, f"rollout.{name}", "at least 1", getattr(self, name))
-        _require_some(self.max_in_flight, "rollout.max_in_flight")
+        require_some(self.max_in_flight, "rollout.max_in_flight")
         require(
             self.n_samples_per_prompt >= 2,
             "rollout.n_samples_per_prompt",
@@ -165,48 +159,6 @@ class VllmConfig:
 
 
 @dataclass(frozen=True)
-class AnnotationConfig:
-    annotator: str = "facts"
-    """Who labels sentences: `facts` and `claims` (rules over fact tables), `anah` (a judge that reads documents),
-    `classifier` (a model of inference), `replay` (a file of labels), or your own: `python:package.module:Class`."""
-    options: dict[str, Any] | None = None
-    """Keyword arguments of the annotator: {name: value}, the names as its class has them."""
-    num_actors: int = 1
-    """Annotation actors."""
-    max_in_flight: int | None = None
-    """Questions handed to all annotation actors together and not yet labelled; none: 64 for each."""
-    max_unparsed: float = 0.2
-    """Share of the sentences: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.max_unparsed <= 1, "annotation.max_unparsed", "0 to 1", self.max_unparsed)
-        require(self.num_actors >= 1, "annotation.num_actors", "at least 1", self.num_actors)
-        _require_some(self.max_in_flight, "annotation.max_in_flight")
-
-    @property
-    def in_flight(self) -> int:
-        """`max_in_flight`, or what it means to give none."""
-        return self.max_in_flight or _EACH * self.num_actors
-
-
-@dataclass(frozen=True)
-class PairsConfig:
-    strategy: Literal["best_worst"] = "best_worst"
-    """How pairs are made of scored answers: `best_worst` (Mask-DPO section 2.2)."""
-    min_facts: int = 1
-    """Fewest `no_hallucination` sentences of a chosen answer: one with fewer states too little, and the next best is
-    taken. 0: an answer that states nothing can be chosen, whose score is 1."""
-    ties: Literal["first", "most_facts"] = "first"
-    """Of answers with the same score: `first`, the one sampled first, or `most_facts`, for chosen the one with most
-    `no_hallucination` sentences, for rejected the one with most wrong ones, and the first of those."""
-    cut_off: Literal["drop", "keep"] = "drop"
-    """Whether answers that `rollout.max_new_tokens` cut off can be chosen or rejected: `keep` as any other."""
-
-    def __post_init__(self) -> None:
-        require(self.min_facts >= 0, "pairs.min_facts", "at least 0", self.min_facts)
-
-
-@dataclass(frozen=True)
 class MaskConfig:
     policy: str | dict[str, dict[str, float]] = "mask_dpo"
     """`mask_dpo`, `vanilla` (all ones: plain DPO), or {chosen: {label: weight}, rejected: {...}}."""
@@ -228,49 +180,6 @@ class MaskConfig:
             has_eos = self.eos == "keep" or (self.eos == "chosen" and side == "chosen")
             expected = f"a weight above 0 when mask.eos is {self.eos} (nothing could be learned)"
             require(has_eos or any(weights.values()), f"mask.policy.{side}", expected, weights)
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    n_samples_per_prompt: int = 5
-    """R: replications, one answer per question each (Mask-DPO section 3.1: five)."""
-    bootstrap_samples: int = 2000
-    """Resamples of topics behind the 95% intervals."""
-    evaluator: str | None = None
-    """A second opinion on held-out answers, beside the annotator's: `factscore` (facts against documents),
-    `short_answer` (against standard answers), or a class of your own: `python:package.module:Class`; none: no other."""
-    options: dict[str, Any] | None = None
-    """Keyword arguments of the evaluator: {name: value}, the names as its class has them."""
-    perplexity_model: str | None = None
-    """A Hugging Face folder of a causal language model, under which the perplexity of held-out answers is measured,
-    with or without an evaluator; none: it isn't."""
-    num_actors: int = 1
-    """Evaluation actors, when there is an evaluator or a perplexity model."""
-    max_in_flight: int | None = None
-    """Questions handed to all evaluation actors together and not yet judged; none: 64 for each."""
-    max_unparsed: float = 0.2
-    """Share of the evaluator's facts: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.max_unparsed <= 1, "eval.max_unparsed", "0 to 1", self.max_unparsed)
-        for name in ("n_samples_per_prompt", "num_actors"):
-            require(getattr(self, name) >= 1, f"eval.{name}", "at least 1", getattr(self, name))
-        _require_some(self.max_in_flight, "eval.max_in_flight")
-        samples, model = self.bootstrap_samples, self.perplexity_model
-        require(100 <= samples <= 10**5, "eval.bootstrap_samples", "100 to 100000", samples)
-        has_use = self.evaluator is not None or not self.options
-        require(has_use, "eval.options", "none without eval.evaluator", self.options)
-        require(model is None or bool(model.strip()), "eval.perplexity_model", "the folder of a model", model)
-
-    @property
-    def in_flight(self) -> int:
-        """`max_in_flight`, or what it means to give none."""
-        return self.max_in_flight or _EACH * self.num_actors
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether evaluation actors judge held-out answers."""
-        return self.evaluator is not None or self.perplexity_model is not None
 
 
 @dataclass(frozen=True)

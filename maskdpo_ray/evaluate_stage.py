@@ -12,7 +12,7 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.report.progress import track
 from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stages import Annotators, Engines, Evaluators, Failed, Labelled
+from maskdpo_ray.stages import EVALUATE, Annotators, Engines, Evaluators, Failed, Labelled
 from maskdpo_ray.tracking import Tracker
 from maskdpo_ray.unparsed import UnparsedShare
 
@@ -36,7 +36,7 @@ class EvaluateStage:
     failures: Failures
 
     def run(self, policy: Policy, questions: Mapping[str, Sequence[Question]]) -> None:
-        """Answer and label the questions of each split R times; statistics, and the gain over policy 0.
+        """Answer and label the questions of each split R times, once if greedily; statistics, gain over policy 0.
 
         Raises ClusterError when too many questions fail, DataError when a question of every topic does.
         """
@@ -46,7 +46,7 @@ class EvaluateStage:
                 continue
             done = self.folder.committed_answers(policy.version, split)
             todo = [question for question in of_split if question.id not in done]
-            stage, num_tokens = f"evaluate-{split}", 0
+            stage, num_tokens = f"{EVALUATE}{split}", 0
             unparsed = UnparsedShare(self.config, self.folder.counts())
             with restarts.stage(self.tracker, stage, policy.version, *groups):
                 failed: dict[str, str] = {}
@@ -65,6 +65,6 @@ class EvaluateStage:
             self.folder.finish(stage, policy.version, files)
 
     def _labelled(self, questions: Sequence[Question], policy: Policy, stage: str) -> Iterator[Labelled | Failed]:
-        answered = self.engines.stream(questions, policy, self.config.eval.n_samples_per_prompt, stage)
+        answered = self.engines.stream(questions, policy, self.config.eval.replications, stage)
         labelled = self.annotators.stream(answered)
         return labelled if self.evaluators is None else self.evaluators.stream(labelled)

@@ -36,7 +36,8 @@ class DropReason(StrEnum):
     IDENTICAL_TEXT = "identical_text"
     SAME_SCORE = "same_score"
     TOO_FEW_FACTS = "too_few_facts"
-    """No answer better than the worst one states `pairs.min_facts` right facts."""
+    """The best answer states fewer right facts than `pairs.min_facts`; with `pairs.next_best` none better than the
+    worst one states as many."""
     CHOSEN_WITHOUT_CORRECT = "chosen_without_correct"
     REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
     NOTHING_TO_LEARN = "nothing_to_learn"
@@ -92,7 +93,8 @@ def best_worst(
 
     No candidates are answers of which no sentence was parsed, those cut off at the length limit
     (`pairs.cut_off`), and for chosen those that state too little (`pairs.min_facts`): one answer of K
-    that says that it doesn't know would else cost each question that the policy is unsure about.
+    that says that it doesn't know would else cost each question that the policy is unsure about, as
+    it does with the paper's filter (`pairs.next_best: false`).
     Equal scores are told apart by `pairs.ties` and in the end by the sample's index, so the order of
     `answers` does not matter. The two are a pair or the question is dropped.
 
@@ -124,10 +126,12 @@ def best_worst(
         return (-count(answer) if options.ties == "most_facts" else 0), answer.rollout.sample
 
     lowest, rejected = min(candidates, key=lambda item: (item[0], later(item[1], _num_wrong)))
-    stating = [item for item in candidates if item[0] > lowest and num_facts(item[1]) >= options.min_facts]
-    if not stating:
-        return DropReason.TOO_FEW_FACTS
-    _, chosen = min(stating, key=lambda item: (-item[0], later(item[1], num_facts)))
+    better = [item for item in candidates if item[0] > lowest]
+    if options.next_best:
+        better = [item for item in better if num_facts(item[1]) >= options.min_facts]
+        if not better:
+            return DropReason.TOO_FEW_FACTS
+    _, chosen = min(better, key=lambda item: (-item[0], later(item[1], num_facts)))
     reason = unfit(chosen, rejected, options)
     if reason is not None:
         return reason

@@ -16,6 +16,9 @@ from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
 from maskdpo_ray.reference import PairLogps
 
+EVALUATE = "evaluate-"
+"""Start of the `purpose` of answers that are evaluated, which `eval` says how to sample."""
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -69,6 +72,8 @@ class Engines(Group, Protocol):
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
     ) -> Iterator[Answered | Failed]:
         """Answer every question `num_samples` times under `policy`, in any order, few in flight.
+
+        They are sampled as `rollout` says, for a purpose that begins with `EVALUATE` as `eval` does where it does.
 
         Run seed, `purpose`, policy version and question seed the sampling, not engine or order. In bfloat16 an
         answer still depends a little on those decoded beside it.

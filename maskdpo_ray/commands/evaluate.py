@@ -125,15 +125,16 @@ class Job:
     def describe(self) -> str:
         """The plan in words."""
         folder, given = own_folder.path(self.config), self.answers
-        replications = self.config.eval.n_samples_per_prompt if given is None else given.replications
+        replications = self.config.eval.replications if given is None else given.replications
         splits = [
             f"{split} {len(asked)} questions x {replications}" for split, asked in self.prepared.evaluation.items()
         ]
         groups = plan.evaluating(with_engines=given is None)
+        is_greedy = given is None and self.config.eval.is_greedy
         return "\n".join(
             [
                 *plan.Plan(self.config).actors(f"evaluate {self._subject} in {folder}", *groups),
-                f"  evaluated: {', '.join(splits)} answers",
+                f"  evaluated: {', '.join(splits)} {'greedy ' * is_greedy}answers",
                 *([] if self.against is None else [f"  compared with {_of(self.against)}"]),
                 *self.prepared.dropped_lines(),
                 *plan.resumed(folder, self.entries),

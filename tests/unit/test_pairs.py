@@ -146,6 +146,8 @@ N, H, C, U = NO_FACT, NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE
         ([[N], [H, H, H, H, C], [C]], {}, (1, 2)),
         ([[N], [H, H, H, H, C]], {}, DropReason.TOO_FEW_FACTS),  # the next best is the worst
         ([[N], [H, H, H, H, C]], {"min_facts": 0}, (0, 1)),
+        ([[N], [H, H, H, H, C], [C]], {"next_best": False}, DropReason.TOO_FEW_FACTS),
+        ([[H], [H, H, H, H, C], [C]], {"next_best": False}, (0, 2)),
         ([[N], [N, C]], {}, DropReason.TOO_FEW_FACTS),
         ([[N], [N, N]], {}, DropReason.SAME_SCORE),
         ([[H], [H] * 9 + [C]], {}, (0, 1)),  # the paper's score looks at the share, not at how much is stated
