@@ -235,7 +235,7 @@ class TrainingRank:
             weights = _own_weights(self._engine.module)
         if self._rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
-            with whole_file.written_by_others(Path(path)):
+            with whole_file.written_by_others(Path(path), Path(partial)):
                 plain = self._engine.module
                 if self._settings.lora.rank:
                     plain, weights = plain.get_base_model(), adapters.merged(weights, self._settings.lora)

@@ -26,13 +26,15 @@ def write(target: Path, data: bytes) -> None:
 
 
 @contextmanager
-def written_by_others(path: Path) -> Iterator[None]:
-    """Around what libraries write to `path`: that the disk took no more is one line, with the room that is left.
+def written_by_others(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Around what libraries write to `path`, or at first to `partial`: one line when the disk took no more, with the
+    room that is left; and files that whoever the umask lets may read (safetensors makes them for their owner alone).
 
     Raises RunFolderError for OSError, and for what torch and safetensors raise instead of one.
     """
     try:
         yield
+        _follow_umask(partial or path)
     except Exception as error:
         if not isinstance(error, OSError) and not any(words in str(error) for words in _WRITE_ERRORS):
             raise
@@ -40,6 +42,15 @@ def written_by_others(path: Path) -> Iterator[None]:
         free = shutil.disk_usage(nearest).free >> 20
         why = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         raise RunFolderError(f"{path}: can't be written: {why} ({free} MiB are free there)") from error
+
+
+def _follow_umask(path: Path) -> None:
+    """Give a file, or all in a folder, the mode of a new one."""
+    status = Path("/proc/self/status").read_text()  # os.umask can't be asked without being set, for all threads
+    mode = 0o666 & ~int(status.partition("Umask:")[2].split()[0], 8)
+    for file in (path, *path.rglob("*")):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
 
 
 @contextmanager

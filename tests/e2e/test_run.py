@@ -207,6 +207,13 @@ def test_ledger_names_what_is_on_disk(masked_run: Run) -> None:
             assert (len(data), hashlib.sha256(data).hexdigest()) == (proof["bytes"], proof["sha256"])
 
 
+def test_all_files_have_the_mode_of_a_new_one(masked_run: Run, tmp_path: Path) -> None:
+    """Who may read the run's folder may load its policies; of W&B's files W&B is the master."""
+    (tmp_path / "new").touch()
+    files = [file for file in masked_run.folder.rglob("*") if file.is_file() and "wandb" not in file.parts]
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "new").stat().st_mode}
+
+
 def test_policies_load_and_differ(masked_run: Run, bundled_model: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
