@@ -1,18 +1,15 @@
-"""Whether each group of actors has the memory that it needs, and what to change where it has not."""
+"""Whether each group of actors has the memory that it needs; `remedy.py` says what to change where it has not."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from maskdpo_ray.config import Config
 from maskdpo_ray.engine_sizing import GIB, Engine, in_flight
-from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.model_shape import ModelShape
-from maskdpo_ray.plan import Plan
+from maskdpo_ray.plan import ActorGroup, Plan
 from maskdpo_ray.requirement import require
 from maskdpo_ray.sizing import Moment, Pass, Term, TrainingRank, bytes_of, largest_pass
 
@@ -27,7 +24,7 @@ _SLACK = 0.05
 """What CUDA's context and NCCL take of a rank's GPU, and the share that the allocator loses: assumptions."""
 _KEPT = 0.4
 """The share of what a step frees that glibc keeps, on a CPU: measured, 0.1 to 0.5 of it."""
-_MOST_RANKS = 512
+ENGINES, ANNOTATORS = "rollout engines", "annotation actors"
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ class Verdict:
     moment: Moment
     has: int | None
     """Bytes; none: not known."""
-    advice: tuple[str, ...] = ()
-    """Changes each of which makes it fit."""
+    hint: str = ""
+    """What helps where it does not fit, and no option that `remedy.py` tries does."""
     remarks: tuple[str, ...] = ()
 
     @property
@@ -86,9 +83,14 @@ def verdicts(config: Config, models: Models, machines: Machines) -> list[Verdict
     return [*found, _host(config, models, machines)]
 
 
+def gpu_groups(config: Config) -> list[ActorGroup]:
+    """The groups of actors that have GPUs."""
+    return [group for group in Plan(config).groups() if group.gpus]
+
+
 def gpus_needed(config: Config) -> tuple[int, str]:
     """(GPUs of all groups, the sum in words). Parts of a GPU are put together within a group."""
-    groups = [group for group in Plan(config).groups() if group.gpus]
+    groups = gpu_groups(config)
     terms = " + ".join(f"{group.count} x {group.gpus:g} ({group.name})" for group in groups)
     return sum(math.ceil(group.count * group.gpus - 1e-6) for group in groups), terms
 
@@ -126,88 +128,25 @@ def _pass_remark(models: Models, largest: Pass) -> str:
 
 
 def _ranks(config: Config, models: Models, machines: Machines) -> Verdict:
-    def size(changed: Config) -> int:
-        return _on_gpu(_rank_moment(changed, models)[0]).size
-
     moment, largest = _rank_moment(config, models)
-    moment, has = _on_gpu(moment), machines.gpu_memory
     remark = _pass_remark(models, largest)
-    advice = _advice(config, lambda changed: size(changed) <= has) if moment.size > has else ()
-    return Verdict("training ranks", "GPU", moment, has, advice, (remark,))
+    return Verdict("training ranks", "GPU", _on_gpu(moment), machines.gpu_memory, remarks=(remark,))
 
 
-def _advice(config: Config, fits: Callable[[Config], bool]) -> tuple[str, ...]:
-    """Of the changes to training, those that make it fit alone; all together when none does."""
-    good: list[str] = []
-    together = config
-    for section, changes in _changes(config):
-        for values in changes:
-            changed = _changed(config, section, values)
-            if changed is not None and fits(changed):
-                good.append(", ".join(f"{section}.{name}: {_word(value)}" for name, value in values.items()))
-                break
-        else:
-            together = _changed(together, section, changes[-1]) or together
-    if good:
-        return tuple(good)
-    last = [f"{s}.{n}: {_word(v)}" for s, changes in _changes(config) for n, v in changes[-1].items()]
-    return (" and ".join(last),) if fits(together) else ()
-
-
-def _changes(config: Config) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    train = config.train
-    if not config.model.gradient_checkpointing_enable:
-        yield "model", [{"gradient_checkpointing_enable": True}]
-    if config.ds.zero_stage == 2:
-        yield "ds", [{"zero_stage": 3}]
-    if config.cluster.device == "cuda" and not config.ds.adam_offload:
-        yield "ds", [{"adam_offload": True}]
-    if not config.lora.rank:
-        yield "lora", [{"rank": 16}]
-    if train.max_tokens_per_gpu > 1024:
-        halves = [train.max_tokens_per_gpu >> n for n in range(1, 8) if train.max_tokens_per_gpu >> n >= 512]
-        yield "train", [{"max_tokens_per_gpu": tokens, "micro_batch_size": 1} for tokens in halves]
-    if config.cluster.device == "cuda":
-        more = [train.num_ranks << n for n in range(1, 10) if train.num_ranks << n <= _MOST_RANKS]
-        yield "train", [{"num_ranks": ranks} for ranks in more] or [{"num_ranks": train.num_ranks}]
-
-
-def _changed(config: Config, section: str, values: dict[str, Any]) -> Config | None:
-    """None when the config would not take it."""
-    try:
-        part = dataclasses.replace(getattr(config, section), **values)
-        return dataclasses.replace(config, **{section: part})
-    except ConfigError:
-        return None
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _engine(config: Config, models: Models) -> Engine:
+def engine(config: Config, models: Models) -> Engine:
+    """A rollout engine."""
     vllm, on_gpu = config.vllm, config.cluster.device == "cuda"
     gpus = vllm.tensor_parallel_size if on_gpu else 0
     return Engine(models.policy, config.engine_dtype, gpus, models.max_len(config), vllm.max_num_seqs)
 
 
 def _engines(config: Config, models: Models, machines: Machines) -> Verdict:
-    engine, share = _engine(config, models), config.vllm.gpu_memory_utilization
-    moment, has = Moment("at the start", tuple(engine.terms())).nonzero(), int(share * machines.gpu_memory)
+    one, share = engine(config, models), config.vllm.gpu_memory_utilization
+    moment, has = Moment("at the start", tuple(one.terms())).nonzero(), int(share * machines.gpu_memory)
     cache = has - sum(term.size for term in moment.terms[:-1])
-    advice = []
-    if moment.size > has:
-        for split in (2, 4, 8, 16):
-            more = dataclasses.replace(engine, gpus=split)
-            if split > engine.gpus and sum(term.size for term in more.terms()) <= has:
-                advice.append(f"vllm.tensor_parallel_size: {split}")
-                break
-        length = cache // engine.kv_per_token() if cache > 0 else 0
-        if length > config.rollout.max_new_tokens:
-            advice.append(f"vllm.max_model_len: {length}")
     words = f"GPU, {share:g} of it (vllm.gpu_memory_utilization)"
-    remarks = _cache_remarks(config, models, max(0, cache) // engine.kv_per_token())
-    return Verdict("rollout engines", words, moment, has, tuple(advice), remarks)
+    remarks = _cache_remarks(config, models, max(0, cache) // one.kv_per_token())
+    return Verdict(ENGINES, words, moment, has, remarks=remarks)
 
 
 def _cache_remarks(config: Config, models: Models, room: int) -> tuple[str, ...]:
@@ -223,19 +162,17 @@ def _annotators(config: Config, shape: ModelShape, machines: Machines) -> Verdic
     gpus = _judge_option(config, "tensor_parallel_size", 1)
     max_len = _judge_option(config, "max_model_len", shape.context)
     dtype = str(judge_options(config).get("dtype"))
-    engine = Engine(shape, dtype, gpus, max_len, _judge_option(config, "max_num_seqs", 256))
-    moment = Moment("at the start", tuple(engine.terms())).nonzero()
+    judge = Engine(shape, dtype, gpus, max_len, _judge_option(config, "max_num_seqs", 256))
+    moment = Moment("at the start", tuple(judge.terms())).nonzero()
     taken, own = _judge_option(config, "gpu_memory_utilization", 0.9), config.cluster.gpus_per_annotator / gpus
     share = min(taken, own)
     has = int(share * machines.gpu_memory)
-    advice = []
-    if moment.size > has:
-        advice = ["more GPUs for each (cluster.gpus_per_annotator and judge_options.tensor_parallel_size)"]
-        if moment.size - moment.terms[-1].size < has:
-            advice.append("a smaller judge_options.max_model_len")
+    hint = "give each more GPUs: cluster.gpus_per_annotator, and judge_options.tensor_parallel_size as many"
+    if moment.size - moment.terms[-1].size < has:
+        hint = f"set a smaller judge_options.max_model_len, or {hint}"
     remark = f"vLLM takes its share of the whole GPU: set judge_options.gpu_memory_utilization to at most {own:g}"
     words = f"GPU, {share:g} of it (judge_options.gpu_memory_utilization, cluster.gpus_per_annotator)"
-    return Verdict("annotation actors", words, moment, has, tuple(advice), (remark,) if taken > own else ())
+    return Verdict(ANNOTATORS, words, moment, has, hint, (remark,) if taken > own else ())
 
 
 def _judge_option(config: Config, name: str, default: Any) -> Any:
@@ -263,45 +200,36 @@ def _host(config: Config, models: Models, machines: Machines) -> Verdict:
     rank = TrainingRank(models.policy, config, largest_pass(config, models.prompt_tokens))
     terms = [Term(f"{per_node} x {term.name}", per_node * term.size) for term in rank.in_host_memory()]
     terms.append(Term(f"{per_node} ranks' processes, Ray and others", per_node * _RANK_PROCESS + _OTHERS))
-    advice = () if machines.node_memory is None else ("ranks on more nodes", "ds.adam_offload: false")
-    if not config.ds.adam_offload:
-        advice = advice[:1]
-    return Verdict("a node's own memory", "host", Moment("start and save", tuple(terms)), machines.node_memory, advice)
+    hint = "spread the ranks over more nodes (--num_nodes), or take nodes with more memory"
+    return Verdict("a node's own memory", "host", Moment("start and save", tuple(terms)), machines.node_memory, hint)
 
 
 def _cpu(config: Config, models: Models, machines: Machines) -> Verdict:
     """All actors at once, on one machine or spread evenly over several."""
 
-    def moment(changed: Config) -> Moment:
-        fullest, _ = _rank_moment(changed, models)
-        ranks, engines = changed.train.num_ranks, changed.rollout.num_engines
-        engine = _engine(changed, models)
-        cache = changed.vllm.cpu_kv_cache_gib * GIB
-        work = sum(term.size for term in engine.terms()[1:3])
-        kept = int(_KEPT * sum(term.size for term in fullest.terms if not term.is_exact))
-        terms = [
-            *(Term(f"{ranks} x rank: {term.name}", ranks * term.size, term.is_exact) for term in fullest.terms),
-            Term(f"{ranks} x rank: freed, but kept by the allocator", ranks * kept),
-            Term(f"{ranks} x rank: process", ranks * _RANK_PROCESS),
-            Term(f"{engines} x engine: weights", engines * engine.terms()[0].size, True),
-            Term(f"{engines} x engine: KV cache", engines * cache, True),
-            Term(f"{engines} x engine: processes, activations", engines * (_ENGINE_PROCESSES + work)),
-            Term("Ray, driver, rules", _OTHERS),
-        ]
-        return Moment(fullest.name, tuple(terms)).nonzero()
-
+    fullest, largest = _rank_moment(config, models)
+    ranks, engines = config.train.num_ranks, config.rollout.num_engines
+    weights, *work = engine(config, models).terms()[:3]
+    cache = config.vllm.cpu_kv_cache_gib * GIB
+    kept = int(_KEPT * sum(term.size for term in fullest.terms if not term.is_exact))
+    processes = _ENGINE_PROCESSES + sum(term.size for term in work)
+    terms = [
+        *(Term(f"{ranks} x rank: {term.name}", ranks * term.size, term.is_exact) for term in fullest.terms),
+        Term(f"{ranks} x rank: freed, but kept by the allocator", ranks * kept),
+        Term(f"{ranks} x rank: process", ranks * _RANK_PROCESS),
+        Term(f"{engines} x engine: weights", engines * weights.size, True),
+        Term(f"{engines} x engine: KV cache", engines * cache, True),
+        Term(f"{engines} x engine: processes, activations", engines * processes),
+        Term("Ray, driver, rules", _OTHERS),
+    ]
     has = None if machines.node_memory is None else machines.num_nodes * machines.node_memory
-    now, largest = moment(config), largest_pass(config, models.prompt_tokens)
-    advice = () if has is None or now.size <= has else _advice(config, lambda changed: moment(changed).size <= has)
-    remark = _pass_remark(models, largest)
-    return Verdict("all actors", "RAM", now, has, advice, (remark,))
+    moment = Moment(fullest.name, tuple(terms)).nonzero()
+    return Verdict("all actors", "RAM", moment, has, remarks=(_pass_remark(models, largest),))
 
 
 def _cpu_cache(config: Config, models: Models) -> Verdict:
     """vLLM starts only when its KV cache can hold the longest sequence."""
-    engine, has = _engine(config, models), config.vllm.cpu_kv_cache_gib * GIB
-    moment = Moment("at the start", (engine.terms()[-1],))
-    gib = math.ceil(moment.size / GIB)
-    advice = (f"vllm.cpu_kv_cache_gib: {gib}", "a smaller vllm.max_model_len") if moment.size > has else ()
-    remarks = _cache_remarks(config, models, has // engine.kv_per_token())
-    return Verdict("rollout engines", "KV cache (vllm.cpu_kv_cache_gib)", moment, has, advice, remarks)
+    one, has = engine(config, models), config.vllm.cpu_kv_cache_gib * GIB
+    moment = Moment("at the start", (one.terms()[-1],))
+    remarks = _cache_remarks(config, models, has // one.kv_per_token())
+    return Verdict(ENGINES, "KV cache (vllm.cpu_kv_cache_gib)", moment, has, remarks=remarks)

@@ -34,16 +34,25 @@ def main(argv: list[str]) -> None:
         given["cluster.device"] = Given("cuda", "--num_gpus, --gpu_memory_gib")
     if own.model_size is None and not any(word.startswith(("--config", "--model.")) for word in words):
         raise ConfigError("--model_size: expected the size of a model, or --config with a model's folder, got nothing")
-    config = cli.parse(words, without_file=given).config
+    command = cli.parse(words, without_file=given)
+    config = command.config
     models, machines = _models(own, config), _machines(own, config)
     found = fitting.verdicts(config, models, machines)
     from maskdpo_ray.report import fit
 
-    fit.show(config, models, machines, found)
+    fit.show(config, models, machines, found, _assumed(own, config, "cluster.device" in command.given))
     needed, _ = fitting.gpus_needed(config)
     is_short = machines.num_gpus is not None and needed > machines.num_gpus
     if is_short or not all(verdict.fits for verdict in found):
         raise SystemExit(1)
+
+
+def _assumed(own: Namespace, config: Config, is_device_given: bool) -> list[str]:
+    """What nobody has said about the machines."""
+    if config.cluster.device == "cpu":
+        return [] if is_device_given else ["CPUs alone (--num_gpus or --gpu_memory_gib says otherwise)"]
+    memory = ["GPUs of 80 GiB (--gpu_memory_gib)"] * (own.gpu_memory_gib is None)
+    return memory + ["as many GPUs as it takes (--num_gpus)"] * (own.num_gpus is None)
 
 
 def _parser() -> Parser:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskdpo_ray import fitting
+from maskdpo_ray import fitting, remedy
 from maskdpo_ray.config import Config
 from maskdpo_ray.engine_sizing import GIB
 from maskdpo_ray.errors import printable
@@ -20,10 +20,21 @@ from maskdpo_ray.sizing import Moment, Term
 
 
 def show(
-    config: Config, models: Models, machines: Machines, verdicts: Sequence[Verdict], file: TextIO | None = None
+    config: Config,
+    models: Models,
+    machines: Machines,
+    verdicts: Sequence[Verdict],
+    assumed: Sequence[str] = (),
+    file: TextIO | None = None,
 ) -> None:
-    """Print the sums of every group, its verdict, GPUs and network, on `file` or standard output."""
+    """Print the sums of every group, its verdict, GPUs and network, on `file` or standard output.
+
+    Args:
+        assumed: what nobody has said, in words.
+    """
     console = Console(file=file or sys.stdout, highlight=False)
+    if assumed:
+        console.print(f"Assumed: {'; '.join(assumed)}", markup=False, soft_wrap=True)
     policy, annotator = models.policy, models.annotator
     console.print(f"Policy {_described(policy)}; longest prompt: {models.prompt_tokens} tokens", markup=False)
     if annotator is not None:
@@ -37,6 +48,8 @@ def show(
         console.print()
     if config.cluster.device == "cuda":
         console.print(_gpus(config, machines), markup=False, soft_wrap=True)
+    if advice := _advice(config, models, machines, verdicts):
+        console.print(advice, style="bold", markup=False, soft_wrap=True)
     _network(console, config, models)
     console.print(Text("~: a bound or an estimate; without it the figure is counted from shapes."))
 
@@ -77,16 +90,41 @@ def _verdict(verdict: Verdict) -> str:
         return f"{verdict.group}: {size} GiB; what there is is not known (--node_memory_gib)"
     if verdict.fits:
         return f"{verdict.group}: fits, {size} of {gib(verdict.has)} GiB"
-    advice = "; ".join(verdict.advice) or "no single option helps: take a smaller model or more memory"
-    return f"{verdict.group}: DOES NOT FIT, {size} of {gib(verdict.has)} GiB. It would with any of: {advice}"
+    hint = f"; {verdict.hint}" if verdict.hint else ""
+    return f"{verdict.group}: DOES NOT FIT, {size} of {gib(verdict.has)} GiB{hint}"
 
 
 def _gpus(config: Config, machines: Machines) -> str:
     needed, terms = fitting.gpus_needed(config)
     if machines.num_gpus is None:
         return f"GPUs: {needed} = {terms}"
-    word = "enough" if needed <= machines.num_gpus else "NOT ENOUGH (lower the counts)"
+    word = "enough" if needed <= machines.num_gpus else "NOT ENOUGH"
     return f"GPUs: {needed} of {machines.num_gpus} = {terms}: {word}"
+
+
+def _advice(config: Config, models: Models, machines: Machines, verdicts: Sequence[Verdict]) -> str:
+    """What to do where something does not fit: options with which it does, or that there are none."""
+    most, on_gpus = machines.num_gpus, config.cluster.device == "cuda"
+    is_short = most is not None and fitting.gpus_needed(config)[0] > most
+    judges = [verdict for verdict in verdicts if verdict.group == fitting.ANNOTATORS and not verdict.fits]
+    if not is_short and all(verdict.fits or verdict in judges for verdict in verdicts):
+        return ""
+    if most is not None and on_gpus and most < (least := remedy.fewest_gpus(config)):
+        groups = " and ".join(f"one of the {group.name}" for group in fitting.gpu_groups(config))
+        return f"A run of this config takes {least} GPUs or more, for {groups}: no option makes do with {most}"
+    options = remedy.find(config, models, machines)
+    if options is None:
+        if not on_gpus:
+            return "No options make it fit: take a smaller model, or more memory"
+        there = f"{'' if most is None else f'{most} '}GPUs of {gib(machines.gpu_memory)} GiB"
+        return f"No options make it fit on {there}: take a smaller model, or more or larger GPUs"
+    words = " ".join(f"--{name} {_word(value)}" for name, value in options.items())
+    total = f", on {fitting.gpus_needed(remedy.changed(config, options))[0]} GPUs" if on_gpus else ""
+    return f"{'All but the annotation actors fit' if judges else 'It fits'} with: {words}{total}"
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _network(console: Console, config: Config, models: Models) -> None:

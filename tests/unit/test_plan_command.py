@@ -63,26 +63,92 @@ def test_too_few_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert "GPUs: 16 of 8 = " in output([*PAPER, "--num_gpus", "8"], capsys, code=1)
 
 
-def test_a_rank_that_does_not_fit_says_what_would(capsys: pytest.CaptureFixture[str]) -> None:
-    text = output([*PAPER, "--gpu_memory_gib", "80", "--ds.zero_stage", "2", "--train.num_ranks", "1"], capsys, code=1)
-    line = next(line for line in text.splitlines() if line.startswith("training ranks: DOES NOT FIT"))
-    advice = line.partition("It would with any of: ")[2].split("; ")
-    assert "lora.rank: 16" in advice
-    assert "train.num_ranks: 4" in advice
-    for change in advice:  # each of them does what it says
-        words = [word for part in change.split(", ") for word in part.split(": ")]
-        section = words[0].split(".")[0]
-        options = [word if "." in word else f"{section}.{word}" for word in words[::2]]
-        changed = [item for name, value in zip(options, words[1::2], strict=True) for item in (f"--{name}", value)]
-        base = {"--ds.zero_stage": "2", "--train.num_ranks": "1"} | dict(zip(changed[::2], changed[1::2], strict=True))
-        text = output([*PAPER, *(word for pair in base.items() for word in pair)], capsys)
-        assert "training ranks: fits" in text
+ADVISED = {
+    "full training, all GPUs one could want": "--model_size 8b --gpu_memory_gib 80",
+    "full training, 8 GPUs": "--model_size 8b --num_gpus 8",
+    "LoRA, 2 small GPUs": "--model_size 8b --num_gpus 2 --gpu_memory_gib 24 --lora.rank 16",
+    "LoRA, 4 small GPUs": "--model_size 8b --num_gpus 4 --gpu_memory_gib 24 --lora.rank 16",
+    "a large model": "--model_size 70b --num_gpus 16 --num_nodes 2",
+    "a large model and little of the nodes' memory": "--model_size 70b --num_gpus 16 --node_memory_gib 900",
+    "more engines than GPUs": "--model_size 1b --num_gpus 4 --rollout.num_engines 8",
+    "more ranks than GPUs": "--model_size 1b --num_gpus 4 --train.num_ranks 8",
+    "a CPU": "--model_size 1.5b --node_memory_gib 16",
+    "a cache too small": "--model_size 1.7b --node_memory_gib 300 --vllm.cpu_kv_cache_gib 1",
+    "several engines on a CPU": "--model_size 360m --node_memory_gib 24 --train.num_ranks 4",
+}
 
 
-def test_an_engine_that_does_not_fit_says_what_would(capsys: pytest.CaptureFixture[str]) -> None:
-    text = output(["--model_size", "70b", "--num_gpus", "16", "--train.num_ranks", "8"], capsys, code=1)
-    line = next(line for line in text.splitlines() if line.startswith("rollout engines: DOES NOT FIT"))
-    assert "vllm.tensor_parallel_size: 4" in line
+@pytest.mark.parametrize("argv", ADVISED.values(), ids=ADVISED)
+def test_what_is_advised_fits(argv: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One piece of advice, for the GPUs that were named; with it nothing is left to say."""
+    words = argv.split()
+    advice = [line for line in output(words, capsys, code=1).splitlines() if line.startswith("It fits with: ")]
+    options = advice[0].removeprefix("It fits with: ").partition(", on ")[0].split()
+    assert len(advice) == 1 and options
+    given = dict(zip(words[::2], words[1::2], strict=True)) | dict(zip(options[::2], options[1::2], strict=True))
+    text = output([word for pair in given.items() for word in pair], capsys)
+    assert "DOES NOT FIT" not in text and "NOT ENOUGH" not in text and "It fits with" not in text
+
+
+@pytest.mark.parametrize("argv", ADVISED.values(), ids=ADVISED)
+def test_nothing_is_advised_without_need(argv: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each option of the advice is needed: without it something does not fit, or there are too few GPUs."""
+    words = argv.split()
+    advice = next(line for line in output(words, capsys, code=1).splitlines() if line.startswith("It fits with: "))
+    options = advice.removeprefix("It fits with: ").partition(", on ")[0].split()
+    given, changes = (
+        dict(zip(words[::2], words[1::2], strict=True)),
+        dict(zip(options[::2], options[1::2], strict=True)),
+    )
+    for left_out in changes:
+        rest = given | {name: value for name, value in changes.items() if name != left_out}
+        output([word for pair in rest.items() for word in pair], capsys, code=1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (
+            "--model_size 8b --num_gpus 1 --gpu_memory_gib 24 --lora.rank 16",
+            "A run of this config takes 2 GPUs or more, for one of the rollout engines and one of the training ranks: "
+            "no option makes do with 1",
+        ),
+        (
+            "--model_size 70b --num_gpus 2 --gpu_memory_gib 24",
+            "No options make it fit on 2 GPUs of 24.00 GiB: take a smaller model, or more or larger GPUs",
+        ),
+        ("--model_size 8b --node_memory_gib 8", "No options make it fit: take a smaller model, or more memory"),
+    ],
+)
+def test_where_no_option_helps(argv: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(argv.split(), capsys, code=1)
+    assert expected in text.splitlines() and "It fits with" not in text
+
+
+def test_a_judge_that_does_not_fit_says_what_helps_it(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--gpu_memory_gib", "20", "--num_gpus", "32", "--num_nodes", "4"], capsys, code=1)
+    line = next(line for line in text.splitlines() if line.startswith("annotation actors: DOES NOT FIT"))
+    assert "set a smaller judge_options.max_model_len, or give each more GPUs" in line
+    assert "All but the annotation actors fit with: --" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("--model_size 135m --node_memory_gib 64", "CPUs alone (--num_gpus or --gpu_memory_gib says otherwise)"),
+        ("--model_size 135m --node_memory_gib 64 --cluster.device cpu", None),
+        ("--model_size 135m --num_gpus 2", "GPUs of 80 GiB (--gpu_memory_gib)"),
+        ("--model_size 135m --gpu_memory_gib 24", "as many GPUs as it takes (--num_gpus)"),
+        (
+            "--model_size 135m --cluster.device cuda",
+            "GPUs of 80 GiB (--gpu_memory_gib); as many GPUs as it takes (--num_gpus)",
+        ),
+        ("--model_size 135m --num_gpus 2 --gpu_memory_gib 24", None),
+    ],
+)
+def test_what_is_assumed(argv: str, expected: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    first = output(argv.split(), capsys).splitlines()[0]
+    assert first == f"Assumed: {expected}" if expected else first.startswith("Policy 135m")
 
 
 def test_annotators_that_share_a_gpu_must_take_no_more_than_their_part(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +174,7 @@ def test_on_a_cpu_all_actors_share_the_machine(capsys: pytest.CaptureFixture[str
 def test_a_kv_cache_too_small_for_one_sequence(capsys: pytest.CaptureFixture[str]) -> None:
     text = output(["--model_size", "8b", "--node_memory_gib", "900"], capsys, code=1)
     assert "rollout engines: DOES NOT FIT, 16.00 of 2.00 GiB" in text
-    assert "vllm.cpu_kv_cache_gib: 16" in text
+    assert "It fits with: --vllm.max_model_len 2048" in text
 
 
 def written(folder: Path, kind: str, **others: object) -> list[str]:
