@@ -102,7 +102,8 @@ class HttpJudge:
         require(is_number, "max_retries", "a whole number, 0 or more", max_retries)
         require(type(logprobs) is bool, "logprobs", "true or false", logprobs)
         is_mapping = extra_body is None or isinstance(extra_body, Mapping)
-        require(is_mapping, "extra_body", "a mapping", extra_body)
+        # A text may be a key in the wrong place.
+        require(is_mapping, "extra_body", "a mapping", "text" if isinstance(extra_body, str) else extra_body)
         ours = sorted(_OURS.intersection(extra_body or ()))
         require(not ours, "extra_body", f"none of {', '.join(sorted(_OURS))}", ours)
         for field in _key_fields(extra_body or {}):

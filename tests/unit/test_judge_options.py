@@ -118,6 +118,8 @@ COMMON = [
     [
         *COMMON,
         ({"temperature": -1}, "temperature: expected 0 to 2, or null, got -1"),
+        ({"temperature": "none"}, "temperature: expected 0 to 2, or null, got 'none'"),
+        ({"extra_body": "sk-7f3a9d0c5e1b8642"}, "extra_body: expected a mapping, got 'text'"),
         (
             {"stop": "a", "extra_body": {"stop": "b"}},
             "extra_body: expected none of the options that are given beside it, got ['stop']",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -230,6 +231,12 @@ def test_mixture_counts_what_masking_can_work_on() -> None:
     ]
     assert mixture(pairs) == {"chosen_with_incorrect": 0.5, "rejected_with_correct": 0.25}
     assert mixture([]) == {"chosen_with_incorrect": 0.0, "rejected_with_correct": 0.0}
+
+
+def test_the_docs_have_every_reason() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/formats.md").read_text(encoding="utf-8")
+    table = page.partition("## Questions that give no pair")[2]
+    assert [reason for reason in DropReason if f"`{reason}`" not in table] == []
 
 
 def test_strategies_are_found_by_name() -> None:
