@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actors.faults import told
 from actors.host import Host, Stored
+from maskdpo_ray import thinking
 from maskdpo_ray.annotators import Annotator, conformance
 from maskdpo_ray.records import Annotation, Question, Rollout
 
@@ -17,8 +18,9 @@ class AnnotationActor(Host[Annotator]):
         Raises AnnotatorError when the annotator's reply does not fit the answers.
         """
         annotator = self._started(stored)
-        items = [(question, rollout) for rollout in rollouts]
+        answers = thinking.judged(rollouts, annotator)
+        items = [(question, answer.rollout) for answer in answers]
         with self._clock, told():
             annotations = annotator.annotate(items)
         conformance.refuse_faults(items, annotations)
-        return annotations
+        return [answer.restored(labels) for answer, labels in zip(answers, annotations, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actors.faults import told
 from actors.host import Host, Stored
+from maskdpo_ray import thinking
 from maskdpo_ray.evaluators import Evaluator, conformance
 from maskdpo_ray.records import Judgement, Question, Rollout
 
@@ -17,7 +18,7 @@ class EvaluationActor(Host[Evaluator]):
         Raises EvaluatorError when the evaluator's reply does not fit the answers.
         """
         evaluator = self._started(stored)
-        items = [(question, rollout) for rollout in rollouts]
+        items = [(question, answer.rollout) for answer in thinking.judged(rollouts, evaluator)]
         with self._clock, told():
             judgements = evaluator.judge(items)
         conformance.refuse_faults(items, judgements)

@@ -6,7 +6,7 @@ Each takes Ray handles of started actors and says what goes to which of them.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from statistics import fmean
@@ -20,6 +20,7 @@ from actors.ranks import Ranks
 from actors.rollout import Request, Sampling, refuse_faults, request_seed
 from maskdpo_ray import batching, micro_batches
 from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ActorLost, ClusterError, NotFiniteError
@@ -58,9 +59,9 @@ class _Replaced:
 class RolloutGroup(_Replaced):
     """vLLM engines as one source of answers (`stages.Engines`)."""
 
-    def __init__(self, config: Config, engines: Sequence[Any], render: Callable[[Question], list[int]]) -> None:
+    def __init__(self, config: Config, engines: Sequence[Any], chat: Chat) -> None:
         super().__init__(engines, "rollout engine", config, exchanges=True)
-        self._render = render
+        self._chat = chat
         self._files: Stored[dict[str, bytes]] | None = None
         """Of the policy that was loaded last, when an engine's node does not see them."""
 
@@ -82,7 +83,7 @@ class RolloutGroup(_Replaced):
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
     ) -> Iterator[Answered | Failed]:
         """See `stages.Engines.stream`."""
-        sampling = sampling_of(self._config, num_samples, purpose)
+        sampling = replace(sampling_of(self._config, num_samples, purpose), ends=self._chat.ends)
 
         def ask(item: Answered) -> tuple[str, tuple[Any, ...]]:
             name = item.question.id
@@ -92,9 +93,11 @@ class RolloutGroup(_Replaced):
         def check(item: Answered, reply: Any) -> None:
             refuse_faults(reply, item.question.id, policy, num_samples)
 
-        asked = (Answered(question, tuple(self._render(question)), ()) for question in questions)
+        asked = (Answered(question, tuple(self._chat.prompt_ids(question)), ()) for question in questions)
         for item, reply in self.pool.feed(asked, ask, self._config.in_flight(num_samples), check=check):
-            yield _failed(item, reply) or replace(item, rollouts=tuple(reply.rollouts))
+            yield _failed(item, reply) or replace(
+                item, rollouts=tuple(self._chat.noted(rollout, item.prompt_token_ids) for rollout in reply.rollouts)
+            )
 
 
 def sampling_of(config: Config, num_samples: int, purpose: str) -> Sampling:

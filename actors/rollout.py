@@ -52,6 +52,8 @@ class Sampling:
     top_k: int
     top_p: float
     max_tokens: int
+    ends: tuple[int, ...] = ()
+    """Token ids that end an answer beside the tokenizer's EOS: see `Chat.ends`."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class RolloutEngine:
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
+            stop_token_ids=list(sampling.ends),
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -49,6 +49,7 @@ class TrainingSettings:
     adam_offload: bool = False
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
+    chat_template: str | None = None
     lora: LoraConfig = LoraConfig()
     savings: SavingsConfig = SavingsConfig()
 
@@ -119,6 +120,8 @@ class TrainingRank:
             strategies.seed_everything(f"{seed}/adapters")  # the same on every rank
             model = adapters.wrap(model, settings.lora)
         self._tokenizer = AutoTokenizer.from_pretrained(policy_path, trust_remote_code=settings.trust_remote_code)
+        if settings.chat_template is not None:  # what is published answers as it was trained
+            self._tokenizer.chat_template = settings.chat_template
         cfg = settings.optimizer.for_openrlhf(total_steps)
         self._engine, _, _ = self._strategy.prepare((model, cfg))
         self._engine.checkpoint_engine = checkpoint_engine.build()

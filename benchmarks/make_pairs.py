@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from maskdpo_ray import annotators, cli, loopback, model_folder, questions
+from maskdpo_ray import annotators, chat, cli, loopback, model_folder, questions
 from maskdpo_ray.config import Config
 from maskdpo_ray.pairing import pair_of
 from maskdpo_ray.records import PreferencePair, Question, to_json
@@ -40,17 +40,15 @@ def pairs(config: Config, asked: list[Question], num_pairs: int) -> Iterator[Pre
     from actors import weights
     from maskdpo_ray.cluster import Cluster
 
-    tokenizer = model_folder.load(config.model).tokenizer
+    own = chat.of(config, model_folder.load(config.model).tokenizer)
     annotator = annotators.build(config.annotation.annotator, config.annotation.options)
     policy = weights.publish(config.model.model_name_or_path, 0)
     with Cluster(config) as cluster:
-        engines, labels, _ = cluster.start_evaluation(
-            policy, lambda question: questions.render(tokenizer, question), annotator, None
-        )
+        engines, labels, _ = cluster.start_evaluation(policy, own, annotator, None)
         assert engines is not None
         answered = engines.stream(asked, policy, config.rollout.n_samples_per_prompt, "train")
         found = {item.question.id: item for item in labels.stream(answered) if isinstance(item, Labelled)}
-    made = [pair_of(found[question.id], config, tokenizer) for question in asked if question.id in found]
+    made = [pair_of(found[question.id], config, own.tokenizer) for question in asked if question.id in found]
     yield from [pair for pair in made if isinstance(pair, PreferencePair)][:num_pairs]
 
 

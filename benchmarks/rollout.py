@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measures, turns
-from maskdpo_ray import cli, loopback, model_folder, questions
+from maskdpo_ray import chat, cli, loopback, model_folder, questions
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.config import Config
 from maskdpo_ray.records import Question
 
@@ -40,7 +41,7 @@ class Work:
     """What every contender gets."""
 
     config: Config
-    tokenizer: Any
+    chat: Chat
     asked: list[Question]
     threads: int
 
@@ -58,12 +59,8 @@ class Work:
         )
         data = config.data
         asked, _ = questions.split_by_topic(questions.load(data.train), data.num_eval_topics, data.split_seed)
-        tokenizer = model_folder.load(config.model).tokenizer
-        return cls(config, tokenizer, asked[: WARM_UP + given.questions], given.threads)
-
-    def prompt(self, question: Question) -> list[int]:
-        """Token ids."""
-        return questions.render(self.tokenizer, question)
+        own = chat.of(config, model_folder.load(config.model).tokenizer)
+        return cls(config, own, asked[: WARM_UP + given.questions], given.threads)
 
     def measured(self, answer: Callable[[list[Question]], Answers]) -> dict[str, float]:
         """Warm up, then time."""
@@ -88,7 +85,7 @@ def by_pool(work: Work) -> dict[str, float]:
     annotator = annotators.build(work.config.annotation.annotator, work.config.annotation.options)
     policy = weights.publish(work.config.model.model_name_or_path, 0)
     with Cluster(work.config) as cluster:
-        engines, _, _ = cluster.start_evaluation(policy, work.prompt, annotator, None)
+        engines, _, _ = cluster.start_evaluation(policy, work.chat, annotator, None)
         assert engines is not None
 
         def answer(asked: list[Question]) -> Answers:
@@ -128,7 +125,7 @@ def by_vllm(work: Work, our_sampler: bool) -> dict[str, float]:
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
         seeds = [request_seed(config.run.seed, "train", 0, question.id) for question in asked]
         outputs = engine.generate(
-            [TokensPrompt(prompt_token_ids=work.prompt(question)) for question in asked],
+            [TokensPrompt(prompt_token_ids=work.chat.prompt_ids(question)) for question in asked],
             [SamplingParams(**options, seed=seed) for seed in seeds],
             use_tqdm=False,
         )
@@ -147,12 +144,12 @@ def by_transformers(work: Work, prompts: int) -> dict[str, float]:
     dtype = getattr(torch, work.config.engine_dtype)
     model = AutoModelForCausalLM.from_pretrained(work.config.model.model_name_or_path, dtype=dtype)
     model.eval()
-    eos = work.tokenizer.eos_token_id
+    eos = work.chat.tokenizer.eos_token_id
 
     def answer(asked: list[Question]) -> Answers:
         found: list[tuple[list[int], str]] = []
         for first in range(0, len(asked), prompts):
-            ids = [work.prompt(question) for question in asked[first : first + prompts]]
+            ids = [work.chat.prompt_ids(question) for question in asked[first : first + prompts]]
             width = max(map(len, ids))
             padded = torch.tensor([[eos] * (width - len(row)) + row for row in ids])
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
@@ -171,7 +168,7 @@ def by_transformers(work: Work, prompts: int) -> dict[str, float]:
             )
             for row in output[:, width:].tolist():
                 answered = row[: row.index(eos) + 1] if eos in row else row
-                found.append((answered, work.tokenizer.decode(answered, skip_special_tokens=True)))
+                found.append((answered, work.chat.tokenizer.decode(answered, skip_special_tokens=True)))
         return found
 
     return work.measured(answer)

@@ -28,7 +28,8 @@ import ray.cloudpickle
 from actors import weights
 from actors.groups import RolloutGroup
 from benchmarks import measures, simulated
-from maskdpo_ray import cli, model_folder, questions
+from maskdpo_ray import chat, cli, model_folder
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.cluster import ENGINE_CONCURRENCY, Cluster
 from maskdpo_ray.config import (
     AnnotationConfig,
@@ -79,14 +80,14 @@ class SimulatedCluster(Cluster):
         super().__init__(config, rank=simulated.SimulatedRank)
         self._phrases, self._processes, self._slots, self._seconds = phrases, processes, slots, seconds
 
-    def _start_engines(self, policy: Any, render: Any) -> RolloutGroup:
+    def _start_engines(self, policy: Any, chat: Chat) -> RolloutGroup:
         total = self._config.rollout.num_engines
         shares = [len(range(first, total, self._processes)) for first in range(self._processes)]
         kind = self._actor(simulated.SimulatedEngines, 0, 0, ENGINE_CONCURRENCY * max(shares))
         actors = [kind.remote(self._phrases, policy, share, self._slots, self._seconds) for share in shares]
         self._handles += actors
         self.engines = [Handle(actors[i % self._processes], i // self._processes) for i in range(total)]
-        return RolloutGroup(self._config, self.engines, render)
+        return RolloutGroup(self._config, self.engines, chat)
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ def config_for(arguments: argparse.Namespace, folder: Path) -> Config:
 def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One run; its figures."""
     config = config_for(arguments, folder)
-    tokenizer = model_folder.load(config.model).tokenizer
-    phrases = simulated.Phrases.of(tokenizer, arguments.rounds)
+    own = chat.of(config, model_folder.load(config.model).tokenizer)
+    phrases = simulated.Phrases.of(own.tokenizer, arguments.rounds)
     policy_folder = folder / "model"
     simulated.write_policy(policy_folder, b"initial")
     initial = weights.publish(policy_folder, 0)
@@ -163,16 +164,13 @@ def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     evaluation = {"heldout": simulated.questions(16, "heldout")}
     resolved, path = cli.resolved(config), folder / "run"
 
-    def render(question: Any) -> list[int]:
-        return questions.render(tokenizer, question)
-
     with RunFolder.open(path, resolved, {}) as run_folder, Tracker(path, config.logger, resolved) as tracker:
         shape = (phrases, min(arguments.processes, arguments.engines), arguments.slots, arguments.seconds)
         with SimulatedCluster(config, *shape) as cluster:
-            stages = cluster.start(initial, render, simulated.SimulatedAnnotator(phrases))
+            stages = cluster.start(initial, own, simulated.SimulatedAnnotator(phrases))
             watch = Watch(path / "ledger.jsonl")
             watch.start()
-            Loop(config, train, evaluation, tokenizer, initial, stages, run_folder, tracker).run()
+            Loop(config, train, evaluation, own, initial, stages, run_folder, tracker).run()
             watch.stop()
             slot_seconds = sum(ray.get([engine.slot_seconds.remote(NUM_SAMPLES) for engine in cluster.engines]))
     return figures(arguments, path, watch, slot_seconds)

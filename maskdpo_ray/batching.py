@@ -52,7 +52,8 @@ def make_example(pair: PreferencePair, tokenizer: Any, policy: MaskPolicy, eos: 
         weights = policy.span_weights(answer.annotation, side)
         rule = {"chosen": "keep", "rejected": "drop"}[side] if eos == "chosen" else eos
         rollout = answer.rollout
-        return tuple(token_weights(tokenizer, rollout.token_ids, rollout.text, spans, weights, rule))
+        blocks = [(block.start, block.end) for block in rollout.blocks]
+        return tuple(token_weights(tokenizer, rollout.token_ids, rollout.text, spans, weights, rule, blocks))
 
     return TrainingExample(
         pair_id=pair.question_id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,36 @@ Questions = Mapping[str, Sequence[Any]]
 examples; of `maskdpo_ray.evaluate` no `train`, but `answers` where they were given."""
 
 
-def facts(initial: Policy, questions: Questions, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps, as JSON values. `config`: resolved, as nested dicts."""
+def facts(
+    initial: Policy, questions: Questions, config: Mapping[str, Any], rendered_at: datetime | None
+) -> dict[str, Any]:
+    """What the ledger keeps, as JSON values.
+
+    Args:
+        config: resolved, as nested dicts.
+        rendered_at: `Chat.now`; None where nothing is rendered.
+    """
     return {
+        "rendered_at": None if rendered_at is None else rendered_at.isoformat(),
         "checksum": initial.checksum,
         "model_files": _model_files(initial),
         "questions": {split: _checksum(asked) for split, asked in questions.items()},
         "named_files": named_files.checksums(config),
     }
+
+
+def rendered_at(path: Path) -> datetime | None:
+    """What the run in `path` told its chat template of date and time when it began; None before that."""
+    try:
+        with (path / "ledger.jsonl").open("rb") as ledger:
+            for line in ledger:
+                entry = json.loads(line)
+                if entry["stage"] == "begin":
+                    given = entry["facts"].get("rendered_at")  # earlier versions did not keep it
+                    return None if given is None else datetime.fromisoformat(given)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass  # what is wrong with a ledger `RunFolder.check` says
+    return None
 
 
 def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) -> None:

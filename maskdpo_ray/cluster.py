@@ -11,7 +11,6 @@ import math
 import signal
 import threading
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,14 @@ from actors.ranks import Ranks
 from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
-from maskdpo_ray import ray_address
+from maskdpo_ray import model_folder, ray_address
 from maskdpo_ray.annotators import Annotator
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.config import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.evaluators import Evaluator
 from maskdpo_ray.plan import Plan, evaluating
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Question
 from maskdpo_ray.stages import Stages
 
 # How often Ray repeats a call while actors start; later calls are repeated by `actors.pool`, whose calls fail only so
@@ -126,16 +125,10 @@ class Cluster:
                 where = ray_address.nobody(self._config.cluster) if address else "Ray did not start"
                 raise ClusterError(f"{where}: {calls.first_line(error)}") from error
 
-    def start(
-        self,
-        policy: Policy,
-        render: Callable[[Question], list[int]],
-        annotator: Annotator,
-        evaluator: Evaluator | None = None,
-    ) -> Stages:
+    def start(self, policy: Policy, chat: Chat, annotator: Annotator, evaluator: Evaluator | None = None) -> Stages:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
         self._check_room()
-        rollout, annotation = self._start_engines(policy, render), self._start_annotators(annotator)
+        rollout, annotation = self._start_engines(policy, chat), self._start_annotators(annotator)
         evaluation = None if evaluator is None else self._start_evaluators(evaluator)
         ranks = self._start_ranks()
         self._await_ready(rollout, annotation, evaluation)
@@ -149,15 +142,11 @@ class Cluster:
         return Stages(rollout, annotation, trainer, busy_seconds, evaluation)
 
     def start_evaluation(
-        self,
-        policy: Policy | None,
-        render: Callable[[Question], list[int]],
-        annotator: Annotator,
-        evaluator: Evaluator | None,
+        self, policy: Policy | None, chat: Chat, annotator: Annotator, evaluator: Evaluator | None
     ) -> tuple[RolloutGroup | None, AnnotationGroup, EvaluationGroup | None]:
         """Start all but training ranks, and without a policy no engines. Raises ClusterError as `start` does."""
         self._check_room(*evaluating(with_engines=policy is not None))
-        rollout = None if policy is None else self._start_engines(policy, render)
+        rollout = None if policy is None else self._start_engines(policy, chat)
         annotation = self._start_annotators(annotator)
         evaluation = None if evaluator is None else self._start_evaluators(evaluator)
         self._await_ready(rollout, annotation, evaluation)
@@ -227,7 +216,7 @@ class Cluster:
         self._handles += hosts
         return hosts, Stored(ray.put(hosted), concurrency)
 
-    def _start_engines(self, policy: Policy, render: Callable[[Question], list[int]]) -> RolloutGroup:
+    def _start_engines(self, policy: Policy, chat: Chat) -> RolloutGroup:
         config = self._config
         vllm = dataclasses.asdict(config.vllm) | {"dtype": config.engine_dtype}
         settings = EngineSettings(
@@ -241,10 +230,11 @@ class Cluster:
         actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, ENGINE_CONCURRENCY)
         self._engines = [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
         self._handles += self._engines
-        return RolloutGroup(config, self._engines, render)
+        return RolloutGroup(config, self._engines, chat)
 
     def _start_ranks(self) -> list[Any]:
         config = self._config
+        template = config.model.chat_template
         settings = TrainingSettings(
             optimizer=OptimizerSettings(
                 **dataclasses.asdict(config.adam),
@@ -263,6 +253,7 @@ class Cluster:
             adam_offload=config.ds.adam_offload,
             gradient_checkpointing=config.model.gradient_checkpointing_enable,
             trust_remote_code=config.model.trust_remote_code,
+            chat_template=None if template is None else model_folder.template(template),
             lora=config.lora,
             savings=config.savings,
         )

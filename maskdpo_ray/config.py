@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from maskdpo_ray import engine_limits
 from maskdpo_ray.judging_config import AnnotationConfig, EvalConfig, PairsConfig
 from maskdpo_ray.records import LABELS
 from maskdpo_ray.requirement import require, require_some
 from maskdpo_ray.training_config import AdamConfig, DeepspeedConfig, LoraConfig, SavingsConfig, TrainConfig
+
+
+def _check_thinking(value: str | dict[str, str]) -> None:
+    expected = "auto, keep, or {open: TAG, close: TAG} with two different tags"
+    if isinstance(value, str):
+        require(value in ("auto", "keep"), "rollout.thinking", expected, value)
+        return
+    is_pair = set(value) == {"open", "close"} and all(tag.strip() for tag in value.values())
+    require(is_pair and value["open"] != value["close"], "rollout.thinking", expected, value)
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,15 @@ class ModelConfig:
     """Run code that comes with the model. Off unless you ask for it."""
     gradient_checkpointing_enable: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    chat_template: str | None = None
+    """File of a chat template (Jinja) in place of the model's own; published policies carry it."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Values for what the chat template asks for: {name: value}, as in {enable_thinking: false}."""
 
     def __post_init__(self) -> None:
-        path = self.model_name_or_path
+        path, template = self.model_name_or_path, self.chat_template
         require(bool(path.strip()), "model.model_name_or_path", "the folder of a model", path)
+        require(template is None or bool(template.strip()), "model.chat_template", "a file", template)
 
 
 @dataclass(frozen=True)
@@ -109,8 +123,13 @@ class RolloutConfig:
     """1: the next iteration's questions are answered while the policy that answers them is trained, so that engines
     and ranks work at the same time; from the second iteration on, pairs then come from the policy before the newest.
     0, as in Mask-DPO: on-policy."""
+    thinking: str | dict[str, str] = "auto"
+    """Tags of the thinking blocks of answers, which are no sentences, have weight 0 and are not judged: {open: TAG,
+    close: TAG}; `auto`: those that the model's files name, and <think> with </think>; `keep`: blocks are answers, too.
+    """
 
     def __post_init__(self) -> None:
+        _check_thinking(self.thinking)
         for name in ("num_engines", "max_new_tokens"):
             require(getattr(self, name) >= 1, f"rollout.{name}", "at least 1", getattr(self, name))
         require_some(self.max_in_flight, "rollout.max_in_flight")

@@ -182,6 +182,8 @@ def expected_words(hint: Any) -> str:
     if origin is dict:
         if arguments[1] is Any:
             return "a mapping {name: value}"
+        if arguments[1] is str:
+            return "a mapping {name: text}"
         inner = "{label: number}"
         return f"a mapping {{side: {inner}}}" if typing.get_origin(arguments[1]) is dict else f"a mapping {inner}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -29,11 +29,11 @@ def main(argv: list[str]) -> None:
             with error_log.kept(folder.path):
                 given, prepared = job.answers, job.prepared
                 policy = given.policy if given else weights.publish(job.config.model.model_name_or_path, 0)
-                folder.begin(policy, job.inputs())
+                folder.begin(policy, job.inputs(), job.prepared.chat.now)
                 with Cluster(job.config) as cluster:
                     with tracker.stage("start", 0):
                         engines, *judges = cluster.start_evaluation(
-                            None if given else policy, prepared.render, prepared.annotator, prepared.evaluator
+                            None if given else policy, prepared.chat, prepared.annotator, prepared.evaluator
                         )
                     job.run(policy, given or engines, *judges, folder, tracker)
         summary = job.summary(folder)

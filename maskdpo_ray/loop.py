@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from maskdpo_ray import batching, evaluate_stage, restarts
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.collect_stage import CollectStage
 from maskdpo_ray.config import Config
 from maskdpo_ray.evaluate_stage import EvaluateStage
@@ -49,7 +49,7 @@ class Loop:
     train_questions: Sequence[Question]
     eval_questions: dict[str, Sequence[Question]]
     """Held-out questions by split: `heldout`, and `transfer` when there is a second domain."""
-    tokenizer: Any
+    chat: Chat
     initial: Policy
     stages: Stages
     folder: RunFolder
@@ -57,7 +57,7 @@ class Loop:
 
     def run(self) -> None:
         """Every iteration and evaluation that the run folder does not hold yet."""
-        self.folder.begin(self.initial, {"train": self.train_questions, **self.eval_questions})
+        self.folder.begin(self.initial, {"train": self.train_questions, **self.eval_questions}, self.chat.now)
         policy = self._newest_policy()
         self._finish_ahead(policy)
         self.stages.engines.load(policy)
@@ -124,7 +124,7 @@ class Loop:
     @cached_property
     def _collect_stage(self) -> CollectStage:
         rest = (self.stages, self.folder, self.tracker, self._failures)
-        return CollectStage(self.config, self.train_questions, self.tokenizer, *rest)
+        return CollectStage(self.config, self.train_questions, self.chat.tokenizer, *rest)
 
     @cached_property
     def _failures(self) -> Failures:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from maskdpo_ray.errors import ConfigError, MaskError
 from maskdpo_ray.records import CORRECT, INCORRECT, LABELS, Annotation
-from maskdpo_ray.spelling import num_trailing, special_ids, token_spans
+from maskdpo_ray.spelling import added_tokens, num_trailing, special_ids, token_spans
 
 __all__ = ["MASK_DPO", "VANILLA", "MaskPolicy", "token_spans", "token_weights"]
 
@@ -27,6 +27,7 @@ def token_weights(
     spans: Sequence[tuple[int, int]],
     span_weights: Sequence[float],
     eos: Literal["last_sentence", "keep", "drop"] = "last_sentence",
+    blocks: Sequence[tuple[int, int]] = (),
 ) -> list[float]:
     """One weight per token id, from the weights of the sentences.
 
@@ -36,8 +37,10 @@ def token_weights(
       also holds sentence characters: " It" goes with the sentence of "It".
     - A token without sentence characters (white space, or text that no span covers) has the smaller
       weight of its two neighbouring sentences; before the first and after the last one, that one's.
-    - A special token inside the text goes by its place. Special tokens at the end follow `eos`: the
-      last sentence's weight, 1 ("keep") or 0 ("drop").
+    - A special token inside the text goes by its place. Special tokens at the end, and another added
+      one that is the last and in no sentence, follow `eos`: the last sentence's weight, 1 ("keep") or
+      0 ("drop").
+    - A token that lies in one of the `blocks` has weight 0.
 
     Args:
         tokenizer: see `maskdpo_ray.spelling.token_spans`.
@@ -46,6 +49,7 @@ def token_weights(
         spans: (start, end) of each sentence, in characters of `text`, in any order.
         span_weights: one per span, finite and at least 0.
         eos: rule for trailing special tokens.
+        blocks: (start, end) of what is not the answer, as thinking, in characters of `text`.
 
     Raises:
         MaskError: when the ids do not spell `text`; when there is no span, or one is out of range,
@@ -60,8 +64,9 @@ def token_weights(
     weights = [weight for _, _, weight in sentences]
 
     special = special_ids(tokenizer, token_ids)
+    ranges = token_spans(tokenizer, token_ids, text, special)
     result, first, last = [], 0, 0  # of the sentences; as tokens go on, so do they
-    for start, end in token_spans(tokenizer, token_ids, text, special):
+    for start, end in ranges:
         # An empty range counts as lying in the sentence that goes on around it.
         while first < len(ends) and ends[first] <= start:
             first += 1
@@ -73,7 +78,12 @@ def token_weights(
             result.append(min(weights[first:last]))
         else:
             result.append(min(weights[max(first - 1, 0) : first + 1]))
-    num_special = num_trailing([int(token) in special for token in token_ids])
+        if any(begin <= start and end <= stop for begin, stop in blocks):
+            result[-1] = 0.0
+    is_end = [int(token) in special for token in token_ids]
+    if ranges and ranges[-1][0] >= ends[-1] and int(token_ids[-1]) in added_tokens(tokenizer):
+        is_end[-1] = True
+    num_special = num_trailing(is_end)
     if num_special:
         at_end = {"last_sentence": weights[-1], "keep": 1.0, "drop": 0.0}[eos]
         result[-num_special:] = [at_end] * num_special

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray import other_folders, plain_model, weights_file
 from maskdpo_ray.config import ModelConfig, VllmConfig
-from maskdpo_ray.errors import ConfigError, ModelError, shown
+from maskdpo_ray.errors import ConfigError, MaskError, ModelError, shown
 from maskdpo_ray.quiet import quiet
+from maskdpo_ray.spelling import token_spans
 
 _DTYPES = ("BF16", "F16", "F32", "F64")
+
+_OURS = ("messages", "add_generation_prompt", "strftime_now", "raise_exception", "tojson")
+"""What a chat template is given in any case."""
+_SPELLED = ("Its capital is Kigali. It lies in Asia.", "A river's length: 3.5 km, is it?\n\n- Yes, it is!")
+"""Texts of words, as answers have them."""
 
 Shapes = dict[str, list[int]]
 """Tensor name -> shape."""
@@ -254,16 +261,68 @@ def _tokenizer(model: ModelConfig) -> Any:
             GenerationConfig.from_pretrained(folder).validate(strict=True)
         except Exception as error:
             raise ModelError(f"{file}: expected settings that transformers saves, got: {_reason(error)}") from error
+    if model.chat_template is not None:
+        tokenizer.chat_template = template(model.chat_template)
     if not tokenizer.chat_template:
         raise ModelError(f"model.model_name_or_path: expected a chat template in {str(folder)!r}, found none")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.model_name_or_path: expected an EOS token in {str(folder)!r}, found none")
     try:  # now: later the question would be blamed
-        tokenizer.apply_chat_template([{"role": "user", "content": "A question?"}], add_generation_prompt=True)
+        _refuse_options(tokenizer, model.chat_template_kwargs or {})
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": "A question?"}],
+            add_generation_prompt=True,
+            tokenize=False,
+            **(model.chat_template_kwargs or {}),
+        )
+    except ConfigError:
+        raise
     except Exception as error:  # a template is a program, which can fail in any way
         reason = f"{type(error).__name__}: {_reason(error)}"
-        raise ModelError(f"{folder}: expected a chat template that takes a question, got {reason}") from error
+        where = folder if model.chat_template is None else f"model.chat_template: {model.chat_template}"
+        raise ModelError(f"{where}: expected a chat template that takes a question, got {reason}") from error
+    _refuse_unlocatable(tokenizer, folder)
     return tokenizer
+
+
+def template(file: str) -> str:
+    """The chat template in a file. Raises ConfigError about `model.chat_template` when there is none."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"model.chat_template: expected a file of a chat template, got {file!r}: {reason}") from None
+    if not text.strip():
+        raise ConfigError(f"model.chat_template: expected a file of a chat template, got {file!r}, which is empty")
+    return text
+
+
+def _refuse_options(tokenizer: Any, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError naming a value that the chat template does not ask for, or is given by us."""
+    from transformers.utils.chat_template_utils import _get_template_variables
+
+    asked = _get_template_variables(tokenizer.get_chat_template())
+    known = sorted(asked - {*_OURS, *tokenizer.special_tokens_map})
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            expected = f"one of the names that the chat template asks for ({', '.join(known) or 'none'})"
+            raise ConfigError(f"model.chat_template_kwargs: expected {expected}, got {name!r}{hint}")
+
+
+def _refuse_unlocatable(tokenizer: Any, folder: Path) -> None:
+    """Raise ModelError when no answer's token ids could be told to spell its text: masks would drop every pair."""
+    for text in _SPELLED:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        shown = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        try:
+            token_spans(tokenizer, ids, shown)
+        except MaskError as error:
+            raise ModelError(
+                f"{folder}: expected a tokenizer whose tokens spell their text (byte-level BPE or SentencePiece), "
+                f"got {type(tokenizer).__name__}: {error}"
+            ) from None
 
 
 def _load(kind: Any, expected: str, model: ModelConfig) -> Any:

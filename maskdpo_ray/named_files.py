@@ -1,4 +1,4 @@
-"""Files and model folders that the options of annotator and evaluator name: labels depend on what they hold."""
+"""Files and model folders that options name: prompts and labels depend on what they hold."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def checksums(config: Mapping[str, Any]) -> dict[str, str]:
     """
     annotation, evaluation = config.get("annotation", {}), config.get("eval", {})
     named = {
+        "model.chat_template": config.get("model", {}).get("chat_template"),
         "annotation.options": annotation.get("options"),
         "eval.options": evaluation.get("options"),
         "eval.perplexity_model": evaluation.get("perplexity_model"),

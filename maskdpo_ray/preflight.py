@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from maskdpo_ray import annotators, engine_limits, evaluators, lora_targets, model_folder, questions
+from maskdpo_ray import annotators, chat, engine_limits, evaluators, lora_targets, model_folder, questions
 from maskdpo_ray.annotators import Annotator
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.config import Config, DataConfig
 from maskdpo_ray.dropped import Dropped, Reason
 from maskdpo_ray.errors import ConfigError, DataError, RecordError
@@ -27,8 +27,7 @@ class Prepared:
     evaluation: dict[str, Sequence[Question]]
     """By split: `heldout`, and `transfer` when there is a second domain."""
     annotator: Annotator
-    tokenizer: Any
-    render: Callable[[Question], list[int]]
+    chat: Chat
     evaluator: Evaluator | None = None
     """None where nothing but the annotator judges."""
     dropped: Sequence[Dropped] = ()
@@ -97,12 +96,11 @@ def check(config: Config) -> Prepared:
             f"got {config.rollout.max_new_tokens}"
         )
     engine_limits.check_model(config, model.config, model.file, limit)
-    tokenizer = model.tokenizer
-    render = partial(questions.render, tokenizer)
-    prompts = questions.Prompts(render, tokenizer, limit, config.rollout.max_new_tokens, model.config.vocab_size)
+    own = chat.of(config, model.tokenizer)
+    prompts = questions.Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     splits.sift(lambda _, question: prompts.check(question))
     splits.check()
-    return Prepared(splits.train, splits.evaluation, annotator, tokenizer, render, evaluator, splits.sources)
+    return Prepared(splits.train, splits.evaluation, annotator, own, evaluator, splits.sources)
 
 
 def judges(config: Config) -> tuple[Annotator, Evaluator | None]:

@@ -1,4 +1,4 @@
-"""Questions: read, checked, split by topic, rendered as prompts."""
+"""Questions: read, checked, split by topic, and whether their prompts fit the policy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.dropped import Dropped, Reason
-from maskdpo_ray.errors import DataError, ModelError, RecordError, shown
+from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.formats import rendered
 from maskdpo_ray.formats.conversation import Messages, messages
 from maskdpo_ray.formats.json_items import objects
@@ -115,46 +116,12 @@ def topic_key(topic: str) -> str:
     return _normal(topic)
 
 
-def render(tokenizer: Any, question: Question) -> list[int]:
-    """Token ids of the question's prompt: the tokenizer's chat template with its generation prompt.
-
-    Raises ModelError when the tokenizer has no chat template, DataError when the template refuses the prompt.
-    """
-    if not tokenizer.chat_template:
-        name = tokenizer.name_or_path or type(tokenizer).__name__
-        raise ModelError(f"{name}: expected a chat template, got none; use a model tuned for chat")
-    conversation = [dict(message) for message in question.prompt]
-    try:
-        ids = tokenizer.apply_chat_template(
-            conversation,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-            # Without its warning about long prompts: `Prompts` refuses them.
-            tokenizer_kwargs={"verbose": False},
-        )
-    except Exception as error:  # a template is a program, which can fail in any way
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(
-            f"question {question.id!r}: expected messages that the model's chat template takes, got {reason}"
-        ) from error
-    return [int(token) for token in ids]
-
-
 class Prompts:
     """Checks rendered prompts, one question after the other."""
 
-    def __init__(
-        self,
-        render: Callable[[Question], list[int]],
-        tokenizer: Any,
-        max_len: int,
-        max_new_tokens: int,
-        vocab_size: int,
-    ) -> None:
+    def __init__(self, chat: Chat, max_len: int, max_new_tokens: int, vocab_size: int) -> None:
         """Every prompt and its answer of `max_new_tokens` are to fit into `max_len` tokens."""
-        self._render = render
-        self._tokenizer = tokenizer
+        self._chat = chat
         self._max_len = max_len
         self._max_new_tokens = max_new_tokens
         self._vocab_size = vocab_size
@@ -167,18 +134,13 @@ class Prompts:
 
         Raises RecordError when the template refuses it or leaves a tool's turn out, when its prompt leaves no room for
         the answer, has no text, a token id that the model lacks, or is the prompt of other messages too; ModelError
-        as `render`.
+        as `Chat.prompt_ids`.
         """
         where = f"question {question.id!r}"
-        rendered.refuse_left_out(self._tokenizer, question.prompt, f"{where}: prompt")
-        try:
-            ids = self._render(question)
-        except RecordError:
-            raise
-        except DataError as error:
-            raise RecordError(str(error), Reason.NOT_RENDERED) from error
+        rendered.refuse_left_out(self._chat, question.prompt, f"{where}: prompt")
+        ids = self._chat.prompt_ids(question)
         length, room = len(ids), self._max_len - self._max_new_tokens
-        if not self._tokenizer.decode(ids, skip_special_tokens=True).strip():
+        if not self._chat.tokenizer.decode(ids, skip_special_tokens=True).strip():
             message = f"{where}: expected text from the model's chat template, got {length} tokens without text"
             raise RecordError(message, Reason.EMPTY_PROMPT)
         if max(ids) >= self._vocab_size:

@@ -64,6 +64,20 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A part of an answer's text that is not the answer: what the policy thought (its tags and the white space behind
+    them included), or what its chat template writes before every answer. No sentence, no weight, no length.
+    """
+
+    start: int
+    """First character, an offset into `Rollout.text`."""
+    end: int
+    """One past the last character."""
+    tokens: int
+    """Token ids that lie in it; 0 where an answer has none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One sampled answer."""
 
@@ -78,6 +92,8 @@ class Rollout:
     """`stop` or `length` (cut off at the limit)."""
     policy_version: int
     """0 is the initial policy, i + 1 the policy after iteration i."""
+    blocks: tuple[Block, ...] = ()
+    """In order and not overlapping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +191,7 @@ def _by_fields(kind: type) -> None:
     kind.__reduce__ = __reduce__  # type: ignore[method-assign]
 
 
-for _kind in (Question, Rollout, Sentence, Annotation, JudgedFact, Judgement, ScoredAnswer, PreferencePair):
+for _kind in (Question, Block, Rollout, Sentence, Annotation, JudgedFact, Judgement, ScoredAnswer, PreferencePair):
     _by_fields(_kind)  # each has more than one field
 
 Record = TypeVar("Record")

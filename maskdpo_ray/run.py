@@ -49,10 +49,10 @@ def main(argv: list[str]) -> None:
         else:
             with error_log.kept(path):
                 initial = weights.publish(config.model.model_name_or_path, 0)
-                inputs = (config, prepared.train, prepared.evaluation, prepared.tokenizer, initial)
+                inputs = (config, prepared.train, prepared.evaluation, prepared.chat, initial)
                 with Cluster(config) as cluster:
                     with tracker.stage("start", 0):
-                        stages = cluster.start(initial, prepared.render, prepared.annotator, prepared.evaluator)
+                        stages = cluster.start(initial, prepared.chat, prepared.annotator, prepared.evaluator)
                     Loop(*inputs, stages, folder, tracker).run()
         result = {**summary.build(path), **prepared.dropped_json()}
         folder.write_json("summary.json", result)

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -272,14 +273,14 @@ class RunFolder:
 
     # Stages
 
-    def begin(self, initial: Policy, questions: Questions) -> None:
-        """Note what the run begins with.
+    def begin(self, initial: Policy, questions: Questions, rendered_at: datetime | None = None) -> None:
+        """Note what the run begins with; `rendered_at`: see `Chat.now`.
 
         Raises RunFolderError when it began with other weights or questions, or other files that the options name.
         """
         begun = self.finished("begin", 0)
         if begun is None:
-            self.finish("begin", 0, **beginning.facts(initial, questions, self._config))
+            self.finish("begin", 0, **beginning.facts(initial, questions, self._config, rendered_at))
         else:
             beginning.refuse_other_weights(self.path, begun, initial)
             beginning.refuse_other_questions(self.path, begun, questions)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os.path
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate, groupby
@@ -38,7 +39,8 @@ def token_spans(
             one of mistral-common's, a `tokenizers.Tokenizer` or a `tiktoken.Encoding`.
         token_ids: as sampled.
         text: what they decode to, with special tokens or without, no clean-up of spaces; or what an
-            engine streams, which never shows the last tokens when they end within a character.
+            engine streams, which shows neither the token at which it stopped nor the last tokens when
+            they end within a character.
         special: what `special_ids` says of them; none: it is asked.
 
     Returns:
@@ -56,20 +58,23 @@ def token_spans(
     def agreeing(decoded: str) -> int:
         return len(os.path.commonprefix([decoded, text]))
 
-    for hidden in _hidden(ids, special):
+    for hidden in _hidden(ids, special, bool(ids) and ids[-1] in added_tokens(tokenizer)):
         shown = ["" if hide else piece for piece, hide in zip(pieces, hidden, strict=True)]
         for spelled in _readings(shown, text):
             decoded = b"".join(spelled).decode("utf-8", "replace")
             if decoded == text:
                 return _ranges(spelled, text)
             without_cut = without_cut or _without_cut(spelled, text)
-            closest = max(closest, decoded, key=agreeing)
+            closest = max(closest or decoded, decoded, key=agreeing)
     if without_cut is not None:
         return _ranges(without_cut, text)
     at = agreeing(closest)
+    expected, got = text[at : at + 20], closest[at : at + 20]
+    alike = unicodedata.normalize("NFKC", expected)[:1] == unicodedata.normalize("NFKC", got)[:1]
+    written = ascii if alike else repr  # characters that look the same are told apart by their codes
     raise MaskError(
         f"token ids do not spell the text: they differ from character {at} on, "
-        f"expected {text[at : at + 20]!r}, got {closest[at : at + 20]!r}"
+        f"expected {written(expected)}, got {written(got)}"
     )
 
 
@@ -89,15 +94,30 @@ def special_ids(tokenizer: Any, token_ids: Iterable[int]) -> set[int]:
 def _asked_special_ids(tokenizer: Any, present: set[int]) -> set[int]:
     special = {*getattr(tokenizer, "all_special_ids", ()), *getattr(tokenizer, "special_ids", ())}
     # Hugging Face decodes without every added token that is flagged special, named ones or not.
-    added = getattr(tokenizer, "added_tokens_decoder", None)
-    if added is None and hasattr(tokenizer, "get_added_tokens_decoder"):
-        added = tokenizer.get_added_tokens_decoder()
-    special |= {token for token, content in (added or {}).items() if content.special}
+    special |= {token for token, content in _added(tokenizer).items() if content.special}
     if hasattr(tokenizer, "IsControl"):
         special |= {token for token in present if 0 <= token < len(tokenizer) and tokenizer.IsControl(token)}
     if hasattr(tokenizer, "special_tokens_set"):
         special |= {tokenizer.encode_single_token(content) for content in tokenizer.special_tokens_set}
     return special & present
+
+
+def added_tokens(tokenizer: Any) -> dict[int, str]:
+    """Id -> text of the tokens that were added to a Hugging Face vocabulary, flagged special or not; {} of others.
+
+    It is asked once.
+    """
+    known = _known(tokenizer)
+    if known.added is None:
+        known.added = {token: str(content.content) for token, content in _added(_unwrapped(tokenizer)).items()}
+    return known.added
+
+
+def _added(tokenizer: Any) -> dict[int, Any]:
+    added = getattr(tokenizer, "added_tokens_decoder", None)
+    if added is None and hasattr(tokenizer, "get_added_tokens_decoder"):
+        added = tokenizer.get_added_tokens_decoder()
+    return added or {}
 
 
 def _unwrapped(tokenizer: Any) -> Any:
@@ -144,6 +164,7 @@ class _Known:
     def __init__(self) -> None:
         self.pieces: dict[int, Piece] = {}
         self.is_special: dict[int, bool] = {}
+        self.added: dict[int, str] | None = None
 
 
 _known_by_tokenizer: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
@@ -156,14 +177,20 @@ def _known(tokenizer: Any) -> _Known:
         return _Known()
 
 
-def _hidden(ids: Sequence[int], special: set[int]) -> Iterator[list[bool]]:
-    """Which tokens a text leaves out: every special one; the last ones; none."""
+def _hidden(ids: Sequence[int], special: set[int], is_last_added: bool) -> Iterator[list[bool]]:
+    """Which tokens a text leaves out: every special one; the last ones; none.
+
+    An engine leaves out the token at which it stopped, too, special or not: an added one, if it was added to end turns.
+    """
     everywhere = [token in special for token in ids]
     yield everywhere
     if any(everywhere):
         num_shown = len(ids) - num_trailing(everywhere)
         yield [index >= num_shown for index in range(len(ids))]
         yield [False] * len(ids)
+    if is_last_added and not everywhere[-1]:
+        yield [*everywhere[:-1], True]
+        yield [index == len(ids) - 1 for index in range(len(ids))]
 
 
 def num_trailing(flags: Sequence[bool]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fakes
-from fakes import CharTokenizer, Events
+from fakes import CharChat, Events
 
 from maskdpo_ray import cli
 from maskdpo_ray.config import Config, DataConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrainConfig
@@ -65,7 +65,7 @@ def run(
     with RunFolder.open(path, resolved, {}) as folder, Tracker(path, config.logger, resolved) as tracker:
         stages = stages_of(config, events, shuffle)
         questions = [fakes.question(name) for name in names]
-        Loop(config, questions, evaluation, CharTokenizer(), initial, stages, folder, tracker).run()
+        Loop(config, questions, evaluation, CharChat(), initial, stages, folder, tracker).run()
         assert is_finished(config, evaluation, folder)
     return events
 

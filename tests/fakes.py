@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from actors import weights
 from maskdpo_ray import batching, stage_files
 from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config, ModelConfig
 from maskdpo_ray.entries import Proof
@@ -38,6 +40,7 @@ from maskdpo_ray.records import (
 )
 from maskdpo_ray.reference import PairLogps
 from maskdpo_ray.stages import Answered, Failed, Labelled, Stages
+from maskdpo_ray.thinking import Tags
 
 EOS = 0
 CONFIG = Config(model=ModelConfig(model_name_or_path="m"))
@@ -81,6 +84,18 @@ def question(name: str) -> Question:
 def render(asked: Question) -> list[int]:
     """Prompt ids: one a character."""
     return [ord(character) for character in asked.prompt[-1]["content"]]
+
+
+class CharChat(Chat):
+    """Prompts of `render`, answers of `answers`."""
+
+    def __init__(self) -> None:
+        super().__init__(CharTokenizer(), tags=Tags(()), now=datetime(2025, 1, 1))
+
+    ends = (EOS,)
+
+    def prompt_ids(self, question: Question) -> list[int]:
+        return render(question)
 
 
 def answers(name: str, version: int, seed: object, count: int) -> tuple[Rollout, ...]:

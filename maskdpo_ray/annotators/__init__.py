@@ -18,7 +18,8 @@ class Annotator(Protocol):
 
     One that can label several questions at once, `annotate` called from several threads, says how many in an integer
     attribute `max_concurrency`; without it an actor labels one question at a time. One that runs on GPUs says on how
-    many in `num_gpus`, so that a config that reserves too few is refused.
+    many in `num_gpus`, so that a config that reserves too few is refused. Answers come without their thinking blocks
+    (`rollout.thinking`), and spans are of that text, unless an attribute `judges_thinking` is true.
     """
 
     def check(self, question: Question) -> None:

@@ -47,6 +47,9 @@ class ReplayAnnotator:
     the file must stay as it is, and lie at the same path on every node.
     """
 
+    judges_thinking = True
+    """Lines have the whole answer."""
+
     def __init__(self, file: str) -> None:
         """Read the file through.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from maskdpo_ray import annotators, preflight, questions, ray_address
+from maskdpo_ray import annotators, preflight, questions, ray_address, thinking
 from maskdpo_ray.annotators import Annotator
 from maskdpo_ray.commands import answers_file
 from maskdpo_ray.commands.answers_file import Given
@@ -25,6 +25,7 @@ from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import Question
 from maskdpo_ray.report.progress import track
 from maskdpo_ray.stages import Annotators, Answered
+from maskdpo_ray.thinking import Tags
 from maskdpo_ray.unparsed import UnparsedShare
 
 
@@ -46,7 +47,8 @@ def prepare(argv: list[str]) -> Job:
     Plan(config).check_here("annotation actors")
     answers = Path(arguments.answers)
     dropped = [*(each for _, each in loaded), Dropped(answers, config.data.max_dropped)]
-    job = Job(config, command.dry_run, answers, by_id, annotator, labels, dropped)
+    tags = thinking.tags(config.rollout.thinking, config.model)
+    job = Job(config, command.dry_run, answers, by_id, annotator, labels, dropped, tags)
     for item in job.todo(job.dropped[-1]):
         job.num_groups += 1
         job.num_answers += len(item.rollouts)
@@ -65,6 +67,7 @@ class Job:
     labels: LabelsFile
     dropped: Sequence[Dropped]
     """What was left out of each file of questions, and at last of the answers."""
+    tags: Tags = field(default_factory=Tags)
     num_groups: int = 0
     num_answers: int = 0
     """To be labelled; equal answers to one question count once."""
@@ -83,7 +86,7 @@ class Job:
             for rollout in (rollout for _, _, given in group for rollout in given):
                 name = key(rollout.question_id, rollout.text)
                 if name not in seen and not self.labels.holds(rollout):
-                    rollouts.append(rollout)
+                    rollouts.append(self.tags.noted(rollout))
                 seen.add(name)
             if rollouts:
                 yield Answered(question, (), tuple(rollouts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from maskdpo_ray.errors import RecordError, shown
 from maskdpo_ray.formats.json_items import objects, record
 from maskdpo_ray.formats.own import refuse_impossible
 from maskdpo_ray.formats.preference import SIDES
-from maskdpo_ray.records import PreferencePair, Question, Rollout
+from maskdpo_ray.records import Block, PreferencePair, Question, Rollout
 
 Given = tuple[str, Question, tuple[Rollout, ...]]
 """("file:line", question, answers to it)."""
@@ -29,6 +29,7 @@ class Answer:
     token_ids: tuple[int, ...] = ()
     finish_reason: str = "stop"
     policy_version: int = 0
+    blocks: tuple[Block, ...] = ()
 
 
 def read(
@@ -57,9 +58,7 @@ def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where
 def rollout(item: dict[str, Any], where: str) -> Rollout:
     """An answer of whoever gave it. Raises RecordError naming `where` and the field."""
     answer = record(Answer, item, where)
-    found = Rollout(
-        answer.question_id, answer.sample, answer.token_ids, answer.text, answer.finish_reason, answer.policy_version
-    )
+    found = Rollout(**{each.name: getattr(answer, each.name) for each in fields(Rollout)})
     refuse_impossible(found, where)
     return found
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import evaluate_stage, model_folder, plan, preflight, questions, ray_address
+from maskdpo_ray import chat, evaluate_stage, model_folder, plan, preflight, questions, ray_address
 from maskdpo_ray.beginning import Questions
 from maskdpo_ray.commands import new_file, own_folder
 from maskdpo_ray.commands.arguments import Parser, with_config
@@ -70,16 +69,15 @@ def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers
         dropped = [Dropped(source, highest)]
         splits = {"heldout": questions.load(source, dropped[0])}
     model = model_folder.load(config.model)
-    tokenizer, asked_of = model.tokenizer, [question for split in splits.values() for question in split]
+    own, asked_of = chat.of(config, model.tokenizer), [question for split in splits.values() for question in split]
     dropped.append(Dropped(file, highest))
-    answers = GivenAnswers.read(file, asked_of, tokenizer, model.config.vocab_size, dropped[-1])
+    answers = GivenAnswers.read(file, asked_of, own, model.config.vocab_size, dropped[-1])
     found = {split: [each for each in asked if each.id in answers.by_question] for split, asked in splits.items()}
     evaluation = {split: asked for split, asked in found.items() if asked}
     for asked in evaluation.values():
         for question in asked:
             preflight.judgeable(annotator, evaluator, question)
-    render = partial(questions.render, tokenizer)
-    return answers, Prepared([], evaluation, annotator, tokenizer, render, evaluator, dropped)
+    return answers, Prepared([], evaluation, annotator, own, evaluator, dropped)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.commands import answers_file
 from maskdpo_ray.commands.answers_file import Given
 from maskdpo_ray.dropped import Dropped, Reason
@@ -31,9 +32,9 @@ class GivenAnswers:
 
     @classmethod
     def read(
-        cls, file: Path, questions: Iterable[Question], tokenizer: Any, vocab_size: int, dropped: Dropped | None = None
+        cls, file: Path, questions: Iterable[Question], chat: Chat, vocab_size: int, dropped: Dropped | None = None
     ) -> GivenAnswers:
-        """Answers that come without token ids get the tokenizer's, with EOS unless they were cut off.
+        """Answers that come without token ids get the chat's, with the end of turn unless they were cut off.
 
         Raises DataError naming the line that is no answer to one of `questions` or has a token id of `vocab_size` or
         more, or a question that has fewer answers than another.
@@ -47,7 +48,7 @@ class GivenAnswers:
         def answer_of(each: tuple[str, dict[str, Any]]) -> Rollout:
             where, item = each
             try:
-                return _answer(answers_file.given(item, by_id, "a held-out question", where), tokenizer, vocab_size)
+                return _answer(answers_file.given(item, by_id, "a held-out question", where), chat, vocab_size)
             except RecordError:
                 short.add(str(item.get("question_id")))
                 raise
@@ -88,7 +89,7 @@ class GivenAnswers:
             yield Answered(question, (), self.by_question[question.id])
 
 
-def _answer(given: Given, tokenizer: Any, vocab_size: int) -> Rollout:
+def _answer(given: Given, chat: Chat, vocab_size: int) -> Rollout:
     where, _, answers = given
     if len(answers) != 1:
         raise RecordError(f"{where}: expected an answer, got a pair of them", Reason.INVALID_FIELD)
@@ -98,10 +99,17 @@ def _answer(given: Given, tokenizer: Any, vocab_size: int) -> Rollout:
             f"{where}: token_ids: expected ids below the model's vocab_size {vocab_size}, got {unknown[0]}",
             Reason.OUTSIDE_VOCABULARY,
         )
-    return replace(answer, token_ids=answer.token_ids or token_ids(answer, tokenizer), policy_version=0)
+    return replace(with_ids(answer, chat, where), policy_version=0)
 
 
-def token_ids(answer: Rollout, tokenizer: Any) -> tuple[int, ...]:
-    """Those of an answer that comes without: the tokenizer's, with EOS unless it was cut off."""
-    ids: list[int] = tokenizer.encode(answer.text, add_special_tokens=False, verbose=False)
-    return (*ids, *([tokenizer.eos_token_id] if answer.finish_reason == "stop" else []))
+def with_ids(answer: Rollout, chat: Chat, where: str, prompt_ids: Sequence[int] = ()) -> Rollout:
+    """An answer with its thinking blocks and, if it comes without, the chat's token ids, the end of turn included
+    unless it was cut off. Raises RecordError as `Chat.answer_ids` does.
+    """
+    if answer.token_ids:
+        return chat.noted(answer, prompt_ids)
+    try:
+        ended = chat.noted(answer, prompt_ids).finish_reason == "stop"
+        return chat.noted(replace(answer, token_ids=tuple(chat.answer_ids(answer.text, ended))), prompt_ids)
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}", error.reason) from None

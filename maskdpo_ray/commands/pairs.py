@@ -53,7 +53,7 @@ def _pairs(
     """The pairs; `drops` counts why the other questions gave none. Raises DataError when none did."""
     any_pair = False
     for item in labelled:
-        outcome = pair_of(item, config, prepared.tokenizer)
+        outcome = pair_of(item, config, prepared.chat.tokenizer)
         if isinstance(outcome, DropReason):
             drops[outcome.value] += 1
         else:
@@ -87,7 +87,7 @@ def _labelled(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dr
                 expected = "a number of its own for each answer" if name == "sample" else "one for all answers"
                 message = f"{where}: {name}: expected {expected} to {question.id!r}, got {values}"
                 raise RecordError(message, Reason.INVALID_FIELD)
-        prompt_token_ids = tuple(prepared.render(question))
+        prompt_token_ids = tuple(prepared.chat.prompt_ids(question))
         return Labelled(question, prompt_token_ids, of_question, tuple(each.labels for each in answers))
 
     answers = _answers(rollouts, annotations, prepared, dropped)
@@ -111,8 +111,7 @@ def _answers(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dro
         if question is None:
             message = f"{where}: question_id: expected a training question, got {rollout.question_id!r}"
             raise RecordError(message, Reason.UNKNOWN_QUESTION)
-        if not rollout.token_ids:
-            rollout = replace(rollout, token_ids=given_answers.token_ids(rollout, prepared.tokenizer))
+        rollout = given_answers.with_ids(rollout, prepared.chat, where, prepared.chat.prompt_ids(question))
         try:
             if replayed is not None:
                 labels_where, [labels] = str(annotations), replayed.annotate([(question, rollout)])

@@ -9,6 +9,7 @@ from typing import Any
 
 from maskdpo_ray import formats
 from maskdpo_ray.annotators.replay import ReplayAnnotator
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.dropped import Dropped, Reason
 from maskdpo_ray.errors import AnnotatorError, RecordError
 from maskdpo_ray.formats import rendered
@@ -23,7 +24,7 @@ from maskdpo_ray.records import UNPARSED, PreferencePair, Question, Rollout, Sen
 class Reader:
     """How to read one."""
 
-    tokenizer: Any
+    chat: Chat
     max_len: int
     """Of prompt and answer together, tokens."""
     vocab_size: int
@@ -49,8 +50,8 @@ class Reader:
                 preference = formats.preference(item, where)
                 unnamed = {"question_id": "", "topic": ""} if preference.question_id == where else {}
                 once.refuse(replace(preference, **unnamed), where)
-                rendered.refuse_left_out(self.tokenizer, preference.prompt, f"{where}: prompt")
-                pair = to_pair(self._labelled(preference, labels, path, where), self.tokenizer, where)
+                rendered.refuse_left_out(self.chat, preference.prompt, f"{where}: prompt")
+                pair = to_pair(self._labelled(preference, labels, path, where), self.chat, where)
             self._refuse_unfit(pair, where)
             return pair
 

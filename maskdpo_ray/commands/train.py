@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import batching, lora_targets, model_folder, ray_address
+from maskdpo_ray import batching, chat, lora_targets, model_folder, ray_address
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.commands import new_file, own_folder
 from maskdpo_ray.commands.arguments import Parser, with_config
@@ -54,7 +55,8 @@ def prepare(argv: list[str]) -> Job:
         max_len = model_folder.max_len(model, config.vllm)
         ray_address.check(config.cluster)
     Plan(config).check_here("training ranks")
-    reader = Reader(model.tokenizer, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
+    own = chat.of(config, model.tokenizer)
+    reader = Reader(own, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
     kept, examples, drops = [], [], Counter[str]()
     dropped = Dropped(path, config.data.max_dropped)
     pairs = track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT)
@@ -70,7 +72,7 @@ def prepare(argv: list[str]) -> Job:
         raise DataError(f"{path}: expected pairs that something can be learned from, got none: {dict(drops)}")
     drops += dropped.counts
     summary = PairsSummary(dropped.records, len(kept), dict(drops), mixture(kept), examples=dropped.examples)
-    job = Job(config, command.dry_run, path, examples, summary)
+    job = Job(config, command.dry_run, path, examples, summary, own.now)
     own_folder.check(config, {"pairs": examples})
     return job
 
@@ -90,10 +92,12 @@ class Job:
     examples: list[TrainingExample]
     read: PairsSummary
     """What `pairs` holds; its questions are the pairs before any is dropped."""
+    rendered_at: datetime
+    """See `Chat.now`."""
 
     def begin(self, initial: Policy, folder: RunFolder) -> None:
         """Note what the run begins with. Raises RunFolderError when it began with other weights or pairs."""
-        folder.begin(initial, {"pairs": self.examples})
+        folder.begin(initial, {"pairs": self.examples}, self.rendered_at)
         folder.write_json("iter_000/pairs-summary.json", self.read)
 
     def run(self, initial: Policy, trainer: Trainer, folder: RunFolder, tracker: Tracker) -> Policy:

@@ -1,62 +1,39 @@
-"""From text to what the policy learns from: answers as token ids, prompts rendered by its chat template."""
+"""From text to what the policy learns from: answers as token ids, as the policy's chat writes them."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from maskdpo_ray import questions
-from maskdpo_ray.errors import DataError, MaskError, ModelError
+from maskdpo_ray.chat import Chat
+from maskdpo_ray.dropped import Reason
+from maskdpo_ray.errors import DataError, RecordError
 from maskdpo_ray.formats.preference import SIDES, Preference
 from maskdpo_ray.pairs import scored
-from maskdpo_ray.records import Annotation, PreferencePair, Question, Rollout
-from maskdpo_ray.spelling import special_ids, token_spans
-from maskdpo_ray.stages import Answered
+from maskdpo_ray.records import Annotation, PreferencePair, Rollout
 
 POLICY_VERSION = 0
 """Of answers that no policy of ours sampled: they count as the initial policy's."""
 
 
-def to_answered(preference: Preference, tokenizer: Any, where: str) -> Answered:
-    """The question and its two answers, chosen first, tokenized once and ended by EOS.
+def to_pair(preference: Preference, chat: Chat, where: str) -> PreferencePair:
+    """A labelled preference as a pair to learn from: token for token the template's finished conversations.
 
-    Raises DataError when an answer has no token ids that spell it or a text holds the tokenizer's special tokens,
-    ModelError when the tokenizer has no EOS or no chat template.
+    Raises RecordError as `Chat.turns` does, and for an answer of which the template keeps no sentence (`no_sentence`);
+    DataError without labels, ModelError when the tokenizer has no chat template.
     """
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"{tokenizer.name_or_path}: expected an EOS token, got none")
-    for i, message in enumerate(preference.prompt):
-        _encode(message["content"], tokenizer, f"{where}: prompt[{i}]")
-    question = Question(preference.question_id, preference.topic, preference.prompt)
-    rollouts = []
-    for sample, side in enumerate(SIDES):
-        text = getattr(preference, side).text
-        token_ids = (*_encode(text, tokenizer, f"{where}: {side}"), tokenizer.eos_token_id)
-        try:
-            token_spans(tokenizer, token_ids, text)
-        except MaskError as error:
-            raise DataError(f"{where}: {side}: expected text that the tokenizer spells back, got: {error}") from None
-        rollouts.append(Rollout(question.id, sample, token_ids, text, "stop", POLICY_VERSION))
-    return Answered(question, tuple(questions.render(tokenizer, question)), tuple(rollouts))
-
-
-def to_pair(preference: Preference, tokenizer: Any, where: str) -> PreferencePair:
-    """A labelled preference as a pair to learn from. Raises DataError, also without labels, and ModelError."""
-    answered = to_answered(preference, tokenizer, where)
-    answers = []
-    for rollout, side in zip(answered.rollouts, SIDES, strict=True):
-        sentences = getattr(preference, side).sentences
-        if not sentences:
+    given = [getattr(preference, side) for side in SIDES]
+    for side, answer in zip(SIDES, given, strict=True):
+        if not answer.sentences:
             raise DataError(f"{where}: {side}: expected labelled sentences, got none")
-        answers.append(scored(rollout, Annotation(rollout.question_id, rollout.sample, sentences)))
+    try:
+        prompt_ids, turns = chat.turns(preference.prompt, [answer.text for answer in given])
+        answers = []
+        for sample, (side, answer, turn) in enumerate(zip(SIDES, given, turns, strict=True)):
+            name = preference.question_id
+            rollout = Rollout(name, sample, turn.token_ids, turn.text, "stop", POLICY_VERSION, turn.blocks)
+            sentences = turn.spans(answer.text, answer.sentences)
+            if not sentences:
+                raise RecordError(f"{side}: expected a labelled sentence beside thinking, got none", Reason.NO_SENTENCE)
+            answers.append(scored(rollout, Annotation(name, sample, sentences)))
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}", error.reason) from None
     chosen, rejected = answers
-    return PreferencePair(
-        preference.question_id, preference.topic, answered.prompt_token_ids, chosen, rejected, POLICY_VERSION
-    )
-
-
-def _encode(text: str, tokenizer: Any, where: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
-    if special := special_ids(tokenizer, ids):
-        name = tokenizer.convert_ids_to_tokens(min(special))
-        raise DataError(f"{where}: expected text without special tokens (no chat template is applied), got {name!r}")
-    return ids
+    return PreferencePair(preference.question_id, preference.topic, prompt_ids, chosen, rejected, POLICY_VERSION)

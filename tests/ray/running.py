@@ -125,7 +125,9 @@ class Running:
         group = self.stages.engines
         if timeout_s is not None:
             cluster = dataclasses.replace(self.config.cluster, step_timeout_s=timeout_s, start_timeout_s=start_s)
-            group = RolloutGroup(dataclasses.replace(self.config, cluster=cluster), group.pool.handles, fakes.render)
+            group = RolloutGroup(
+                dataclasses.replace(self.config, cluster=cluster), group.pool.handles, fakes.CharChat()
+            )
         found: dict[str, Any] = {}
         for item in group.stream([fakes.question(name) for name in names], policy, 3, "train"):
             is_failed = isinstance(item, Failed)
@@ -142,7 +144,7 @@ def started(tmp_path: Path) -> Iterator[Running]:
     rank = type("Rank", (fake_rank.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
     before = set(psutil.Process().children(recursive=True))
     with Cluster(config, engine=engine, rank=rank) as cluster:
-        stages = cluster.start(initial, fakes.render, annotators.build("facts"), evaluators.build("factscore"))
+        stages = cluster.start(initial, fakes.CharChat(), annotators.build("facts"), evaluators.build("factscore"))
         running = Running(config, stages, initial, tmp_path)
         yield running
     assert set(psutil.Process().children(recursive=True)) - before == set()

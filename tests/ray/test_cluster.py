@@ -240,7 +240,7 @@ def test_not_enough_cpus(tmp_path: Path) -> None:
     config = config_for(tmp_path, cpus_per_engine=1000, cpus_per_rank=0.5)
     expected = r"^not enough CPUs: .* 2 x 1000 \(rollout engines\) \+ 2 x 0.5 \(training ranks\) = 2001;"
     with pytest.raises(ClusterError, match=expected), Cluster(config) as cluster:
-        cluster.start(Policy(0, "nowhere", ""), fakes.render, annotators.build("facts"))
+        cluster.start(Policy(0, "nowhere", ""), fakes.CharChat(), annotators.build("facts"))
     assert set(psutil.Process().children(recursive=True)) - before == set()
 
 
@@ -261,7 +261,7 @@ def test_a_stop_is_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     engine = type("Engine", (EndsBadly,), {"log": str(tmp_path / "engine.jsonl")})
     initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
     with pytest.raises(KeyboardInterrupt), Cluster(config_for(tmp_path), engine) as cluster:
-        cluster.start_evaluation(initial, fakes.render, annotators.build("facts"), None)
+        cluster.start_evaluation(initial, fakes.CharChat(), annotators.build("facts"), None)
         raise KeyboardInterrupt
     assert (tmp_path / "first-to-close").exists()
     assert "failed" not in "".join(capfd.readouterr())

@@ -186,4 +186,4 @@ def test_a_start_that_fails_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"^policy version 0: expected it at .*/gone on this node, found none$"):  # noqa: SIM117
         with Cluster(config) as cluster:
             gone = type(initial)(0, str(tmp_path / "gone"), initial.checksum)
-            cluster.start(gone, fakes.render, annotators.build("facts"))
+            cluster.start(gone, fakes.CharChat(), annotators.build("facts"))

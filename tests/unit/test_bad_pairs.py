@@ -152,11 +152,6 @@ TRAIN: dict[str, Case] = {
         THEIRS,
         "theirs.jsonl:1: rejected[0].content: expected text that is not empty, got ''",
     ),
-    "EOS in a text": (
-        write("theirs.jsonl", lines({**TRL, "chosen": "Yes.</s>"})),
-        f"{THEIRS} --mask.policy vanilla",
-        "theirs.jsonl:1: chosen: expected text without special tokens (no chat template is applied), got '</s>'",
-    ),
     "a sentence of another answer": (
         write("theirs.jsonl", lines({**AUTHORS, "chosen_item": {"sents": ["Maybe."], "type": ["ok"]}})),
         THEIRS,

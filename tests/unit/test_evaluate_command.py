@@ -10,7 +10,7 @@ from typing import Any
 import fakes
 import pytest
 import yaml
-from fakes import RIGHT, WRONG, CharTokenizer, Events, Stopped
+from fakes import RIGHT, WRONG, CharChat, Events, Stopped
 
 from actors import weights
 from maskdpo_ray import cli, evaluation, judged, preflight
@@ -79,7 +79,7 @@ def loop(folder: Path) -> Path:
     prepared, stages = preflight.check(config), fakes.stages(config, Events(), shuffle=3)
     initial = weights.publish(config.model.model_name_or_path, 0)
     with own_folder.opened(config) as (run_folder, tracker):
-        inputs = (config, prepared.train, prepared.evaluation, CharTokenizer(), initial)
+        inputs = (config, prepared.train, prepared.evaluation, CharChat(), initial)
         Loop(*inputs, stages, run_folder, tracker).run()
     return folder / "loop"
 

@@ -19,7 +19,7 @@ def test_token_ids_are_of_the_vocabulary(tmp_path: Path, token: int) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def read() -> GivenAnswers:
-        return GivenAnswers.read(file, [fakes.question("a")], fakes.CharTokenizer(), vocab_size=256)
+        return GivenAnswers.read(file, [fakes.question("a")], fakes.CharChat(), vocab_size=256)
 
     if token < 256:
         assert read().by_question["a"][1].token_ids == (97, token)

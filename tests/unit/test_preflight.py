@@ -325,7 +325,7 @@ def test_good_input(config: Config) -> None:
     assert len(prepared.train) == 4
     assert {split: len(held) for split, held in prepared.evaluation.items()} == {"heldout": 2}
     question = prepared.train[0]
-    text = prepared.tokenizer.decode(prepared.render(question))
+    text = prepared.chat.tokenizer.decode(prepared.chat.prompt_ids(question))
     assert question.prompt[-1]["content"] in text and text.endswith("<|im_start|>assistant\n")
 
 

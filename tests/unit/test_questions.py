@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.errors import DataError, ModelError
-from maskdpo_ray.questions import Prompts, check_disjoint, limit_topics, load, render, split_by_topic
+from maskdpo_ray.questions import Prompts, check_disjoint, limit_topics, load, split_by_topic
 from maskdpo_ray.records import Question
 
 
@@ -255,13 +255,18 @@ class LetterTokenizer:
         "<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
 
-    def apply_chat_template(self, messages, add_generation_prompt, tokenize, return_dict, tokenizer_kwargs):
+    eos_token_id = 0
+
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize, **given):
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        assert tokenize and not return_dict
+        assert not tokenize
         (text,), _ = render_jinja_template(
-            [messages], chat_template=self.chat_template, add_generation_prompt=add_generation_prompt
+            [messages], chat_template=self.chat_template, add_generation_prompt=add_generation_prompt, **given
         )
+        return text
+
+    def encode(self, text, add_special_tokens, verbose):
         return [ord(letter) for letter in text]
 
     def decode(self, ids, skip_special_tokens):
@@ -274,26 +279,26 @@ def test_render_is_the_chat_template_with_its_generation_prompt():
         "t",
         ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "é"}),
     )
-    ids = render(LetterTokenizer(), question)
+    ids = Chat(LetterTokenizer()).prompt_ids(question)
     assert "".join(map(chr, ids)) == "<user>hi<assistant>yes<user>é<assistant>"
 
 
 def test_render_refuses_what_the_template_refuses():
     question = Question("a", "t", ({"role": "system", "content": "s"}, {"role": "user", "content": "u"}))
     with pytest.raises(DataError, match=r"^question 'a': expected messages .*, got TemplateError: no system role$"):
-        render(LetterTokenizer(), question)
+        Chat(LetterTokenizer()).prompt_ids(question)
 
 
 def test_model_without_chat_template():
     tokenizer = LetterTokenizer()
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="^letters: expected a chat template, got none"):
-        render(tokenizer, ask("a", "t"))
+        Chat(tokenizer).prompt_ids(ask("a", "t"))
 
 
 def check_prompts(tokenizer, questions, max_len, max_new_tokens, vocab_size):
     """Length of the longest prompt."""
-    prompts = Prompts(partial(render, tokenizer), tokenizer, max_len, max_new_tokens, vocab_size)
+    prompts = Prompts(Chat(tokenizer), max_len, max_new_tokens, vocab_size)
     assert [prompts.check(question) for question in questions] == questions
     return prompts.longest
 
@@ -316,7 +321,7 @@ def test_render_with_the_bundled_models_tokenizer(bundled_model):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(bundled_model)
-    ids = render(tokenizer, ask("a", "t", "Hello"))
+    ids = Chat(tokenizer).prompt_ids(ask("a", "t", "Hello"))
     assert all(type(token) is int for token in ids)
     text = tokenizer.decode(ids)
     assert text.startswith("<|im_start|>system\n")
@@ -326,7 +331,7 @@ def test_render_with_the_bundled_models_tokenizer(bundled_model):
 def test_a_template_that_drops_the_question_is_refused():
     class Deaf(LetterTokenizer):
         def apply_chat_template(self, *_, **__):
-            return [ord(letter) for letter in "hello"]
+            return "hello"
 
     same = [ask("a", "t", "Who?"), ask("b", "t", "Who?")]
     assert check_prompts(Deaf(), same, 99, 10, vocab_size=128) == 5

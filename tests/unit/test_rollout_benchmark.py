@@ -20,7 +20,9 @@ def test_work_is_the_configs_first_training_questions(tiny_model: Path) -> None:
     work = rollout.Work.of(rollout.parse(words))
     assert len(work.asked) == 3 + rollout.WARM_UP and work.config.engine_dtype == "float32"
     assert (work.config.rollout.max_new_tokens, work.config.rollout.n_samples_per_prompt) == (7, 8)
-    assert work.tokenizer.decode(work.prompt(work.asked[0])).count("<|im_start|>assistant") == 3  # two shots
+    assert (
+        work.chat.tokenizer.decode(work.chat.prompt_ids(work.asked[0])).count("<|im_start|>assistant") == 3
+    )  # two shots
 
 
 def test_only_what_comes_after_the_warm_up_counts(tiny_model: Path) -> None:

@@ -14,6 +14,7 @@ from fakes import Events, FakeTrainer, Stopped
 from actors import weights
 from maskdpo_ray import batching, questions
 from maskdpo_ray.annotators.replay import LabelledAnswer
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.commands import own_folder, train
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.formats import WRITERS
@@ -55,7 +56,7 @@ def folder(tmp_path: Path, tiny_model: Path, once: ModelFolder) -> Path:
         "train": {"batch_size": 2, "max_epochs": 2},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    write(tmp_path / "ours.jsonl", [to_pair(each, once.tokenizer, "here") for each in PREFERENCES])
+    write(tmp_path / "ours.jsonl", [to_pair(each, Chat(once.tokenizer), "here") for each in PREFERENCES])
     for name, to_json_of in WRITERS.items():
         write(tmp_path / f"{name}.jsonl", [to_json_of(each) for each in PREFERENCES])
     write(tmp_path / "bare.jsonl", [bare(each) for each in PREFERENCES])
@@ -91,7 +92,7 @@ def test_every_format_is_the_same_lesson(folder: Path, once: ModelFolder, source
     job = prepare(folder, source=f"{source}.jsonl")
     assert [example.pair_id for example in job.examples] == [f"q{i}#{i}" for i in range(5)]
     for example, each in zip(job.examples, PREFERENCES, strict=True):
-        pair = to_pair(each, once.tokenizer, "here")
+        pair = to_pair(each, Chat(once.tokenizer), "here")
         expected = batching.make_example(pair, once.tokenizer, MASK_DPO, "last_sentence")
         for name in (
             "prompt_token_ids",
@@ -155,7 +156,7 @@ def test_several_pairs_of_one_question(folder: Path, tiny_model: Path) -> None:
 
 def test_drops_are_counted(folder: Path, once: ModelFolder) -> None:
     right_only = preference(7, (RIGHT, RIGHT))
-    other_ids = to_json(to_pair(PREFERENCES[0], once.tokenizer, "here"))
+    other_ids = to_json(to_pair(PREFERENCES[0], Chat(once.tokenizer), "here"))
     other_ids["chosen"]["rollout"]["token_ids"] = [5, 2]
     write(folder / "mixed.jsonl", [WRITERS["trl"](right_only), other_ids, WRITERS["anah"](PREFERENCES[1])])
     job = prepare(folder, source="mixed.jsonl")

@@ -1,0 +1,187 @@
+"""Thinking blocks of answers: where they stand, and answers without them for whoever judges.
+
+A block is what a policy writes for itself before its answer, `<think>...</think>` with most. It is no sentence: it has
+weight 0, nobody judges it, and it is no part of the answer's length. Where the generation prompt opens the block, the
+answer holds only its end. An answer that never closes it was cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.errors import MaskError
+from maskdpo_ray.records import Annotation, Block, Rollout
+from maskdpo_ray.spelling import special_ids, token_spans
+
+Pair = tuple[str, str]
+"""The tags that open and close a block."""
+
+USUAL: Pair = ("<think>", "</think>")
+_CLOSING = re.compile(r"([<\[◁]\|?)/([\w.:-]*(?:think|thought|reason)[\w.:-]*)(\|?[>\]▷])", re.IGNORECASE)
+_DESCRIBE = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "added_tokens.json")
+_ADDED = re.compile(r'"content":\s*"([^"\s]*(?:think|thought|reason)[^"\s]*)"', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The pairs of tags that a policy's blocks have; none: what it writes is its answer, whatever it holds."""
+
+    pairs: tuple[Pair, ...] = (USUAL,)
+
+    def opened_by(self, prompt: str) -> bool:
+        """Whether a prompt ends in an open block."""
+        return prompt.rstrip().endswith(tuple(opening for opening, _ in self.pairs))
+
+    def blocks(
+        self, text: str, is_open: bool = False, hidden: Iterable[tuple[int, bool]] = ()
+    ) -> tuple[list[tuple[int, int]], bool]:
+        """((start, end) of each block in characters of `text`, the white space behind it included; whether the last one
+        never ends).
+
+        A block opens at the start of the text or of a line; one that opens elsewhere, or on a later line and never
+        ends, is words about tags. A closing tag that nothing opens, at the end or start of a line, ends a block that
+        the prompt opened.
+
+        Args:
+            is_open: the prompt ends within a block.
+            hidden: (place, whether it opens) of tags that are special tokens, which the text leaves out.
+        """
+        found: list[tuple[int, int]] = []
+        begun = 0 if is_open else None
+        for start, end, opens in sorted([*((at, at, opens) for at, opens in hidden), *self._shown(text)]):
+            if opens:
+                if begun is None and (start == end or _is_blank(text[:start].rpartition("\n")[2])):
+                    begun = start
+                continue
+            if begun is None and not found and (start == end or _ends_line(text, start, end)):
+                begun = 0
+            if begun is not None:
+                end += len(text[end:]) - len(text[end:].lstrip())
+                found.append((begun, end))
+                begun = None
+        is_cut = begun is not None and (is_open or _is_blank(text[found[-1][1] if found else 0 : begun]))
+        if begun is not None and is_cut:
+            found.append((begun, len(text)))
+        return found, is_cut
+
+    def _shown(self, text: str) -> Iterator[tuple[int, int, bool]]:
+        for pair in self.pairs:
+            for tag, opens in zip(pair, (True, False), strict=True):
+                for match in re.finditer(re.escape(tag), text) if tag in text else ():
+                    yield match.start(), match.end(), opens
+
+    def noted(self, rollout: Rollout, is_open: bool = False, tokenizer: Any = None) -> Rollout:
+        """The answer with its blocks; cut off when the last one never ends. One that has them already stays as it is.
+
+        Args:
+            is_open: its prompt ends within a block.
+            tokenizer: of its token ids, to count those of a block; none: 0.
+        """
+        if rollout.blocks or not self.pairs:
+            return rollout
+        hidden = [] if tokenizer is None else self._hidden(rollout, tokenizer)
+        spans, is_cut = self.blocks(rollout.text, is_open, hidden)
+        if not spans:
+            return rollout
+        blocks = tuple(Block(start, end, 0) for start, end in spans)
+        if tokenizer is not None and rollout.token_ids:
+            try:
+                ranges = token_spans(tokenizer, rollout.token_ids, rollout.text)
+            except MaskError:
+                ranges = []  # such an answer makes no pair (`not_located`); its tokens can't be told apart
+            blocks = tuple(
+                replace(block, tokens=sum(block.start <= start and end <= block.end for start, end in ranges))
+                for block in blocks
+            )
+        return replace(rollout, blocks=blocks, finish_reason="length" if is_cut else rollout.finish_reason)
+
+    def _hidden(self, rollout: Rollout, tokenizer: Any) -> list[tuple[int, bool]]:
+        """Places of tags that are special tokens of the answer."""
+        special = special_ids(tokenizer, rollout.token_ids)
+        if not special or not hasattr(tokenizer, "convert_ids_to_tokens"):
+            return []
+        names = {token: tokenizer.convert_ids_to_tokens(token) for token in special}
+        opening, closing = ({pair[side] for pair in self.pairs} for side in (0, 1))
+        tags = {token: name in opening for token, name in names.items() if name in opening | closing}
+        if not tags or any(name in rollout.text for name in opening | closing):
+            return []
+        ranges = token_spans(tokenizer, rollout.token_ids, rollout.text)
+        return [(ranges[i][0], tags[token]) for i, token in enumerate(rollout.token_ids) if token in tags]
+
+
+def tags(option: str | dict[str, str], model: ModelConfig) -> Tags:
+    """What `rollout.thinking` says; for auto those that the model's files and the template file name, and the usual
+    pair. A folder that isn't there names none.
+    """
+    if option == "keep":
+        return Tags(())
+    if isinstance(option, dict):
+        return Tags(((option["open"], option["close"]),))
+    folder = Path(model.model_name_or_path)
+    files = [*([Path(model.chat_template)] if model.chat_template else []), *(folder / name for name in _DESCRIBE)]
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if os.path.isfile(file)]
+    if os.path.isfile(folder / "tokenizer.json"):
+        written = (folder / "tokenizer.json").read_text(encoding="utf-8", errors="replace")
+        texts.append("\n".join(_ADDED.findall(written)))
+    named = "\n".join(texts)
+    found = {
+        (f"{before}{name}{behind}", f"{before}/{name}{behind}") for before, name, behind in _CLOSING.findall(named)
+    }
+    return Tags((USUAL, *sorted(pair for pair in found - {USUAL} if pair[0] in named)))
+
+
+@dataclass(frozen=True)
+class WithoutBlocks:
+    """An answer as it is judged: `rollout` with the blocks of `whole` left out of its text."""
+
+    whole: Rollout
+    rollout: Rollout
+
+    @classmethod
+    def of(cls, whole: Rollout) -> WithoutBlocks:
+        """Its token ids are still those of the whole answer."""
+        text = "".join(whole.text[start:end] for start, end in _kept(whole))
+        return cls(whole, replace(whole, text=text, blocks=()) if whole.blocks else whole)
+
+    def restored(self, annotation: Annotation) -> Annotation:
+        """Labels of `rollout` as labels of `whole`."""
+        if not self.whole.blocks:
+            return annotation
+        places = [place for start, end in _kept(self.whole) for place in range(start, end)]
+        sentences = tuple(
+            replace(sentence, start=places[sentence.start], end=places[sentence.end - 1] + 1)
+            for sentence in annotation.sentences
+        )
+        return replace(annotation, sentences=sentences)
+
+
+def judged(rollouts: Sequence[Rollout], judge: object) -> list[WithoutBlocks]:
+    """Answers as `judge` is to see them: without blocks, unless it has an attribute `judges_thinking` that is true."""
+    if getattr(judge, "judges_thinking", False):
+        return [WithoutBlocks(rollout, rollout) for rollout in rollouts]
+    return [WithoutBlocks.of(rollout) for rollout in rollouts]
+
+
+def num_tokens(rollout: Rollout) -> int:
+    """Length of an answer without its blocks."""
+    return len(rollout.token_ids) - sum(block.tokens for block in rollout.blocks)
+
+
+def _kept(rollout: Rollout) -> list[tuple[int, int]]:
+    starts = [0, *(block.end for block in rollout.blocks)]
+    ends = [*(block.start for block in rollout.blocks), len(rollout.text)]
+    return list(zip(starts, ends, strict=True))
+
+
+def _is_blank(text: str) -> bool:
+    return not text.strip()
+
+
+def _ends_line(text: str, start: int, end: int) -> bool:
+    return _is_blank(text[:start].rpartition("\n")[2]) or _is_blank(text[end:].partition("\n")[0])
