@@ -19,7 +19,7 @@ from maskdpo_ray import beginning, thinking
 from maskdpo_ray.config import Config
 from maskdpo_ray.dropped import Reason
 from maskdpo_ray.errors import DataError, MaskError, ModelError, RecordError, one_line
-from maskdpo_ray.plain_text import PlainText, mapped
+from maskdpo_ray.plain_text import PlainText, as_is, mapped
 from maskdpo_ray.records import Block, Question, Rollout, Sentence
 from maskdpo_ray.spelling import added_tokens, token_spans
 from maskdpo_ray.thinking import Tags
@@ -273,7 +273,7 @@ class Chat:
         return text, self._words.ids(self.rendered(marked.conversation, answer is not None), text, marked)
 
     def _ids(self, text: str) -> list[int]:
-        return self._words.as_is(text)
+        return as_is(self.tokenizer, text)
 
     @cached_property
     def _words(self) -> PlainText:

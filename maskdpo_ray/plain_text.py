@@ -34,7 +34,7 @@ class PlainText:
     """A Hugging Face tokenizer that reads what people wrote as words."""
 
     def __init__(self, tokenizer: Any, ends: Collection[int], tags: Collection[str]) -> None:
-        """`ends`: ids that steer beside special tokens. `tags`: texts that an answer may have as tokens, of thinking."""
+        """`ends`: ids that steer beside special tokens. `tags`: of thinking, which an answer may have as tokens."""
         self._tokenizer = tokenizer
         self._ends = set(ends)
         added = added_tokens(tokenizer)
@@ -69,26 +69,20 @@ class PlainText:
         """
         pieces = list(self._pieces(shown))
         # A tokenizer that reads the pieces as it reads the whole does so without the marks, too.
-        by_piece = [token for piece in pieces for token in self.as_is(piece)]
-        if shown.replace(marked.mark, "") != text or by_piece != self.as_is(shown):
+        by_piece = [token for piece in pieces for token in as_is(self._tokenizer, piece)]
+        if shown.replace(marked.mark, "") != text or by_piece != as_is(self._tokenizer, shown):
             raise _not_plain(marked.first)
         found: list[int] = []
         for piece in pieces:
             is_broken = marked.mark in piece
-            found += self._as_words(piece.replace(marked.mark, "")) if is_broken else self.as_is(piece)
+            found += self._as_words(piece.replace(marked.mark, "")) if is_broken else as_is(self._tokenizer, piece)
         return found
 
     def of_answer(self, text: str) -> list[int]:
         """Token ids of an answer by itself. Raises RecordError as `ids` does."""
         if self._in_answer is None or not self._in_answer.search(text):
-            return self.as_is(text)
+            return as_is(self._tokenizer, text)
         return self._as_words(text)
-
-    def as_is(self, text: str) -> list[int]:
-        """Token ids of text as the tokenizer reads it, control tokens as such."""
-        # Without its warning about long texts: who asks refuses them.
-        ids = self._tokenizer.encode(text, add_special_tokens=False, verbose=False) if text else []
-        return [int(token) for token in ids]
 
     def _pieces(self, text: str) -> Iterator[str]:
         """`text` cut at its added tokens, which are pieces of their own."""
@@ -106,6 +100,13 @@ class PlainText:
         if found := [token for token in ids if token in steering]:
             raise _not_plain(str(self._tokenizer.convert_ids_to_tokens(found[0])))
         return ids
+
+
+def as_is(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of text as the tokenizer reads it, control tokens as such."""
+    # Without its warning about long texts: who asks refuses them.
+    ids = tokenizer.encode(text, add_special_tokens=False, verbose=False) if text else []
+    return [int(token) for token in ids]
 
 
 def mapped(value: Any, change: Callable[[str], str]) -> Any:

@@ -129,7 +129,8 @@ def _evaluator(config: Config) -> Evaluator | None:
     if options.perplexity_model is None:
         return evaluator
     device = "cuda" if config.cluster.gpus_per_evaluator > 0 else "cpu"
-    return Guarded(evaluator, Perplexity(options.perplexity_model, config.rollout.max_new_tokens, device))
+    asked = config.model.chat_template_kwargs, chat.clock(config)
+    return Guarded(evaluator, Perplexity(options.perplexity_model, config.rollout.max_new_tokens, device, *asked))
 
 
 def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:

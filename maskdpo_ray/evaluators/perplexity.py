@@ -6,12 +6,14 @@ The perplexity of answers is exp(nats / tokens) over all of them; `judged.py` ad
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import model_folder, questions
+from maskdpo_ray import model_folder
 from maskdpo_ray.annotators import model_files
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
 from maskdpo_ray.records import Question, Rollout, Surprisal
 
@@ -27,13 +29,22 @@ Row = tuple[list[int], list[int]]
 class Perplexity:
     """Measures answers with a transformers model for causal language modelling, in float32."""
 
-    def __init__(self, model: str, max_new_tokens: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: str,
+        max_new_tokens: int,
+        device: str = "cpu",
+        template_options: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
+    ) -> None:
         """Check the folder; of the model only config, tokenizer and the shapes of the weights are loaded.
 
         Args:
             model: folder of the model, as transformers saves it; weights in safetensors, no code of its own.
             max_new_tokens: the policy's longest answer: `check` asks for so much room after every prompt.
             device: "cpu" or "cuda".
+            template_options: `model.chat_template_kwargs`, for this model's own template.
+            now: see `Chat.now`; none: this moment.
 
         Raises ConfigError when there is no folder, ModelError when it holds no such model.
         """
@@ -52,6 +63,7 @@ class Perplexity:
             expected = f"a context of more than rollout.max_new_tokens, {max_new_tokens} tokens"
             raise ConfigError(f"{_FIELD}: expected {expected}, got {self._context} in {model!r}")
         model_folder.check_weights(AutoModelForCausalLM, whole, self._folder, _EXPECTED)
+        self._chat = Chat(self._tokenizer, template_options or {}, now=now or datetime.now())
         self._network: Any = None
 
     def check(self, question: Question) -> None:
@@ -100,7 +112,7 @@ class Perplexity:
     def _prompt(self, question: Question) -> list[int]:
         """By the model's own chat template; without one, the messages' contents line by line."""
         if self._tokenizer.chat_template:
-            return questions.render(self._tokenizer, question)
+            return self._chat.prompt_ids(question)
         text = "".join(f"{message['content']}\n" for message in question.prompt)
         return list(self._tokenizer(text, verbose=False)["input_ids"])
 

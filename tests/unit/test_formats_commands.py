@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from maskdpo_ray import questions
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.commands import export, pairs
 from maskdpo_ray.errors import ConfigError, DataError, UserError
 from maskdpo_ray.formats import WRITERS, read
@@ -86,7 +86,7 @@ def test_pairs_are_those_of_the_loop(folder: Path, tokenizer: Any, capsys: pytes
     asked = {question.id: question for question in questions.load(str(folder / "questions.jsonl"))}
     assert [pair.question_id for pair in written] == ["q0", "q1"]
     for pair in written:
-        assert pair.prompt_token_ids == tuple(questions.render(tokenizer, asked[pair.question_id]))
+        assert pair.prompt_token_ids == tuple(Chat(tokenizer).prompt_ids(asked[pair.question_id]))
         assert (pair.chosen.rollout.sample, pair.rejected.rollout.sample) == (0, 1)
         assert (pair.chosen.score, pair.rejected.score, pair.topic) == (1.0, 0.0, f"t-{pair.question_id}")
     assert capsys.readouterr().out == f"2 pairs -> {folder / 'pairs.jsonl'}; dropped: 1 same_score\n"
@@ -166,9 +166,8 @@ def test_bad_files_are_refused_by_line_and_leave_nothing(
     folder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], message: str
 ) -> None:
     train = questions.load(str(folder / "questions.jsonl"))
-    render = functools.partial(questions.render, tokenizer)
     # Checking the model takes a second, and it is the same one every time.
-    monkeypatch.setattr(pairs, "check", lambda config: Prepared(train, {}, None, tokenizer, render))  # type: ignore[arg-type]
+    monkeypatch.setattr(pairs, "check", lambda config: Prepared(train, {}, None, Chat(tokenizer)))  # type: ignore[arg-type]
     change(folder)
     before = set(folder.iterdir())
     with pytest.raises(DataError) as caught:
@@ -256,7 +255,7 @@ BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
     "no pairs": (
         ["{}/rollouts.jsonl", "-o", "{}/out", "--questions", "{}/questions.jsonl"],
         DataError,
-        "rollouts.jsonl:1: unknown field 'finish_reason' in the preference pair",
+        "rollouts.jsonl:1: unknown field 'blocks' in the preference pair",
     ),
     "other questions": (
         ["{}/pairs.jsonl", "-o", "{}/out", "--questions", "{}/held-out.jsonl"],

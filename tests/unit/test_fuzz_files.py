@@ -15,6 +15,7 @@ from bad_input import ANNOTATIONS, AUTHORS, LABELS, ROLLOUTS, TEXTS, TRL
 from maskdpo_ray import cli, questions
 from maskdpo_ray.annotators import turns
 from maskdpo_ray.annotators.replay import ReplayAnnotator
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.commands import answers_file
 from maskdpo_ray.commands.labels_file import LabelsFile
 from maskdpo_ray.commands.pairs_file import Reader
@@ -98,7 +99,7 @@ def pairs_reader(small_model: Path) -> Reader:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(small_model)
-    return Reader(tokenizer, bad_input.CONTEXT, 99, annotations=None, needs_labels=True)
+    return Reader(Chat(tokenizer), bad_input.CONTEXT, 99, annotations=None, needs_labels=True)
 
 
 @pytest.mark.parametrize("item", [PAIR, AUTHORS, OPENRLHF, {**TRL, **OPENRLHF, "prompt": "What is a?"}])
