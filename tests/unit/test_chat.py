@@ -157,7 +157,7 @@ def test_arguments_of_the_template_reach_prompts_and_pairs(make: Make) -> None:
         (CHATML.replace("{{ m.content }}", "{{ m.content | upper }}"), "Lima is big.", "template_changes_answer"),
         (CHATML.replace("{{ m.content }}", "{{ m.content[:4] }}"), "Lima is big.", "template_changes_answer"),
         (CHATML.replace("{{ m.content }}", "..."), "Lima is big.", "template_changes_answer"),
-        (CHATML.replace("{{ m", "{{ 1 / 0 if 'big' in m.content else m"), "Lima is big.", "template_refuses"),
+        (CHATML.replace("{{ m", "{{ 1 / 0 if 'big' in m.content else m"), "Lima is big.", "not_rendered"),
         (CHATML, "<think>\nCusco? No. It", "truncated"),
         (CHATML, "<think>\nCusco? No.\n</think>\n", "no_sentence"),
     ],
