@@ -21,6 +21,7 @@ from maskdpo_ray.judged import JudgedEvaluation
 from maskdpo_ray.ledger import read_entries
 from maskdpo_ray.records import Question
 
+_SAMPLING = ("temperature", "top_k", "top_p")
 _JUDGES = {"annotation.annotator": "annotation.options", "eval.evaluator": "eval.options"}
 
 
@@ -33,6 +34,8 @@ class Baseline:
     """Of the policy that was evaluated."""
     other_options: tuple[str, ...]
     """Fields of the config that its judges had other values of."""
+    other_sampling: tuple[str, ...]
+    """The same of how its answers were sampled."""
 
     @property
     def folder(self) -> Path:
@@ -49,7 +52,11 @@ class Baseline:
         run, version = _parsed(name)
         if not new_file.is_run_folder(run):
             raise RunFolderError(f"--against: expected a run folder, or FOLDER:VERSION, got {name!r}")
-        other_options = _compare_judges(run, config)
+        before = stored_config.flatten(stored_config.read(run / "config.yaml") or {})
+        now = stored_config.flatten(json.loads(json.dumps(cli.resolved(config))))
+        other_options = _compare_judges(run, before, now)
+        sampled = _sampling(before), _sampling(now)
+        other_sampling = tuple(name for name in sampled[1] if sampled[0][name] != sampled[1][name])
         finished = _finished(run, questions)
         if version is None:
             version = max(finished, default=None)
@@ -58,7 +65,7 @@ class Baseline:
             got = f"those of policies {', '.join(map(str, sorted(finished)))}" if finished else "none"
             splits = ", ".join(questions)
             raise RunFolderError(f"--against: {run}: expected a finished evaluation ({splits}){which}, got {got}")
-        found = cls(run, version, other_options)
+        found = cls(run, version, other_options, other_sampling)
         for entry, (split, asked) in zip(finished[version], questions.items(), strict=True):
             stage_files.check(run, entry.files, f"stage {entry.stage!r}")
             found._refuse_other_topics(f"{split}.json", Evaluation, asked)
@@ -82,10 +89,14 @@ def _parsed(name: str) -> tuple[Path, int | None]:
     return Path(folder), int(version)
 
 
-def _compare_judges(run: Path, config: Config) -> tuple[str, ...]:
+def _sampling(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """How evaluated answers are sampled: as `eval` says, where it says nothing as `rollout` does."""
+    own = {name: flat.get(f"eval.{name}") for name in _SAMPLING}
+    return {f"eval.{name}": flat.get(f"rollout.{name}") if value is None else value for name, value in own.items()}
+
+
+def _compare_judges(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     """The options that differ. Raises RunFolderError when a judge is another one."""
-    before = stored_config.flatten(stored_config.read(run / "config.yaml") or {})
-    now = stored_config.flatten(json.loads(json.dumps(cli.resolved(config))))
     for judge in (*_JUDGES, "eval.perplexity_model"):
         if before.get(judge) != now[judge]:
             raise RunFolderError(

@@ -151,6 +151,8 @@ class Job:
             evaluated = [Evaluated("before", against.version, against.folder), Evaluated("after", 0, own)]
             subjects = {"before": _of(against), "after": self._subject}
             notes = [f"the two were judged with different {options}" for options in against.other_options]
+            if self.answers is None:
+                notes += [f"the two were sampled with different {option}" for option in against.other_sampling]
         found = summary.build(folder.path, evaluated, tuple(self.prepared.evaluation))
         return {**found, **self.prepared.dropped_json(), "subjects": subjects, "remarks": found["remarks"] + notes}
 

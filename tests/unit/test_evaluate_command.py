@@ -208,6 +208,12 @@ def test_against_an_evaluation_of_fewer_answers(folder: Path) -> None:
     assert "3 questions, 1 answers each" in tables.render(summary)
 
 
+def test_against_answers_that_were_sampled(folder: Path) -> None:
+    run(prepare(folder, "--run.name", "base"))
+    _, summary = run(prepare(folder, "--eval.top_k", "1", "--eval.temperature", "0.8", "--against", "{}/base"))
+    assert summary["remarks"][-1] == "the two were sampled with different eval.top_k"
+
+
 @pytest.mark.parametrize("stop_at", [0, 1, 5, 12, 15])
 def test_goes_on_after_a_stop(folder: Path, stop_at: int) -> None:
     """Before loading, within each split, before its last question is judged: it ends with the same figures."""
