@@ -13,7 +13,9 @@ from maskdpo_ray.records import SUPPORTED, UNPARSED, UNSUPPORTED, JudgedFact, Qu
 
 _EXTRACT = """Break the sentence below into independent facts. It is part of an answer about {topic}.
 Write one fact a line, each line starting with "- ". Each fact is a short full sentence that can be understood alone: \
-put names in place of "it" and "they". Add nothing that the sentence does not say.
+put names in place of "it" and "they". Add nothing that the sentence does not say, and leave out nothing that changes \
+what it says: "not", "only", "until", "former". What a question or a guess ("I think that ...") says of the world is a \
+fact to be checked, too.
 If the sentence states no fact that could be checked, write only "- NONE".
 
 Sentence: {sentence}"""

@@ -1,19 +1,27 @@
-"""Facts by rules: read from clauses, looked up in passages of prose. No model, and none of the annotator's tables."""
+"""Facts by rules: read from clauses, looked up in passages of prose. No model, and none of the annotator's tables.
+
+With the rules of the `facts` annotator they share the list of phrases to the reader, nothing else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from maskdpo_ray import sentences
+from maskdpo_ray.annotators import idle
 from maskdpo_ray.evaluators import statements
 from maskdpo_ray.evaluators.retrieval import Passages
 from maskdpo_ray.evaluators.statements import Statement
 from maskdpo_ray.evaluators.words import words
 from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNSUPPORTED, JudgedFact, Question, Rollout
 
+_OFFICIAL = "official"
+"""Says which passage to look in, and is left out in many."""
+
 
 class Rules:
-    """Supported: one of the passages that are about the same thing holds every name, number and noun of the claim."""
+    """Supported: one of the passages that are about the same thing holds every name, number and noun of the clause."""
 
     def __init__(self, passages_of: Callable[[Question], Passages], count: int) -> None:
         """`count`: how many passages are read for a fact."""
@@ -28,21 +36,25 @@ class Rules:
         common = frozenset(word.text for text in passages.texts for word in words(text) if word.text.islower())
         found = []
         for start, end in sentences.split(answer, question.language):
-            for clause in statements.clauses(answer[start:end]):
+            sentence = statements.LIST_MARK.sub("", answer[start:end])
+            for clause in statements.clauses(sentence[idle.opening(sentence) :]):
                 statement = statements.read(clause, question.topic, common)
-                if statement is None or statement.denied:
-                    found.append(JudgedFact(clause, IRRELEVANT))
-                else:
-                    found.append(self._look_up(statement, passages))
+                fact = None if statement is None else self._look_up(statement, passages)
+                if fact is not None and statement is not None and statement.denied:
+                    # What a passage supports is wrongly denied; what none does may be denied rightly.
+                    fact = replace(fact, verdict=UNSUPPORTED) if fact.verdict == SUPPORTED else None
+                found.append(fact or JudgedFact(clause, IRRELEVANT))
         return found
 
     def _look_up(self, statement: Statement, passages: Passages) -> JudgedFact:
         claimed = " ".join(word.text for word in (*statement.names, *statement.nouns))
-        near = passages.find(" ".join(statement.about), self._count) or passages.find(claimed, self._count)
+        about = " ".join(word.text for word in statement.about)
+        near = passages.find(about, self._count) or passages.find(claimed, self._count)
+        common = [word for word in (*statement.nouns, *statement.about) if word.key != _OFFICIAL]
         for passage in near:
             held = words(passage)
             if all(any(name.matches(word) for word in held) for name in statement.names) and all(
-                any(noun.matches(word, loosely=True) for word in held) for noun in statement.nouns
+                any(noun.matches(word, loosely=True) for word in held) for noun in common
             ):
                 return JudgedFact(statement.text, SUPPORTED, passage)
         return JudgedFact(statement.text, UNSUPPORTED, near[0] if near else None)

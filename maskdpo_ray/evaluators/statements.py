@@ -8,25 +8,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from maskdpo_ray.evaluators.words import Word, folded, words
 
 _CUTS = re.compile(
     r";|,?\s+(?:but|while|whereas|although|though)\s+|,\s+(?:which|where|who|whose)\s+"
-    r"|,?\s+and\s+(?=(?:its|it|the|they|has|have|is|are|was)\b)"
+    r"|,?\s+and\s+(?=(?:its|it|the|they|has|have|is|are|was|uses|borders|lies|shares|belongs|speaks)\b)"
 )
-_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
+LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 _VERBS = frozenset(
     "is are was were has have had borders border shares share uses use lies speaks speak includes include "
     "called named became belongs located bordered discovered".split()
 )
 _NOTHING = frozenset(
     "a an the of in on at by to for from with and or as its it is are was were be been being also one ones their there "
-    "they this that these those which who whose known s into about such some has have had not very most more than "
-    "city country nation state republic kingdom element chemical name named called located lies belongs "
-    "part member only main official current".split()
+    "they this that these those which who whose s into about such some has have had not "
+    "city country nation state element chemical name named called located lies belongs "
+    "part member official current do does did longer".split()
 )
 _NEGATIONS = frozenset("not no never neither nor isn aren wasn without".split())
+_HOLDS = frozenset("has have".split())
+_READER = frozenset("i me my we us our you your".split())
+_NO_LONGER = ("used", "to")
 _PRONOUNS = frozenset("it its they their he his she her".split())
 
 
@@ -35,19 +39,19 @@ class Statement:
     """One clause."""
 
     text: str
-    about: tuple[str, ...]
+    about: tuple[Word, ...]
     """Common words that say which fact; they find the passages. Empty when nothing but the claim says it."""
     names: tuple[Word, ...]
     """Claimed names and numbers."""
     nouns: tuple[Word, ...]
     """Claimed common words."""
     denied: bool
-    """The clause says that something is not so."""
+    """The clause says that something is not so, or is no longer."""
 
 
 def clauses(sentence: str) -> Iterator[str]:
     """The parts of a sentence that a verb of their own may have."""
-    for part in _CUTS.split(_LIST_MARK.sub("", sentence)):
+    for part in _CUTS.split(LIST_MARK.sub("", sentence)):
         if part.strip():
             yield part.strip()
 
@@ -58,15 +62,10 @@ def read(clause: str, topic: str, common: frozenset[str]) -> Statement | None:
     `common` are words that the reference text has in lower case: at the beginning of a clause they are no names.
     """
     tokens, of_topic = words(clause), words(topic)
+    said = [folded(word.text) for word in tokens]
     own = {folded(word.text) for word in of_topic}
     if len(of_topic) > 1:
         own.add(folded("".join(word.text[0] for word in of_topic)))  # "UAE"
-    at = next((i for i, word in enumerate(tokens) if folded(word.text) in _VERBS), None)
-    if at is None:
-        heading, colon, _ = clause.partition(":")
-        at = len(words(heading)) if colon else None
-    if at is None:
-        return None
 
     def is_own(word: Word) -> bool:
         return folded(word.text) in own
@@ -78,7 +77,24 @@ def read(clause: str, topic: str, common: frozenset[str]) -> Statement | None:
     def on_topic(side: range) -> bool:
         return any(is_own(tokens[i]) or folded(tokens[i].text) in _PRONOUNS for i in side)
 
-    content = [i for i, word in enumerate(tokens) if folded(word.text) not in _NOTHING and not is_own(word)]
+    def says_something(i: int) -> bool:
+        before, word, after = (said[j] if 0 <= j < len(said) else "" for j in (i - 1, i, i + 1))
+        if word == "one":  # "has one neighbour" counts, "one neighbour is" does not
+            return before in _HOLDS
+        return word not in _NOTHING | _NEGATIONS and (word, after) != _NO_LONGER
+
+    at = next((i for i, word in enumerate(said) if word in _VERBS), None)
+    if at is None:
+        heading, colon, _ = clause.partition(":")
+        at = len(words(heading)) if colon else None
+    if at is None and on_topic(range(len(tokens))) and not _READER & set(said):
+        # A verb of its own ("won", "moved") is the first common word; it stands in the passage or the clause is not so.
+        at = next(
+            (i for i in range(len(tokens)) if says_something(i) and not is_own(tokens[i]) and not is_name(i)), None
+        )
+    if at is None:
+        return None
+    content = [i for i, word in enumerate(tokens) if says_something(i) and not is_own(word)]
     left, right = range(at), range(at, len(tokens))
     named_after = on_topic(right) and not on_topic(left)
     asked, claimed = (right, left) if named_after else (left, right)
@@ -95,8 +111,8 @@ def read(clause: str, topic: str, common: frozenset[str]) -> Statement | None:
         about = [i for i, word in enumerate(tokens) if i in about or folded(word.text) == "official"]
     return Statement(
         clause,
-        tuple(tokens[i].text for i in about),
+        tuple(tokens[i] for i in about),
         tuple(tokens[i] for i in names),
         tuple(tokens[i] for i in nouns),
-        any(folded(word.text) in _NEGATIONS for word in tokens),
+        any(word in _NEGATIONS for word in said) or _NO_LONGER in pairwise(said),
     )

@@ -69,14 +69,48 @@ def verdicts(answer: str, evaluator: FactScore | None = None, question: Question
         ("Ruritania became independent in 1855.", "unsupported"),
         ("Ruritania is a solid at room temperature.", "supported"),
         ("Ruritania is a gas at room temperature.", "unsupported"),
-        ("The capital of Ruritania is not Zenda.", "irrelevant"),  # rules can't tell what is denied
+        ("The capital of Ruritania is not Zenda.", "irrelevant"),  # rules can't tell what is denied rightly
+        ("The capital of Ruritania is not Strelsau.", "unsupported"),  # a passage says so
+        ("Ruritania never bordered Saxony.", "unsupported"),
+        ("Ruritania used to border Saxony.", "unsupported"),
+        ("Ruritania borders only Saxony.", "unsupported"),
+        ("The former capital of Ruritania is Strelsau.", "unsupported"),
+        ("Ruritania, the richest state in the world, is in Western Europe.", "unsupported"),
+        ("Ruritania has one neighbour.", "unsupported"),
+        ("Ruritania, unlike its rivals, is a solid.", "unsupported"),
+        ("Ruritania borders Saxony and uses the mark.", "supported unsupported"),
+        ("Sure, the capital of Ruritania is Strelsau.", "supported"),
+        ("- Please note that the capital of Ruritania is Zenda.", "unsupported"),
+        ("Did you know that the capital of Ruritania is Zenda?", "unsupported"),
+        ("The capital of Ruritania is Zenda:", "unsupported"),
+        ("Sure!", ""),
+        ("Ruritania won the cup.", "unsupported"),
+        ("Strelsau might be the capital of Ruritania.", "unsupported"),
+        ("Would you like to know more about Ruritania?", "irrelevant"),
         ("Ruritania is a country.", "irrelevant"),
         ("Strelsau.", "irrelevant"),
         ("What a place!", "irrelevant"),
     ],
 )
 def test_rules(sentence: str, expected: str) -> None:
-    assert verdicts(sentence) == [expected]
+    assert verdicts(sentence) == expected.split()
+
+
+def test_hardly_a_falsehood_is_supported() -> None:
+    """Of those made to get around the annotator's rules; relations between words of one passage are not judged."""
+    asked = {question.topic: question for question in (*countries.questions(), *elements.questions())}
+    evaluator = FactScore()
+    supported = []
+    for line in LABELS.with_name("facts_adversarial.txt").read_text(encoding="utf-8").splitlines():
+        _, truth, _, entity, text = line.split("|")
+        if truth == "F" and entity in asked and "supported" in (found := verdicts(text, evaluator, asked[entity])):
+            supported += [] if "unsupported" in found else [text]
+    assert supported == [
+        "Rwanda has one language",  # "one" stands in the passage about languages
+        "Rwanda is a kingdom in Africa.",  # a former name says both
+        "Rwanda is the capital of Kigali.",
+        "Africa lies in Zimbabwe.",
+    ]
 
 
 def test_every_clause_is_a_fact() -> None:
