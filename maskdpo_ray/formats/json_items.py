@@ -106,6 +106,7 @@ class _Scanner:
         self.line = 1
         self.in_lines = False
         """Whether an object that took one line was found: then each does."""
+        self._has_endless = False
         self._file = file
         self._data = file.read(_CHUNK).removeprefix(b"\xef\xbb\xbf")
         self._at = 0
@@ -143,7 +144,8 @@ class _Scanner:
                 if mark[0] == b"\n":
                     if mark.end() == len(self._data):
                         break  # what the next line begins with is not known yet
-                    if self.in_lines and self._data[mark.end()] == ord("{"):
+                    # In one without an end every later one would be looked through, and that again and again.
+                    if (self.in_lines or self._has_endless) and self._data[mark.end()] == ord("{"):
                         raise self._unclosed()
                     continue
                 depth += (mark[0] in b"{[") - (mark[0] in b"}]")
@@ -151,6 +153,7 @@ class _Scanner:
                 if depth == 0:
                     return self.take(length)
             if len(self._data) - self._at > _MOST or not self._read_on():
+                self._has_endless = True
                 raise self._unclosed()
 
     def _unclosed(self) -> RecordError:

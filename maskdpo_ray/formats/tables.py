@@ -123,19 +123,27 @@ def _rows(path: Path, batches: Iterator[Any]) -> Iterator[tuple[str, Found]]:
     number = 0
     try:
         for batch in batches:
-            for i in range(batch.num_rows):
+            for found in _batch(batch):
                 number += 1
-                yield f"{path}:{number}", _row(batch.slice(i, 1), f"{path}:{number}")
+                where = f"{path}:{number}"
+                if isinstance(found, str):
+                    yield where, RecordError(f"{where}: expected a row, got: {found}", Reason.MALFORMED)
+                else:
+                    yield where, {name: value for name, cell in found.items() if (value := _plain(cell)) is not None}
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: expected a whole table, got: {one_line(error)}") from None
 
 
-def _row(batch: Any, where: str) -> Found:
+def _batch(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """Its rows; in the place of one with a cell that is no value, such as a text that is no UTF-8, what is wrong."""
     try:
-        [row] = batch.to_pylist(maps_as_pydicts="lossy")
-        return {name: value for name, cell in row.items() if (value := _plain(cell)) is not None}
-    except (ValueError, OverflowError) as error:  # UnicodeDecodeError is one
-        return RecordError(f"{where}: expected text, numbers and lists, got: {one_line(error)}", Reason.MALFORMED)
+        yield from batch.to_pylist(maps_as_pydicts="lossy")
+    except (ValueError, OverflowError) as error:
+        if batch.num_rows == 1:
+            yield one_line(error)
+            return
+        for i in range(batch.num_rows):
+            yield from _batch(batch.slice(i, 1))
 
 
 def _plain(cell: Any) -> Any:

@@ -162,6 +162,18 @@ def test_a_bad_row_is_named_and_dropped(tmp_path: Path) -> None:
     assert dropped.examples["malformed"] == f"{file}:4: expected 4 cells, as there are columns, got 2"
 
 
+def test_a_text_that_is_no_utf8_costs_its_row(tmp_path: Path) -> None:
+    """Arrow takes such bytes for a text unseen."""
+    offsets, data = pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pyarrow.py_buffer(b"a\xffc")
+    column = pyarrow.StringArray.from_buffers(3, offsets, data)
+    arrow_file_of = pyarrow.table({"prompt": column, "n": [0, 1, 2]})
+    with pyarrow.ipc.new_file(tmp_path / "p.arrow", arrow_file_of.schema) as writer:
+        writer.write_table(arrow_file_of)
+    dropped = Dropped(tmp_path / "p.arrow", 0.05)
+    assert [item["n"] for _, item in objects(tmp_path / "p.arrow", dropped)] == [0, 2]
+    assert dropped.examples["malformed"].startswith(f"{tmp_path}/p.arrow:2: expected a row, got: 'utf-8' codec")
+
+
 def test_cells_that_json_has_no_value_for(tmp_path: Path) -> None:
     """Other columns are nobody's business, whatever they hold."""
     row = {"prompt": "a", "day": date(2026, 1, 2), "price": Decimal("1.50"), "picture": b"\xff\xd8", "text": b"ab"}
@@ -213,21 +225,24 @@ WRITTEN_BACK = [to_trl, to_openrlhf, formats.WRITERS["anah"]]
 
 @pytest.mark.parametrize("name", ["o.jsonl", "o.jsonl.gz", "o.parquet"])
 @pytest.mark.parametrize("to", WRITTEN_BACK)
-def test_what_is_written_is_read_back(tmp_path: Path, name: str, to: Callable[..., dict[str, Any]]) -> None:
+def test_what_is_written_is_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, to: Callable[..., dict[str, Any]]
+) -> None:
     """Whatever is null in all rows of a part, and whatever messages say beside their text."""
 
     def prompt(n: int) -> list[dict[str, str]]:
-        return [*SYSTEM[: n % 2], {**SYSTEM[1], **({"name": "n"} if n > 1500 else {})}]
+        return [*SYSTEM[: n % 2], {**SYSTEM[1], **({"name": "n"} if n > 30 else {})}]
 
-    items = [{**AUTHORS, "question_id": str(n), "prompt": prompt(n)} for n in range(2100)]
+    monkeypatch.setattr(new_file, "_ROWS", 16)
+    items = [{**AUTHORS, "question_id": str(n), "prompt": prompt(n)} for n in range(40)]
     (tmp_path / "p.jsonl").write_text(lines(*items))
     given = [each for _, each in formats.read(tmp_path / "p.jsonl")]
-    assert new_file.write(tmp_path / name, map(to, given)) == 2100
+    assert new_file.write(tmp_path / name, map(to, given)) == 40
     assert [each for _, each in formats.read(tmp_path / name)] == given
     if name == "o.parquet":
-        assert pyarrow.parquet.read_table(tmp_path / name).num_rows == 2100
+        assert pyarrow.parquet.read_table(tmp_path / name).num_rows == 40
     if name == "o.jsonl.gz":
-        assert gzip.decompress((tmp_path / name).read_bytes()).count(b"\n") == 2100
+        assert gzip.decompress((tmp_path / name).read_bytes()).count(b"\n") == 40
 
 
 def test_no_file_gets_a_name_that_it_does_not_deserve(tmp_path: Path) -> None:
