@@ -223,7 +223,7 @@ class Chat:
         spans = [(lead + start, lead + end) for start, end in spans]
         if lead:
             spans = [(0, spans[0][1]), *spans[1:]] if spans and spans[0][0] == lead else [(0, lead), *spans]
-        blocks = [Block(a, b, sum(a <= start and end <= b for start, end in ranges[:-1])) for a, b in spans]
+        blocks = [thinking.block_of(span, ranges[:-1]) for span in spans]
         return Turn(token_ids, text, tuple(blocks), finished.shift - at, finished.form)
 
     def _behind_answer(self, conversation: Messages, following: Messages = ()) -> str:

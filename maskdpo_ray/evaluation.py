@@ -24,6 +24,7 @@ from maskdpo_ray.records import (
     Rollout,
     from_json,
 )
+from maskdpo_ray.thinking import own_ids
 
 METRICS: dict[str, tuple[str, str]] = {
     "score": ("score", "scored"),
@@ -36,6 +37,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "unparsed": ("unparsed", "answers"),
     "sentences": ("sentences", "answers"),
     "tokens": ("tokens", "answers"),
+    "thinking": ("thinking", "answers"),
     "distinct_1": ("distinct_1", "tokens"),
     "distinct_2": ("distinct_2", "token_pairs"),
     "cut_off": ("cut_off", "answers"),
@@ -47,10 +49,10 @@ METRICS: dict[str, tuple[str, str]] = {
 score: mean over answers of correct / parsed sentences, no_fact among the correct (paper 2.2);
 pooled_score: correct facts / (correct + incorrect facts) over all answers (paper Table 1);
 correct_facts: no_hallucination sentences per answer; incorrect_facts: contradictory and unverifiable
-ones; distinct_1, distinct_2: different tokens / tokens, different pairs of neighbouring tokens / pairs, within answers
-(after Li et al. 2016, arXiv:1510.03055): they fall when a policy repeats itself; cut_off: share that met the length
-limit; nothing_checkable: share without a sentence other than no_fact; scored: share with a parsed sentence, the others
-being no part of `score`.
+ones; tokens: of the answer without its thinking, thinking: of that; distinct_1, distinct_2: different tokens / tokens,
+different pairs of neighbouring tokens / pairs, within answers (after Li et al. 2016, arXiv:1510.03055): they fall when
+a policy repeats itself; cut_off: share that met the length limit; nothing_checkable: share without a sentence other
+than no_fact; scored: share with a parsed sentence, the others being no part of `score`.
 """
 
 _SUMS = (
@@ -66,6 +68,7 @@ _SUMS = (
     "unparsed",
     "sentences",
     "tokens",
+    "thinking",
     "distinct_1",
     "distinct_2",
     "token_pairs",
@@ -181,7 +184,7 @@ def compare(before: Evaluation, after: Evaluation, *, seed: int, bootstrap_sampl
 
 
 def _count(rollout: Rollout, annotation: Annotation) -> dict[str, float]:
-    labels = [sentence.label for sentence in annotation.sentences]
+    labels, token_ids = [sentence.label for sentence in annotation.sentences], own_ids(rollout)
     unknown = set(labels).difference(LABELS)
     if unknown:
         raise ValueError(
@@ -201,10 +204,11 @@ def _count(rollout: Rollout, annotation: Annotation) -> dict[str, float]:
         "no_fact": labels.count(NO_FACT),
         "unparsed": labels.count(UNPARSED),
         "sentences": len(labels),
-        "tokens": len(rollout.token_ids),
-        "distinct_1": len(set(rollout.token_ids)),
-        "distinct_2": len(set(pairwise(rollout.token_ids))),
-        "token_pairs": max(0, len(rollout.token_ids) - 1),
+        "tokens": len(token_ids),
+        "thinking": len(rollout.token_ids) - len(token_ids),
+        "distinct_1": len(set(token_ids)),
+        "distinct_2": len(set(pairwise(token_ids))),
+        "token_pairs": max(0, len(token_ids) - 1),
         "cut_off": rollout.finish_reason == "length",
         "nothing_checkable": all(label == NO_FACT for label in labels),
     }

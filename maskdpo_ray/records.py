@@ -73,7 +73,9 @@ class Block:
     """First character, an offset into `Rollout.text`."""
     end: int
     """One past the last character."""
-    tokens: int
+    first: int = 0
+    """Place of the first token id that lies in it."""
+    tokens: int = 0
     """Token ids that lie in it; 0 where an answer has none."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class Tags:
         begun = 0 if is_open else None
         for start, end, opens in sorted([*((at, at, opens) for at, opens in hidden), *self._shown(text)]):
             if opens:
-                if begun is None and (start == end or _is_blank(text[:start].rpartition("\n")[2])):
+                since = text[found[-1][1] if found else 0 : start]
+                if begun is None and (start == end or _is_blank(since.rpartition("\n")[2])):
                     begun = start
                 continue
             if begun is None and not found and (start == end or _ends_line(text, start, end)):
@@ -66,7 +68,7 @@ class Tags:
                 found.append((begun, end))
                 begun = None
         is_cut = begun is not None and (is_open or _is_blank(text[found[-1][1] if found else 0 : begun]))
-        if begun is not None and is_cut:
+        if begun is not None and is_cut and begun < len(text):
             found.append((begun, len(text)))
         return found, is_cut
 
@@ -87,18 +89,13 @@ class Tags:
             return rollout
         hidden = [] if tokenizer is None else self._hidden(rollout, tokenizer)
         spans, is_cut = self.blocks(rollout.text, is_open, hidden)
-        if not spans:
+        if not spans and not is_cut:
             return rollout
-        blocks = tuple(Block(start, end, 0) for start, end in spans)
+        ranges: Sequence[tuple[int, int]] = ()
         if tokenizer is not None and rollout.token_ids:
-            try:
+            with suppress(MaskError):  # such an answer makes no pair (`not_located`): its tokens can't be told apart
                 ranges = token_spans(tokenizer, rollout.token_ids, rollout.text)
-            except MaskError:
-                ranges = []  # such an answer makes no pair (`not_located`); its tokens can't be told apart
-            blocks = tuple(
-                replace(block, tokens=sum(block.start <= start and end <= block.end for start, end in ranges))
-                for block in blocks
-            )
+        blocks = tuple(block_of(span, ranges) for span in spans)
         return replace(rollout, blocks=blocks, finish_reason="length" if is_cut else rollout.finish_reason)
 
     def _hidden(self, rollout: Rollout, tokenizer: Any) -> list[tuple[int, bool]]:
@@ -150,9 +147,9 @@ class WithoutBlocks:
         return cls(whole, replace(whole, text=text, blocks=()) if whole.blocks else whole)
 
     def restored(self, annotation: Annotation) -> Annotation:
-        """Labels of `rollout` as labels of `whole`."""
-        if not self.whole.blocks:
-            return annotation
+        """Labels of `rollout` as labels of `whole`, without those of its blocks."""
+        if self.rollout is self.whole:
+            return outside(self.whole, annotation)
         places = [place for start, end in _kept(self.whole) for place in range(start, end)]
         sentences = tuple(
             replace(sentence, start=places[sentence.start], end=places[sentence.end - 1] + 1)
@@ -168,9 +165,28 @@ def judged(rollouts: Sequence[Rollout], judge: object) -> list[WithoutBlocks]:
     return [WithoutBlocks.of(rollout) for rollout in rollouts]
 
 
-def num_tokens(rollout: Rollout) -> int:
-    """Length of an answer without its blocks."""
-    return len(rollout.token_ids) - sum(block.tokens for block in rollout.blocks)
+def block_of(span: tuple[int, int], ranges: Sequence[tuple[int, int]]) -> Block:
+    """The block of these characters, `ranges` being those of the answer's token ids."""
+    inside = [i for i, (start, end) in enumerate(ranges) if span[0] <= start and end <= span[1]]
+    return Block(*span, inside[0] if inside else 0, len(inside))
+
+
+def own_ids(rollout: Rollout) -> list[int]:
+    """Token ids of an answer without its blocks."""
+    ids = list(rollout.token_ids)
+    for block in reversed(rollout.blocks):
+        del ids[block.first : block.first + block.tokens]
+    return ids
+
+
+def outside(rollout: Rollout, annotation: Annotation) -> Annotation:
+    """The labels of what is no block: what lies in one is no sentence, whoever labelled it."""
+    sentences = tuple(
+        sentence
+        for sentence in annotation.sentences
+        if not any(block.start <= sentence.start and sentence.end <= block.end for block in rollout.blocks)
+    )
+    return replace(annotation, sentences=sentences) if rollout.blocks else annotation
 
 
 def _kept(rollout: Rollout) -> list[tuple[int, int]]:

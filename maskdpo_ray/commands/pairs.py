@@ -12,6 +12,7 @@ from itertools import groupby, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray import thinking
 from maskdpo_ray.annotators.conformance import refuse_faults
 from maskdpo_ray.annotators.replay import ReplayAnnotator
 from maskdpo_ray.commands import answers_file, given_answers, new_file
@@ -124,7 +125,7 @@ def _answers(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dro
             refuse_faults([(question, rollout)], [labels])
         except AnnotatorError as error:
             raise RecordError(f"{labels_where}: {error}", Reason.INVALID_SENTENCES) from None
-        return _Answer(where, question, rollout, labels)
+        return _Answer(where, question, rollout, thinking.outside(rollout, labels))
 
     lines = _line_by_line(rollouts, None if replayed else annotations, dropped)
     yield from dropped.sift(track(lines, "pairs", num_lines(rollouts), delay=SHORT), answer)

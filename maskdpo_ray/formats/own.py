@@ -73,6 +73,15 @@ def refuse_impossible(rollout: Rollout, where: str) -> None:
         if (number := getattr(rollout, name)) < 0:
             raise RecordError(f"{where}: {name}: expected 0 or more, got {number}", Reason.INVALID_FIELD)
     _refuse_negative(rollout.token_ids, f"{where}: token_ids")
+    character = token = 0
+    for i, block in enumerate(rollout.blocks):
+        fits = character <= block.start < block.end <= len(rollout.text)
+        if not (fits and block.tokens >= 0 and token <= block.first <= len(rollout.token_ids) - block.tokens):
+            message = (
+                f"{where}: blocks[{i}]: expected characters and tokens of the answer behind those of the one before"
+            )
+            raise RecordError(f"{message}, got {shown(block)}", Reason.INVALID_FIELD)
+        character, token = block.end, block.first + block.tokens
 
 
 def _refuse_negative(token_ids: tuple[int, ...], where: str) -> None:

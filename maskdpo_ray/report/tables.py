@@ -169,6 +169,7 @@ _SHOWN = {
     "unparsed": "unparsed",
     "sentences": "sentences",
     "tokens": "tokens",
+    "thinking": "  and of thinking",
     "distinct_1": "distinct tokens / tokens",
     "distinct_2": "distinct pairs / pairs",
     "cut_off": "cut off",
@@ -184,7 +185,7 @@ _SHOWN_OF_SECOND = {
     "unparsed": "unparsed",
     "abstained": "abstained",
 }
-_ONLY_IF_SEEN = ("contradictory", "unverifiable", "no_fact", "unparsed", "irrelevant", "abstained")
+_ONLY_IF_SEEN = ("contradictory", "unverifiable", "no_fact", "unparsed", "irrelevant", "abstained", "thinking")
 
 
 def _changes(name: str, gain: dict[str, Any], shown: dict[str, str], by: str = "") -> Table:

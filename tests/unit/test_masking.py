@@ -394,3 +394,29 @@ def test_order_of_spans_does_not_matter(smollm2: Real) -> None:
 def test_unknown_eos_rule(smollm2: Real) -> None:
     with pytest.raises(ValueError, match="eos"):
         token_weights(smollm2.tokenizer, smollm2.encode("It."), "It.", [(0, 3)], [1.0], "first")
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_an_end_that_is_not_flagged_special_is_an_end(bundled_model: Path, is_shown: bool) -> None:
+    """generation_config.json lists it: an engine stops at it, keeps its id and leaves its text out."""
+    from tokenizers import AddedToken
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model)
+    tokenizer.add_tokens([AddedToken("<|end|>", special=False)])
+    text = "Its capital is Kigali. It lies in Asia."
+    ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.convert_tokens_to_ids("<|end|>")]
+    shown, spans = text + "<|end|>" * is_shown, [(0, 22), (23, 39)]
+    for rule, expected in {"keep": 1.0, "drop": 0.0, "last_sentence": 0.5}.items():
+        weights = token_weights(tokenizer, ids, shown, spans, [1.0, 0.5], rule)
+        assert weights[-2:] == [0.5, expected]
+    # Where a sentence holds it, it is a word of that.
+    assert token_weights(tokenizer, ids, text + "<|end|>", [(0, 22), (23, 46)], [1.0, 0.5], "keep")[-1] == 0.5
+
+
+def test_tokens_of_a_block_have_no_weight(smollm2: Real) -> None:
+    text = "Hm, Cusco?\n\nIt is Lima."
+    ids, span = smollm2.encode(text), (12, 23)
+    weights = token_weights(smollm2.tokenizer, ids, text, [span], [1.0], "keep", [(0, 12)])
+    spans = token_spans(smollm2.tokenizer, ids, text)
+    assert weights == [float(start >= 12) for start, _ in spans] and 0.0 in weights
