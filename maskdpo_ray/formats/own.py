@@ -76,12 +76,13 @@ def refuse_impossible(rollout: Rollout, where: str) -> None:
     character = token = 0
     for i, block in enumerate(rollout.blocks):
         fits = character <= block.start < block.end <= len(rollout.text)
-        if not (fits and block.tokens >= 0 and token <= block.first <= len(rollout.token_ids) - block.tokens):
-            message = (
-                f"{where}: blocks[{i}]: expected characters and tokens of the answer behind those of the one before"
-            )
-            raise RecordError(f"{message}, got {shown(block)}", Reason.INVALID_FIELD)
-        character, token = block.end, block.first + block.tokens
+        if block.tokens:
+            fits &= block.tokens > 0 and token <= block.first <= len(rollout.token_ids) - block.tokens
+            token = block.first + block.tokens
+        if not fits:
+            expected = "expected characters and tokens of the answer, behind those of the block before"
+            raise RecordError(f"{where}: blocks[{i}]: {expected}, got {shown(block)}", Reason.INVALID_FIELD)
+        character = block.end
 
 
 def _refuse_negative(token_ids: tuple[int, ...], where: str) -> None:

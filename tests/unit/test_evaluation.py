@@ -55,6 +55,7 @@ def test_closed_form():
         "unparsed": (1 / 2, 0),
         "sentences": (3, 5 / 2),
         "tokens": (15, 35),
+        "thinking": (0, 0),
         "distinct_1": (1, 1),
         "distinct_2": (1, 1),
         "cut_off": (1 / 2, 0),
