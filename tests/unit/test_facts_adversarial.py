@@ -3,11 +3,13 @@
 A line of the fixture: part, T or F, table, entity, sentence. `given`: from an audit. `held_back`: written before the
 rules read by consumption. The rules before them put 38 of its 68 falsehoods on the correct side, the first version of
 these none (and called 2 of its 20 truths unverifiable, for "shares", mended since). `tuned`: written with the rules in
-view, to get around them; one in 53 did then ("southwest Africa").
+view, to get around them; one in 53 did then ("southwest Africa"; the rules before: 36). `unseen`: written when they were
+finished; nothing was changed for them (the rules before: 25 of 45).
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ RWANDA = Question("q", "Rwanda", (), facts={"table": "countries", "entity": "Rwa
 
 
 @pytest.mark.parametrize("annotator", ["facts", "claims"])
-@pytest.mark.parametrize("part", ["given", "held_back", "tuned"])
+@pytest.mark.parametrize("part", ["given", "held_back", "tuned", "unseen"])
 def test_no_falsehood_is_correct_and_truths_are(part: str, annotator: str) -> None:
     own = build(annotator)
     bad = []
@@ -83,6 +85,21 @@ CASES = [
 @pytest.mark.parametrize(("entity", "text", "expected"), CASES)
 def test_sentences(entity: str, text: str, expected: str) -> None:
     check(annotate(text, entity), text, expected)
+
+
+def test_places_of_a_users_own_table(tmp_path: Path) -> None:
+    file = tmp_path / "towns.json"
+    kinds = [{"name": "twin", "triggers": ["borders"], "shape": "entity"}]
+    towns = [
+        {"name": "Zenda", "place": [50.0, 10.0], "facts": {"twin": ["Hentzau"]}},
+        {"name": "Hentzau", "place": [51, 10]},
+    ]
+    file.write_text(json.dumps({"kinds": kinds, "entities": towns}), encoding="utf-8")
+    own = build("facts", {"tables": {"towns": str(file)}})
+    question = Question("q", "Zenda", (), facts={"table": "towns", "entity": "Zenda"})
+    text = "Zenda borders Hentzau to the north. Zenda borders Hentzau to the south."
+    (annotation,) = own.annotate([(question, Rollout("q", 0, (), text, "stop", 0))])
+    assert [sentence.label for sentence in annotation.sentences] == [RIGHT, OPEN]
 
 
 PHRASES = (
