@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import named_files
+from maskdpo_ray import named_files, stored_config
+from maskdpo_ray.entries import Finished
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import to_json
@@ -53,6 +55,17 @@ def rendered_at(path: Path) -> datetime | None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass  # what is wrong with a ledger `RunFolder.check` says
     return None
+
+
+def has_moved(begun: Finished | None, config: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Whether an option names what it named when the run began, in another place; or what is compared here later."""
+
+    @cache
+    def now() -> dict[str, str]:
+        return named_files.checksums(config)
+
+    before = (begun.facts.get("named_files") or {}) if begun else {}
+    return lambda name: name in stored_config.BY_CONTENT or (name in before and before[name] == now().get(name))
 
 
 def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) -> None:

@@ -365,7 +365,8 @@ def _changes(path: Path, config: dict[str, Any], entries: Sequence[Entry]) -> di
         return None
     # Not before its first stage: a run that found no cluster at the address, say, binds nobody to its config.
     has_begun = any(not isinstance(entry, Opened) for entry in entries)
-    return stored_config.refuse_changes(path, stored, config, has_begun)
+    begun = find_finished(entries, "begin", 0)
+    return stored_config.refuse_changes(path, stored, config, has_begun, beginning.has_moved(begun, config))
 
 
 def _writable(path: Path) -> Path:

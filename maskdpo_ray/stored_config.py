@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,8 @@ MAY_CHANGE = (
 )
 """Fields (or their prefixes) that say where a run happens, how much memory it takes and when it stops, and not what it
 computes (but for rounding)."""
+BY_CONTENT = ("model.model_name_or_path", "data.train", "data.eval", "data.transfer")
+"""Fields that name files and folders, which may have moved: `beginning` compares what they hold."""
 
 
 def versions() -> dict[str, str]:
@@ -99,9 +102,16 @@ def field(file: Path, stored: dict[str, Any], name: str, kind: type[Value]) -> V
     return value
 
 
-def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any], has_begun: bool) -> dict[str, Any]:
+def refuse_changes(
+    path: Path,
+    stored: dict[str, Any],
+    config: dict[str, Any],
+    has_begun: bool,
+    has_moved: Callable[[str], bool] = BY_CONTENT.__contains__,
+) -> dict[str, Any]:
     """Dotted name -> [old, new] of the fields that differ and may: all of them before the run has begun.
 
+    `has_moved`: whether a field names the same thing in another place, or what it names is compared elsewhere.
     Raises RunFolderError naming one that must not. An option that is newer than the run has its default.
     """
     before, now = flatten(stored), flatten(config)
@@ -110,7 +120,7 @@ def refuse_changes(path: Path, stored: dict[str, Any], config: dict[str, Any], h
         old, new = before.get(name, _default(name)), now.get(name, "(absent)")
         if old == new:
             continue
-        if not name.startswith(MAY_CHANGE) and has_begun:
+        if not name.startswith(MAY_CHANGE) and has_begun and not has_moved(name):
             raise RunFolderError(
                 f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
                 "give it back or choose another run.name"

@@ -3,14 +3,19 @@
 import json
 import shutil
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
+import bad_input
 import pytest
 import yaml
 from test_preflight import base_config
 from test_run_folder import CONFIG, open_folder
+from transformers.utils import chat_template_utils
 
-from maskdpo_ray import cli, preflight, questions, run
+from maskdpo_ray import chat, cli, preflight, questions, run
+from maskdpo_ray.commands import train
+from maskdpo_ray.config import AnnotationConfig, Config, ModelConfig
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
@@ -209,3 +214,58 @@ def test_a_changed_evaluation_is_refused_at_the_start(copy, content):
     for attempt in (RunFolder.check, open_folder):
         with pytest.raises(RunFolderError, match=f"{file}: .* stage 'evaluate-heldout' left"):
             attempt(copy, CONFIG)
+
+
+DATED = "{% if strftime_now is defined %}Today is {{ strftime_now('%d %b %Y') }}.\n{% endif %}"
+
+
+def on(monkeypatch, day):
+    """Set the clock that chats are told."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2025, 1, day, 23, 59)
+
+    monkeypatch.setattr(chat, "datetime", Clock)
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+
+
+def test_a_run_over_midnight_goes_on_with_its_prompts(tmp_path, monkeypatch):
+    """With a template that prints the day, as Llama 3.2's."""
+    bad_input.small_model(tmp_path / "model")
+    template = tmp_path / "model/chat_template.jinja"
+    template.write_text(DATED + template.read_text())
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(bad_input.TRL))
+    (tmp_path / "config.yaml").write_text(bad_input.CONFIG)
+    monkeypatch.chdir(tmp_path)
+    argv = ["pairs.jsonl", "--config", "config.yaml", "--mask.policy", "vanilla"]
+    on(monkeypatch, 1)
+    first = train.prepare(argv)
+    with RunFolder.open("runs/r", cli.resolved(first.config), {}) as folder:
+        first.begin(INITIAL, folder)
+    on(monkeypatch, 2)
+    again = train.prepare(argv)  # it would refuse other pairs
+    assert again.examples == first.examples and again.rendered_at == datetime(2025, 1, 1, 23, 59)
+    other = train.prepare([*argv, "--run.name", "other"])
+    assert other.examples != first.examples and other.rendered_at.day == 2
+
+
+def test_moved_files_are_the_same(tmp_path):
+    """The run goes on where model, questions and named files lie elsewhere, and hold what they held."""
+
+    def config_of(place):
+        labels = {"annotator": "replay", "options": {"file": f"{place}/labels.jsonl"}}
+        return cli.resolved(Config(model=ModelConfig(f"{place}/model"), annotation=AnnotationConfig(**labels)))
+
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "labels.jsonl").write_text("other" if name == "c" else "the same")
+    with RunFolder.open(tmp_path / "run", config_of(tmp_path / "a"), {}) as folder:
+        folder.begin(INITIAL, SPLITS)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for _ in range(2):
+        with RunFolder.open(tmp_path / "moved", config_of(tmp_path / "b"), {}) as folder:
+            folder.begin(INITIAL, SPLITS)
+    with pytest.raises(RunFolderError, match="^annotation.options.file: expected "):
+        RunFolder.check(tmp_path / "moved", config_of(tmp_path / "c"), SPLITS)

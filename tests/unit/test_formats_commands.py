@@ -273,7 +273,11 @@ BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
     "iteration": (["{}", "-o", "{}/out", "--iteration=-1"], ConfigError, "--iteration: expected a whole number from 0"),
     "digits": (["{}", "-o", "{}/out", "--iteration", "9" * 5000], ConfigError, f"on, got '{'9' * 76}... (--help"),
     "flag": (["{}", "-o", "{}/out", "--force=yes"], ConfigError, "--force: expected no value, got 'yes' (--help"),
-    "option": (["{}", "-o", "{}/out", "--itration", "1"], ConfigError, "--itration: unknown option; did you mean --iteration?"),
+    "option": (
+        ["{}", "-o", "{}/out", "--itration", "1"],
+        ConfigError,
+        "--itration: unknown option; did you mean --iteration?",
+    ),
     "long source": (
         ["x" * 5000, "-o", "{}/out", "--questions", "builtin:countries"],
         DataError,
