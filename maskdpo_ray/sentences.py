@@ -65,11 +65,12 @@ _SUPERSCRIPT = "[¹²³⁰⁴-⁹]"
 _CITATION = re.compile(
     rf"{_SUPERSCRIPT}+(?:[,⁻–-]\s?{_SUPERSCRIPT}+)*|[†‡]+|(?<=[.!?])\(\d{{1,3}}\)(?=\s|$)"
     r"|<sup>[^<]{1,60}</sup>"
-    r"|\s?\[{1,2}\^?(?:\d[\d\s,;–-]*|(?i:citation needed|note \d+|ref\.? \d+))\]{1,2}(?:\([^()\s]{1,300}\))?"
-    r"|(?<![\s\[])\[{1,2}[^\[\]]{1,60}\]{1,2}(?:\([^()\s]{1,300}\))?"  # Not behind a space: [a], [who?]
-    r"|\s?[【［〔]\d[^】］〕]{0,60}[】］〕]"
-    rf"|\s?\({_LINK}(?:[,;]\s?{_LINK})*\)"
-    r"|\s?[(（](?:(?=[^()（）]{0,100}[^\W\d_]|\d+\s?[,，;–-])[^()（）]{1,100}?\d[a-z]?"  # (Smith, 2020), (p. 45)
+    r"|(?:\s{0,3}\[{1,2}\^?(?:\d[\d\s,;–-]*|(?i:citation needed|note \d+|ref\.? \d+))"
+    r"|(?<![\s\[])\[{1,2}[^\[\]]{1,60})\]{1,2}"  # Not behind a space: [a], [who?]
+    r"(?:\([^()\s]{1,300}\)|:\s?\d+(?:[–-]\d+)?)?"  # Its address, or its page
+    r"|\s{0,3}[【［〔]\d[^】］〕]{0,60}[】］〕]"
+    rf"|\s{{0,3}}\({_LINK}(?:[,;]\s?{_LINK})*\)"
+    r"|\s{0,3}[(（](?:(?=[^()（）]{0,100}[^\W\d_]|\d+\s?[,，;–-])[^()（）]{1,100}?\d[a-z]?"  # (Smith, 2020), (p. 45)
     r"|(?i:sources?|citation|ref|ibid|via|来源|出处|资料来源)\b[^()（）]{0,100})[)）]"
 )
 _MARKUP = re.compile(r"[*_~]+")
@@ -212,7 +213,7 @@ class _Block:
                     open_at[mark] = [at]
             elif mark not in _PAIRS:
                 open_at.setdefault("(" if mark == "（" else mark, []).append(at)
-            elif mark in ")）" and self._is_item(at):
+            elif mark in ")）" and not text[at - 2 : at].isalpha() and self._is_item(at):
                 continue
             elif open_at.get(_PAIRS[mark]):
                 matches[open_at[_PAIRS[mark]].pop()] = at
@@ -284,7 +285,8 @@ class _Block:
         """Where the sentence with end marks at [first, last) ends, or None if it goes on."""
         text, end = self.text, self.end
         tail = _TAIL.match(text, last, end).end()
-        tail = next((k for k in range(last, tail) if text[k] in '"`' and k in self.close_of), tail)
+        if tail > last:
+            tail = next((k for k in range(last, tail) if text[k] in '"`' and k in self.close_of), tail)
         marks = text[first:last]
         cited = self._citations(tail)
         uncited, tail = cited == tail, cited
@@ -307,10 +309,10 @@ class _Block:
                 ends = text[tail].isupper() or _han(text[tail])
             return tail if ends else None
         word = self._word(first)
-        short = len(word) < 4 or CONTRACTED.fullmatch(word) is not None
-        goes_on = not self.lower_case or (marks == "." and short and not word.isdigit())
-        if text[following].islower() and goes_on and not _LOWER_CASE_START.match(text, following):
-            return None
+        if text[following].islower() and not _LOWER_CASE_START.match(text, following):
+            short = marks == "." and (len(word) < 4 or CONTRACTED.fullmatch(word)) and not word.isdigit()
+            if short or not self.lower_case:
+                return None
         if marks == ".":
             if word.isdecimal() and len(word) <= 3:
                 return None if self._is_marker(int(word), first - len(word)) else after
@@ -321,7 +323,7 @@ class _Block:
 
     def _citations(self, at: int) -> int:
         """End of the citations behind the end mark and closing marks that end at `at`; `at` if there are none."""
-        if _CITING.isdisjoint(self.text[at : at + 2]) or _CITATION.match(self.text, self.body, self.end):
+        if _CITING.isdisjoint(self.text[at : at + 4]) or _CITATION.match(self.text, self.body, self.end):
             return at
         end = at
         while found := (_CITATION if end == at else _NEXT_CITATION).match(self.text, end, self.end):

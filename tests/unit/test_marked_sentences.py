@@ -25,6 +25,7 @@ CASES = [
     ("zh", "他说：“它很大。”[1]¦他走了。"),
     ("en", "It is so. (Smith, 2020; Lee et al., 2021)¦ It is big. (see Smith, 2020, p. 45)¦ It is old. (ibid.)¦ Yes."),
     ("en", "It grew.¹,²¦ It fell.⁴⁻⁶¦ It rose.<sup>[2,3]</sup>¦ It was sold.†¦ It ended.(4,5)¦ Done."),
+    ("en", "It grew.[5]:12¦ It fell.[6]: 45–46¦ It rose.  [7]  ¦It ended."),
     ("en", "It grew.[1]–[3]¦ It fell. [4]¦ It rose.[5], [6]¦ End."),
     ("en", "It grew.[[1]](https://a.b/c)¦ It fell. ([a.b](https://a.b/c?x=y))¦ It rose.[1](https://a.b)¦ End."),
     ("en", "**Lima is old.[1]**¦ It is big.¦ *It is.*[2]¦ Yes.[^3]¦ “No.”[4]¦ End."),
