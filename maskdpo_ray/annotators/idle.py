@@ -33,7 +33,9 @@ _BEFORE_A_CLAUSE = (
     "worth noting|important to note|worth mentioning)(?: that|,|:)"
 )
 _OPENING = re.compile(
-    rf"[\s*_\"“'‘(]*(?:(?:{_BEFORE_A_MARK})(?=\s*(?:[,:;!.?…–—-]|$))[\s*_,:;!.?…–—-]*|(?:{_BEFORE_A_CLAUSE})[\s*_,:]+)",
+    # A dash has spaces: "No-one" and "well-known" are words.
+    rf"[\s*_\"“'‘(]*(?:(?:{_BEFORE_A_MARK})(?:[\s*_]*(?:[,:;!.?…—]|$)|\s+[–-]\s)[\s*_,:;!.?…—]*"
+    rf"|(?:{_BEFORE_A_CLAUSE})[\s*_,:]+)",
     re.IGNORECASE,
 )
 
@@ -46,7 +48,7 @@ FUNCTION = frozenset(
 )
 """Harmless in any place beside claims that are checked. No quantity, time, negation, comparison, degree or modality."""
 
-READER = FUNCTION | frozenset(
+_READER = FUNCTION | frozenset(
     (
         "i im id ill ive we you your yours me my our us let lets please feel free know knows hope hopes help helps "
         "helped need needs want wants like would could can may will shall should if any anything something more "
@@ -58,7 +60,9 @@ READER = FUNCTION | frozenset(
     ).split()
 )
 """What a sentence may consist of that only speaks to the reader."""
-ANCHORS = frozenset("i im id ill ive we you your me my our us let lets please here heres below following facts".split())
+_ANCHORS = frozenset(
+    "i im id ill ive we you your me my our us let lets please here heres below following facts".split()
+)
 """One of these must be in such a sentence."""
 _QUALIFYING = frozenset(
     "short brief quick interesting key main important basic fun general great good useful specific next".split()
@@ -75,7 +79,7 @@ _UNFINISHED = frozenset("other and or but while whereas although though located 
 _ASKING = frozenset(
     "what which who whom whose where when why how is are does do did can could would should have has".split()
 )
-BEFORE_NAME = frozenset("called named".split())
+_BEFORE_A_CLAIM = frozenset("called named both".split())
 COUNTS = {
     word: number
     for number, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), start=1)
@@ -103,7 +107,7 @@ def asks_or_offers(words: Sequence[Token], named: set[int], plain: frozenset[str
     # "You see, Rwanda has ..." states; "... about Rwanda" does not.
     if any(not _introduced(words, i, named) for i in named):
         return "a question" if words[0].key in _ASKING and words[-1].gap.lstrip("*_ ").startswith("?") else None
-    if any(words[i].key in ANCHORS for i in spoken):
+    if any(words[i].key in _ANCHORS for i in spoken):
         return "speaks to the reader, claims nothing"
     return "a question" if words[0].key in _ASKING and words[-1].gap.lstrip("*_ ").startswith("?") else None
 
@@ -116,7 +120,7 @@ def _speaks_to_reader(words: Sequence[Token], i: int) -> bool:
         return after in _REFUSED
     if word.isdecimal() or word in COUNTS:  # "Here are 11 facts"
         return after in _QUALIFYING | _TO_THE_READER
-    return word in READER | _TO_THE_READER
+    return word in _READER | _TO_THE_READER
 
 
 def _introduced(words: Sequence[Token], i: int, named: set[int]) -> bool:
@@ -132,14 +136,13 @@ def idle(words: Sequence[Token], i: int, taken: set[int]) -> bool:
     before = words[i - 1].key if i else ""
     if word in FUNCTION:
         return True
-    if word in BEFORE_NAME:
-        return after is not None and after.start in taken
-    if word == "both":
+    if word in _BEFORE_A_CLAIM:
         return after is not None and after.start in taken
     if word == "well":
         return before == "as" and after is not None and after.key == "as"
     if word == "one":
-        return before not in {"has", "have", "the", "only", "just", "with"} and after is not None
+        is_choice = after is not None and (after.key == "of" or after.start in taken)
+        return is_choice and before not in {"has", "have", "the", "only", "just", "with"}
     return False
 
 

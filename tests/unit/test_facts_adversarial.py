@@ -3,8 +3,8 @@
 A line of the fixture: part, T or F, table, entity, sentence. `given`: from an audit. `held_back`: written before the
 rules read by consumption. The rules before them put 38 of its 68 falsehoods on the correct side, the first version of
 these none (and called 2 of its 20 truths unverifiable, for "shares", mended since). `tuned`: written with the rules in
-view, to get around them; one in 53 did then ("southwest Africa"; the rules before: 36). `unseen`: written when they were
-finished; nothing was changed for them (the rules before: 25 of 45).
+view, to get around them; one in 53 did then ("southwest Africa"; the rules before: 36). `unseen`: written when they
+were finished; nothing was changed for them (the rules before: 25 of 45).
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ CASES = [
     ("Japan", "Japan is not landlocked.", RIGHT),
     ("Burma", "The capital of Burma, also called Myanmar, is Naypyidaw.", RIGHT),
     ("Rwanda", "It is a country.", RIGHT),
+    ("Egypt", "No-one in Egypt speaks Arabic.", OPEN),
+    ("Egypt", "No - Egypt is in Africa.", RIGHT),
     ("Rwanda", "Rwanda is a kingdom.", OPEN),
     ("Rwanda", "Uganda.", NO_FACT),
     ("Rwanda", "Kigali.", NO_FACT),
