@@ -64,11 +64,10 @@ class GivenAnswers:
                     f"{file}: question {name!r}: expected {len(found[most])} answers, as there are to {most!r}, "
                     f"got {len(of_question)}"
                 )
-                if name not in short:
+                if name not in short and not dropped.counts[Reason.MALFORMED]:
                     raise DataError(message)
-                # Its figures would be of fewer answers than the others'.
-                for _ in of_question:
-                    dropped.take(RecordError(message, Reason.TOO_FEW_ANSWERS))
+                # A dropped line may have been its own; its figures would be of fewer answers than the others'.
+                dropped.take(RecordError(message, Reason.TOO_FEW_ANSWERS))
                 del found[name]
         dropped.check()
         return cls(file, {name: tuple(answers) for name, answers in found.items()}, len(found[most]))

@@ -60,7 +60,7 @@ class Reader:
     def _labelled(self, preference: Preference, labels: ReplayAnnotator | None, path: Path, where: str) -> Preference:
         for sample, side in enumerate(SIDES):
             answer = getattr(preference, side)
-            if answer.sentences is not None:
+            if answer.sentences:
                 continue
             if labels is not None:
                 sentences = _looked_up(preference.question_id, sample, answer.text, labels, where)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_input import ANNOTATIONS, AUTHORS, CONTEXT, QUESTIONS, ROLLOUTS, TRL, lines, words
+from bad_input import ANNOTATIONS, AUTHORS, CONTEXT, QUESTIONS, ROLLOUTS, TEXTS, TRL, lines, words
 
 from maskdpo_ray import preflight, questions, run
 from maskdpo_ray.commands import annotate, evaluate, export, pairs, train
@@ -19,6 +19,9 @@ from maskdpo_ray.formats.json_items import objects
 from maskdpo_ray.ledger import encode_line
 
 PLAIN = "theirs.jsonl --config config.yaml --mask.policy vanilla --dry_run"
+
+
+SAID = {"role": "assistant"}
 
 
 def numbered(number: int) -> dict[str, Any]:
@@ -130,6 +133,7 @@ BAD_PAIRS: dict[str, tuple[Any, str]] = {
     ),
     "begins as a conversation": ({**TRL, "chosen": '[{"role": "assistant", "content": "a"'}, "json_text"),
     "label": ({**TRL, "chosen_sentences": [{"start": 0, "end": 4, "label": "true"}]}, "unknown_label"),
+    "no labels": ({**TRL, "chosen_sentences": 7}, "invalid_field"),
     "span": ({**TRL, "chosen_sentences": [{"start": 0, "end": 99, "label": "no_fact"}]}, "invalid_sentences"),
     "name": ({**TRL, "question_id": 7}, "invalid_field"),
     "authors' type": ({**AUTHORS, "chosen_item": {"sents": ["Yes."], "type": ["good"]}}, "unknown_label"),
@@ -156,8 +160,51 @@ def test_a_bad_pair_of_each_kind_leaves_a_thousand(good_folder: Path, capfd: pyt
     said = job.describe()
     assert f"train on 1000 of {1000 + len(bad)} pairs of theirs.jsonl (dropped: " in said
     assert f"\n  empty_answer: theirs.jsonl:{501 + 2 * 3}: chosen: expected an answer as text" in said
-    with pytest.raises(DataError, match=r"^theirs.jsonl: expected at most 0.01 of the records .* of 1021: .*; such "):
+    with pytest.raises(DataError, match=r"^theirs.jsonl: expected at most 0.01 of the records .* of 1022: .*; such "):
         prepared(good_folder, f"{PLAIN} --data.max_dropped 0.01")
+
+
+CASES: dict[str, tuple[list[dict[str, Any]], int, str]] = {
+    "an empty system message": (
+        [{**TRL, "prompt": [{"role": "system", "content": ""}, {"role": "user", "content": "What is a?"}]}],
+        1,
+        "",
+    ),
+    "nulls": (
+        [{**TRL, "chosen": [{"role": "assistant", "content": TEXTS[0], "name": None, "tool_calls": None}]}],
+        1,
+        "",
+    ),
+    "the JSON text of a conversation": (
+        [{**TRL, "chosen": json.dumps([{"role": "user", "content": TRL["prompt"]}, {**SAID, "content": TEXTS[0]}])}],
+        1,
+        "",
+    ),
+    "a special token's text": ([TRL, {**numbered(1), "chosen": "It ends in </s>, mostly."}], 2, ""),
+    "nothing but space": ([TRL, {**TRL, "chosen": " \n"}], 1, "(dropped: 1 empty_answer)"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_people_have_is_learned(good_folder: Path, name: str) -> None:
+    items, kept, said = CASES[name]
+    (good_folder / "theirs.jsonl").write_text(lines(*items))
+    job = prepared(good_folder)
+    assert f"train on {kept} of {len(items)} pairs of theirs.jsonl {said}" in job.describe()
+    plain = "".join(chr(token + 28) for token in job.examples[0].chosen_token_ids[:-1])
+    # The template has no generation prompt: the answer begins with what it writes before one.
+    assert plain == f"[assistant] {TEXTS[0]}" and job.examples[0].chosen_token_ids[-1] == 2
+
+
+def test_a_tool_call_that_the_template_leaves_out_is_named(good_folder: Path) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
+    turns = [{"role": "user", "content": "a"}, call, {"role": "tool", "name": "f", "content": "19 C"}]
+    (good_folder / "theirs.jsonl").write_text(lines({**TRL, "prompt": turns}))
+    with pytest.raises(DataError, match=r"^theirs.jsonl:1: prompt\[1\].tool_calls: expected what the model's chat "):
+        prepared(good_folder)
+    template = good_folder / "model" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("{{ m.content }}", "{{ m.content }}{{ m.tool_calls }}"))
+    assert len(prepared(good_folder).examples) == 1
 
 
 def test_one_of_two_pairs_is_borne(good_folder: Path) -> None:
@@ -278,7 +325,7 @@ def test_pairs_takes_the_answers_that_annotate_takes(answered: Path, capfd: pyte
 
 
 def test_evaluate_drops_a_question_that_lost_an_answer(answered: Path) -> None:
-    command = "rollouts.jsonl --questions questions.jsonl --config config.yaml --data.max_dropped 0.1"
+    command = "rollouts.jsonl --questions questions.jsonl --config config.yaml"
     bad_line(7, lambda line: line.replace('"stop"', '"foo"'), "rollouts.jsonl")
     job = evaluate.prepare(words(command, answered))
     assert "heldout 29 questions x 2 answers" in job.describe()
@@ -286,6 +333,8 @@ def test_evaluate_drops_a_question_that_lost_an_answer(answered: Path) -> None:
         "invalid_field": 1,
         "too_few_answers": 1,
     }
+    bad_line(7, lambda line: "{oops}\n", "rollouts.jsonl")  # of nobody knows whom
+    assert "heldout 29 questions x 2 answers" in evaluate.prepare(words(command, answered)).describe()
     bad_line(7, lambda line: "", "rollouts.jsonl")
     with pytest.raises(DataError, match="expected 2 answers, as there are to 'a0', got 1$"):
         evaluate.prepare(words(command, answered))
