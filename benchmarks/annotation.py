@@ -147,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--answers", type=int, default=200)
+    parser.add_argument("--answers", type=measures.count, default=200)
     parser.add_argument("--baseline_answers", type=int, default=10, help="A multiple of 10.")
     measures.json_option(parser)
     given = parser.parse_args()

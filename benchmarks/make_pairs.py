@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import measures
 from maskdpo_ray import annotators, chat, cli, loopback, model_folder, questions
 from maskdpo_ray.config import Config
 from maskdpo_ray.pairing import pair_of
@@ -55,8 +56,8 @@ def pairs(config: Config, asked: list[Question], num_pairs: int) -> Iterator[Pre
 def main() -> None:
     """Command line: write both files, say what is in them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num_pairs", type=int, default=64)
-    parser.add_argument("--questions", type=int, default=120, help="Asked for them: not each gives a pair.")
+    parser.add_argument("--num_pairs", type=measures.count, default=64)
+    parser.add_argument("--questions", type=measures.count, default=120, help="Asked for them: not each gives a pair.")
     given = parser.parse_args()
     config = cli.read(Path("configs/quickstart.yaml"))
     loopback.prefer(config.cluster)

@@ -177,6 +177,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def count(text: str) -> int:
+    """The `type` of an option that counts what a benchmark needs at least one of."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
 def json_option(made: argparse.ArgumentParser) -> None:
     """The option `--json`, which `keep` is to be given."""
     made.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")

@@ -179,9 +179,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
     made.add_argument("--model", default="models/smollm2-135m-instruct")
-    made.add_argument("--questions", type=int, default=32)
-    made.add_argument("--batch_size", type=int, default=16, help="pairs per optimizer step")
-    made.add_argument("--micro_batch_size", type=int, default=8, help="questions that TRL answers and learns at a time")
+    made.add_argument("--questions", type=measures.count, default=32)
+    made.add_argument("--batch_size", type=measures.count, default=16, help="pairs per optimizer step")
+    made.add_argument(
+        "--micro_batch_size", type=measures.count, default=8, help="questions that TRL answers and learns at a time"
+    )
     turns.options(made, NAMES, repeats=2)
     given = made.parse_args(words)
     if given.batch_size % given.micro_batch_size or given.questions % given.batch_size:

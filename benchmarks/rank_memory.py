@@ -19,6 +19,7 @@ import torch
 
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
+from benchmarks import measures
 from maskdpo_ray import counted_shape, prefix_tree, sizing
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.config import Config, DeepspeedConfig, ModelConfig, TrainConfig
@@ -53,10 +54,10 @@ def main() -> None:
     parser.add_argument("--zero_stage", type=int, choices=(2, 3), default=2)
     parser.add_argument("--param_dtype", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--pairs", type=int, default=8, help="of a pass")
-    parser.add_argument("--prompt", type=int, default=120, help="tokens")
-    parser.add_argument("--answer", type=int, default=96, help="tokens")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=measures.count, default=8, help="of a pass")
+    parser.add_argument("--prompt", type=measures.count, default=120, help="tokens")
+    parser.add_argument("--answer", type=measures.count, default=96, help="tokens")
+    parser.add_argument("--threads", type=measures.count, default=2)
     given = parser.parse_args()
 
     shape = counted_shape.of_folder(given.model)

@@ -19,7 +19,7 @@ Outcome = dict[str, Any]
 
 def options(made: argparse.ArgumentParser, names: Sequence[str], repeats: int) -> None:
     """Those that `run` reads, added to a script's own, and the number of threads."""
-    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--threads", type=measures.count, default=len(os.sched_getaffinity(0)))
     made.add_argument("--contenders", nargs="+", choices=names, default=list(names))
     of_turns(made, names, repeats)
 
@@ -27,7 +27,7 @@ def options(made: argparse.ArgumentParser, names: Sequence[str], repeats: int) -
 def of_turns(made: argparse.ArgumentParser, names: Sequence[str], repeats: int) -> None:
     """Those that `run` reads, all of `names` taking part."""
     made.set_defaults(contenders=list(names))
-    made.add_argument("--repeats", type=int, default=repeats)
+    made.add_argument("--repeats", type=measures.count, default=repeats)
     made.add_argument("--only", choices=names, help="take this one's turn, in this process")
     measures.json_option(made)
 

