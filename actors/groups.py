@@ -6,6 +6,7 @@ Each takes Ray handles of started actors and says what goes to which of them.
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -18,19 +19,22 @@ from actors.host import Stored
 from actors.pool import Failure, Pool
 from actors.ranks import Ranks
 from actors.rollout import Request, Sampling, refuse_faults, request_seed
-from maskdpo_ray import batching, micro_batches
+from maskdpo_ray import batching, micro_batches, publication
 from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.chat import Chat
 from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.config import Config
-from maskdpo_ray.errors import ActorLost, ClusterError, NotFiniteError
+from maskdpo_ray.errors import ActorLost, ClusterError, ModelError, NotFiniteError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
 from maskdpo_ray.reference import PairLogps
 from maskdpo_ray.stages import EVALUATE, Answered, Failed, Labelled
+from maskdpo_ray.training_config import TrainConfig
 
 _TOGETHER = 16
 """Questions that go to an annotation or evaluation actor in one call, at most."""
+_PUBLISHED_PAIRS = 16
+"""Whose log-probs a published policy is compared by."""
 _BLOCK_TOKENS = 2**16
 """For each rank, of pairs whose reference log-probs are asked for in one call: about what a training step takes."""
 
@@ -168,6 +172,20 @@ class _Training:
     seed: int
     checkpoints: Checkpoints
 
+    def starts_at_reference(self) -> bool:
+        """Whether policy and reference have the same weights, as far as that is known."""
+        return getattr(self.reference, "checksum", None) == self.policy.checksum
+
+    def last_pairs(self, train: TrainConfig) -> list[int]:
+        """Up to `_PUBLISHED_PAIRS` of the last step."""
+        batches = batching.epoch_batches(len(self.examples), train.batch_size, train.max_epochs, self.seed)
+        return deque(batches, maxlen=1)[0][:_PUBLISHED_PAIRS]
+
+    def kept(self) -> str:
+        """What a stop leaves of this training."""
+        step = self.checkpoints.step
+        return f"the checkpoint of step {step} is kept" if step else "no checkpoint yet"
+
 
 class TrainingGroup:
     """DeepSpeed ranks as one trainer (`stages.Trainer`); when a rank dies, new ones go on from the last checkpoint."""
@@ -184,14 +202,17 @@ class TrainingGroup:
             yield from self._logps_of(block, policy)
 
     def _logps_of(self, examples: Sequence[TrainingExample], policy: Policy) -> list[PairLogps]:
-        shares = self._split(examples)
-        arguments = [([[examples[i] for i in places] for places in share], policy.path) for share in shares]
         while True:
             try:
-                answers = self._call("reference_logps", arguments)
-                break
+                return self._logps("reference_logps", examples, policy.path)
             except ActorLost as died:
                 self._ranks.start_again(died, "with the reference log-probs")
+
+    def _logps(self, method: str, examples: Sequence[TrainingExample], path: str | None) -> list[PairLogps]:
+        """What a method of the ranks says of `examples`, in their order."""
+        shares = self._split(examples)
+        arguments = [([[examples[i] for i in places] for places in share], path) for share in shares]
+        answers = self._call(method, arguments)
         logps: dict[int, PairLogps] = {}
         for share, answer in zip(shares, answers, strict=True):
             logps.update(zip(chain.from_iterable(share), answer, strict=True))
@@ -209,20 +230,41 @@ class TrainingGroup:
         self._training = _Training(examples, reference, policy, seed, checkpoints)
         return self._steps(self._training)
 
-    def publish(self, folder: str, version: int) -> Policy:
+    def publish(self, folder: str, version: int) -> tuple[Policy, dict[str, float]]:
         """See `stages.Trainer.publish`."""
+        assert self._training is not None
         while True:
             try:
-                self._call_all("save_policy", folder)
-                # The next iteration's reference model, and engines on the same node, need the memory.
-                self._call_all("release")
+                metrics = self._publish(self._training, folder)
                 break
             except ActorLost as died:
                 self._start_again(died, self._training)
                 for _ in self._steps(self._training):
                     pass
         self._ranks.deaths, self._training = 0, None
-        return weights.publish(folder, version)
+        return weights.publish(folder, version), metrics
+
+    def _publish(self, training: _Training, folder: str) -> dict[str, float]:
+        """Save the policy, and load it back: a folder that is not what was trained must not take its place."""
+        places = training.last_pairs(self._config.train)
+        examples = [training.examples[place] for place in places]
+        trained = self._logps("reference_logps", examples, None)
+        self._call_all("save_policy", folder)
+        # The published model takes the room of engine and optimizer, not some beside theirs.
+        self._call_all("release")
+        published = self._logps("published_logps", examples, folder)
+        if isinstance(training.reference, Policy):
+            reference = self._logps("reference_logps", examples, training.reference.path)
+        else:
+            reference = [training.reference[place] for place in places]
+        # The next iteration's reference model, and engines on the same node, need the memory.
+        self._call_all("release")
+        found = publication.compare(examples, trained, published, reference)
+        try:
+            publication.check(found, folder, self._config)
+        except ModelError as error:
+            raise ModelError(f"{error}; {training.kept()}") from error
+        return found
 
     def busy_seconds(self) -> float:
         """Seconds in which the ranks, which work together, had a call to answer."""
@@ -247,7 +289,8 @@ class TrainingGroup:
         num_examples, done = len(training.examples), checkpoints.step
         total = batching.num_steps(num_examples, train.batch_size, train.max_epochs)
         of_each_step = training.reference.path if isinstance(training.reference, Policy) else None
-        self._call_all("begin", training.policy.path, total, training.seed, of_each_step)
+        is_same = training.starts_at_reference()
+        self._call_all("begin", training.policy.path, total, training.seed, of_each_step, is_same)
         if done:
             self._call_all("load_checkpoint", str(checkpoints.path(done)))
         batches = batching.epoch_batches(num_examples, train.batch_size, train.max_epochs, training.seed)
@@ -256,8 +299,8 @@ class TrainingGroup:
                 metrics = self._call("train_step", self._step(training, batch))[0]
             except NotFiniteError as error:
                 pairs = ", ".join(training.examples[i].pair_id for i in batch)
-                kept = f"the checkpoint of step {checkpoints.step} is kept" if checkpoints.step else "no checkpoint yet"
-                raise NotFiniteError(f"step {step} of {total}: {error}; its pairs: {pairs}; {kept}") from error
+                line = f"step {step} of {total}: {error}; its pairs: {pairs}; {training.kept()}"
+                raise NotFiniteError(line) from error
             yield step, metrics
             if checkpoints.is_due(step):
                 written = self._call_all("save_checkpoint", str(checkpoints.clear(step)))

@@ -11,17 +11,16 @@ import shutil
 import socket
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from actors import adapters, checkpoint_engine, pair_logps
+from actors import adapters, checkpoint_engine, loading, pair_logps
 from actors import strategy as strategies
 from actors.lifetime import end_with_raylet
+from actors.training_settings import TrainingSettings
 from maskdpo_ray import stage_files, whole_file
-from maskdpo_ray.errors import ModelError, NotFiniteError
-from maskdpo_ray.training_config import LoraConfig, SavingsConfig
+from maskdpo_ray.errors import NotFiniteError
 
 if TYPE_CHECKING:
     import torch
@@ -32,26 +31,6 @@ if TYPE_CHECKING:
 
 # The folder that DeepSpeed makes within a checkpoint's.
 _TAG = "state"
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Plain values of one rank group; the meaning of each is in maskdpo_ray/config.py."""
-
-    optimizer: strategies.OptimizerSettings
-    beta: float
-    zero_stage: int
-    param_dtype: Literal["bf16", "fp32"]
-    seed: int
-    device: Literal["cpu", "cuda"]
-    num_threads: int
-    timeout_s: float
-    adam_offload: bool = False
-    gradient_checkpointing: bool = False
-    trust_remote_code: bool = False
-    chat_template: str | None = None
-    lora: LoraConfig = LoraConfig()
-    savings: SavingsConfig = SavingsConfig()
 
 
 class TrainingRank:
@@ -71,6 +50,7 @@ class TrainingRank:
         """Whether the policy without its adapters is the reference."""
         self._tokenizer: Any = None
         self._seed = 0
+        self._starts_at_reference = False
 
     def address(self) -> tuple[str, int]:
         """Where the ranks meet: this node's address and a free port (asked of rank 0)."""
@@ -99,23 +79,33 @@ class TrainingRank:
         self._strategy.setup_distributed(timeout=timedelta(seconds=settings.timeout_s))
         return strategies.slow_dtype(settings.device, settings.param_dtype)
 
-    def begin(self, policy_path: str, total_steps: int, seed: int = 0, reference_path: str | None = None) -> None:
+    def begin(
+        self,
+        policy_path: str,
+        total_steps: int,
+        seed: int = 0,
+        reference_path: str | None = None,
+        starts_at_reference: bool = False,
+    ) -> None:
         """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.
 
         Args:
-            seed: for dropout and new adapters.
+            seed: for the adapters: new ones, their dropout, and the rounding of what they add.
             reference_path: of the reference model, where `train_step` is to compute its log-probs.
+            starts_at_reference: the reference has the same weights, so that the first step's loss is known.
 
         Always from the folder, also when the same weights are in memory: so that an iteration starts
         from the published (bf16) policy whether or not the run was interrupted before it.
         """
         from transformers import AutoTokenizer
 
+        from maskdpo_ray import lean_layers
+
         self.release()
         settings = self._settings
         model = self._load(policy_path)
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            lean_layers.recompute(model)
         if settings.lora.rank:
             strategies.seed_everything(f"{seed}/adapters")  # the same on every rank
             model = adapters.wrap(model, settings.lora)
@@ -125,7 +115,10 @@ class TrainingRank:
         cfg = settings.optimizer.for_openrlhf(total_steps)
         self._engine, _, _ = self._strategy.prepare((model, cfg))
         self._engine.checkpoint_engine = checkpoint_engine.build()
-        self._seed = seed
+        self._seed, self._starts_at_reference = seed, starts_at_reference
+        # Under ZeRO-3 a gradient would leave DeepSpeed's counts of the layers' passes, by which it adds up those of a
+        # step, as they must not be: there a frozen model's is compared, which the reference and what is published are.
+        self._check_tree(self._engine, has_gradient=settings.zero_stage < 3)
         self._is_own_reference = settings.lora.rank > 0 and reference_path == policy_path
         if reference_path is not None and not self._is_own_reference:
             self._load_reference(reference_path)
@@ -144,6 +137,11 @@ class TrainingRank:
         if policy_path is None:
             return self._logps(self._engine, micro_batches)
         self._load_reference(policy_path)
+        return self._logps(self._reference, micro_batches)
+
+    def published_logps(self, micro_batches: Sequence[Sequence[TrainingExample]], path: str) -> list[PairLogps]:
+        """As `reference_logps`, of a published policy with its weights as engines hold them. Call `release` before."""
+        self._load_reference(path, self._settings.sampled_dtype)
         return self._logps(self._reference, micro_batches)
 
     def train_step(
@@ -170,9 +168,10 @@ class TrainingRank:
             ValueError: when the shares don't add up to `global_batch_size`.
             NotFiniteError: when the loss is not finite, and no step is taken, or the gradient is not, and the weights
                 are spoilt. Training can't go on but from a checkpoint.
+            ModelError: when the loss of the first step is not what it is where policy and reference are the same.
         """
         from maskdpo_ray.forward import response_logps
-        from maskdpo_ray.losses import masked_dpo_loss
+        from maskdpo_ray.losses import check_first_loss, masked_dpo_loss
 
         engine, device = self._engine, strategies.device_of(self._settings.device)
         num_passes = self._num_passes(micro_batches)
@@ -182,7 +181,6 @@ class TrainingRank:
         lr = engine.get_lr()[0]
         # So that dropout depends on the step, and not on what this process has done before.
         strategies.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
-        engine.train()
         sums = [0.0] * 5
         for index in range(num_passes):
             # ZeRO reduces gradients in every backward pass, and steps after the last one only.
@@ -192,6 +190,7 @@ class TrainingRank:
                 reference = self._reference_of(pairs)
             elif pairs:
                 reference = pair_logps.pad(references[index])
+            self._set_learning()
             if not pairs:
                 engine.backward(self._filler_loss(engine, device))
                 continue
@@ -208,6 +207,9 @@ class TrainingRank:
         sums = self._reduce(sums, "sum")
         if not math.isfinite(sums[0]):
             raise NotFiniteError(f"expected a finite loss, got {sums[0]}")
+        if self._starts_at_reference and engine.global_steps == 0:
+            loss, dtype = sums[0] / global_batch_size, self._settings.param_dtype
+            check_first_loss(loss, self._settings.beta, dtype, sums[-1], global_batch_size)
         strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
         engine.step()
         grad_norm = self._strategy.get_grad_norm(engine)
@@ -235,13 +237,14 @@ class TrainingRank:
         if self._settings.zero_stage == 3:
             weights = self._engine._consolidated_16bit_state_dict()  # gathered on rank 0
         elif self._rank == 0:
-            weights = _own_weights(self._engine.module)
+            weights = loading.state_dict(self._engine.module)
         if self._rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
             with whole_file.written_by_others(Path(path), Path(partial)):
                 plain = self._engine.module
                 if self._settings.lora.rank:
-                    plain, weights = plain.get_base_model(), adapters.merged(weights, self._settings.lora)
+                    weights = adapters.merged(plain, weights, self._settings.sampled_dtype, self._seed)
+                    plain = plain.get_base_model()
                 plain.save_pretrained(partial, state_dict=weights)
                 self._tokenizer.save_pretrained(partial)
             if os.path.exists(path):
@@ -276,44 +279,47 @@ class TrainingRank:
             dist.destroy_process_group()
 
     def _load(self, path: str) -> Any:
-        """An HF causal language model from `path`; under ZeRO-3 every rank holds its part only."""
-        import torch
-        from transformers import AutoModelForCausalLM
+        return loading.load(
+            path, self._strategy, self._settings, lambda holds: self._reduce([float(holds)], "max")[0] > 0
+        )
 
-        from maskdpo_ray import lean_layers, tree_attention
+    def _check_tree(self, model: Any, has_gradient: bool) -> None:
+        """Refuse a model that can't be computed as a prefix tree, where that is to be done."""
+        from maskdpo_ray import tree_check
 
         settings = self._settings
-        with strategies.partitioned_loading(self._strategy):
-            model, report = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=torch.bfloat16 if settings.param_dtype == "bf16" else torch.float32,
-                use_safetensors=True,
-                trust_remote_code=settings.trust_remote_code,
-                output_loading_info=True,
-            )
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise ModelError(f"{path}: expected a weight for every parameter, {len(missing)} missing: {missing[0]}")
-        if settings.zero_stage < 3:
-            model = model.to(strategies.device_of(settings.device))
         if settings.savings.prefix_tree:
-            tree_attention.install(model)
-        if settings.savings.lean_layers:
-            lean_layers.install(model)
-        return model
+            model.eval()
+            # Not the engine around it, which would take its gradient for a training step's.
+            model = getattr(model, "module", model)
+            tree_check.check(model, settings.param_dtype, strategies.device_of(settings.device), has_gradient)
 
-    def _frozen(self, path: str) -> Any:
-        """A model that is not trained; under ZeRO-3 within an engine, which gathers its weights."""
+    def _set_learning(self) -> None:
+        """Have the policy compute as its reference does, without a config's dropout and the noise of routers.
+
+        Only adapters drop what they are told to: they are what differs from the reference anyway.
+        """
+        self._engine.eval()
+        if self._settings.lora.rank:
+            for module in adapters.dropouts(self._engine.module):
+                module.train()
+
+    def _load_reference(self, path: str, dtype: str | None = None) -> None:
+        """A model that is not trained; under ZeRO-3 within an engine, which gathers its weights.
+
+        `dtype`: torch's name of one that its weights are rounded to.
+        """
+        if self._reference_path == path:
+            return
+        self._free_reference()
         model = self._load(path).requires_grad_(False)
+        if dtype:
+            loading.round_to(model, dtype)
         if self._settings.zero_stage == 3:
             model = self._strategy.prepare(model)
         model.eval()
-        return model
-
-    def _load_reference(self, path: str) -> None:
-        if self._reference_path != path:
-            self._free_reference()
-            self._reference, self._reference_path = self._frozen(path), path
+        self._check_tree(model, has_gradient=True)
+        self._reference, self._reference_path = model, path
 
     def _free_reference(self) -> None:
         if self._reference is not None and self._settings.zero_stage == 3:
@@ -335,7 +341,7 @@ class TrainingRank:
         from maskdpo_ray.forward import response_logps
 
         model = self._engine if self._is_own_reference else self._reference
-        device, is_training = strategies.device_of(self._settings.device), model.training
+        device = strategies.device_of(self._settings.device)
         model.eval()
         without = self._engine.module.disable_adapter() if self._is_own_reference else nullcontext()
         with torch.no_grad(), without:
@@ -343,7 +349,6 @@ class TrainingRank:
                 logps = response_logps(model, pairs, device, self._settings.savings)[0]
             else:
                 logps = self._filler_loss(model, device)
-        model.train(is_training)
         return logps if pairs else None
 
     def _logps(self, model: Any, micro_batches: Sequence[Sequence[TrainingExample]]) -> list[PairLogps]:
@@ -383,14 +388,3 @@ class TrainingRank:
         tensor = torch.tensor(values, dtype=torch.float64, device=strategies.device_of(self._settings.device))
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
         return tensor.tolist()
-
-
-def _own_weights(model: Any) -> dict[str, torch.Tensor]:
-    """A state dict whose tensors own their memory, tied ones once: ZeRO keeps all in one flat buffer."""
-    seen: set[int] = set()
-    weights = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            weights[name] = tensor.detach().clone()
-    return weights

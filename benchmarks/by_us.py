@@ -60,6 +60,11 @@ class MeasuredRank(TrainingRank):
         model.get_output_embeddings().register_forward_pre_hook(self._count_rows)
         return model
 
+    def _check_tree(self, *arguments: Any, **options: Any) -> None:
+        work = dict(self._work)
+        super()._check_tree(*arguments, **options)
+        self._work = work  # a guard's few tokens are no part of what is compared
+
     def _count_tokens(self, _: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         ids, depths = options.get("input_ids"), options.get("position_ids")
         if ids is None:

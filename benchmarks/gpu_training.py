@@ -173,7 +173,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     tree_attention.install(model)
     lean_layers.install(model)
     if given.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lean_layers.recompute(model)
     counter, shape = Counter(model), measures.Shape.of(model.config)
     pairs = examples(given.batch_size, given.prompt_tokens, given.answer_tokens, model.config.vocab_size)
     micro_batches = [
@@ -188,7 +188,6 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
             lambda: [response_logps(called, each, given.device) for each in micro_batches], 1, given.device
         )
     reference_flops = measures.forward_flops(counter.work, shape) / 2  # one of the two is not timed
-    model.train()
     values: list[float] = []
 
     def train_step() -> None:

@@ -206,8 +206,11 @@ class SimulatedRank:
     def setup(self, master_addr: str, master_port: int) -> str | None:
         return None
 
-    def begin(self, policy_path: str, total_steps: int, seed: int = 0, reference_path: str | None = None) -> None:
+    def begin(self, policy_path: str, total_steps: int, seed: int, reference_path: str | None, is_same: bool) -> None:
         pass
+
+    def published_logps(self, micro_batches: Sequence[Sequence[Any]], path: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        return self.reference_logps(micro_batches, path)
 
     def reference_logps(
         self, micro_batches: Sequence[Sequence[Any]], policy_path: str | None = None

@@ -256,6 +256,7 @@ class Cluster:
             chat_template=None if template is None else model_folder.template(template),
             lora=config.lora,
             savings=config.savings,
+            engine_dtype=config.engine_dtype,
         )
         # One group for all ranks: they start together or not at all, near each other where possible.
         bundle = {"CPU": config.cluster.cpus_per_rank, "GPU": 1 if config.cluster.device == "cuda" else 0}

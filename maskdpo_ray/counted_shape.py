@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from maskdpo_ray import lean_layers, model_folder, plain_model, tree_attention
+from maskdpo_ray import lean_layers, lora_targets, model_folder, plain_model, tree_attention
 from maskdpo_ray.errors import ModelError, one_line, shown
 from maskdpo_ray.model_shape import ModelShape
 from maskdpo_ray.quiet import quiet
@@ -80,7 +80,7 @@ def of_folder(folder: Path, trust_remote_code: bool = False, is_trained: bool = 
     if is_trained and not trust_remote_code:
         tree_attention.check(_build(config, trust_remote_code), file)
     layers = _count(file, config, "num_hidden_layers")
-    linears = {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    linears = lora_targets.linear_layers(model)
     head = model.get_output_embeddings()
     # vLLM keeps a latent of some models that have one, and keys and values of others.
     is_plain = len(caches) == layers and len(set(caches)) == 1 and len(set(caches[0][1:])) == 1
@@ -98,7 +98,7 @@ def of_folder(folder: Path, trust_remote_code: bool = False, is_trained: bool = 
         has_plain_cache=is_plain and not getattr(config, "kv_lora_rank", None),
         described=config,
         weights=tuple(parameter.numel() for parameter in model.parameters()),
-        linear_layers={path: (module.in_features, module.out_features) for path, module in linears.items()},
+        linear_layers={path: lora_targets.sizes(layer) for path, layer in linears.items()},
         head=next((path for path, module in linears.items() if module is head), None),
         kept=functools.cache(functools.partial(_kept_per_token, config, trust_remote_code)),
     )

@@ -11,11 +11,14 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
+
+from maskdpo_ray.errors import ModelError
 
 _NORM = """
 def forward(self, hidden_states):
@@ -44,6 +47,30 @@ def install(model: torch.nn.Module) -> int:
             module.forward = partial(forward, module)  # type: ignore[method-assign]
             count += 1
     return count
+
+
+def recompute(model: torch.nn.Module) -> None:
+    """Have the model's layers keep their inputs only, and be computed again in the backward pass.
+
+    transformers' own gradient checkpointing acts in training mode alone, in which dropout and the noise of routers act
+    too. Raises ModelError for a model without transformers' layers.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not layers:
+        raise ModelError(
+            f"{type(model).__name__}: expected layers that transformers can compute again, found none: "
+            "set model.gradient_checkpointing_enable to false"
+        )
+    for layer in layers:
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **options)
+    return checkpoint(forward, *arguments, use_reentrant=False, **options)
 
 
 @cache

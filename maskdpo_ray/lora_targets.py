@@ -1,4 +1,4 @@
-"""Which modules of a model get LoRA adapters, checked before anything starts."""
+"""Which layers of a model get LoRA adapters, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,32 @@ from maskdpo_ray.quiet import quiet
 from maskdpo_ray.training_config import LoraConfig, means
 
 
+def linear_layers(model: Any) -> dict[str, Any]:
+    """{dotted path: layer} of the layers that compute x W (+ b) and nothing else, in the order of the model.
+
+    Only there W + B A computes what the adapters do. So no weights of experts that lie in one tensor, and no routers
+    that subclass a linear layer and choose, too.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D  # GPT-2's, whose weight is [inputs, outputs]
+
+    kinds = torch.nn.Linear.forward, Conv1D.forward
+    return {path: layer for path, layer in model.named_modules() if type(layer).forward in kinds}
+
+
+def sizes(layer: Any) -> tuple[int, int]:
+    """(inputs, outputs) of one of `linear_layers`."""
+    return (layer.nx, layer.nf) if hasattr(layer, "nx") else (layer.in_features, layer.out_features)
+
+
+def paths(model: Any, lora: LoraConfig) -> list[str]:
+    """Dotted paths of the layers that get adapters: `all-linear` means all linear layers but the LM head."""
+    layers, head = linear_layers(model), model.get_output_embeddings()
+    if lora.modules is None:
+        return [path for path, layer in layers.items() if layer is not head]
+    return [path for path in layers if lora.adapts(path)]
+
+
 @quiet()
 def check(lora: LoraConfig, model: ModelConfig, config: Any) -> None:
     """Refuse names that no linear layer has. Builds the model without weights.
@@ -19,19 +45,21 @@ def check(lora: LoraConfig, model: ModelConfig, config: Any) -> None:
 
     Raises ConfigError.
     """
-    if not lora.rank or lora.modules is None:
+    if not lora.rank:
         return
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-    linear = {path: module for path, module in built.named_modules() if isinstance(module, torch.nn.Linear)}
-    head = built.get_output_embeddings()
-    for name in lora.modules:
-        meant = [module for path, module in linear.items() if means(name, path)]
+    if not paths(built, lora) and lora.modules is None:
+        kind = type(built).__name__
+        raise ConfigError(f"lora.rank: expected 0 for {kind}, which has no linear layers, got {lora.rank}")
+    layers, head = linear_layers(built), built.get_output_embeddings()
+    for name in lora.modules or []:
+        meant = [layer for path, layer in layers.items() if means(name, path)]
         if not meant:
-            known = sorted({path.rpartition(".")[2] for path in linear})
+            known = sorted({path.rpartition(".")[2] for path in layers})
             expected = f"all-linear, or names of linear layers ({', '.join(known)})"
             raise ConfigError(f"lora.target_modules: expected {expected}, got {shown(name)}")
         if config.tie_word_embeddings and head in meant:

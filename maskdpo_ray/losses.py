@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from maskdpo_ray import noise
+from maskdpo_ray.errors import ModelError
+
 
 def masked_dpo_loss(
     policy_logps: torch.Tensor,
@@ -46,6 +49,27 @@ def masked_dpo_loss(
     losses = -F.logsigmoid(beta * chosen - beta * rejected)  # Eq. 6
     loss = losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
     return loss, (beta * chosen).detach(), (beta * rejected).detach()
+
+
+def loss_at_reference(beta: float) -> float:
+    """Loss of any pair whose log-probs under policy and reference are the same."""
+    zeros = torch.zeros(2, 1)
+    return masked_dpo_loss(zeros, zeros, torch.ones(2, 1), beta)[0].item()
+
+
+def check_first_loss(loss: float, beta: float, dtype: str, num_tokens: float, num_pairs: int) -> None:
+    """Raise ModelError when a batch's loss is not what it is where policy and reference have the same weights.
+
+    Args:
+        dtype: fp32 or bf16, of the models.
+        num_tokens: that have weight, in the batch of `num_pairs` pairs.
+    """
+    expected, allowed = loss_at_reference(beta), noise.of_first_loss(dtype, beta, num_tokens, num_pairs)
+    if not abs(loss - expected) <= allowed:
+        raise ModelError(
+            f"the first step's loss: expected {expected:.5f} within {allowed:.2g}, as policy and reference have the "
+            f"same weights, got {loss:.5f}, off by {abs(loss - expected):.2g}: training computes another model"
+        )
 
 
 def _check(

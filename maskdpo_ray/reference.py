@@ -29,20 +29,24 @@ class ReferenceLogps(Sequence[PairLogps]):
     """Log-probs of pairs, views of one array: 125,000 pairs as arrays of their own would take gigabytes on their way
     to the disk."""
 
-    def __init__(self, flat: np.ndarray, lengths: Sequence[int]) -> None:
+    def __init__(self, flat: np.ndarray, lengths: Sequence[int], checksum: str | None = None) -> None:
         """
         Args:
             flat: [sum of lengths] float32: chosen and rejected response of each pair, one after the other.
             lengths: of each response.
+            checksum: the reference policy's, where it is known.
         """
         self.flat = flat
+        self.checksum = checksum
         self._ends = np.fromiter(accumulate(lengths, initial=0), np.int64, len(lengths) + 1)
 
     @classmethod
-    def of(cls, examples: Sequence[TrainingExample], logps: Iterable[PairLogps]) -> ReferenceLogps:
+    def of(
+        cls, examples: Sequence[TrainingExample], logps: Iterable[PairLogps], checksum: str | None = None
+    ) -> ReferenceLogps:
         """Take `logps` in, one pair after the other. Raises ValueError unless they have the lengths of `examples`."""
         lengths = _lengths(examples)
-        found = cls(np.empty(sum(lengths), np.float32), lengths)
+        found = cls(np.empty(sum(lengths), np.float32), lengths, checksum)
         for mine, given in zip(found, logps, strict=True):
             for own, side in zip(mine, given, strict=True):
                 if own.shape != side.shape:
@@ -94,7 +98,7 @@ def load(file: Path, examples: Sequence[TrainingExample], checksum: str) -> Refe
     lengths = _lengths(examples)
     if flat.dtype != np.float32 or flat.shape != (sum(lengths),):
         raise RunFolderError(f"{file}: expected {sum(lengths)} numbers in float32, got {flat.shape} in {flat.dtype}")
-    return ReferenceLogps(flat, lengths)
+    return ReferenceLogps(flat, lengths, checksum)
 
 
 def _lengths(examples: Sequence[TrainingExample]) -> list[int]:

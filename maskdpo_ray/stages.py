@@ -115,8 +115,12 @@ class Trainer(Protocol):
         Raises NotFiniteError naming the step and its pairs.
         """
 
-    def publish(self, folder: str, version: int) -> Policy:
-        """Write the trained policy as a Hugging Face folder and describe it."""
+    def publish(self, folder: str, version: int) -> tuple[Policy, dict[str, float]]:
+        """Write the trained policy as a Hugging Face folder, load it back, and describe it.
+
+        Returns it with metrics of how far it is what was trained: see `publication.compare`. Raises ModelError when it
+        is not.
+        """
 
 
 class BusySeconds(Protocol):

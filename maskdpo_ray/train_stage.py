@@ -56,10 +56,11 @@ class TrainStage:
             steps = self._between(track(steps, description, num_steps, done))
             for number, metrics in enumerate(steps, start=first_step + done):
                 self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, number)
-            published = self.trainer.publish(str(target), iteration + 1)
+            published, found = self.trainer.publish(str(target), iteration + 1)
         # Of all steps, those of an earlier process too.
         num_tokens = train.max_epochs * sum(batching.num_weighted(example) for example in examples)
-        self.tracker.log({"tokens/train": float(num_tokens)}, iteration)
+        published_metrics = {f"train/{name}": value for name, value in found.items()}
+        self.tracker.log({"tokens/train": float(num_tokens), **published_metrics}, iteration)
         self.folder.finish("train", iteration, [target], checksum=published.checksum)
         self.folder.drop_checkpoints()
         return published
@@ -88,7 +89,8 @@ class TrainStage:
             return reference_file.load(file, examples, against.checksum)
         computed = self.trainer.reference_logps(examples, against)
         description = f"iteration {iteration}: reference log-probs"
-        logps = ReferenceLogps.of(examples, self._between(track(computed, description, len(examples))))
+        tracked = self._between(track(computed, description, len(examples)))
+        logps = ReferenceLogps.of(examples, tracked, against.checksum)
         reference_file.save(file, examples, logps, against.checksum)
         self.folder.finish("reference", iteration, [file], policy=asdict(against))
         return logps

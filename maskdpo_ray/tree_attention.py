@@ -10,6 +10,8 @@ argument of the model's forward, which hands unknown ones to its attention.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,7 +224,7 @@ def install(model: Any) -> str:
 
     AttentionInterface.register(GROUPED, attention)
     on_cuda = next(model.parameters()).device.type == "cuda"
-    if on_cuda and model._supports_flex_attn and not getattr(model.config, "attention_dropout", 0):
+    if on_cuda and model._supports_flex_attn:
         way = FLEX
     elif model._supports_attention_backend:
         way = GROUPED
@@ -233,6 +235,20 @@ def install(model: Any) -> str:
     if (taken := model.config._attn_implementation) != way:
         raise ModelError(f"{type(model).__name__}: expected attention by {way}, got {taken}")
     return way
+
+
+@contextmanager
+def plain_rows(model: Any) -> Iterator[None]:
+    """Inside, a model with `install`'s attention has transformers' own: rows with a mask of their padding."""
+    way = model.config._attn_implementation
+    if way == "sdpa":
+        yield
+        return
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(way)
 
 
 def check(model: Any, file: Path) -> None:

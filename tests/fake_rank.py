@@ -69,7 +69,9 @@ class FakeRank:
             if kind == "bad":
                 raise NotFiniteError("expected a finite loss, got nan")
 
-    def begin(self, policy_path: str, total_steps: int, seed: int, reference_path: str | None = None) -> None:
+    def begin(
+        self, policy_path: str, total_steps: int, seed: int, reference_path: str | None, starts_at_reference: bool
+    ) -> None:
         self._note("begin", path=policy_path, total_steps=total_steps, seed=seed, reference=reference_path)
         self._reference = reference_path
         self._state = weights.checksum(policy_path).encode()
@@ -80,6 +82,12 @@ class FakeRank:
         self._note("reference", sizes=[len(batch) for batch in micro_batches])
         self._meet((example.pair_id for batch in micro_batches for example in batch), "die-reference")
         return [fake_logps(example, str(policy_path)) for batch in micro_batches for example in batch]
+
+    def published_logps(
+        self, micro_batches: Sequence[Sequence[TrainingExample]], path: str
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        self._note("published", path=path)
+        return [fake_logps(example, "None") for batch in micro_batches for example in batch]
 
     def train_step(
         self,

@@ -255,9 +255,9 @@ class FakeTrainer:
             if checkpoints.is_due(step):
                 checkpoints.commit(step, write_checkpoint(checkpoints.clear(step), "state", self._state))
 
-    def publish(self, folder: str, version: int) -> Policy:
+    def publish(self, folder: str, version: int) -> tuple[Policy, dict[str, float]]:
         self._events.note("publish", version)
-        return write_policy(folder, version, self._state)
+        return write_policy(folder, version, self._state), {"published_logp_error": 0.0, "published_margin": 1.0}
 
 
 def write_checkpoint(folder: Path, name: str, content: bytes) -> dict[str, Proof]:

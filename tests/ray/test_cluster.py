@@ -185,7 +185,9 @@ class TestRunningCluster:
             list(running.stages.trainer.train(examples, given, running.initial, 11, none))
             told = {note["reference"] for note in running.notes("rank", "begin", since)}
             assert told == {against.path if given is against else None}
-            trained.append(running.stages.trainer.publish(str(running.tmp_path / f"each-{len(trained)}"), 6).checksum)
+            trained.append(
+                running.stages.trainer.publish(str(running.tmp_path / f"each-{len(trained)}"), 6)[0].checksum
+            )
         assert trained[0] == trained[1]
 
     def test_savings_reach_the_ranks(self, running: Running) -> None:
@@ -193,11 +195,17 @@ class TestRunningCluster:
         assert [note["savings"] for note in running.notes("rank", "setup", 0)][:1] == [dataclasses.asdict(SAVINGS)]
 
     def test_published_policy_is_described(self, running: Running) -> None:
-        folder = running.tmp_path / "published"
+        folder, examples = running.tmp_path / "published", [example("p")]
+        none = Checkpoints(running.tmp_path / "none", -1, {})
+        reference = [fakes.fake_logps(examples[0], "reference")]
+        list(running.stages.trainer.train(examples, reference, running.initial, 11, none))
         since = running.count("rank")
-        policy = running.stages.trainer.publish(str(folder), 5)
+        policy, found = running.stages.trainer.publish(str(folder), 5)
         assert policy == Policy(5, str(folder), weights.checksum(folder))
-        assert len(running.notes("rank", "release", since)) == 2  # the engines need the room
+        assert found == {"published_logp_error": 0.0, "published_margin": 1.0}
+        assert [note["path"] for note in running.notes("rank", "published", since)] == [str(folder)] * 2
+        # Before it is loaded back, and after: the engines need the room.
+        assert len(running.notes("rank", "release", since)) == 4
 
     def test_busy_seconds_of_each_group(self, running: Running) -> None:
         busy = running.stages.busy_seconds()

@@ -63,7 +63,7 @@ class Running:
         reference = [fakes.fake_logps(example(str(index)), "reference") for index in range(len(names))]
         checkpoints = Checkpoints(self.tmp_path / f"{folder}-checkpoint", every, {})
         metrics = list(self.trainer.train(examples, reference, self.initial, seed, checkpoints))
-        return len(metrics), self.trainer.publish(str(self.tmp_path / folder), 1)
+        return len(metrics), self.trainer.publish(str(self.tmp_path / folder), 1)[0]
 
 
 @pytest.fixture(scope="class")

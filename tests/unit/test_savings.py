@@ -124,8 +124,7 @@ def test_with_gradient_checkpointing(truth: dict[str, Any], attention: str) -> N
     if attention == "own":
         tree_attention.install(policy)
     lean_layers.install(policy)
-    policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    policy.train()
+    lean_layers.recompute(policy)
     loss, gradients = losses(policy, examples(), SavingsConfig(), TrainConfig(micro_batch_size=3), reference)
     assert loss == pytest.approx(truth["loss"], rel=1e-6)
     assert relative_error(gradients, truth["gradients"]) < 1e-6

@@ -1,0 +1,189 @@
+"""Two ranks on models of several kinds, whole and with adapters, under ZeRO-2 and ZeRO-3, against plain torch loops."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from test_training import BETA, OPTIMIZER, examples, padded_logps, settings
+from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, PretrainedConfig, Qwen2Config
+
+from actors import adapters, strategy
+from actors.training import TrainingRank
+from maskdpo_ray import batching, micro_batches, publication
+from maskdpo_ray.errors import ModelError
+from maskdpo_ray.training_config import LoraConfig, SavingsConfig, TrainConfig
+
+pytestmark = pytest.mark.timeout(1200)
+
+SHAPE = {
+    "vocab_size": 2000, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+GPT2 = {
+    "vocab_size": 2000, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+MODELS: dict[str, PretrainedConfig] = {
+    "biases": Qwen2Config(**SHAPE),
+    "experts": MixtralConfig(**SHAPE, num_local_experts=4, router_jitter_noise=0.3, sliding_window=None),
+    "tied": GPT2Config(**GPT2),  # with dropout of .1 everywhere by default, and Conv1D in place of linear layers
+}
+LORA, PLAIN = LoraConfig(rank=3, alpha=12), LoraConfig()
+VARIANTS = {"plain-2": (2, PLAIN), "plain-3": (3, PLAIN), "lora-2": (2, LORA), "lora-3": (3, LORA)}
+"""Name -> (ZeRO stage, adapters)."""
+BATCHES = [[0, 1, 2, 3, 4], [1], [3, 0, 2]]
+CONSTANT = replace(OPTIMIZER, lr_scheduler="constant", weight_decay=0.0)
+TRAIN = TrainConfig(micro_batch_size=2)
+SEED = 5
+CASES = [(name, variant) for name in MODELS for variant in VARIANTS]
+each = pytest.mark.parametrize(("name", "variant"), CASES)
+
+
+def rank_main(rank: int, port: int, models: str, folder: str) -> None:
+    """Everything one of two ranks does; what the tests check goes to `folder`."""
+    torch.set_num_threads(1)
+    pairs = examples()
+    everything = list(batching.chunks(pairs, TRAIN.micro_batch_size))
+    for variant, (stage, lora) in VARIANTS.items():
+        trainer = TrainingRank(replace(settings(stage, "fp32"), optimizer=CONSTANT, lora=lora), rank, 2)
+        trainer.setup("127.0.0.1", port)
+        for name in MODELS:
+            model, out, steps = f"{models}/{name}", f"{folder}/{name}-{variant}", []
+            reference = trainer.reference_logps(everything, model)
+            trainer.begin(model, len(BATCHES), SEED, starts_at_reference=True)
+            for batch in BATCHES:
+                share = micro_batches.split([pairs[i] for i in batch], 2, TRAIN, SavingsConfig())[rank]
+                indices = [[batch[place] for place in places] for places in share]
+                steps.append(
+                    trainer.train_step(
+                        [[pairs[i] for i in places] for places in indices],
+                        [[reference[i] for i in places] for places in indices],
+                        len(batch),
+                    )
+                )
+            trained = trainer.reference_logps(everything)
+            trainer.save_policy(out)
+            trainer.release()
+            published = trainer.published_logps(everything, out)
+            trainer.release()
+            found = publication.compare(pairs, trained, published, reference)
+            if rank == 0:
+                Path(f"{out}.json").write_text(json.dumps({"steps": steps, "published": found}))
+        try:
+            trainer.begin(f"{models}/not-finite", 1)
+        except ModelError as error:
+            Path(f"{folder}/not-finite-{variant}-{rank}.txt").write_text(str(error))
+    trainer.close()
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of folders: MODELS with random weights and a tokenizer; one weight of "not-finite" is infinite."""
+    folder = tmp_path_factory.mktemp("models")
+    with torch.random.fork_rng(devices=[]):
+        for name, config in MODELS.items():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+            model.save_pretrained(folder / name)
+            for file in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(tiny_model / file, folder / name / file)
+    shutil.copytree(folder / "biases", folder / "not-finite")
+    weights = load_file(folder / "not-finite/model.safetensors")
+    weights["model.norm.weight"][-1] = math.inf
+    save_file(weights, folder / "not-finite/model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder with the reports and policies of all cases."""
+    folder = tmp_path_factory.mktemp("runs")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    mp.spawn(rank_main, args=(port, str(models), str(folder)), nprocs=2, daemon=True)
+    yield folder
+
+
+def train_plainly(folder: Path, lora: LoraConfig) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """(steps, weights): Mask-DPO eq. 6 and AdamW on one process, a padded row for each answer, nothing random."""
+    model, pairs, steps = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), examples(), []
+    with torch.no_grad():
+        reference, _ = padded_logps(model, pairs)
+    if lora.rank:
+        strategy.seed_everything(f"{SEED}/adapters")
+        model = adapters.wrap(model, lora)
+    model.eval()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adam = torch.optim.AdamW(trained, lr=CONSTANT.lr, betas=CONSTANT.betas, eps=CONSTANT.eps, weight_decay=0.0)
+    for batch in BATCHES:
+        logps, weights = padded_logps(model, [pairs[i] for i in batch])
+        rows = [*batch, *(len(pairs) + i for i in batch)]
+        chosen, rejected = (BETA * (weights * (logps - reference[rows, : weights.shape[1]])).sum(-1)).chunk(2)
+        loss = -F.logsigmoid(chosen - rejected).mean()
+        adam.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, CONSTANT.max_norm)
+        adam.step()
+        steps.append({"loss": loss.item(), "grad_norm": norm.item()})
+    return steps, dict((model.merge_and_unload() if lora.rank else model).named_parameters())
+
+
+@pytest.fixture(scope="module")
+def plain(models: Path) -> dict[tuple[str, LoraConfig], Any]:
+    return {(name, lora): train_plainly(models / name, lora) for name in MODELS for lora in (PLAIN, LORA)}
+
+
+@each
+def test_steps_equal_the_plain_ones(runs: Path, plain: dict[Any, Any], name: str, variant: str) -> None:
+    steps = json.loads((runs / f"{name}-{variant}.json").read_text())["steps"]
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)  # random modules would show here first
+    for step, expected in zip(steps, plain[name, VARIANTS[variant][1]][0], strict=True):
+        for figure in ("loss", "grad_norm"):
+            assert step[figure] == pytest.approx(expected[figure], rel=1e-4, abs=1e-5), figure
+    assert steps[-1]["loss"] != pytest.approx(math.log(2), abs=1e-3)
+
+
+@each
+def test_policies_equal_the_plain_ones(
+    runs: Path, models: Path, plain: dict[Any, Any], name: str, variant: str
+) -> None:
+    saved, info = AutoModelForCausalLM.from_pretrained(runs / f"{name}-{variant}", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    initial = dict(AutoModelForCausalLM.from_pretrained(models / name).named_parameters())
+    wrong = moved = 0.0
+    for parameter_name, parameter in saved.named_parameters():
+        expected = plain[name, VARIANTS[variant][1]][1][parameter_name]
+        wrong += (parameter - expected).square().sum().item()
+        moved += (expected - initial[parameter_name]).square().sum().item()
+    assert moved > 0
+    assert math.sqrt(wrong / moved) < 1e-4
+
+
+@each
+def test_what_is_published_is_what_was_trained(runs: Path, name: str, variant: str) -> None:
+    found = json.loads((runs / f"{name}-{variant}.json").read_text())["published"]
+    assert found["published_logp_error"] < 1e-5
+    assert found["published_margin"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_that_are_not_finite_are_refused_on_all_ranks(runs: Path, variant: str) -> None:
+    lines = [(runs / f"not-finite-{variant}-{rank}.txt").read_text() for rank in range(2)]
+    assert all("not-finite: expected finite weights, got NaN or infinity in " in line for line in lines)
+    assert any("model.norm.weight" in line for line in lines)
