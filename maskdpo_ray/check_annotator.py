@@ -21,6 +21,7 @@ from maskdpo_ray import annotators, cli, questions
 from maskdpo_ray.annotators import Annotator, conformance
 from maskdpo_ray.commands import arguments
 from maskdpo_ray.config import Config
+from maskdpo_ray.dropped import Dropped
 from maskdpo_ray.errors import UserError, described, printable
 from maskdpo_ray.records import Annotation, Question, Rollout
 from maskdpo_ray.unparsed import UnparsedShare
@@ -210,7 +211,8 @@ def main(argv: list[str]) -> None:
     command = cli.parse(argv)
     config = command.config
     annotator = annotators.build(config.annotation.annotator, config.annotation.options)
-    asked = questions.load(config.data.train)[:NUM_QUESTIONS]
+    source = config.data.train
+    asked = questions.load(source, Dropped(source, config.data.max_dropped))[:NUM_QUESTIONS]
     print(f"{config.annotation.annotator} on {len(asked)} questions of {config.data.train}")
     failed = 0
     for finding in check_apart(annotator, asked, config, start=not command.dry_run):

@@ -65,6 +65,12 @@ def test_a_share_is_of_all_records_wherever_the_bad_ones_stand() -> None:
         DataConfig(max_dropped=1.5)
 
 
+def test_the_docs_have_every_reason_in_one_place() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/formats.md").read_text(encoding="utf-8")
+    table = page.partition("## What is dropped")[2].partition("\n## ")[0]
+    assert [reason for reason in Reason if f"\n| `{reason}`" not in table and f", `{reason}`" not in table] == []
+
+
 BAD_LINES: dict[str, bytes] = {
     "no object": b"7",
     "words": b"oops, an interrupted write",
