@@ -31,15 +31,17 @@ _GIB = 2**30
 
 def check(config: Config) -> None:
     """Raise ConfigError, naming the option, for what one of them would refuse whatever the model is."""
-    rollout, vllm, cluster, project = config.rollout, config.vllm, config.cluster, config.logger.wandb_project
-    for section in ("rollout", "eval"):
-        count = getattr(config, section).n_samples_per_prompt
+    vllm, cluster, project = config.vllm, config.cluster, config.logger.wandb_project
+    for section, sampling in (("rollout", config.rollout), ("eval", config.eval)):
+        count, temperature, top_k = sampling.n_samples_per_prompt, sampling.temperature, sampling.top_k
         expected = f"at most {_MOST_SAMPLES}, as many as vLLM samples of a prompt"
         require(count <= _MOST_SAMPLES, f"{section}.n_samples_per_prompt", expected, count)
-    lowest, highest = _TEMPERATURES
-    expected = f"{lowest} to {highest:g}, which vLLM samples at"
-    require(lowest <= rollout.temperature <= highest, "rollout.temperature", expected, rollout.temperature)
-    require(rollout.top_k < 2**31, "rollout.top_k", "less than 2^31, or -1 (all)", rollout.top_k)
+        lowest, highest = _TEMPERATURES
+        expected = f"{lowest} to {highest:g}, which vLLM samples at"
+        # In evaluation none means as in rollouts, and 0 the most probable token.
+        is_sampled = not temperature or lowest <= temperature <= highest
+        require(is_sampled, f"{section}.temperature", expected, temperature)
+        require((top_k or 0) < 2**31, f"{section}.top_k", "less than 2^31, or -1 (all)", top_k)
     require(vllm.max_num_seqs <= _MOST_SEQUENCES, "vllm.max_num_seqs", f"at most {_MOST_SEQUENCES}", vllm.max_num_seqs)
     for name, share in vars(cluster).items():
         if name.startswith(("cpus_per_", "gpus_per_")):

@@ -6,13 +6,13 @@ import dataclasses
 import importlib.util
 import os
 import re
-import resource
 import subprocess
 import sys
 import typing
 from pathlib import Path
 
 import pytest
+from processor_time import processor_seconds
 
 from maskdpo_ray.cli import fail, parse, read, resolved, shown_default, to_yaml
 from maskdpo_ray.config import Config, MaskConfig, ModelConfig, TrainConfig
@@ -381,12 +381,6 @@ def test_schedules_are_transformers_own():
     enumeration = source.split("class SchedulerType(", 1)[1].split("\nclass ", 1)[0]
     schedules = typing.get_args(typing.get_type_hints(TrainConfig)["lr_scheduler"])
     assert set(schedules) <= set(re.findall(r'^    [A-Z_]+ = "(\w+)"', enumeration, flags=re.MULTILINE))
-
-
-def processor_seconds():
-    """What ended children have used: on a machine without other work the time that they took."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def test_help_lists_every_option_with_default_and_meaning_in_two_seconds():

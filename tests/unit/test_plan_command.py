@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processor_time import processor_seconds
 
 from maskdpo_ray import model_folder
 from maskdpo_ray.commands import plan
@@ -271,12 +271,6 @@ def test_bad_input_is_one_line(argv: list[str], expected: str, tmp_path: Path, m
         plan.main(argv)
     assert str(caught.value).startswith(expected), str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def processor_seconds() -> float:
-    """What ended children have used: on a machine without other work the time that they took."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def test_help_answers_at_once_and_bad_input_exits_with_2() -> None:
