@@ -53,7 +53,8 @@ def make_example(pair: PreferencePair, tokenizer: Any, policy: MaskPolicy, eos: 
         rule = {"chosen": "keep", "rejected": "drop"}[side] if eos == "chosen" else eos
         rollout = answer.rollout
         blocks = [(block.start, block.end) for block in rollout.blocks]
-        return tuple(token_weights(tokenizer, rollout.token_ids, rollout.text, spans, weights, rule, blocks))
+        ended = rollout.finish_reason == "stop"
+        return tuple(token_weights(tokenizer, rollout.token_ids, rollout.text, spans, weights, rule, blocks, ended))
 
     return TrainingExample(
         pair_id=pair.question_id,

@@ -28,6 +28,7 @@ def token_weights(
     span_weights: Sequence[float],
     eos: Literal["last_sentence", "keep", "drop"] = "last_sentence",
     blocks: Sequence[tuple[int, int]] = (),
+    stopped: bool = False,
 ) -> list[float]:
     """One weight per token id, from the weights of the sentences.
 
@@ -37,9 +38,9 @@ def token_weights(
       also holds sentence characters: " It" goes with the sentence of "It".
     - A token without sentence characters (white space, or text that no span covers) has the smaller
       weight of its two neighbouring sentences; before the first and after the last one, that one's.
-    - A special token inside the text goes by its place. Special tokens at the end, and another added
-      one that is the last and in no sentence, follow `eos`: the last sentence's weight, 1 ("keep") or
-      0 ("drop").
+    - A special token inside the text goes by its place. Special tokens at the end, and another one
+      that is the last, was added or left out of the text, and is in no sentence, follow `eos`: the
+      last sentence's weight, 1 ("keep") or 0 ("drop").
     - A token that lies in one of the `blocks` has weight 0.
 
     Args:
@@ -50,6 +51,7 @@ def token_weights(
         span_weights: one per span, finite and at least 0.
         eos: rule for trailing special tokens.
         blocks: (start, end) of what is not the answer, as thinking, in characters of `text`.
+        stopped: see `token_spans`.
 
     Raises:
         MaskError: when the ids do not spell `text`; when there is no span, or one is out of range,
@@ -64,7 +66,7 @@ def token_weights(
     weights = [weight for _, _, weight in sentences]
 
     special = special_ids(tokenizer, token_ids)
-    ranges = token_spans(tokenizer, token_ids, text, special)
+    ranges = token_spans(tokenizer, token_ids, text, special, stopped)
     result, first, last = [], 0, 0  # of the sentences; as tokens go on, so do they
     for start, end in ranges:
         # An empty range counts as lying in the sentence that goes on around it.
@@ -81,8 +83,9 @@ def token_weights(
         if any(begin <= start and end <= stop for begin, stop in blocks):
             result[-1] = 0.0
     is_end = [int(token) in special for token in token_ids]
-    if ranges and ranges[-1][0] >= ends[-1] and int(token_ids[-1]) in added_tokens(tokenizer):
-        is_end[-1] = True
+    if ranges and ranges[-1][0] >= ends[-1]:
+        is_left_out = stopped and ranges[-1] == (len(text), len(text))
+        is_end[-1] |= is_left_out or int(token_ids[-1]) in added_tokens(tokenizer)
     num_special = num_trailing(is_end)
     if num_special:
         at_end = {"last_sentence": weights[-1], "keep": 1.0, "drop": 0.0}[eos]

@@ -25,7 +25,7 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def token_spans(
-    tokenizer: Any, token_ids: Sequence[int], text: str, special: set[int] | None = None
+    tokenizer: Any, token_ids: Sequence[int], text: str, special: set[int] | None = None, stopped: bool = False
 ) -> list[tuple[int, int]]:
     """Characters [start, end) of `text` that each token spells, at least in part.
 
@@ -42,6 +42,7 @@ def token_spans(
             engine streams, which shows neither the token at which it stopped nor the last tokens when
             they end within a character.
         special: what `special_ids` says of them; none: it is asked.
+        stopped: the last token may be any at which an engine was told to stop, and which it left out.
 
     Returns:
         One (start, end) per id, starts and ends not decreasing.
@@ -58,7 +59,7 @@ def token_spans(
     def agreeing(decoded: str) -> int:
         return len(os.path.commonprefix([decoded, text]))
 
-    for hidden in _hidden(ids, special, bool(ids) and ids[-1] in added_tokens(tokenizer)):
+    for hidden in _hidden(ids, special, bool(ids) and (stopped or ids[-1] in added_tokens(tokenizer))):
         shown = ["" if hide else piece for piece, hide in zip(pieces, hidden, strict=True)]
         for spelled in _readings(shown, text):
             decoded = b"".join(spelled).decode("utf-8", "replace")
@@ -177,10 +178,10 @@ def _known(tokenizer: Any) -> _Known:
         return _Known()
 
 
-def _hidden(ids: Sequence[int], special: set[int], is_last_added: bool) -> Iterator[list[bool]]:
+def _hidden(ids: Sequence[int], special: set[int], may_end: bool) -> Iterator[list[bool]]:
     """Which tokens a text leaves out: every special one; the last ones; none.
 
-    An engine leaves out the token at which it stopped, too, special or not: an added one, if it was added to end turns.
+    An engine leaves out the token at which it stopped, too, special or not: the last one, if it may be an end.
     """
     everywhere = [token in special for token in ids]
     yield everywhere
@@ -188,7 +189,7 @@ def _hidden(ids: Sequence[int], special: set[int], is_last_added: bool) -> Itera
         num_shown = len(ids) - num_trailing(everywhere)
         yield [index >= num_shown for index in range(len(ids))]
         yield [False] * len(ids)
-    if is_last_added and not everywhere[-1]:
+    if may_end and not everywhere[-1]:
         yield [*everywhere[:-1], True]
         yield [index == len(ids) - 1 for index in range(len(ids))]
 

@@ -87,29 +87,30 @@ class Tags:
         """
         if rollout.blocks or not self.pairs:
             return rollout
-        hidden = [] if tokenizer is None else self._hidden(rollout, tokenizer)
-        spans, is_cut = self.blocks(rollout.text, is_open, hidden)
-        if not spans and not is_cut:
+        named = {} if tokenizer is None else self._hidden(rollout, tokenizer)
+        if not (named or is_open or any(tag in rollout.text for pair in self.pairs for tag in pair)):
             return rollout
         ranges: Sequence[tuple[int, int]] = ()
         if tokenizer is not None and rollout.token_ids:
+            stopped = rollout.finish_reason == "stop"
             with suppress(MaskError):  # such an answer makes no pair (`not_located`): its tokens can't be told apart
-                ranges = token_spans(tokenizer, rollout.token_ids, rollout.text)
+                ranges = token_spans(tokenizer, rollout.token_ids, rollout.text, stopped=stopped)
+        places = zip(rollout.token_ids, ranges, strict=False)
+        hidden = [(start, named[token]) for token, (start, _) in places if token in named]
+        spans, is_cut = self.blocks(rollout.text, is_open, hidden)
         blocks = tuple(block_of(span, ranges) for span in spans)
         return replace(rollout, blocks=blocks, finish_reason="length" if is_cut else rollout.finish_reason)
 
-    def _hidden(self, rollout: Rollout, tokenizer: Any) -> list[tuple[int, bool]]:
-        """Places of tags that are special tokens of the answer."""
+    def _hidden(self, rollout: Rollout, tokenizer: Any) -> dict[int, bool]:
+        """Token id -> whether it opens a block, of tags that are special tokens of the answer and not in its text."""
         special = special_ids(tokenizer, rollout.token_ids)
         if not special or not hasattr(tokenizer, "convert_ids_to_tokens"):
-            return []
+            return {}
         names = {token: tokenizer.convert_ids_to_tokens(token) for token in special}
         opening, closing = ({pair[side] for pair in self.pairs} for side in (0, 1))
-        tags = {token: name in opening for token, name in names.items() if name in opening | closing}
-        if not tags or any(name in rollout.text for name in opening | closing):
-            return []
-        ranges = token_spans(tokenizer, rollout.token_ids, rollout.text)
-        return [(ranges[i][0], tags[token]) for i, token in enumerate(rollout.token_ids) if token in tags]
+        if any(name in rollout.text for name in opening | closing):
+            return {}
+        return {token: name in opening for token, name in names.items() if name in opening | closing}
 
 
 def tags(option: str | dict[str, str], model: ModelConfig) -> Tags:

@@ -420,3 +420,15 @@ def test_tokens_of_a_block_have_no_weight(smollm2: Real) -> None:
     weights = token_weights(smollm2.tokenizer, ids, text, [span], [1.0], "keep", [(0, 12)])
     spans = token_spans(smollm2.tokenizer, ids, text)
     assert weights == [float(start >= 12) for start, _ in spans] and 0.0 in weights
+
+
+def test_an_answer_that_stopped_ends_in_whatever_it_stopped_at(smollm2: Real) -> None:
+    """An ordinary word of the vocabulary, if generation_config.json lists it."""
+    text, ids = "It is Lima.", smollm2.encode("It is Lima. Stop")
+    with pytest.raises(MaskError, match="do not spell"):
+        token_weights(smollm2.tokenizer, ids, text, [(0, 11)], [0.5], "keep")
+    weights = token_weights(smollm2.tokenizer, ids, text, [(0, 11)], [0.5], "keep", stopped=True)
+    assert weights == [0.5] * (len(ids) - 1) + [1.0]
+    # A text that shows its last word has no such end.
+    shown = token_weights(smollm2.tokenizer, ids, text + " Stop", [(0, 16)], [0.5], "keep", stopped=True)
+    assert shown == [0.5] * len(ids)

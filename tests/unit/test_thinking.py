@@ -159,3 +159,15 @@ def test_thinking_is_no_part_of_an_answers_length() -> None:
     assert [found[name].mean for name in ("tokens", "thinking", "distinct_1")] == [3, 3, 1]
     plain = evaluate([asked], [(replace(rollout, blocks=()), annotation)], seed=0, bootstrap_samples=100).metrics
     assert [plain[name].mean for name in ("tokens", "thinking")] == [6, 0]
+
+
+def test_an_answer_whose_ids_spell_another_text_has_its_blocks_and_stops_nothing(bundled_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    tags = Tags((USUAL, ("[THINK]", "[/THINK]")))
+    garbled = Rollout("q", 0, tuple(tokenizer.encode("[THINK]Hm.[/THINK]Lima.")), "Cusco.", "stop", 0)
+    assert tags.noted(garbled, tokenizer=tokenizer) == garbled
+    drafted = tags.noted(replace(garbled, text=DRAFT + ANSWER), tokenizer=tokenizer)
+    assert drafted.blocks == (Block(0, len(DRAFT), 0, 0),)
