@@ -14,6 +14,8 @@ _OPTIONS = {
     "run.iterations": "num_iterations num_episodes num_rounds",
     "model.model_name_or_path": "model model_name model_path model_id base_model pretrain policy path model_dir",
     "model.gradient_checkpointing_enable": "gradient_checkpointing enable_gradient_checkpointing",
+    "model.chat_template": "chat_template_path tokenizer_chat_template template custom_chat_template",
+    "rollout.thinking": "enable_thinking reasoning_parser enable_reasoning think",
     "data.train": "dataset dataset_name dataset_path datasets data_path prompt_data prompt_dataset train_file "
     "train_files train_dataset dataset_mixer prompts questions train_path",
     "data.eval": "eval_dataset eval.dataset eval_data val_files val_file val_dataset eval_file eval_path",

@@ -50,6 +50,7 @@ NAMES = {
     "dataset_name": "data.train",
     "vllm_gpu_memory_utilization": "vllm.gpu_memory_utilization",
     "run_name": "run.name",
+    "chat_template_path": "model.chat_template",
     # OpenRLHF
     "actor_learning_rate": "adam.lr",
     "use_wandb": "logger.wandb_mode",
