@@ -76,7 +76,8 @@ class Dropped:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         """Reason -> the first record's error: where it stands, what was expected, what came."""
-        self._highest = highest
+        self.highest = highest
+        """Share that is borne."""
         self._option = option
 
     def met(self) -> None:
@@ -85,7 +86,7 @@ class Dropped:
 
     def take(self, error: RecordError) -> None:
         """Drop the record that `error` is of. Raises it where none is borne, DataError when all so far were dropped."""
-        if not self._highest:
+        if not self.highest:
             raise error
         self.counts[str(error.reason)] += 1
         self.examples.setdefault(str(error.reason), str(error))
@@ -108,9 +109,9 @@ class Dropped:
         To be called when all were met: where in a file the bad ones stand then makes no difference.
         """
         self._refuse_all()
-        if (dropped := self.counts.total()) > self._highest * max(self.records, FEWEST) + 1e-9:
+        if (dropped := self.counts.total()) > self.highest * max(self.records, FEWEST) + 1e-9:
             raise DataError(
-                f"{self.source}: expected at most {self._highest:.3g} of the records dropped ({self._option}; fewer "
+                f"{self.source}: expected at most {self.highest:.3g} of the records dropped ({self._option}; fewer "
                 f"than {FEWEST} count as so many), got {dropped} of {self.records}: {counted(self.counts)}; "
                 f"{self._example}"
             )

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from maskdpo_ray.annotators import conformance
-from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, shown
+from maskdpo_ray.config import DataConfig
+from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, RecordError, shown
 from maskdpo_ray.formats import json_items
 from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
+from maskdpo_ray.report.progress import note
+from maskdpo_ray.requirement import require
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +54,27 @@ class ReplayAnnotator:
     judges_thinking = True
     """Lines have the whole answer."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, max_dropped: float = DataConfig.max_dropped) -> None:
         """Read the file through.
 
-        Raises ConfigError when it can't be read, DataError naming the first line that holds no annotation, spans that
-        don't fit its text, or other labels than an earlier line gives the same answer.
+        Lines that hold no annotation, spans that don't fit their text, or other labels than an earlier line gives the
+        same answer, are dropped, and told, up to the share `max_dropped` (see `data.max_dropped`). Raises ConfigError
+        when the file can't be read, DataError when more are dropped.
         """
+        is_share = isinstance(max_dropped, int | float) and 0 <= max_dropped <= 1
+        require(is_share, "annotation.options.max_dropped", "0 to 1", max_dropped)
         self._path = Path(str(file))
         self._starts: dict[str, dict[bytes, int]] = {}
         """Question -> digest of an answer's text -> offset of its line."""
         self._matched: set[tuple[str, bytes]] = set()
+        dropped = Dropped(self._path, max_dropped, "max_dropped")
         try:
-            self._index()
+            self._index(dropped)
         except OSError as error:
             expected = f"expected a JSON Lines file, got {shown(file)}"
             raise ConfigError(f"annotation.options.file: {expected}: {error.strerror}") from None
+        for line in dropped.lines():
+            note(line.strip())
 
     def check(self, question: Question) -> None:
         """Refuse a question that the file has no answer to. Raises DataError."""
@@ -105,22 +115,31 @@ class ReplayAnnotator:
         self._matched.add((rollout.question_id, digest))
         return Annotation(rollout.question_id, rollout.sample, line.sentences)
 
-    def _index(self) -> None:
+    def _index(self, dropped: Dropped) -> None:
         offset = 0
         with open(self._path, "rb") as file, open(self._path, "rb") as again:
             for number, raw in enumerate(file, start=1):
                 if raw.strip():
-                    line, where = self._parse(raw, number), f"{self._path}:{number}"
-                    _refuse_faults(line, where)
-                    start = self._starts.setdefault(line.question_id, {}).setdefault(_digest(line.text), offset)
-                    if start != offset:
-                        again.seek(start)
-                        if line.spans() != self._line(again).spans():
-                            expected = "expected the labels that an earlier line gives this text, got others"
-                            raise DataError(f"{where}: {expected}")
+                    dropped.met()
+                    try:
+                        self._add(raw, number, offset, again)
+                    except RecordError as error:
+                        dropped.take(error)
                 offset += len(raw)
+        dropped.check()
         if not self._starts:
             raise DataError(f"{self._path}: expected one annotation a line, got an empty file")
+
+    def _add(self, raw: bytes, number: int, offset: int, again: BinaryIO) -> None:
+        """Raises RecordError naming the line."""
+        line, where = self._parse(raw, number), f"{self._path}:{number}"
+        _refuse_faults(line, where)
+        start = self._starts.setdefault(line.question_id, {}).setdefault(_digest(line.text), offset)
+        if start != offset:
+            again.seek(start)
+            if line.spans() != self._line(again).spans():
+                expected = "expected the labels that an earlier line gives this text, got others"
+                raise RecordError(f"{where}: {expected}", Reason.DUPLICATE)
 
     def _line(self, file: BinaryIO) -> LabelledAnswer:
         """The line at the file's position."""
@@ -133,12 +152,12 @@ class ReplayAnnotator:
 
 
 def _refuse_faults(line: LabelledAnswer, where: str) -> None:
-    """Raise DataError when spans don't fit the text."""
+    """Raise RecordError when spans don't fit the text."""
     asked = Question(line.question_id, "", ()), Rollout(line.question_id, line.sample, (), line.text, "stop", 0)
     try:
         conformance.refuse_faults([asked], [Annotation(line.question_id, line.sample, line.sentences)])
     except AnnotatorError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise RecordError(f"{where}: {error}", Reason.INVALID_SENTENCES) from None
 
 
 def _digest(text: str) -> bytes:

@@ -99,7 +99,7 @@ def _labelled(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dr
 def _answers(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dropped) -> Iterator[_Answer]:
     """Every answer with its labels. Raises DataError naming the line."""
     by_id = {question.id: question for question in prepared.train}
-    replayed = ReplayAnnotator(str(annotations)) if _has_texts(annotations) else None
+    replayed = ReplayAnnotator(str(annotations), dropped.highest) if _has_texts(annotations) else None
     samples: Counter[str] = Counter()
 
     def answer(lines: _Lines) -> _Answer:

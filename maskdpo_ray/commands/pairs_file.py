@@ -39,7 +39,7 @@ class Reader:
         Raises DataError and ModelError, naming the line.
         """
         dropped = dropped or Dropped(path)
-        labels = None if self.annotations is None else ReplayAnnotator(str(self.annotations))
+        labels = None if self.annotations is None else ReplayAnnotator(str(self.annotations), dropped.highest)
         own, once = OwnPairs(), Once()
 
         def pair_of(found: tuple[str, dict[str, Any]]) -> PreferencePair:

@@ -127,8 +127,20 @@ def test_a_line_that_does_not_fit(tmp_path: Path, bad: bytes, expected: str) -> 
     file = written(tmp_path, line())
     file.write_bytes(file.read_bytes() + bad)
     with pytest.raises(DataError) as caught:
-        build("replay", {"file": str(file)})
+        build("replay", {"file": str(file), "max_dropped": 0})
     assert str(caught.value).startswith(f"{file}:{expected}") and "\n" not in str(caught.value)
+
+
+def test_a_line_that_does_not_fit_is_dropped_and_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = written(tmp_path, line())
+    file.write_bytes(b"{oops}\n" + file.read_bytes())
+    assert build("replay", {"file": str(file)}) is not None
+    assert capfd.readouterr().err.startswith(f"dropped 1 malformed: {file}:1: expected JSON")
+    file.write_bytes(b"{oops}\n" + file.read_bytes())
+    with pytest.raises(DataError, match=r"expected at most 0.05 of the records dropped \(max_dropped; .* got 2 of 3: "):
+        build("replay", {"file": str(file)})
+    with pytest.raises(ConfigError, match=r"max_dropped: expected 0 to 1, got 7"):
+        build("replay", {"file": str(file), "max_dropped": 7})
 
 
 def test_files_that_hold_nothing(tmp_path: Path) -> None:
