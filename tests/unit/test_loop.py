@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import fakes
 import pytest
@@ -24,7 +25,7 @@ from fakes import CharTokenizer, Events, Stopped, fake_logps
 
 from actors import weights
 from maskdpo_ray import batching, reference
-from maskdpo_ray.errors import DataError, RunFolderError
+from maskdpo_ray.errors import DataError, ModelError, RunFolderError
 from maskdpo_ray.masking import MASK_DPO
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import PreferencePair, from_json
@@ -230,6 +231,33 @@ def test_training_goes_on_from_its_last_checkpoint(whole: tuple[Path, Events], t
         [line["tokens/train"] for line in metrics_of(path) if "tokens/train" in line] for path in (tmp_path, expected)
     ]
     assert tokens[0] == tokens[1]
+
+
+def test_a_policy_that_is_not_the_trained_one_is_not_committed(
+    whole: tuple[Path, Events], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found out when the policy has been written: the checkpoint stays, and the next start goes on from it."""
+    publish = fakes.FakeTrainer.publish
+
+    def refused(*arguments: Any) -> Any:
+        publish(*arguments)
+        raise ModelError("policy: expected log-probs of the policy that was trained")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fakes.FakeTrainer, "publish", refused)
+        with pytest.raises(ModelError):
+            run(tmp_path)
+    assert (tmp_path / "run/iter_000/policy").exists()
+    assert not [line for line in metrics_of(tmp_path) if "train/published_margin" in line]
+    resumed = run(tmp_path)
+    assert [event for event in resumed if event[0] in ("step", "publish")][0] == ("publish", 1)
+    assert results(tmp_path) == results(whole[0])
+    for path in (tmp_path, whole[0]):
+        logged = [line for line in metrics_of(path) if "train/published_margin" in line]
+        assert [line["step"] for line in logged] == list(range(ITERATIONS))
+        assert all(
+            (line["train/published_logp_error"], line["train/published_margin"]) == (0.0, 1.0) for line in logged
+        )
 
 
 def test_stopped_again_and_again(whole: tuple[Path, Events], tmp_path: Path) -> None:
