@@ -167,7 +167,7 @@ class Chat:
                 given = [mapped(each, partial(unicodedata.normalize, form)) for each in given]
             text, ids = self._encoded(given[:-1], given[-1]["content"])
             try:
-                ranges = token_spans(self.tokenizer, ids, text)
+                ranges = token_spans(self.tokenizer, ids, text, special=set())  # as the text shows them all
             except MaskError as error:
                 reason = error
                 continue
@@ -213,7 +213,7 @@ class Chat:
         at = finished.ranges[size][0]
         text, token_ids = finished.text[at:], tuple(finished.ids[size:])
         try:
-            ranges = token_spans(self.tokenizer, token_ids, text)
+            ranges = token_spans(self.tokenizer, token_ids, text, special={token_ids[-1]})
         except MaskError as error:
             raise RecordError(
                 f"expected text that the tokenizer spells back, got: {error}", Reason.NOT_SPELLED

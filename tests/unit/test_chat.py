@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -56,14 +57,20 @@ TEMPLATES = {"chatml": CHATML, "r1": R1, "qwen3": QWEN3, "spaced": SPACED, "head
 Make = Callable[..., Chat]
 
 
-@pytest.fixture
-def make(bundled_model: Path) -> Make:
-    """A chat of SmolLM2's tokenizer with another template."""
+@pytest.fixture(scope="module")
+def smollm2(bundled_model: Path) -> Any:
     from transformers import AutoTokenizer
 
+    return AutoTokenizer.from_pretrained(bundled_model)
+
+
+@pytest.fixture
+def make(smollm2: Any) -> Make:
+    """A chat of SmolLM2's tokenizer with another template."""
+
     def made(template: str = CHATML, eos: str = "<|im_end|>", **given: Any) -> Chat:
-        tokenizer = AutoTokenizer.from_pretrained(bundled_model, eos_token=eos)
-        tokenizer.chat_template = template
+        tokenizer = deepcopy(smollm2)
+        tokenizer.chat_template, tokenizer.eos_token = template, eos
         return Chat(tokenizer, **given)
 
     return made
@@ -273,10 +280,9 @@ def test_every_end_that_generation_lists_is_one(folder: Path) -> None:
     assert loaded().ends == (2, 17)
 
 
-def words(folder: Path) -> None:
+def of_words() -> Any:
     """Tokens of words, spaces left out."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     cut, known = pre_tokenizers.Whitespace(), {"<unk>": 0, "<s>": 1, "</s>": 2}
     for text in model_folder._SPELLED:
@@ -284,13 +290,43 @@ def words(folder: Path) -> None:
             known.setdefault(word, len(known))
     tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     tokenizer.pre_tokenizer = cut
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", chat_template=bad_input.TEMPLATE
-    ).save_pretrained(folder)
+    return tokenizer
 
 
-def test_tokenizers_that_do_not_spell_their_text_are_refused_at_the_start(folder: Path) -> None:
-    words(folder / "model")
+def of_word_pieces() -> Any:
+    """BERT's: the rest of a word begins with ##."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted({letter for text in model_folder._SPELLED for letter in text if not letter.isspace()})
+    tokens = ["<unk>", "<s>", "</s>", *letters, *(f"##{letter}" for letter in letters)]
+    known = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(known, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(cleanup=True)
+    return tokenizer
+
+
+def of_word_ends() -> Any:
+    """GPT-1's: the last piece of a word ends with </w>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted({letter for text in model_folder._SPELLED for letter in text if not letter.isspace()})
+    tokens = ["<unk>", "<s>", "</s>", *letters, *(f"{letter}</w>" for letter in letters)]
+    known = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(known, [], unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", [of_words, of_word_pieces, of_word_ends])
+def test_tokenizers_that_do_not_spell_their_text_are_refused_at_the_start(
+    folder: Path, kind: Callable[[], Any]
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    given = {"unk_token": "<unk>", "eos_token": "</s>", "chat_template": bad_input.TEMPLATE}
+    PreTrainedTokenizerFast(tokenizer_object=kind(), **given).save_pretrained(folder / "model")
     with pytest.raises(ModelError, match="^model: expected a tokenizer whose tokens spell their text .*BPE"):
         loaded()
 
