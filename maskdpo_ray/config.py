@@ -125,7 +125,7 @@ class RolloutConfig:
     0, as in Mask-DPO: on-policy."""
     thinking: str | dict[str, str] = "auto"
     """Tags of the thinking blocks of answers, which are no sentences, have weight 0 and are not judged: {open: TAG,
-    close: TAG}; `auto`: those that the model's files name, and <think> with </think>; `keep`: blocks are answers, too.
+    close: TAG}; `auto`: those that the model's files name, and <think> and its like; `keep`: blocks are answers, too.
     """
 
     def __post_init__(self) -> None:

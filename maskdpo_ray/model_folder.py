@@ -314,8 +314,12 @@ def _refuse_options(tokenizer: Any, given: Mapping[str, Any]) -> None:
 def _refuse_unlocatable(tokenizer: Any, folder: Path) -> None:
     """Raise ModelError when no answer's token ids could be told to spell its text: masks would drop every pair."""
     for text in _SPELLED:
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        shown = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        try:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            shown = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        except Exception as error:  # broken settings make it fail in any way
+            reason = f"{type(error).__name__}: {_reason(error)}"
+            raise ModelError(f"{folder}: expected a tokenizer that reads text, got {reason}") from error
         try:
             token_spans(tokenizer, ids, shown)
         except MaskError as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.annotators import thoughts
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import MaskError
 from maskdpo_ray.records import Annotation, Block, Rollout
@@ -23,7 +24,7 @@ from maskdpo_ray.spelling import special_ids, token_spans
 Pair = tuple[str, str]
 """The tags that open and close a block."""
 
-USUAL: Pair = ("<think>", "</think>")
+KNOWN: tuple[Pair, ...] = tuple((pair.open, pair.close) for pair in thoughts.KNOWN)
 _CLOSING = re.compile(r"([<\[◁]\|?)/([\w.:-]*(?:think|thought|reason)[\w.:-]*)(\|?[>\]▷])", re.IGNORECASE)
 _DESCRIBE = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "added_tokens.json")
 _ADDED = re.compile(r'"content":\s*"([^"\s]*(?:think|thought|reason)[^"\s]*)"', re.IGNORECASE)
@@ -33,7 +34,7 @@ _ADDED = re.compile(r'"content":\s*"([^"\s]*(?:think|thought|reason)[^"\s]*)"', 
 class Tags:
     """The pairs of tags that a policy's blocks have; none: what it writes is its answer, whatever it holds."""
 
-    pairs: tuple[Pair, ...] = (USUAL,)
+    pairs: tuple[Pair, ...] = KNOWN
 
     def opened_by(self, prompt: str) -> bool:
         """Whether a prompt ends in an open block."""
@@ -114,8 +115,8 @@ class Tags:
 
 
 def tags(option: str | dict[str, str], model: ModelConfig) -> Tags:
-    """What `rollout.thinking` says; for auto those that the model's files and the template file name, and the usual
-    pair. A folder that isn't there names none.
+    """What `rollout.thinking` says; for auto those that the model's files and the template file name, and the known
+    ones. A folder that isn't there names none.
     """
     if option == "keep":
         return Tags(())
@@ -131,7 +132,7 @@ def tags(option: str | dict[str, str], model: ModelConfig) -> Tags:
     found = {
         (f"{before}{name}{behind}", f"{before}/{name}{behind}") for before, name, behind in _CLOSING.findall(named)
     }
-    return Tags((USUAL, *sorted(pair for pair in found - {USUAL} if pair[0] in named)))
+    return Tags((*KNOWN, *sorted(pair for pair in found.difference(KNOWN) if pair[0] in named)))
 
 
 @dataclass(frozen=True)

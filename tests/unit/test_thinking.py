@@ -19,7 +19,7 @@ from maskdpo_ray.evaluation import evaluate
 from maskdpo_ray.masking import token_weights
 from maskdpo_ray.pairs import score
 from maskdpo_ray.records import NO_HALLUCINATION, Annotation, Block, Question, Rollout, Sentence
-from maskdpo_ray.thinking import USUAL, Tags
+from maskdpo_ray.thinking import KNOWN, Tags
 
 DRAFT = "<think>\nThe user asks about Benin. The capital of Benin is Lagos? No, that is wrong.\n</think>\n\n"
 ANSWER = "The capital of Benin is Porto-Novo."
@@ -57,12 +57,13 @@ def test_where_blocks_stand(text: str, is_open: bool, blocks: list[str], is_cut:
 
 def test_tags_are_those_of_the_option_and_of_the_models_files(tmp_path: Path) -> None:
     model = ModelConfig(str(tmp_path))
-    assert thinking.tags("auto", model).pairs == (USUAL,) and thinking.tags("keep", model).pairs == ()
-    (tmp_path / "chat_template.jinja").write_text("{{ '<seed:think>' }} {{ m.content.split('</seed:think>') }}")
-    added = [{"id": 5, "content": text} for text in ("[THINK]", "[/THINK]", "</thoughts>")]
+    assert thinking.tags("auto", model).pairs == KNOWN and thinking.tags("keep", model).pairs == ()
+    (tmp_path / "chat_template.jinja").write_text("{{ '<my:thoughts>' }} {{ m.content.split('</my:thoughts>') }}")
+    added = [{"id": 5, "content": text} for text in ("[REASON]", "[/REASON]", "</thoughts>")]
     (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added, "model": {"vocab": {"</thinks": 7}}}))
     pairs = thinking.tags("auto", model).pairs
-    assert set(pairs) == {USUAL, ("<seed:think>", "</seed:think>"), ("[THINK]", "[/THINK]")}
+    assert set(pairs) - set(KNOWN) == {("<my:thoughts>", "</my:thoughts>"), ("[REASON]", "[/REASON]")}
+    assert cut("<thinking>Cusco?</thinking>Lima.") == (["<thinking>Cusco?</thinking>"], False)
     own = thinking.tags({"open": "(hm)", "close": "(so)"}, model)
     assert cut("(hm)Cusco?(so)Lima.", tags=own) == (["(hm)Cusco?(so)"], False)
     assert cut(DRAFT + ANSWER, tags=Tags(())) == ([], False)
@@ -86,7 +87,7 @@ def test_tags_that_are_special_tokens_are_left_out_of_the_text(bundled_model: Pa
     tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
     ids = tokenizer.encode("[THINK]Cusco? No.[/THINK]Lima is big.<|im_end|>")
     text = tokenizer.decode(ids, skip_special_tokens=True)
-    tags = Tags((USUAL, ("[THINK]", "[/THINK]")))
+    tags = Tags()
     found = tags.noted(Rollout("q", 0, tuple(ids), text, "stop", 0), tokenizer=tokenizer)
     (block,) = found.blocks
     assert (text[: block.end], text[block.end :]) == ("Cusco? No.", "Lima is big.")
@@ -166,7 +167,7 @@ def test_an_answer_whose_ids_spell_another_text_has_its_blocks_and_stops_nothing
 
     tokenizer = AutoTokenizer.from_pretrained(bundled_model)
     tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
-    tags = Tags((USUAL, ("[THINK]", "[/THINK]")))
+    tags = Tags()
     garbled = Rollout("q", 0, tuple(tokenizer.encode("[THINK]Hm.[/THINK]Lima.")), "Cusco.", "stop", 0)
     assert tags.noted(garbled, tokenizer=tokenizer) == garbled
     drafted = tags.noted(replace(garbled, text=DRAFT + ANSWER), tokenizer=tokenizer)
