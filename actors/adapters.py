@@ -42,11 +42,11 @@ def wrap(model: Any, lora: LoraConfig) -> Any:
 
 @contextmanager
 def _names_as_they_are() -> Iterator[None]:
-    """Have PEFT adapt the layers that it is given.
+    """Make PEFT adapt exactly the given layers.
 
     PEFT 0.21 takes names such as gate_proj for those that a mixture of experts had in transformers 4, and adapts the
-    tensor that holds all experts instead, which it can't do under ZeRO-3 or with dropout. Remove when it can be told
-    not to.
+    tensor that holds all experts instead, which fails under ZeRO-3 or with dropout. Remove when PEFT has an option
+    for it.
     """
     from peft.utils import transformers_weight_conversion as conversion
 
@@ -78,8 +78,8 @@ def merged(wrapped: Any, weights: dict[str, torch.Tensor], dtype: str, seed: int
     Args:
         wrapped: what `wrap` returned.
         weights: its whole state dict.
-        dtype: torch's name of the one that the sums are rounded to; they are returned in that of the weights.
-        seed: of the rounding.
+        dtype: torch's name of the dtype to round the sums to; they are returned in the dtype of the weights.
+        seed: seed of the stochastic rounding.
     """
     layers, plain = _layers(wrapped), {}
     for name, weight in weights.items():
@@ -97,10 +97,10 @@ def merged(wrapped: Any, weights: dict[str, torch.Tensor], dtype: str, seed: int
 
 
 def _rounded(exact: torch.Tensor, dtype: str, seed: str) -> torch.Tensor:
-    """`exact` (float32) as numbers of `dtype`; of bfloat16 the one above or below by chance, so that the mean is exact.
+    """Round `exact` (float32) to `dtype`; to bfloat16 stochastically, up or down, so that the mean is exact.
 
-    What adapters add to a weight is mostly less than half the distance to the next bfloat16 number: rounded to the
-    nearest, the sum would be the old weight again, and up to a half of what was learned be lost.
+    An adapter's update to a weight is mostly less than half the distance to the next bfloat16 number: rounding to
+    nearest would give the old weight back and lose up to half of what was learned.
     """
     import torch
 
@@ -108,6 +108,6 @@ def _rounded(exact: torch.Tensor, dtype: str, seed: str) -> torch.Tensor:
         return exact
     generator = torch.Generator(exact.device).manual_seed(zlib.crc32(seed.encode()))
     bits = exact.contiguous().view(torch.int32)
-    # A bfloat16 is the upper half of a float32's bits: the lower half is the chance that one more is carried up.
+    # A bfloat16 is the upper half of a float32's bits: the lower half is the probability of rounding up.
     bits = bits + torch.randint(2**16, bits.shape, generator=generator, dtype=torch.int32, device=bits.device)
     return (bits & ~0xFFFF).view(torch.float32)

@@ -34,7 +34,7 @@ from maskdpo_ray.training_config import TrainConfig
 _TOGETHER = 16
 """Questions that go to an annotation or evaluation actor in one call, at most."""
 _PUBLISHED_PAIRS = 16
-"""Whose log-probs a published policy is compared by."""
+"""Pairs whose log-probs are compared between the trained and the published policy."""
 _BLOCK_TOKENS = 2**16
 """For each rank, of pairs whose reference log-probs are asked for in one call: about what a training step takes."""
 
@@ -173,16 +173,16 @@ class _Training:
     checkpoints: Checkpoints
 
     def starts_at_reference(self) -> bool:
-        """Whether policy and reference have the same weights, as far as that is known."""
+        """True if policy and reference are known to have the same weights."""
         return getattr(self.reference, "checksum", None) == self.policy.checksum
 
     def last_pairs(self, train: TrainConfig) -> list[int]:
-        """Up to `_PUBLISHED_PAIRS` of the last step."""
+        """Pairs of the last step, up to `_PUBLISHED_PAIRS`."""
         batches = batching.epoch_batches(len(self.examples), train.batch_size, train.max_epochs, self.seed)
         return deque(batches, maxlen=1)[0][:_PUBLISHED_PAIRS]
 
     def kept(self) -> str:
-        """What a stop leaves of this training."""
+        """Words for the checkpoint that a stop keeps."""
         step = self.checkpoints.step
         return f"the checkpoint of step {step} is kept" if step else "no checkpoint yet"
 
@@ -245,12 +245,12 @@ class TrainingGroup:
         return weights.publish(folder, version), metrics
 
     def _publish(self, training: _Training, folder: str) -> dict[str, float]:
-        """Save the policy, and load it back: a folder that is not what was trained must not take its place."""
+        """Save the policy and load it back: a folder that differs from the trained policy must not replace it."""
         places = training.last_pairs(self._config.train)
         examples = [training.examples[place] for place in places]
         trained = self._logps("reference_logps", examples, None)
         self._call_all("save_policy", folder)
-        # The published model takes the room of engine and optimizer, not some beside theirs.
+        # Free engine and optimizer first: there is no memory for the published model beside them.
         self._call_all("release")
         published = self._logps("published_logps", examples, folder)
         if isinstance(training.reference, Policy):

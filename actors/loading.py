@@ -1,4 +1,4 @@
-"""A model from its folder into a rank, as training and the reference want it, and its weights out of it again."""
+"""Loading a model from its folder into a rank, for training and the reference, and reading its weights back."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def load(path: str, strategy: Any, settings: TrainingSettings, any_rank: Callabl
     """An HF causal language model; under ZeRO-3 every rank holds its part only. Collective.
 
     Args:
-        strategy: what `strategies.build` returned, set up.
-        any_rank: whether something holds on any of the ranks.
+        strategy: the result of `strategies.build`, set up.
+        any_rank: tells whether a condition holds on any rank.
 
-    Raises ModelError, on all ranks, unless the folder holds just the model's weights, and they are finite.
+    Raises ModelError, on all ranks, unless the folder holds exactly the model's weights and all are finite.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -37,7 +37,7 @@ def load(path: str, strategy: Any, settings: TrainingSettings, any_rank: Callabl
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{path}: expected a weight for every parameter, {len(missing)} missing: {missing[0]}")
-    # A model's own code may load its weights in a way of its own.
+    # A model with custom code may load its weights in its own way.
     if (unexpected := sorted(report["unexpected_keys"])) and not settings.trust_remote_code:
         raise ModelError(f"{path}: expected the model's weights only, {len(unexpected)} more: {unexpected[0]}")
     odd = next((name for name, own in own_parts(model) if not own.isfinite().all()), "")
@@ -53,7 +53,7 @@ def load(path: str, strategy: Any, settings: TrainingSettings, any_rank: Callabl
 
 
 def own_parts(model: Any) -> list[tuple[str, torch.Tensor]]:
-    """Of each parameter its name, and what this rank holds of it."""
+    """(name, this rank's part) of each parameter."""
     return [(name, getattr(each, "ds_tensor", each).data) for name, each in model.named_parameters()]
 
 

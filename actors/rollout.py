@@ -53,7 +53,7 @@ class Sampling:
     top_p: float
     max_tokens: int
     ends: tuple[int, ...] = ()
-    """Token ids that end an answer beside the tokenizer's EOS: see `Chat.ends`."""
+    """Token ids that end an answer in addition to the tokenizer's EOS: see `Chat.ends`."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def _engine_args(settings: EngineSettings, path: str) -> dict[str, Any]:
         "enforce_eager": settings.enforce_eager,
         "enable_prefix_caching": settings.enable_prefix_caching,
         "max_num_seqs": settings.max_num_seqs,
-        # vLLM's own default depends on who calls it: 2048 for an engine like this one.
+        # vLLM's own default depends on the caller: 2048 for an engine like this one.
         "max_num_batched_tokens": max(BATCHED_TOKENS[settings.device], settings.max_num_seqs),
         "trust_remote_code": settings.trust_remote_code,
         "load_format": "safetensors",

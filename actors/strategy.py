@@ -227,9 +227,9 @@ def _cpu_strategy(openrlhf_deepspeed: ModuleType) -> type:
                 optim_dict = {**optim_dict, "params": {**optim_dict["params"], "torch_adam": True, "fused": True}}
             config = super().get_ds_train_config(optim_dict, max_norm=max_norm)
             config["zero_optimization"]["reduce_bucket_size"] = _ELEMENTS_AT_A_TIME
-            # Of the gathers that DeepSpeed 0.19.6 puts together it waits for the last alone: enough on a CUDA stream,
-            # while gloo may still be filling the others. Modules of several parameters (a weight and a bias) were then
-            # used, in silence, with what lay in memory. Remove when it waits for all of them.
+            # DeepSpeed 0.19.6 coalesces gathers and waits for the last one only: enough on a CUDA stream,
+            # but gloo may still be filling the others. Modules with several parameters (a weight and a bias) were then
+            # silently computed from uninitialised memory. Remove when it waits for all of them.
             config["zero_optimization"]["stage3_allgather_sequential"] = True
             return config
 

@@ -90,11 +90,11 @@ class TrainingRank:
         """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.
 
         Args:
-            seed: for the adapters: new ones, their dropout, and the rounding of what they add.
-            reference_path: of the reference model, where `train_step` is to compute its log-probs.
+            seed: of the adapters: initialisation, dropout, and the rounding when they are merged.
+            reference_path: folder of the reference model if `train_step` is to compute its log-probs.
             starts_at_reference: the reference has the same weights, so that the first step's loss is known.
 
-        Always from the folder, also when the same weights are in memory: so that an iteration starts
+        Always loads from the folder, even when the same weights are in memory, so that an iteration starts
         from the published (bf16) policy whether or not the run was interrupted before it.
         """
         from transformers import AutoTokenizer
@@ -110,14 +110,14 @@ class TrainingRank:
             strategies.seed_everything(f"{seed}/adapters")  # the same on every rank
             model = adapters.wrap(model, settings.lora)
         self._tokenizer = AutoTokenizer.from_pretrained(policy_path, trust_remote_code=settings.trust_remote_code)
-        if settings.chat_template is not None:  # what is published answers as it was trained
+        if settings.chat_template is not None:  # a published policy renders prompts as in training
             self._tokenizer.chat_template = settings.chat_template
         cfg = settings.optimizer.for_openrlhf(total_steps)
         self._engine, _, _ = self._strategy.prepare((model, cfg))
         self._engine.checkpoint_engine = checkpoint_engine.build()
         self._seed, self._starts_at_reference = seed, starts_at_reference
-        # Under ZeRO-3 a gradient would leave DeepSpeed's counts of the layers' passes, by which it adds up those of a
-        # step, as they must not be: there a frozen model's is compared, which the reference and what is published are.
+        # Under ZeRO-3 a gradient here would corrupt DeepSpeed's per-layer pass counts, by which it reduces the
+        # gradients of a step: only frozen models (reference, published policy) have their gradient compared there.
         self._check_tree(self._engine, has_gradient=settings.zero_stage < 3)
         self._is_own_reference = settings.lora.rank > 0 and reference_path == policy_path
         if reference_path is not None and not self._is_own_reference:
@@ -140,7 +140,7 @@ class TrainingRank:
         return self._logps(self._reference, micro_batches)
 
     def published_logps(self, micro_batches: Sequence[Sequence[TrainingExample]], path: str) -> list[PairLogps]:
-        """As `reference_logps`, of a published policy with its weights as engines hold them. Call `release` before."""
+        """`reference_logps` of a published policy, its weights rounded as in engines. Call `release` before."""
         self._load_reference(path, self._settings.sampled_dtype)
         return self._logps(self._reference, micro_batches)
 
@@ -157,7 +157,7 @@ class TrainingRank:
 
         Args:
             micro_batches: this rank's pairs, one forward and backward pass each.
-            references: log-probs under the reference, shaped as `micro_batches`; None: computed here.
+            references: log-probs under the reference, same shape as `micro_batches`; None: computed here.
 
         Returns:
             Of the global batch: loss, accuracy (share of pairs whose chosen reward is the higher),
@@ -166,9 +166,9 @@ class TrainingRank:
 
         Raises:
             ValueError: when the shares don't add up to `global_batch_size`.
-            NotFiniteError: when the loss is not finite, and no step is taken, or the gradient is not, and the weights
-                are spoilt. Training can't go on but from a checkpoint.
-            ModelError: when the loss of the first step is not what it is where policy and reference are the same.
+            NotFiniteError: when the loss is not finite (no step is taken) or the gradient is not (the weights are
+                corrupt). Training can only resume from a checkpoint.
+            ModelError: when the first step's loss is not the one expected of identical policy and reference.
         """
         from maskdpo_ray.forward import response_logps
         from maskdpo_ray.losses import check_first_loss, masked_dpo_loss
@@ -284,20 +284,20 @@ class TrainingRank:
         )
 
     def _check_tree(self, model: Any, has_gradient: bool) -> None:
-        """Refuse a model that can't be computed as a prefix tree, where that is to be done."""
+        """Refuse a model that can't be computed as a prefix tree if `savings.prefix_tree` is on."""
         from maskdpo_ray import tree_check
 
         settings = self._settings
         if settings.savings.prefix_tree:
             model.eval()
-            # Not the engine around it, which would take its gradient for a training step's.
+            # The module, not the DeepSpeed engine, which would count this gradient towards a training step.
             model = getattr(model, "module", model)
             tree_check.check(model, settings.param_dtype, strategies.device_of(settings.device), has_gradient)
 
     def _set_learning(self) -> None:
-        """Have the policy compute as its reference does, without a config's dropout and the noise of routers.
+        """Make the policy compute as its reference does: no dropout from the model's config, no router noise.
 
-        Only adapters drop what they are told to: they are what differs from the reference anyway.
+        Only the adapters' own dropout stays on: adapters differ from the reference anyway.
         """
         self._engine.eval()
         if self._settings.lora.rank:
@@ -305,9 +305,9 @@ class TrainingRank:
                 module.train()
 
     def _load_reference(self, path: str, dtype: str | None = None) -> None:
-        """A model that is not trained; under ZeRO-3 within an engine, which gathers its weights.
+        """A model that is not trained; under ZeRO-3 inside an engine, which gathers its weights.
 
-        `dtype`: torch's name of one that its weights are rounded to.
+        `dtype`: torch's name of the dtype that its weights are rounded to.
         """
         if self._reference_path == path:
             return

@@ -1,4 +1,4 @@
-"""Plain values of one group of training ranks; the meaning of each is in maskdpo_ray/config.py."""
+"""Settings of one group of training ranks as plain values; maskdpo_ray/config.py documents each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from actors.strategy import OptimizerSettings
 from maskdpo_ray.training_config import LoraConfig, SavingsConfig
 
 DTYPES: dict[str, Literal["bfloat16", "float32"]] = {"bf16": "bfloat16", "fp32": "float32"}
-"""Names of ours -> torch's."""
+"""Config dtype -> torch's name."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class TrainingSettings:
     lora: LoraConfig = LoraConfig()
     savings: SavingsConfig = SavingsConfig()
     engine_dtype: Literal["bfloat16", "float32"] = "float32"
-    """Of the weights that engines hold, torch's name."""
+    """Dtype of the weights in engines, torch's name."""
 
     @property
     def sampled_dtype(self) -> Literal["bfloat16", "float32"]:
-        """The coarser one of what weights are published in and what engines hold, torch's name."""
+        """The coarser of the published dtype and the engines' dtype, torch's name."""
         return "bfloat16" if "bfloat16" in (DTYPES[self.param_dtype], self.engine_dtype) else "float32"

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 _CPU_BLOCK = 32
 """Tokens; the fewest for which vLLM has fast CPU kernels."""
 _PROMPT_END = 32
-"""Tokens of a prompt's end in which a tag is looked for that opens the model's thinking."""
+"""Tokens at the end of a prompt that are searched for a tag that opens a thinking block."""
 
 
 class VllmJudge:
@@ -48,17 +48,17 @@ class VllmJudge:
         """Only the tokenizer is loaded, to try its chat template.
 
         Args:
-            model: Hugging Face folder, on the driver's node and on those that annotate.
+            model: Hugging Face folder, on the driver's node and on annotation nodes.
             device: `cuda` or `cpu`.
             dtype, tensor_parallel_size, max_model_len, gpu_memory_utilization, max_num_seqs, enforce_eager: vLLM's.
             chat_template: Jinja file, in place of the model's own template.
-            trust_remote_code: whether to run code that lies in the model folder.
+            trust_remote_code: whether to run code from the model folder.
             threads: CPU cores of the engine, all by default; on CPU only.
             cpu_kv_cache_gib: memory of the KV cache; on CPU only.
-            stop: a text, or several, at which a reply ends.
-            max_completion_tokens: longest reply with its thinking, for a model that thinks; None: as long as a reply.
+            stop: one or several stop strings.
+            max_completion_tokens: longest reply including thinking, for a model that thinks; None: the reply's limit.
             chat_template_kwargs: arguments of the chat template, such as `enable_thinking: false`.
-            thinking: {open, close}, tags of a model's thinking beside those that are known.
+            thinking: {open, close}, tags of a thinking block in addition to the known ones.
 
         Raises:
             OptionError: one line, about any of these; ModelError and AnnotatorError about the model's files.
@@ -143,7 +143,7 @@ class VllmJudge:
         if not tokenizer.chat_template:
             raise OptionError(f"model: expected a chat template in {self._model!r} or as chat_template, got none")
         self._tokenizer = tokenizer
-        # Tags of thinking that are special tokens would not show in the text.
+        # Thinking tags that are special tokens would not appear in the text.
         special = [str(token) for token in tokenizer.all_special_tokens]
         self._shows_special = any(token in tag for tags in self.thinking for tag in tags for token in special if token)
         self._render([{"role": role, "content": "Hello."} for role in ("user", "assistant", "user")])

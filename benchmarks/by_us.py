@@ -63,7 +63,7 @@ class MeasuredRank(TrainingRank):
     def _check_tree(self, *arguments: Any, **options: Any) -> None:
         work = dict(self._work)
         super()._check_tree(*arguments, **options)
-        self._work = work  # a guard's few tokens are no part of what is compared
+        self._work = work  # the guards' few tokens are not part of the comparison
 
     def _count_tokens(self, _: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         ids, depths = options.get("input_ids"), options.get("position_ids")

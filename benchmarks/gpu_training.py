@@ -332,10 +332,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     made.add_argument("--prompt_tokens", type=measures.count, default=512)
     made.add_argument("--answer_tokens", type=measures.count, default=512)
     made.add_argument("--batch_size", type=measures.count, default=16, help="Pairs per optimizer step.")
-    made.add_argument("--micro_batch_size", type=measures.count, default=4, help="Pairs per pass, of both.")
+    made.add_argument("--micro_batch_size", type=measures.count, default=4, help="Pairs per pass, for both.")
     made.add_argument("--steps", type=measures.count, default=5)
     made.add_argument(
-        "--epochs", type=measures.count, default=3, help="Over which the reference pass of ours is spread."
+        "--epochs", type=measures.count, default=3, help="Epochs over which our one reference pass is amortised."
     )
     made.add_argument("--lr", type=float, default=1e-6)
     made.add_argument("--gradient_checkpointing", action="store_true")

@@ -1,7 +1,7 @@
-"""What bfloat16 weights keep of what adapters have learned: rounded to the nearest, and as policies are published.
+"""Measure how much of LoRA training survives in bfloat16 weights: rounded to nearest, and as policies are published.
 
-Trains LoRA on eight pairs in float32 arithmetic, merges, and prints the margin between chosen and rejected answers,
-over the reference's, of each as one line of JSON.
+Trains LoRA on eight pairs in float32 arithmetic, merges, and prints for each rounding one JSON line with the margin
+between chosen and rejected answers relative to the reference's.
 
     PYTHONPATH=. .venv/bin/python benchmarks/lora_publication.py --steps 8 24
 """
@@ -48,7 +48,7 @@ def examples(model: str) -> list[TrainingExample]:
 
 
 def measure(trainer: Any, model: str, num_steps: int) -> dict[str, float]:
-    """Shares of the trained margin, and nats by which log-probs are off."""
+    """Shares of the trained margin, and the error of log-probs in nats."""
     pairs = examples(model)
     reference = trainer.reference_logps([pairs], model)
     trainer.begin(model, num_steps, 0, starts_at_reference=True)

@@ -57,7 +57,7 @@ def main() -> None:
     """Command line: write both files, say what is in them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_pairs", type=measures.count, default=64)
-    parser.add_argument("--questions", type=measures.count, default=120, help="Asked for them: not each gives a pair.")
+    parser.add_argument("--questions", type=measures.count, default=120, help="Questions to ask; some give no pair.")
     given = parser.parse_args()
     config = cli.read(Path("configs/quickstart.yaml"))
     loopback.prefer(config.cluster)

@@ -178,7 +178,7 @@ def machine() -> dict[str, Any]:
 
 
 def count(text: str) -> int:
-    """The `type` of an option that counts what a benchmark needs at least one of."""
+    """The `type` of an option that is a count of at least 1."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return int(text)

@@ -92,7 +92,7 @@ def main(words: list[str]) -> None:
         "--tokens", type=measures.count, nargs="+", default=[64, 512, 2048], help="lengths of an answer"
     )
     parser.add_argument("--prompt", type=measures.count, default=256, help="tokens of the prompt")
-    parser.add_argument("--answers", type=measures.count, default=8, help="to a question")
+    parser.add_argument("--answers", type=measures.count, default=8, help="answers to a question")
     parser.add_argument("--model", default="models/smollm2-135m-instruct", help="its tokenizer")
     measures.json_option(parser)
     arguments = parser.parse_args(words)

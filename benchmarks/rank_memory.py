@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--zero_stage", type=int, choices=(2, 3), default=2)
     parser.add_argument("--param_dtype", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--pairs", type=measures.count, default=8, help="of a pass")
+    parser.add_argument("--pairs", type=measures.count, default=8, help="pairs per pass")
     parser.add_argument("--prompt", type=measures.count, default=120, help="tokens")
     parser.add_argument("--answer", type=measures.count, default=96, help="tokens")
     parser.add_argument("--threads", type=measures.count, default=2)

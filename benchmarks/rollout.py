@@ -211,9 +211,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     made.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
     made.add_argument("--model", default="models/smollm2-135m-instruct")
     made.add_argument("--questions", type=measures.count, default=24)
-    made.add_argument("--samples", type=measures.count, help="answers to each; by default the config's")
-    made.add_argument("--max_new_tokens", type=measures.count, help="by default the config's")
-    made.add_argument("--prompts", type=measures.count, default=8, help="that transformers gets at a time")
+    made.add_argument("--samples", type=measures.count, help="answers to each question; default: the config's")
+    made.add_argument("--max_new_tokens", type=measures.count, help="default: the config's")
+    made.add_argument("--prompts", type=measures.count, default=8, help="batch size for transformers")
     turns.options(made, NAMES, repeats=3)
     return made.parse_args(words)
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How exactly `maskdpo_ray.sentences` and well-kept splitters cut texts whose sentences are marked by hand.
+"""Compare `maskdpo_ray.sentences` with maintained splitters on texts whose sentences are marked by hand.
 
     PYTHONPATH=. python benchmarks/sentences.py
 
-Prints F1 of exact spans for each kind of text, and characters per second. A span counts if both its ends are
-those of the hand, without outer white space; what holds neither letter nor digit (a closing mark, `---`) goes
-with the span before it, whoever cut it. Most splitters are made for prose and see no end in a new line, so each
-one is also given the lines one by one.
+Prints F1 of exact spans for each kind of text, and characters per second. A span counts if both its ends match
+the marked ones, outer white space ignored; a span with neither letter nor digit (a closing mark, `---`) is joined to
+the one before it, for every splitter. Most splitters are made for prose and do not end a sentence at a new line, so
+each is also run line by line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from maskdpo_ray import sentences
 
 MARKED = Path(__file__).parents[1] / "tests/fixtures/sentences.jsonl"
 PEERS = ("pysbd", "sentencex", "blingfire", "spacy")
-PARTS = {"open": "read while the rules were made", "held_back": "written when the rules were done"}
+PARTS = {"open": "read while the rules were developed", "held_back": "written after the rules were finished"}
 ROUNDS = 5
 
 Span = tuple[int, int]
@@ -63,7 +63,7 @@ def spacy_splitter() -> Splitter:
 
 
 def located(text: str, pieces: Iterable[str]) -> list[Span]:
-    """Where the pieces stand in the text, in order; a piece that was rewritten is left out."""
+    """Spans of the pieces in the text, in order; pieces that the splitter rewrote are left out."""
     spans, position = [], 0
     for piece in pieces:
         start = text.find(piece.strip(), position)
@@ -74,7 +74,7 @@ def located(text: str, pieces: Iterable[str]) -> list[Span]:
 
 
 def by_line(splitter: Splitter) -> Splitter:
-    """The same splitter, given one line at a time."""
+    """The same splitter, applied line by line."""
 
     def split(text: str, language: str) -> list[Span]:
         spans, position = [], 0
@@ -88,7 +88,7 @@ def by_line(splitter: Splitter) -> Splitter:
 
 
 def comparable(text: str, spans: Iterable[Span]) -> set[Span]:
-    """Spans without outer white space; those without a word joined to the one before."""
+    """Spans without outer white space; wordless ones are joined to the one before."""
     found: list[Span] = []
     for start, end in spans:
         piece = text[start:end]
@@ -103,7 +103,7 @@ def comparable(text: str, spans: Iterable[Span]) -> set[Span]:
 
 
 def f1(rows: Iterable[dict], splitter: Splitter) -> float:
-    """2 * right / (spans found + spans of the hand) over all texts."""
+    """F1: 2 * matches / (spans found + spans marked) over all texts."""
     right = all_spans = 0
     for row in rows:
         text = row["text"]

@@ -1,4 +1,4 @@
-"""Whether a full stop behind a word ends a sentence: abbreviations, units, initials, element symbols."""
+"""Rules for whether a full stop after a word ends a sentence: abbreviations, units, initials, element symbols."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _COMPOUND = frozenset("/·⋅")  # m/s, N·m
 
 
 def starts_sentence(text: str, at: int, end: int) -> bool:
-    """Whether a word that often starts a sentence is at `at` (and no initial, as in "A. Smith")."""
+    """Whether a word that often starts a sentence is at `at` (not an initial, as in "A. Smith")."""
     found = _NEXT_WORD.match(text, at, end)
     word = found.group() if found else ""
     if len(word) == 2:
@@ -57,9 +57,9 @@ def full_stop_ends(text: str, span: tuple[int, int, int], word: str, following: 
     """Whether a full stop ends a sentence.
 
     Args:
-        text: all of it.
-        span: (start of the sentence, the full stop, end of the block that is cut).
-        word: what stands before the full stop.
+        text: the whole text.
+        span: (start of the sentence, the full stop, end of the block).
+        word: the word before the full stop.
         following: position of the next letter or digit.
     """
     if len(word) > _LONGEST and "." not in word and "-" not in word:
@@ -92,7 +92,7 @@ def full_stop_ends(text: str, span: tuple[int, int, int], word: str, following: 
 
 
 def _counts(text: str, at: int, end: int, key: str) -> bool:
-    """Whether what an abbreviation counts stands at `at`: a number, or another abbreviation ("Suppl. Fig. 4")."""
+    """Whether the operand of a counting abbreviation is at `at`: a number or another abbreviation ("Suppl. Fig. 4")."""
     if numeral := _NUMERAL.match(text, at, end):
         return key != "no" or len(numeral.group()) > 1 or numeral.group().isdigit()
     word = _NEXT_WORD.match(text, at, end).group()

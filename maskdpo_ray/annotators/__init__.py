@@ -16,10 +16,10 @@ class Annotator(Protocol):
     Built on the driver, its constructor's keyword arguments being `annotation.options`; pickled to every annotation
     actor; started there.
 
-    One that can label several questions at once, `annotate` called from several threads, says how many in an integer
-    attribute `max_concurrency`; without it an actor labels one question at a time. One that runs on GPUs says on how
-    many in `num_gpus`, so that a config that reserves too few is refused. Answers come without their thinking blocks
-    (`rollout.thinking`), and spans are of that text, unless an attribute `judges_thinking` is true.
+    Optional attributes: `max_concurrency` (int), how many questions it can label at once, `annotate` being called from
+    several threads; by default an actor labels one question at a time. `num_gpus`, how many GPUs it uses, so that a
+    config that reserves too few is refused. `judges_thinking` (bool): answers come without their thinking blocks
+    (`rollout.thinking`), and spans refer to that text, unless it is true.
     """
 
     def check(self, question: Question) -> None:

@@ -2,8 +2,8 @@
 
 python -m maskdpo_ray.annotators.agreement tests/fixtures/facts_labels.jsonl [tests/fixtures/facts_unchecked.txt]
 
-A second file, one `question_id|sentence` a line, names sentences that were labelled `no_hallucination` for the part of
-them that the table holds; they are then taken as `unverifiable`, for the part that it does not hold.
+A second file, one `question_id|sentence` per line, names sentences that were labelled `no_hallucination` although the
+table covers only a part of them; they are then taken as `unverifiable`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Compared:
 
 
 def compare(file: Path, unchecked: Path | None = None) -> list[Compared]:
-    """Label again every sentence of a file of `HandLabel`s; those that `unchecked` names are taken as `unverifiable`.
+    """Relabel every sentence of a file of `HandLabel`s; those that `unchecked` names are taken as `unverifiable`.
 
     Raises DataError naming the line whose question or sentence isn't found.
     """

@@ -1,6 +1,6 @@
-"""What a sentence claims: (entity, kind of fact, values), read off a sentence without judging it.
+"""Claims of a sentence: (entity, kind of fact, values), extracted without judging them.
 
-A claim knows which words it was read from (`taken`), so that a judge of it can tell what else the sentence says.
+A claim records the words that it was read from (`taken`), so that a judge can tell what else the sentence says.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ClaimReader:
         self._owners = {tuple(token.key for token in tokens(name)) for name in owners}
 
     def read(self, sentence: str) -> list[Reading]:
-        """The clauses of a sentence, in order, each with its claims of kinds that the table knows."""
+        """The clauses of a sentence, in order, each with its claims of the table's kinds."""
         return [
             Reading(clause.start, tuple(self._claims(clause)), clause.words, clause.mentions)
             for clause in clauses(sentence, self._index)

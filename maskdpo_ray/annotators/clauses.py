@@ -145,7 +145,7 @@ def _clause(index: NameIndex, words: list[Token], start: int, subject: tuple[str
 
 
 def _starts_clause(words: list[Token], mentions: list[Mention], i: int, index: NameIndex, begun: int) -> bool:
-    """Whether word `i` opens a clause; the one before it opens with word `begun`."""
+    """Whether word `i` opens a clause; the previous clause opens with word `begun`."""
     word, before = words[i].key, words[i - 1]
     if ";" in before.gap or word in _SPLITTERS:
         return True

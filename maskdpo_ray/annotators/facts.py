@@ -1,6 +1,6 @@
 """The `facts` annotator checks the sentences of an answer against a table of facts, `claims` their clauses.
 
-Labels are ANAH-v2's four. Phrases to the reader ("Sure, please note that ...") are passed over and the rest is judged.
+Labels are ANAH-v2's four. Phrases to the reader ("Sure, please note that ...") are skipped and the rest is judged.
 A sentence or clause is `contradictory` if one of its claims is false, `no_hallucination` if it has claims, all are
 true, and no word is left that could claim more, `no_fact` if it claims nothing, else `unverifiable`.
 """
@@ -38,7 +38,7 @@ _LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,2}[.)](?=\s|$)|\(?[a-z][.)](
 _HEADING = 4
 """Most words of a heading."""
 _NEAR, _SIDEWAYS = 75, 90
-"""Degrees that a direction may be off."""
+"""Tolerance of a direction, degrees."""
 _LISTED = 6
 """How many accepted values evidence text names."""
 
@@ -156,7 +156,7 @@ class ClaimsByRules(FactsAnnotator):
 
 
 def _body(sentence: str) -> str:
-    """The end of a sentence behind list marks and phrases to the reader: what is judged."""
+    """The judged part of a sentence: all after list markers and phrases to the reader."""
     body = _LIST_MARK.sub("", sentence).strip()
     return body[idle.opening(body) :]
 
@@ -195,7 +195,7 @@ def _verdict(domain: _Domain, topic: Entity, text: str, read: Sequence[Reading])
 
 
 def _rest(domain: _Domain, topic: Entity, read: Sequence[Reading]) -> list[Token]:
-    """The words that no claim was read from and that are neither harmless nor the name of what is spoken of."""
+    """Words that no claim was read from and that are neither harmless nor the topic's name."""
     taken: set[int] = set()
     named: set[int] = set()
     subjects, foreign = {topic.name}, set()
@@ -221,7 +221,7 @@ def _rest(domain: _Domain, topic: Entity, read: Sequence[Reading]) -> list[Token
 
 
 def _is_generic(domain: _Domain, topic: Entity, read: Sequence[Reading]) -> bool:
-    """Whether it says no more than that the topic is one of its kind: "Argon is a chemical element"."""
+    """Whether the sentence only says that the topic is one of its kind: "Argon is a chemical element"."""
     words = [word.key for reading in read for word in reading.words]
     names = [mention for reading in read for mention in reading.mentions]
     about = words[:1] == ["it"] or bool(names and names[0].start <= 1 and topic.name in names[0].named(ENTITY_SENSE))
@@ -247,8 +247,8 @@ def _check(domain: _Domain, topic: Entity, claim: Claim) -> tuple[bool | None, s
 
 
 def _lie_there(domain: _Domain, subject: Entity, claim: Claim) -> bool:
-    """Whether each value lies where the claim says, by the middles of both: within 75 degrees of one direction that
-    it names and within 90 of all.
+    """Whether each value lies where the claim says, measured between centres: within 75 degrees of one named
+    direction and within 90 of all.
     """
     for value, named in zip(claim.values, claim.directions, strict=False):
         if named and not any(_lies(subject, domain.entities[name], named) for name in value):
@@ -294,23 +294,23 @@ def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, st
     if all(right):
         if claim.count is None or claim.count == _counted(accepted, values, claim.count == 0):
             return True, evidence
-        # Other kinds may have a value under two names, so that their number is not known.
+        # Other kinds may list a value under two names, so their number is unknown.
         is_known = kind.shape == ENTITY and kind.closed_world and claim.count in (0, len(values))
         return (False if is_known else None), evidence
     return (False if kind.closed_world else None), evidence
 
 
 def _counted(accepted: Sequence[Value], values: Sequence[frozenset[str]], only: bool) -> int | None:
-    """How many values there are, if `values` are all of them; 0 with `only`."""
+    """Number of values, if `values` are all of them; 0 with `only`."""
     names = [frozenset(word.key for word in tokens(value.name)) for value in accepted]
-    # "Swiss German" is no further language beside German, "Washington, D.C." no further capital.
+    # "Swiss German" is not another language besides German, nor "Washington, D.C." another capital.
     distinct = [name for name in names if not any(other < name for other in names)]
     number = len({frozenset(value) for value in values})
     return (0 if only else number) if number == len(distinct) else None
 
 
 def _claims_nothing(domain: _Domain, topic: Entity, text: str) -> str | None:
-    """Why a sentence without a true or false claim claims nothing at all, or None if it may claim something."""
+    """The reason why a sentence without a judged claim claims nothing at all, or None if it may claim something."""
     words = tokens(text)
     if not words:
         return "nothing but a phrase to the reader"

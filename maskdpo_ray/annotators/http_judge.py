@@ -18,7 +18,7 @@ from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
 _REFUSED = (400, 413, 422)
 """HTTP statuses about one conversation (too long, filtered), not about the endpoint."""
 _OURS = frozenset(("logprobs", "max_tokens", "messages", "model", "stream", "temperature"))
-"""Fields of a request that are not for `extra_body`: they have options of their own, or replies depend on them."""
+"""Request fields not allowed in `extra_body`: they have their own options, or replies depend on them."""
 _INSTEAD = {
     "max_tokens": "max_completion_tokens: N, sent in place of max_tokens",
     "max_completion_tokens": "max_completion_tokens: null, for max_tokens to be sent",
@@ -26,7 +26,7 @@ _INSTEAD = {
     "logprobs": "logprobs: false, for none to be asked for",
     "stop": "stop: null, for none to be sent",
 }
-"""Field of a request that an endpoint may not take -> the option with which it isn't sent."""
+"""Request field that an endpoint may refuse -> the option that leaves it out."""
 _HOLDS_KEY = re.compile(
     r"api[-_ ]?key|authorization|bearer|secret|password|passwd|credential"
     r"|(?:access|auth|id)[-_ ]?token|\A(?:key|token)\Z",
@@ -55,24 +55,24 @@ class HttpJudge:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         thinking: Mapping[str, str] | None = None,
     ) -> None:
-        """Nothing is sent.
+        """Check the options; nothing is sent.
 
         Args:
-            base_url: up to and with the version, as in "http://127.0.0.1:8000/v1".
-            model: its name there.
-            api_key_env: environment variable that holds the key, on the nodes that annotate; None sends none.
-            max_concurrent: requests under way at once, from each actor.
-            requests_per_minute: most that each actor sends, repeated ones too; None: as many as it can.
-            timeout_s: of one request.
-            max_retries: after a failed connection, a timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute.
-            logprobs: whether to ask for log-probabilities, for `confidence`; some endpoints refuse that.
-            extra_body: further fields of every request; none that holds a key, as the config is written to files.
-            temperature: 0 is greedy; None sends none, for endpoints that refuse any but their own.
-            stop: a text, or several, at which a reply ends.
-            max_completion_tokens: longest reply with its thinking, sent under this name in place of `max_tokens`, which
-                newer endpoints refuse; None: `max_tokens` is sent, as many as the reply may have.
-            chat_template_kwargs: arguments of the model's chat template, sent as vLLM and SGLang take them.
-            thinking: {open, close}, tags of a model's thinking beside those that are known.
+            base_url: URL including the version, as in "http://127.0.0.1:8000/v1".
+            model: the model's name at the endpoint.
+            api_key_env: environment variable that holds the key, on annotation nodes; None: no key is sent.
+            max_concurrent: concurrent requests per actor.
+            requests_per_minute: rate limit per actor, retries included; None: unlimited.
+            timeout_s: timeout of one request.
+            max_retries: retries after a connection error, timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute.
+            logprobs: whether to request log-probabilities, for `confidence`; some endpoints refuse that.
+            extra_body: further fields of every request; must not hold a key, as the config is written to files.
+            temperature: 0 is greedy; None: not sent, for endpoints that accept only their default.
+            stop: one or several stop strings.
+            max_completion_tokens: longest reply with thinking, sent under this name in place of `max_tokens`, which
+                newer endpoints refuse; None: `max_tokens` is sent, with the reply's limit.
+            chat_template_kwargs: arguments of the model's chat template, in the field that vLLM and SGLang read.
+            thinking: {open, close}, tags of a thinking block in addition to the known ones.
 
         Raises:
             OptionError: one line, about any of these.
@@ -102,7 +102,7 @@ class HttpJudge:
         require(is_number, "max_retries", "a whole number, 0 or more", max_retries)
         require(type(logprobs) is bool, "logprobs", "true or false", logprobs)
         is_mapping = extra_body is None or isinstance(extra_body, Mapping)
-        # A text may be a key in the wrong place.
+        # A string may be a misplaced key.
         require(is_mapping, "extra_body", "a mapping", "text" if isinstance(extra_body, str) else extra_body)
         ours = sorted(_OURS.intersection(extra_body or ()))
         require(not ours, "extra_body", f"none of {', '.join(sorted(_OURS))}", ours)
@@ -173,7 +173,7 @@ class HttpJudge:
         except _Refused as error:
             return Reply("", fault=str(error))
         content = choice.logprobs.content if choice.logprobs else None
-        # Thinking that the endpoint sets apart is no part of the reply, but its tokens are among those of `logprobs`.
+        # Thinking that the endpoint returns separately is not part of the reply, but `logprobs` includes its tokens.
         has_thought = any(getattr(choice.message, name, None) for name in ("reasoning_content", "reasoning"))
         (limit,) = self._limit(max_tokens).values()
         return Reply(
@@ -214,7 +214,7 @@ class HttpJudge:
         return choices[0]
 
     def _hint(self, message: str, is_first: bool) -> str:
-        """The options that keep out what the endpoint refuses by name, or in its first refusal may have meant."""
+        """The options that leave out the fields that an endpoint's refusal names, or may mean if it is the first."""
         sent = [name for name in _INSTEAD if name in {**self._limit(1), **self._request}]
         named = [name for name in sent if re.search(rf"\b{name}\b", message)] or sent * is_first
         return f"; judge_options: {'; '.join(_INSTEAD[name] for name in named)}" if named else ""
@@ -232,7 +232,7 @@ class HttpJudge:
 
 
 def _key_fields(value: object, where: str = "extra_body") -> Iterator[str]:
-    """Dotted names of the fields that hold a key, or look like it, however deep."""
+    """Dotted names of the fields that hold or seem to hold a key, at any depth."""
     if isinstance(value, Mapping):
         for name, held in value.items():
             if _HOLDS_KEY.search(str(name)) and held is not None and not isinstance(held, (bool, int, float)):

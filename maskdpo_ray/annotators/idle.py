@@ -46,7 +46,7 @@ FUNCTION = frozenset(
         "however currently current today respectively recognized recognised"
     ).split()
 )
-"""Harmless in any place beside claims that are checked. No quantity, time, negation, comparison, degree or modality."""
+"""Words harmless anywhere beside checked claims. No quantity, time, negation, comparison, degree or modality."""
 
 _READER = FUNCTION | frozenset(
     (
@@ -59,11 +59,11 @@ _READER = FUNCTION | frozenset(
         "did summary overview just sample reach contact so far or and from"
     ).split()
 )
-"""What a sentence may consist of that only speaks to the reader."""
+"""Words that a sentence that only speaks to the reader may consist of."""
 _ANCHORS = frozenset(
     "i im id ill ive we you your me my our us let lets please here heres below following facts".split()
 )
-"""One of these must be in such a sentence."""
+"""Words of which such a sentence has at least one."""
 _QUALIFYING = frozenset(
     "short brief quick interesting key main important basic fun general great good useful specific next".split()
 )
@@ -75,7 +75,7 @@ _REFUSED = frozenset("know sure help find answer hesitate see understand assist 
 _NOT = frozenset("not dont cannot cant didnt".split())
 _INTRODUCING = frozenset("about of on regarding concerning for with know".split())
 _UNFINISHED = frozenset("other and or but while whereas although though located situated".split())
-"""What may stand, besides, in a sentence that breaks off or a heading."""
+"""Words also allowed in a heading or in a sentence that breaks off."""
 _ASKING = frozenset(
     "what which who whom whose where when why how is are does do did can could would should have has".split()
 )
@@ -89,7 +89,7 @@ AUXILIARIES = frozenset("is are does do has have can".split())
 
 
 def opening(text: str) -> int:
-    """Characters at the beginning of `text` that are phrases to the reader ("Sure, please note that ...")."""
+    """Number of characters at the start of `text` that are phrases to the reader ("Sure, please note that ...")."""
     end = 0
     while match := _OPENING.match(text, end):
         end = match.end()
@@ -97,9 +97,9 @@ def opening(text: str) -> int:
 
 
 def asks_or_offers(words: Sequence[Token], named: set[int], plain: frozenset[str] | set[str]) -> str | None:
-    """What a sentence to the reader is, or None: it may claim something.
+    """Kind of a sentence that only speaks to the reader; None: it may claim something.
 
-    `named`: words of the topic's name and of what announces a fact; `plain`: the table's harmless words.
+    `named`: words of the topic's name and of phrases that announce a fact; `plain`: the table's harmless words.
     """
     spoken = [i for i, word in enumerate(words) if i not in named and word.key not in plain]
     if not all(_speaks_to_reader(words, i) for i in spoken):
@@ -130,7 +130,7 @@ def _introduced(words: Sequence[Token], i: int, named: set[int]) -> bool:
 
 
 def idle(words: Sequence[Token], i: int, taken: set[int]) -> bool:
-    """Whether word `i` claims nothing; `taken` are the words, by their places in the text, of claims."""
+    """Whether word `i` claims nothing; `taken`: offsets in the text of the words of claims."""
     word = words[i].key
     after = words[i + 1] if i + 1 < len(words) else None
     before = words[i - 1].key if i else ""
@@ -147,7 +147,7 @@ def idle(words: Sequence[Token], i: int, taken: set[int]) -> bool:
 
 
 def stops_short(words: Sequence[Token], named: set[int], plain: frozenset[str] | set[str]) -> bool:
-    """Whether nothing is claimed yet; arguments as in `asks_or_offers`."""
+    """Whether the sentence breaks off or is a heading before it claims anything; arguments as in `asks_or_offers`."""
     return all(
         i in named
         or word.key in FUNCTION | _UNFINISHED | plain

@@ -34,9 +34,9 @@ class Reply:
 class Judge(Protocol):
     """Built on the driver from the `judge_options` of an annotator or evaluator, pickled to every actor, started there.
 
-    About an option it raises OptionError, which names it as its constructor does. These attributes it may have:
-    `max_model_len`, its context in tokens, and `max_completion_tokens`, what it may say with its thinking, so that
-    replies that can't fit are refused before the run; `thinking`, the tags of its thinking (`thoughts.KNOWN`).
+    Its constructor raises OptionError naming a bad option. Optional attributes: `max_model_len`, its context in tokens,
+    and `max_completion_tokens`, its longest reply including thinking, so that replies that can't fit are refused before
+    the run; `thinking`, the tags of its thinking blocks (`thoughts.KNOWN`).
     """
 
     def start(self) -> None:
@@ -46,8 +46,8 @@ class Judge(Protocol):
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
         """One reply to each conversation, in order, of at most `max_tokens` tokens, sampled greedily.
 
-        What it thinks aloud may stand in them. Called from several threads at once. Raises AnnotatorError, one line,
-        when there is no reply to be had.
+        Replies may contain thinking blocks. Called from several threads concurrently. Raises AnnotatorError, one line,
+        when there is no reply.
         """
         ...
 
@@ -66,7 +66,7 @@ _RENDERS = ("add_generation_prompt", "continue_final_message", "conversation", "
 
 
 def require_reply_options(stop: Any, max_completion_tokens: Any, chat_template_kwargs: Any) -> None:
-    """Options that judges of several kinds have. Raises OptionError."""
+    """Check the options that all kinds of judges share. Raises OptionError."""
     texts = [stop] if isinstance(stop, str) else stop
     is_texts = isinstance(texts, (list, tuple)) and texts and all(isinstance(text, str) and text for text in texts)
     require(stop is None or bool(is_texts), "stop", "a text or a list of texts", stop)
@@ -103,9 +103,9 @@ def start(judge: Judge, field: str = "annotation.options") -> None:
 
 
 def ask(judge: Judge, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
-    """What it replies, without its thinking.
+    """The judge's replies, without thinking blocks.
 
-    Raises AnnotatorError, one line, when it fails, or when that is no reply to each of these.
+    Raises AnnotatorError, one line, when it fails or does not return one reply per conversation.
     """
     replies: object = judge.ask(conversations, max_tokens)
     if not isinstance(replies, (list, tuple)) or len(replies) != len(conversations):
@@ -119,7 +119,7 @@ def ask(judge: Judge, conversations: Sequence[Conversation], max_tokens: int) ->
 
 
 def _without_thinking(reply: Reply, known: tuple[thoughts.Tags, ...]) -> Reply:
-    """The reply itself. How probable it was is not known then: its log-probability is that of the thinking, too."""
+    """The reply without thinking; its log-probability is then dropped, as it covers the thinking too."""
     text = thoughts.stripped(reply.text, known)
     if text is None:
         return replace(reply, fault=reply.fault or "its thinking has no end")

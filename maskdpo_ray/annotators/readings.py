@@ -1,4 +1,4 @@
-"""What has been read of a clause: claims, and the words that they were read from."""
+"""Readings of a clause: claims, and the words that they were read from."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _DENIALS = NEGATIONS - {"never", "neither", "except", "excluding"}
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`values`: for each thing named, the table's names that it can stand for; empty for an unknown one."""
+    """A claim. `values`: for each named thing, the table's names that it can stand for; empty if unknown."""
 
     kind: str
     subjects: tuple[str, ...]
-    """Names of the entities that it may be about; empty: the one that the question is about."""
+    """Names of the entities that the claim may be about; empty: the question's entity."""
     values: tuple[frozenset[str], ...]
     said: str
-    """The values as the sentence words them."""
+    """The values in the sentence's own words."""
     negated: bool = False
     foreign: str = ""
-    """A named subject that is no entity of the table ("Ontario")."""
+    """A named subject that is not in the table ("Ontario")."""
     count: int | None = None
-    """How many values it says that there are ("three capitals"), 0 for "only"; None: it does not say."""
+    """Number of values that the claim states ("three capitals"), 0 for "only"; None: not stated."""
     directions: tuple[tuple[str, ...], ...] = ()
-    """Points of the compass in which it says that each value lies ("Uganda to the north"); mostly none."""
+    """Compass directions in which the claim places each value ("Uganda to the north"); mostly none."""
     taken: frozenset[int] = frozenset()
-    """Where the words stand in the sentence that it was read from, its subject's left out."""
+    """Offsets of the claim's words in its sentence, without its subject's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A clause, read."""
+    """A clause with its claims."""
 
     start: int
-    """Where it starts in the sentence."""
+    """Start in the sentence."""
     claims: tuple[Claim, ...]
     words: tuple[Token, ...]
     mentions: tuple[Mention, ...]
@@ -55,7 +55,7 @@ class Reading:
 def with_directions(clause: Clause, signal: Signal, values: list[Mention], claim: Claim) -> Claim:
     """The claim with where each value lies: "Kenya and Uganda to the north, Chad to the south and west".
 
-    Directions follow the values that they are about, or all of them go before theirs.
+    In a clause directions either all follow or all precede their values.
     """
     words = clause.words
     named = {i for m in clause.mentions for i in range(m.start, m.end)}
@@ -77,7 +77,7 @@ def with_directions(clause: Clause, signal: Signal, values: list[Mention], claim
 
 
 def listed(clause: Clause, values: list[Mention], sense: str) -> list[Mention]:
-    """The values and all that stand in one list with them: "both Europe and Asia", "English and French"."""
+    """The values and all other items of their list: "both Europe and Asia", "English and French"."""
     listed: list[Mention] = []
     others = [m for m in clause.mentions if m.named(sense)]
     for run in _runs(clause, others):
@@ -98,12 +98,12 @@ def _runs(clause: Clause, mentions: list[Mention]) -> Iterator[list[Mention]]:
 
 
 def taken(clause: Clause, kind: Kind, values: list[Mention], negated: bool) -> frozenset[int]:
-    """The words of a claim: values, what announces its kind (and a noun behind a value), and its "not"."""
+    """The words of a claim: values, the phrase that announces its kind (or a noun after a value), and its "not"."""
     words, found = clause.words, {i for m in values for i in range(m.start, m.end)}
     for signal in clause.signals:
         if signal.kind == kind.name or (signal.start - 1 in found and any(m.named(signal.kind) for m in values)):
             found |= set(range(signal.start, signal.end))
-    # "used to border" tells of the past.
+    # "used to border" is about the past.
     found -= {i for i in range(len(words) - 1) if words[i].key == "used" and words[i + 1].key == "to"}
     nots = [i for i, word in enumerate(words) if word.key in NEGATIONS]
     if negated and len(nots) == 1 and (words[nots[0]].key != "not" or words[nots[0] - 1].key in AUXILIARIES):
@@ -112,7 +112,7 @@ def taken(clause: Clause, kind: Kind, values: list[Mention], negated: bool) -> f
 
 
 def with_count(clause: Clause, signal: Signal, claim: Claim) -> Claim:
-    """The claim with the number of values that the clause gives: "three capitals", "only borders"."""
+    """The claim with the number of values that the clause states: "three capitals", "only borders"."""
     words = clause.words
     places = [signal.start - 1, signal.end]
     if signal.end < len(words) and words[signal.end].key in {"by", "with"}:

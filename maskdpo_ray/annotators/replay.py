@@ -52,14 +52,14 @@ class ReplayAnnotator:
     """
 
     judges_thinking = True
-    """Lines have the whole answer."""
+    """True: lines hold the whole answer, thinking included."""
 
     def __init__(self, file: str, max_dropped: float = DataConfig.max_dropped) -> None:
-        """Read the file through.
+        """Read the whole file.
 
-        Lines that hold no annotation, spans that don't fit their text, or other labels than an earlier line gives the
-        same answer, are dropped, and told, up to the share `max_dropped` (see `data.max_dropped`). Raises ConfigError
-        when the file can't be read, DataError when more are dropped.
+        Lines without an annotation, with spans that don't fit their text, or with labels that contradict an earlier
+        line of the same answer are dropped and reported, up to the share `max_dropped` (see `data.max_dropped`).
+        Raises ConfigError when the file can't be read, DataError when more are dropped.
         """
         is_share = isinstance(max_dropped, int | float) and 0 <= max_dropped <= 1
         require(is_share, "annotation.options.max_dropped", "0 to 1", max_dropped)
@@ -131,7 +131,7 @@ class ReplayAnnotator:
             raise DataError(f"{self._path}: expected one annotation a line, got an empty file")
 
     def _add(self, raw: bytes, number: int, offset: int, again: BinaryIO) -> None:
-        """Raises RecordError naming the line."""
+        """Store the labels of one line. Raises RecordError naming the line."""
         line, where = self._parse(raw, number), f"{self._path}:{number}"
         _refuse_faults(line, where)
         start = self._starts.setdefault(line.question_id, {}).setdefault(_digest(line.text), offset)

@@ -1,4 +1,4 @@
-"""Tags: the fixed texts that a judge may reply with, and which of them a reply holds."""
+"""Tags: the fixed texts that a judge may reply with, and how they are found in a reply."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _DENIES = re.compile(
     r"\b(?:not?|non|nor|neither|never|cannot|without|hardly|barely|partly|partially|mostly|almost|nearly|somewhat"
     r"|maybe|perhaps|possibly|might|may|could)\b|n['’]t\b|[不没无未否]|非(?!常)|部分|几乎|可能|也许|或许"
 )
-"""Before a tag in its clause: what takes it back, some of it, or is in doubt about it."""
+"""Words before a tag in its clause that negate, weaken or doubt it."""
 _DENIED = re.compile(
     r"""[\s"'*_`>)\]”’」》]*(?:(?:is|was|does|would be)\s*n(?:ot|['’]t)\b|"""
     r""",?\s*(?:i think|i guess|maybe|perhaps|or not)\b)"""
     r"""|\W*(?:no|false|否|不|不是|没有)\W*(?:\n|\Z)"""
 )
-"""Behind it: "Contradictory isn't right", "Contradictory: no", "contradictory, I think"."""
+"""The same after a tag: "Contradictory isn't right", "Contradictory: no", "contradictory, I think"."""
 _ENDS = re.compile(r"[^\S\n]*(?:\Z|\n|[^\w\s])")
 
 
 def plain(text: str) -> str:
-    """Letters and digits only, one width, one case: "<No Facts>." -> "nofacts"."""
+    """Letters and digits only, with width and case folded: "<No Facts>." -> "nofacts"."""
     return "".join(character for character in _folded(text) if character.isalnum())
 
 
@@ -36,18 +36,18 @@ def _folded(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A tag where it stands in a reply."""
+    """An occurrence of a tag in a reply."""
 
     meaning: str
     is_denied: bool
-    """Whether the words around it take it back: "not contradictory"."""
+    """Whether the words around it negate it: "not contradictory"."""
     is_alone: bool
-    """Whether it is set apart from the words around it, by marks or line ends."""
+    """Whether punctuation or line ends separate it from the words around it."""
     num_words: int
 
 
 class Tags:
-    """Texts with a meaning each, found in a reply whatever their case, width, spaces and punctuation."""
+    """Texts with one meaning each, found in a reply regardless of case, width, spaces and punctuation."""
 
     def __init__(self, meanings: Mapping[str, str]) -> None:
         """`meanings`: text -> its meaning; several texts may have the same one."""
@@ -55,23 +55,22 @@ class Tags:
         self._longest_first = sorted(self._meanings, key=len, reverse=True)
 
     def __contains__(self, text: str) -> bool:
-        """Whether `text` is one of them and nothing else."""
+        """Whether `text` is a tag and nothing else."""
         return plain(text) in self._meanings
 
     def meaning(self, reply: str) -> str | None:
-        """What `reply` means; None unless it holds tags of one meaning, and none that its words take back.
+        """Meaning of `reply`; None unless it holds tags of exactly one meaning, none of them negated.
 
-        ANAH-v2's evaluation looks for its tags anywhere in a reply too, and takes the first in an order of its own
-        where there are two.
+        ANAH-v2's evaluation also searches the whole reply for its tags; of two it takes the first in a fixed order.
         """
         held = list(self.held(reply))
         meanings = {tag.meaning for tag in held}
         return meanings.pop() if len(meanings) == 1 and not any(tag.is_denied for tag in held) else None
 
     def held(self, reply: str) -> Iterator[Held]:
-        """The tags in `reply`, whole words only; the first one where two overlap, the longer one of two that begin it.
+        """The tags in `reply`, whole words only; of overlapping ones the first, of two with the same start the longer.
 
-        So there is no "fact" in "no fact", no "correct" in "incorrect".
+        So "no fact" contains no "fact", and "incorrect" no "correct".
         """
         text = _folded(reply)
         places = [place for place, character in enumerate(text) if character.isalnum()]

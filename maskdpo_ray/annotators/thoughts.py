@@ -1,4 +1,4 @@
-"""Thinking in what a model says: blocks between tags, which are no part of its reply."""
+"""Thinking blocks of judges: text between tags that is not part of a reply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maskdpo_ray.errors import OptionError, shown
 
 
 class Tags(NamedTuple):
-    """What a block of thinking begins and ends with."""
+    """The tags that open and close a thinking block."""
 
     open: str
     close: str
@@ -24,11 +24,11 @@ KNOWN = (
     Tags("<|START_THINKING|>", "<|END_THINKING|>"),
     Tags("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
-"""Of the models that are around: DeepSeek-R1 and Qwen3, Seed-OSS, Magistral, Kimi, Command A, gpt-oss."""
+"""Tags of current models: DeepSeek-R1 and Qwen3, Seed-OSS, Magistral, Kimi, Command A, gpt-oss."""
 
 
 def from_option(value: Mapping[str, Any] | None) -> tuple[Tags, ...]:
-    """The tags to look for: `KNOWN`, and those of the judge option `thinking`. Raises OptionError."""
+    """The tags to search for: `KNOWN`, and those of the judge option `thinking`. Raises OptionError."""
     if value is None:
         return KNOWN
     is_pair = isinstance(value, Mapping) and set(value) == {"open", "close"}
@@ -38,15 +38,15 @@ def from_option(value: Mapping[str, Any] | None) -> tuple[Tags, ...]:
 
 
 def opened(prompt: str, known: tuple[Tags, ...] = KNOWN) -> str:
-    """The opening tag that `prompt` ends in, so that the model begins by thinking; "" when it ends in none."""
+    """The opening tag at the end of `prompt`, after which the model begins by thinking; "" if there is none."""
     end = prompt.rstrip()
     return next((tags.open for tags in known if end.endswith(tags.open)), "")
 
 
 def stripped(text: str, known: tuple[Tags, ...] = KNOWN) -> str | None:
-    """`text` without its thinking, None when that has no end.
+    """`text` without its thinking blocks; None if one is never closed.
 
-    A closing tag without an opening one ends what the prompt has opened: all before it is thinking.
+    A closing tag without an opening one closes the block that the prompt opened: all before it is thinking.
     """
     said = text
     for tags in known:

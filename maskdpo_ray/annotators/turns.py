@@ -57,17 +57,17 @@ class Turn:
         return _PLACEHOLDER.sub(lambda match: fields[match.group(1)], self.template)
 
     def meaning(self, reply: str, document: str = "") -> str | None:
-        """One of `_MEANINGS`, `PASSAGES` for other words in `REFERENCE`, None for what can't be read.
+        """One of `_MEANINGS`, `PASSAGES` for other words in `REFERENCE`, None for an unreadable reply.
 
-        `document`: what the passages are copied from.
+        `document`: the text that the passages are copied from.
         """
         return self._of_passages(reply, document) if self.name == REFERENCE else self._tags.meaning(reply)
 
     def _of_passages(self, reply: str, document: str) -> str | None:
-        """`NO_REFERENCE` where a tag stands in words that are the judge's own: a passage may hold those of a tag."""
+        """`NO_REFERENCE` if a tag occurs in the judge's own words, not in a quoted passage."""
         source, lines = plain(document), [line for line in _PASSAGE_ENDS.split(reply) if plain(line)]
         own = [line for line in lines if line in self._tags or plain(_LIST_MARK.sub("", line)) not in source]
-        # One word, such as "None", is common in sentences: it must be set apart.
+        # A single word, such as "None", is common in sentences: punctuation must separate it.
         held = [tag for line in own for tag in self._tags.held(line) if tag.is_alone or tag.num_words > 1]
         if not held:
             return PASSAGES if lines else None
