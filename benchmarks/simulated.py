@@ -206,7 +206,9 @@ class SimulatedRank:
     def setup(self, master_addr: str, master_port: int) -> str | None:
         return None
 
-    def begin(self, policy_path: str, total_steps: int, seed: int, reference_path: str | None, is_same: bool) -> None:
+    def begin(
+        self, policy_path: str, total_steps: int, seed: int, reference_path: str | None, starts_at_reference: bool
+    ) -> None:
         pass
 
     def published_logps(self, micro_batches: Sequence[Sequence[Any]], path: str) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.dropped import Reason
 from maskdpo_ray.errors import RecordError
 from maskdpo_ray.formats import conversation, rendered
@@ -135,22 +136,22 @@ def test_tools_are_taken_where_the_template_renders_them() -> None:
     )
     deaf = "{% for m in messages if m.role != 'tool' %}{{ m.content }}{{ m.tool_calls }}{% endfor %}"
     strict = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}"
-    rendered.refuse_left_out(Template(calls), tools, "x")
-    rendered.refuse_left_out(Template(plain), tools[:1], "x")
+    rendered.refuse_left_out(Chat(Template(calls)), tools, "x")
+    rendered.refuse_left_out(Chat(Template(plain)), tools[:1], "x")
     for template, message in (
         (plain, r"^x\[1\].tool_calls: expected what the model's chat template renders, but it leaves this out$"),
         (deaf, r"^x\[2\].content: expected what the model's chat template renders, but it leaves this out$"),
-        (strict, "^x: expected messages that the model's chat template takes, got no tools$"),
+        (strict, "^x: expected messages that the model's chat template takes, got TemplateError: no tools$"),
     ):
         with pytest.raises(RecordError, match=message) as caught:
-            rendered.refuse_left_out(Template(template), tools, "x")
+            rendered.refuse_left_out(Chat(Template(template)), tools, "x")
         assert caught.value.reason == Reason.NOT_RENDERED
 
 
 def test_the_bundled_models_template_leaves_calls_out(bundled_model: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(bundled_model)
+    chat = Chat(AutoTokenizer.from_pretrained(bundled_model))
     with pytest.raises(RecordError, match=r"^x\[1\].tool_calls: expected what the model's chat template renders"):
-        rendered.refuse_left_out(tokenizer, conversation.messages(TOOLS, "x"), "x")
-    rendered.refuse_left_out(tokenizer, conversation.messages([USER, LIMA, TOOLS[2]], "x"), "x")
+        rendered.refuse_left_out(chat, conversation.messages(TOOLS, "x"), "x")
+    rendered.refuse_left_out(chat, conversation.messages([USER, LIMA, TOOLS[2]], "x"), "x")

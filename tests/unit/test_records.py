@@ -125,8 +125,8 @@ REFUSED = {
     ),
     "in a message": (
         Question,
-        {"id": "a", "topic": "t", "prompt": [{"role": "user", "content": 1}]},
-        "field 'prompt[0].content': expected str, got int 1",
+        {"id": "a", "topic": "t", "prompt": ["What is a?"]},
+        "field 'prompt[0]': expected an object, got str 'What is a?'",
     ),
     "nested": (
         Annotation,
