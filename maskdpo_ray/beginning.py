@@ -28,11 +28,11 @@ examples; of `maskdpo_ray.evaluate` no `train`, but `answers` where they were gi
 def facts(
     initial: Policy, questions: Questions, config: Mapping[str, Any], rendered_at: datetime | None
 ) -> dict[str, Any]:
-    """What the ledger keeps, as JSON values.
+    """The facts of a run's beginning that the ledger keeps, as JSON values.
 
     Args:
         config: resolved, as nested dicts.
-        rendered_at: `Chat.now`; None where nothing is rendered.
+        rendered_at: `Chat.now`; None if nothing is rendered.
     """
     return {
         "rendered_at": None if rendered_at is None else rendered_at.isoformat(),
@@ -44,7 +44,7 @@ def facts(
 
 
 def rendered_at(path: Path) -> datetime | None:
-    """What the run in `path` told its chat template of date and time when it began; None before that."""
+    """Date and time that the run in `path` gave its chat template when it began; None before that."""
     try:
         with (path / "ledger.jsonl").open("rb") as ledger:
             for line in ledger:
@@ -53,12 +53,12 @@ def rendered_at(path: Path) -> datetime | None:
                     given = entry["facts"].get("rendered_at")  # earlier versions did not keep it
                     return None if given is None else datetime.fromisoformat(given)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        pass  # what is wrong with a ledger `RunFolder.check` says
+        pass  # `RunFolder.check` reports a damaged ledger
     return None
 
 
 def has_moved(begun: Finished | None, config: Mapping[str, Any]) -> Callable[[str], bool]:
-    """Whether an option names what it named when the run began, in another place; or what is compared here later."""
+    """Whether an option names the same content as when the run began, at another path, or is compared later here."""
 
     @cache
     def now() -> dict[str, str]:

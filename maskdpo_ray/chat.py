@@ -1,7 +1,7 @@
-"""A policy's chat: how its template writes a conversation as token ids, and what ends a turn.
+"""A policy's chat: conversations rendered by its template as token ids, and the tokens that end a turn.
 
-One `Chat` for each run. Prompts for engines, pairs to learn from, given answers and evaluation all go through it, so
-that they agree. The ids of an answer that was not sampled are those of the template's finished conversation.
+There is one `Chat` per run. Prompts for engines, training pairs, given answers and evaluation all go through it, so
+they agree. An answer that was not sampled gets its ids from the template's finished conversation.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ Messages = Sequence[Mapping[str, Any]]
 
 _PROBE = ({"role": "user", "content": "A question?"}, {"role": "assistant", "content": "An answer."})
 _FORMS = (None, "NFC", "NFKC")
-"""Of Unicode, that tokenizers normalize to; None: as it is."""
+"""Unicode forms that tokenizers normalize to; None: unchanged."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """An answer as the template writes it."""
+    """An answer as the template renders it."""
 
     token_ids: tuple[int, ...]
-    """Up to the end of turn, which is the last one."""
+    """Token ids up to and including the end of turn."""
     text: str
-    """What they spell without it."""
+    """Text of the ids without the end of turn."""
     blocks: tuple[Block, ...]
     shift: int
-    """What lies between a place in the given answer and the same one in `text`."""
+    """Offset from a place in the given answer to the same place in `text`."""
     form: str | None
-    """Unicode form of `text`, where the tokenizer has one."""
+    """Unicode form of `text`, if the tokenizer normalizes."""
 
     def spans(self, given: str, sentences: Sequence[Sentence]) -> tuple[Sentence, ...]:
-        """Labelled spans of the given answer as spans of `text`; what lies in blocks, or was left out, has none."""
+        """Labelled spans of the given answer as spans of `text`, without those in blocks or in text left out."""
         found = []
         for sentence in sentences:
             start, end = (self._place(given, at) for at in (sentence.start, sentence.end))
@@ -71,22 +71,22 @@ class Turn:
 
 @dataclass(frozen=True)
 class Chat:
-    """A tokenizer with its chat template, and what the config says of both."""
+    """A tokenizer with its chat template and the config's settings of both."""
 
     tokenizer: Any
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Values for the template: `model.chat_template_kwargs`."""
+    """Arguments of the template: `model.chat_template_kwargs`."""
     listed: tuple[int, ...] = ()
-    """Token ids at which generation_config.json ends an answer."""
+    """`eos_token_id` of generation_config.json."""
     tags: Tags = field(default_factory=Tags)
     now: datetime = field(default_factory=datetime.now)
-    """What a template that asks for the date and time is told: when the run first did."""
+    """Date and time for templates that ask for it: that of the run's first start."""
 
     def prompt_ids(self, question: Question) -> list[int]:
         """Token ids of the question's prompt, generation prompt included.
 
         Raises ModelError when the tokenizer has no chat template, RecordError when the template refuses the prompt or
-        the text of a special token in it can't be told from the token.
+        the text of a special token in it can't be distinguished from the token.
         """
         try:
             return self._encoded(question.prompt, None)[1]
@@ -95,8 +95,8 @@ class Chat:
 
     @cached_property
     def end_of_turn(self) -> int | None:
-        """The token id that ends an answer: the first control token that the template writes behind one; or, where
-        a finished conversation has none, the one that the user's next turn begins with if answers end at it; else EOS.
+        """The token id that ends an answer: the first control token that the template writes after one; or, if a
+        finished conversation has none, the first token of the user's next turn if generation stops at it; else EOS.
         """
         stops = {self.tokenizer.eos_token_id, *self.listed} - {None}
         controls = stops | added_tokens(self.tokenizer).keys()
@@ -105,17 +105,17 @@ class Chat:
                 if token in controls:
                     return token
             following = self._ids(self._behind_answer(_PROBE, _PROBE[:1]))
-        except DataError:  # it takes no finished conversation: no pair can be made of text, but answers can be sampled
+        except DataError:  # no finished conversations: pairs of text are impossible, but answers can be sampled
             return self.tokenizer.eos_token_id
         return following[0] if following and following[0] in stops else self.tokenizer.eos_token_id
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """Token ids at which an answer ends: EOS, those of generation_config.json and the template's end of turn."""
+        """Token ids that end an answer: EOS, those of generation_config.json and the template's end of turn."""
         return tuple(sorted({self.tokenizer.eos_token_id, self.end_of_turn, *self.listed} - {None}))
 
     def noted(self, rollout: Rollout, prompt_ids: Sequence[int] = ()) -> Rollout:
-        """An answer with its thinking blocks, cut off if the last one never ends."""
+        """An answer with its thinking blocks located; it counts as cut off if the last one never ends."""
         if rollout.blocks or not self.tags.pairs:
             return rollout
         return self.tags.noted(rollout, self._opens(tuple(prompt_ids[-16:])), self.tokenizer)
@@ -132,7 +132,7 @@ class Chat:
         return {}
 
     def answer_ids(self, text: str, ended: bool) -> list[int]:
-        """Token ids of an answer's text by itself, special tokens in it as plain text, with the end of turn if `ended`.
+        """Token ids of an answer's text alone, special tokens in it as plain text, with the end of turn if `ended`.
 
         Raises RecordError as `turns` does.
         """
@@ -140,12 +140,12 @@ class Chat:
         return [*ids, *([self.end_of_turn] if ended and self.end_of_turn is not None else [])]
 
     def turns(self, prompt: Messages, texts: Sequence[str]) -> tuple[tuple[int, ...], list[Turn]]:
-        """(token ids of the prompt that all have, each answer's turn): together those of the template's finished
+        """(token ids of the shared prompt, each answer's turn): together those of the template's finished
         conversation, up to the end of turn.
 
-        The prompt is that of `prompt_ids` where the conversation goes on from it; else what the finished
-        conversations have before the answers, as with templates whose generation prompt opens a thinking block that
-        they leave out of finished turns.
+        The prompt is that of `prompt_ids` if the finished conversations start with it; else their part before the
+        answers, as with templates whose generation prompt opens a thinking block that they leave out of finished
+        turns.
 
         Raises RecordError, by its `dropped.Reason`; ModelError when the tokenizer has no chat template.
         """
@@ -160,7 +160,7 @@ class Chat:
         return tuple(finished[0].ids[:size]), [self._turn(each, size) for each in finished]
 
     def _finished(self, prompt: Messages, answer: str) -> _Finished:
-        """The finished conversation with the answer located in it."""
+        """Render the finished conversation and locate the answer in it."""
         for form in _FORMS:
             given = [*prompt, {"role": "assistant", "content": answer}]
             if form is not None:
@@ -184,7 +184,7 @@ class Chat:
             raise RecordError(
                 "expected an answer that ends its thinking block, got one that does not", Reason.TRUNCATED
             )
-        # The answer as it is; or without its first thinking, which the template may write in a way of its own.
+        # The answer unchanged; or without its first thinking block, which the template may reformat.
         for cut in (0, *(end for _, end in spans)):
             core = answer[cut:].strip()
             if core and text.endswith(behind) and body.endswith(core):
@@ -209,7 +209,7 @@ class Chat:
         return _Finished(text[:last], ids, ranges, first, start, shift, form)
 
     def _turn(self, finished: _Finished, size: int) -> Turn:
-        """The turn behind the first `size` ids."""
+        """The turn after the first `size` ids."""
         at = finished.ranges[size][0]
         text, token_ids = finished.text[at:], tuple(finished.ids[size:])
         try:
@@ -227,7 +227,7 @@ class Chat:
         return Turn(token_ids, text, tuple(blocks), finished.shift - at, finished.form)
 
     def _behind_answer(self, conversation: Messages, following: Messages = ()) -> str:
-        """What the template writes behind the conversation's last answer, that of `_PROBE`."""
+        """Text that the template writes after the conversation's last answer, that of `_PROBE`."""
         text = self.rendered([*conversation, *following], is_finished=True)
         _, found, behind = text.rpartition(_PROBE[1]["content"])
         if not found:
@@ -238,9 +238,9 @@ class Chat:
         return behind
 
     def rendered(self, conversation: Messages, is_finished: bool = False) -> str:
-        """The template's text of a conversation, with the generation prompt unless it is finished.
+        """Render a conversation as text, with the generation prompt unless it is finished.
 
-        Raises RecordError when the template refuses it, ModelError when there is none.
+        Raises RecordError when the template refuses it, ModelError when there is no template.
         """
         tokenizer = self.tokenizer
         if not tokenizer.chat_template:
@@ -263,7 +263,7 @@ class Chat:
     def _encoded(self, prompt: Messages, answer: str | None) -> tuple[str, list[int]]:
         """(text, token ids) of the prompt, with the generation prompt or as a conversation that `answer` finishes.
 
-        What stands for a special token in the messages is plain text to the policy: nobody ends a turn by writing so.
+        The text of a special token in the messages is plain text to the policy: it can't end a turn.
         """
         turns = list(prompt) if answer is None else [*prompt, {"role": "assistant", "content": answer}]
         text = self.rendered(turns, answer is not None)
@@ -285,36 +285,36 @@ class _Finished:
     """A finished conversation."""
 
     text: str
-    """Up to the end of turn."""
+    """Text up to the end of turn."""
     ids: list[int]
-    """End of turn included."""
+    """Token ids, end of turn included."""
     ranges: list[tuple[int, int]]
     first: int
-    """The id that holds the answer's first character."""
+    """Index of the id that holds the answer's first character."""
     start: int
-    """Place in `text` of what the template keeps of the answer."""
+    """Span in `text` of the answer as kept by the template."""
     shift: int
-    """See `Turn.shift`, of this text."""
+    """`Turn.shift` with respect to this text."""
     form: str | None
     """Unicode form of `text`."""
 
 
 def of(config: Config, tokenizer: Any) -> Chat:
-    """The chat of the config's policy, `tokenizer` being what `model_folder.load` found."""
+    """The chat of the config's policy; `tokenizer` comes from `model_folder.load`."""
     listed = _listed(Path(config.model.model_name_or_path) / "generation_config.json")
     tags = thinking.tags(config.rollout.thinking, config.model)
     return Chat(tokenizer, config.model.chat_template_kwargs or {}, listed, tags, clock(config))
 
 
 def clock(config: Config) -> datetime:
-    """What chat templates are told of date and time: that at which the config's run began, whatever the day, so that
-    its prompts stay the same; before it begins, this moment.
+    """Date and time for chat templates: when the config's run began, so that its prompts stay the same on resume;
+    before it begins, now.
     """
     return beginning.rendered_at(Path(config.run.dir) / config.run.name) or datetime.now()
 
 
 def _listed(file: Path) -> tuple[int, ...]:
-    """Ids of a generation_config.json that `model_folder.load` has found whole."""
+    """`eos_token_id` of a generation_config.json that `model_folder.load` has validated."""
     if not file.is_file():
         return ()
     given = json.loads(file.read_bytes()).get("eos_token_id")

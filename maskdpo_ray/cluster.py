@@ -290,8 +290,8 @@ class Cluster:
         # A rank in the middle of a step would answer after it only, and has no processes of its own.
         try:
             ending = self._engines + (self._ranks if kind is None else [])
-            # Not to be repeated where an actor is gone by now (the signal may have met it, too): Ray would start it
-            # again, and print a line about each call of its that it repeats.
+            # No retries: an actor may be gone by now (the signal may have reached it, too), and Ray would restart
+            # it and print a line about each call that it retries.
             closing = [each.close.options(max_task_retries=0).remote() for each in ending]
             if closing:
                 timeout = _CLOSE_TIMEOUT_S if kind is None else _STOP_TIMEOUT_S

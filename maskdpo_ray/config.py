@@ -58,9 +58,9 @@ class ModelConfig:
     gradient_checkpointing_enable: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     chat_template: str | None = None
-    """File of a chat template (Jinja) in place of the model's own; published policies carry it."""
+    """Jinja file of a chat template that replaces the model's own; published policies include it."""
     chat_template_kwargs: dict[str, Any] | None = None
-    """Values for what the chat template asks for: {name: value}, as in {enable_thinking: false}."""
+    """Arguments of the chat template: {name: value}, as in {enable_thinking: false}."""
 
     def __post_init__(self) -> None:
         path, template = self.model_name_or_path, self.chat_template
@@ -81,12 +81,12 @@ class DataConfig:
     transfer: str | None = None
     """Questions of another domain, evaluated only, never trained on."""
     num_transfer_topics: int | None = None
-    """Use only so many topics of `data.transfer`; none: all."""
+    """Use at most this many topics of `data.transfer`; none: all."""
     max_questions: int | None = None
-    """Learn from at most so many questions an iteration; none: all."""
+    """Learn from at most this many questions per iteration; none: all."""
     max_dropped: float = 0.05
-    """Share of a file's records that can't be used: they are dropped and counted, and with more of them the command
-    stops (fewer than 20 records count as so many). 0: it stops at the first one."""
+    """Tolerated share of unusable records in a file: they are dropped and counted; above it the command stops (fewer
+    than 20 records count as 20). 0: it stops at the first one."""
 
     def __post_init__(self) -> None:
         require(0 <= self.max_dropped <= 1, "data.max_dropped", "0 to 1", self.max_dropped)
@@ -124,8 +124,8 @@ class RolloutConfig:
     and ranks work at the same time; from the second iteration on, pairs then come from the policy before the newest.
     0, as in Mask-DPO: on-policy."""
     thinking: str | dict[str, str] = "auto"
-    """Tags of the thinking blocks of answers, which are no sentences, have weight 0 and are not judged: {open: TAG,
-    close: TAG}; `auto`: those that the model's files name, and <think> and its like; `keep`: blocks are answers, too.
+    """Tags of thinking blocks in answers, which have no sentences, weight 0 and are not judged: {open: TAG, close:
+    TAG}; `auto`: tags in the model's files, and <think> and other known ones; `keep`: blocks are part of the answer.
     """
 
     def __post_init__(self) -> None:
@@ -214,8 +214,8 @@ class LoggerConfig:
 @dataclass(frozen=True)
 class ClusterConfig:
     address: str | None = None
-    """Ray cluster to join: `auto`, or host:port as `ray start` names it; `local`: none, one is started here; none:
-    RAY_ADDRESS if set, else as `local`."""
+    """Ray cluster to join: `auto`, or host:port as `ray start` prints it; `local`: start one here; none: RAY_ADDRESS if
+    set, else `local`."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where engines and ranks run."""
     cpus_per_engine: float = 1

@@ -1,6 +1,6 @@
-"""What vLLM, Ray and W&B refuse of options that look well: said before they have started, in this package's words.
+"""Option values that vLLM, Ray and W&B refuse, reported before they start, naming the option.
 
-Read in vLLM 0.29.0 (`SamplingParams._verify_args`, `SchedulerConfig`, `ModelConfig.verify_with_parallel_config`,
+Taken from vLLM 0.29.0 (`SamplingParams._verify_args`, `SchedulerConfig`, `ModelConfig.verify_with_parallel_config`,
 `kv_cache_utils.check_enough_kv_cache_memory`), Ray 2.55.0 (`ray_option_utils`, `_raylet.prepare_resources`) and W&B
 (`Settings.validate_project`).
 """
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from maskdpo_ray.config import Config
 
 BATCHED_TOKENS = {"cpu": 32768, "cuda": 8192}
-"""Tokens that an engine computes at a time, at most, by `cluster.device`. On a CPU a prompt must fit in whole."""
+"""Most tokens that an engine computes per step, by `cluster.device`. On a CPU a whole prompt must fit."""
 _MOST_SAMPLES = 16384
 _MOST_SEQUENCES = 32768
 _TEMPERATURES = (0.01, 2.0)
-"""vLLM refuses what is above, and takes the lower bound for what is below."""
+"""Range of temperatures: vLLM refuses higher ones and clamps lower ones."""
 _LEAST_SHARE = 1e-4
-"""Ray counts in these."""
+"""Smallest fraction of a resource that Ray counts."""
 _NOT_IN_PROJECTS = "/\\#?%:"
 _GIB = 2**30
 
 
 def check(config: Config) -> None:
-    """Raise ConfigError, naming the option, for what one of them would refuse whatever the model is."""
+    """Raise ConfigError, naming the option, for a value that one of them would refuse for any model."""
     vllm, cluster, project = config.vllm, config.cluster, config.logger.wandb_project
     for section, sampling in (("rollout", config.rollout), ("eval", config.eval)):
         count, temperature, top_k = sampling.n_samples_per_prompt, sampling.temperature, sampling.top_k
@@ -38,7 +38,7 @@ def check(config: Config) -> None:
         require(count <= _MOST_SAMPLES, f"{section}.n_samples_per_prompt", expected, count)
         lowest, highest = _TEMPERATURES
         expected = f"{lowest} to {highest:g}, which vLLM samples at"
-        # In evaluation none means as in rollouts, and 0 the most probable token.
+        # In evaluation none means the value of rollouts, and 0 greedy.
         is_sampled = not temperature or lowest <= temperature <= highest
         require(is_sampled, f"{section}.temperature", expected, temperature)
         require((top_k or 0) < 2**31, f"{section}.top_k", "less than 2^31, or -1 (all)", top_k)
@@ -56,7 +56,7 @@ def check(config: Config) -> None:
 
 
 def check_model(config: Config, model: Any, file: Path, max_len: int) -> None:
-    """Refuse what vLLM would of an engine for this model.
+    """Refuse options that vLLM would refuse for an engine of this model.
 
     Args:
         model: the model's config, as transformers reads it from `file`.
@@ -67,7 +67,7 @@ def check_model(config: Config, model: Any, file: Path, max_len: int) -> None:
     split, where = config.vllm.tensor_parallel_size, f"of {file}"
     for name, count in _split(model):
         expected = f"a divisor of {name}, {count}, {where}"
-        # Few keys and values are repeated on each GPU instead.
+        # Fewer KV heads than GPUs are replicated instead.
         is_whole = count % split == 0 or (name == "num_key_value_heads" and split % count == 0)
         require(is_whole, "vllm.tensor_parallel_size", expected, split)
     if config.cluster.device != "cpu":
@@ -84,7 +84,7 @@ def check_model(config: Config, model: Any, file: Path, max_len: int) -> None:
 
 
 def _split(model: Any) -> Iterator[tuple[str, int]]:
-    """(name, count) of what the GPUs of an engine share out among them."""
+    """(name, count) of each quantity that is split over the GPUs of an engine."""
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         count = getattr(model, name, None)
         if type(count) is int and count > 0:
@@ -92,7 +92,7 @@ def _split(model: Any) -> Iterator[tuple[str, int]]:
 
 
 def _cache_bytes(model: Any, width: int) -> int | None:
-    """Bytes of the keys and values of a token; None where layers keep anything else than those of every head."""
+    """Bytes of KV cache per token; None if layers keep anything but keys and values of every head."""
     heads = getattr(model, "num_attention_heads", None)
     values = (
         getattr(model, "num_hidden_layers", None),

@@ -66,7 +66,7 @@ class Job:
     annotator: Annotator
     labels: LabelsFile
     dropped: Sequence[Dropped]
-    """What was left out of each file of questions, and at last of the answers."""
+    """Records dropped from each file of questions, and last from the answers."""
     tags: Tags = field(default_factory=Tags)
     num_groups: int = 0
     num_answers: int = 0

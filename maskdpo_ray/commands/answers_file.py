@@ -16,7 +16,7 @@ from maskdpo_ray.formats.preference import SIDES
 from maskdpo_ray.records import Block, PreferencePair, Question, Rollout
 
 Given = tuple[str, Question, tuple[Rollout, ...]]
-"""("file:line", question, answers to it)."""
+"""An object of a file: ("file:line", question, answers to it)."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Answer:
 def read(
     path: Path, by_id: Mapping[str, Question], whose: str = "a question", dropped: Dropped | None = None
 ) -> Iterator[Given]:
-    """The answers of each object: a rollout of ours, a pair of ours, or a preference of others.
+    """Read the answers of each object: our rollouts, our pairs, or preferences in another trainer's format.
 
-    The question is the one of `by_id`; a preference may bring its own, with a `document` if it has one, and no facts.
-    `whose` says in errors what the ids of `by_id` are of. Bad objects go to `dropped`. Raises DataError.
+    The question comes from `by_id`; a preference may have its own, with a `document` but no facts. `whose` names the
+    owner of the ids of `by_id` in errors. Bad objects go to `dropped`. Raises DataError.
     """
     dropped = dropped or Dropped(path)
     return dropped.sift(objects(path, dropped), lambda found: given(found[1], by_id, whose, found[0]))
@@ -56,7 +56,7 @@ def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where
 
 
 def rollout(item: dict[str, Any], where: str) -> Rollout:
-    """An answer of whoever gave it. Raises RecordError naming `where` and the field."""
+    """An answer from any source. Raises RecordError naming `where` and the field."""
     answer = record(Answer, item, where)
     found = Rollout(**{each.name: getattr(answer, each.name) for each in fields(Rollout)})
     refuse_impossible(found, where)

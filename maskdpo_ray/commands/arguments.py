@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (--help shows the command line)")
 
     def meant(self, word: str, *others: str) -> str:
-        """The end of an error line about an unknown option: which of its own, or of the `others`, may be meant."""
+        """The end of an error line about an unknown option: similar options of this parser or of `others`."""
         known = [*others, *(each.lstrip("-") for each in self._option_string_actions if each.startswith("--"))]
         return suggestions.sentence(suggestions.of_option(word, known), "--")
 

@@ -35,7 +35,7 @@ class Baseline:
     other_options: tuple[str, ...]
     """Fields of the config that its judges had other values of."""
     other_sampling: tuple[str, ...]
-    """The same of how its answers were sampled."""
+    """The same for the sampling options of its answers."""
 
     @property
     def folder(self) -> Path:
@@ -90,7 +90,7 @@ def _parsed(name: str) -> tuple[Path, int | None]:
 
 
 def _sampling(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """How evaluated answers are sampled: as `eval` says, where it says nothing as `rollout` does."""
+    """Sampling options of evaluated answers: those of `eval`, by default those of `rollout`."""
     own = {name: flat.get(f"eval.{name}") for name in _SAMPLING}
     return {f"eval.{name}": flat.get(f"rollout.{name}") if value is None else value for name, value in own.items()}
 

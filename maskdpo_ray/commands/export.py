@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     highest = DataConfig.max_dropped if arguments.max_dropped is None else arguments.max_dropped
     of_questions = Dropped(asked, highest, "--max_dropped")
     by_id = {question.id: question for question in questions.load(asked, of_questions)}
-    # A run's own file is whole: what is bad in it was damaged.
+    # A run's own file holds only whole pairs: a bad record means damage.
     dropped = [Dropped(file, 0.0 if is_run else highest, "--max_dropped") for file in files]
     count = new_file.write(output, _items(files, dropped, is_run, by_id, asked, arguments.to))
     print(f"{count} pairs of {', '.join(map(str, files))} -> {output}")

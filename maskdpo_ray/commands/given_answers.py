@@ -34,14 +34,14 @@ class GivenAnswers:
     def read(
         cls, file: Path, questions: Iterable[Question], chat: Chat, vocab_size: int, dropped: Dropped | None = None
     ) -> GivenAnswers:
-        """Answers that come without token ids get the chat's, with the end of turn unless they were cut off.
+        """Read given answers; those without token ids get the chat's, with the end of turn unless they were cut off.
 
-        Raises DataError naming the line that is no answer to one of `questions` or has a token id of `vocab_size` or
+        Raises DataError naming a line that does not answer one of `questions` or has a token id of `vocab_size` or
         more, or a question that has fewer answers than another.
         """
         found: dict[str, list[Rollout]] = {}
         short: set[str] = set()
-        """Questions that a dropped line may have been of."""
+        """Questions that a dropped line may have belonged to."""
         by_id = {question.id: question for question in questions}
         dropped = dropped or Dropped(file)
 
@@ -66,7 +66,7 @@ class GivenAnswers:
                 )
                 if name not in short and not dropped.counts[Reason.MALFORMED]:
                     raise DataError(message)
-                # A dropped line may have been its own; its figures would be of fewer answers than the others'.
+                # A dropped line may have answered it; its figures would then rest on fewer answers than the others'.
                 dropped.take(RecordError(message, Reason.TOO_FEW_ANSWERS))
                 del found[name]
         dropped.check()
@@ -102,8 +102,8 @@ def _answer(given: Given, chat: Chat, vocab_size: int) -> Rollout:
 
 
 def with_ids(answer: Rollout, chat: Chat, where: str, prompt_ids: Sequence[int] = ()) -> Rollout:
-    """An answer with its thinking blocks and, if it comes without, the chat's token ids, the end of turn included
-    unless it was cut off. Raises RecordError as `Chat.answer_ids` does.
+    """An answer with its thinking blocks and token ids, by default the chat's, the end of turn included unless it was
+    cut off. Raises RecordError as `Chat.answer_ids` does.
     """
     if answer.token_ids:
         return chat.noted(answer, prompt_ids)

@@ -1,4 +1,4 @@
-"""A file of JSON Lines, or of a table where its name says so, that appears whole or not at all."""
+"""A new file of JSON Lines, or a table if its suffix says so, that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from maskdpo_ray.ledger import encode_line
 
 _ROWS = 1024
 _OTHERS = (".csv", ".tsv", ".arrow", ".feather", ".ipc", ".orc", ".xlsx", ".zip", ".bz2", ".xz", ".zst", ".pkl", ".npz")
-"""Names of formats that are not written: some hold no lists, and nobody wants JSON Lines under the name of another."""
+"""Suffixes of formats that are not written: some hold no lists, and JSON Lines under another suffix would mislead."""
 
 
 def refuse(path: Path, force: bool, inputs: Iterable[str | Path], grows: bool = False) -> None:
     """Raise DataError unless `path` can become a new file, or with `force` replace one.
 
-    A file that `grows` has to be JSON Lines as they are.
+    A file that `grows` has to be uncompressed JSON Lines.
 
-    Never one of `inputs` (names that are no file are fine) and none in a run folder, through links neither.
+    Refused, also through links: one of `inputs` (names that are not files are ignored), and files in a run folder.
     """
     suffix = path.suffix.lower()
     if suffix in _OTHERS or grows and suffix in (".parquet", ".gz"):
@@ -61,11 +61,10 @@ def is_run_folder(path: Path) -> bool:
 
 
 def write(path: Path, values: Iterable[Any]) -> int:
-    """Write records or JSON values as they come; the file takes its name once all are on the disk.
+    """Write records or JSON values as they arrive; the file gets its name once all are on disk.
 
-    One a line; to .gz compressed; to .parquet as a table.
-    Returns how many there were. What `values` raises goes through and leaves nothing behind. Raises DataError when
-    the file can't be written.
+    One per line; .gz is compressed, .parquet is a table. Returns their number. An exception of `values` propagates and
+    leaves no file behind. Raises DataError when the file can't be written.
     """
     temporary = path.with_name(f".{os.getpid()}.tmp")  # short: with the name in it, it could be too long
     count = 0
@@ -91,7 +90,7 @@ def write(path: Path, values: Iterable[Any]) -> int:
 
 
 def _write_table(path: Path, lines: Iterator[bytes], file: BinaryIO) -> None:
-    """Parquet with a column for each field. Raises DataError for values that no column can hold together."""
+    """Write Parquet with a column for each field. Raises DataError for values that don't fit one column type."""
     import pyarrow
     import pyarrow.parquet
 

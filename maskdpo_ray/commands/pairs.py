@@ -133,11 +133,11 @@ def _answers(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dro
 
 _Line = tuple[str, Found]
 _Lines = tuple[_Line, _Line]
-"""Of an answer, and of its labels."""
+"""The lines of an answer and of its labels, each ("file:line", item or error)."""
 
 
 def _line_by_line(rollouts: Path, annotations: Path | None, dropped: Dropped) -> Iterator[_Lines]:
-    """The lines of an answer and of its labels, in the same order, as a run folder has them; or the answer's twice."""
+    """Lines of answers and labels in the same order, as in a run folder; or each answer's line twice."""
     if annotations is None:
         both: Iterator[tuple[_Line | None, _Line | None]] = ((line, line) for line in attempts(rollouts))
     else:
@@ -151,7 +151,7 @@ def _line_by_line(rollouts: Path, annotations: Path | None, dropped: Dropped) ->
 
 
 def _found(line: _Line) -> tuple[str, dict[str, Any]]:
-    """Raises the error that stands in the place of a bad line."""
+    """The item, or raise the error that stands in place of a bad line."""
     where, item = line
     if isinstance(item, RecordError):
         raise item
@@ -159,7 +159,7 @@ def _found(line: _Line) -> tuple[str, dict[str, Any]]:
 
 
 def _has_texts(annotations: Path) -> bool:
-    """Whether labels come with the texts that they are of, as `annotate` writes them, in any order."""
+    """Whether labels come with their texts, in any order, as `annotate` writes them."""
     return any("text" in item for _, item in islice(attempts(annotations), 20) if not isinstance(item, RecordError))
 
 

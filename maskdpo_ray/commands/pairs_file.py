@@ -34,7 +34,7 @@ class Reader:
     """False under a mask to which all labels are the same."""
 
     def read(self, path: Path, dropped: Dropped | None = None) -> Iterator[PreferencePair]:
-        """Every pair, in the order of the file; what can't be learned from goes to `dropped`.
+        """Read every pair in file order; unusable ones go to `dropped`.
 
         Raises DataError and ModelError, naming the line.
         """

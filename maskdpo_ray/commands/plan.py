@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 
 def _assumed(own: Namespace, config: Config, is_device_given: bool) -> list[str]:
-    """What nobody has said about the machines."""
+    """Assumptions about the machines that no option states."""
     if config.cluster.device == "cpu":
         return [] if is_device_given else ["CPUs alone (--num_gpus or --gpu_memory_gib says otherwise)"]
     memory = ["GPUs of 80 GiB (--gpu_memory_gib)"] * (own.gpu_memory_gib is None)

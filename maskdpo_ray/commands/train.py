@@ -93,7 +93,7 @@ class Job:
     read: PairsSummary
     """What `pairs` holds; its questions are the pairs before any is dropped."""
     rendered_at: datetime
-    """See `Chat.now`."""
+    """`Chat.now` of the run."""
 
     def begin(self, initial: Policy, folder: RunFolder) -> None:
         """Note what the run begins with. Raises RunFolderError when it began with other weights or pairs."""

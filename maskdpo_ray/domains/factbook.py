@@ -35,7 +35,7 @@ class Record:
     """As the Factbook spells them, each with the length of the border cut off."""
     landlocked: bool | None
     place: tuple[float, float] | None
-    """Latitude and longitude of its middle, degrees north and east."""
+    """Latitude and longitude of its centre, degrees north and east."""
     adjectives: tuple[str, ...]
     article: str
     """The Factbook's own words on what readers ask about, one line a field: "Capital: Kigali"."""
@@ -173,7 +173,7 @@ def neighbours(text: str) -> tuple[str, ...]:
 
 
 def place(text: str) -> tuple[float, float] | None:
-    """Degrees north and east of "1 57 S, 30 04 E", of several places the first; None where there is none."""
+    """Degrees north and east of the first place in text such as "1 57 S, 30 04 E"; None if there is none."""
     match = re.search(r"(\d+) (\d+) ([NS]), (\d+) (\d+) ([EW])", text)
     if match is None:
         return None

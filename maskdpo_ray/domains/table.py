@@ -58,7 +58,7 @@ class Entity:
     facts: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     """Kind name -> accepted values. A kind that is absent or empty is not known and never matches."""
     place: tuple[float, float] | None = None
-    """Degrees north and east of its middle, for what is said to lie "to the north" of it."""
+    """Degrees north and east of its centre, to check claims such as "to the north"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,6 @@ class FactTable:
     other_nouns: tuple[str, ...] = ()
     """Nouns that tell that a name beside them is no entity ("Ocean", "River")."""
     generic: tuple[str, ...] = ()
-    """Nouns that hold of every entity ("country", "element"): a sentence's subject by description."""
+    """Nouns true of every entity ("country", "element"): a sentence's subject by description."""
     plain_words: tuple[str, ...] = ()
-    """Further words that say nothing more of any entity: "sovereign" of a country, "periodic" of an element."""
+    """Further words that claim nothing about any entity: "sovereign" of a country, "periodic" of an element."""
