@@ -74,10 +74,10 @@ class DataError(UserError):
 
 
 class RecordError(DataError):
-    """One record of a file can't be used. Readers drop it, count it under `reason`, and go on."""
+    """One unusable record of a file. Readers drop it, count it under `reason` and continue."""
 
     def __init__(self, message: str, reason: str) -> None:
-        """`reason` is a name in snake case, as in `pairs.DropReason`: it is shown in counts and stands in summaries."""
+        """`reason`: a snake_case name, as in `pairs.DropReason`, shown in counts and summaries."""
         super().__init__(message)
         self.reason = reason
 

@@ -36,7 +36,7 @@ class EvaluateStage:
     failures: Failures
 
     def run(self, policy: Policy, questions: Mapping[str, Sequence[Question]]) -> None:
-        """Answer and label the questions of each split R times, once if greedily; statistics, gain over policy 0.
+        """Answer and label the questions of each split R times, once if greedy; return statistics, gain over policy 0.
 
         Raises ClusterError when too many questions fail, DataError when a question of every topic does.
         """

@@ -49,9 +49,9 @@ METRICS: dict[str, tuple[str, str]] = {
 score: mean over answers of correct / parsed sentences, no_fact among the correct (paper 2.2);
 pooled_score: correct facts / (correct + incorrect facts) over all answers (paper Table 1);
 correct_facts: no_hallucination sentences per answer; incorrect_facts: contradictory and unverifiable
-ones; tokens: of the answer without its thinking, thinking: of that; distinct_1, distinct_2: different tokens / tokens,
-different pairs of neighbouring tokens / pairs, within answers (after Li et al. 2016, arXiv:1510.03055): they fall when
-a policy repeats itself; cut_off: share that met the length limit; nothing_checkable: share without a sentence other
+ones; tokens: length of the answer without thinking; thinking: its length; distinct_1, distinct_2: distinct tokens /
+tokens, distinct bigrams / bigrams, within answers (after Li et al. 2016, arXiv:1510.03055): they fall when a policy
+repeats itself; cut_off: share that met the length limit; nothing_checkable: share without a sentence other
 than no_fact; scored: share with a parsed sentence, the others being no part of `score`.
 """
 

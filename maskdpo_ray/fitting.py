@@ -1,4 +1,4 @@
-"""Whether each group of actors has the memory that it needs; `remedy.py` says what to change where it has not."""
+"""Memory check of each group of actors; `remedy.py` proposes changes if a group doesn't fit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Verdict:
     has: int | None
     """Bytes; none: not known."""
     hint: str = ""
-    """What helps where it does not fit, and no option that `remedy.py` tries does."""
+    """Advice if it does not fit and no option that `remedy.py` tries helps."""
     remarks: tuple[str, ...] = ()
 
     @property

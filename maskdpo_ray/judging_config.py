@@ -1,4 +1,4 @@
-"""The sections of the config that say who labels answers, how pairs are made of them, and how they are evaluated."""
+"""Config sections for annotation, pairs and evaluation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Literal
 from maskdpo_ray.requirement import require, require_some
 
 _EACH = 64
-"""Questions for each annotation or evaluation actor, where the config leaves that to us."""
+"""Default number of questions in flight per annotation or evaluation actor."""
 
 
 @dataclass(frozen=True)
 class AnnotationConfig:
     annotator: str = "facts"
-    """Who labels sentences: `facts` and `claims` (rules over fact tables), `anah` (a judge that reads documents),
-    `classifier` (a model of inference), `replay` (a file of labels), or your own: `python:package.module:Class`."""
+    """Annotator that labels sentences: `facts` and `claims` (rules over fact tables), `anah` (a judge that reads
+    documents), `classifier` (an NLI model), `replay` (a file of labels), or your own: `python:package.module:Class`."""
     options: dict[str, Any] | None = None
     """Keyword arguments of the annotator: {name: value}, the names as its class has them."""
     num_actors: int = 1
@@ -32,7 +32,7 @@ class AnnotationConfig:
 
     @property
     def in_flight(self) -> int:
-        """`max_in_flight`, or what it means to give none."""
+        """`max_in_flight`, or its default."""
         return self.max_in_flight or _EACH * self.num_actors
 
 
@@ -43,10 +43,10 @@ class PairsConfig:
     min_facts: int = 1
     """Fewest `no_hallucination` sentences of a chosen answer; 0: even one that states nothing, whose score is 1."""
     next_best: bool = True
-    """Where the best answer has fewer: choose the best of those that have as many; false: drop the question."""
+    """If the best answer has fewer: choose the best of those that have enough; false: drop the question."""
     ties: Literal["first", "most_facts"] = "first"
-    """Of answers with the same score: `first`, the one sampled first, or `most_facts`, for chosen the one with most
-    `no_hallucination` sentences, for rejected the one with most wrong ones, and the first of those."""
+    """Tie-break between answers with the same score: `first`, the one sampled first, or `most_facts`, for chosen the
+    one with most `no_hallucination` sentences, for rejected the one with most wrong ones, and the first of those."""
     cut_off: Literal["drop", "keep"] = "drop"
     """Whether answers that `rollout.max_new_tokens` cut off can be chosen or rejected: `keep` as any other."""
 
@@ -72,8 +72,8 @@ class EvalConfig:
     options: dict[str, Any] | None = None
     """Keyword arguments of the evaluator: {name: value}, the names as its class has them."""
     perplexity_model: str | None = None
-    """A Hugging Face folder of a causal language model, under which the perplexity of held-out answers is measured,
-    with or without an evaluator; none: it isn't."""
+    """Hugging Face folder of a causal language model that measures the perplexity of held-out answers, with or without
+    an evaluator; none: not measured."""
     num_actors: int = 1
     """Evaluation actors, when there is an evaluator or a perplexity model."""
     max_in_flight: int | None = None
@@ -98,17 +98,17 @@ class EvalConfig:
 
     @property
     def in_flight(self) -> int:
-        """`max_in_flight`, or what it means to give none."""
+        """`max_in_flight`, or its default."""
         return self.max_in_flight or _EACH * self.num_actors
 
     @property
     def is_greedy(self) -> bool:
-        """Whether a policy has one answer to a question, however often it is asked."""
+        """Whether evaluation decodes greedily, so that all answers to a question are the same."""
         return self.top_k == 1 or self.temperature == 0
 
     @property
     def replications(self) -> int:
-        """Answers to each question: `n_samples_per_prompt`, or one where all of them would be the same."""
+        """Answers to each question: `n_samples_per_prompt`, or 1 if greedy."""
         return 1 if self.is_greedy else self.n_samples_per_prompt
 
     @property

@@ -50,10 +50,10 @@ def install(model: torch.nn.Module) -> int:
 
 
 def recompute(model: torch.nn.Module) -> None:
-    """Have the model's layers keep their inputs only, and be computed again in the backward pass.
+    """Checkpoint the model's layers: keep only their inputs and recompute them in the backward pass.
 
-    transformers' own gradient checkpointing acts in training mode alone, in which dropout and the noise of routers act
-    too. Raises ModelError for a model without transformers' layers.
+    transformers' own gradient checkpointing requires training mode, which also turns on dropout and router noise.
+    Raises ModelError for a model without transformers' layers.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 

@@ -1,4 +1,4 @@
-"""Which layers of a model get LoRA adapters, checked before anything starts."""
+"""Selection of the layers that get LoRA adapters, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from maskdpo_ray.training_config import LoraConfig, means
 
 
 def linear_layers(model: Any) -> dict[str, Any]:
-    """{dotted path: layer} of the layers that compute x W (+ b) and nothing else, in the order of the model.
+    """{dotted path: layer} of the layers that compute x W (+ b) and nothing else, in model order.
 
-    Only there W + B A computes what the adapters do. So no weights of experts that lie in one tensor, and no routers
-    that subclass a linear layer and choose, too.
+    Only these can be merged exactly as W + B A. Excluded are experts whose weights share one tensor, and routers that
+    subclass a linear layer but also select experts.
     """
     import torch
     from transformers.pytorch_utils import Conv1D  # GPT-2's, whose weight is [inputs, outputs]

@@ -52,17 +52,17 @@ def masked_dpo_loss(
 
 
 def loss_at_reference(beta: float) -> float:
-    """Loss of any pair whose log-probs under policy and reference are the same."""
+    """Loss of a pair whose log-probs under policy and reference are equal."""
     zeros = torch.zeros(2, 1)
     return masked_dpo_loss(zeros, zeros, torch.ones(2, 1), beta)[0].item()
 
 
 def check_first_loss(loss: float, beta: float, dtype: str, num_tokens: float, num_pairs: int) -> None:
-    """Raise ModelError when a batch's loss is not what it is where policy and reference have the same weights.
+    """Raise ModelError when a batch's loss is not the one expected of policy and reference with the same weights.
 
     Args:
-        dtype: fp32 or bf16, of the models.
-        num_tokens: that have weight, in the batch of `num_pairs` pairs.
+        dtype: the models' dtype, fp32 or bf16.
+        num_tokens: tokens with weight in the batch of `num_pairs` pairs.
     """
     expected, allowed = loss_at_reference(beta), noise.of_first_loss(dtype, beta, num_tokens, num_pairs)
     if not abs(loss - expected) <= allowed:

@@ -1,11 +1,11 @@
-"""Answers that say that they don't know, in English and Chinese.
+"""Detection of answers that abstain ("I don't know"), by rules for English and Chinese.
 
-An answer abstains if it says nothing, or if a clause of it says that the answerer lacks what it takes to answer and no
-clause claims anything about the world. So the subject decides, not a word: in "I do not know", "there is no information
-about her" and "the passages do not mention it" it is the answerer and its sources; in "he did not know", "as an AI
-pioneer, Turing ..." or the title of a song it is not. Beside it may stand only asides, which claim nothing: apologies,
-questions, requests, offers, hints where to look, guesses why nothing is known. A clause of none of these forms counts
-as a claim, and the answer as one that commits itself and is judged: precision goes over recall.
+An answer abstains if it says nothing, or if one of its clauses says that the answerer lacks the knowledge to answer and
+no clause claims anything about the world. The subject decides, not a keyword: in "I do not know", "there is no
+information about her" and "the passages do not mention it" it is the answerer and its sources; in "he did not know",
+"as an AI pioneer, Turing ..." or the title of a song it is not. Beside it only asides, which claim nothing, may occur:
+apologies, questions, requests, offers, pointers to sources, guesses why nothing is known. A clause of any other form
+counts as a claim, so the answer commits itself and is judged: precision takes priority over recall.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _LONGEST = 400  # Characters of a clause that is read, so that no text takes qua
 
 @dataclass(frozen=True, slots=True)
 class _Language:
-    """The forms of one language. They are matched at the start of a clause, in which white space is single spaces."""
+    """The patterns of one language, matched at the start of a clause with white space collapsed to single spaces."""
 
     clause: re.Pattern[str]
-    """What parts the clauses of a sentence."""
+    """Separators of the clauses of a sentence."""
     opening: re.Pattern[str]
-    """Words before a clause that change nothing about it."""
+    """Words before a clause that don't change its meaning."""
     lack: re.Pattern[str]
-    """The answerer lacks what it takes to answer."""
+    """Clauses in which the answerer lacks the knowledge to answer."""
     aside: re.Pattern[str]
-    """Claims nothing."""
+    """Clauses that claim nothing."""
     question: re.Pattern[str]
-    """A clause with a question mark that is a question, and not a guess."""
+    """Clauses with a question mark that are questions, not guesses."""
     context: re.Pattern[str]
-    """An aside that asks what is meant: an answer of asides abstains if there is one."""
+    """Asides that ask for clarification: an answer of asides alone abstains if it has one."""
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
@@ -63,7 +63,7 @@ _ENGLISH = _Language(
         r",?\s+(?=(?:but|however|yet|though|although)\b)",
         r",\s+(?=(?:and|so|because|as|since|while)\b)",
         r",?\s+and\s+(?=I\b)",
-        # A main clause behind a mere comma.
+        # A main clause after a mere comma.
         r",\s+(?=(?:it|he|she|they|there|the\s\w+|[A-Z][\w']+)(?:\s\w+){0,2}\s(?:is|was|are|were|has|had)\b)",
     ),
     opening=re.compile(
@@ -229,7 +229,7 @@ def abstains(text: str) -> bool:
 
 
 def _clauses(text: str, language: str, forms: _Language) -> Iterator[str]:
-    """Clauses without quotations, markup and the words that open them; those of such words alone are left out."""
+    """Clauses without quotations, markup and opening words; clauses of opening words alone are left out."""
     text = _MARKUP.sub("", _QUOTED.sub("Q", text))
     for start, end in sentences.split(text, language):
         for clause in forms.clause.split(text[start:end]):

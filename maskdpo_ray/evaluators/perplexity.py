@@ -37,14 +37,14 @@ class Perplexity:
         template_options: Mapping[str, Any] | None = None,
         now: datetime | None = None,
     ) -> None:
-        """Check the folder; of the model only config, tokenizer and the shapes of the weights are loaded.
+        """Check the folder; only the model's config, tokenizer and weight shapes are loaded.
 
         Args:
             model: folder of the model, as transformers saves it; weights in safetensors, no code of its own.
-            max_new_tokens: the policy's longest answer: `check` asks for so much room after every prompt.
+            max_new_tokens: the policy's longest answer: `check` requires this much room after every prompt.
             device: "cpu" or "cuda".
             template_options: `model.chat_template_kwargs`, for this model's own template.
-            now: see `Chat.now`; none: this moment.
+            now: see `Chat.now`; None: the current time.
 
         Raises ConfigError when there is no folder, ModelError when it holds no such model.
         """

@@ -1,6 +1,6 @@
-"""Facts by rules: read from clauses, looked up in passages of prose. No model, and none of the annotator's tables.
+"""Rule-based fact checking: facts are read from clauses and looked up in passages of prose, without a model.
 
-With the rules of the `facts` annotator they share the list of phrases to the reader, nothing else.
+Shares only the list of phrases to the reader with the `facts` annotator, none of its tables.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from maskdpo_ray.evaluators.words import words
 from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNSUPPORTED, JudgedFact, Question, Rollout
 
 _OFFICIAL = "official"
-"""Says which passage to look in, and is left out in many."""
+"""Words that select the passage; many passages leave them out."""
 
 
 class Rules:
-    """Supported: one of the passages that are about the same thing holds every name, number and noun of the clause."""
+    """Verdict on a clause: supported if one passage about the same thing holds all its names, numbers and nouns."""
 
     def __init__(self, passages_of: Callable[[Question], Passages], count: int) -> None:
         """`count`: how many passages are read for a fact."""
@@ -41,7 +41,7 @@ class Rules:
                 statement = statements.read(clause, question.topic, common)
                 fact = None if statement is None else self._look_up(statement, passages)
                 if fact is not None and statement is not None and statement.denied:
-                    # What a passage supports is wrongly denied; what none does may be denied rightly.
+                    # Denying a supported fact is wrong; denying an unsupported one may be right.
                     fact = replace(fact, verdict=UNSUPPORTED) if fact.verdict == SUPPORTED else None
                 found.append(fact or JudgedFact(clause, IRRELEVANT))
         return found

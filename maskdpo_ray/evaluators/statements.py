@@ -46,7 +46,7 @@ class Statement:
     nouns: tuple[Word, ...]
     """Claimed common words."""
     denied: bool
-    """The clause says that something is not so, or is no longer."""
+    """Whether the clause denies something, or says that it is no longer true."""
 
 
 def clauses(sentence: str) -> Iterator[str]:
@@ -88,7 +88,7 @@ def read(clause: str, topic: str, common: frozenset[str]) -> Statement | None:
         heading, colon, _ = clause.partition(":")
         at = len(words(heading)) if colon else None
     if at is None and on_topic(range(len(tokens))) and not _READER & set(said):
-        # A verb of its own ("won", "moved") is the first common word; it stands in the passage or the clause is not so.
+        # A full verb ("won", "moved") is the first common word: without it in the passage the clause is unsupported.
         at = next(
             (i for i in range(len(tokens)) if says_something(i) and not is_own(tokens[i]) and not is_name(i)), None
         )

@@ -18,8 +18,8 @@ _MARKDOWN = frozenset("*_`#~>")
 def locate(text: str, sentences: Sequence[str], where: str) -> list[tuple[int, int]]:
     """(start, end) of each sentence in characters of `text`, in order and not overlapping.
 
-    A sentence starts where the one before it ended; text that no sentence has may lie between them if the sentence
-    stands only once behind it. Raises RecordError, "`where`[index]: ...", for one that can't be placed.
+    A sentence starts where the previous one ended; uncovered text may lie between them if the sentence occurs only once
+    after it. Raises RecordError, "`where`[index]: ...", for a sentence that can't be located.
     """
     try:
         return _located(text, sentences, frozenset(), where)
@@ -39,7 +39,7 @@ def _located(text: str, sentences: Sequence[str], ignored: frozenset[str], where
         found = at if letters.startswith(wanted, at) else letters.find(wanted, at)
         if not wanted or found < 0:
             raise RecordError(
-                f"{where}[{index}]: expected a sentence of the answer behind the one before it, got {shown(sentence)}",
+                f"{where}[{index}]: expected a sentence of the answer after the one before it, got {shown(sentence)}",
                 Reason.INVALID_SENTENCES,
             )
         if found > at and letters.find(wanted, found + 1) >= 0:

@@ -59,12 +59,12 @@ def read(item: Mapping[str, Any], where: str) -> Preference:
 
 
 def to_json(preference: Preference) -> dict[str, Any]:
-    """One item, with our own labels in columns of their own. Raises RecordError when a side has no labels."""
+    """One item, with our labels in extra columns. Raises RecordError when a side has no labels."""
     return unparse(from_preference(preference))
 
 
 def parse(item: Mapping[str, Any], where: str) -> AuthorsPair:
-    """One item as it is; `unparse` gives it back. Raises RecordError."""
+    """One item unchanged; `unparse` reverses it. Raises RecordError."""
     named = {name: value for name, value in item.items() if name in _NAMED}
     others = {name: value for name, value in item.items() if name not in _NAMED}
     try:
@@ -83,8 +83,8 @@ def unparse(pair: AuthorsPair) -> dict[str, Any]:
 def to_preference(pair: AuthorsPair, where: str) -> Preference:
     """Locate the sentences, or take our own labels where `to_json` left them.
 
-    Raises RecordError naming the sentence that can't be located, the type that is none, and labels of ours that say
-    something else than the item.
+    Raises RecordError naming a sentence that can't be located, an unknown type, or our labels where they contradict the
+    item.
     """
     prompt = conversation.prompt(pair.prompt, f"{where}: prompt")
     texts = {side: _text(getattr(pair, side), f"{where}: {side}") for side in SIDES}

@@ -1,4 +1,4 @@
-"""Files as they are or compressed, told apart by what they begin with and not by their names."""
+"""Plain and compressed files, distinguished by their first bytes, not by their names."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SUFFIXES = (".gz", ".bz2", ".xz")
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """The bytes of a file, of one compressed with gzip, bzip2 or xz those that it stands for.
+    """Open a file for reading bytes, decompressed if it is gzip, bzip2 or xz.
 
-    Raises OSError when it can't be read, DataError where what is compressed is damaged.
+    Raises OSError when it can't be read, DataError when the compressed data is damaged.
     """
     with path.open("rb") as file:
         opener = next((opener for magic, opener in _OPENERS.items() if file.peek(6).startswith(magic)), None)

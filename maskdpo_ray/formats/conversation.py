@@ -1,7 +1,7 @@
-"""Chat messages of others, as the policy's chat template takes them.
+"""Chat messages in the formats of other tools, normalised for the policy's chat template.
 
-Read are messages as OpenAI, TRL and Hugging Face write them ({"role", "content"}), and ShareGPT's ({"from", "value"}).
-Left are role, content as text, and what else a message says that is not null (a name, tool calls), for the template.
+Input: messages as OpenAI, TRL and Hugging Face write them ({"role", "content"}), and ShareGPT's ({"from", "value"}).
+Output: role, content as text, and all other keys that are not null (a name, tool calls), for the template.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Messages = tuple[dict[str, Any], ...]
 
 _SHAREGPT = {"human": "user", "gpt": "assistant", "observation": "tool"}
 _NOT_LEARNED = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
-"""What an answer's message says beside its content: to leave it out would be to learn another answer."""
+"""Keys of an answer's message beside its content: without them the policy would learn another answer."""
 _MAY_BE_EMPTY = ("system", "developer", "tool")
 _LONGEST_LITERAL = 2**20
 """Characters; Python's parser takes much memory for more."""
-# What the JSON of a conversation, or Python's repr of one, as pandas writes it into CSV, begins with.
+# Start of the JSON of a conversation, or of its Python repr, which pandas writes into CSV.
 _CONVERSATION = re.compile(r"""\s*\[?\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
 
 
 def messages(value: Any, where: str, said_by: str = "user") -> Messages:
-    """Checked messages. A text is one message of the role `said_by`, a message alone a conversation of one.
+    """Checked messages. A text is one message of the role `said_by`, a single message a conversation of one.
 
-    A text that is the JSON of messages is read as these. Raises RecordError.
+    A text that is the JSON of messages is parsed. Raises RecordError.
     """
     value = _of_text(value, where) if isinstance(value, str) else value
     if isinstance(value, str):
@@ -45,7 +45,7 @@ def messages(value: Any, where: str, said_by: str = "user") -> Messages:
 
 
 def prompt(value: Any, where: str) -> Messages:
-    """Messages that an answer follows: the last one is the user's or a tool's. Raises RecordError."""
+    """Messages of a prompt: the last one is the user's or a tool's. Raises RecordError."""
     found = messages(value, where)
     if found[-1]["role"] not in ("user", "tool"):
         message = f"{where}: expected the user's message last, got {found[-1]['role']!r}"
@@ -66,7 +66,7 @@ def answer(value: Any, where: str) -> tuple[Messages, str]:
 
 
 def _of_text(text: str, where: str) -> Any:
-    """What the text is the JSON of, if that is messages; else the text. Raises RecordError for what only begins so."""
+    """The messages that the text is the JSON of; else the text. Raises RecordError if it only begins like messages."""
     if not _CONVERSATION.match(text):
         return text
     for parse in (json.loads, ast.literal_eval):
@@ -87,7 +87,7 @@ def _of_text(text: str, where: str) -> Any:
 
 
 def _named(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is null, and with ShareGPT's names as ours."""
+    """The message without nulls, ShareGPT's names mapped to ours."""
     found = {str(name): value for name, value in message.items() if value is not None}
     if found.get("tool_calls") == []:
         del found["tool_calls"]
@@ -108,7 +108,7 @@ def _message(value: Any, where: str) -> dict[str, Any]:
         raise RecordError(expected, Reason.INVALID_MESSAGES)
     content = message.pop("content", None)
     text = _text(content, f"{where}.content")
-    # Templates put a null into the text as "None", or fail on it; one may only stand beside what a model calls instead.
+    # Templates render a null as "None", or fail on it; it is allowed only beside tool calls.
     may_be_empty = role in _MAY_BE_EMPTY and text is not None or role == "assistant" and "tool_calls" in message
     if not (text and text.strip()) and not may_be_empty:
         expected = f"{where}.content: expected text that is not empty, got {shown(content)}"
@@ -117,7 +117,7 @@ def _message(value: Any, where: str) -> dict[str, Any]:
 
 
 def _text(content: Any, where: str) -> str | None:
-    """Text, or OpenAI's list of parts, put together as templates do, without anything between them."""
+    """Text, or OpenAI's list of parts joined without a separator, as templates do."""
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):

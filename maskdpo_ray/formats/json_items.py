@@ -1,6 +1,6 @@
-"""The objects of a file, one at a time: JSON Lines, one JSON array, objects over many lines, or the rows of a table.
+"""Streaming reader of a file's objects: JSON Lines, one JSON array, objects over many lines, or the rows of a table.
 
-What is wrong with one object is a RecordError, behind which reading goes on with the next one.
+A bad object becomes a RecordError, and reading continues with the next one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Record = TypeVar("Record")
 _CHUNK = 2**18
 _MOST = 2**26  # Bytes of one object. With a quote or bracket left open it would be the rest of the file.
 
-# A whole string, a bracket, a line's end, or the quote of a string that goes on behind what was read.
+# A whole string, a bracket, a line's end, or the quote of a string that continues after what was read.
 _MARK = re.compile(rb'"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"|["{}\[\]\n]')
 _SPACE = re.compile(rb"[ \t\r\n]*")
 
@@ -32,7 +32,7 @@ _SPACE = re.compile(rb"[ \t\r\n]*")
 def objects(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """("file:line", object) of every object in a file, in its order; of a table ("file:row", row).
 
-    Bad ones go to `dropped`, whose share is checked at the end; without it the first one is raised. Raises DataError
+    Bad ones go to `dropped`, whose share is checked at the end; without it the first error is raised. Raises DataError
     naming the line.
     """
     dropped = dropped or Dropped(path)
@@ -46,9 +46,9 @@ def objects(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, d
 
 
 def attempts(path: Path) -> Iterator[tuple[str, Found]]:
-    """Every object of a file as by `objects`, with the error in the place of a bad one.
+    """Every object of a file as by `objects`, with the error in place of a bad one.
 
-    Raises DataError for what is wrong with the whole file.
+    Raises DataError if the whole file is unreadable.
     """
     count = 0
     try:
@@ -88,7 +88,7 @@ def record(kind: type[Record], value: dict[str, Any], where: str) -> Record:
 
 
 def num_lines(path: Path) -> int:
-    """Objects in a file, about, for progress; 0 when it is compressed, or can't be read, which `objects` reports."""
+    """Approximate number of objects in a file, for progress; 0 if compressed or unreadable (`objects` reports that)."""
     try:
         with path.open("rb") as file:
             return tables.num_rows(path, file.read(8)) or sum(
@@ -105,7 +105,7 @@ class _Scanner:
         self.path = path
         self.line = 1
         self.in_lines = False
-        """Whether an object that took one line was found: then each does."""
+        """Whether an object on one line was found: then each is on one line."""
         self._has_endless = False
         self._file = file
         self._data = file.read(_CHUNK).removeprefix(b"\xef\xbb\xbf")
@@ -139,7 +139,7 @@ class _Scanner:
             for mark in _MARK.finditer(self._data, self._at + length):
                 if mark[0] == b'"':
                     if self._data.find(b"\n", mark.end()) >= 0:
-                        raise self._unclosed()  # no string goes on in the next line
+                        raise self._unclosed()  # no string continues on the next line
                     break
                 if mark[0] == b"\n":
                     if mark.end() == len(self._data):
@@ -166,7 +166,7 @@ class _Scanner:
         self.line -= piece.count(b"\n")
 
     def skip(self) -> None:
-        """Take the rest of the line, and the lines behind it with which no object can begin."""
+        """Take the rest of the line, and the following lines that can't start an object."""
         while True:
             while (end := self._data.find(b"\n", self._at)) < 0:
                 self.take(len(self._data) - self._at)
@@ -189,7 +189,7 @@ def _found(scanner: _Scanner) -> Iterator[tuple[str, Found]]:
 
 
 def _one_by_one(scanner: _Scanner) -> Iterator[tuple[str, Found]]:
-    """Objects without anything between them, on a line each or on several; behind a bad one comes the next line."""
+    """Objects without separators, on one line each or on several; after a bad one reading resumes on the next line."""
     while byte := scanner.peek():
         where, line = scanner.where, scanner.line
         try:
@@ -210,7 +210,7 @@ def _one_by_one(scanner: _Scanner) -> Iterator[tuple[str, Found]]:
 
 
 def _in_array(scanner: _Scanner) -> Iterator[tuple[str, Found]]:
-    """Objects of one array. Raises DataError where brackets or commas no longer tell where they end."""
+    """Objects of one array. Raises DataError if brackets or commas don't show where objects end."""
     scanner.take(1)
     count = 0
     while (byte := scanner.peek()) and byte != b"]":

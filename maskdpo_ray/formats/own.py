@@ -23,13 +23,13 @@ _FINISHED = ("stop", "length")
 
 
 class Once:
-    """Refuses what stood in a file before."""
+    """Check for duplicates within a file."""
 
     def __init__(self) -> None:
         self._places: dict[bytes, str] = {}
 
     def refuse(self, value: Any, where: str) -> None:
-        """Raise RecordError naming where `value` (JSON values and records) stood first, unless this is the first."""
+        """Raise RecordError naming the first occurrence of `value` (JSON values and records) if there was one."""
         digest = hashlib.blake2b(encode_line(value), digest_size=16).digest()
         if first := self._places.get(digest):
             raise RecordError(f"{where}: expected each pair once, got that of {first} again", Reason.DUPLICATE)
@@ -64,7 +64,7 @@ def rollout(item: dict[str, Any], where: str) -> Rollout:
 
 
 def refuse_impossible(rollout: Rollout, where: str) -> None:
-    """Raise RecordError naming `where` and the field whose value no answer has."""
+    """Raise RecordError naming `where` and a field whose value is impossible for an answer."""
     if rollout.finish_reason not in _FINISHED:
         expected = " or ".join(_FINISHED)
         message = f"{where}: finish_reason: expected {expected}, got {shown(rollout.finish_reason)}"
@@ -80,7 +80,7 @@ def refuse_impossible(rollout: Rollout, where: str) -> None:
             fits &= block.tokens > 0 and token <= block.first <= len(rollout.token_ids) - block.tokens
             token = block.first + block.tokens
         if not fits:
-            expected = "expected characters and tokens of the answer, behind those of the block before"
+            expected = "expected characters and tokens of the answer, after those of the block before"
             raise RecordError(f"{where}: blocks[{i}]: {expected}, got {shown(block)}", Reason.INVALID_FIELD)
         character = block.end
 

@@ -54,7 +54,7 @@ def columns(preference: Preference) -> dict[str, Any]:
 
 
 def from_columns(item: Mapping[str, Any], prompt: Messages, texts: Mapping[str, str], where: str) -> Preference:
-    """A preference of `prompt` and `texts` ({side: answer}), with what `columns` put into `item`, if anything.
+    """A preference of `prompt` and `texts` ({side: answer}), with the fields that `columns` wrote to `item`, if any.
 
     Without `question_id` the id is `where`, without `topic` the topic is the id. Raises RecordError.
     """

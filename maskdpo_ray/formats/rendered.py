@@ -1,4 +1,4 @@
-"""Whether a chat template says all that the messages say: tools are what templates know or leave out."""
+"""Check that a chat template renders all messages: some templates leave out tool calls and tools' turns."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from maskdpo_ray.formats.conversation import Messages
 def refuse_left_out(chat: Chat, prompt: Messages, where: str) -> None:
     """Raise RecordError naming the tool call, or the turn of a tool or a developer, that the template leaves out.
 
-    It is rendered with and without it: where both are the same, the model would never see it. Raises ModelError when
-    the tokenizer has no chat template.
+    The conversation is rendered with and without each: if both are equal, the model would never see it. Raises
+    ModelError when the tokenizer has no chat template.
     """
     told = [
         (i, name)

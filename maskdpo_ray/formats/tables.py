@@ -1,7 +1,7 @@
 """Rows of tables: Parquet, Arrow, CSV, TSV, and what `save_to_disk` of `datasets` writes.
 
-A null cell is as a field that is not there, in structs too: tables have the fields of all rows in each. pyarrow reads
-them, imported when there is one to read; nothing of a file is ever run.
+A null cell, also in a struct, counts as a missing field: tables have the fields of all rows in each. pyarrow is
+imported only when there is a table to read; no code from a file is ever run.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from maskdpo_ray.errors import DataError, RecordError, one_line
 from maskdpo_ray.formats.compressed import SUFFIXES
 
 Found = dict[str, Any] | RecordError
-"""An object, or what is wrong with it."""
+"""An object, or the error about it."""
 Reader = Callable[[Path, io.BufferedReader], Iterator[tuple[str, Found]]]
 
 _ROWS = 256
-"""Of a batch; so many are in memory as Python's values."""
+"""Rows of a batch, which are in memory as Python values."""
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LONGEST_CELL = 2**26
 _AS_JSON = frozenset(
@@ -35,11 +35,11 @@ _AS_JSON = frozenset(
         *("token_ids", "prompt_token_ids", "policy_version"),
     }
 )
-"""Columns that hold no text: in CSV their cells are JSON."""
+"""Columns that don't hold text: in CSV their cells are JSON."""
 
 
 def reader(path: Path, head: bytes) -> Reader | None:
-    """What reads a file that begins with `head` (8 bytes) as a table; None when it is none."""
+    """Reader for a table file that begins with `head` (8 bytes); None if it is not a table."""
     if head.startswith(b"PAR1"):
         return _parquet
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
@@ -48,7 +48,7 @@ def reader(path: Path, head: bytes) -> Reader | None:
 
 
 def num_rows(path: Path, head: bytes) -> int:
-    """Rows of a Parquet file; 0 for others, and for one that can't be read."""
+    """Number of rows of a Parquet file; 0 for other or unreadable files."""
     if not head.startswith(b"PAR1"):
         return 0
     import pyarrow
@@ -61,7 +61,7 @@ def num_rows(path: Path, head: bytes) -> int:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` of `datasets` wrote the folder."""
+    """Whether the folder was written by `save_to_disk` of `datasets`."""
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
@@ -80,7 +80,7 @@ def saved(folder: Path) -> Iterator[tuple[str, Found]]:
 
 
 def _listed(file: Path, field: str) -> list[str]:
-    """Names, each of something in the file's own folder."""
+    """Names of files in the same folder, as listed in `file`."""
     try:
         values = json.loads(file.read_bytes())[field]
         names = [value if isinstance(value, str) else value["filename"] for value in values]
@@ -135,7 +135,7 @@ def _rows(path: Path, batches: Iterator[Any]) -> Iterator[tuple[str, Found]]:
 
 
 def _batch(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """Its rows; in the place of one with a cell that is no value, such as a text that is no UTF-8, what is wrong."""
+    """Rows of the batch; a row with an invalid cell, such as text that is not UTF-8, is replaced by its error."""
     try:
         yield from batch.to_pylist(maps_as_pydicts="lossy")
     except (ValueError, OverflowError) as error:
@@ -147,12 +147,12 @@ def _batch(batch: Any) -> Iterator[dict[str, Any] | str]:
 
 
 def _plain(cell: Any) -> Any:
-    """A cell as a value of JSON; None for what has none, images among them."""
+    """A cell as a JSON value; None if there is none, as for images."""
     if isinstance(cell, dict):
         return {str(name): value for name, each in cell.items() if (value := _plain(each)) is not None}
     if isinstance(cell, list):
         return [_plain(each) for each in cell]
-    if isinstance(cell, bytes):  # some write texts so
+    if isinstance(cell, bytes):  # some tools write text as bytes
         try:
             return cell.decode()
         except UnicodeDecodeError:
@@ -173,7 +173,7 @@ def _delimiter(path: Path) -> str | None:
 
 def _delimited(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Found]]:
     csv.field_size_limit(_LONGEST_CELL)
-    # What is no UTF-8 is one row's fault; it comes as lone surrogates, which no UTF-8 holds.
+    # Invalid UTF-8 concerns one row; it is decoded to lone surrogates, which valid UTF-8 never contains.
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
     rows = csv.reader(text, delimiter=_delimiter(path) or ",", strict=True)
     names: list[str] | None = None
@@ -217,5 +217,5 @@ def _cells(names: list[str], cells: list[str], where: str) -> Found:
 
 def _json(cell: str) -> Any:
     value = json.loads(cell, parse_constant=float)
-    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # escapes can spell what UTF-8 can't hold
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # escapes can spell lone surrogates
     return value

@@ -1,4 +1,4 @@
-"""From text to what the policy learns from: answers as token ids, as the policy's chat writes them."""
+"""Conversion of text preferences to training pairs: answers as token ids, rendered by the policy's chat."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ POLICY_VERSION = 0
 
 
 def to_pair(preference: Preference, chat: Chat, where: str) -> PreferencePair:
-    """A labelled preference as a pair to learn from: token for token the template's finished conversations.
+    """A labelled preference as a training pair: token for token the template's finished conversations.
 
-    Raises RecordError as `Chat.turns` does, and for an answer of which the template keeps no sentence (`no_sentence`);
+    Raises RecordError as `Chat.turns` does, and for an answer without a labelled sentence left (`no_sentence`);
     DataError without labels, ModelError when the tokenizer has no chat template.
     """
     given = [getattr(preference, side) for side in SIDES]

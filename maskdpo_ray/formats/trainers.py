@@ -1,8 +1,8 @@
 """Preference data of TRL and OpenRLHF, and LLaMA-Factory's in ShareGPT's form.
 
-The first two take `chosen` and `rejected` as text or as chat messages, with a `prompt` or with the prompt as what the
-two conversations begin with; the third has it as `conversations`, with `system` beside it. One reader knows all of
-these. Other columns are left alone, as these trainers do.
+The first two have `chosen` and `rejected` as text or as chat messages, with a `prompt` column or the prompt as the
+common start of both conversations; the third has the prompt in `conversations` and `system`. One reader handles all of
+these. Other columns are ignored, as in these trainers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from maskdpo_ray.formats.preference import SIDES, Answer, Preference, columns, f
 
 
 def read(item: Mapping[str, Any], where: str) -> Preference:
-    """One item. A `prompt` that is a string is what the user says; labels are those that `to_*` wrote, or none.
+    """One item. A string `prompt` is the user's message; labels are those that `to_*` wrote, or none.
 
     Raises RecordError.
     """

@@ -155,8 +155,7 @@ TRAIN: dict[str, Case] = {
     "a sentence of another answer": (
         write("theirs.jsonl", lines({**AUTHORS, "chosen_item": {"sents": ["Maybe."], "type": ["ok"]}})),
         THEIRS,
-        "theirs.jsonl:1: chosen_item.sents[0]: expected a sentence of the answer behind the one before it, got "
-        "'Maybe.'",
+        "theirs.jsonl:1: chosen_item.sents[0]: expected a sentence of the answer after the one before it, got 'Maybe.'",
     ),
     "unknown type": (
         write("theirs.jsonl", lines({**AUTHORS, "chosen_item": {"sents": ["Yes."], "type": ["good"]}})),
