@@ -38,8 +38,8 @@ def token_weights(
       also holds sentence characters: " It" goes with the sentence of "It".
     - A token without sentence characters (white space, or text that no span covers) has the smaller
       weight of its two neighbouring sentences; before the first and after the last one, that one's.
-    - A special token inside the text goes by its place. Special tokens at the end, and another one
-      that is the last, was added or left out of the text, and is in no sentence, follow `eos`: the
+    - A special token inside the text has the weight of its place. Special tokens at the end, and a last
+      added token or one left out of the text, if it is in no sentence, follow `eos`: the
       last sentence's weight, 1 ("keep") or 0 ("drop").
     - A token that lies in one of the `blocks` has weight 0.
 
@@ -50,7 +50,7 @@ def token_weights(
         spans: (start, end) of each sentence, in characters of `text`, in any order.
         span_weights: one per span, finite and at least 0.
         eos: rule for trailing special tokens.
-        blocks: (start, end) of what is not the answer, as thinking, in characters of `text`.
+        blocks: (start, end) of parts outside the answer, such as thinking, in characters of `text`.
         stopped: see `token_spans`.
 
     Raises:

@@ -20,9 +20,9 @@ from maskdpo_ray.spelling import token_spans
 _DTYPES = ("BF16", "F16", "F32", "F64")
 
 _OURS = ("messages", "add_generation_prompt", "strftime_now", "raise_exception", "tojson")
-"""What a chat template is given in any case."""
+"""Variables that every chat template gets."""
 _SPELLED = ("Its capital is Kigali. It lies in Asia.", "A river's length: 3.5 km, is it?\n\n- Yes, it is!")
-"""Texts of words, as answers have them."""
+"""Sample texts, similar to answers."""
 
 Shapes = dict[str, list[int]]
 """Tensor name -> shape."""
@@ -286,7 +286,7 @@ def _tokenizer(model: ModelConfig) -> Any:
 
 
 def template(file: str) -> str:
-    """The chat template in a file. Raises ConfigError about `model.chat_template` when there is none."""
+    """Read the chat template from a file. Raises ConfigError about `model.chat_template` when there is none."""
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -298,7 +298,7 @@ def template(file: str) -> str:
 
 
 def _refuse_options(tokenizer: Any, given: Mapping[str, Any]) -> None:
-    """Raise ConfigError naming a value that the chat template does not ask for, or is given by us."""
+    """Raise ConfigError naming an argument that the chat template does not use, or that is always set."""
     from transformers.utils.chat_template_utils import _get_template_variables
 
     asked = _get_template_variables(tokenizer.get_chat_template())
@@ -312,12 +312,12 @@ def _refuse_options(tokenizer: Any, given: Mapping[str, Any]) -> None:
 
 
 def _refuse_unlocatable(tokenizer: Any, folder: Path) -> None:
-    """Raise ModelError when no answer's token ids could be told to spell its text: masks would drop every pair."""
+    """Raise ModelError for a tokenizer whose tokens never spell their text: masks would drop every pair."""
     for text in _SPELLED:
         try:
             ids = tokenizer.encode(text, add_special_tokens=False)
             shown = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        except Exception as error:  # broken settings make it fail in any way
+        except Exception as error:  # broken settings can raise anything
             reason = f"{type(error).__name__}: {_reason(error)}"
             raise ModelError(f"{folder}: expected a tokenizer that reads text, got {reason}") from error
         try:

@@ -1,4 +1,4 @@
-"""Files and model folders that options name: prompts and labels depend on what they hold."""
+"""Files and model folders that options name: prompts and labels depend on their contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people give in place of a model's folder: what it is, and what makes a model's folder of it."""
+"""Recognition of paths given in place of a model's folder, and the command that makes a model's folder of each."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _DEPTH = 3
 
 
 def described(path: str) -> str:
-    """The end of an error line about `path`, which is no folder of a whole model: what it is, and what to do.
+    """The end of an error line about `path`, which is not a folder of a whole model: what it is and what to do.
 
-    Looks at names of files alone, and at an adapter's config. Empty when there is nothing to say.
+    Only reads file names and an adapter's config. Empty when there is nothing to say.
     """
     try:
         what = _missing(path) if not os.path.exists(path) else _file(Path(path))
@@ -40,7 +40,7 @@ def described(path: str) -> str:
 
 
 def adapter(folder: Path) -> str:
-    """What is said of a LoRA adapter's folder, with a command that merges it; empty where it is none."""
+    """Words about a LoRA adapter's folder, with a command that merges it; empty for other folders."""
     file = folder / "adapter_config.json"
     if not file.exists():
         return ""
@@ -58,7 +58,7 @@ def adapter(folder: Path) -> str:
         "A.from_pretrained({0}, dtype={1}).merge_and_unload().save_pretrained({2}); "
         "T.from_pretrained({3}).save_pretrained({2})",
         str(folder),
-        "float32",  # in bf16 a part of what the adapter adds is rounded away
+        "float32",  # in bf16 a part of the adapter's update is rounded away
         merged,
         tokenizer,
     )
@@ -66,7 +66,7 @@ def adapter(folder: Path) -> str:
 
 
 def weights(folder: Path) -> str:
-    """What is said of weights in a folder without safetensors; empty where it has none."""
+    """Words about the weights in a folder without safetensors; empty if it has none."""
     return _sharded(folder) or _of_other_formats(folder)
 
 
@@ -91,7 +91,7 @@ def _of_other_formats(folder: Path) -> str:
 
 def _missing(path: str) -> str:
     if path.startswith("~"):
-        return f"which is taken as it stands: write {os.path.expanduser(path)!r}"
+        return f"which is not expanded: write {os.path.expanduser(path)!r}"
     name, around = Path(path).name, Path(path).parent
     if around.is_dir():
         near = difflib.get_close_matches(name, _names(around), n=1, cutoff=0.75)
@@ -101,7 +101,7 @@ def _missing(path: str) -> str:
     if found := _HUB.fullmatch(path):
         target = f"models/{found[1].partition('/')[2]}"
         command = f"hf download {shlex.quote(found[1])} --local-dir {shlex.quote(target)}"
-        return f"and there is no such folder; if it is the Hub's, then {command} and give {target}"
+        return f"and there is no such folder; if it is a model on the Hub, run {command} and give {target}"
     return "and there is no such folder"
 
 
@@ -125,7 +125,7 @@ def _run(folder: Path) -> str:
 
 
 def _sharded(folder: Path) -> str:
-    """An optimizer's checkpoint: weights in parts, as many as there were ranks."""
+    """Words about an optimizer's checkpoint, whose weights are sharded over ranks."""
     names, needs = _names(folder), "then put config.json and tokenizer of its model beside them"
     target = shlex.quote(f"{str(folder).rstrip('/')}-model")
     if "zero_to_fp32.py" in names:
@@ -150,12 +150,12 @@ def _data(folder: Path) -> str:
 
 
 def _models_below(folder: Path) -> str:
-    """A folder that holds models' folders: a Trainer's output, a Hub's cache, a folder of models."""
+    """Words about a folder of model folders: a Trainer's output, a Hub cache, a collection."""
     found = [str(each) for each in _models(folder, _DEPTH)]
     if not found:
         return ""
     more = f" and {len(found) - _MOST_FOUND} more" if len(found) > _MOST_FOUND else ""
-    return f"a folder around others; give the one that is meant: {', '.join(map(repr, found[:_MOST_FOUND]))}{more}"
+    return f"a folder of model folders; give one of them: {', '.join(map(repr, found[:_MOST_FOUND]))}{more}"
 
 
 def _models(folder: Path, depth: int) -> Iterator[Path]:
@@ -168,7 +168,7 @@ def _models(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _by_number(path: Path) -> tuple[int, str]:
-    """The last checkpoint first: checkpoint-1000 before checkpoint-500."""
+    """Sort key that puts the last checkpoint first: checkpoint-1000 before checkpoint-500."""
     found = re.search("[0-9]+$", path.name)
     return (-int(found[0]) if found else 0, path.name)
 
@@ -192,5 +192,5 @@ def _names(folder: Path) -> list[str]:
 
 
 def _python(code: str, *texts: str) -> str:
-    """A command for a shell; `texts` take the places of {0}, {1} ... as literals."""
+    """A shell command; `texts` replace {0}, {1} ... as literals."""
     return f"python -c {shlex.quote(code.format(*map(json.dumps, texts)))}"

@@ -36,8 +36,8 @@ class DropReason(StrEnum):
     IDENTICAL_TEXT = "identical_text"
     SAME_SCORE = "same_score"
     TOO_FEW_FACTS = "too_few_facts"
-    """The best answer states fewer right facts than `pairs.min_facts`; with `pairs.next_best` none better than the
-    worst one states as many."""
+    """The best answer states fewer correct facts than `pairs.min_facts`; with `pairs.next_best` so do all answers
+    better than the worst."""
     CHOSEN_WITHOUT_CORRECT = "chosen_without_correct"
     REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
     NOTHING_TO_LEARN = "nothing_to_learn"
@@ -91,14 +91,13 @@ def best_worst(
 ) -> PreferencePair | DropReason:
     """Mask-DPO's pair: the answer of highest score against that of lowest score.
 
-    No candidates are answers of which no sentence was parsed, those cut off at the length limit
-    (`pairs.cut_off`), and for chosen those that state too little (`pairs.min_facts`): one answer of K
-    that says that it doesn't know would else cost each question that the policy is unsure about, as
-    it does with the paper's filter (`pairs.next_best: false`).
-    Equal scores are told apart by `pairs.ties` and in the end by the sample's index, so the order of
-    `answers` does not matter. The two are a pair or the question is dropped.
+    Excluded are answers without a parsed sentence, those cut off at the length limit (`pairs.cut_off`), and
+    as chosen those that state too little (`pairs.min_facts`): otherwise one abstention among K answers would
+    drop every question that the policy is unsure about, as the paper's filter does
+    (`pairs.next_best: false`). `pairs.ties` and finally the sample's index break ties, so the order of
+    `answers` does not matter. The result is one pair, or the reason to drop the question.
 
-    Raises ValueError when an answer is to another question or the answers are of several policies.
+    Raises ValueError when an answer belongs to another question or the answers come from several policies.
     """
     for answer in answers:
         if answer.rollout.question_id != question.id:
@@ -180,7 +179,7 @@ def mixture(pairs: Sequence[PreferencePair]) -> dict[str, float]:
 
 
 def num_facts(answer: ScoredAnswer) -> int:
-    """Sentences that state something, and rightly so: `no_hallucination`."""
+    """Number of sentences that state a correct fact: `no_hallucination`."""
     return sum(sentence.label == NO_HALLUCINATION for sentence in answer.annotation.sentences)
 
 

@@ -18,7 +18,7 @@ _MOST_LAYERS = 1000
 
 def check(folder: Path, config: dict[str, Any]) -> None:
     """Raise ModelError when `folder`, with what its config.json holds, is more than a model."""
-    if adapter := other_folders.adapter(folder):  # transformers would load the model that it names instead
+    if adapter := other_folders.adapter(folder):  # transformers would load its base model instead
         raise ModelError(f"{folder / 'adapter_config.json'}: expected a whole model, got {adapter}")
     allowed = {"attn_implementation": _ATTENTION, "experts_implementation": _EXPERTS}
     for name, value in _fields(config):

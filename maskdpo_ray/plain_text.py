@@ -1,7 +1,7 @@
-"""Text as token ids in which nothing steers: who writes `<|im_end|>` ends no turn.
+"""Encoding of text without control tokens, so that a user's `<|im_end|>` can't end a turn.
 
-Chat templates paste messages between control tokens, and tokenizers read the text of a control token as that token. So
-each such text in a message is broken by a mark while it is rendered and cut, and read as words behind that.
+Chat templates paste messages between control tokens, and tokenizers encode the text of a control token as that token.
+So each such text in a message is broken by a mark while it is rendered and split, and then encoded as words.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from maskdpo_ray.errors import RecordError
 from maskdpo_ray.spelling import added_tokens, special_ids
 
 _PRIVATE = range(0xE000, 0xF8FF)
-"""Code points that mean nothing; one that a conversation lacks is its mark."""
+"""Code points without meaning; one that a conversation lacks becomes its mark."""
 
 
 @dataclass(frozen=True)
 class Marked:
-    """A conversation whose texts of control tokens are broken by a mark."""
+    """A conversation in which the texts of control tokens are broken by a mark."""
 
     conversation: list[Any]
     mark: str
     first: str
-    """One of these texts."""
+    """One of the texts of control tokens found in it."""
 
 
 class PlainText:
-    """A Hugging Face tokenizer that reads what people wrote as words."""
+    """A Hugging Face tokenizer that encodes message text as words, never as control tokens."""
 
     def __init__(self, tokenizer: Any, ends: Collection[int], tags: Collection[str]) -> None:
-        """`ends`: ids that steer beside special tokens. `tags`: of thinking, which an answer may have as tokens."""
+        """`ends`: control ids besides special tokens. `tags`: thinking tags, which answers may have as tokens."""
         self._tokenizer = tokenizer
         self._ends = set(ends)
         added = added_tokens(tokenizer)
@@ -45,7 +45,7 @@ class PlainText:
         self._in_answer = _any_of(steering - set(tags))
 
     def marked(self, conversation: Sequence[Mapping[str, Any]], text: str, num_answers: int) -> Marked | None:
-        """The conversation, rendered as `text`, with marks; None where no text in it is that of a control token.
+        """The conversation, rendered as `text`, with marks; None if it contains no text of a control token.
 
         The last `num_answers` messages are answers.
         """
@@ -62,13 +62,12 @@ class PlainText:
         return Marked([mapped(each, partial(p.sub, broken)) if p else each for each, p in turns], mark, named[0])
 
     def ids(self, shown: str, text: str, marked: Marked) -> list[int]:
-        """Token ids of `text`, `shown` being the same rendered with marks.
+        """Token ids of `text`; `shown` is the same conversation rendered with marks.
 
-        Raises RecordError where the template does more with texts than to paste them, or the tokenizer can't read such
-        a text as words.
+        Raises RecordError if the template transforms such texts, or the tokenizer can't encode them as words.
         """
         pieces = list(self._pieces(shown))
-        # A tokenizer that reads the pieces as it reads the whole does so without the marks, too.
+        # A tokenizer that encodes the pieces like the whole does so without the marks, too.
         by_piece = [token for piece in pieces for token in as_is(self._tokenizer, piece)]
         if shown.replace(marked.mark, "") != text or by_piece != as_is(self._tokenizer, shown):
             raise _not_plain(marked.first)
@@ -79,13 +78,13 @@ class PlainText:
         return found
 
     def of_answer(self, text: str) -> list[int]:
-        """Token ids of an answer by itself. Raises RecordError as `ids` does."""
+        """Token ids of an answer alone. Raises RecordError as `ids` does."""
         if self._in_answer is None or not self._in_answer.search(text):
             return as_is(self._tokenizer, text)
         return self._as_words(text)
 
     def _pieces(self, text: str) -> Iterator[str]:
-        """`text` cut at its added tokens, which are pieces of their own."""
+        """`text` split at its added tokens, each of which is a separate piece."""
         at = 0
         for match in self._added.finditer(text) if self._added else ():
             yield text[at : match.start()]
@@ -103,14 +102,14 @@ class PlainText:
 
 
 def as_is(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of text as the tokenizer reads it, control tokens as such."""
-    # Without its warning about long texts: who asks refuses them.
+    """Token ids of text, control tokens included."""
+    # Without its warning about long texts, which callers refuse.
     ids = tokenizer.encode(text, add_special_tokens=False, verbose=False) if text else []
     return [int(token) for token in ids]
 
 
 def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """A message, or a part of one, with every text in it changed; roles stay."""
+    """Map a function over every text of a message, or a part of one; roles stay."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

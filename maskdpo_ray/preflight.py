@@ -31,14 +31,14 @@ class Prepared:
     evaluator: Evaluator | None = None
     """None where nothing but the annotator judges."""
     dropped: Sequence[Dropped] = ()
-    """The records of each source of questions."""
+    """Records read from each source of questions."""
 
     def dropped_lines(self) -> list[str]:
-        """What was dropped, in words."""
+        """The dropped records, in words."""
         return [line for each in self.dropped for line in each.lines()]
 
     def dropped_json(self) -> dict[str, Any]:
-        """What a summary holds of it; nothing where nothing was dropped."""
+        """The summary's entry for dropped records; empty if none were."""
         found = {str(each.source): each.to_json() for each in self.dropped if each.counts}
         return {"dropped": found} if found else {}
 
@@ -48,14 +48,14 @@ class Splits:
     """The questions of a config."""
 
     train: list[Question]
-    """Those to learn from."""
+    """Training questions."""
     evaluation: dict[str, Sequence[Question]]
-    """The evaluated ones, by split."""
+    """Evaluation questions by split."""
     dropped: dict[str, Dropped] = field(default_factory=dict)
-    """By split, `train` among them; one of two splits where both come from one source."""
+    """Dropped records by split, including `train`; shared by two splits that come from one source."""
 
     def sift(self, make: Callable[[str, Question], Question]) -> None:
-        """Keep the questions for which `make` of (split, question) does not raise RecordError."""
+        """Keep the questions for which `make(split, question)` does not raise RecordError."""
 
         def kept(split: str, asked: Sequence[Question]) -> list[Question]:
             return list(self.dropped[split].sift(asked, lambda question: make(split, question)))
@@ -73,7 +73,7 @@ class Splits:
 
     @property
     def sources(self) -> list[Dropped]:
-        """Each once."""
+        """The counters, each once."""
         return list({id(each): each for each in self.dropped.values()}.values())
 
 
@@ -113,7 +113,7 @@ def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
 
 
 def judgeable(annotator: Annotator, evaluator: Evaluator | None, question: Question) -> Question:
-    """The question, if both can judge answers to it. Raises RecordError where they say that they can't."""
+    """The question, if annotator and evaluator can judge answers to it; else RecordError."""
     try:
         annotators.check(annotator, question)
         if evaluator is not None:
@@ -141,7 +141,7 @@ def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:
 
 
 def load_questions(data: DataConfig) -> Splits:
-    """What `data` names, but for what its files hold that is no question. Raises DataError."""
+    """The questions of the section `data`, without the bad records of its files. Raises DataError."""
 
     def load(source: str) -> tuple[list[Question], Dropped]:
         dropped = Dropped(source, data.max_dropped)

@@ -1,4 +1,4 @@
-"""A published policy against the one that was trained, by the log-probs of a few pairs."""
+"""Comparison of a published policy with the trained one, by the log-probs of a few pairs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def compare(
 ) -> dict[str, float]:
     """Metrics of a published policy.
 
-    published_logp_error: nats by which a token's log-prob differs from the trained one, on average; published_margin:
-    the published share of the trained margin, which is M_w - M_l (Mask-DPO eq. 5); absent when training left none.
+    published_logp_error: mean absolute error of a token's log-prob against the trained policy, nats; published_margin:
+    published margin / trained margin, where a margin is M_w - M_l (Mask-DPO eq. 5); absent if the trained one is 0.
     """
     num_tokens = sum(np.count_nonzero(weights) for e in examples for weights in (e.chosen_weights, e.rejected_weights))
     difference = sum(

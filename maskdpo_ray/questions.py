@@ -1,4 +1,4 @@
-"""Questions: read, checked, split by topic, and whether their prompts fit the policy."""
+"""Questions: reading, checking, splitting by topic, and checking that prompts fit the policy's context."""
 
 from __future__ import annotations
 
@@ -117,23 +117,23 @@ def topic_key(topic: str) -> str:
 
 
 class Prompts:
-    """Checks rendered prompts, one question after the other."""
+    """Checker of rendered prompts, one question after the other."""
 
     def __init__(self, chat: Chat, max_len: int, max_new_tokens: int, vocab_size: int) -> None:
-        """Every prompt and its answer of `max_new_tokens` are to fit into `max_len` tokens."""
+        """`max_len`: limit of a prompt and its answer of `max_new_tokens` together, tokens."""
         self._chat = chat
         self._max_len = max_len
         self._max_new_tokens = max_new_tokens
         self._vocab_size = vocab_size
         self._asked: dict[bytes, Question] = {}
         self.longest = 0
-        """Of the prompts, tokens."""
+        """Length of the longest prompt, tokens."""
 
     def check(self, question: Question) -> Question:
-        """The question itself.
+        """The question, if it is usable.
 
         Raises RecordError when the template refuses it or leaves a tool's turn out, when its prompt leaves no room for
-        the answer, has no text, a token id that the model lacks, or is the prompt of other messages too; ModelError
+        the answer, has no text, has a token id that the model lacks, or equals the prompt of other messages; ModelError
         as `Chat.prompt_ids`.
         """
         where = f"question {question.id!r}"

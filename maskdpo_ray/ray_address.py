@@ -12,7 +12,7 @@ from maskdpo_ray.errors import ClusterError, shown
 _TIMEOUT_S = 10.0
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})")
 _NOTES = {
-    "ray://": "is Ray Client's, through which no run can go: start the run on a node of the cluster",
+    "ray://": "is Ray Client's, which is not supported: start the run on a node of the cluster",
     "http://": "is the dashboard's, for `ray job`",
     "https://": "is the dashboard's, for `ray job`",
 }
@@ -43,13 +43,13 @@ def check(cluster: ClusterConfig) -> None:
 
 
 def nobody(cluster: ClusterConfig) -> str:
-    """Start of an error line: no cluster is where the user said that there is one."""
+    """Start of an error line: there is no cluster at the given address."""
     name, address = _named(cluster)
     return f"{name}: no Ray cluster at {address!r}"
 
 
 def _named(cluster: ClusterConfig) -> tuple[str, str | None]:
-    """(who says it, the address). As for Ray itself, RAY_ADDRESS comes in for none and auto, and may be empty."""
+    """(source, address). As in Ray itself, RAY_ADDRESS replaces none and auto, and may be empty."""
     variable = os.environ.get("RAY_ADDRESS")
     if variable and cluster.address in (None, "auto"):
         return "RAY_ADDRESS", variable
@@ -57,7 +57,7 @@ def _named(cluster: ClusterConfig) -> tuple[str, str | None]:
 
 
 def _host_and_port(name: str, address: str) -> tuple[str, int]:
-    """Raises ClusterError about `name` for an address of another form."""
+    """Raise ClusterError about `name` unless the address has a supported form."""
     found = _HOST_AND_PORT.fullmatch(address)
     if found is None or not 0 < int(found[3]) < 2**16:
         note = next((f", which {why}" for start, why in _NOTES.items() if address.startswith(start)), "")

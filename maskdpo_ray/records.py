@@ -52,8 +52,8 @@ class Question:
     topic: str
     """Questions of one topic are never split between training and evaluation."""
     prompt: tuple[dict[str, Any], ...]
-    """Chat messages, each {"role", "content"} and what else it says for the chat template; the last one is the user's,
-    or a tool's."""
+    """Chat messages, each {"role", "content"} and further keys for the chat template; the last one is the user's or a
+    tool's."""
     document: str | None = None
     """Reference text for annotators that read."""
     facts: dict[str, Any] | None = None
@@ -65,8 +65,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of an answer's text that is not the answer: what the policy thought (its tags and the white space behind
-    them included), or what its chat template writes before every answer. No sentence, no weight, no length.
+    """A part of a reply's text outside the answer: a thinking block (with its tags and trailing white space), or the
+    prefix that the chat template writes before every answer. No sentences, weight 0, not counted in the length.
     """
 
     start: int
@@ -74,9 +74,9 @@ class Block:
     end: int
     """One past the last character."""
     first: int = 0
-    """Place of the first token id that lies in it."""
+    """Index of its first token id."""
     tokens: int = 0
-    """Token ids that lie in it; 0 where an answer has none."""
+    """Number of token ids in it; 0 for an answer without token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Rollout:
     policy_version: int
     """0 is the initial policy, i + 1 the policy after iteration i."""
     blocks: tuple[Block, ...] = ()
-    """In order and not overlapping."""
+    """Blocks in order, not overlapping."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ class ReferenceLogps(Sequence[PairLogps]):
         """
         Args:
             flat: [sum of lengths] float32: chosen and rejected response of each pair, one after the other.
-            lengths: of each response.
-            checksum: the reference policy's, where it is known.
+            lengths: tokens of each response.
+            checksum: the reference policy's, if known.
         """
         self.flat = flat
         self.checksum = checksum

@@ -1,4 +1,4 @@
-"""Options with which a config that does not fit would: looked for, and tried with the same sums that refuse it."""
+"""Search for options that make a config fit, checked by the same estimates that refuse it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from maskdpo_ray.fitting import Machines, Models
 Options = dict[str, Any]
 """Dotted name -> value."""
 Choice = tuple[float, Options]
-"""(how much one would rather not do it, what is changed)"""
+"""(cost, changed options)"""
 
 _MOST_GPUS = 64
-"""Looked at where nobody says how many there are."""
+"""Largest number of GPUs tried if none is given."""
 _LEAST_TOKENS = 512
-"""Of `train.max_tokens_per_gpu`."""
+"""Smallest `train.max_tokens_per_gpu` tried."""
 _LORA_RANK = 16
 _UNWELCOME = {"checkpointing": 1.0, "smaller pass": 1.0, "ZeRO-3": 1.0, "twice the ranks": 1.5, "half the ranks": 1.5}
 _UNWELCOME |= {"shorter context": 1.0, "larger cache": 0.5, "twice the split": 2.0, "offload": 6.0, "LoRA": 12.0}
-"""Time comes before GPUs, and all of it before other training."""
+"""Cost of each kind of change: time is cheapest, then GPUs, then anything that changes training."""
 
 
 def find(config: Config, models: Models, machines: Machines) -> Options | None:
-    """The least unwelcome changes with which all groups fit, on the GPUs that there are; None when none do.
+    """The cheapest changes with which all groups fit on the available GPUs; None if there are none.
 
-    The memory of annotation actors is left out: what a judge's model needs depends on its own options.
+    The memory of annotation actors is left out: it depends on the judge's own options.
     """
     for engine in _sorted(_engine_choices(config, models, machines)):
         if not _fit(changed(config, engine), models, machines, fitting.ENGINES):
@@ -45,7 +45,7 @@ def find(config: Config, models: Models, machines: Machines) -> Options | None:
 
 
 def fewest_gpus(config: Config) -> int:
-    """GPUs with which a run of this config could start: an engine, a rank, and one actor of each kind that has some."""
+    """Fewest GPUs for a run of this config: an engine, a rank, and one actor of each other kind that uses GPUs."""
     groups = [group for group in fitting.gpu_groups(config) if group.name != "rollout engines"]
     return 1 + sum(math.ceil(group.gpus) for group in groups)
 
@@ -82,7 +82,7 @@ def _split_choices(config: Config, models: Models, machines: Machines) -> Iterat
 
 
 def _rank_choices(config: Config, machines: Machines) -> Iterator[Choice]:
-    """Combinations of what a rank's memory depends on."""
+    """Combinations of the options that a rank's memory depends on."""
     on_gpu, train = config.cluster.device == "cuda", config.train
     tokens = [train.max_tokens_per_gpu >> halvings for halvings in range(1, 20)]
     most = _MOST_GPUS if machines.num_gpus is None else machines.num_gpus
@@ -115,7 +115,7 @@ def _either(what: str, is_possible: bool, name: str, value: Any = True) -> list[
 
 
 def _doubled(count: int, most: int) -> Iterator[tuple[int, int]]:
-    """(doublings, count) of those above `count`."""
+    """(doublings, count) of repeated doubling of `count`."""
     for doublings in range(1, 10):
         if count << doublings <= most:
             yield doublings, count << doublings
@@ -126,7 +126,7 @@ def _sorted(choices: Iterator[Choice]) -> list[Options]:
 
 
 def changed(config: Config, options: Options) -> Config | None:
-    """The config with these options; None when it would not take them."""
+    """The config with these options; None if they are invalid together."""
     sections: dict[str, Options] = {}
     for name, value in options.items():
         section, field = name.split(".")
@@ -139,7 +139,7 @@ def changed(config: Config, options: Options) -> Config | None:
 
 
 def _on_the_gpus(config: Config | None, machines: Machines) -> Config | None:
-    """With fewer engines and judges where there are not GPUs enough for all; None when they don't suffice even so."""
+    """Reduce engines and judges if there are too few GPUs for all; None if that is not enough."""
     most = machines.num_gpus
     if config is None or most is None or fitting.gpus_needed(config)[0] <= most:
         return config

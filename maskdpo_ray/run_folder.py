@@ -274,7 +274,7 @@ class RunFolder:
     # Stages
 
     def begin(self, initial: Policy, questions: Questions, rendered_at: datetime | None = None) -> None:
-        """Note what the run begins with; `rendered_at`: see `Chat.now`.
+        """Record the inputs of the run's beginning; `rendered_at`: see `Chat.now`.
 
         Raises RunFolderError when it began with other weights or questions, or other files that the options name.
         """

@@ -1,6 +1,6 @@
 """Cut an answer into sentences, as character spans of the text itself, in English and Chinese.
 
-Own rules: other splitters find fewer of the sentences that are marked by hand (benchmarks/sentences.py).
+Own rules, since other splitters find fewer of the hand-marked sentences (benchmarks/sentences.py).
 A wrong cut gives a wrong label: in doubt, do not cut.
 
 - A line is a block, and so is a fenced code block; a table row or a heading is never cut further.
@@ -10,7 +10,7 @@ A wrong cut gives a wrong label: in doubt, do not cut.
 - A list marker belongs to its item. Inside a line a number is a marker only if it continues a count;
   any other ("the atomic number is 73. Tantalum ...") ends its sentence.
 - Nothing is cut inside brackets, quotation marks or code, except in a quotation or bracket that starts
-  a sentence and holds whole ones. The brackets of emoticons and of list markers (":(", "1)") are none.
+  a sentence and holds whole ones. Emoticons and list markers (":(", "1)") do not count as brackets.
 - After . ! ? … a space and then no lower-case letter must follow (in a line all in lower case, any).
   。！？ cut at once, and in Chinese so does ；, as in the ANAH annotators' protocol.
 - A full stop between an abbreviation and a number ends nothing, unless the abbreviation is a unit whose
@@ -185,7 +185,7 @@ class _Block:
         self.count = int(prefix["number"] or 0)
         """The list number last seen; inside a line, only the next one is a list marker."""
         self.next_item = ""
-        """What "1)" or "a)" is followed by in a list inside a line: "2" or "b"."""
+        """The marker after "1)" or "a)" in a list inside a line: "2" or "b"."""
         self.lower_case = text[start:end].islower()
         self.event = _EVENT
         self.close_of = self._matches()
@@ -220,12 +220,12 @@ class _Block:
         return matches
 
     def _face(self, at: int) -> int | None:
-        """End of the emoticon that the bracket at `at` is a part of, if it is."""
+        """End of the emoticon that the bracket at `at` belongs to, if any."""
         found = _FACE.search(self.text, max(self.start, at - 3), min(self.end, at + 5))
         return found.end() if found and found.start() <= at < found.end() else None
 
     def _is_item(self, close: int) -> bool:
-        """Whether a closing bracket ends a list's marker: the next one counted, or a first one with a second."""
+        """Whether a closing bracket ends a list marker: the next in a count, or a first one that has a second."""
         found = _ITEM.search(self.text[max(self.start, close - 6) : close])
         if found is None or (found["item"] != self.next_item and (found["end"] is None or found["item"] not in "1a")):
             return False
@@ -322,7 +322,7 @@ class _Block:
         return after if marks != "；" else None
 
     def _citations(self, at: int) -> int:
-        """End of the citations behind the end mark and closing marks that end at `at`; `at` if there are none."""
+        """End of the citations after the end mark and closing marks that end at `at`; `at` if there are none."""
         if _CITING.isdisjoint(self.text[at : at + 4]) or _CITATION.match(self.text, self.body, self.end):
             return at
         end = at

@@ -41,7 +41,7 @@ def token_spans(
         text: what they decode to, with special tokens or without, no clean-up of spaces; or what an
             engine streams, which shows neither the token at which it stopped nor the last tokens when
             they end within a character.
-        special: what `special_ids` says of them; none: it is asked.
+        special: result of `special_ids`; None: computed here.
         stopped: the last token may be any at which an engine was told to stop, and which it left out.
 
     Returns:
@@ -104,9 +104,9 @@ def _asked_special_ids(tokenizer: Any, present: set[int]) -> set[int]:
 
 
 def added_tokens(tokenizer: Any) -> dict[int, str]:
-    """Id -> text of the tokens that were added to a Hugging Face vocabulary, flagged special or not; {} of others.
+    """Id -> text of the tokens added to a Hugging Face vocabulary, flagged special or not; {} for other tokenizers.
 
-    It is asked once.
+    Cached.
     """
     known = _known(tokenizer)
     if known.added is None:
@@ -160,7 +160,7 @@ def _pieces(tokenizer: Any, ids: Sequence[int], special: set[int]) -> list[Piece
 
 
 class _Known:
-    """What a tokenizer said of ids: to ask it takes longer than all else that is done with an answer."""
+    """Cache of a tokenizer's data about ids: a query takes longer than all other work on an answer."""
 
     def __init__(self) -> None:
         self.pieces: dict[int, Piece] = {}
@@ -179,9 +179,9 @@ def _known(tokenizer: Any) -> _Known:
 
 
 def _hidden(ids: Sequence[int], special: set[int], may_end: bool) -> Iterator[list[bool]]:
-    """Which tokens a text leaves out: every special one; the last ones; none.
+    """Alternatives for the tokens that a text leaves out: every special one; the last ones; none.
 
-    An engine leaves out the token at which it stopped, too, special or not: the last one, if it may be an end.
+    An engine also leaves out the token at which it stopped, special or not: the last one, if it may be an end.
     """
     everywhere = [token in special for token in ids]
     yield everywhere

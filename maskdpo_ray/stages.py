@@ -17,7 +17,7 @@ from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
 from maskdpo_ray.reference import PairLogps
 
 EVALUATE = "evaluate-"
-"""Start of the `purpose` of answers that are evaluated, which `eval` says how to sample."""
+"""Prefix of the `purpose` of evaluated answers, which are sampled by the options of `eval`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Engines(Group, Protocol):
     ) -> Iterator[Answered | Failed]:
         """Answer every question `num_samples` times under `policy`, in any order, few in flight.
 
-        They are sampled as `rollout` says, for a purpose that begins with `EVALUATE` as `eval` does where it does.
+        Sampling options are those of `rollout`; for a purpose starting with `EVALUATE`, `eval` overrides them.
 
         Run seed, `purpose`, policy version and question seed the sampling, not engine or order. In bfloat16 an
         answer still depends a little on those decoded beside it.
@@ -118,8 +118,8 @@ class Trainer(Protocol):
     def publish(self, folder: str, version: int) -> tuple[Policy, dict[str, float]]:
         """Write the trained policy as a Hugging Face folder, load it back, and describe it.
 
-        Returns it with metrics of how far it is what was trained: see `publication.compare`. Raises ModelError when it
-        is not.
+        Returns it with metrics of its difference from the trained policy (`publication.compare`). Raises ModelError
+        when they differ too much.
         """
 
 

@@ -40,7 +40,7 @@ MAY_CHANGE = (
 """Fields (or their prefixes) that say where a run happens, how much memory it takes and when it stops, and not what it
 computes (but for rounding)."""
 BY_CONTENT = ("model.model_name_or_path", "data.train", "data.eval", "data.transfer")
-"""Fields that name files and folders, which may have moved: `beginning` compares what they hold."""
+"""Fields that name files and folders, which may have moved: `beginning` compares their contents."""
 
 
 def versions() -> dict[str, str]:
@@ -111,7 +111,7 @@ def refuse_changes(
 ) -> dict[str, Any]:
     """Dotted name -> [old, new] of the fields that differ and may: all of them before the run has begun.
 
-    `has_moved`: whether a field names the same thing in another place, or what it names is compared elsewhere.
+    `has_moved`: whether a field names the same content at another path, or its content is compared elsewhere.
     Raises RunFolderError naming one that must not. An option that is newer than the run has its default.
     """
     before, now = flatten(stored), flatten(config)

@@ -1,4 +1,4 @@
-"""Which option someone meant who wrote a name that is none: a slip, another section, or another trainer's name."""
+"""Suggestions for an unknown option name: a typo, another section, or another trainer's name."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _OPTIONS = {
     "cluster.device": "use_cpu cpu gpu cuda use_cuda no_cuda accelerator",
     "cluster.step_timeout_s": "ddp_timeout timeout",
 }
-"""Our options -> what trl, OpenRLHF, verl, LLaMA-Factory, axolotl and others call the same thing, or what sets it."""
+"""Our options -> the same or governing options' names in trl, OpenRLHF, verl, LLaMA-Factory, axolotl and others."""
 _SECTIONS = {
     "model": "policy actor actor_rollout_ref",
     "data": "dataset datasets",
@@ -87,7 +87,7 @@ _SECTIONS = {
 
 
 def _turned(table: dict[str, str]) -> dict[str, str]:
-    """{another's name: ours}"""
+    """{another trainer's name: ours}"""
     return {theirs: ours for ours, names in table.items() for theirs in names.split()}
 
 
@@ -95,10 +95,10 @@ _OPTION_OF, _SECTION_OF = _turned(_OPTIONS), _turned(_SECTIONS)
 
 
 def of_option(name: str, known: Collection[str]) -> list[str]:
-    """The names among `known` that are most likely meant by `name`, which is none of them; at most three.
+    """The names among `known` that are most similar in spelling or meaning to the unknown `name`; at most three.
 
     Args:
-        name: as it was written: with or without dots and dashes.
+        name: as the user wrote it, with or without dots and dashes.
         known: dotted options of the config, and a command's own without a dot; no leading dashes.
     """
     written = name.lstrip("-").lower().replace("-", "_")
@@ -119,7 +119,7 @@ def of_option(name: str, known: Collection[str]) -> list[str]:
 
 
 def of_section(name: str, sections: Collection[str], known: Collection[str]) -> list[str]:
-    """The section, or else the option, that is most likely meant by a key at the top of a config."""
+    """The section, or else the option, that an unknown top-level key of a config most likely means."""
     written = name.lower().replace("-", "_")
     if close := [section for section in (written, _SECTION_OF.get(written)) if section in sections]:
         return close[:1]
@@ -127,7 +127,7 @@ def of_section(name: str, sections: Collection[str], known: Collection[str]) -> 
 
 
 def sentence(found: Collection[str], prefix: str = "") -> str:
-    """`; did you mean x or y?`; nothing without any."""
+    """`; did you mean x or y?`, or nothing without candidates."""
     return f"; did you mean {' or '.join(prefix + each for each in found)}?" if found else ""
 
 

@@ -1,8 +1,8 @@
-"""Thinking blocks of answers: where they stand, and answers without them for whoever judges.
+"""Thinking blocks of answers: locating them, and removing them for annotators and evaluators.
 
-A block is what a policy writes for itself before its answer, `<think>...</think>` with most. It is no sentence: it has
-weight 0, nobody judges it, and it is no part of the answer's length. Where the generation prompt opens the block, the
-answer holds only its end. An answer that never closes it was cut off.
+A block is the reasoning that a policy writes before its answer, `<think>...</think>` in most models. It has no
+sentences and weight 0, is not judged, and doesn't count in the answer's length. If the generation prompt opens the
+block, the answer holds only its end. An answer that never closes it counts as cut off.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ADDED = re.compile(r'"content":\s*"([^"\s]*(?:think|thought|reason)[^"\s]*)"', 
 
 @dataclass(frozen=True)
 class Tags:
-    """The pairs of tags that a policy's blocks have; none: what it writes is its answer, whatever it holds."""
+    """The tags of a policy's blocks; without any, all its output is the answer."""
 
     pairs: tuple[Pair, ...] = KNOWN
 
@@ -43,16 +43,16 @@ class Tags:
     def blocks(
         self, text: str, is_open: bool = False, hidden: Iterable[tuple[int, bool]] = ()
     ) -> tuple[list[tuple[int, int]], bool]:
-        """((start, end) of each block in characters of `text`, the white space behind it included; whether the last one
+        """((start, end) of each block in characters of `text`, trailing white space included; whether the last one
         never ends).
 
-        A block opens at the start of the text or of a line; one that opens elsewhere, or on a later line and never
-        ends, is words about tags. A closing tag that nothing opens, at the end or start of a line, ends a block that
-        the prompt opened.
+        A block opens at the start of the text or of a line; a tag elsewhere, or one on a later line that is never
+        closed, is ordinary text. An unmatched closing tag at the end or start of a line closes a block that the prompt
+        opened.
 
         Args:
             is_open: the prompt ends within a block.
-            hidden: (place, whether it opens) of tags that are special tokens, which the text leaves out.
+            hidden: (offset, whether it opens) of tags that are special tokens, which the text leaves out.
         """
         found: list[tuple[int, int]] = []
         begun = 0 if is_open else None
@@ -80,11 +80,11 @@ class Tags:
                     yield match.start(), match.end(), opens
 
     def noted(self, rollout: Rollout, is_open: bool = False, tokenizer: Any = None) -> Rollout:
-        """The answer with its blocks; cut off when the last one never ends. One that has them already stays as it is.
+        """The answer with its blocks; cut off if the last one never ends. One that has blocks already is unchanged.
 
         Args:
             is_open: its prompt ends within a block.
-            tokenizer: of its token ids, to count those of a block; none: 0.
+            tokenizer: tokenizer of its token ids, to count those of a block; None: the count is 0.
         """
         if rollout.blocks or not self.pairs:
             return rollout
@@ -94,7 +94,7 @@ class Tags:
         ranges: Sequence[tuple[int, int]] = ()
         if tokenizer is not None and rollout.token_ids:
             stopped = rollout.finish_reason == "stop"
-            with suppress(MaskError):  # such an answer makes no pair (`not_located`): its tokens can't be told apart
+            with suppress(MaskError):  # its tokens can't be located, so it makes no pair (`not_located`)
                 ranges = token_spans(tokenizer, rollout.token_ids, rollout.text, stopped=stopped)
         places = zip(rollout.token_ids, ranges, strict=False)
         hidden = [(start, named[token]) for token, (start, _) in places if token in named]
@@ -103,7 +103,7 @@ class Tags:
         return replace(rollout, blocks=blocks, finish_reason="length" if is_cut else rollout.finish_reason)
 
     def _hidden(self, rollout: Rollout, tokenizer: Any) -> dict[int, bool]:
-        """Token id -> whether it opens a block, of tags that are special tokens of the answer and not in its text."""
+        """Token id -> whether it opens a block, for tags that are special tokens and so not in the answer's text."""
         special = special_ids(tokenizer, rollout.token_ids)
         if not special or not hasattr(tokenizer, "convert_ids_to_tokens"):
             return {}
@@ -115,8 +115,8 @@ class Tags:
 
 
 def tags(option: str | dict[str, str], model: ModelConfig) -> Tags:
-    """What `rollout.thinking` says; for auto those that the model's files and the template file name, and the known
-    ones. A folder that isn't there names none.
+    """Tags by `rollout.thinking`; for `auto` those in the model's files and the template file, and the known ones. A
+    missing folder adds none.
     """
     if option == "keep":
         return Tags(())
@@ -137,14 +137,14 @@ def tags(option: str | dict[str, str], model: ModelConfig) -> Tags:
 
 @dataclass(frozen=True)
 class WithoutBlocks:
-    """An answer as it is judged: `rollout` with the blocks of `whole` left out of its text."""
+    """An answer as judges see it: `rollout` is `whole` with the blocks left out of its text."""
 
     whole: Rollout
     rollout: Rollout
 
     @classmethod
     def of(cls, whole: Rollout) -> WithoutBlocks:
-        """Its token ids are still those of the whole answer."""
+        """The judged answer; its token ids are still those of the whole answer."""
         text = "".join(whole.text[start:end] for start, end in _kept(whole))
         return cls(whole, replace(whole, text=text, blocks=()) if whole.blocks else whole)
 
@@ -161,14 +161,14 @@ class WithoutBlocks:
 
 
 def judged(rollouts: Sequence[Rollout], judge: object) -> list[WithoutBlocks]:
-    """Answers as `judge` is to see them: without blocks, unless it has an attribute `judges_thinking` that is true."""
+    """Answers for `judge`: without blocks, unless its attribute `judges_thinking` is true."""
     if getattr(judge, "judges_thinking", False):
         return [WithoutBlocks(rollout, rollout) for rollout in rollouts]
     return [WithoutBlocks.of(rollout) for rollout in rollouts]
 
 
 def block_of(span: tuple[int, int], ranges: Sequence[tuple[int, int]]) -> Block:
-    """The block of these characters, `ranges` being those of the answer's token ids."""
+    """The block of these characters; `ranges`: character ranges of the answer's token ids."""
     inside = [i for i, (start, end) in enumerate(ranges) if span[0] <= start and end <= span[1]]
     return Block(*span, inside[0] if inside else 0, len(inside))
 
@@ -182,7 +182,7 @@ def own_ids(rollout: Rollout) -> list[int]:
 
 
 def outside(rollout: Rollout, annotation: Annotation) -> Annotation:
-    """The labels of what is no block: what lies in one is no sentence, whoever labelled it."""
+    """The labels outside of blocks; labels inside of one are discarded, whatever their source."""
     sentences = tuple(
         sentence
         for sentence in annotation.sentences

@@ -239,7 +239,7 @@ def install(model: Any) -> str:
 
 @contextmanager
 def plain_rows(model: Any) -> Iterator[None]:
-    """Inside, a model with `install`'s attention has transformers' own: rows with a mask of their padding."""
+    """Context in which a model with `install`'s attention uses transformers' own: plain rows with a padding mask."""
     way = model.config._attn_implementation
     if way == "sdpa":
         yield

@@ -1,7 +1,7 @@
-"""A loaded model's prefix tree against plain rows, on a few random tokens.
+"""Check of a loaded model's prefix tree against plain rows, on a few random tokens.
 
-Whether positions and masks alone say what a token sees depends on the model's code: some count places in the row. A
-model whose tree is wrong learns from wrong log-probs without a sign of it.
+Prefix trees rely on positions and masks alone to define what a token attends to, but some models' code counts indices
+in the row. Such a model would silently learn from wrong log-probs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from maskdpo_ray.forward import ALL_SAVINGS, response_logps
 
 
 def check(model: Any, dtype: str, device: torch.device | str, has_gradient: bool) -> None:
-    """Raise ModelError when log-probs of a tree, or a gradient through it, are not those of plain rows.
+    """Raise ModelError when log-probs of a tree, or a gradient through it, differ from those of plain rows.
 
-    Under ZeRO-3 all ranks call it. No gradient of a weight is touched.
+    Collective under ZeRO-3. Doesn't change any weight's gradient.
 
     Args:
         model: with its attention installed, in evaluation mode.
-        dtype: fp32 or bf16: what rounding may do.
-        has_gradient: compare that of the embedded tokens as well, summed over all places of a token.
+        dtype: fp32 or bf16, which sets the tolerance.
+        has_gradient: also compare the gradient of the token embeddings, summed over all positions of a token.
     """
     pairs = _pairs(model.config.get_text_config().vocab_size)
     got = _results(model, pairs, device, True, has_gradient)
@@ -42,12 +42,12 @@ def check(model: Any, dtype: str, device: torch.device | str, has_gradient: bool
     if wrong:
         raise ModelError(
             f"{type(model).__name__}: a prefix tree gives other results than a row for each answer ({', '.join(wrong)} "
-            "on random tokens): set savings.prefix_tree to false and go on"
+            "on random tokens): set savings.prefix_tree to false and resume"
         )
 
 
 def _pairs(vocabulary: int) -> list[TrainingExample]:
-    """Two pairs that share a prompt's beginning, and whose answers begin alike."""
+    """Two pairs whose prompts share a prefix, and whose answers do as well."""
     rng = random.Random(0)
 
     def ids(count: int) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ def _pairs(vocabulary: int) -> list[TrainingExample]:
 def _results(
     model: Any, pairs: list[TrainingExample], device: torch.device | str, is_tree: bool, has_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-probs [2B, T], gradient [distinct tokens, D] of a sum of them by the embedded tokens, or nothing)."""
+    """(log-probs [2B, T], gradient [distinct tokens, D] of their sum with respect to the embeddings, if wanted)."""
     savings = replace(ALL_SAVINGS, prefix_tree=is_tree)
     if not has_gradient:
         with torch.no_grad():
@@ -83,7 +83,7 @@ def _results(
 
 @contextmanager
 def _embedded(model: Any) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Inside, the model's embeddings are the only leaves of autograd's graph, and listed: (token ids, embeddings)."""
+    """Context in which the embeddings are the only autograd leaves, collected in a list of (token ids, embeddings)."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -93,7 +93,7 @@ def _embedded(model: Any) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
         return leaf
 
     hook = model.get_input_embeddings().register_forward_hook(cut)
-    for parameter in learning:  # else hooks of DeepSpeed's may take a gradient for a training step's
+    for parameter in learning:  # else DeepSpeed's hooks may count a gradient as a training step's
         parameter.requires_grad_(False)
     try:
         yield found

@@ -27,10 +27,10 @@ def write(target: Path, data: bytes) -> None:
 
 @contextmanager
 def written_by_others(path: Path, partial: Path | None = None) -> Iterator[None]:
-    """Around what libraries write to `path`, or at first to `partial`: one line when the disk took no more, with the
-    room that is left; and files that whoever the umask lets may read (safetensors makes them for their owner alone).
+    """Context for libraries that write to `path`, or first to `partial`: a full disk becomes one line with the free
+    space, and the files get the mode of the umask (safetensors makes them readable by their owner only).
 
-    Raises RunFolderError for OSError, and for what torch and safetensors raise instead of one.
+    Raises RunFolderError for OSError, and for the errors that torch and safetensors raise in place of one.
     """
     try:
         yield
@@ -45,8 +45,8 @@ def written_by_others(path: Path, partial: Path | None = None) -> Iterator[None]
 
 
 def _follow_umask(path: Path) -> None:
-    """Give a file, or all in a folder, the mode of a new one."""
-    status = Path("/proc/self/status").read_text()  # os.umask can't be asked without being set, for all threads
+    """Set the mode of a file, or of all files in a folder, to that of a newly created file."""
+    status = Path("/proc/self/status").read_text()  # os.umask can't be read without setting it, for all threads
     mode = 0o666 & ~int(status.partition("Umask:")[2].split()[0], 8)
     for file in (path, *path.rglob("*")):
         if file.is_file() and not file.is_symlink():

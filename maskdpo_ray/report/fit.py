@@ -27,10 +27,10 @@ def show(
     assumed: Sequence[str] = (),
     file: TextIO | None = None,
 ) -> None:
-    """Print the sums of every group, its verdict, GPUs and network, on `file` or standard output.
+    """Print each group's memory estimate and verdict, GPUs and network, to `file` or standard output.
 
     Args:
-        assumed: what nobody has said, in words.
+        assumed: assumptions that no option states, in words.
     """
     console = Console(file=file or sys.stdout, highlight=False)
     if assumed:
@@ -103,7 +103,7 @@ def _gpus(config: Config, machines: Machines) -> str:
 
 
 def _advice(config: Config, models: Models, machines: Machines, verdicts: Sequence[Verdict]) -> str:
-    """What to do where something does not fit: options with which it does, or that there are none."""
+    """Advice if something does not fit: options that make it fit, or that there are none."""
     most, on_gpus = machines.num_gpus, config.cluster.device == "cuda"
     is_short = most is not None and fitting.gpus_needed(config)[0] > most
     judges = [verdict for verdict in verdicts if verdict.group == fitting.ANNOTATORS and not verdict.fits]

@@ -154,8 +154,8 @@ MODELS: dict[str, Case] = {
         None,
         f"{ASK} --model.model_name_or_path meta/llama",
         "--model.model_name_or_path: expected a Hugging Face folder with config.json, got 'meta/llama', "
-        "and there is no such folder; if it is the Hub's, then hf download meta/llama --local-dir models/llama and "
-        "give models/llama",
+        "and there is no such folder; if it is a model on the Hub, run hf download meta/llama --local-dir models/llama "
+        "and give models/llama",
     ),
     "no chat template": (
         remove("model/chat_template.jinja"),

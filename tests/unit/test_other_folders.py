@@ -45,19 +45,19 @@ FOLDERS: dict[str, tuple[dict[str, str], str]] = {
     "a run that has begun": ({"ledger.jsonl": "", "iter_000/pairs.jsonl": ""}, "a run folder that holds no policy yet"),
     "an iteration of a run": (
         {"pairs.jsonl": "", "policy/config.json": "{}"},
-        "a folder around others; give the one that is meant: '{}/policy'",
+        "a folder of model folders; give one of them: '{}/policy'",
     ),
     "a Trainer's output": (
         {"checkpoint-500/config.json": "{}", "checkpoint-1000/config.json": "{}"},
-        "a folder around others; give the one that is meant: '{}/checkpoint-1000', '{}/checkpoint-500'",
+        "a folder of model folders; give one of them: '{}/checkpoint-1000', '{}/checkpoint-500'",
     ),
     "a Hub's cache": (
         {"refs/main": "abc", "snapshots/abc/config.json": "{}"},
-        "a folder around others; give the one that is meant: '{}/snapshots/abc'",
+        "a folder of model folders; give one of them: '{}/snapshots/abc'",
     ),
     "many models": (
         {f"m{i}/config.json": "{}" for i in range(5)},
-        "a folder around others; give the one that is meant: '{}/m4', '{}/m3', '{}/m2' and 2 more",
+        "a folder of model folders; give one of them: '{}/m4', '{}/m3', '{}/m2' and 2 more",
     ),
     "a pipeline of diffusers": (
         {"model_index.json": "{}", "unet/config.json": "{}"},
@@ -96,11 +96,11 @@ def test_folders(tmp_path: Path, name: str) -> None:
     [
         (
             "meta-llama/Llama-3.1-8B",
-            "and there is no such folder; if it is the Hub's, then hf download meta-llama/Llama-3.1-8B "
+            "and there is no such folder; if it is a model on the Hub, run hf download meta-llama/Llama-3.1-8B "
             "--local-dir models/Llama-3.1-8B and give models/Llama-3.1-8B",
         ),
-        ("https://huggingface.co/a/b", "if it is the Hub's, then hf download a/b --local-dir models/b"),
-        ("hf://a/b", "if it is the Hub's, then hf download a/b --local-dir models/b"),
+        ("https://huggingface.co/a/b", "if it is a model on the Hub, run hf download a/b --local-dir models/b"),
+        ("hf://a/b", "if it is a model on the Hub, run hf download a/b --local-dir models/b"),
         ("models/smolm2", "and there is no such folder; did you mean 'models/smollm2'?"),
         ("models/other", "and there is no such folder"),
         ("/no/such/model", "and there is no such folder"),
@@ -120,7 +120,7 @@ def test_what_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path
 
 def test_a_home_that_no_shell_has_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    expected = ", which is taken as it stands: write '/home/me/models/m'"
+    expected = ", which is not expanded: write '/home/me/models/m'"
     assert other_folders.described("~/models/m") == expected
 
 
