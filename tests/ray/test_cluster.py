@@ -64,6 +64,7 @@ class TestRunningCluster:
             assert list(item.prompt_token_ids) == fakes.render(item.question)
         assert sorted(given) == sorted(names)
         notes = running.notes("engine", "generate", since)
+        assert all(os.getpriority(os.PRIO_PROCESS, n["pid"]) == os.getpriority(os.PRIO_PROCESS, 0) for n in notes)
         by_engine = [[n for n in notes if n["pid"] == pid] for pid in {n["pid"] for n in notes}]
         assert len(by_engine) == 2 and all(len(own) >= 5 for own in by_engine)
         assert max(note["running"] for note in notes) <= MAX_IN_FLIGHT // 2
