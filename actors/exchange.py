@@ -208,7 +208,7 @@ class Line:
         if isinstance(cause_of(error), Restarted):
             error = ActorUnavailableError("", None)
         elif not is_death(error):
-            # The calls go on there, but nobody will learn what became of them.
+            # The calls continue there, but their results are lost.
             error = ActorLost(f"a message to it failed: {first_line(error)}")
         with self._changing:
             if self._sent is sent:

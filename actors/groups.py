@@ -164,7 +164,7 @@ class EvaluationGroup(_Replaced):
 
 @dataclass(frozen=True)
 class _Training:
-    """What is trained at present: all that a new group of ranks needs to go on with it."""
+    """State of the current training: all that a new group of ranks needs to resume it."""
 
     examples: Sequence[TrainingExample]
     reference: Sequence[PairLogps] | Policy
@@ -188,7 +188,7 @@ class _Training:
 
 
 class TrainingGroup:
-    """DeepSpeed ranks as one trainer (`stages.Trainer`); when a rank dies, new ones go on from the last checkpoint."""
+    """DeepSpeed ranks as one trainer (`stages.Trainer`); when a rank dies, new ones resume from the last checkpoint."""
 
     def __init__(self, config: Config, ranks: Ranks) -> None:
         self._config = config
@@ -209,7 +209,7 @@ class TrainingGroup:
                 self._ranks.start_again(died, "with the reference log-probs")
 
     def _logps(self, method: str, examples: Sequence[TrainingExample], path: str | None) -> list[PairLogps]:
-        """What a method of the ranks says of `examples`, in their order."""
+        """Results of a method of the ranks for `examples`, in their order."""
         shares = self._split(examples)
         arguments = [([[examples[i] for i in places] for places in share], path) for share in shares]
         answers = self._call(method, arguments)

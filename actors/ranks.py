@@ -101,4 +101,4 @@ def _savers(config: Config) -> str:
     if config.cluster.device == "cuda" and not ds.adam_offload:
         later.append("set ds.adam_offload")
     later.append(f"raise train.num_ranks ({train.num_ranks})")
-    return "; ".join([*([f"{' or '.join(now)} and go on"] if now else []), f"in a new run {' or '.join(later)}"])
+    return "; ".join([*([f"{' or '.join(now)} and resume"] if now else []), f"in a new run {' or '.join(later)}"])

@@ -1,6 +1,6 @@
 """What a run began with: the weights, the questions or pairs, and the files that its options name.
 
-It goes on with the same ones only.
+It resumes with the same ones only.
 """
 
 from __future__ import annotations

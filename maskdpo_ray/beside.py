@@ -1,4 +1,4 @@
-"""A stream that another thread draws from, so that those who make it go on while this thread does something else."""
+"""A stream that another thread draws from, so that its producers continue while this thread does something else."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ class Cluster:
     def _connect(self, address: str | None) -> None:
         loopback: dict[str, Any] = {}
         if not address:
-            # Ray's workers run at nice 15 unless told otherwise: on a machine that does other work as well an engine then
-            # starves until vLLM gives it up, and a step takes minutes.
+            # Ray's workers run at nice 15 by default: on a machine with other load an engine then starves until vLLM
+            # gives it up, and a step takes minutes.
             loopback = {"_node_ip_address": "127.0.0.1", "_system_config": {"worker_niceness": 0}}
             # This thread's children inherit it. Whoever stops a run often sends SIGTERM to all of its processes
             # (timeout, a job manager); without its raylet the driver would be ended by Ray's C++, at once.

@@ -122,7 +122,7 @@ class CollectStage:
         self.tracker.log({"tokens/collect": num_tokens}, iteration)
 
     def _set_aside(self, iteration: int, failed: dict[str, str]) -> None:
-        """At the end: a run that stops before it tries them all again when it goes on."""
+        """Report failures at the end: a run that stops earlier retries them all when it resumes."""
         for question_id, error in failed.items():
             self.folder.set_aside_question(iteration, question_id, error)
 

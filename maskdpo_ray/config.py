@@ -37,7 +37,7 @@ class RunConfig:
     iterations: int = 2
     """Rounds of answer, annotate, pair, train (on-policy)."""
     max_failed: float = 0.05
-    """Share of the last 100 questions: with more of them failed, the run stops (of fewer than 20 one is borne)."""
+    """Share of the last 100 questions: with more of them failed, the run stops (fewer than 20 tolerate one)."""
 
     def __post_init__(self) -> None:
         is_folder = bool(self.name.strip()) and "/" not in self.name and self.name not in (".", "..")

@@ -111,7 +111,7 @@ class ClusterError(UserError):
 
 
 class ActorLost(ClusterError):
-    """An actor's process is gone; or, raised inside the actor, its engine is, and it can't go on."""
+    """An actor's process is gone; or, raised inside the actor, its engine is, and it can't continue."""
 
 
 class NotFiniteError(UserError):

@@ -12,14 +12,14 @@ from maskdpo_ray.stages import Failed, Labelled
 WINDOW = 100
 """Questions, the last ones, that the share is of: late in a long run too, a fault that meets all is seen soon."""
 FEWEST = 20
-"""Fewer count as so many: one failure among the first ones is borne."""
+"""Fewer questions count as this many: one failure among the first ones is tolerated."""
 
 
 class Failures:
     """Watches the questions of a process, over all stages."""
 
     def __init__(self, highest: float) -> None:
-        """`highest` share of failed questions that is borne, 0 to 1."""
+        """`highest`: tolerated share of failed questions, 0 to 1."""
         self._highest = highest
         self._last: deque[bool] = deque(maxlen=WINDOW)
 

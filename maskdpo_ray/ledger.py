@@ -1,6 +1,6 @@
 """The ledger of a run: an append-only file of JSON lines, each on disk before the next is written.
 
-A run goes on from what the ledger says, and from nothing else. A kill can tear its last line only.
+A run resumes from the ledger, and from nothing else. A kill can only truncate its last line.
 """
 
 from __future__ import annotations

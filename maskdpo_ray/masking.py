@@ -67,9 +67,9 @@ def token_weights(
 
     special = special_ids(tokenizer, token_ids)
     ranges = token_spans(tokenizer, token_ids, text, special, stopped)
-    result, first, last = [], 0, 0  # of the sentences; as tokens go on, so do they
+    result, first, last = [], 0, 0  # of the sentences; they advance with the tokens
     for start, end in ranges:
-        # An empty range counts as lying in the sentence that goes on around it.
+        # An empty range counts as lying in the sentence around it.
         while first < len(ends) and ends[first] <= start:
             first += 1
         while last < len(starts) and starts[last] < end:

@@ -1,4 +1,4 @@
-"""The run folder: everything a run leaves behind, and where an interrupted run goes on.
+"""The run folder: all outputs of a run, from which an interrupted run resumes.
 
 config.yaml      resolved config; versions and git commit as comments (the ledger has them as data)
 ledger.jsonl     what is committed: questions, finished stages with the SHA-256 of their files
@@ -75,7 +75,7 @@ class RunFolder:
     def open(
         cls, path: str | os.PathLike[str], config: dict[str, Any], package_versions: dict[str, str] | None = None
     ) -> RunFolder:
-        """Create the folder, or go on in it.
+        """Create the folder, or resume in it.
 
         `config` is the resolved config as nested dicts; `package_versions` defaults to
         `stored_config.versions()`.
@@ -131,7 +131,7 @@ class RunFolder:
                 beginning.refuse_other_questions(path, begun.facts, questions)
                 beginning.refuse_other_files(path, begun.facts, config)
             if policies := [entry for entry in entries if isinstance(entry, Finished) and entry.stage == "train"]:
-                # The one that a resumed run goes on from; its hash, which takes long, when it is loaded.
+                # The one that a resumed run starts from; its hash, which takes long, when it is loaded.
                 stage_files.check(path, policies[-1].files, "stage 'train'", with_hash=False)
             return entries
         except OSError as error:

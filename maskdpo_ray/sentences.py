@@ -15,7 +15,7 @@ A wrong cut gives a wrong label: in doubt, do not cut.
   。！？ cut at once, and in Chinese so does ；, as in the ANAH annotators' protocol.
 - A full stop between an abbreviation and a number ends nothing, unless the abbreviation is a unit whose
   number stands before it ("500 m. 3 of them"). A word without a vowel is taken for one.
-- Closing marks, citations behind the end mark, emoji and wordless lines (---) belong to the sentence
+- Closing marks, citations after the end mark, emoji and wordless lines (---) belong to the sentence
   before them, unless each sentence begins with its citation ("[1] It is. [2] It was.").
 """
 
@@ -66,7 +66,7 @@ _CITATION = re.compile(
     rf"{_SUPERSCRIPT}+(?:[,⁻–-]\s?{_SUPERSCRIPT}+)*|[†‡]+|(?<=[.!?])\(\d{{1,3}}\)(?=\s|$)"
     r"|<sup>[^<]{1,60}</sup>"
     r"|(?:\s{0,3}\[{1,2}\^?(?:\d[\d\s,;–-]*|(?i:citation needed|note \d+|ref\.? \d+))"
-    r"|(?<![\s\[])\[{1,2}[^\[\]]{1,60})\]{1,2}"  # Not behind a space: [a], [who?]
+    r"|(?<![\s\[])\[{1,2}[^\[\]]{1,60})\]{1,2}"  # Not after a space: [a], [who?]
     r"(?:\([^()\s]{1,300}\)|:\s?\d+(?:[–-]\d+)?)?"  # Its address, or its page
     r"|\s{0,3}[【［〔]\d[^】］〕]{0,60}[】］〕]"
     rf"|\s{{0,3}}\({_LINK}(?:[,;]\s?{_LINK})*\)"
@@ -159,7 +159,7 @@ def _plain(text: str, start: int, end: int) -> bool:
 
 
 def _continues(text: str, start: int, end: int, next_start: int, next_end: int) -> bool:
-    """Whether the next line goes on with this line's sentence (prose wrapped at a column)."""
+    """Whether the next line continues this line's sentence (prose wrapped at a column)."""
     line = text[start:end]
     if text[end:next_start] not in ("\n", "\r\n") or len(line.strip()) < _WRAPPED_LINE:
         return False
@@ -282,7 +282,7 @@ class _Block:
         )
 
     def _cut(self, first: int, last: int) -> int | None:
-        """Where the sentence with end marks at [first, last) ends, or None if it goes on."""
+        """Where the sentence with end marks at [first, last) ends, or None if it continues."""
         text, end = self.text, self.end
         tail = _TAIL.match(text, last, end).end()
         if tail > last:

@@ -108,7 +108,7 @@ class Trainer(Protocol):
         seed: int,
         checkpoints: Checkpoints,
     ) -> Iterator[dict[str, float]]:
-        """Train `policy` with a fresh optimizer, or go on from the newest of `checkpoints`, and leave new ones there.
+        """Train `policy` with a fresh optimizer, or resume from the newest of `checkpoints`, and save new ones there.
 
         `reference`: log-probs of each example, or the policy under which they are computed in every step.
         Yields the metrics of each optimizer step after that, once, whatever has to be done again meanwhile.

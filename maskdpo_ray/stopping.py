@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from maskdpo_ray.report import progress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GOES_ON = "stopping: what is committed is kept; the same command goes on from there"
+GOES_ON = "stopping: what is committed is kept; the same command resumes from there"
 _AGAIN_S = 0.1
 
 

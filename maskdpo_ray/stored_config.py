@@ -1,4 +1,4 @@
-"""The config that a run folder began with: written once, and compared when a run goes on.
+"""The config that a run folder began with: written once, and compared when a run resumes.
 
 The versions of the packages and the git commit stand above it as comments, so that the file is a
 config that `--config` reads.

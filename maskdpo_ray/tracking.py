@@ -70,7 +70,7 @@ class Tracker:
 
         folder = self._folder / "wandb"
         folder.mkdir(exist_ok=True)
-        id_file = folder / "run-id"  # a resumed run goes on in the same W&B run
+        id_file = folder / "run-id"  # a resumed run continues the same W&B run
         if not id_file.exists():
             id_file.write_text(uuid.uuid4().hex[:12] + "\n")
         try:

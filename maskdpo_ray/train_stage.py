@@ -30,7 +30,7 @@ class TrainStage:
     folder: RunFolder
     tracker: Tracker
     meanwhile: Callable[[], None] = lambda: None
-    """Called between optimizer steps, for what goes on beside this."""
+    """Called between optimizer steps, to serve work that runs concurrently."""
 
     def run(
         self, iteration: int, examples: Sequence[TrainingExample], policy: Policy, against: Policy, first_step: int = 0
@@ -78,7 +78,7 @@ class TrainStage:
         for line in found.notes:
             note(line)
         if found.step:
-            note(f"iteration {iteration}: training goes on after step {found.step} of {num_steps}")
+            note(f"iteration {iteration}: training resumes after step {found.step} of {num_steps}")
         return found
 
     def _reference_logps(self, iteration: int, examples: Sequence[TrainingExample], against: Policy) -> ReferenceLogps:

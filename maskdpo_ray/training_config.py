@@ -36,7 +36,7 @@ class TrainConfig:
     max_norm: float = 1.0
     """Gradient clipping; 0 for none."""
     save_steps: int = 50
-    """Optimizer steps from one DeepSpeed checkpoint to the next; a stopped training goes on from it. -1 or 0: none."""
+    """Optimizer steps from one DeepSpeed checkpoint to the next; a stopped training resumes from it. -1 or 0: none."""
 
     def __post_init__(self) -> None:
         for name in ("num_ranks", "max_epochs", "batch_size", "micro_batch_size", "max_tokens_per_gpu"):

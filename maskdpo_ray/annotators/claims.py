@@ -76,7 +76,7 @@ class ClaimReader:
     def _claims(self, clause: Clause) -> Iterator[Claim]:
         used: set[int] = set()
         strong = [signal for signal in clause.signals if signal.strong]
-        # "The official language is the Arabic language": a noun behind a value announces no second one.
+        # "The official language is the Arabic language": a noun after a value announces no second one.
         strong = [
             s
             for s in strong

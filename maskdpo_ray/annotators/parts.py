@@ -19,7 +19,7 @@ _OPENING = re.compile(r"(?<=\s)\S*\Z")
 
 
 def locate(sentence: str, reply: str) -> list[tuple[int, int]] | None:
-    """(start, end) in characters of `sentence` for each line of `reply`, each standing behind the one before it.
+    """(start, end) in characters of `sentence` for each line of `reply`, each after the one before it.
 
     Only words are compared, without case; a list mark before a line is left out if the sentence lacks it. The spans
     hold the whole sentence but for white space between them: words that no line has go with the line after them, those
@@ -43,7 +43,7 @@ def locate(sentence: str, reply: str) -> list[tuple[int, int]] | None:
 
 
 def _ends(keys: Sequence[str], begin: int, line: str) -> Iterator[int]:
-    """Where the words of `line` end, if they stand in `keys` from `begin` on; then its words behind a list mark."""
+    """Where the words of `line` end, if they stand in `keys` from `begin` on; then its words after a list marker."""
     for text in (line, _LIST_MARK.sub("", line)):
         wanted = [plain(word) for word in _WORD.findall(text)]
         for end in range(begin + len(wanted), len(keys) + 1):

@@ -44,7 +44,7 @@ def _located(text: str, sentences: Sequence[str], ignored: frozenset[str], where
             )
         if found > at and letters.find(wanted, found + 1) >= 0:
             raise RecordError(
-                f"{where}[{index}]: expected a sentence that stands in one place only, or directly behind the one "
+                f"{where}[{index}]: expected a sentence that stands in one place only, or directly after the one "
                 f"before it, got {shown(sentence)}",
                 Reason.INVALID_SENTENCES,
             )

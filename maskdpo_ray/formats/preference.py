@@ -36,7 +36,7 @@ class Preference:
 
 
 def from_pair(pair: PreferencePair, question: Question) -> Preference:
-    """The text of one of our pairs. Token ids, policy version and scores stay behind."""
+    """The text of one of our pairs. Token ids, policy version and scores are left out."""
 
     def answer(side: ScoredAnswer) -> Answer:
         return Answer(side.rollout.text, side.annotation.sentences)

@@ -57,6 +57,6 @@ def test_checkpoint_and_policy_meet_a_full_disk(tiny_model: Path, disk: Path, tm
         "checkpoint/step-4",
     ]
     assert all(re.search(r"\([0-9]+ MiB are free there\)", error) for error in errors), errors
-    assert "training goes on after step 2 of 4" in full.output
+    assert "training resumes after step 2 of 4" in full.output
     policies = [weights.publish(run.folder / "iter_000/policy", 1) for run in (full, plain)]
     assert policies[0].checksum == policies[1].checksum

@@ -87,7 +87,7 @@ def test_it_goes_on_where_it_was(lives: Lives) -> None:
     """From checkpoints: at most as many steps are done again as lie between two, for each of the two kills."""
     assert lives.resumed.code == 0 and lives.resumed.left == [], lives.resumed.output
     output = lives.resumed.output
-    first = int(re.search(rf"training goes on after step (\d+) of {STEPS}\n", output)[1])
+    first = int(re.search(rf"training resumes after step (\d+) of {STEPS}\n", output)[1])
     (second,) = re.findall(r"training rank \d died: .*; the group starts again after step (\d+)\n", output)
     assert first % SAVE_STEPS == int(second) % SAVE_STEPS == 0
     assert lives.steps_at_kill - SAVE_STEPS <= first <= lives.steps_at_kill < int(second) + SAVE_STEPS

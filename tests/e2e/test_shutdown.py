@@ -98,7 +98,7 @@ def test_it_was_in_the_middle(stopped: Stopped, undisturbed: Run) -> None:
 def test_a_stop_is_no_crash(stopped: Stopped) -> None:
     for output in stopped.outputs.values():
         assert "Traceback" not in output and "*** SIGTERM" not in output, output
-        assert "the same command goes on from there" in output
+        assert "the same command resumes from there" in output
 
 
 @pytest.mark.parametrize("all_at_once", [False, True])

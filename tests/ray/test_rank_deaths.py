@@ -137,7 +137,7 @@ class TestDeaths:
         """Three times new ranks come; then it is no accident, and one line says what may help."""
         expected = (
             r"^training rank [01] died: .*; death 4 in this iteration; if memory is short: "
-            r"lower train.micro_batch_size \(2\) or set model.gradient_checkpointing_enable and go on; in a new run "
+            r"lower train.micro_batch_size \(2\) or set model.gradient_checkpointing_enable and resume; in a new run "
             r"lower rollout.max_new_tokens \(1024\) or set ds.zero_stage 3 or raise train.num_ranks \(2\)$"
         )
         with pytest.raises(ClusterError, match=expected) as caught:

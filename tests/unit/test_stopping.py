@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-NOTE = "stopping: what is committed is kept; the same command goes on from there\n"
+NOTE = "stopping: what is committed is kept; the same command resumes from there\n"
 CODE = """
 import os, signal, sys, time
 from maskdpo_ray import stopping
