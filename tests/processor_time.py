@@ -1,4 +1,4 @@
-"""Time that tests may bound while others run beside them."""
+"""Processor time, which tests can bound while other processes run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import resource
 
 
 def processor_seconds() -> float:
-    """What ended children have used: on a machine without other work the time that they took."""
+    """Processor time of ended child processes, seconds."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -52,7 +52,7 @@ each = pytest.mark.parametrize(("name", "variant"), CASES)
 
 
 def rank_main(rank: int, port: int, models: str, folder: str) -> None:
-    """Everything one of two ranks does; what the tests check goes to `folder`."""
+    """All work of one of two ranks; results for the tests go to `folder`."""
     torch.set_num_threads(1)
     pairs = examples()
     everything = list(batching.chunks(pairs, TRAIN.micro_batch_size))

@@ -254,7 +254,7 @@ def test_not_enough_cpus(tmp_path: Path) -> None:
 
 
 class EndsBadly(fake_engine.FakeEngine):
-    """One of two dies while it closes, as when all processes get the signal; the other one never ends its close."""
+    """One of two dies while closing, as when all processes get the signal; the other never finishes closing."""
 
     async def close(self) -> None:
         first = Path(self.log).with_name("first-to-close")
@@ -265,7 +265,7 @@ class EndsBadly(fake_engine.FakeEngine):
 
 
 def test_a_stop_is_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """Ray prints a line for each call that it is about to repeat: nobody waits for those of the end."""
+    """Ray prints a line for each call that it is about to retry; the last calls are not retried."""
     monkeypatch.setattr(cluster_module, "_STOP_TIMEOUT_S", 2.0)
     engine = type("Engine", (EndsBadly,), {"log": str(tmp_path / "engine.jsonl")})
     initial = fakes.write_policy(tmp_path / "model", 0, b"initial")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-# Just within ours: taken as it is. Just without: refused, or taken for another value.
+# Just inside our bounds: accepted unchanged. Just outside: refused, or replaced by another value.
 SAMPLING = {
     "n": ((2, 16384), (16385,)),
     "temperature": ((0.01, 2.0), (0.009, 2.01)),

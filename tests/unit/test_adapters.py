@@ -1,4 +1,4 @@
-"""Adapters lie on linear layers alone, and what is published is what was trained, in bfloat16 too."""
+"""Adapters are on linear layers only, and the published policy is the trained one, in bfloat16 too."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_names_mean_the_layers_that_have_them() -> None:
 
 
 def test_rounding_by_chance_keeps_the_mean() -> None:
-    """Each number becomes one of its two neighbours in bfloat16, as often as it is near; bfloat16 numbers stay."""
+    """Each number becomes one of its two bfloat16 neighbours, in proportion to nearness; bfloat16 numbers stay."""
     exact = torch.tensor([1.0, 1.001, -1.001, 3e-5, -0.3, 0.0, 200.3])
     rounded = torch.stack([adapters._rounded(exact, "bfloat16", str(seed)) for seed in range(4000)])
     assert torch.equal(rounded, rounded.bfloat16().float())
@@ -120,7 +120,7 @@ def test_rounding_by_chance_keeps_the_mean() -> None:
 
 @pytest.mark.parametrize("size", [3e-4, 1e-3])
 def test_small_changes_of_bfloat16_weights_are_not_lost(size: float) -> None:
-    """A change of a hundredth of a bfloat16 step and less per weight: to the nearest, nothing of it is left."""
+    """A change of at most a hundredth of a bfloat16 step per weight, which rounding to nearest loses."""
     config = LlamaConfig(**{**SHAPE, "hidden_size": 512, "num_hidden_layers": 1, "vocab_size": 60})
     model = trained(config, LoraConfig(rank=4, alpha=4), torch.bfloat16)
     path = "model.layers.0.self_attn.q_proj"
@@ -134,7 +134,7 @@ def test_small_changes_of_bfloat16_weights_are_not_lost(size: float) -> None:
     assert published.dtype == torch.bfloat16
 
     def kept(weight: torch.Tensor) -> float:
-        """Of the change, along itself."""
+        """Share of the change that is kept, projected on it."""
         return (((weight.float() - base) * delta).sum() / delta.square().sum()).item()
 
     assert kept((base + delta).bfloat16()) < 0.75

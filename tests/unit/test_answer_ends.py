@@ -1,4 +1,4 @@
-"""Where an answer begins and ends among its tokens: what it stopped at, and what it thought before."""
+"""Locating an answer in its tokens: the token at which it stopped, and the thinking before it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_end_that_is_not_flagged_special_is_an_end(bundled_model: Path, is_sh
     for rule, expected in {"keep": 1.0, "drop": 0.0, "last_sentence": 0.5}.items():
         weights = token_weights(tokenizer, ids, shown, spans, [1.0, 0.5], rule)
         assert weights[-2:] == [0.5, expected]
-    # Where a sentence holds it, it is a word of that.
+    # Inside a sentence it is a word of that sentence.
     assert token_weights(tokenizer, ids, text + "<|end|>", [(0, 22), (23, 46)], [1.0, 0.5], "keep")[-1] == 0.5
 
 
@@ -51,6 +51,6 @@ def test_an_answer_that_stopped_ends_in_whatever_it_stopped_at(smollm2: Any) -> 
         token_weights(smollm2, ids, text, [(0, 11)], [0.5], "keep")
     weights = token_weights(smollm2, ids, text, [(0, 11)], [0.5], "keep", stopped=True)
     assert weights == [0.5] * (len(ids) - 1) + [1.0]
-    # A text that shows its last word has no such end.
+    # A text that includes its last word has no such end.
     shown = token_weights(smollm2, ids, text + " Stop", [(0, 16)], [0.5], "keep", stopped=True)
     assert shown == [0.5] * len(ids)

@@ -258,5 +258,5 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_one_line(good_folder: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
-    """Where none is borne; test_dropped.py shows what else becomes of bad records."""
+    """None is tolerated here; test_dropped.py covers the other cases of bad records."""
     refuses(lambda argv: run.main([*argv, "--data.max_dropped", "0"]), CASES[name], good_folder, capfd)

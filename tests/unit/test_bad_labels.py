@@ -119,7 +119,7 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_one_line(labelled_folder: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
-    """Where none is borne; test_dropped.py shows what else becomes of bad records."""
+    """None is tolerated here; test_dropped.py covers the other cases of bad records."""
     refuses(lambda argv: annotate.main([*argv, "--data.max_dropped", "0"]), CASES[name], labelled_folder, capfd)
 
 

@@ -202,7 +202,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_one_line(labelled_folder: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
-    """Where none is borne; test_dropped.py shows what else becomes of bad records."""
+    """None is tolerated here; test_dropped.py covers the other cases of bad records."""
     command, case = CASES[name]
     strict = "--max_dropped" if command == "export" else "--data.max_dropped"
     refuses(lambda argv: MAIN[command]([*argv, strict, "0"]), case, labelled_folder, capfd)

@@ -220,7 +220,7 @@ DATED = "{% if strftime_now is defined %}Today is {{ strftime_now('%d %b %Y') }}
 
 
 def on(monkeypatch, day):
-    """Set the clock that chats are told."""
+    """Set the clock of chat templates."""
 
     class Clock(datetime):
         @classmethod
@@ -252,7 +252,7 @@ def test_a_run_over_midnight_goes_on_with_its_prompts(tmp_path, monkeypatch):
 
 
 def test_moved_files_are_the_same(tmp_path):
-    """The run goes on where model, questions and named files lie elsewhere, and hold what they held."""
+    """The run resumes if model, questions and named files have moved but have the same contents."""
 
     def config_of(place):
         labels = {"annotator": "replay", "options": {"file": f"{place}/labels.jsonl"}}

@@ -144,7 +144,7 @@ def test_thinking_as_the_template_has_it_has_no_weight(make: Make) -> None:
     assert own.tokenizer.decode(kept) == "Lima is big.<|im_end|>"
     plain = make_example(pair, own.tokenizer, VANILLA, "keep").chosen_weights
     assert plain.count(0.0) == rollout.blocks[0].tokens > 5 and not any(plain[: rollout.blocks[0].tokens])
-    # Without thinking the template writes an empty block, which is none of the answer either.
+    # Without thinking the template writes an empty block, which is not part of the answer either.
     empty = to_pair(preference(), own, "x").chosen.rollout
     assert empty.text == "<think>\n\n</think>\n\nLima is big." and len(empty.blocks) == 1
 

@@ -1,4 +1,4 @@
-"""Chat messages as people have them: what is read, what is dropped by which name, what a template leaves out."""
+"""Chat messages in common formats: which are read, which are dropped and why, which a template leaves out."""
 
 from __future__ import annotations
 

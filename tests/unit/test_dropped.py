@@ -1,4 +1,4 @@
-"""Bad records among good ones: dropped and counted by reason by every reader and command, too many of them refused."""
+"""Bad records among good ones: every reader and command drops and counts them by reason, and refuses too many."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def test_a_share_is_of_all_records_wherever_the_bad_ones_stand() -> None:
     with pytest.raises(DataError, match="got 2 of 19: 2 duplicate; such as file:2: no$"):
         read({2, 4}, 19, 0.05)
     assert read({2, 3}, 19, 0.1).records == 19
-    with pytest.raises(RecordError, match="^file:3: no$"):  # at once, by its own line
+    with pytest.raises(RecordError, match="^file:3: no$"):  # immediately, with its own error
         read({3, 4}, 1000, 0)
     with pytest.raises(DataError, match="^file: expected records that can be used, got none in 3: 2 duplicate, "):
         read({0, 1, 2}, 3, 1.0)
-    with pytest.raises(DataError, match="got none in 100: "):  # nobody waits for the rest
+    with pytest.raises(DataError, match="got none in 100: "):  # the rest is not read
         read(set(range(100)), 10**9, 1.0)
     with pytest.raises(ConfigError, match=r"^data.max_dropped: expected 0 to 1, got 1.5$"):
         DataConfig(max_dropped=1.5)
@@ -213,7 +213,7 @@ def test_a_tool_call_that_the_template_leaves_out_is_named(good_folder: Path) ->
     assert len(prepared(good_folder).examples) == 1
 
 
-def test_one_of_two_pairs_is_borne(good_folder: Path) -> None:
+def test_one_of_two_pairs_is_tolerated(good_folder: Path) -> None:
     for item in ({**TRL, "rejected": ""}, {**TRL, "chosen": "word " * CONTEXT}):
         (good_folder / "theirs.jsonl").write_text(lines(numbered(0), item))
         assert "train on 1 of 2 pairs of theirs.jsonl (dropped: 1 " in prepared(good_folder).describe()
@@ -339,7 +339,7 @@ def test_evaluate_drops_a_question_that_lost_an_answer(answered: Path) -> None:
         "invalid_field": 1,
         "too_few_answers": 1,
     }
-    bad_line(7, lambda line: "{oops}\n", "rollouts.jsonl")  # of nobody knows whom
+    bad_line(7, lambda line: "{oops}\n", "rollouts.jsonl")  # of an unknown question
     assert "heldout 29 questions x 2 answers" in evaluate.prepare(words(command, answered)).describe()
     bad_line(7, lambda line: "", "rollouts.jsonl")
     with pytest.raises(DataError, match="expected 2 answers, as there are to 'a0', got 1$"):

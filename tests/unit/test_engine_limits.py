@@ -136,7 +136,7 @@ def test_what_is_not_known_is_not_refused(model: dict[str, Any]) -> None:
 
 
 def test_before_a_run(tiny_model: Path, tmp_path: Path) -> None:
-    """The preflight asks it: the tiny model has one head of keys and values, which 2 x 2 layers x 32 x 4 bytes hold."""
+    """The preflight checks it: the tiny model has one KV head: 2 x 2 layers x 32 x 4 bytes per token."""
     config = base_config(tiny_model, tmp_path)
     preflight.check(config)
     on_gpus = replace(config, cluster=ClusterConfig(device="cuda"), vllm=VllmConfig(tensor_parallel_size=3))
@@ -145,7 +145,7 @@ def test_before_a_run(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_every_share_is_checked() -> None:
-    """A new cpus_per_ or gpus_per_ option comes under the check by its name."""
+    """The check covers a new cpus_per_ or gpus_per_ option by its name."""
     shares = [field.name for field in fields(ClusterConfig) if field.name.startswith(("cpus_per_", "gpus_per_"))]
     for name in shares:
         with pytest.raises(ConfigError, match=f"^cluster.{name}: "):

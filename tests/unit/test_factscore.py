@@ -97,7 +97,7 @@ def test_rules(sentence: str, expected: str) -> None:
 
 
 def test_hardly_a_falsehood_is_supported() -> None:
-    """Of those made to get around the annotator's rules; relations between words of one passage are not judged."""
+    """Adversarial sentences against the annotator's rules; relations between words of one passage are not judged."""
     asked = {question.topic: question for question in (*countries.questions(), *elements.questions())}
     evaluator = FactScore()
     supported = []

@@ -163,7 +163,7 @@ def test_a_bad_row_is_named_and_dropped(tmp_path: Path) -> None:
 
 
 def test_a_text_that_is_no_utf8_costs_its_row(tmp_path: Path) -> None:
-    """Arrow takes such bytes for a text unseen."""
+    """Arrow accepts such bytes as text without a check."""
     offsets, data = pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pyarrow.py_buffer(b"a\xffc")
     column = pyarrow.StringArray.from_buffers(3, offsets, data)
     arrow_file_of = pyarrow.table({"prompt": column, "n": [0, 1, 2]})
@@ -175,7 +175,7 @@ def test_a_text_that_is_no_utf8_costs_its_row(tmp_path: Path) -> None:
 
 
 def test_cells_that_json_has_no_value_for(tmp_path: Path) -> None:
-    """Other columns are nobody's business, whatever they hold."""
+    """Other columns are ignored, whatever they hold."""
     row = {"prompt": "a", "day": date(2026, 1, 2), "price": Decimal("1.50"), "picture": b"\xff\xd8", "text": b"ab"}
     parquet([{**row, "score": float("nan"), "of": {"x": None, "y": [1, None]}}], tmp_path / "p.parquet")
     [(where, item)] = objects(tmp_path / "p.parquet")
@@ -228,7 +228,7 @@ WRITTEN_BACK = [to_trl, to_openrlhf, formats.WRITERS["anah"]]
 def test_what_is_written_is_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, to: Callable[..., dict[str, Any]]
 ) -> None:
-    """Whatever is null in all rows of a part, and whatever messages say beside their text."""
+    """Columns that are null in all rows of a part, and message keys beside the text."""
 
     def prompt(n: int) -> list[dict[str, str]]:
         return [*SYSTEM[: n % 2], {**SYSTEM[1], **({"name": "n"} if n > 30 else {})}]

@@ -1,4 +1,4 @@
-"""Evaluation samples as the config's `eval` says where it does; greedily, each question has one answer."""
+"""Evaluation uses the sampling options of `eval` if set; when greedy, each question has one answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What judges are told to send, of both kinds: for models that think, for endpoints that refuse what others ask for."""
+"""Options of both kinds of judges, for models that think and for endpoints that refuse common request fields."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refusal(field: str, message: str) -> tuple[int, dict[str, Any]]:
 
 @dataclass
 class Newer(ScriptedServer):
-    """As newer OpenAI models: one number of tokens, thinking included, and no temperature but 1."""
+    """An endpoint like newer OpenAI models: one token limit, thinking included, and no temperature but 1."""
 
     names_fields: bool = True
 
@@ -43,7 +43,7 @@ class Newer(ScriptedServer):
 
 
 def test_an_endpoint_that_takes_neither_max_tokens_nor_a_temperature() -> None:
-    """Each refusal names the option that mends it."""
+    """Each refusal names the option that fixes it."""
     with Newer() as server:
         with pytest.raises(AnnotatorError, match="judge_options: max_completion_tokens: N, sent in place of") as caught:
             started(server)
@@ -75,7 +75,7 @@ def test_what_is_sent_for_the_options() -> None:
 
 
 class Thinks(ScriptedServer):
-    """Thinks in `content`, or where the endpoint has a parser for it beside it, until it is cut off or has replied."""
+    """A judge that thinks in `content`, or beside it if the endpoint parses it, then replies or is cut off."""
 
     aside = False
 
@@ -176,7 +176,7 @@ def test_fields_that_are_no_keys() -> None:
 
 
 class Engine:
-    """Stands for vLLM's: notes what it is asked and says `text`."""
+    """A stand-in for vLLM's engine: records its requests and replies `text`."""
 
     model_config = SimpleNamespace(max_model_len=2048)
 
@@ -202,7 +202,7 @@ TEMPLATE = """{% for message in messages %}{{ message.content }}{% endfor %}
 
 
 def test_what_an_engine_is_asked(tiny_model: Path, tmp_path: Path, fake_vllm: None) -> None:
-    """Without an engine: what SamplingParams gets, and that a tag which the prompt opens counts."""
+    """Arguments of SamplingParams, without an engine; a tag that the prompt opens counts."""
     file = tmp_path / "thinks.jinja"
     file.write_text(TEMPLATE)
 

@@ -236,7 +236,7 @@ def test_training_goes_on_from_its_last_checkpoint(whole: tuple[Path, Events], t
 def test_a_policy_that_is_not_the_trained_one_is_not_committed(
     whole: tuple[Path, Events], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found out when the policy has been written: the checkpoint stays, and the next start goes on from it."""
+    """Detected after the policy was written: the checkpoint stays, and the next start resumes from it."""
     publish = fakes.FakeTrainer.publish
 
     def refused(*arguments: Any) -> Any:

@@ -31,7 +31,7 @@ CASES = [
     ("en", "**Lima is old.[1]**¦ It is big.¦ *It is.*[2]¦ Yes.[^3]¦ “No.”[4]¦ End."),
     ("en", "Lima is old.[1]¦It is big.[2]¦It is nice."),
     ("en", "It grew. [5]¦ Trees died. (John 3:16)¦ Five stood."),
-    # A bracket that is none: a sentence, a list's number, a heading, a remark.
+    # Brackets that are not citations: a sentence, a list number, a heading, a remark.
     ("en", "It was sold.¦ (In 2020 it was bought again.)¦ It closed."),
     ("en", "It was sold.¦ (It reopened in 1990)"),
     ("en", "They waited.¦ (Apollo 11) landed."),
@@ -84,7 +84,7 @@ def marked() -> list[dict]:
 
 
 def test_texts_marked_by_hand() -> None:
-    """Two are missed, both Chinese: a sentence that ends in …… and one that ends in ～, before more words."""
+    """Two sentences are missed, both Chinese: one ends in ……, one in ～, before more words."""
     rows = marked()
     kinds = {row["kind"] for row in rows}
     counts = {kind: sum(len(row["sentences"]) for row in rows if row["kind"] == kind) for kind in kinds}

@@ -1,4 +1,4 @@
-"""What is said of a path that is no model's folder: what it is, and what makes one of it. The commands are tried."""
+"""Error lines about paths that are not model folders: kind and conversion command. The commands are run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import ModelError, UserError
 
 ADAPTER = '{"base_model_name_or_path": "a/b", "peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}'
-"""Case 19 of the field's."""
+"""Config of a LoRA adapter, whose folder is often given as the model."""
 
 FOLDERS: dict[str, tuple[dict[str, str], str]] = {
     "an adapter": (
@@ -85,7 +85,7 @@ def test_folders(tmp_path: Path, name: str) -> None:
     folder = made(tmp_path / "given", files)
     said = f", {expected.replace('{}', str(folder))}"
     assert other_folders.described(str(folder)).startswith(said)
-    with pytest.raises(ModelError) as refused:  # and a run says it
+    with pytest.raises(ModelError) as refused:  # in a run as well
         model_folder.load(ModelConfig(str(folder)))
     assert str(refused.value).startswith("model.model_name_or_path: expected a Hugging Face folder with config.json")
     assert said in str(refused.value)
@@ -136,7 +136,7 @@ def run_command(said: str) -> None:
 
 
 def test_the_command_that_merges_an_adapter(small_model: Path, tmp_path: Path) -> None:
-    """The merged folder is a model that a run takes, and computes what model and adapter compute."""
+    """The merged folder is a valid model with the same outputs as model and adapter."""
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -179,7 +179,7 @@ def test_the_command_that_converts_pickled_weights(small_model: Path, tmp_path: 
 
 
 def test_an_optimizers_checkpoint_with_its_models_config(small_model: Path, tmp_path: Path) -> None:
-    """A Trainer's under ZeRO-3."""
+    """A Trainer's checkpoint under ZeRO-3."""
     folder = tmp_path / "checkpoint-10"
     shutil.copytree(small_model, folder)
     (folder / "model.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""Pairs: the paper's score, highest against lowest, its filters, and what is no candidate."""
+"""Pairs: the paper's score, highest against lowest, its filters, and which answers are no candidates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from maskdpo_ray.records import (
 )
 
 ANY = PairsConfig(min_facts=0)
-"""Answers that state nothing are chosen too."""
+"""Options under which answers that state nothing can be chosen."""
 QUESTION = Question("rwanda/five", "Rwanda", ({"role": "user", "content": "Give five facts about Rwanda."},))
 
 
@@ -185,7 +185,7 @@ def test_fewest_facts_is_a_number() -> None:
 
 @given(answers, st.integers(1, 2))
 def test_a_chosen_answer_states_something(items: list[ScoredAnswer], least: int) -> None:
-    """And no answer that does is better; where none is chosen, none is better than the worst."""
+    """A chosen answer states enough and no better one does; if none is chosen, none is better than the worst."""
     outcome = best_worst(QUESTION, [7], items, PairsConfig(min_facts=least))
     candidates = [a for a in items if a.rollout.finish_reason == "stop" and a.score is not None]
     stating = [a.score for a in candidates if labels_of(a).count(H) >= least]

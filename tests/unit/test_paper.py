@@ -1,4 +1,4 @@
-"""docs/paper.md against configs/paper.yaml and the defaults: what differs from the paper, and what doesn't."""
+"""docs/paper.md against configs/paper.yaml and the defaults: the differences from the paper and the agreements."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_does_not(name: str, value: str) -> None:
 
 
 def test_the_page_lists_all_that_the_paper_says() -> None:
-    """Of the options of method and evaluation; the others say where a run happens and how large it is."""
+    """Options of method and evaluation only; the others set where a run happens and how large it is."""
     listed = {name for name, *_ in ROWS} | {name for name, _ in SAME}
     sections = ("pairs.", "mask.", "adam.", "eval.t", "eval.n", "rollout.t")
     differing = {name for name in DEFAULT if name.startswith(sections) and PAPER[name] != DEFAULT[name]}

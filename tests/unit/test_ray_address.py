@@ -1,4 +1,4 @@
-"""Addresses of Ray: which are taken, and what is said of the others before anything starts."""
+"""Addresses of Ray: which are accepted, and the errors about the others before anything starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORMS = "auto, local or host:port"
 def test_taken(
     monkeypatch: pytest.MonkeyPatch, address: str | None, variable: str | None, expected: str | None
 ) -> None:
-    """As `ray.init` takes them, whose order it is: the variable comes in for none and `auto`."""
+    """The precedence of `ray.init`: the variable replaces none and `auto`."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if variable is not None:
         monkeypatch.setenv("RAY_ADDRESS", variable)
@@ -74,7 +74,7 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, name: str, address: str) -> No
 
 
 def test_an_empty_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quoted in YAML; unlike the variable it is there because someone wrote it."""
+    """An empty string in YAML is an error, unlike an empty variable: someone wrote it."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ClusterError, match="^cluster.address: expected auto, .*, got ''$"):
         ray_address.of(ClusterConfig(address=""))

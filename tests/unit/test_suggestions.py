@@ -1,4 +1,4 @@
-"""Which option is proposed for a name that is none: a slip, another section's, another trainer's."""
+"""Options suggested for an unknown name: a typo, another section's option, another trainer's name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maskdpo_ray.config_file import options, sections
 from maskdpo_ray.errors import ConfigError
 
 NAMES = {
-    # slips
+    # typos
     "train.bta": "train.beta",
     "rollout.top": "rollout.top_p",
     "train.batchsize": "train.batch_size",
@@ -95,7 +95,7 @@ def test_nothing_is_proposed_for_what_has_no_like(name: str) -> None:
 
 
 def test_the_tables_name_what_there_is() -> None:
-    """And no name that is ours already under another meaning, nor one name twice."""
+    """No alias is one of our names with another meaning, and none occurs twice."""
     assert set(suggestions._OPTIONS) <= set(options())
     assert set(suggestions._SECTIONS) <= set(sections())
     for table, ours in ((suggestions._OPTIONS, options()), (suggestions._SECTIONS, sections())):
@@ -167,7 +167,7 @@ def test_words_of_a_run(tmp_path: Path, word: str, expected: str) -> None:
     ],
 )
 def test_words_of_a_command(word: str, expected: str) -> None:
-    """Its own options are proposed as well as the config's."""
+    """A command's own options are suggested as well as the config's."""
     parser = arguments.Parser(prog="x", description="x")
     parser.add_argument("--num_gpus")
     with pytest.raises(ConfigError) as refused:

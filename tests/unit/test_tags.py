@@ -1,4 +1,4 @@
-"""Tags in replies: as real annotators write them, what takes one back, and what only looks like one."""
+"""Tags in replies: as real annotators write them, negated tags, and look-alikes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OWN = {name: turns.read(turns.TEMPLATES / f"{name}.yaml", getattr(turns, name.up
         ("zh", "verdict", "这句话与段落相反。", CONTRADICTORY),
         ("zh", "verdict", "段落没有提到，因此无法验证。", UNVERIFIABLE),
         ("zh", "verdict", "非常一致", NO_HALLUCINATION),
-        # Two different ones, or one that is taken back, or none.
+        # Two different ones, or a negated one, or none.
         ("en", "verdict", "Contradictory or Unverifiable", None),
         ("en", "verdict", "Consistent. No, wait: contradictory.", None),
         ("en", "verdict", "not contradictory", None),
@@ -101,7 +101,7 @@ TAGS = Tags({text: text for text in TEXTS})
     st.sampled_from(["{}", "<{}>", "**{}**", '"{}".', "Answer: {}", "\n{}\n\n", "「{}」", "<b>{}</b>", "Step 3: {} !"]),
 )
 def test_tags_that_hold_each_other(tag: str, case: object, frame: str) -> None:
-    """Each means itself, whatever is around it; two of them mean nothing."""
+    """Each tag has its meaning in any context; two of them have none."""
     reply = frame.format(case(tag))  # type: ignore[operator]
     assert TAGS.meaning(reply) == tag
     other = TEXTS[(TEXTS.index(tag) + 3) % len(TEXTS)]

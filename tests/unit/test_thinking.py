@@ -1,4 +1,4 @@
-"""Thinking blocks: where they stand, what annotators see, what is no part of an answer."""
+"""Thinking blocks: locating them, the text that annotators see, and the parts outside an answer."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_tags_that_are_special_tokens_are_left_out_of_the_text(bundled_model: Pa
 
 
 class Seen:
-    """Labels the whole text that it is shown."""
+    """An annotator that labels the whole text it is given."""
 
     def __init__(self, judges_thinking: bool = False) -> None:
         self.texts: list[str] = []
@@ -114,7 +114,7 @@ class Seen:
 
 
 def labelled(annotator: Any, rollout: Rollout) -> Annotation:
-    actor = AnnotationActor.__new__(AnnotationActor)  # Ray's part of it is left out
+    actor = AnnotationActor.__new__(AnnotationActor)  # without Ray
     actor._hosted = annotator
     actor._clock, actor._starting = nullcontext(), nullcontext()  # type: ignore[assignment]
     return actor.annotate(Stored(None), FACT, [rollout])[0]

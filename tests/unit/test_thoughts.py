@@ -1,4 +1,4 @@
-"""Thinking of judges: stripped before a reply is read, whoever the judge is; a block without an end is unread."""
+"""Thinking of judges: removed before a reply is parsed, for any judge; an unclosed block makes it unparsed."""
 
 from __future__ import annotations
 

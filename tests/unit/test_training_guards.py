@@ -1,4 +1,4 @@
-"""What stops a training whose policy is not computed, or not published, as it should be."""
+"""Guards that stop a training whose policy is computed or published wrongly."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MLA = {
 
 
 class PlacesLlama(LlamaForCausalLM):
-    """As code of a model's own may be: it counts places in the row, whatever `position_ids` says."""
+    """A model with custom code that counts indices in the row, whatever `position_ids` says."""
 
     def forward(self, *arguments: Any, position_ids: Any = None, **options: Any) -> Any:
         return super().forward(*arguments, **options)
@@ -130,7 +130,7 @@ def test_the_loss_at_the_reference() -> None:
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_first_loss_within_rounding_passes(dtype: str) -> None:
-    """Log-probs that differ by what is allowed, in batches of all sizes."""
+    """Log-probs that differ within the tolerance, in batches of all sizes."""
     rng = torch.Generator().manual_seed(0)
     for num_pairs, length in ((1, 5), (1, 400), (64, 150)):
         for _ in range(30):
@@ -212,7 +212,7 @@ def test_what_is_published_of_a_margin() -> None:
     found = publication.compare([example("a")] * 2, [TRAINED] * 2, [published, TRAINED], [BEFORE] * 2)
     assert found == {"published_logp_error": 2 / 8, "published_margin": (2 + 3.5) / 7}
     same = publication.compare([example("a")], [BEFORE], [BEFORE], [BEFORE])
-    assert same == {"published_logp_error": 0.0}  # there is no margin to have a share of
+    assert same == {"published_logp_error": 0.0}  # no trained margin, so no share
 
 
 class Ranks:

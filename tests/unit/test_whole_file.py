@@ -1,4 +1,4 @@
-"""Files that libraries write have the mode that the umask says, whatever they were made with."""
+"""Files written by libraries get the umask's mode, whatever mode they were created with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def modes(folder: Path) -> set[int]:
 
 
 def test_a_folder(tmp_path: Path, umask: int) -> None:
-    """As a policy's: safetensors, plain files, one folder deeper; written beside the name that they get."""
+    """A folder like a policy's: safetensors, plain files, one folder deeper; written under a temporary name."""
     path, partial = tmp_path / "policy", tmp_path / "policy.partial"
     with whole_file.written_by_others(path, partial):
         (partial / "deeper").mkdir(parents=True)
