@@ -177,9 +177,9 @@ class _Training:
         return getattr(self.reference, "checksum", None) == self.policy.checksum
 
     def last_pairs(self, train: TrainConfig) -> list[int]:
-        """Pairs of the last step, up to `_PUBLISHED_PAIRS`."""
+        """The last `_PUBLISHED_PAIRS` pairs, or all: a last step may have one pair, which says little."""
         batches = batching.epoch_batches(len(self.examples), train.batch_size, train.max_epochs, self.seed)
-        return deque(batches, maxlen=1)[0][:_PUBLISHED_PAIRS]
+        return list(deque(chain.from_iterable(batches), maxlen=min(_PUBLISHED_PAIRS, len(self.examples))))
 
     def kept(self) -> str:
         """Words for the checkpoint that a stop keeps."""
@@ -262,6 +262,7 @@ class TrainingGroup:
         found = publication.compare(examples, trained, published, reference)
         try:
             publication.check(found, folder, self._config)
+            publication.check_margin(examples, trained, published, reference, folder, self._config)
         except ModelError as error:
             raise ModelError(f"{error}; {training.kept()}") from error
         return found

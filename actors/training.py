@@ -168,10 +168,10 @@ class TrainingRank:
             ValueError: when the shares don't add up to `global_batch_size`.
             NotFiniteError: when the loss is not finite (no step is taken) or the gradient is not (the weights are
                 corrupt). Training can only resume from a checkpoint.
-            ModelError: when the first step's loss is not the one expected of identical policy and reference.
+            ModelError: when the first step's loss or log-probs are not those of identical policy and reference.
         """
         from maskdpo_ray.forward import response_logps
-        from maskdpo_ray.losses import check_first_loss, masked_dpo_loss
+        from maskdpo_ray.losses import check_first_logps, check_first_loss, masked_dpo_loss
 
         engine, device = self._engine, strategies.device_of(self._settings.device)
         num_passes = self._num_passes(micro_batches)
@@ -181,7 +181,7 @@ class TrainingRank:
         lr = engine.get_lr()[0]
         # So that dropout depends on the step, and not on what this process has done before.
         strategies.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
-        sums = [0.0] * 5
+        sums = [0.0] * 6
         for index in range(num_passes):
             # ZeRO reduces gradients in every backward pass, and steps after the last one only.
             engine.set_gradient_accumulation_boundary(index == num_passes - 1)
@@ -202,20 +202,22 @@ class TrainingRank:
             # DeepSpeed divides by the number of ranks; the mean is over the global batch.
             engine.backward(loss * (self._world_size / global_batch_size))
             accurate = (chosen_rewards > rejected_rewards).sum()
-            values = (loss, accurate, chosen_rewards.sum(), rejected_rewards.sum(), (weights > 0).sum())
+            moved = (logps.detach() - reference).abs()[weights > 0].sum()
+            values = (loss, accurate, chosen_rewards.sum(), rejected_rewards.sum(), (weights > 0).sum(), moved)
             sums = [total + value.item() for total, value in zip(sums, values, strict=True)]
         sums = self._reduce(sums, "sum")
         if not math.isfinite(sums[0]):
             raise NotFiniteError(f"expected a finite loss, got {sums[0]}")
         if self._starts_at_reference and engine.global_steps == 0:
             loss, dtype = sums[0] / global_batch_size, self._settings.param_dtype
-            check_first_loss(loss, self._settings.beta, dtype, sums[-1], global_batch_size)
+            check_first_loss(loss, self._settings.beta, dtype, sums[4], global_batch_size)
+            check_first_logps(sums[5], dtype, sums[4])
         strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
         engine.step()
         grad_norm = self._strategy.get_grad_norm(engine)
         if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
             raise NotFiniteError("expected a finite gradient, got one that holds NaN or infinity")
-        loss_sum, accurate_sum, chosen_sum, rejected_sum, tokens = sums
+        loss_sum, accurate_sum, chosen_sum, rejected_sum, tokens, _ = sums
         return {
             "loss": loss_sum / global_batch_size,
             "accuracy": accurate_sum / global_batch_size,

@@ -72,6 +72,23 @@ def check_first_loss(loss: float, beta: float, dtype: str, num_tokens: float, nu
         )
 
 
+def check_first_logps(error: float, dtype: str, num_tokens: float) -> None:
+    """Raise ModelError when a batch's log-probs are not the reference's, where both have the same weights.
+
+    The loss alone says less: what is off in some tokens and pairs makes up for what is in others.
+
+    Args:
+        error: nats by which they differ, summed over the `num_tokens` tokens that have weight.
+        dtype: fp32 or bf16, of the models.
+    """
+    allowed = noise.of_logps(dtype, num_tokens)
+    if not error / num_tokens <= allowed:
+        raise ModelError(
+            f"the first step's log-probs: expected the reference's within {allowed:.2g} nats a token, as policy and "
+            f"reference have the same weights, off by {error / num_tokens:.2g}: training computes another model"
+        )
+
+
 def _check(
     policy_logps: torch.Tensor, reference_logps: torch.Tensor, weights: torch.Tensor, beta: float, reduction: str
 ) -> None:

@@ -13,6 +13,11 @@ _ERRORS = {"fp32": 1e-3, "bf16": 0.1}
 """Standard deviation of the log-prob of an answer's token, nats, independent between tokens."""
 
 
+def of_logps(dtype: str, num_tokens: float) -> float:
+    """Tolerance of the mean error of `num_tokens` log-probs, nats: a mean of few scatters more."""
+    return LOGPS[dtype] * (1 + 4 / math.sqrt(num_tokens))
+
+
 def of_first_loss(dtype: str, beta: float, num_tokens: float, num_pairs: int) -> float:
     """Tolerance of a batch's loss when policy and reference are the same.
 

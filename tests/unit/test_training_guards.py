@@ -26,6 +26,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from actors import groups
 from actors.groups import TrainingGroup
 from maskdpo_ray import lean_layers, losses, noise, publication, tree_attention, tree_check
 from maskdpo_ray.batching import TrainingExample
@@ -34,6 +35,7 @@ from maskdpo_ray.config import Config, DataConfig, ModelConfig, RunConfig
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.reference import ReferenceLogps
+from maskdpo_ray.training_config import TrainConfig
 
 SHAPE = {
     "vocab_size": 98, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -286,3 +288,71 @@ def test_rounding_in_float32_is_less() -> None:
     publication.check({"published_logp_error": 9e-4}, "policy", config)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="within 0.001 nats"):
         publication.check({"published_logp_error": 2e-3}, "policy", config)  # type: ignore[arg-type]
+
+
+def moved(shift: float, noise_of: float, seed: int, length: int = 50) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Log-probs of eight pairs that training moved by `shift` nats a token, but for errors of `noise_of`."""
+    rng = np.random.default_rng(seed)
+    sides = [rng.normal(sign * shift, noise_of, (8, length)) - 2 for sign in (1, -1)]
+    return [(chosen, rejected) for chosen, rejected in zip(*np.float32(sides), strict=True)]
+
+
+LONG = [TrainingExample(str(i), (1,), (2,) * 50, (3,) * 50, (1.0,) * 50, (1.0,) * 50) for i in range(8)]
+
+
+def policy_config(param_dtype: str, engine_dtype: str, rank: int = 0) -> Any:
+    ds, lora = SimpleNamespace(param_dtype=param_dtype), SimpleNamespace(rank=rank)
+    return SimpleNamespace(ds=ds, engine_dtype=engine_dtype, lora=lora)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, -1.0])
+def test_a_policy_without_what_was_learned_stops(share: float) -> None:
+    """As without its adapters: log-probs are off by less than bfloat16's rounding."""
+    reference, trained, published = moved(0, 0, 0), moved(0.05, 0.02, 1), moved(0.05 * share, 0.02, 2)
+    found, config = publication.compare(LONG, trained, published, reference), policy_config("bf16", "bfloat16")
+    publication.check(found, "policy", config)
+    with pytest.raises(ModelError, match=r"^policy: expected what training added .*, loaded back it is -?\d"):
+        publication.check_margin(LONG, trained, published, reference, "policy", config)
+
+
+def test_a_policy_without_most_that_was_learned_is_told_where_engines_round(capsys: pytest.CaptureFixture[str]) -> None:
+    reference, trained, config = moved(0, 0, 0), moved(0.05, 0.02, 1), policy_config("fp32", "bfloat16")
+    publication.check_margin(LONG, trained, reference, reference, "policy", config)
+    assert "set vllm.dtype to float32, or ds.param_dtype to bf16" in "".join(capsys.readouterr())
+    with pytest.raises(ModelError):  # adapters are merged for what engines hold
+        publication.check_margin(LONG, trained, reference, reference, "policy", policy_config("fp32", "bfloat16", 8))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.001, 0.05])
+def test_rounding_stops_no_policy(shift: float) -> None:
+    """However little was learned; and a share of what is nearly nothing is not logged."""
+    reference, config = moved(0, 0, 0), policy_config("bf16", "bfloat16")
+    for seed in range(50):
+        trained, published = moved(shift, 0.1, seed), moved(shift, 0.1, seed + 100)
+        publication.check_margin(LONG, trained, published, reference, "policy", config)
+        share = publication.compare(LONG, trained, published, reference).get("published_margin", 1.0)
+        assert abs(share - 1) < 4
+
+
+def test_first_logps_that_make_up_for_each_other_stop() -> None:
+    """A loss of log 2 says nothing of a policy that is off in all tokens, up in half of them."""
+    off = torch.tensor([1.0, -1.0]).repeat(2, 100)
+    loss, _, _ = losses.masked_dpo_loss(off, torch.zeros_like(off), torch.ones_like(off), 0.1)
+    losses.check_first_loss(loss.item(), 0.1, "bf16", off.numel(), 1)
+    for dtype in ("bf16", "fp32"):
+        with pytest.raises(ModelError, match=r"^the first step's log-probs: .*, off by 1: "):
+            losses.check_first_logps(off.abs().sum().item(), dtype, off.numel())
+        losses.check_first_logps(noise.LOGPS[dtype] * 400, dtype, 400)
+        losses.check_first_logps(2 * noise.LOGPS[dtype], dtype, 1)  # a token by itself may be off by more
+    with pytest.raises(ModelError, match="off by nan"):
+        losses.check_first_logps(math.nan, "bf16", 5)
+
+
+def test_published_pairs_are_as_many_as_there_are(tmp_path: Path) -> None:
+    """A last step of one pair says little."""
+    examples = [example(str(i)) for i in range(21)]
+    training = groups._Training(examples, [BEFORE] * 21, Policy(0, "p", "5f"), 1, Checkpoints(tmp_path, 0, {}))
+    places = training.last_pairs(TrainConfig(batch_size=20, max_epochs=2))
+    assert len(set(places)) == len(places) == 16
+    few = groups._Training(examples[:3], [BEFORE] * 3, Policy(0, "p", "5f"), 1, Checkpoints(tmp_path, 0, {}))
+    assert sorted(few.last_pairs(TrainConfig(batch_size=2, max_epochs=2))) == [0, 1, 2]
