@@ -201,7 +201,7 @@ _CHINESE = _Language(
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_\u3400-\u9fff]")
 _MARKUP = re.compile(r"[*_`#>]+|^\s*[-•]\s")
-# Titles, and what others said: a name, whatever it says.
+# Titles and quotations: a name, whatever its words.
 _QUOTED = re.compile(r'"[^"]{0,300}"|“[^”]{0,300}”|「[^」]{0,300}」|『[^』]{0,300}』|《[^》]{0,300}》')
 _SIMPLIFIED = str.maketrans(
     "沒無對資訊請確認識關據數這個問題為聽說過們暫時麼誰還話遺並詢應實從準幾嗎記錄給讓幫範圍線內結該議謝",

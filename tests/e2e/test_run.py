@@ -208,7 +208,7 @@ def test_ledger_names_what_is_on_disk(masked_run: Run) -> None:
 
 
 def test_all_files_have_the_mode_of_a_new_one(masked_run: Run, tmp_path: Path) -> None:
-    """Who may read the run's folder may load its policies; of W&B's files W&B is the master."""
+    """Files have the umask's mode, so policies load for every reader of the folder; W&B manages its own files."""
     (tmp_path / "new").touch()
     files = [file for file in masked_run.folder.rglob("*") if file.is_file() and "wandb" not in file.parts]
     assert {file.stat().st_mode for file in files} == {(tmp_path / "new").stat().st_mode}

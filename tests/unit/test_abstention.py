@@ -35,7 +35,7 @@ def test_the_marked_answers_are_enough_of_each_kind() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        # What an opening or a claim beside it does not change.
+        # Openings and details that do not change the result.
         "I’m sorry, but as an AI language model I don't have access to personal information.",
         "Sorry, I don't know who Dr. Maria Reed is.",
         "I DON'T KNOW",
