@@ -41,7 +41,8 @@ def token_weights(
     - A special token inside the text has the weight of its place. Special tokens at the end, and a last
       added token or one left out of the text, if it is in no sentence, follow `eos`: the
       last sentence's weight, 1 ("keep") or 0 ("drop").
-    - A token that lies in one of the `blocks` has weight 0.
+    - A token that lies in one of the `blocks`, or holds a part of it that is not white space at its edges, has
+      weight 0.
 
     Args:
         tokenizer: see `maskdpo_ray.spelling.token_spans`.
@@ -64,6 +65,8 @@ def token_weights(
     starts = [start for start, _, _ in sentences]
     ends = [end for _, end, _ in sentences]
     weights = [weight for _, _, weight in sentences]
+    # White space at a block's edges is in no one's way: " It" goes with the sentence of "It" here, too.
+    thoughts = [_inner(text, *block) for block in blocks if text[slice(*block)].strip()]
 
     special = special_ids(tokenizer, token_ids)
     ranges = token_spans(tokenizer, token_ids, text, special, stopped)
@@ -80,7 +83,9 @@ def token_weights(
             result.append(min(weights[first:last]))
         else:
             result.append(min(weights[max(first - 1, 0) : first + 1]))
-        if any(begin <= start and end <= stop for begin, stop in blocks):
+        if any(begin <= start and end <= stop for begin, stop in blocks) or any(
+            begin < end and start < stop for begin, stop in thoughts
+        ):
             result[-1] = 0.0
     is_end = [int(token) in special for token in token_ids]
     if ranges and ranges[-1][0] >= ends[-1]:
@@ -112,13 +117,17 @@ def _sentences(
             raise MaskError(f"{where} overlaps the one that ends at {previous_end}")
         if not (math.isfinite(weight) and weight >= 0):
             raise MaskError(f"{where}: expected a finite weight of at least 0, got {weight}")
-        covered = text[start:end]
-        if not covered.strip():
+        if not text[start:end].strip():
             raise MaskError(f"{where} holds white space only")
-        inner_start = start + len(covered) - len(covered.lstrip())
-        sentences.append((inner_start, start + len(covered.rstrip()), float(weight)))
+        sentences.append((*_inner(text, start, end), float(weight)))
         previous_end = end
     return sentences
+
+
+def _inner(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without its outer white space."""
+    covered = text[start:end]
+    return start + len(covered) - len(covered.lstrip()), start + len(covered.rstrip())
 
 
 @dataclass(frozen=True)

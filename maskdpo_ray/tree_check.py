@@ -6,6 +6,7 @@ in the row. Such a model would silently learn from wrong log-probs.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,11 +35,15 @@ def check(model: Any, dtype: str, device: torch.device | str, has_gradient: bool
     got = _results(model, pairs, device, True, has_gradient)
     with tree_attention.plain_rows(model):
         expected = _results(model, pairs, device, False, has_gradient)
-    error = ((got[0] - expected[0]).abs().sum() / (expected[0] != 0).sum()).item()
-    wrong = [] if error <= noise.LOGPS[dtype] else [f"log-probs by {error:.2g} on average"]  # NaN is wrong
+    wrong = []  # limits times sizes, not shares: a head of zeros has no gradient; NaN is wrong
+    num_tokens = sum(len(pair.chosen_weights + pair.rejected_weights) for pair in pairs)
+    error = (got[0] - expected[0]).abs().sum().item()
+    if not error <= noise.LOGPS[dtype] * num_tokens:
+        wrong.append(f"log-probs by {error / num_tokens:.2g} on average")
     if has_gradient:
-        error = ((got[1] - expected[1]).norm() / expected[1].norm()).item()
-        wrong += [] if error <= noise.GRADIENT[dtype] else [f"gradients by {error:.0%}"]
+        error, norm = (got[1] - expected[1]).norm().item(), expected[1].norm().item()
+        if not error <= noise.GRADIENT[dtype] * norm:
+            wrong.append(f"gradients by {error / norm if norm else math.inf:.0%}")
     if wrong:
         raise ModelError(
             f"{type(model).__name__}: a prefix tree gives other results than a row for each answer ({', '.join(wrong)} "

@@ -44,6 +44,19 @@ def test_tokens_of_a_block_have_no_weight(smollm2: Any) -> None:
     assert weights == [float(start >= 12) for start, _ in spans] and 0.0 in weights
 
 
+@pytest.mark.parametrize(("lead", "gap"), [(" ", "\n\n"), ("", "\n\n"), ("", " "), (" ", " "), ("\n", "")])
+def test_a_token_that_holds_a_part_of_a_block_has_no_weight(smollm2: Any, lead: str, gap: str) -> None:
+    """As " <" and ">\\n\\n", where tags are text; " It" holds nothing of the block but its white space."""
+    block, sentence = "<thought>\nHm, Cusco?\n</thought>", "It is Lima."
+    text = lead + block + gap + sentence
+    ids, start = smollm2.encode(text, add_special_tokens=False), len(text) - len(sentence)
+    for begin, end in ((len(lead), start), (len(lead), len(lead + block)), (0, start)):
+        weights = token_weights(smollm2, ids, text, [(start, len(text))], [1.0], "keep", [(begin, end)])
+        for token, weight, (first, last) in zip(ids, weights, token_spans(smollm2, ids, text), strict=True):
+            if text[first:last].strip():
+                assert weight == float(first < last and last > start), smollm2.decode([token])
+
+
 def test_an_answer_that_stopped_ends_in_whatever_it_stopped_at(smollm2: Any) -> None:
     """An ordinary word of the vocabulary, if generation_config.json lists it."""
     text, ids = "It is Lima.", smollm2.encode("It is Lima. Stop", add_special_tokens=False)

@@ -96,6 +96,15 @@ def test_a_right_tree_passes(name: str, dtype: str) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("vocabulary", "is_zero"), [(98, True), (2, False)])
+def test_a_tree_without_a_gradient_and_one_of_two_tokens_pass(vocabulary: int, is_zero: bool) -> None:
+    """A head of zeros has no gradient to be a share of."""
+    model = built(LlamaConfig(**{**SHAPE, "vocab_size": vocabulary, "pad_token_id": 0}))
+    if is_zero:
+        torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    tree_check.check(model, "fp32", "cpu", has_gradient=True)
+
+
 @pytest.mark.parametrize("has_gradient", [True, False])
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_tree_stops(name: str, has_gradient: bool) -> None:
