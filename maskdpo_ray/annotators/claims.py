@@ -74,7 +74,7 @@ class ClaimReader:
         return self._index.signals(tokens(sentence))
 
     def _claims(self, clause: Clause) -> Iterator[Claim]:
-        used: set[int] = set()
+        used: set[tuple[int, str]] = set()
         strong = [signal for signal in clause.signals if signal.strong]
         # "The official language is the Arabic language": a noun after a value announces no second one.
         strong = [
@@ -98,7 +98,9 @@ class ClaimReader:
             near = [
                 m
                 for m in clause.mentions
-                if m.named(kind.name) and m.start not in used and any(self._cued(clause, m, s, kind) for s in cues)
+                if m.named(kind.name)
+                and (m.start, kind.name) not in used
+                and any(self._cued(clause, m, s, kind) for s in cues)
             ]
             if not self._predicates(clause, kind, near):
                 continue
@@ -107,7 +109,7 @@ class ClaimReader:
             # A region that is itself the place spoken of ("Oceania" in "Australia is ...") is no value.
             near = [m for m in near if not m.named(ENTITY_SENSE) & set(subject)]
             if near:
-                used |= {m.start for m in near}
+                used |= {(m.start, name) for m in near for name in self._kinds}
                 near, negated = clause.polarity(near, near[0].start)
                 yield Claim(
                     kind.name,
@@ -148,29 +150,37 @@ class ClaimReader:
             return len(between) <= 8 and not any(word.key in _PREPOSITIONS for word in between)
         return all(word.key in _LIGHT for word in between)
 
-    def _named(self, clause: Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[int]) -> Claim | None:
+    def _named(
+        self, clause: Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[tuple[int, str]]
+    ) -> Claim | None:
         sense = ENTITY_SENSE if kind.shape == ENTITY else kind.name
         mention = clause.subject_mention(signal)
-        values = [m for m in clause.mentions if m.named(sense) and m is not mention and m.start not in used]
+        values = [
+            m for m in clause.mentions if m.named(sense) and m is not mention and (m.start, kind.name) not in used
+        ]
         unknown = self._unknown(clause, signal, kind)
+        shared: list[Signal] = []
         if kind.shape == ENTITY:
             subject, foreign = self._subject(clause, signal, [])
             after = [m for m in values if m.start >= signal.end]
             values = after or values
             unknown = unknown or ("" if values else self._no_entity(clause, signal))
         else:
-            others = [s for s in strong if s.kind != kind.name]
+            start, end = clause.region(signal)
+            anywhere = (start, end) == (0, len(clause.words))
+            # "The official language spoken in Kenya is ..." says both of the same values.
+            shared = [s for s in strong if not anywhere and clause.region(s) == (start, end)]
+            others = [s for s in strong if s.kind != kind.name and s not in shared]
             values = [
                 m for m in values if not any(m.named(s.kind) and _distance(m, s) < _distance(m, signal) for s in others)
             ]
-            start, end = clause.region(signal)
             inside = [m for m in values if start <= m.start < end]
-            anywhere = (start, end) == (0, len(clause.words))
             values = [m for m in inside if not anywhere or 0 <= m.start - signal.end <= 4]
             values = readings.listed(clause, values, sense)
             subject, foreign = self._subject(clause, signal, values)
         if values:
-            used |= {m.start for m in values}
+            still_to_say = {s.kind for s in shared} - {kind.name}
+            used |= {(m.start, name) for m in values for name in self._kinds.keys() - still_to_say}
             values, negated = clause.polarity(values, signal.start)
             names = tuple(self._unqualified(clause, m, kind, sense) for m in values)
             said = ", ".join(m.text for m in values)
@@ -192,7 +202,7 @@ class ClaimReader:
         return mention.named(sense)
 
     def _numbers(
-        self, clause: Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[int]
+        self, clause: Clause, signal: Signal, kind: Kind, strong: list[Signal], used: set[tuple[int, str]]
     ) -> Claim | None:
         stops = [s.start for s in strong if s.start >= signal.end]
         after = range(
@@ -201,7 +211,8 @@ class ClaimReader:
         )
         for i in [*after, *range(signal.start - 1, max(-1, signal.start - 3), -1)]:
             word = clause.words[i].key
-            digits = re.fullmatch(r"(\d+)(?:st|nd|rd|th)?", word)
+            # "The 2nd period", but no "period 2nd".
+            digits = re.fullmatch(r"(\d+)(?:st|nd|rd|th)?" if i < signal.start else r"(\d+)", word)
             number = digits.group(1) if digits else _ORDINALS.get(word)
             number = number or next((v.name for v in kind.lexicon if word in v.aliases), None)
             if number:

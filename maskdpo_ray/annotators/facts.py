@@ -34,7 +34,7 @@ from maskdpo_ray.records import (
 )
 
 _ALSO_KNOWN_AS = frozenset("also known called as or".split())
-_LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,2}[.)](?=\s|$)|\(?[a-z][.)](?=\s))+\s*")
+_LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+(?!\d)|\(?\d{1,2}[.)](?=\s|$)|\(?[a-z][.)](?=\s))+\s*")
 _HEADING = 4
 """Most words of a heading."""
 _NEAR, _SIDEWAYS = 75, 90
@@ -317,7 +317,10 @@ def _claims_nothing(domain: _Domain, topic: Entity, text: str) -> str | None:
     mentions = domain.reader.mentions(text)
     named = {i for m in mentions if topic.name in m.named(ENTITY_SENSE) for i in range(m.start, m.end)}
     named |= {i for s in domain.reader.signals(text) if s.strong for i in range(s.start, s.end)}
-    if reason := idle.asks_or_offers(words, named, domain.plain):
+    # "I hope this helps! 😊": the words are all that such a sentence says.
+    if (spoken := [word for word in words if word.text[0].isalnum()]) == words[: len(spoken)] and (
+        reason := idle.asks_or_offers(spoken, named, domain.plain)
+    ):
         return reason
     short = idle.stops_short(words, named, domain.plain)
     if short and text.rstrip("*_ ").endswith(":"):

@@ -12,19 +12,30 @@ from maskdpo_ray.domains.table import NUMBER, FactTable
 ENTITY_SENSE = "entity"
 OTHER_SENSE = "other"
 
-_TOKEN = re.compile(r"(?:[^\W\d_]\.){2,}|[^\W_]+(?:['’ʻ`´][^\W_]+)*")
+_LETTER = r"(?:[^\W_]|[\u0300-\u0333])"
+"""Accents that are characters of their own belong to the letter; strokes through it do not."""
+_TOKEN = re.compile(rf"(?:[^\W\d_]\.){{2,}}|{_LETTER}+(?:['’ʻ`´]{_LETTER}+)*|[^\w\s]")
+_HARMLESS = frozenset(
+    ",;:=()[]*`´ʻ‘‚“”„«»‹›—…•¡¿。，、；：！？「」『』（）《》\ufe0e\ufe0f\u200b\u200c\u200d\u2060\ufeff\u00ad"
+)
+"""Characters that say nothing wherever they stand: punctuation, brackets, Markdown marks, invisible ones."""
+_HYPHENS, _QUOTES = frozenset("-‐‑–"), frozenset("'’\"")
+_PLAIN_LETTERS = str.maketrans(
+    {"ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "ı": "i", "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
+)
+"""Letters that Unicode does not take apart into a plain one and an accent."""
 _INSIDE_NAME = re.compile(r"[\s\-‐–.*_(]*")
 _LONGEST_NAME = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word of a sentence."""
+    """A word of a sentence, or a sign that may change what it says: "≠", "%", the minus of "-6"."""
 
     text: str
     """As written, a possessive 's cut off."""
     key: str
-    """Lower case, without accents, apostrophes and dots."""
+    """Lower case, without accents, apostrophes and dots; "and" for "&"."""
     possessive: bool
     start: int
     end: int
@@ -58,16 +69,16 @@ class Signal:
 
 
 def key(word: str) -> str:
-    """The form in which words are compared: "Côte" -> "cote", "N'Djamena" -> "ndjamena", "St" -> "saint"."""
+    """The form in which words are compared: "Côte" -> "cote", "Łódź" -> "lodz", "St" -> "saint"."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
-    plain = re.sub(r"['’ʻ`´.]", "", plain).lower().replace("đ", "d").replace("ı", "i")
-    return "saint" if plain == "st" else plain
+    plain = re.sub(r"['’ʻ`´.]", "", plain).lower().translate(_PLAIN_LETTERS) or word
+    return {"st": "saint", "&": "and"}.get(plain, plain)
 
 
 def tokens(text: str) -> list[Token]:
     """The words of a text, in order."""
     found: list[Token] = []
-    matches = list(_TOKEN.finditer(text))
+    matches = [m for m in _TOKEN.finditer(text) if m.end() - m.start() > 1 or _speaks(text, m.start())]
     for match, following in zip(matches, [*matches[1:], None], strict=False):
         word, end = match.group(), match.end()
         gap = text[end : following.start() if following else len(text)]
@@ -75,6 +86,22 @@ def tokens(text: str) -> list[Token]:
         possessive = cut != word or bool(re.match(r"['’](?:\s|$)", gap) and word.endswith("s"))
         found.append(Token(cut, key(cut), possessive, match.start(), end, gap))
     return found
+
+
+def _speaks(text: str, at: int) -> bool:
+    """Whether the character is a letter, a digit or a sign, and not punctuation where punctuation belongs."""
+    sign, before, after = text[at], text[at - 1 : at], text[at + 1 : at + 2]
+    if sign in _HARMLESS:
+        return False
+    if sign == ".":
+        return after.isdigit()  # ".6"
+    if sign in "!?":
+        return after.isalnum() or after == "="  # "!=", "!Nairobi"
+    if sign in _HYPHENS:
+        return after.isdigit() and not before.isalnum() or before.isalnum() and not after.isalnum()  # "-6", "C-"
+    if sign in _QUOTES:
+        return before.isdigit() and not set(text[:at]) & (_QUOTES | {"‘", "“"})  # feet and inches
+    return True
 
 
 def _singular(word: str) -> str:

@@ -160,3 +160,43 @@ def test_an_answer_of_falsehoods_behind_phrases_scores_nothing() -> None:
     rollout = Rollout(question.id, 0, (1,), text, "stop", 0)
     (annotation,) = ANNOTATOR.annotate([(question, rollout)])
     assert scored(rollout, annotation).score == 0
+
+
+SIGNS = ("≠", "!=", "¬", "~", "<", ">", "%", "$", "°", "+", "#", "✗", "❌", "👎", "-", "−", ".", "^", "\\", "/", "÷")
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_a_sign_beside_a_value_takes_its_label(sign: str) -> None:
+    question = Question("q", "Gold", (), facts={"table": "elements", "entity": "Gold"})
+    for text in (f"Gold has atomic number {sign}79.", f"Gold has atomic number {sign}79 in the periodic table."):
+        (annotation,) = ANNOTATOR.annotate([(question, Rollout("q", 0, (), text, "stop", 0))])
+        assert [sentence.label for sentence in annotation.sentences] == [OPEN], text
+
+
+@pytest.mark.parametrize(
+    "form", ["**{}**", "_{}_", '"{}"', "“{}”", "({})", "`{}`", "‘{}’", "{}!", "{} …", "«{}»", "– {}"]
+)
+def test_punctuation_around_a_value_changes_no_label(form: str) -> None:
+    (span, *_) = annotate(f"The capital of Rwanda is {form.format('Kigali')}", "Rwanda")
+    assert span.label == RIGHT
+
+
+@pytest.mark.parametrize("text", ["złoty", "Polish złoty", "zloty", "Złoty"])
+def test_letters_that_do_not_decompose_are_folded(text: str) -> None:
+    assert [span.label for span in annotate(f"The currency of Poland is the {text}.", "Poland")] == [RIGHT]
+    assert [span.label for span in annotate(f"The currency of Poland is the {text}.", "Kenya")] == [RIGHT]
+    assert [span.label for span in annotate(f"Kenya's currency is the {text}.", "Kenya")] == [WRONG]
+
+
+@pytest.mark.parametrize(
+    ("entity", "text", "label"),
+    [
+        ("Italy", "The official language spoken in Italy is Italian.", RIGHT),
+        ("Italy", "The official language spoken there is Italian.", RIGHT),
+        ("Italy", "The official language spoken in Italy is Spanish.", WRONG),
+        ("Kenya", "The official languages spoken in Kenya are English and Swahili.", RIGHT),
+        ("Kenya", "The official languages spoken in Kenya are English and French.", WRONG),
+    ],
+)
+def test_two_announcements_share_their_values(entity: str, text: str, label: str) -> None:
+    assert [span.label for span in annotate(text, entity)] == [label]
