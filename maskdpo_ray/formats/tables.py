@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, time
 from decimal import Decimal
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.dropped import Reason
-from maskdpo_ray.errors import DataError, RecordError, one_line
+from maskdpo_ray.errors import DataError, RecordError, one_line, shown
 from maskdpo_ray.formats.compressed import SUFFIXES
 
 Found = dict[str, Any] | RecordError
@@ -28,7 +29,10 @@ Reader = Callable[[Path, io.BufferedReader], Iterator[tuple[str, Found]]]
 _ROWS = 256
 """Rows of a batch, which are in memory as Python values."""
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SEPARATORS = (";", "\t", ",", "|")
 _LONGEST_CELL = 2**26
+_MOST_REREAD = 2**28
+"""Characters of a table in text that are read again behind rows that are not closed."""
 _AS_JSON = frozenset(
     {
         *("chosen_item", "rejected_item", "chosen_sentences", "rejected_sentences", "sentences", "facts", "sample"),
@@ -171,14 +175,56 @@ def _delimiter(path: Path) -> str | None:
     return _DELIMITERS.get(names[-1]) if names else None
 
 
+class _Lines:
+    """Lines of a table in text, which can be read again from any line of the current row."""
+
+    def __init__(self, text: Iterable[str]) -> None:
+        self.row: list[str] = []
+        """Lines of the current row so far."""
+        self.first = 1
+        """Number of the current row's first line."""
+        self.is_again = False
+        """Whether the current row begins in a line that an earlier row had swallowed."""
+        self._text = iter(text)
+        self._again: deque[str] = deque()
+        self._reread = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._text)
+        self.row.append(line)
+        return line
+
+    def begin(self) -> None:
+        """Begin a row with the next line."""
+        self.first += len(self.row)
+        self.row = []
+        self.is_again = bool(self._again)
+
+    def resume(self) -> bool:
+        """Read all lines of the current row but the first again. False if too much has been: rows have no ends."""
+        swallowed = self.row[1:]
+        self._reread += sum(map(len, swallowed))
+        self._again.extendleft(reversed(swallowed))
+        del self.row[1:]
+        return self._reread <= _MOST_REREAD
+
+
 def _delimited(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Found]]:
+    """Rows of a table in text. Behind a bad one reading resumes on the next line: its open quote may have swallowed
+    good rows.
+    """
     csv.field_size_limit(_LONGEST_CELL)
     # Invalid UTF-8 concerns one row; it is decoded to lone surrogates, which valid UTF-8 never contains.
-    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text, delimiter=_delimiter(path) or ",", strict=True)
+    lines = _Lines(io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=""))
+    delimiter = _delimiter(path) or ","
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
     while True:
-        where = f"{path}:{rows.line_num + 1}"
+        lines.begin()
+        where = f"{path}:{lines.first}"
         try:
             cells = next(rows)
         except StopIteration:
@@ -186,20 +232,51 @@ def _delimited(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Found
         except csv.Error as error:
             if names is None:
                 raise DataError(f"{where}: expected the names of columns, got: {error}") from None
-            yield where, RecordError(f"{where}: expected a row, got: {error}", Reason.MALFORMED)
-            continue
-        if names is None:
-            names = cells
-            if len(set(names)) < len(names):
-                raise DataError(f"{where}: expected columns of different names, got {', '.join(names)}")
-        elif cells:
+            fault: str | None = f"expected a row, got: {_reason(error, lines)}"
+        else:
+            if names is None:
+                names = cells
+                _check_names(names, delimiter, where)
+                continue
+            if not cells:
+                continue
+            fault = None
+            if len(cells) != len(names):
+                fault = f"expected {len(names)} cells, as there are columns, got {len(cells)}"
+            elif lines.is_again and not _is_strict("".join(lines.row), delimiter):
+                fault = "expected a row, got a quote within a cell, behind a row whose quotes are not closed"
+        if fault is None:
             yield where, _cells(names, cells, where)
+            continue
+        if not lines.resume():
+            raise DataError(f"{where}: expected quotes that show where rows end, got one that nothing closes")
+        yield where, RecordError(f"{where}: {fault}", Reason.MALFORMED)
+
+
+def _reason(error: csv.Error, lines: _Lines) -> str:
+    last = lines.first + len(lines.row) - 1
+    if "unexpected end" in str(error):
+        return "a quoted cell that nothing closes"
+    return f"{error} in line {last}" if last > lines.first else str(error)
+
+
+def _check_names(names: list[str], delimiter: str, where: str) -> None:
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: expected columns of different names, got {', '.join(names)}")
+    if len(names) == 1 and (other := next((each for each in _SEPARATORS if each in names[0]), None)):
+        raise DataError(
+            f"{where}: expected columns separated by {delimiter!r}, as the file's name says, got {other!r} between "
+            f"them: {shown(names[0])}"
+        )
+
+
+def _is_strict(row: str, delimiter: str) -> bool:
+    """Whether quotes stand only around whole cells (RFC 4180, section 2.5)."""
+    cell = rf'(?:"(?:[^"]|"")*+"|[^"{delimiter}]*+)'
+    return re.fullmatch(rf"{cell}(?:{delimiter}{cell})*+", row.rstrip("\r\n")) is not None
 
 
 def _cells(names: list[str], cells: list[str], where: str) -> Found:
-    if len(cells) != len(names):
-        message = f"{where}: expected {len(names)} cells, as there are columns, got {len(cells)}"
-        return RecordError(message, Reason.MALFORMED)
     if bad := re.search("[\udc80-\udcff]", "".join(cells)):
         message = f"{where}: expected UTF-8, got byte {ord(bad[0]) - 0xDC00:#04x}"
         return RecordError(message, Reason.MALFORMED)
