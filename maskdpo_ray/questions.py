@@ -132,7 +132,7 @@ class Prompts:
     def check(self, question: Question) -> Question:
         """The question, if it is usable.
 
-        Raises RecordError when the template refuses it or leaves a tool's turn out, when its prompt leaves no room for
+        Raises RecordError when the template refuses it or leaves a turn out, when its prompt leaves no room for
         the answer, has no text, has a token id that the model lacks, or equals the prompt of other messages; ModelError
         as `Chat.prompt_ids`.
         """

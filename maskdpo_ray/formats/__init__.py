@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.dropped import Dropped
-from maskdpo_ray.formats import authors, trainers
+from maskdpo_ray.formats import authors, conversation, trainers
 from maskdpo_ray.formats.json_items import objects
 from maskdpo_ray.formats.preference import Preference
 
@@ -33,6 +33,7 @@ def read(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Pref
 
 
 def preference(item: Mapping[str, Any], where: str) -> Preference:
-    """One object of such a file. Raises RecordError."""
+    """One object of such a file. Raises RecordError, also for a column of context that no reader puts into the prompt."""
+    conversation.refuse_unread(item, where)
     labelled_by_authors = "chosen_item" in item or "rejected_item" in item
     return (authors if labelled_by_authors else trainers).read(item, where)

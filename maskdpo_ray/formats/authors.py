@@ -86,7 +86,7 @@ def to_preference(pair: AuthorsPair, where: str) -> Preference:
     Raises RecordError naming a sentence that can't be located, an unknown type, or our labels where they contradict the
     item.
     """
-    prompt = conversation.prompt(pair.prompt, f"{where}: prompt")
+    prompt = conversation.with_system(conversation.prompt(pair.prompt, f"{where}: prompt"), pair.others, where)
     texts = {side: _text(getattr(pair, side), f"{where}: {side}") for side in SIDES}
     preference = from_columns(pair.others, prompt, texts, where)
     for side in SIDES:

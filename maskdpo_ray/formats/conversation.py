@@ -23,6 +23,18 @@ _SHAREGPT = {"human": "user", "gpt": "assistant", "observation": "tool"}
 _NOT_LEARNED = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 """Keys of an answer's message beside its content: without them the policy would learn another answer."""
 _MAY_BE_EMPTY = ("system", "developer", "tool")
+_UNREAD = (
+    (
+        ("images", "videos", "audios", "image", "video", "audio"),
+        "expected a record of text alone, got content that is not text beside it",
+        Reason.NOT_TEXT,
+    ),
+    (("tools",), "expected none, as the model's chat template is not given them", Reason.NOT_RENDERED),
+    (("history",), "expected none: earlier turns are read from the prompt's messages", Reason.INVALID_MESSAGES),
+)
+"""Columns beside the messages that hold context in other tools' files: (names, what to say, reason)."""
+_NOTHING = ("", "[]", "{}")
+"""Cells of CSV files that hold none."""
 _LONGEST_LITERAL = 2**20
 """Characters; Python's parser takes much memory for more."""
 # Start of the JSON of a conversation, or of its Python repr, which pandas writes into CSV.
@@ -59,10 +71,37 @@ def answer(value: Any, where: str) -> tuple[Messages, str]:
     if last["role"] != "assistant":
         message = f"{where}: expected the assistant's message last, got {shown(last['role'])}"
         raise RecordError(message, Reason.INVALID_MESSAGES)
-    if beside := [name for name in _NOT_LEARNED if name in last]:
+    if beside := [name for name in _NOT_LEARNED if not _is_empty(last.get(name))]:
         message = f"{where}: expected an answer of text alone, got {beside[0]} beside it"
         raise RecordError(message, Reason.NOT_TEXT)
     return tuple(before), last["content"]
+
+
+def with_system(found: Messages, item: Mapping[str, Any], where: str) -> Messages:
+    """Messages after the text of the column `system`, as in LLaMA-Factory's files, if they begin without one.
+
+    Raises RecordError.
+    """
+    system = item.get("system")
+    if system is None:
+        return found
+    if not isinstance(system, str):
+        raise RecordError(f"{where}: system: expected text, got {shown(system)}", Reason.INVALID_FIELD)
+    if not system.strip() or not found or found[0]["role"] in ("system", "developer"):
+        return found
+    return ({"role": "system", "content": system}, *found)
+
+
+def refuse_unread(item: Mapping[str, Any], where: str) -> None:
+    """Raise RecordError naming a column that holds a part of the conversation which would be left out."""
+    for names, message, reason in _UNREAD:
+        for name in names:
+            if not _is_empty(item.get(name)):
+                raise RecordError(f"{where}: {name}: {message}", reason)
+
+
+def _is_empty(value: Any) -> bool:
+    return value.strip() in _NOTHING if isinstance(value, str) else value in (None, [])
 
 
 def _of_text(text: str, where: str) -> Any:

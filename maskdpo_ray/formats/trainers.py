@@ -1,8 +1,9 @@
 """Preference data of TRL and OpenRLHF, and LLaMA-Factory's in ShareGPT's form.
 
 The first two have `chosen` and `rejected` as text or as chat messages, with a `prompt` column or the prompt as the
-common start of both conversations; the third has the prompt in `conversations` and `system`. One reader handles all of
-these. Other columns are ignored, as in these trainers.
+common start of both conversations; the third has the prompt in `conversations`. One reader handles all of these, and a
+column `system` with each. Other columns are ignored, as in these trainers, but for those that hold context
+(`conversation.refuse_unread`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskdpo_ray.dropped import Reason
-from maskdpo_ray.errors import RecordError, shown
+from maskdpo_ray.errors import RecordError
 from maskdpo_ray.formats import conversation
 from maskdpo_ray.formats.conversation import Messages
 from maskdpo_ray.formats.preference import SIDES, Answer, Preference, columns, from_columns
@@ -29,6 +30,7 @@ def read(item: Mapping[str, Any], where: str) -> Preference:
             message = f"{where}: {side}: expected an answer as text or chat messages, got nothing"
             raise RecordError(message, Reason.EMPTY_ANSWER)
         given, texts[side] = conversation.answer(item[side], f"{where}: {side}")
+        given = conversation.with_system(given, item, where)
         if given and prompt and given != prompt:
             message = f"{where}: {side}: expected the messages of {name} before the answer, got others"
             raise RecordError(message, Reason.INVALID_MESSAGES)
@@ -64,14 +66,7 @@ def _said(answer: Answer) -> dict[str, str]:
 
 def _prompt(item: Mapping[str, Any], where: str) -> tuple[str, Messages]:
     """(the column of the prompt, its messages); ("chosen", ()) when it stands only in front of the answers."""
-    if item.get("prompt") is not None:
-        return "prompt", conversation.messages(item["prompt"], f"{where}: prompt")
-    if item.get("conversations") is None:
-        return "chosen", ()
-    prompt = conversation.messages(item["conversations"], f"{where}: conversations")
-    system = item.get("system")
-    if system is None or prompt[0]["role"] == "system":
-        return "conversations", prompt
-    if not isinstance(system, str):
-        raise RecordError(f"{where}: system: expected text, got {shown(system)}", Reason.INVALID_FIELD)
-    return "conversations", ({"role": "system", "content": system}, *prompt) if system else prompt
+    for name in ("prompt", "conversations"):
+        if item.get(name) is not None:
+            return name, conversation.with_system(conversation.messages(item[name], f"{where}: {name}"), item, where)
+    return "chosen", ()
