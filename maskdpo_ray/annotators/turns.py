@@ -50,7 +50,7 @@ class Turn:
     name: str
     template: str
     replies: dict[str, str]
-    """Reply as `plain` has it -> its meaning."""
+    """Reply -> its meaning; no two differ in case, spaces or punctuation alone."""
 
     def prompt(self, fields: dict[str, str]) -> str:
         """The user's message. Braces in the fields' own texts stay as they are."""
@@ -71,7 +71,7 @@ class Turn:
         held = [tag for line in own for tag in self._tags.held(line) if tag.is_alone or tag.num_words > 1]
         if not held:
             return PASSAGES if lines else None
-        is_clear = len(own) == len(lines) and not any(tag.is_denied for tag in held)
+        is_clear = len(own) == len(lines) and self._tags.mentions(reply)
         return held[0].meaning if is_clear else None
 
     @cached_property
@@ -132,6 +132,7 @@ def _turn(name: str, raw: Any, where: str) -> Turn:
             known = ", ".join(f"{{{known}}}" for known in fields)
             raise ConfigError(f"{where}.prompt: expected only the fields {known}; got {{{field}}}")
     replies: dict[str, str] = {}
+    folded: dict[str, str] = {}
     texts_of = _mapping(given["replies"], f"{where}.replies", _MEANINGS[name]) if "replies" in given else {}
     for meaning, texts in texts_of.items():
         here = f"{where}.replies.{meaning}"
@@ -139,10 +140,11 @@ def _turn(name: str, raw: Any, where: str) -> Turn:
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and plain(t) for t in texts):
             raise ConfigError(f"{here}: expected a list of texts, got {shown(texts)}")
         for text in texts:
-            if replies.setdefault(plain(text), meaning) != meaning:
+            if folded.setdefault(plain(text), meaning) != meaning:
                 raise ConfigError(
-                    f"{here}: expected a reply of its own, got {text!r}, which means {replies[plain(text)]}"
+                    f"{here}: expected a reply of its own, got {text!r}, which means {folded[plain(text)]}"
                 )
+            replies[text] = meaning
     return Turn(name, template, replies)
 
 

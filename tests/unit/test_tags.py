@@ -66,6 +66,97 @@ def test_a_reply_that_holds_one_tag(name: str, language: str, turn: str, reply: 
 
 
 @pytest.mark.parametrize(
+    ("language", "reply"),
+    [
+        # A condition, a doubt, a part, an exception.
+        ("en", "It would be consistent if the year were right."),
+        ("en", "If the year is ignored, the verdict is consistent."),
+        ("en", "Except for the year: consistent."),
+        ("en", "Consistent except the year."),
+        ("en", "Consistent with the passages except for the year"),
+        ("en", "Consistent with most passages"),
+        ("en", "Consistent in part."),
+        ("en", "Consistent, in part."),
+        ("en", "Part consistent"),
+        ("en", "<Consistent> only in part"),
+        ("en", "Probably consistent"),
+        ("en", "Consistent, I think"),
+        ("en", "Consistent, or so it seems"),
+        ("en", "Consistent 50%"),
+        ("zh", "基本一致"),
+        ("zh", "大致一致"),
+        ("zh", "一致（部分）"),
+        ("zh", "看似一致"),
+        # A denial without a "not" before the tag, or in another clause.
+        ("en", "far from consistent"),
+        ("en", "It fails to be consistent."),
+        ("en", "anything but consistent"),
+        ("en", "The opposite of consistent"),
+        ("en", "There is nothing contradictory here."),
+        ("en", "The passages do not show that it is <contradictory>."),
+        ("en", "Neither contradictory nor anything else"),
+        ("en", "It is not so consistent"),
+        ("en", "Consistent (not really)"),
+        ("en", "Consistent: incorrect"),
+        ("en", "Consistent; no."),
+        ("en", "Consistent. Just kidding."),
+        ("zh", "难以一致"),
+        ("zh", "缺乏一致"),
+        ("zh", "很难说一致"),
+        ("zh", "谈不上一致"),
+        ("zh", "一致性差"),
+        # A question, and a reason against it.
+        ("en", "Is it consistent? No, it is wrong."),
+        ("en", "Contradictory? The passages agree."),
+        ("en", "Consistent.\nHowever, the passages say that it is false."),
+        ("en", "Consistent. The sentence is wrong."),
+        ("en", "Consistent. The passages do not say so."),
+        ("en", "Contradictory. It is not."),
+        ("en", "Contradictory. The passages do not contradict it."),
+        ("en", "Contradictory. The passages confirm it."),
+        ("zh", "一致吗？不。"),
+        ("zh", "一致。不过年份错了。"),
+        ("zh", "一致。段落没有提到。"),
+    ],
+)
+def test_a_reply_that_holds_a_verdict_but_does_not_state_it(language: str, reply: str) -> None:
+    assert OWN["anah"][language]["verdict"].meaning(reply) is None
+
+
+@pytest.mark.parametrize(
+    ("language", "reply", "expected"),
+    [
+        ("en", "The verdict is: contradictory.", CONTRADICTORY),
+        ("en", "Answer:\nContradictory", CONTRADICTORY),
+        ("en", "Step 3: Consistent", NO_HALLUCINATION),
+        ("en", "\\boxed{Contradictory}", CONTRADICTORY),
+        ("en", "This part of the sentence is consistent with the passages.", NO_HALLUCINATION),
+        ("en", "Contradictory, because the document says 1962, not 1963.", CONTRADICTORY),
+        ("en", "Contradictory because the document says 1962.", CONTRADICTORY),
+        ("en", "Contradictory. The year is wrong.", CONTRADICTORY),
+        ("en", "Unverifiable. The passages do not mention the year.", UNVERIFIABLE),
+        ("en", "**Verdict:** Consistent\n\n**Reason:** The passages say all that it claims.", NO_HALLUCINATION),
+        ("en", "It says 1963, but the passages say 1962, so Contradictory.", CONTRADICTORY),
+        ("en", "It might be 1963. The final verdict is **Contradictory**.", CONTRADICTORY),
+        ("zh", "答案是：“相反”。", CONTRADICTORY),
+        ("zh", "相反，因为段落说是1962年。", CONTRADICTORY),
+        ("zh", "无从查证。段落没有提到年份。", UNVERIFIABLE),
+    ],
+)
+def test_a_verdict_with_a_label_or_reasons(language: str, reply: str, expected: str) -> None:
+    assert OWN["anah"][language]["verdict"].meaning(reply) == expected
+
+
+@pytest.mark.parametrize("reply", ["No. Facts present.", "No, facts present.", "No. Facts.", "No\nfacts"])
+def test_no_tag_goes_across_punctuation(reply: str) -> None:
+    assert OWN["anah"]["en"]["fact"].meaning(reply) is None
+
+
+def test_punctuation_of_its_own_is_part_of_a_tag() -> None:
+    assert Tags({"No, it is not": "no"}).meaning("No, it is not.") == "no"
+
+
+@pytest.mark.parametrize(
     ("reply", "expected"),
     [
         ("<No Reference Information>", turns.NO_REFERENCE),
@@ -78,6 +169,9 @@ def test_a_reply_that_holds_one_tag(name: str, language: str, turn: str, reply: 
         ('1. "There is no passage through them in winter."\n2. Kigali is the capital.', turns.PASSAGES),
         ("The Alps rise here.<SEP>There is no passage through them in winter.", turns.PASSAGES),
         ("Kigali is the capital.\nNo passage", None),  # both
+        ("I would not say there is no passage.", None),
+        ("There is no passage, but one about Peru.", None),
+        ("No passage: no", None),
         ("...", None),
     ],
 )
