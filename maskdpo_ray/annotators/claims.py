@@ -73,6 +73,10 @@ class ClaimReader:
         """The triggers and cues in a sentence."""
         return self._index.signals(tokens(sentence))
 
+    def announces(self, sentence: str) -> bool:
+        """Whether a sentence has words that announce a fact."""
+        return any(signal.strong for signal in self.signals(sentence))
+
     def _claims(self, clause: Clause) -> Iterator[Claim]:
         used: set[tuple[int, str]] = set()
         strong = [signal for signal in clause.signals if signal.strong]
@@ -185,7 +189,8 @@ class ClaimReader:
             names = tuple(self._unqualified(clause, m, kind, sense) for m in values)
             said = ", ".join(m.text for m in values)
             claim = Claim(kind.name, subject, names, said, negated, foreign)
-            claim = replace(claim, taken=readings.taken(clause, kind, values, negated))
+            repeats = len({key(m.text) for m in values}) < len(values)
+            claim = replace(claim, repeats=repeats, taken=readings.taken(clause, kind, values, negated))
             return readings.with_directions(clause, signal, values, claim) if kind.shape == ENTITY else claim
         if not unknown:
             return None
@@ -273,6 +278,15 @@ class ClaimReader:
         mention = clause.subject_mention(signal)
         if mention is not None and mention not in values:
             return tuple(sorted(mention.named(ENTITY_SENSE))), ""
+        if signal and self._kinds[signal.kind].shape == ENTITY:  # "The capital, Nairobi, borders Uganda"
+            for m in clause.mentions:
+                leads = m.start == 0 or clause.words[m.start - 1].key not in OF
+                if (
+                    m.end == signal.start
+                    and leads
+                    and not any(o.named(ENTITY_SENSE) for o in clause.mentions if o.start < m.end)
+                ):
+                    return (), m.text
         return (), self._foreign(clause, signal, values)
 
     def _foreign(self, clause: Clause, signal: Signal | None, values: list[Mention]) -> str:

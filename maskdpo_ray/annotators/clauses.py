@@ -77,12 +77,18 @@ class Clause:
 
     def subject_mention(self, signal: Signal | None) -> Mention | None:
         entities = [m for m in self.mentions if m.named(ENTITY_SENSE)]
+        # "The capital of its neighbour Uganda": another announcement may stand before the name.
+        passed = ARTICLES | {"its", "their"}
+        announced = {i for s in self.signals if s.strong and s != signal for i in range(s.start, s.end)}
         for m in entities:
             before = m.start - 1
-            while before >= 0 and self.words[before].key in ARTICLES:
+            while before >= 0 and (self.words[before].key in passed or before in announced):
                 before -= 1
             linked = before >= 0 and self.words[before].key in OF - {"by", "to"}
-            if signal and linked and signal.end <= m.start and before - signal.end <= 3:
+            if not (signal and linked and signal.end <= m.start and before - signal.end <= 3):
+                continue
+            # "Its currency is the shilling of Uganda": what follows "is" is no subject.
+            if not any(word.text in COPULAS for word in self.words[signal.end : before]):
                 return m
         for m in entities:
             if self.words[m.end - 1].possessive:

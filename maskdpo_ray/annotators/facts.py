@@ -8,8 +8,8 @@ true, and no word is left that could claim more, `no_fact` if it claims nothing,
 from __future__ import annotations
 
 import difflib
-import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 from maskdpo_ray import sentences
 from maskdpo_ray.annotators import idle
 from maskdpo_ray.annotators.claims import ClaimReader
+from maskdpo_ray.annotators.clauses import VERBS
 from maskdpo_ray.annotators.mentions import ENTITY_SENSE, Token, key, tokens
-from maskdpo_ray.annotators.readings import COMPASS, Claim, Reading
+from maskdpo_ray.annotators.readings import COMPASS, Claim, Reading, lies
 from maskdpo_ray.domains import table_file
 from maskdpo_ray.domains.table import ENTITY, Entity, FactTable, Kind, Value
 from maskdpo_ray.errors import ConfigError, DataError, shown
@@ -35,10 +36,10 @@ from maskdpo_ray.records import (
 
 _ALSO_KNOWN_AS = frozenset("also known called as or".split())
 _LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+(?!\d)|\(?\d{1,2}[.)](?=\s|$)|\(?[a-z][.)](?=\s))+\s*")
+_BESIDE = frozenset("and the to in".split())
+"""Words that an item of a list may hold beside its names: "Uganda to the west"."""
 _HEADING = 4
 """Most words of a heading."""
-_NEAR, _SIDEWAYS = 75, 90
-"""Tolerance of a direction, degrees."""
 _LISTED = 6
 """How many accepted values evidence text names."""
 
@@ -51,7 +52,11 @@ class _Domain:
         self.kinds: dict[str, Kind] = {kind.name: kind for kind in table.kinds}
         self.reader = ClaimReader(table)
         self.generic = frozenset(key(noun) for noun in table.generic)
-        self.plain = self.generic | {key(noun) + "s" for noun in table.generic} | set(map(key, table.plain_words))
+        self.generics = frozenset(form for noun in table.generic for form in (key(noun) + "s", _plural(key(noun))))
+        self.plain = self.generic | self.generics | set(map(key, table.plain_words))
+        owners = Counter(key(v.name) for e in table.entities for v in {v for vs in e.facts.values() for v in vs})
+        self.of_one = frozenset(name for name, count in owners.items() if count == 1)
+        """Values of one entity alone."""
         self.adjectives = {
             entity.name: {word.key for name in entity.adjectives for word in tokens(name)} for entity in table.entities
         }
@@ -89,7 +94,20 @@ class FactsAnnotator:
     def _answer(self, question: Question, rollout: Rollout) -> Annotation:
         domain, entity = self._topic(question)
         spans = sentences.split(rollout.text, question.language)
-        labelled = [span for start, end in spans for span in self._spans(domain, entity, rollout.text, start, end)]
+        labelled: list[Sentence] = []
+        heading = ""
+        for start, end in spans:
+            body = _body(rollout.text[start:end])
+            if _is_item(domain, entity, body):
+                # Under "Its neighbours are:" an item is a claim; under nothing, it is a name without one.
+                read = domain.reader.read(f"{heading}: {body}") if heading else ()
+                label, evidence, kind = _verdict(domain, entity, body, read, item=True)
+                labelled.append(Sentence(start, end, label, None, evidence, kind))
+                continue
+            found = list(self._spans(domain, entity, rollout.text, start, end))
+            labelled += found
+            announces = all(span.label == NO_FACT for span in found) and domain.reader.announces(body)
+            heading = re.sub(r"[\W_]+$", "", body) if announces else ""
         return Annotation(rollout.question_id, rollout.sample, tuple(labelled))
 
     def _spans(self, domain: _Domain, topic: Entity, text: str, start: int, end: int) -> Iterator[Sentence]:
@@ -155,6 +173,10 @@ class ClaimsByRules(FactsAnnotator):
                 begun, readings = stop, []
 
 
+def _plural(noun: str) -> str:
+    return noun[:-1] + "ies" if noun.endswith("y") and noun[-2:-1] not in set("aeiou") else noun + "s"
+
+
 def _body(sentence: str) -> str:
     """The judged part of a sentence: all after list markers and phrases to the reader."""
     body = _LIST_MARK.sub("", sentence).strip()
@@ -173,8 +195,23 @@ def _built_in(name: str) -> FactTable | None:
     return None
 
 
-def _verdict(domain: _Domain, topic: Entity, text: str, read: Sequence[Reading]) -> tuple[str, str, str | None]:
-    """(label, evidence, kind of fact or None) of a sentence or clause of an answer about `topic`."""
+def _is_item(domain: _Domain, topic: Entity, text: str) -> bool:
+    """Whether a line holds a number or names alone, and not the topic's alone: an item of a list."""
+    words = tokens(text)
+    mentions = domain.reader.mentions(text)
+    named = {i for m in mentions for i in range(m.start, m.end)}
+    if all(topic.name in m.named(ENTITY_SENSE) for m in mentions):
+        return len(words) == 1 and words[0].key.isdecimal()
+    return all(i in named or word.key in COMPASS or word.key in _BESIDE for i, word in enumerate(words))
+
+
+def _verdict(
+    domain: _Domain, topic: Entity, text: str, read: Sequence[Reading], item: bool = False
+) -> tuple[str, str, str | None]:
+    """(label, evidence, kind of fact or None) of a sentence or clause of an answer about `topic`.
+
+    `item`: `text` is an item of a list, and `read` are the clauses of its heading and it.
+    """
     checked = [_check(domain, topic, claim) for reading in read for claim in reading.claims]
     for truth, evidence, kind in checked:
         if truth is False:
@@ -184,7 +221,7 @@ def _verdict(domain: _Domain, topic: Entity, text: str, read: Sequence[Reading])
         return NO_HALLUCINATION, *checked[0][1:]
     if not checked and not rest and _is_generic(domain, topic, read):
         return NO_HALLUCINATION, f"{topic.name} is one of the table's entities", None
-    if not any(truth for truth, _, _ in checked) and (reason := _claims_nothing(domain, topic, text)):
+    if not item and not any(truth for truth, _, _ in checked) and (reason := _claims_nothing(domain, topic, text)):
         return NO_FACT, reason, None
     for truth, evidence, kind in checked:
         if truth is None:
@@ -211,13 +248,36 @@ def _rest(domain: _Domain, topic: Entity, read: Sequence[Reading]) -> list[Token
             between = reading.words[one.end : other.start]
             if set(one.senses) & set(other.senses) and all(word.key in _ALSO_KNOWN_AS for word in between):
                 named |= {word.start for word in between}
-    plain = domain.plain | domain.adjectives[topic.name]
+    adjectives = domain.adjectives[topic.name]
     return [
         word
         for reading in read
         for i, word in enumerate(reading.words)
-        if word.start not in taken | named and word.key not in plain and not idle.idle(reading.words, i, taken)
+        if word.start not in taken | named
+        and word.key not in adjectives
+        and not (word.key in domain.plain and _describes_topic(domain, reading, i, named))
+        and not idle.idle(reading.words, i, taken)
     ]
+
+
+def _describes_topic(domain: _Domain, reading: Reading, i: int, named: set[int]) -> bool:
+    """Whether a word that holds of every entity speaks of the topic: not so "countries" as a subject, "an element
+    is ...", nor what stands in apposition to something else ("the capital, a country, ...").
+    """
+    words, word = reading.words, reading.words[i].key
+    if word in domain.generics:
+        about_others = any(domain.kinds[claim.kind].shape == ENTITY for claim in reading.claims)
+        return about_others or [w.key for w in words[max(0, i - 6) : i] if w.key in {"one", "of"}][:2] == ["one", "of"]
+    if word not in domain.generic:
+        return True
+    first = i
+    while first and (words[first - 1].key in {"a", "an", "the"} or words[first - 1].key in domain.plain):
+        first -= 1
+    ends = i + 1 == len(words) or bool(re.match(r"[\s*_]*[,.;!]", words[i].gap))
+    if first and "," in words[first - 1].gap and ends:
+        return words[first - 1].start in named
+    any_one = first < i and words[first].key in {"a", "an"} and i + 1 < len(words) and words[i + 1].key in VERBS
+    return not (any_one and first == 0)
 
 
 def _is_generic(domain: _Domain, topic: Entity, read: Sequence[Reading]) -> bool:
@@ -225,13 +285,18 @@ def _is_generic(domain: _Domain, topic: Entity, read: Sequence[Reading]) -> bool
     words = [word.key for reading in read for word in reading.words]
     names = [mention for reading in read for mention in reading.mentions]
     about = words[:1] == ["it"] or bool(names and names[0].start <= 1 and topic.name in names[0].named(ENTITY_SENSE))
-    return about and bool({"is", "are"} & set(words)) and bool(domain.generic & set(words))
+    return (
+        about
+        and bool({"is", "are"} & set(words))
+        and bool({"a", "an", "one"} & set(words))
+        and bool(domain.generic & set(words))
+    )
 
 
 def _check(domain: _Domain, topic: Entity, claim: Claim) -> tuple[bool | None, str, str]:
     """(true, false or None: cannot be judged; evidence; kind)."""
     kind = domain.kinds[claim.kind]
-    if claim.foreign and not _is_part(topic, kind, claim.foreign):
+    if claim.foreign and not _is_part(domain, topic, kind, claim.foreign):
         return None, f"speaks of {claim.foreign}, which is not in the table", kind.name
     names = claim.subjects or (topic.name,)
     subjects = [topic] if topic.name in names else [domain.entities[name] for name in names]
@@ -251,27 +316,19 @@ def _lie_there(domain: _Domain, subject: Entity, claim: Claim) -> bool:
     direction and within 90 of all.
     """
     for value, named in zip(claim.values, claim.directions, strict=False):
-        if named and not any(_lies(subject, domain.entities[name], named) for name in value):
+        if named and not any(lies(subject.place, domain.entities[name].place, named) for name in value):
             return False
     return True
 
 
-def _lies(of: Entity, what: Entity, directions: Sequence[str]) -> bool:
-    if of.place is None or what.place is None:
-        return False
-    north = what.place[0] - of.place[0]
-    east = (what.place[1] - of.place[1] + 180) % 360 - 180
-    east *= math.cos(math.radians((what.place[0] + of.place[0]) / 2))
-    bearing = math.degrees(math.atan2(east, north))
-    off = [abs((bearing - COMPASS[direction] + 180) % 360 - 180) for direction in directions]
-    return min(off) <= _NEAR and max(off) <= _SIDEWAYS
+def _is_part(domain: _Domain, topic: Entity, kind: Kind, name: str) -> bool:
+    """Whether what holds for the topic holds for this: its capital is where it is, but borders nothing.
 
-
-def _is_part(topic: Entity, kind: Kind, name: str) -> bool:
-    """Whether what holds for the topic holds for this: its capital is where it is, but borders nothing."""
+    Nothing follows about what it shares with others: its continent.
+    """
     own = {key(spelling) for values in topic.facts.values() for v in values for spelling in (v.name, *v.aliases)}
     itself = {key(value.name) for value in topic.facts.get(kind.name, ())}
-    return kind.shape != ENTITY and key(name) in own - itself
+    return kind.shape != ENTITY and key(name) in (own - itself) & domain.of_one
 
 
 def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, str]:
@@ -292,6 +349,8 @@ def _compare(kind: Kind, subject: Entity, claim: Claim) -> tuple[bool | None, st
             return False, evidence
         return (True if kind.closed_world and len(right) == 1 and not any(right) else None), evidence
     if all(right):
+        if len(values) < len(claim.values) or claim.repeats:
+            return None, f"{evidence}, one of which is no value or told twice"
         if claim.count is None or claim.count == _counted(accepted, values, claim.count == 0):
             return True, evidence
         # Other kinds may list a value under two names, so their number is unknown.
@@ -327,10 +386,6 @@ def _claims_nothing(domain: _Domain, topic: Entity, text: str) -> str | None:
         return "a heading"
     if len(words) <= _HEADING and len(named) == len(words) and len(mentions) <= 1:
         return "a name or heading, no claim"
-    if len(mentions) == 1 and mentions[0].end - mentions[0].start == len(words):
-        own = {value.name for values in topic.facts.values() for value in values}
-        if mentions[0].named(ENTITY_SENSE) or own & {name for _, name in mentions[0].senses}:
-            return "a name, no claim"
     if short and not re.search(r"[.!?]\W*$", text):
         return "breaks off before it claims anything"
     return None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from maskdpo_ray.annotators.clauses import NEGATIONS, Clause
+from maskdpo_ray.annotators.clauses import COPULAS, NEGATIONS, Clause
 from maskdpo_ray.annotators.idle import AUXILIARIES, COUNTS, ONLY
-from maskdpo_ray.annotators.mentions import Mention, Signal, Token
-from maskdpo_ray.domains.table import Kind
+from maskdpo_ray.annotators.mentions import ENTITY_SENSE, Mention, Signal, Token
+from maskdpo_ray.domains.table import ENTITY, Kind
+
+Place = tuple[float, float] | None
 
 COMPASS = {
     name: 45.0 * number
     for number, name in enumerate("north northeast east southeast south southwest west northwest".split())
 }
 """Degrees from the north, clockwise."""
+_NEAR, _SIDEWAYS = 75, 90
+"""Tolerance of a direction, degrees."""
 _TO_BOTH = frozenset("and to the".split())
 _JOINING = frozenset("and or as well also both the".split())
 _DENIALS = NEGATIONS - {"never", "neither", "except", "excluding"}
@@ -37,6 +42,8 @@ class Claim:
     """Number of values that the claim states ("three capitals"), 0 for "only"; None: not stated."""
     directions: tuple[tuple[str, ...], ...] = ()
     """Compass directions in which the claim places each value ("Uganda to the north"); mostly none."""
+    repeats: bool = False
+    """Whether a value is told twice in the same words."""
     taken: frozenset[int] = frozenset()
     """Offsets of the claim's words in its sentence, without its subject's."""
 
@@ -76,6 +83,18 @@ def with_directions(clause: Clause, signal: Signal, values: list[Mention], claim
     return replace(claim, directions=tuple(map(lies, values)), taken=claim.taken | {words[i].start for i in at})
 
 
+def lies(of: Place, what: Place, directions: Sequence[str]) -> bool:
+    """Whether a place lies in these directions of another, both in degrees north and east; False if one is unknown."""
+    if of is None or what is None:
+        return False
+    north = what[0] - of[0]
+    east = (what[1] - of[1] + 180) % 360 - 180
+    east *= math.cos(math.radians((what[0] + of[0]) / 2))
+    bearing = math.degrees(math.atan2(east, north))
+    off = [abs((bearing - COMPASS[direction] + 180) % 360 - 180) for direction in directions]
+    return min(off) <= _NEAR and max(off) <= _SIDEWAYS
+
+
 def listed(clause: Clause, values: list[Mention], sense: str) -> list[Mention]:
     """The values and all other items of their list: "both Europe and Asia", "English and French"."""
     listed: list[Mention] = []
@@ -100,8 +119,9 @@ def _runs(clause: Clause, mentions: list[Mention]) -> Iterator[list[Mention]]:
 def taken(clause: Clause, kind: Kind, values: list[Mention], negated: bool) -> frozenset[int]:
     """The words of a claim: values, the phrase that announces its kind (or a noun after a value), and its "not"."""
     words, found = clause.words, {i for m in values for i in range(m.start, m.end)}
+    announcing = [s for s in clause.signals if s.kind == kind.name and _announces(clause, s, kind, values)]
     for signal in clause.signals:
-        if signal.kind == kind.name or (signal.start - 1 in found and any(m.named(signal.kind) for m in values)):
+        if signal in announcing or (signal.start - 1 in found and any(m.named(signal.kind) for m in values)):
             found |= set(range(signal.start, signal.end))
     # "used to border" is about the past.
     found -= {i for i in range(len(words) - 1) if words[i].key == "used" and words[i + 1].key == "to"}
@@ -109,6 +129,26 @@ def taken(clause: Clause, kind: Kind, values: list[Mention], negated: bool) -> f
     if negated and len(nots) == 1 and (words[nots[0]].key != "not" or words[nots[0] - 1].key in AUXILIARIES):
         found |= set(nots) if words[nots[0]].key in _DENIALS else set()
     return frozenset(words[i].start for i in found)
+
+
+def _announces(clause: Clause, signal: Signal, kind: Kind, values: list[Mention]) -> bool:
+    """Whether a phrase announces the values: not twice over in "its neighbours' neighbours" and "the capital of its
+    capital", nor in "the continent Kenya" and "Kenya, the continent, ...", where it describes the subject.
+    """
+    words = clause.words
+    again = any(
+        s.strong and s.kind == signal.kind and s.end < signal.start and words[s.end].key == "of"
+        for s in clause.signals
+        if not any(s.end <= m.start < signal.start for m in clause.mentions)
+    )
+    if again or words[signal.end - 1].possessive:
+        return False
+    if not signal.strong or kind.shape == ENTITY:
+        return True
+    subjects = [m for m in clause.mentions if m.named(ENTITY_SENSE) and m not in values]
+    gap, after = words[signal.end - 1].gap, words[signal.end].key if signal.end < len(words) else ""
+    leads = any(m.start == signal.end and not gap.strip(" *_") for m in subjects)
+    return not (leads or ("," in gap and after in COPULAS))
 
 
 def with_count(clause: Clause, signal: Signal, claim: Claim) -> Claim:

@@ -46,7 +46,7 @@ def table() -> FactTable:
         other_names=split(country_names.OTHER_NAMES),
         other_nouns=_WATERS,
         generic=("country", "nation", "state"),
-        plain_words=("sovereign", "people", "region", "share", "shares", "sharing"),
+        plain_words=("sovereign",),
     )
 
 
@@ -214,7 +214,7 @@ def _kinds() -> tuple[Kind, ...]:
             "language",
             "language",
             ("language", "spoken", "speak", "speaking", "tongue", "widely spoken language"),
-            (),
+            ("people",),
             (),
             tongues,
             closed_world=False,
@@ -245,7 +245,7 @@ def _kinds() -> tuple[Kind, ...]:
                 "shares a border",
                 "land border",
             ),
-            (),
+            ("share", "sharing"),
             ("maritime", "sea"),
             shape=ENTITY,
         ),

@@ -4,7 +4,8 @@ A line of the fixture: part, T or F, table, entity, sentence. `given`: from an a
 rules read by consumption. The rules before them put 38 of its 68 falsehoods on the correct side, the first version of
 these none (and called 2 of its 20 truths unverifiable, for "shares", mended since). `tuned`: written with the rules in
 view, to get around them; one in 53 did then ("southwest Africa"; the rules before: 36). `unseen`: written when they
-were finished; nothing was changed for them (the rules before: 25 of 45).
+were finished; nothing was changed for them (the rules before: 25 of 45). `newcomer`: a sample of what somebody else
+found later (105 of 558 falsehoods correct), and the truths that were contradictory; mended since.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ RWANDA = Question("q", "Rwanda", (), facts={"table": "countries", "entity": "Rwa
 
 
 @pytest.mark.parametrize("annotator", ["facts", "claims"])
-@pytest.mark.parametrize("part", ["given", "held_back", "tuned", "unseen"])
+@pytest.mark.parametrize("part", ["given", "held_back", "tuned", "unseen", "newcomer"])
 def test_no_falsehood_is_correct_and_truths_are(part: str, annotator: str) -> None:
     own = build(annotator)
     bad = []
     rows = [row for row in LINES if row[0] == part]
     for _, truth, table, entity, text in rows:
         question = Question("q", entity, (), facts={"table": table, "entity": entity})
-        (annotation,) = own.annotate([(question, Rollout("q", 0, (), text, "stop", 0))])
+        answer = text.replace("\\n", "\n")
+        (annotation,) = own.annotate([(question, Rollout("q", 0, (), answer, "stop", 0))])
         labels = {sentence.label for sentence in annotation.sentences}
         if labels != {RIGHT} if truth == "T" else labels <= CORRECT:
             bad.append((text, labels))
@@ -71,8 +73,8 @@ CASES = [
     ("Egypt", "No-one in Egypt speaks Arabic.", OPEN),
     ("Egypt", "No - Egypt is in Africa.", RIGHT),
     ("Rwanda", "Rwanda is a kingdom.", OPEN),
-    ("Rwanda", "Uganda.", NO_FACT),
-    ("Rwanda", "Kigali.", NO_FACT),
+    ("Rwanda", "Uganda.", OPEN),
+    ("Rwanda", "Kigali.", OPEN),
     ("Rwanda", "Kampala.", OPEN),
     ("Rwanda", "What is the capital of Rwanda?", NO_FACT),
     ("Rwanda", "Is Kampala the capital of Rwanda?", OPEN),
@@ -200,3 +202,18 @@ def test_letters_that_do_not_decompose_are_folded(text: str) -> None:
 )
 def test_two_announcements_share_their_values(entity: str, text: str, label: str) -> None:
     assert [span.label for span in annotate(text, entity)] == [label]
+
+
+LISTS = [
+    ("Kenya", "Kenya's neighbours are:\n- Uganda\n- Nigeria", [NO_FACT, RIGHT, WRONG]),
+    ("Kenya", "**Neighbours:**\n1. Uganda\n2. Tanzania to the south", [NO_FACT, RIGHT, RIGHT]),
+    ("Kenya", "The capital of Kenya is:\n- Uganda", [NO_FACT, WRONG]),
+    ("Kenya", "Here are some facts:\n- Uganda", [NO_FACT, OPEN]),
+    ("Kenya", "Neighbours:\n- Uganda\nNairobi is the capital.\nSudan", [NO_FACT, RIGHT, RIGHT, OPEN]),
+    ("Kenya", "Kenya\nNairobi is the capital.", [NO_FACT, RIGHT]),
+]
+
+
+@pytest.mark.parametrize(("entity", "text", "labels"), LISTS)
+def test_items_are_judged_under_their_heading(entity: str, text: str, labels: list[str]) -> None:
+    assert [span.label for span in annotate(text, entity)] == labels

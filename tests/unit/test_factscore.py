@@ -105,7 +105,7 @@ def test_hardly_a_falsehood_is_supported() -> None:
         part, truth, _, entity, text = line.split("|")
         if (
             truth == "F"
-            and part != "unseen"
+            and part not in ("unseen", "newcomer")  # the latter: signs and subjects, which passages do not weigh
             and entity in asked
             and "supported" in (found := verdicts(text, evaluator, asked[entity]))
         ):
