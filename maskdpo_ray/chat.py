@@ -114,11 +114,27 @@ class Chat:
         """Token ids that end an answer: EOS, those of generation_config.json and the template's end of turn."""
         return tuple(sorted({self.tokenizer.eos_token_id, self.end_of_turn, *self.listed} - {None}))
 
-    def noted(self, rollout: Rollout, prompt_ids: Sequence[int] = ()) -> Rollout:
-        """An answer with its thinking blocks located; it counts as cut off if the last one never ends."""
+    def noted(self, rollout: Rollout, prompt_ids: Sequence[int] = (), prompt: Messages = ()) -> Rollout:
+        """An answer with its thinking blocks located; it counts as cut off if the last one never ends.
+
+        Args:
+            prompt_ids: token ids of the prompt that it was sampled for.
+            prompt: messages of its question, if it was not sampled.
+        """
         if rollout.blocks or not self.tags.pairs:
             return rollout
-        return self.tags.noted(rollout, self._opens(tuple(prompt_ids[-16:])), self.tokenizer)
+        is_open = self._opens(tuple(prompt_ids[-16:]))
+        return self.tags.noted(rollout, is_open, self.tokenizer, bool(prompt) and self.opens_block(prompt))
+
+    def opens_block(self, prompt: Messages) -> bool:
+        """Whether the generation prompt behind these messages opens a thinking block.
+
+        Raises ModelError when there is no template.
+        """
+        try:
+            return self.tags.opened_by(self.rendered(prompt))
+        except RecordError:  # no answer was ever sampled for it
+            return False
 
     def _opens(self, prompt_end: tuple[int, ...]) -> bool:
         if not prompt_end:
@@ -150,16 +166,17 @@ class Chat:
         Raises RecordError, by its `dropped.Reason`; ModelError when the tokenizer has no chat template.
         """
         begun, prompt_ids = self._encoded(prompt, None)
-        finished = [self._finished(prompt, text) for text in texts]
+        may_be_open = self.tags.opened_by(begun)
+        finished = [self._finished(prompt, text, may_be_open) for text in texts]
         if all(each.ids[: len(prompt_ids)] == prompt_ids and each.text.startswith(begun) for each in finished):
             size = len(prompt_ids)
         else:
             size = min(each.first for each in finished)
             while len({tuple(each.ids[:size]) for each in finished}) > 1:
                 size -= 1
-        return tuple(finished[0].ids[:size]), [self._turn(each, size) for each in finished]
+        return tuple(finished[0].ids[:size]), [self._turn(each, size, may_be_open) for each in finished]
 
-    def _finished(self, prompt: Messages, answer: str) -> _Finished:
+    def _finished(self, prompt: Messages, answer: str, may_be_open: bool) -> _Finished:
         """Render the finished conversation and locate the answer in it."""
         for form in _FORMS:
             given = [*prompt, {"role": "assistant", "content": answer}]
@@ -171,19 +188,26 @@ class Chat:
             except MaskError as error:
                 reason = error
                 continue
-            return self._located(prompt, given[-1]["content"], form, text, ids, ranges)
+            spans, is_cut = self.tags.blocks(given[-1]["content"], may_be_open=may_be_open)
+            if is_cut:
+                raise RecordError(
+                    "expected an answer that ends its thinking block, got one that does not", Reason.TRUNCATED
+                )
+            return self._located(prompt, given[-1]["content"], spans, form, text, ids, ranges)
         raise RecordError(f"expected text that the tokenizer spells back, got: {reason}", Reason.NOT_SPELLED)
 
     def _located(
-        self, prompt: Messages, answer: str, form: str | None, text: str, ids: list[int], ranges: list[tuple[int, int]]
+        self,
+        prompt: Messages,
+        answer: str,
+        spans: Sequence[tuple[int, int]],
+        form: str | None,
+        text: str,
+        ids: list[int],
+        ranges: list[tuple[int, int]],
     ) -> _Finished:
         behind = self._behind_answer([*prompt, _PROBE[1]])
         body = text.removesuffix(behind).rstrip()
-        spans, is_cut = self.tags.blocks(answer)
-        if is_cut:
-            raise RecordError(
-                "expected an answer that ends its thinking block, got one that does not", Reason.TRUNCATED
-            )
         # The answer unchanged; or without its first thinking block, which the template may reformat.
         for cut in (0, *(end for _, end in spans)):
             core = answer[cut:].strip()
@@ -208,7 +232,7 @@ class Chat:
         shift = start - (len(answer.rstrip()) - len(core))
         return _Finished(text[:last], ids, ranges, first, start, shift, form)
 
-    def _turn(self, finished: _Finished, size: int) -> Turn:
+    def _turn(self, finished: _Finished, size: int, may_be_open: bool) -> Turn:
         """The turn after the first `size` ids."""
         at = finished.ranges[size][0]
         text, token_ids = finished.text[at:], tuple(finished.ids[size:])
@@ -219,7 +243,7 @@ class Chat:
                 f"expected text that the tokenizer spells back, got: {error}", Reason.NOT_SPELLED
             ) from None
         lead = max(finished.start - at, 0)
-        spans, _ = self.tags.blocks(text[lead:], is_open=finished.start < at)
+        spans, _ = self.tags.blocks(text[lead:], is_open=finished.start < at, may_be_open=may_be_open)
         spans = [(lead + start, lead + end) for start, end in spans]
         if lead:
             spans = [(0, spans[0][1]), *spans[1:]] if spans and spans[0][0] == lead else [(0, lead), *spans]

@@ -67,7 +67,7 @@ def load(model: ModelConfig) -> ModelFolder:
             raise ModelError(f"{file}: {name}: expected none, training can't compute it, got {shown(value)}")
     if not model.trust_remote_code:  # a model's own code may load its weights in a way of its own
         _check_class(config, shapes, file)
-    tokenizer = _tokenizer(model)
+    tokenizer = load_tokenizer(model)
     # Without the tokens that were added to it: where the model has no row for one of those, no prompt may use it.
     needed = max(tokenizer.vocab_size, tokenizer.eos_token_id + 1)
     vocab_size = getattr(config, "vocab_size", None)
@@ -249,7 +249,9 @@ def _json_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def _tokenizer(model: ModelConfig) -> Any:
+@quiet()
+def load_tokenizer(model: ModelConfig) -> Any:
+    """The model's tokenizer with its chat template, checked. Raises ModelError and ConfigError (one line)."""
     from transformers import AutoTokenizer, GenerationConfig
 
     folder = Path(model.model_name_or_path)

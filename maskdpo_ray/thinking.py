@@ -2,7 +2,8 @@
 
 A block is the reasoning that a policy writes before its answer, `<think>...</think>` in most models. It has no
 sentences and weight 0, is not judged, and doesn't count in the answer's length. If the generation prompt opens the
-block, the answer holds only its end. An answer that never closes it counts as cut off.
+block, the answer holds only its end; behind any other prompt a closing tag alone is text. An answer that never closes
+its block counts as cut off.
 """
 
 from __future__ import annotations
@@ -41,18 +42,19 @@ class Tags:
         return prompt.rstrip().endswith(tuple(opening for opening, _ in self.pairs))
 
     def blocks(
-        self, text: str, is_open: bool = False, hidden: Iterable[tuple[int, bool]] = ()
+        self, text: str, is_open: bool = False, hidden: Iterable[tuple[int, bool]] = (), may_be_open: bool = False
     ) -> tuple[list[tuple[int, int]], bool]:
         """((start, end) of each block in characters of `text`, trailing white space included; whether the last one
         never ends).
 
         A block opens at the start of the text or of a line; a tag elsewhere, or one on a later line that is never
-        closed, is ordinary text. An unmatched closing tag at the end or start of a line closes a block that the prompt
-        opened.
+        closed, is ordinary text, as is a closing tag behind a prompt that opens no block.
 
         Args:
             is_open: the prompt ends within a block.
             hidden: (offset, whether it opens) of tags that are special tokens, which the text leaves out.
+            may_be_open: the generation prompt opens a block, which an answer that was not sampled may go on with: it
+                does if its first tag is a closing one at the start or the end of a line.
         """
         found: list[tuple[int, int]] = []
         begun = 0 if is_open else None
@@ -62,7 +64,7 @@ class Tags:
                 if begun is None and (start == end or _is_blank(since.rpartition("\n")[2])):
                     begun = start
                 continue
-            if begun is None and not found and (start == end or _ends_line(text, start, end)):
+            if may_be_open and begun is None and not found and (start == end or _ends_line(text, start, end)):
                 begun = 0
             if begun is not None:
                 end += len(text[end:]) - len(text[end:].lstrip())
@@ -79,12 +81,19 @@ class Tags:
                 for match in re.finditer(re.escape(tag), text) if tag in text else ():
                     yield match.start(), match.end(), opens
 
-    def noted(self, rollout: Rollout, is_open: bool = False, tokenizer: Any = None) -> Rollout:
+    def closed_in(self, text: str) -> bool:
+        """Whether a closing tag occurs in `text`."""
+        return any(closing in text for _, closing in self.pairs)
+
+    def noted(
+        self, rollout: Rollout, is_open: bool = False, tokenizer: Any = None, may_be_open: bool = False
+    ) -> Rollout:
         """The answer with its blocks; cut off if the last one never ends. One that has blocks already is unchanged.
 
         Args:
             is_open: its prompt ends within a block.
             tokenizer: tokenizer of its token ids, to count those of a block; None: the count is 0.
+            may_be_open: as in `blocks`.
         """
         if rollout.blocks or not self.pairs:
             return rollout
@@ -98,7 +107,7 @@ class Tags:
                 ranges = token_spans(tokenizer, rollout.token_ids, rollout.text, stopped=stopped)
         places = zip(rollout.token_ids, ranges, strict=False)
         hidden = [(start, named[token]) for token, (start, _) in places if token in named]
-        spans, is_cut = self.blocks(rollout.text, is_open, hidden)
+        spans, is_cut = self.blocks(rollout.text, is_open, hidden, may_be_open)
         blocks = tuple(block_of(span, ranges) for span in spans)
         return replace(rollout, blocks=blocks, finish_reason="length" if is_cut else rollout.finish_reason)
 

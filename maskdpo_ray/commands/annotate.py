@@ -5,14 +5,17 @@ python -m maskdpo_ray.annotate rollouts.jsonl -o annotations.jsonl --config conf
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from maskdpo_ray import annotators, preflight, questions, ray_address, thinking
+from maskdpo_ray import annotators, chat, model_folder, preflight, questions, ray_address, thinking
 from maskdpo_ray.annotators import Annotator
+from maskdpo_ray.chat import Chat
 from maskdpo_ray.commands import answers_file
 from maskdpo_ray.commands.answers_file import Given
 from maskdpo_ray.commands.arguments import Parser, files_read, with_config
@@ -20,9 +23,10 @@ from maskdpo_ray.commands.labels_file import LabelsFile, key
 from maskdpo_ray.config import Config, DataConfig
 from maskdpo_ray.config_file import located
 from maskdpo_ray.dropped import Dropped
+from maskdpo_ray.errors import ModelError
 from maskdpo_ray.failures import Failures
 from maskdpo_ray.plan import Plan
-from maskdpo_ray.records import Question
+from maskdpo_ray.records import Question, Rollout
 from maskdpo_ray.report.progress import track
 from maskdpo_ray.stages import Annotators, Answered
 from maskdpo_ray.thinking import Tags
@@ -86,10 +90,26 @@ class Job:
             for rollout in (rollout for _, _, given in group for rollout in given):
                 name = key(rollout.question_id, rollout.text)
                 if name not in seen and not self.labels.holds(rollout):
-                    rollouts.append(self.tags.noted(rollout))
+                    rollouts.append(self.tags.noted(rollout, may_be_open=self._may_be_open(question, rollout)))
                 seen.add(name)
             if rollouts:
                 yield Answered(question, (), tuple(rollouts))
+
+    def _may_be_open(self, question: Question, rollout: Rollout) -> bool:
+        """Whether the policy's generation prompt opens the block that the answer closes; without a policy: no."""
+        if rollout.blocks or not self.tags.closed_in(rollout.text) or self._chat is None:
+            return False
+        return self._chat.opens_block(question.prompt)
+
+    @cached_property
+    def _chat(self) -> Chat | None:
+        """The policy's chat; None if its model isn't here or doesn't chat, which labelling doesn't need."""
+        if not os.path.isdir(self.config.model.model_name_or_path):
+            return None
+        try:
+            return chat.of(self.config, model_folder.load_tokenizer(self.config.model))
+        except ModelError:
+            return None
 
     def _judgeable(self, given: Given) -> Given:
         preflight.judgeable(self.annotator, None, given[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.chat import Chat
+from maskdpo_ray.chat import Chat, Messages
 from maskdpo_ray.commands import answers_file
 from maskdpo_ray.commands.answers_file import Given
 from maskdpo_ray.dropped import Dropped, Reason
@@ -89,7 +89,7 @@ class GivenAnswers:
 
 
 def _answer(given: Given, chat: Chat, vocab_size: int) -> Rollout:
-    where, _, answers = given
+    where, question, answers = given
     if len(answers) != 1:
         raise RecordError(f"{where}: expected an answer, got a pair of them", Reason.INVALID_FIELD)
     answer = answers[0]
@@ -98,17 +98,17 @@ def _answer(given: Given, chat: Chat, vocab_size: int) -> Rollout:
             f"{where}: token_ids: expected ids below the model's vocab_size {vocab_size}, got {unknown[0]}",
             Reason.OUTSIDE_VOCABULARY,
         )
-    return replace(with_ids(answer, chat, where), policy_version=0)
+    return replace(with_ids(answer, chat, where, prompt=question.prompt), policy_version=0)
 
 
-def with_ids(answer: Rollout, chat: Chat, where: str, prompt_ids: Sequence[int] = ()) -> Rollout:
+def with_ids(answer: Rollout, chat: Chat, where: str, prompt_ids: Sequence[int] = (), prompt: Messages = ()) -> Rollout:
     """An answer with its thinking blocks and token ids, by default the chat's, the end of turn included unless it was
-    cut off. Raises RecordError as `Chat.answer_ids` does.
+    cut off; `prompt_ids`, `prompt`: see `Chat.noted`. Raises RecordError as `Chat.answer_ids` does.
     """
     if answer.token_ids:
-        return chat.noted(answer, prompt_ids)
+        return chat.noted(answer, prompt_ids, prompt)
     try:
-        ended = chat.noted(answer, prompt_ids).finish_reason == "stop"
-        return chat.noted(replace(answer, token_ids=tuple(chat.answer_ids(answer.text, ended))), prompt_ids)
+        ended = chat.noted(answer, prompt_ids, prompt).finish_reason == "stop"
+        return chat.noted(replace(answer, token_ids=tuple(chat.answer_ids(answer.text, ended))), prompt_ids, prompt)
     except RecordError as error:
         raise RecordError(f"{where}: {error}", error.reason) from None

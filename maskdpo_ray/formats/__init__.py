@@ -33,7 +33,7 @@ def read(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Pref
 
 
 def preference(item: Mapping[str, Any], where: str) -> Preference:
-    """One object of such a file. Raises RecordError, also for a column of context that no reader puts into the prompt."""
+    """One object of such a file. Raises RecordError, also for a column of context that the prompt would lack."""
     conversation.refuse_unread(item, where)
     labelled_by_authors = "chosen_item" in item or "rejected_item" in item
     return (authors if labelled_by_authors else trainers).read(item, where)

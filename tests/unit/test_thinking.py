@@ -37,7 +37,6 @@ def cut(text: str, is_open: bool = False, tags: Tags | None = None) -> tuple[lis
         (DRAFT + ANSWER, False, [DRAFT], False),
         (f" \n{DRAFT}{ANSWER}", False, [DRAFT], False),
         (DRAFT.removeprefix("<think>\n") + ANSWER, True, [DRAFT.removeprefix("<think>\n")], False),
-        (DRAFT.removeprefix("<think>\n") + ANSWER, False, [DRAFT.removeprefix("<think>\n")], False),
         ("<think></think>Lima.", False, ["<think></think>"], False),
         ("<think>a</think>\n<think>b</think>\nLima.", False, ["<think>a</think>\n", "<think>b</think>\n"], False),
         ("Lima.\n<think>Or Cusco?</think>\nIt is.", False, ["<think>Or Cusco?</think>\n"], False),
@@ -45,7 +44,13 @@ def cut(text: str, is_open: bool = False, tags: Tags | None = None) -> tuple[lis
         ("Lima. Or", True, ["Lima. Or"], True),
         ("<think>a</think><think>b", False, ["<think>a</think>", "<think>b"], True),
         ("", True, [], True),
+        # No prompt opened a block.
+        (DRAFT.removeprefix("<think>\n") + ANSWER, False, [], False),
+        ("The capital of Benin is Lagos. </think>\n", False, [], False),
+        ("Lagos.\n</think>\n<think>Hm.</think>\nLima.", False, ["<think>Hm.</think>\n"], False),
+        ("</think>Lagos.", False, [], False),
         # Words about tags are words.
+        ("Use <think> tags: <think>x</think>\nThe capital of Benin is Lagos.", False, [], False),
         ("The tag <think> opens, </think> closes it.", False, [], False),
         ("It is written so:\n<think> opens a block.", False, [], False),
         ("Lima is the capital.", False, [], False),
