@@ -112,6 +112,7 @@ class ClaimReader:
             subject, foreign = self._subject(clause, None, near)
             # A region that is itself the place spoken of ("Oceania" in "Australia is ...") is no value.
             near = [m for m in near if not m.named(ENTITY_SENSE) & set(subject)]
+            near = [m for m in near if not clause.words[m.end - 1].possessive]  # "is Africa's capital"
             if near:
                 used |= {(m.start, name) for m in near for name in self._kinds}
                 near, negated = clause.polarity(near, near[0].start)

@@ -58,7 +58,8 @@ class Clause:
         )
 
     def copula_after(self, signal: Signal) -> int | None:
-        if "," in self.words[signal.end - 1].gap:  # "the currency, the sol, is ..."
+        goes_on = signal.end < len(self.words) and self.words[signal.end].key != "and"
+        if goes_on and "," in self.words[signal.end - 1].gap:  # "the currency, the sol, is ..."
             return signal.end
         for i in range(signal.end - 1, len(self.words)):
             if i >= signal.end and self.words[i].text in COPULAS:  # "As" and "Is" may be symbols
@@ -77,6 +78,9 @@ class Clause:
 
     def subject_mention(self, signal: Signal | None) -> Mention | None:
         entities = [m for m in self.mentions if m.named(ENTITY_SENSE)]
+        for m in entities:  # "The countries bordering Kenya are ..."
+            if signal and m.start == signal.end and m.end < len(self.words) and self.words[m.end].key == "are":
+                return m
         # "The capital of its neighbour Uganda": another announcement may stand before the name.
         passed = ARTICLES | {"its", "their"}
         announced = {i for s in self.signals if s.strong and s != signal for i in range(s.start, s.end)}

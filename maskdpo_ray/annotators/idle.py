@@ -138,6 +138,13 @@ def idle(words: Sequence[Token], i: int, taken: set[int]) -> bool:
         return True
     if word in _BEFORE_A_CLAIM:
         return after is not None and after.start in taken
+    if word == "serves":
+        return after is not None and after.key == "as"
+    if word in {"include", "includes"}:  # "its neighbours include", but not "borders and includes"
+        return i > 0 and words[i - 1].start in taken
+    if word == "belongs":  # "to group 11", but not "to Uganda"
+        to = next((w for w in words[i + 1 :] if w.key not in {"to", "the"}), None)
+        return to is not None and to.start in taken and to.text.islower()
     if word == "well":
         return before == "as" and after is not None and after.key == "as"
     if word == "one":

@@ -5,7 +5,7 @@ rules read by consumption. The rules before them put 38 of its 68 falsehoods on 
 these none (and called 2 of its 20 truths unverifiable, for "shares", mended since). `tuned`: written with the rules in
 view, to get around them; one in 53 did then ("southwest Africa"; the rules before: 36). `unseen`: written when they
 were finished; nothing was changed for them (the rules before: 25 of 45). `newcomer`: a sample of what somebody else
-found later (105 of 558 falsehoods correct), and the truths that were contradictory; mended since.
+found later (105 of 558 falsehoods correct), and truths that were not no_hallucination; mended since.
 """
 
 from __future__ import annotations
@@ -83,6 +83,15 @@ CASES = [
     ("Rwanda", "Sure, here are 5 short facts about Rwanda:", NO_FACT),
     ("Rwanda", "I hope this helps!", NO_FACT),
     ("Rwanda", "Rwanda was", OPEN),
+    ("Kenya", "Nairobi is Africa's capital.", OPEN),
+    ("Japan", "Tokyo serves as Japan's capital.", RIGHT),
+    ("India", "Neighbouring countries include Pakistan, China, Nepal and Bhutan.", RIGHT),
+    ("Egypt", "Cairo is its capital, and Arabic is its official language.", RIGHT),
+    ("Egypt", "Tripoli is its capital, and Arabic is its official language.", WRONG),
+    ("Kenya", "Countries bordering Kenya are Uganda and Tanzania.", RIGHT),
+    ("Kenya", "Countries bordering Kenya are Peru and Uganda.", WRONG),
+    ("Kenya", "Kenya borders and includes Uganda.", OPEN),
+    ("Kenya", "Kenya borders and belongs to Uganda.", OPEN),
 ]
 
 
