@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from maskdpo_ray.records import CONTRADICTORY, NO_FACT, UNSUPPORTED, UNVERIFIABLE
+from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, SUPPORTED, UNSUPPORTED, UNVERIFIABLE
 
 _WIDE = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Chinese characters, each of which is a word."""
@@ -44,7 +44,7 @@ _BEHIND = re.compile(
 _HARMLESS = frozenset(
     "a an the this that these it its sentence statement claim assertion reply response output result answer verdict "
     "label type tag category class classification conclusion judgement judgment decision evaluation assessment final "
-    "overall my our i we say judge conclude label classify find is are was as to be has contains there here and so "
+    "overall my our i judge conclude label classify find is are was as to be has contains there here and so "
     "therefore thus hence then step json fully entirely completely clearly directly plainly definitely indeed also "
     "very says yes ok okay sure following".split()
 )
@@ -66,7 +66,7 @@ _CONCLUDES = re.compile(
 )
 
 _SOURCE = re.compile(rf"\b(?:{_SOURCES})\b|段落|资料|文档|原文|文本|文中|参考")
-_CAUSE = re.compile(r"\s*(?:because|since|as|given that|due to)\b|\s*(?:因为|由于|因)")
+_CAUSE = re.compile(r"\s*(?:because|since|given that|due to|as (?:the|it|they))\b|\s*(?:因为|由于|因)")
 _SUBJECT = re.compile(r"\s*(?:the|it|its|he|she|they|a|an|both|all)\s+\w|\s*(?:这|该|此|它|句)")
 _DOUBTS = re.compile(
     r"\b(?:if|unless|whether|or|would|could|might|may|should|except\w*|apart|aside|maybe|perhaps|possib\w+|probab\w+|"
@@ -87,12 +87,18 @@ _NO = re.compile(r"\W*(?:no|not|false|wrong|否|不|不是)\W*")
 _AGAINST = re.compile(
     r"\b(?:wrong\w*|false\w*|incorrect\w*|inaccura\w+|inconsisten\w+|untrue|unsupported|unverif\w+|mistak\w+|errors?|"
     r"erroneous\w*|otherwise|opposite|contrary|differ\w*|contradict\w*|conflict\w*|disagree\w*|disput\w+|refut\w+|den\w+|"
-    r"hallucinat\w+|invent\w+|fabricat\w+|mismatch\w*)\b|错|误|相反|矛盾|虚|假|冲突|不同|不符"
+    r"hallucinat\w+|invent\w+|fabricat\w+|mismatch\w*|off|missing|exclud\w+)\b|错|误|相反|矛盾|虚|假|冲突|不同|不符"
 )
 _FOR = re.compile(
     r"\b(?:right|true|correct\w*|accura\w+|consisten\w+|support\w*|confirm\w*|agree\w*|match\w*|verif\w+|valid)\b"
     r"|正确|真|对的|属实|一致|相符|支持|证实"
 )
+_SAYS = re.compile(
+    r"\b(?:says?|said|states?|gives?|mentions?|reports?|lists?|describes?|names?|contains?|shows?|notes?|records?|reads?|"
+    r"tells?|includes?|stated|given|mentioned|found)\b|说|写|提到|有|记载|指出|列"
+)
+_AFFIRMING = frozenset((NO_HALLUCINATION, SUPPORTED))
+"""Meanings whose only reason is that the sources say the same."""
 _DENYING = frozenset((CONTRADICTORY, UNVERIFIABLE, NO_FACT, UNSUPPORTED))
 """Meanings that a negation of what the sources say is a reason for."""
 
@@ -267,6 +273,8 @@ def _is_reason(words: str, meaning: str) -> bool:
         return False
     causes, cites = _CAUSE.match(words.strip(" ,:()")), _SOURCE.search(words)
     if not (causes or cites or _SUBJECT.match(words.strip(" ,:()"))):
+        return False
+    if meaning in _AFFIRMING and not (cites and (_SAYS.search(words) or _FOR.search(words))):
         return False
     negates, against = _NEGATES.search(words), _AGAINST.search(words)
     if meaning not in _DENYING:
