@@ -66,7 +66,7 @@ _CONCLUDES = re.compile(
 )
 
 _SOURCE = re.compile(rf"\b(?:{_SOURCES})\b|段落|资料|文档|原文|文本|文中|参考")
-_CAUSE = re.compile(r"\s*(?:because|since|given that|due to|as (?:the|it|they))\b|\s*(?:因为|由于|因)")
+_CAUSE = re.compile(r"\s*(?:because|since|given that|due to|as(?=\s+(?:the|it|they)\b|\W*\Z))\b|\s*(?:因为|由于|因)")
 _SUBJECT = re.compile(r"\s*(?:the|it|its|he|she|they|a|an|both|all)\s+\w|\s*(?:这|该|此|它|句)")
 _DOUBTS = re.compile(
     r"\b(?:if|unless|whether|or|would|could|might|may|should|except\w*|apart|aside|maybe|perhaps|possib\w+|probab\w+|"

@@ -1,11 +1,12 @@
 """Detection of answers that abstain ("I don't know"), by rules for English and Chinese.
 
 An answer abstains if it says nothing, or if one of its clauses says that the answerer lacks the knowledge to answer and
-no clause claims anything about the world. The subject decides, not a keyword: in "I do not know", "there is no
-information about her" and "the passages do not mention it" it is the answerer and its sources; in "he did not know",
-"as an AI pioneer, Turing ..." or the title of a song it is not. Beside it only asides, which claim nothing, may occur:
-apologies, questions, requests, offers, pointers to sources, guesses why nothing is known. A clause of any other form
-counts as a claim, so the answer commits itself and is judged: precision takes priority over recall.
+no clause claims anything about the world, not even in an exception ("other than Paris") or a second negation. The
+subject decides, not a keyword: in "I do not know", "there is no information about her" and "the passages do not
+mention it" it is the answerer and its sources; in "he did not know", "as an AI pioneer, Turing ..." or the title of a
+song it is not. Beside it only asides, which claim nothing, may occur: apologies, questions, requests, offers, pointers
+to sources, guesses why nothing is known. A clause of any other form counts as a claim, so the answer commits itself and
+is judged: precision takes priority over recall.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ class _Language:
     """Words before a clause that don't change its meaning."""
     lack: re.Pattern[str]
     """Clauses in which the answerer lacks the knowledge to answer."""
+    excepts: re.Pattern[str]
+    """Exceptions and comparisons, which claim what they name: "I can't name a capital other than Paris"."""
+    negation: re.Pattern[str]
+    """Negations, of which a second one claims, too: "I don't know anyone who doesn't know that it is Paris"."""
+    single: re.Pattern[str]
+    """Negations that don't count as a second one."""
     aside: re.Pattern[str]
     """Clauses that claim nothing."""
     question: re.Pattern[str]
@@ -117,11 +124,24 @@ _ENGLISH = _Language(
         # Whole clauses without a subject: Unknown. Not sure who that is. Cannot be determined.
         r"(?:unknown|unclear|unsure|uncertain|no idea|no clue|n/?a|idk|dunno|not (?:known|available|specified))\W*$",
         r"(?:(?:this|it|that|the (?:answer|question)) )?(?:cannot|can't) be (?:determined|answered|known)[^,]*$",
+        rf"(?:it|this|that|the answer)(?:'s| is| remains)(?: \w+ly| still)? {_UNCLEAR}\W*$",
+        r"(?:(?:it|this|that)(?:'s| is) )?(?:very |quite )?(?:hard|difficult|impossible) to (?:say|tell|know)\W*$",
         r"(?:the answer is (?:unknown|not known|not available)|(?:it|this|that) is (?:unknown|not known) to me)\W*$",
         rf"(?:not (?:sure|certain)|don't know|do not know|no idea|no clue|never heard|can't say|cannot say|unsure|"
         rf"couldn't {_ABLE}|unable to {_ABLE}|not enough {_SOURCE})"
         r"(?: (?:about|on|for|of|to|who|what|which|when|where|why|how|whether|if|that)\b[^,]*)?\W*$",
     ),
+    excepts=_any(
+        r"\b(?:except\w*|(?<!rather )than|besides|apart from|aside from|doubts?|denies|deny|disputes?|help but)\b",
+        r"\b(?:say|speak|recommend|tell) \w* ?enough\b",
+        r"\bbeyond (?!(?:my|what|that\W*$|this\W*$)\b)",
+        r"\bwithout (?!(?:more|further|additional|any|access|context|knowing|seeing|having|being|looking|checking|"
+        r"guessing|speculating|information|a|the (?:passages?|context|documents?|texts?))\b)",
+        # A clause that tells more of what was named: Paris, the capital; Paris, which is the capital.
+        r",\s(?:the|an?|which|who|whose|where|when)\s",
+    ),
+    negation=re.compile(r"\b(?:not|no|never|cannot|nobody|nothing|none|unable|unaware|unsure|lack)\b|n't\b"),
+    single=re.compile(r"\bor not\b|\b(?:and|or|nor|neither)\s(?:i\s)?(?:\w+\s?)?(?:n't|not|cannot|no|unable)\b"),
     aside=_any(
         # It is unclear which one you mean: on its own this may also be what is known of the world.
         rf"(?:it|this|that|the \w+|your \w+)(?: is|'s) {_UNCLEAR}\b",
@@ -183,9 +203,14 @@ _CHINESE = _Language(
         rf"(?:也|真的|实在)?{_NOT_KNOWING}(?:(?:这|那|此|该|答案|[您你他她它])[^的]{{0,8}}\W*$|\W*$|{_ASKS})",
         rf"(?:目前|暂时|现在)?{_UNABLE}(?:(?=[^是为由于在]*$)|{_ASKS})",
         rf"(?:目前|暂时|现在)?{_NONE}(?:[来以可](?:回答|确定|判断|供参考|查|用).{{0,12}})?\W*$",
+        "(?:这|那|此|该|它)?(?:个|件)?(?:事|问题|答案)?(?:也|还|很|真的?|实在|确实|目前)*"
+        r"(?:不好[说讲]|难[说讲]|说不(?:准|好|清楚?))[了啊呢吧]?\W*$",
         r"无从得知|.{0,20}超出了?我的",
         "(?:文中|上下文|(?:所给|给定|提供|以上|上述)的?.{0,6})[中里]?(?:并|也|都)?(?:没有?|未)(?:提到|提及|说明|包含|涉及|给出)",
     ),
+    excepts=re.compile("除|以外|之外|比.*更|怀疑|否认|质疑"),
+    negation=re.compile("[不没无未]"),
+    single=re.compile(r"(.)[不没]\1|未来|不同|不久|不少"),
     aside=_any(
         ".{0,20}(?:不(?:太|够)?(?:清楚|明确|具体)|含糊|有歧义)",
         "(?:请(?!注意)|麻烦|能否|可否|可以请|能不能|是否|如果|若|如需)",
@@ -198,6 +223,12 @@ _CHINESE = _Language(
     context=re.compile(".*(?:说明|补充|具体|上下文|背景|指的?是|更多|澄清)"),
 )
 
+_CLOSING = re.compile(
+    r"(?:[,.!\s]+(?:(?:very |so )?sorry|i(?:'m| am) (?:\w+ )?(?:sorry|afraid)|(?:my )?apologies|unfortunately|honestly"
+    r"|to be honest|at the moment|right now)(?: about (?:that|this))?)+(?=\W*$)",
+    re.IGNORECASE,
+)
+"""Words after a clause that don't change its meaning."""
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_\u3400-\u9fff]")
 _MARKUP = re.compile(r"[*_`#>]+|^\s*[-•]\s")
@@ -220,6 +251,8 @@ def abstains(text: str) -> bool:
             return False
         says = True
         if forms.lack.match(clause):
+            if forms.excepts.search(clause) or len(forms.negation.findall(forms.single.sub("", clause))) > 1:
+                return False
             lacks = True
         elif forms.aside.match(clause) or (clause.endswith(("?", "？")) and forms.question.match(clause)):
             asks = asks or forms.context.match(clause) is not None
@@ -236,5 +269,6 @@ def _clauses(text: str, language: str, forms: _Language) -> Iterator[str]:
             clause = " ".join(clause.split())
             if found := forms.opening.match(clause):
                 clause = clause[found.end() :]
+            clause = _CLOSING.sub("", clause[: _LONGEST + 1])
             if any(character.isalnum() for character in clause):
                 yield clause[:1].lower() + clause[1:]

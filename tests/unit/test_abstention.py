@@ -52,6 +52,20 @@ def test_the_marked_answers_are_enough_of_each_kind() -> None:
         "我的知识库中没有相关内容。",
         "文中没有提到他的出生地。",
         "这个我不知道。",
+        # Nothing but a lack of knowledge, without the answerer.
+        "It is unknown.",
+        "It's hard to say.",
+        "The answer is unclear.",
+        "不好说。",
+        "这个很难说。",
+        "说不准。",
+        # An apology behind it.
+        "Not sure, sorry!",
+        "No idea, I'm afraid.",
+        # Words of an exception or a second negation, without a claim.
+        "I can't answer without more information.",
+        "I don't know whether it is or not.",
+        "我不知道他有没有去过。",
     ],
 )
 def test_abstentions(answer: str) -> None:
@@ -84,6 +98,21 @@ def test_abstentions(answer: str) -> None:
         "It is unclear whether Homer existed. Do historians agree? No.",
         "我不确定，应该是利马。",
         "我不清楚。请注意，利马是秘鲁的首都。",
+        # A claim inside it: an exception, a comparison, a second negation, an apposition.
+        "I can't answer without mentioning Paris, the capital.",
+        "I'm unable to find a better capital than Paris.",
+        "I cannot name any capital other than Paris.",
+        "I have no information beyond the fact that it is Paris.",
+        "I'm not sure anyone doubts that it is Paris.",
+        "I don't know anyone who doesn't know it is Paris.",
+        "I can't say enough about Paris.",
+        "I don't know why you ask about Paris, the capital.",
+        "我不知道还有谁不知道首都是巴黎",
+        "我不知道除了巴黎还有哪个首都",
+        "我找不到比巴黎更合适的答案",
+        "It is unknown. It is Paris.",
+        "The population of Lima is unknown.",
+        "不好说，应该是利马。",
         "1. Lima",
         "42",
     ],
