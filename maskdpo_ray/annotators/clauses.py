@@ -163,7 +163,7 @@ def _starts_clause(words: list[Token], mentions: list[Mention], i: int, index: N
         return "," in before.gap or word == "whose" or (word == "which" and before.key not in OF)
     if before.key != "and" and "," not in before.gap:
         return False
-    if word == "and":
+    if word == "and" or words[begun].key == "to":  # "To the south, it borders ..."
         return False
     if word in _AFTER_AND:
         ahead = words[i : i + 12]

@@ -66,7 +66,8 @@ def with_directions(clause: Clause, signal: Signal, values: list[Mention], claim
     """
     words = clause.words
     named = {i for m in clause.mentions for i in range(m.start, m.end)}
-    at = [i for i in range(signal.end, len(words)) if words[i].key in COMPASS and i not in named]
+    first = 0 if words[0].key == "to" else signal.end  # "To the south, it borders ..."
+    at = [i for i in range(first, len(words)) if words[i].key in COMPASS and i not in named]
     if not at or any(m.start < signal.end for m in values):
         return claim
     follow = values[0].start < at[0]
@@ -75,12 +76,13 @@ def with_directions(clause: Clause, signal: Signal, values: list[Mention], claim
         apart = not groups or any(word.key not in _TO_BOTH for word in words[groups[-1][-1] + 1 : i])
         groups = [*groups, [i]] if apart else [*groups[:-1], [*groups[-1], i]]
 
-    def lies(mention: Mention) -> tuple[str, ...]:
+    def beside(mention: Mention) -> list[int]:
         near = [g for g in groups if (g[0] > mention.start if follow else g[0] < mention.start)]
-        group = (near[0] if follow else near[-1]) if near else []
-        return tuple(words[i].key for i in group)
+        return (near[0] if follow else near[-1]) if near else []
 
-    return replace(claim, directions=tuple(map(lies, values)), taken=claim.taken | {words[i].start for i in at})
+    found = [beside(mention) for mention in values]
+    directions = tuple(tuple(words[i].key for i in group) for group in found)
+    return replace(claim, directions=directions, taken=claim.taken | {words[i].start for g in found for i in g})
 
 
 def lies(of: Place, what: Place, directions: Sequence[str]) -> bool:
