@@ -36,6 +36,9 @@ _SYMBOL_CONTEXT = re.compile(
     r"symbol|letter|vitamin|hepatitis|grade|option|answer|formula|denoted|class|type|group|block|符号|字母",
     re.IGNORECASE,
 )
+_OPTION = re.compile(
+    r"\b(?:answer|option|choice)(?: is)?\s*[:：][\s*_]*\Z", re.IGNORECASE
+)  # Before "A." in "Answer: A. Paris".
 
 _ACRONYM = re.compile(r"[A-Za-z]{1,2}(?:\.-?[A-Za-z]{1,2})+")  # U.S, Ph.D, a.m, J.-P
 _NEXT_WORD = re.compile(r"\w+\.?")
@@ -71,6 +74,8 @@ def full_stop_ends(text: str, span: tuple[int, int, int], word: str, following: 
     behind_number = (letter or counted) and _UNIT.search(text, max(begin, start - 2), start) is not None
     if start > begin and text[start - 1] in _COMPOUND:
         return True
+    if letter and _OPTION.search(text, max(begin, start - _CONTEXT), start):
+        return False
     if letter and word.isupper() or word in _SYMBOLS:
         if behind_number:
             return True  # 3,017 °C. / 5 V.

@@ -57,7 +57,7 @@ _BRACKET = re.compile(r"[()（）\[\]【】{}《》“”「」『』\"`]")
 _CITING = frozenset("[(（【［〔<¹²³⁰⁴⁵⁶⁷⁸⁹†‡")
 _PAIRS = {")": "(", "）": "(", "]": "[", "】": "【", "}": "{", "》": "《", "”": "“", "」": "「", "』": "『"}
 _ITEM = re.compile(r"(?:(?P<end>(?:^|[.!?…。！？;；:：,，、])\s*)|\s)(?P<item>\d{1,2}|[a-z])$")  # 1) or b)
-_PASSAGE = frozenset('(（“「『"')  # May hold whole sentences.
+_PASSAGE = frozenset('(（[【“「『"')  # May hold whole sentences.
 _QUOTES = frozenset('“「『"')
 _TAIL = re.compile(r"(?:[)\]}\"'”’»」』）】\u200b-\u200d\u2060\ufeff]|[*_~`]+(?=[\s\[¹²³⁰⁴-⁹]|$))*")
 _LINK = r"\[[^\[\]]{1,120}\]\([^()\s]{1,300}\)"
@@ -278,6 +278,7 @@ class _Block:
         return (
             self.text[opening] in _PASSAGE
             and self.text[close - 1] in _ENDS
+            and (self.text[opening] != "[" or self.text[close + 1 : close + 2] != "(")  # A link's text.
             and not _WORD.search(self.text, self.body, opening)
         )
 

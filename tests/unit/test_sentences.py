@@ -42,6 +42,9 @@ ENGLISH = {
     "rule_line": "Kigali is the capital.\n---\n¦It lies in Africa.",
     # Full stops that end nothing.
     "title": "Dr. Smith met Mrs. Jones and Prof. Lee.¦ They spoke with Gen. Grant.",
+    "option": "Answer: A. Paris\n¦The answer is: C. Lima lies in Peru.¦ Choice: **B. Quito**",
+    "square_bracket": "[See this.]¦ It ends.¦ [See that.]¦ He saw [sic.] Lima.",
+    "link_of_sentences": "[See this. And that.](http://example.com) It ends.",
     "us_inside": "The U.S. dollar is used.¦ The U.S. Congress sits in Washington, D.C.¦ It has two chambers.",
     "us_adjective": "It borders the U.S. Virgin Islands and the U.K. overseas territories.",
     "us_end": "He moved to the U.S.¦ He then bought a house.¦ It is bigger than the U.K.¦ The sea is near.",
@@ -120,6 +123,9 @@ ENGLISH = {
 }
 
 CHINESE = {
+    "quotation_then_more": "“你好。”然后走了。",
+    "short_quotation_then_more": "“二。”三",
+    "square_bracket": "【注意。】¦结束。",
     "plain": "首都是基加利。¦它位于非洲。¦货币是卢旺达法郎。",
     "question_exclamation": "首都是哪里？¦是基加利！¦真的吗？！¦对。",
     "semicolon": "首都是北京；¦货币是人民币；¦语言是汉语。",
