@@ -73,6 +73,7 @@ def load(model: ModelConfig) -> ModelFolder:
     vocab_size = getattr(config, "vocab_size", None)
     if type(vocab_size) is not int or vocab_size < needed:
         raise ModelError(f"{file}: vocab_size: expected the tokenizer's {needed} or more, got {shown(vocab_size)}")
+    _refuse_ends(folder / "generation_config.json", vocab_size)
     return ModelFolder(file, config, tokenizer, context)
 
 
@@ -285,6 +286,17 @@ def load_tokenizer(model: ModelConfig) -> Any:
         raise ModelError(f"{where}: expected a chat template that takes a question, got {reason}") from error
     _refuse_unlocatable(tokenizer, folder)
     return tokenizer
+
+
+def _refuse_ends(file: Path, vocab_size: int) -> None:
+    """Raise ModelError unless the tokens at which generation stops, if the file names any, are tokens of the model."""
+    given = _json_object(file).get("eos_token_id") if file.is_file() else None
+    for token in given if isinstance(given, list) else [] if given is None else [given]:
+        if type(token) is not int or not 0 <= token < vocab_size:
+            raise ModelError(
+                f"{file}: eos_token_id: expected token ids below the model's vocab_size {vocab_size}, "
+                f"got {shown(token)}"
+            )
 
 
 def template(file: str) -> str:

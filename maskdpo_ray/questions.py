@@ -15,7 +15,7 @@ from maskdpo_ray.dropped import Dropped, Reason
 from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.formats import rendered
 from maskdpo_ray.formats.conversation import Messages, messages
-from maskdpo_ray.formats.json_items import objects
+from maskdpo_ray.formats.json_items import objects, refuse_list
 from maskdpo_ray.records import Question
 from maskdpo_ray.sentences import LANGUAGES
 
@@ -44,6 +44,7 @@ def load(source: str, dropped: Dropped | None = None) -> list[Question]:
 
     def question(found: tuple[str, dict[str, Any]]) -> Question:
         where, value = found
+        refuse_list(value, where)
         made = _question(value, where)
         if first := places.get(made.id):
             message = f"{where}: id: expected an id of its own, got {made.id!r} again, first at {first}"

@@ -10,7 +10,7 @@ from typing import Any
 from maskdpo_ray import formats
 from maskdpo_ray.dropped import Dropped, Reason
 from maskdpo_ray.errors import RecordError, shown
-from maskdpo_ray.formats.json_items import objects, record
+from maskdpo_ray.formats.json_items import objects, record, refuse_list
 from maskdpo_ray.formats.own import refuse_impossible
 from maskdpo_ray.formats.preference import SIDES
 from maskdpo_ray.records import Block, PreferencePair, Question, Rollout
@@ -57,6 +57,7 @@ def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where
 
 def rollout(item: dict[str, Any], where: str) -> Rollout:
     """An answer from any source. Raises RecordError naming `where` and the field."""
+    refuse_list(item, where)
     answer = record(Answer, item, where)
     found = Rollout(**{each.name: getattr(answer, each.name) for each in fields(Rollout)})
     refuse_impossible(found, where)

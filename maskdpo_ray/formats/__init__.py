@@ -12,7 +12,7 @@ from typing import Any
 
 from maskdpo_ray.dropped import Dropped
 from maskdpo_ray.formats import authors, conversation, trainers
-from maskdpo_ray.formats.json_items import objects
+from maskdpo_ray.formats.json_items import objects, refuse_list
 from maskdpo_ray.formats.preference import Preference
 
 WRITERS: dict[str, Callable[[Preference], dict[str, Any]]] = {
@@ -34,6 +34,7 @@ def read(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Pref
 
 def preference(item: Mapping[str, Any], where: str) -> Preference:
     """One object of such a file. Raises RecordError, also for a column of context that the prompt would lack."""
+    refuse_list(item, where)
     conversation.refuse_unread(item, where)
     labelled_by_authors = "chosen_item" in item or "rejected_item" in item
     return (authors if labelled_by_authors else trainers).read(item, where)

@@ -9,7 +9,7 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
@@ -21,6 +21,8 @@ from maskdpo_ray.records import from_json
 
 Record = TypeVar("Record")
 
+_OF_RECORDS = frozenset(("id", "question_id", "prompt", "text", "chosen", "rejected", "conversations"))
+"""Fields of questions, answers and pairs; each of these records has one."""
 _CHUNK = 2**18
 _MOST = 2**26  # Bytes of one object. With a quote or bracket left open it would be the rest of the file.
 
@@ -85,6 +87,17 @@ def record(kind: type[Record], value: dict[str, Any], where: str) -> Record:
         return from_json(kind, value)
     except ValueError as error:
         raise RecordError(f"{where}: {error}", Reason.INVALID_FIELD) from None
+
+
+def refuse_list(item: Mapping[str, Any], where: str) -> None:
+    """Raise RecordError for an object that holds a list of records, as {"data": [...]} does, and is none itself."""
+    if not _OF_RECORDS.isdisjoint(item):
+        return
+    for name, value in item.items():
+        is_list = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+        if is_list and not _OF_RECORDS.isdisjoint(value[0]):
+            message = f"expected a record, got an object that holds a list of {len(value)} in {name!r}; give that list"
+            raise RecordError(f"{where}: {message}", Reason.INVALID_FIELD)
 
 
 def num_lines(path: Path) -> int:

@@ -79,7 +79,12 @@ def saved(folder: Path) -> Iterator[tuple[str, Found]]:
         yield from saved(folder / splits[0])
         return
     for name in _listed(folder / "state.json", "_data_files"):
-        with (folder / name).open("rb") as file:
+        try:
+            opened = (folder / name).open("rb")
+        except OSError as error:
+            expected = f"expected the part that {folder / 'state.json'} lists"
+            raise DataError(f"{folder / name}: {expected}, got: {error.strerror}") from None
+        with opened as file:
             yield from _arrow(folder / name, file)
 
 
