@@ -5,7 +5,7 @@ rules read by consumption. The rules before them put 38 of its 68 falsehoods on 
 these none (and called 2 of its 20 truths unverifiable, for "shares", mended since). `tuned`: written with the rules in
 view, to get around them; one in 53 did then ("southwest Africa"; the rules before: 36). `unseen`: written when they
 were finished; nothing was changed for them (the rules before: 25 of 45). `newcomer`: a sample of what somebody else
-found later (105 of 558 falsehoods correct), and truths that were not no_hallucination; mended since.
+found later, mended since; `facts_newcomer.txt` has all 557 falsehoods and 138 truths of that author.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from maskdpo_ray.pairs import scored
 from maskdpo_ray.records import CORRECT, NO_FACT, Question, Rollout
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "facts_adversarial.txt"
+NEWCOMER = FIXTURE.with_name("facts_newcomer.txt")
 LINES = [line.split("|") for line in FIXTURE.read_text(encoding="utf-8").splitlines()]
 RWANDA = Question("q", "Rwanda", (), facts={"table": "countries", "entity": "Rwanda"})
 
@@ -40,6 +41,24 @@ def test_no_falsehood_is_correct_and_truths_are(part: str, annotator: str) -> No
         if labels != {RIGHT} if truth == "T" else labels <= CORRECT:
             bad.append((text, labels))
     assert len(rows) > 40 and bad == []
+
+
+@pytest.mark.parametrize("annotator", ["facts", "claims"])
+def test_a_newcomers_sentences(annotator: str) -> None:
+    """Bounds are what was measured: the rules before put 257 falsehoods on the correct side."""
+    own = build(annotator)
+    passed, right = [], 0
+    for line in NEWCOMER.read_text(encoding="utf-8").splitlines():
+        truth, table, entity, text = line.split("|", 3)
+        question = Question("q", entity, (), facts={"table": table, "entity": entity})
+        answer = text.replace("\\n", "\n")
+        (annotation,) = own.annotate([(question, Rollout("q", 0, (), answer, "stop", 0))])
+        labels = {sentence.label for sentence in annotation.sentences}
+        if truth == "F" and labels <= CORRECT:
+            passed.append(text)
+        right += truth == "T" and labels == {RIGHT}
+    assert len(passed) <= 11, passed
+    assert right >= 118
 
 
 CASES = [
