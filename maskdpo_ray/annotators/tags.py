@@ -202,8 +202,8 @@ class Tags:
         for tag in held:
             pieces += [text[free_from : tag.start].replace(_TAG, " "), _TAG]
             free_from = tag.end
-        text = "".join([*pieces, text[free_from:].replace(_TAG, " ")])
-        text = _MARKUP.sub(" ", _CLOSED.sub(r"\1,", _HTML.sub(" ", text)))
+        text = _spaced("".join([*pieces, text[free_from:].replace(_TAG, " ")]))
+        text = _spaced(_MARKUP.sub(" ", _CLOSED.sub(r"\1,", _HTML.sub(" ", text))))
         return _STEP.sub("it", _LIST_MARK.sub("", text)), held
 
     def _stands(self, tag: str, letters: str, first: int, text: str, places: list[int]) -> bool:
@@ -220,6 +220,11 @@ def _is_edge(text: str, place: int) -> bool:
     if place == 0 or not text[place - 1].isalnum():
         return True
     return bool(_IS_WIDE.match(text[place]) or _IS_WIDE.match(text[place - 1]))
+
+
+def _spaced(text: str) -> str:
+    """`text` without blank lines and runs of spaces, on which the patterns would take quadratic time."""
+    return "\n".join(filter(None, (" ".join(line.split()) for line in text.split("\n"))))
 
 
 def _sentences(text: str) -> list[tuple[str, bool]]:

@@ -106,4 +106,6 @@ def test_time_grows_with_the_length() -> None:
     assert thoughts.stripped("<think>" * 150_000) is None
     assert thoughts.stripped("<think></think>" * 70_000) == ""
     assert Tags({"Contradictory": "c"}).meaning("contradictory\n" * 70_000) == "c"
+    for piece in ("\n", " ", "\\", "`"):
+        assert Tags({"Contradictory": "c"}).meaning("contradictory" + piece * 50_000) == "c"
     assert time.monotonic() - begin < 20
