@@ -44,7 +44,7 @@ def words(text: str) -> tuple[Word, ...]:
     found: list[Word] = []
     for match in _TOKEN.finditer(_POSSESSIVE.sub("", text)):
         token = match.group()
-        if not token[0].isdigit():
+        if not token[0].isdecimal():
             scale = _SCALES.get(token.casefold())
             if scale and found and found[-1].value is not None:
                 number = found.pop()

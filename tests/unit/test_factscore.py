@@ -158,6 +158,12 @@ def test_words_match(one: str, other: str, strictly: bool, loosely: bool) -> Non
     assert b.matches(a) == strictly
 
 
+@pytest.mark.parametrize("text", ["¹E", "¹²³", "x²", "①", "½ cup", "٣", "१२", "¹E 12 million", "1,2,3.4.5"])
+def test_digits_of_every_script_are_read(text: str) -> None:
+    """Superscripts and the like are digits to Python, and no numbers."""
+    assert all(word.value is None or word.value >= 0 for word in words(text))
+
+
 def test_passages_are_found_by_their_rarer_words() -> None:
     passages = Passages(["the capital is old", "the capital is Strelsau", "the rest"])
     assert passages.find("capital Strelsau", 2) == ["the capital is Strelsau", "the capital is old"]
