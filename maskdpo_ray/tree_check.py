@@ -22,7 +22,8 @@ from maskdpo_ray.forward import ALL_SAVINGS, response_logps
 
 
 def check(model: Any, dtype: str, device: torch.device | str, has_gradient: bool) -> None:
-    """Raise ModelError when log-probs of a tree, or a gradient through it, differ from those of plain rows.
+    """Raise ModelError when log-probs of a tree, or a gradient through it, differ from those of plain rows, or when
+    those are not finite.
 
     Collective under ZeRO-3. Doesn't change any weight's gradient.
 
@@ -35,6 +36,11 @@ def check(model: Any, dtype: str, device: torch.device | str, has_gradient: bool
     got = _results(model, pairs, device, True, has_gradient)
     with tree_attention.plain_rows(model):
         expected = _results(model, pairs, device, False, has_gradient)
+    if not all(result.isfinite().all() for result in expected):
+        raise ModelError(
+            f"{type(model).__name__}: expected finite log-probs and gradients, got others on random tokens: the "
+            "weights are broken, or were not loaded as they are in their folder"
+        )
     wrong = []  # limits times sizes, not shares: a head of zeros has no gradient; NaN is wrong
     num_tokens = sum(len(pair.chosen_weights + pair.rejected_weights) for pair in pairs)
     error = (got[0] - expected[0]).abs().sum().item()

@@ -112,6 +112,13 @@ def test_a_wrong_tree_stops(name: str, has_gradient: bool) -> None:
         tree_check.check(built(WRONG[name]), "fp32", "cpu", has_gradient)
 
 
+def test_broken_weights_are_not_put_down_to_the_tree() -> None:
+    model = built(LlamaConfig(**SHAPE))
+    torch.nn.init.constant_(model.model.layers[0].mlp.down_proj.weight, math.nan)
+    with pytest.raises(ModelError, match="expected finite log-probs and gradients, got .*: the weights are"):
+        tree_check.check(model, "fp32", "cpu", has_gradient=True)
+
+
 def test_a_model_that_ignores_positions_stops() -> None:
     with pytest.raises(ModelError, match="PlacesLlama: a prefix tree gives other results"):
         tree_check.check(built(LlamaConfig(**SHAPE), PlacesLlama), "fp32", "cpu", True)
