@@ -40,7 +40,7 @@ def compare(
 
 
 def _parts(examples: Sequence[TrainingExample], logps: Sequence[PairLogps], others: Sequence[PairLogps]) -> np.ndarray:
-    """What each token adds to M_w - M_l, summed over pairs: float64."""
+    """Terms of M_w - M_l, one for each token of all pairs: float64."""
     parts = [np.zeros(0)]
     for example, own, other in zip(examples, logps, others, strict=True):
         for sign, side, weights in ((1, 0, example.chosen_weights), (-1, 1, example.rejected_weights)):

@@ -25,7 +25,7 @@ from maskdpo_ray.spelling import special_ids, token_spans
 Pair = tuple[str, str]
 """The tags that open and close a block."""
 
-KNOWN: tuple[Pair, ...] = tuple((pair.open, pair.close) for pair in thoughts.KNOWN)
+KNOWN: tuple[Pair, ...] = thoughts.KNOWN
 _CLOSING = re.compile(r"([<\[◁]\|?)/([\w.:-]*(?:think|thought|reason)[\w.:-]*)(\|?[>\]▷])", re.IGNORECASE)
 _DESCRIBE = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "added_tokens.json")
 _ADDED = re.compile(r'"content":\s*"([^"\s]*(?:think|thought|reason)[^"\s]*)"', re.IGNORECASE)
