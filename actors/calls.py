@@ -4,24 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from maskdpo_ray.errors import ActorLost, ClusterError, UserError, one_line, printable
-
-
-@dataclass(frozen=True)
-class Refused:
-    """In place of an answer to one question: why there is none."""
-
-    error: str
-    """One line."""
-
-    @classmethod
-    def of(cls, error: BaseException) -> Refused:
-        """Of what an actor raised."""
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return cls(f"{kind}{printable(one_line(error))}")
 
 
 class OutOfMemory(ClusterError):
@@ -91,13 +76,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
-def cause_of(error: BaseException) -> BaseException:
-    """What an actor raised, of the error that Ray makes of it; any other error itself."""
-    from ray.exceptions import RayTaskError
-
-    return error.cause if isinstance(error, RayTaskError) else error
-
-
 def is_death(error: BaseException) -> bool:
     """Whether this error of Ray's says that an actor's process is gone; one that can't even be made is no death."""
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
@@ -115,6 +93,12 @@ def reason(error: BaseException) -> str:
         return ""
     detail = str(error).partition("Worker exit detail: ")[2]
     return f": {one_line(detail) if detail else first_line(error)}"
+
+
+def message_of(error: BaseException) -> str:
+    """One line about what an actor raised; with its class, unless that is an error of ours."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return f"{kind}{printable(one_line(error))}"
 
 
 def first_line(error: BaseException) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 
 from actors import weights
 from actors.clock import BusyClock
+from actors.dispatch import Dispatcher, Failure, call_each
 from actors.host import Stored
-from actors.pool import Failure, Pool
+from actors.pool import Pool
 from actors.ranks import Ranks
 from actors.rollout import Request, Sampling, refuse_faults, request_seed
 from maskdpo_ray import batching, micro_batches, publication
@@ -31,8 +32,6 @@ from maskdpo_ray.reference import PairLogps
 from maskdpo_ray.stages import EVALUATE, Answered, Failed, Labelled
 from maskdpo_ray.training_config import TrainConfig
 
-_TOGETHER = 16
-"""Questions that go to an annotation or evaluation actor in one call, at most."""
 _PUBLISHED_PAIRS = 16
 """Pairs whose log-probs are compared between the trained and the published policy."""
 _BLOCK_TOKENS = 2**16
@@ -42,8 +41,8 @@ _BLOCK_TOKENS = 2**16
 class _Replaced:
     """A group of actors that are replaced when they die or hang."""
 
-    def __init__(self, actors: Sequence[Any], what: str, config: Config, exchanges: bool = False) -> None:
-        self.pool = Pool(actors, what, config.cluster, exchanges)
+    def __init__(self, actors: Sequence[Any], what: str, config: Config) -> None:
+        self.pool = Pool(actors, what, config.cluster)
         self._config = config
 
     @property
@@ -57,14 +56,14 @@ class _Replaced:
 
     def busy_seconds(self) -> float:
         """Mean over the actors that are there."""
-        return fmean(self.pool.each("busy_seconds").values())
+        return fmean(call_each(self.pool, "busy_seconds").values())
 
 
 class RolloutGroup(_Replaced):
     """vLLM engines as one source of answers (`stages.Engines`)."""
 
     def __init__(self, config: Config, engines: Sequence[Any], chat: Chat) -> None:
-        super().__init__(engines, "rollout engine", config, exchanges=True)
+        super().__init__(engines, "rollout engine", config)
         self._chat = chat
         self._files: Stored[dict[str, bytes]] | None = None
         """Of the policy that was loaded last, when an engine's node does not see them."""
@@ -75,9 +74,9 @@ class RolloutGroup(_Replaced):
 
     def load(self, policy: Policy) -> None:
         """Every engine that is there confirms version and checksum, or ClusterError names the one that didn't."""
-        sees = self.pool.each("has", policy).values()
+        sees = call_each(self.pool, "has", policy).values()
         self._files = None if all(sees) else _in_object_store(policy)
-        for index, answer in self.pool.each("load", policy, self._files).items():
+        for index, answer in call_each(self.pool, "load", policy, self._files).items():
             if answer != (policy.version, policy.checksum):
                 raise ClusterError(
                     f"rollout engine {index}: expected policy {policy.version} {policy.checksum[:12]}, holds {answer}"
@@ -98,7 +97,8 @@ class RolloutGroup(_Replaced):
             refuse_faults(reply, item.question.id, policy, num_samples)
 
         asked = (Answered(question, tuple(self._chat.prompt_ids(question)), ()) for question in questions)
-        for item, reply in self.pool.feed(asked, ask, self._config.in_flight(num_samples), check=check):
+        dispatcher = Dispatcher(self.pool, ask, check=check)
+        for item, reply in dispatcher.run(asked, self._config.in_flight(num_samples)):
             yield _failed(item, reply) or replace(
                 item, rollouts=tuple(self._chat.noted(rollout, item.prompt_token_ids) for rollout in reply.rollouts)
             )
@@ -135,8 +135,7 @@ class AnnotationGroup(_Replaced):
             # The actor that knows what it was asked of this question before, in earlier iterations too.
             return zlib.crc32(item.question.id.encode()) % len(self.pool)
 
-        together = _together(self._hosted)
-        for item, labels in self.pool.feed(answered, ask, self._config.annotation.in_flight, home, together=together):
+        for item, labels in Dispatcher(self.pool, ask, home).run(answered, self._config.annotation.in_flight):
             yield _failed(item, labels) or Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(labels))
 
 
@@ -157,8 +156,7 @@ class EvaluationGroup(_Replaced):
         def ask(item: Labelled) -> tuple[str, tuple[Any, ...]]:
             return "judge", (self._hosted, item.question, list(item.rollouts))
 
-        together = _together(self._hosted)
-        for item, judgements in self.pool.feed(labelled, ask, self._config.eval.in_flight, together=together):
+        for item, judgements in Dispatcher(self.pool, ask).run(labelled, self._config.eval.in_flight):
             yield _failed(item, judgements) or replace(item, judgements=tuple(judgements))
 
 
@@ -348,13 +346,8 @@ def _blocks(examples: Iterable[TrainingExample], num_tokens: int) -> Iterator[li
         yield block
 
 
-def _together(hosted: Stored[Any]) -> int:
-    """How many questions may go to a host in one call; what answers several at a time gets them one by one."""
-    return _TOGETHER if hosted.max_concurrency == 1 else 1
-
-
 def _failed(item: Answered | Labelled | Failed, reply: Any) -> Failed | None:
-    """What stands for a question that was given up, here or by the group before."""
+    """What stands for a question that failed, here or in the group before."""
     return Failed(item.question, reply.error) if isinstance(reply, Failure) else None
 
 

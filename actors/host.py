@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from actors.calls import Refused
 from actors.clock import BusyClock
 from actors.faults import told
 from actors.lifetime import end_with_raylet
-from maskdpo_ray.errors import ReplyError, UserError
 
 
 class Startable(Protocol):
@@ -30,8 +27,6 @@ class Stored(Generic[Hosted]):
     """An object in Ray's store; whoever put it there keeps this."""
 
     reference: Any
-    max_concurrency: int = 1
-    """Of the object: calls that it takes at a time, each in a thread of its own."""
 
     def fetch(self) -> Hosted:
         """A copy for this process."""
@@ -67,23 +62,6 @@ class Host(Generic[Hosted]):
                     hosted.start()
                 self._hosted = hosted
             return self._hosted
-
-    def many(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        """The answers to several (method, arguments), in order; Refused in place of one that is about its question.
-
-        Raises any UserError that is not.
-        """
-        answers: list[Any] = []
-        for method, arguments in calls:
-            try:
-                answers.append(getattr(self, method)(*arguments))
-            except UserError as error:
-                if not isinstance(error, ReplyError):
-                    raise
-                answers.append(Refused.of(error))
-            except Exception as error:
-                answers.append(Refused.of(error))
-        return answers
 
     def busy_seconds(self) -> float:
         """Seconds spent working since the start."""

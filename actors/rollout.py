@@ -10,12 +10,10 @@ import asyncio
 import hashlib
 import tempfile
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from actors import weights
 from actors.clock import BusyClock
-from actors.exchange import Call, Exchange
 from actors.host import Stored
 from actors.lifetime import end_with_raylet
 from actors.vllm_process import CONFIG, Guard, set_environment
@@ -115,7 +113,6 @@ class RolloutEngine:
         self._engine: Any = None
         self._setting_up = asyncio.Lock()
         self._is_set_up = False
-        self._exchange = Exchange()
         self._guard = Guard("vLLM", settings.device, "vllm.")
 
     async def ready(self) -> tuple[int, str]:
@@ -189,10 +186,6 @@ class RolloutEngine:
             for answer in sorted(final.outputs, key=lambda completion: completion.index)
         )
         return Sampled((held.version, held.checksum), rollouts)
-
-    async def exchange(self, life: str | None, calls: list[Call]) -> tuple[str, list[tuple[int, bytes]]]:
-        """Calls of these methods, several in a message: see `exchange.py`."""
-        return await self._exchange.take(partial(getattr, self), life, calls)
 
     async def load(self, policy: Policy, files: Stored[dict[str, bytes]] | None = None) -> tuple[int, str]:
         """Load a published policy and forget every cached prefix; no request may be running.

@@ -10,7 +10,6 @@ adds to a call (ids, owner, headers), and weights, which are handed on once an i
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
 from dataclasses import replace
 from typing import Any
@@ -56,10 +55,9 @@ def sizes(phrases: simulated.Phrases, prompt: list[int], answers: int, tokens: i
     example = TrainingExample("train/000001#0", tuple(prompt), chosen, rejected, *weights)
     logps = simulated.SimulatedRank(None, 0, 1).reference_logps([[example]])[0]
     request = Request(question.id, tuple(prompt), sampling, 1, policy)
-    reply = pickle.dumps(Sampled((0, policy.checksum), tuple(rollouts)), pickle.HIGHEST_PROTOCOL)
-    of_question = {  # to and from engines with one question, see actors/exchange.py: with more it is less for each
-        "to an engine: prompt": ("0" * 16, [(0, "generate", (request,))]),
-        "from it: answers": ("0" * 16, [(0, reply)]),
+    of_question = {
+        "to an engine: prompt": (request,),
+        "from it: answers": Sampled((0, policy.checksum), tuple(rollouts)),
         "to an annotator: question, answers": (hosted, question, rollouts),
         "from it: labels": labels,
     }

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import numpy as np
 
 from actors import weights
 from actors.clock import BusyClock
-from actors.exchange import Call, Exchange
 from actors.lifetime import end_with_raylet
 from actors.rollout import Request, Sampled
 from maskdpo_ray.policy import Policy
@@ -112,7 +110,6 @@ class SimulatedEngines:
         end_with_raylet()
         self._phrases, self._seconds = phrases, seconds
         self._policies = [policy] * engines
-        self._exchanges = [Exchange() for _ in range(engines)]
         self._slots = [asyncio.Semaphore(slots) for _ in range(engines)]
         self._clocks = [BusyClock() for _ in range(engines)]
         self._slot_seconds: list[Counter[int]] = [Counter() for _ in range(engines)]
@@ -121,12 +118,6 @@ class SimulatedEngines:
         """Call a method of an engine: (engine, method, arguments)."""
         index, method, arguments = call
         return await getattr(self, method)(index, *arguments)
-
-    async def exchange(self, index: int, life: str | None, calls: list[Call]) -> tuple[str, list[tuple[int, bytes]]]:
-        return await self._exchanges[index].take(partial(self._method, index), life, calls)
-
-    def _method(self, index: int, name: str) -> Any:
-        return partial(getattr(self, name), index)
 
     async def ready(self, index: int) -> tuple[int, str]:
         return self._policies[index].version, self._policies[index].checksum

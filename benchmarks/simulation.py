@@ -30,7 +30,7 @@ from actors.groups import RolloutGroup
 from benchmarks import measures, simulated
 from maskdpo_ray import chat, cli, model_folder
 from maskdpo_ray.chat import Chat
-from maskdpo_ray.cluster import ENGINE_CONCURRENCY, Cluster
+from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config import (
     AnnotationConfig,
     ClusterConfig,
@@ -48,6 +48,8 @@ from maskdpo_ray.tracking import Tracker
 
 ray.cloudpickle.register_pickle_by_value(simulated)  # workers don't have benchmarks/ on their path
 
+ALL_CALLS = 100_000
+"""More than are running at any time: an engine queues what finds no slot."""
 NUM_SAMPLES = 8
 """Answers to a training question; evaluation asks for fewer, and so is told apart."""
 
@@ -83,7 +85,7 @@ class SimulatedCluster(Cluster):
     def _start_engines(self, policy: Any, chat: Chat) -> RolloutGroup:
         total = self._config.rollout.num_engines
         shares = [len(range(first, total, self._processes)) for first in range(self._processes)]
-        kind = self._actor(simulated.SimulatedEngines, 0, 0, ENGINE_CONCURRENCY * max(shares))
+        kind = self._actor(simulated.SimulatedEngines, 0, 0, concurrency=ALL_CALLS)
         actors = [kind.remote(self._phrases, policy, share, self._slots, self._seconds) for share in shares]
         self._handles += actors
         self.engines = [Handle(actors[i % self._processes], i // self._processes) for i in range(total)]

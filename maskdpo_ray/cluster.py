@@ -41,13 +41,12 @@ from maskdpo_ray.plan import Plan, evaluating
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.stages import Stages
 
-# How often Ray repeats a call while actors start; later calls are repeated by `actors.pool`, whose calls fail only so
+# How often Ray repeats a call while actors start; later calls are repeated by `actors.dispatch`, and fail only so
 # often, so that a dead actor can be restarted as often as it takes.
 _START_RETRIES = 3
 _START_TRIES = 3
-ENGINE_CONCURRENCY = 16
-"""Calls of Ray's that an engine takes at a time: messages with questions, of which two wait at most, its start, what
-tells of its end."""
+_ENGINE_CALLS = 10_000
+"""Calls that an engine takes at a time, more than it is ever given: what finds no place in its batch queues in vLLM."""
 _CLOSE_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 5.0  # whoever sent SIGTERM sends SIGKILL after a while
 _EXIT_TIMEOUT_S = 3.0
@@ -217,7 +216,7 @@ class Cluster:
         actor = self._actor(kind, cpus, gpus, concurrency)
         hosts = [actor.remote() for _ in range(count)]
         self._handles += hosts
-        return hosts, Stored(ray.put(hosted), concurrency)
+        return hosts, Stored(ray.put(hosted))
 
     def _start_engines(self, policy: Policy, chat: Chat) -> RolloutGroup:
         config = self._config
@@ -230,7 +229,7 @@ class Cluster:
             **vllm,
         )
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
-        actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, ENGINE_CONCURRENCY)
+        actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, _ENGINE_CALLS)
         self._engines = [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
         self._handles += self._engines
         return RolloutGroup(config, self._engines, chat)

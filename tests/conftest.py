@@ -160,13 +160,3 @@ def labelled_folder(good_folder: Path, capfd: pytest.CaptureFixture[str]) -> Pat
     pairs.main(["rollouts.jsonl", "annotations.jsonl", "-o", "pairs.jsonl", "--config", "config.yaml"])
     capfd.readouterr()
     return good_folder
-
-
-@pytest.fixture
-def actor() -> Iterator[Any]:
-    """An async actor with an exchange, without Ray."""
-    from local_actor import Actor
-
-    actor = Actor()
-    yield actor
-    actor.stop()

@@ -6,14 +6,12 @@ import asyncio
 import json
 import os
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fakes import answers
 
 from actors import weights
-from actors.exchange import Call, Exchange
 from actors.rollout import Request, Sampled
 from maskdpo_ray.errors import ActorLost, DataError
 from maskdpo_ray.policy import Policy
@@ -34,7 +32,6 @@ class FakeEngine:
     def __init__(self, settings: Any, policy: Policy) -> None:
         self._policy = policy
         self._running = 0
-        self._exchange = Exchange()
         self._note("start", version=policy.version)
 
     def _note(self, event: str, **values: Any) -> None:
@@ -44,9 +41,6 @@ class FakeEngine:
 
     async def ready(self) -> tuple[int, str]:
         return self._policy.version, self._policy.checksum
-
-    async def exchange(self, life: str | None, calls: list[Call]) -> tuple[str, list[tuple[int, bytes]]]:
-        return await self._exchange.take(partial(getattr, self), life, calls)
 
     async def has(self, policy: Policy) -> bool:
         return "unseen" not in policy.path and weights.is_here(policy)

@@ -1,4 +1,4 @@
-"""Actors that die, hang or answer nonsense: replaced, asked again, and a question that no try answers is given up."""
+"""Actors that die, hang or answer nonsense: replaced, questions are retried; one that no try answers fails alone."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ GOOD = [f"q{index}" for index in range(6)]
 
 def all_back(pool: Pool) -> None:
     """Return when every actor takes calls."""
-    while not all(map(pool.is_here, range(len(pool)))):
-        pool.await_one(range(len(pool)))
+    while not all(map(pool.is_available, range(len(pool)))):
+        pool.await_any(range(len(pool)))
 
 
 def starts(running: Running, since: int) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ import ray
 import ray.cloudpickle
 from ray.cluster_utils import Cluster as Nodes
 
-from actors.pool import Failure, Pool
+from actors.dispatch import Dispatcher, Failure, call_each
+from actors.pool import Pool
 from maskdpo_ray.cluster import Cluster as OwnCluster
 from maskdpo_ray.config import ClusterConfig, Config, ModelConfig, RunConfig
 from maskdpo_ray.errors import ClusterError
@@ -63,11 +64,11 @@ def ask(item: int, size: int = 0) -> tuple[str, tuple[Any, ...]]:
 
 @pytest.mark.parametrize("size", [0, 2**20])  # a large reply stays in the object store of its node until it is fetched
 def test_actors_of_a_lost_node_start_on_another(nodes: Nodes, capfd: pytest.CaptureFixture[str], size: int) -> None:
-    """With two actors or with one that has a home: each question fails once at most, and none is given up."""
+    """With two actors or with one that has a home: each question fails once at most, and none fails for good."""
     pool = started("room", "room")
     second = nodes.list_all_nodes()[1]
     answers = []
-    for item, answer in pool.feed(range(NUM_ITEMS), partial(ask, size=size), 4, home=lambda item: item % 2):
+    for item, answer in Dispatcher(pool, partial(ask, size=size), lambda item: item % 2).run(range(NUM_ITEMS), 4):
         assert not isinstance(answer, Failure), answer
         answers.append(answer)
         if len(answers) == 1:
@@ -79,16 +80,16 @@ def test_actors_of_a_lost_node_start_on_another(nodes: Nodes, capfd: pytest.Capt
     assert pool.restarts == 2
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("worker ")]
     assert len(said) == 2 and all("it is restarted" in line for line in said)
-    assert pool.each("busy_seconds") == {0: 0.0, 1: 0.0}
+    assert call_each(pool, "busy_seconds") == {0: 0.0, 1: 0.0}
 
 
 def test_the_others_go_on_without_one_that_is_lost(nodes: Nodes) -> None:
     """What had its home there goes to them, and nobody waits for it again."""
     pool = started("first", "room", start_timeout_s=5)
     nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)
-    answers = list(pool.feed(range(NUM_ITEMS), ask, 4, home=lambda item: item % 2))
+    answers = list(Dispatcher(pool, ask, lambda item: item % 2).run(range(NUM_ITEMS), 4))
     assert sorted(answer[0] for _, answer in answers) == list(range(NUM_ITEMS))
-    assert pool.each("busy_seconds") == {0: 0.0}
+    assert call_each(pool, "busy_seconds") == {0: 0.0}
 
 
 def test_somebody_elses_cluster_is_left_alone(nodes: Nodes, tmp_path: Path) -> None:
@@ -103,4 +104,4 @@ def test_one_that_finds_no_room_any_more(nodes: Nodes) -> None:
     pool = started("room", "room", start_timeout_s=5)
     nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)
     with pytest.raises(ClusterError, match=r"^worker [01] was lost: did not come back within 5 s \(cluster.start_time"):
-        list(pool.feed(range(NUM_ITEMS), ask, 4))
+        list(Dispatcher(pool, ask).run(range(NUM_ITEMS), 4))
