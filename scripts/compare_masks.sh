@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's table: the quickstart with Mask-DPO's mask and as plain DPO (every token counts, EOS too), three seeds
+# The table in docs/results.md: the quickstart with Mask-DPO's mask and as plain DPO (every token counts, EOS too), three seeds
 # each, on held-out countries. The first of the six is the quickstart's own run, made or reused. Rollouts are seeded and
 # sampled in float32, so both masks of a seed learn from the same first-iteration pairs; the last lines say whether they
 # did. About half an hour a run on two cores; a stopped call goes on where it was.
