@@ -107,25 +107,28 @@ class Plan:
             lines.append(f"  {group.name}: {group.count}, CPUs for each: {group.cpus:g}{gpus}")
         return lines
 
-    def describe(self, num_train: int, num_eval: Mapping[str, int], folder: Path, entries: Sequence[Entry] = ()) -> str:
-        """The plan of a run in words: actors, resources, steps, and what `entries` of a ledger say is done."""
-        config = self.config
-        k, replications = config.rollout.n_samples_per_prompt, config.eval.replications
-        answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
-        ahead = "  answers from iteration 1 on: during the training before it, so NOT ON-POLICY (rollout.ahead)"
-        lines = [
-            *self.actors(f"run {config.run.name} in {folder}"),
-            f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs"
-            f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
-            *([ahead] if config.rollout.ahead else []),
-            f"  evaluation before and after each iteration: {answers} {'greedy ' * config.eval.is_greedy}answers",
-        ]
-        return "\n".join([*lines, *resumed(folder, entries)])
-
 
 def evaluating(with_engines: bool) -> list[str]:
     """Names of the groups that evaluate; answers that exist need no engines."""
     return ["rollout engines"] * with_engines + ["annotation actors", "evaluation actors"]
+
+
+def describe(
+    plan: Plan, num_train: int, num_eval: Mapping[str, int], folder: Path, entries: Sequence[Entry] = ()
+) -> str:
+    """The plan of a run in words: actors, resources, steps, and what `entries` of a ledger say is done."""
+    config = plan.config
+    k, replications = config.rollout.n_samples_per_prompt, config.eval.replications
+    answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
+    ahead = "  answers from iteration 1 on: during the training before it, so NOT ON-POLICY (rollout.ahead)"
+    lines = [
+        *plan.actors(f"run {config.run.name} in {folder}"),
+        f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs"
+        f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
+        *([ahead] if config.rollout.ahead else []),
+        f"  evaluation before and after each iteration: {answers} {'greedy ' * config.eval.is_greedy}answers",
+    ]
+    return "\n".join([*lines, *resumed(folder, entries)])
 
 
 def resumed(folder: Path, entries: Sequence[Entry]) -> list[str]:

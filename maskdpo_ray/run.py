@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     command = cli.parse(argv)  # before the heavy imports: --help and bad options answer at once
     from maskdpo_ray import preflight, ray_address
     from maskdpo_ray.commands import own_folder
-    from maskdpo_ray.plan import Plan
+    from maskdpo_ray.plan import Plan, describe
     from maskdpo_ray.report import summary
 
     config = command.config
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     plan = Plan(config)
     plan.check_here()
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
-    said = plan.describe(len(prepared.train), num_eval, path, entries)
+    said = describe(plan, len(prepared.train), num_eval, path, entries)
     print("\n".join([said, *prepared.dropped_lines()]), flush=True)
     if command.dry_run:
         return

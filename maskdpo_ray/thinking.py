@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.annotators import thoughts
+from maskdpo_ray.annotators.thoughts import KNOWN
 from maskdpo_ray.config import ModelConfig
 from maskdpo_ray.errors import MaskError
 from maskdpo_ray.records import Annotation, Block, Rollout
@@ -25,7 +25,6 @@ from maskdpo_ray.spelling import special_ids, token_spans
 Pair = tuple[str, str]
 """The tags that open and close a block."""
 
-KNOWN: tuple[Pair, ...] = thoughts.KNOWN
 _CLOSING = re.compile(r"([<\[◁]\|?)/([\w.:-]*(?:think|thought|reason)[\w.:-]*)(\|?[>\]▷])", re.IGNORECASE)
 _DESCRIBE = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "added_tokens.json")
 _ADDED = re.compile(r'"content":\s*"([^"\s]*(?:think|thought|reason)[^"\s]*)"', re.IGNORECASE)

@@ -16,7 +16,7 @@ from maskdpo_ray.config import Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluate_stage import EvaluateStage
 from maskdpo_ray.failures import Failures
-from maskdpo_ray.plan import Plan
+from maskdpo_ray.plan import Plan, describe
 from maskdpo_ray.run_folder import RunFolder
 from maskdpo_ray.tracking import Tracker
 
@@ -49,7 +49,7 @@ def test_only_evaluation_follows_its_own_options(options: dict[str, float], expe
 def test_greedy_answers_are_made_once(options: dict[str, float], replications: int, tmp_path: Path) -> None:
     config = config_of(**options)
     assert config.eval.replications == replications
-    said = Plan(config).describe(3, {"heldout": 2}, tmp_path)
+    said = describe(Plan(config), 3, {"heldout": 2}, tmp_path)
     assert f"heldout 2 questions x {replications} {'greedy ' * (replications == 1)}answers" in said
 
 

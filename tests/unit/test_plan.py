@@ -17,7 +17,7 @@ from maskdpo_ray.config import (
 )
 from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import ClusterError
-from maskdpo_ray.plan import ActorGroup, Plan
+from maskdpo_ray.plan import ActorGroup, Plan, describe
 
 MODEL = ModelConfig(model_name_or_path="model")
 CPU = Config(
@@ -105,7 +105,7 @@ def test_a_gpu_shortage_names_what_to_change() -> None:
 
 
 def test_description(tmp_path: Path) -> None:
-    text = Plan(CPU).describe(161, {"heldout": 40, "transfer": 30}, tmp_path)
+    text = describe(Plan(CPU), 161, {"heldout": 40, "transfer": 30}, tmp_path)
     for part in (
         "rollout engines: 2, CPUs for each: 1.5",
         "annotation actors: 3",
@@ -117,7 +117,7 @@ def test_description(tmp_path: Path) -> None:
     ):
         assert part in text
     assert "resumed" not in text and "GPUs" not in text
-    assert "rollout engines: 2, CPUs for each: 1, GPUs: 2" in Plan(GPU).describe(1, {}, tmp_path)
+    assert "rollout engines: 2, CPUs for each: 1, GPUs: 2" in describe(Plan(GPU), 1, {}, tmp_path)
 
 
 def test_description_of_a_resumed_run() -> None:
@@ -128,7 +128,7 @@ def test_description_of_a_resumed_run() -> None:
         return Unit(log=log, question_id="q", count=1, drop=None, end={}, bytes=0, sha256="")
 
     def last(*entries: Entry) -> str:
-        return Plan(CPU).describe(1, {"heldout": 1}, Path("runs/r"), entries).splitlines()[-1]
+        return describe(Plan(CPU), 1, {"heldout": 1}, Path("runs/r"), entries).splitlines()[-1]
 
     done = (finished("begin", 0), unit("eval_000/heldout"), finished("evaluate-heldout", 0))
     assert "resumed" not in last(*done[:1])
