@@ -189,9 +189,3 @@ def _num_wrong(answer: ScoredAnswer) -> int:
 
 def _has(answer: ScoredAnswer, labels: frozenset[str]) -> bool:
     return any(sentence.label in labels for sentence in answer.annotation.sentences)
-
-
-if __name__ == "__main__":
-    from maskdpo_ray.commands import arguments, pairs
-
-    arguments.start(pairs.main)

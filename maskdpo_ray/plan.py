@@ -138,9 +138,3 @@ def resumed(folder: Path, entries: Sequence[Entry]) -> list[str]:
         committed, sealed = units(entries, name)
         done += [f"{len(committed)} questions of {name}"] * (len(committed) > sealed)
     return [f"  resumed: {folder} holds {', '.join(done)}"] if done else []
-
-
-if __name__ == "__main__":
-    from maskdpo_ray.commands import arguments, plan
-
-    arguments.start(plan.main)

@@ -15,7 +15,7 @@ from typing import Any
 from maskdpo_ray import thinking
 from maskdpo_ray.annotators.conformance import refuse_faults
 from maskdpo_ray.annotators.replay import ReplayAnnotator
-from maskdpo_ray.commands import answers_file, given_answers, new_file
+from maskdpo_ray.commands import answers_file, arguments, given_answers, new_file
 from maskdpo_ray.commands.arguments import Parser, files_read, with_config
 from maskdpo_ray.config import Config
 from maskdpo_ray.dropped import Dropped, Reason, counted
@@ -179,3 +179,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
     return parser
+
+
+if __name__ == "__main__":
+    arguments.start(main)

@@ -11,6 +11,7 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 from maskdpo_ray import cli, fitting, model_folder, model_shape, other_folders
+from maskdpo_ray.commands import arguments
 from maskdpo_ray.commands.arguments import Parser, number, split
 from maskdpo_ray.config import Config
 from maskdpo_ray.config_file import Given
@@ -169,3 +170,7 @@ def _machines(own: Namespace, config: Config) -> Machines:
         num_nodes=own.num_nodes,
         node_memory=None if node is None else int(node * GIB),
     )
+
+
+if __name__ == "__main__":
+    arguments.start(main)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskdpo_ray.annotators import judge as judges
+from maskdpo_ray.annotators import plugins
 from maskdpo_ray.annotators.judge import Judge
-from maskdpo_ray.annotators.plugins import require
 
 _FIELD = "eval.options"
 
@@ -18,9 +18,9 @@ def build(judge: str | None, options: Mapping[str, Any] | None, max_tokens: int)
     `max_tokens`: the longest reply.
     """
     is_name = judge is None or isinstance(judge, str)
-    require(is_name, f"{_FIELD}.judge", "a name or none", judge)
-    require(options is None or isinstance(options, Mapping), f"{_FIELD}.judge_options", "a mapping", options)
-    require(judge is not None or not options, f"{_FIELD}.judge_options", f"none without {_FIELD}.judge", options)
+    plugins.require(is_name, f"{_FIELD}.judge", "a name or none", judge)
+    plugins.require(options is None or isinstance(options, Mapping), f"{_FIELD}.judge_options", "a mapping", options)
+    plugins.require(judge is not None or not options, f"{_FIELD}.judge_options", f"none without {_FIELD}.judge", options)
     return None if judge is None else judges.build(judge, options or {}, max_tokens, _FIELD)
 
 
