@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from maskdpo_ray import lora_targets
 from maskdpo_ray.errors import ModelError, one_line
+from maskdpo_ray.models import lora_targets
 from maskdpo_ray.training_config import LoraConfig
 
 if TYPE_CHECKING:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from actors.faults import told
 from actors.host import Host, Stored
-from maskdpo_ray import thinking
-from maskdpo_ray.annotators import Annotator, conformance
+from maskdpo_ray.annotation.protocol import Annotator
+from maskdpo_ray.annotators import conformance
+from maskdpo_ray.models import thinking
 from maskdpo_ray.records import Annotation, Question, Rollout
 
 
 class AnnotationActor(Host[Annotator]):
-    """One annotator of `maskdpo_ray.annotators`, built on the driver and started here."""
+    """One annotator of `maskdpo_ray.annotation.protocol`, built on the driver and started here."""
 
     def annotate(self, stored: Stored[Annotator], question: Question, rollouts: list[Rollout]) -> list[Annotation]:
         """Label every answer to one question, in order.

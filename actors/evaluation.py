@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from actors.faults import told
 from actors.host import Host, Stored
-from maskdpo_ray import thinking
-from maskdpo_ray.evaluators import Evaluator, conformance
+from maskdpo_ray.annotation import replies
+from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
+from maskdpo_ray.models import thinking
 from maskdpo_ray.records import Judgement, Question, Rollout
 
 
 class EvaluationActor(Host[Evaluator]):
-    """One evaluator of `maskdpo_ray.evaluators`, built on the driver and started here."""
+    """One evaluator of `maskdpo_ray.evaluation.evaluators.protocol`, built on the driver and started here."""
 
     def judge(self, stored: Stored[Evaluator], question: Question, rollouts: list[Rollout]) -> list[Judgement]:
         """Judge every answer to one question, in order.
@@ -21,5 +22,5 @@ class EvaluationActor(Host[Evaluator]):
         items = [(question, answer.rollout) for answer in thinking.judged(rollouts, evaluator)]
         with self._clock, told():
             judgements = evaluator.judge(items)
-        conformance.refuse_faults(items, judgements)
+        replies.refuse_faults(items, judgements)
         return judgements

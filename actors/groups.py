@@ -1,4 +1,4 @@
-"""Groups of actors, seen from the driver: they fulfil the Protocols of `maskdpo_ray.stages`.
+"""Groups of actors, seen from the driver: they fulfil the Protocols of `maskdpo_ray.stages.protocols`.
 
 Each takes Ray handles of started actors and says what goes to which of them.
 """
@@ -20,16 +20,18 @@ from actors.host import Stored
 from actors.pool import Pool
 from actors.ranks import Ranks
 from actors.rollout import Request, Sampling, refuse_faults, request_seed
-from maskdpo_ray import batching, micro_batches, publication
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.checkpoints import Checkpoints
-from maskdpo_ray.config import Config
+from maskdpo_ray import micro_batches
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ActorLost, ClusterError, ModelError, NotFiniteError
+from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
-from maskdpo_ray.reference import PairLogps
-from maskdpo_ray.stages import EVALUATE, Answered, Failed, Labelled
+from maskdpo_ray.stages.protocols import EVALUATE, Answered, Failed, Labelled
+from maskdpo_ray.store.checkpoints import Checkpoints
+from maskdpo_ray.training import batches as batching
+from maskdpo_ray.training import publication
+from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.training.reference import PairLogps
 from maskdpo_ray.training_config import TrainConfig
 
 _PUBLISHED_PAIRS = 16

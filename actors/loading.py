@@ -25,7 +25,7 @@ def load(path: str, strategy: Any, settings: TrainingSettings, any_rank: Callabl
     import torch
     from transformers import AutoModelForCausalLM
 
-    from maskdpo_ray import lean_layers, tree_attention
+    from maskdpo_ray.training import lean_layers, tree_attention
 
     with strategies.partitioned_loading(strategy):
         model, report = AutoModelForCausalLM.from_pretrained(

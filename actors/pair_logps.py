@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from maskdpo_ray.batching import TrainingExample
-    from maskdpo_ray.reference import PairLogps
+    from maskdpo_ray.training.batches import TrainingExample
+    from maskdpo_ray.training.reference import PairLogps
 
 
 def pad(references: Sequence[PairLogps]) -> torch.Tensor:

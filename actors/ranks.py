@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from actors import calls
-from maskdpo_ray.config import Config
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ActorLost, ClusterError, UserError
 from maskdpo_ray.report.progress import note
 

@@ -271,8 +271,8 @@ class WorkerExtension:
                 layer.quant_method.process_weights_after_loading(layer)
 
     def sample_from_top_k(self) -> None:
-        """See `actors.top_k`."""
-        from actors.top_k import TopKSampler
+        """See `actors.patches`."""
+        from actors.patches import TopKSampler
 
         sampler = self.model_runner.sampler.topk_topp_sampler
         sampler.forward = TopKSampler(sampler.forward)

@@ -15,8 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from actors import adapters, checkpoint_engine, loading, pair_logps
-from actors import strategy as strategies
+from actors import adapters, checkpoint_engine, loading, pair_logps, strategy
 from actors.lifetime import end_with_raylet
 from actors.training_settings import TrainingSettings
 from maskdpo_ray import stage_files, whole_file
@@ -25,9 +24,9 @@ from maskdpo_ray.errors import NotFiniteError
 if TYPE_CHECKING:
     import torch
 
-    from maskdpo_ray.batching import TrainingExample
     from maskdpo_ray.entries import Proof
-    from maskdpo_ray.reference import PairLogps
+    from maskdpo_ray.training.batches import TrainingExample
+    from maskdpo_ray.training.reference import PairLogps
 
 # The folder that DeepSpeed makes within a checkpoint's.
 _TAG = "state"
@@ -63,11 +62,11 @@ class TrainingRank:
     def setup(self, master_addr: str, master_port: int) -> str | None:
         """Join the process group; once in the life of a rank. Returns what the user should know of this node."""
         settings = self._settings
-        strategies.prepare_process(
+        strategy.prepare_process(
             settings.device, self._rank, self._world_size, master_addr, master_port, settings.num_threads
         )
-        self._strategy = strategies.build(
-            strategies.StrategySettings(
+        self._strategy = strategy.build(
+            strategy.StrategySettings(
                 device=settings.device,
                 zero_stage=settings.zero_stage,
                 param_dtype=settings.param_dtype,
@@ -77,7 +76,7 @@ class TrainingRank:
             self._world_size,
         )
         self._strategy.setup_distributed(timeout=timedelta(seconds=settings.timeout_s))
-        return strategies.slow_dtype(settings.device, settings.param_dtype)
+        return strategy.slow_dtype(settings.device, settings.param_dtype)
 
     def begin(
         self,
@@ -99,7 +98,7 @@ class TrainingRank:
         """
         from transformers import AutoTokenizer
 
-        from maskdpo_ray import lean_layers
+        from maskdpo_ray.training import lean_layers
 
         self.release()
         settings = self._settings
@@ -107,7 +106,7 @@ class TrainingRank:
         if settings.gradient_checkpointing:
             lean_layers.recompute(model)
         if settings.lora.rank:
-            strategies.seed_everything(f"{seed}/adapters")  # the same on every rank
+            strategy.seed_everything(f"{seed}/adapters")  # the same on every rank
             model = adapters.wrap(model, settings.lora)
         self._tokenizer = AutoTokenizer.from_pretrained(policy_path, trust_remote_code=settings.trust_remote_code)
         if settings.chat_template is not None:  # a published policy renders prompts as in training
@@ -122,7 +121,7 @@ class TrainingRank:
         self._is_own_reference = settings.lora.rank > 0 and reference_path == policy_path
         if reference_path is not None and not self._is_own_reference:
             self._load_reference(reference_path)
-        strategies.free_memory(settings.device)  # of loading
+        strategy.free_memory(settings.device)  # of loading
 
     def reference_logps(
         self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
@@ -170,17 +169,17 @@ class TrainingRank:
                 corrupt). Training can only resume from a checkpoint.
             ModelError: when the first step's loss or log-probs are not those of identical policy and reference.
         """
-        from maskdpo_ray.forward import response_logps
-        from maskdpo_ray.losses import check_first_logps, check_first_loss, masked_dpo_loss
+        from maskdpo_ray.training.forward import response_logps
+        from maskdpo_ray.training.objectives.dpo import check_first_logps, check_first_loss, masked_dpo_loss
 
-        engine, device = self._engine, strategies.device_of(self._settings.device)
+        engine, device = self._engine, strategy.device_of(self._settings.device)
         num_passes = self._num_passes(micro_batches)
         num_pairs = self._reduce([float(sum(len(batch) for batch in micro_batches))], "sum")[0]
         if num_pairs != global_batch_size:
             raise ValueError(f"the ranks hold {num_pairs:.0f} pairs, expected a global batch of {global_batch_size}")
         lr = engine.get_lr()[0]
         # So that dropout depends on the step, and not on what this process has done before.
-        strategies.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
+        strategy.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
         sums = [0.0] * 6
         for index in range(num_passes):
             # ZeRO reduces gradients in every backward pass, and steps after the last one only.
@@ -212,7 +211,7 @@ class TrainingRank:
             loss, dtype = sums[0] / global_batch_size, self._settings.param_dtype
             check_first_loss(loss, self._settings.beta, dtype, sums[4], global_batch_size)
             check_first_logps(sums[5], dtype, sums[4])
-        strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
+        strategy.trim_heap()  # of what the passes needed, before the optimizer needs as much
         engine.step()
         grad_norm = self._strategy.get_grad_norm(engine)
         if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
@@ -287,14 +286,14 @@ class TrainingRank:
 
     def _check_tree(self, model: Any, has_gradient: bool) -> None:
         """Refuse a model that can't be computed as a prefix tree if `savings.prefix_tree` is on."""
-        from maskdpo_ray import tree_check
+        from maskdpo_ray.training import tree_check
 
         settings = self._settings
         if settings.savings.prefix_tree:
             model.eval()
             # The module, not the DeepSpeed engine, which would count this gradient towards a training step.
             model = getattr(model, "module", model)
-            tree_check.check(model, settings.param_dtype, strategies.device_of(settings.device), has_gradient)
+            tree_check.check(model, settings.param_dtype, strategy.device_of(settings.device), has_gradient)
 
     def _set_learning(self) -> None:
         """Make the policy compute as its reference does: no dropout from the model's config, no router noise.
@@ -325,25 +324,25 @@ class TrainingRank:
 
     def _free_reference(self) -> None:
         if self._reference is not None and self._settings.zero_stage == 3:
-            strategies.destroy_engine(self._reference)
+            strategy.destroy_engine(self._reference)
         self._reference = self._reference_path = None
 
     def release(self) -> None:
         """Free the models, gradients and optimizer; `begin` loads anew."""
         self._free_reference()
         if self._engine is not None:
-            strategies.destroy_engine(self._engine)
+            strategy.destroy_engine(self._engine)
             self._engine = None
-        strategies.free_memory(self._settings.device)
+        strategy.free_memory(self._settings.device)
 
     def _reference_of(self, pairs: Sequence[TrainingExample]) -> torch.Tensor | None:
         """Log-probs of pairs under the reference, as `response_logps` has them; None without a pair."""
         import torch
 
-        from maskdpo_ray.forward import response_logps
+        from maskdpo_ray.training.forward import response_logps
 
         model = self._engine if self._is_own_reference else self._reference
-        device = strategies.device_of(self._settings.device)
+        device = strategy.device_of(self._settings.device)
         model.eval()
         without = self._engine.module.disable_adapter() if self._is_own_reference else nullcontext()
         with torch.no_grad(), without:
@@ -356,9 +355,9 @@ class TrainingRank:
     def _logps(self, model: Any, micro_batches: Sequence[Sequence[TrainingExample]]) -> list[PairLogps]:
         import torch
 
-        from maskdpo_ray.forward import response_logps
+        from maskdpo_ray.training.forward import response_logps
 
-        device = strategies.device_of(self._settings.device)
+        device = strategy.device_of(self._settings.device)
         model.eval()
         result: list[PairLogps] = []
         with torch.no_grad():
@@ -387,6 +386,6 @@ class TrainingRank:
         import torch
         import torch.distributed as dist
 
-        tensor = torch.tensor(values, dtype=torch.float64, device=strategies.device_of(self._settings.device))
+        tensor = torch.tensor(values, dtype=torch.float64, device=strategy.device_of(self._settings.device))
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
         return tensor.tolist()

@@ -1,4 +1,4 @@
-"""Settings of one group of training ranks as plain values; maskdpo_ray/config.py documents each."""
+"""Settings of one group of training ranks as plain values; maskdpo_ray/config/schema.py documents each."""
 
 from __future__ import annotations
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.vllm_process import CONFIG, Guard, set_environment
-from maskdpo_ray import other_folders
-from maskdpo_ray.annotators import model_files, thoughts
-from maskdpo_ray.annotators.judge import Conversation, Reply, require, require_count, require_reply_options
+from maskdpo_ray.annotation.llm import thoughts
+from maskdpo_ray.annotation.llm.judge import Conversation, Reply, require, require_count, require_reply_options
+from maskdpo_ray.annotators import model_files
 from maskdpo_ray.errors import AnnotatorError, OptionError, one_line, shown
+from maskdpo_ray.models import other_folders
 
 Result = TypeVar("Result")
 

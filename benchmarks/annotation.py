@@ -20,10 +20,10 @@ from typing import Any
 
 from actors.vllm_judge import VllmJudge
 from benchmarks import measures
-from maskdpo_ray.annotators import turns
-from maskdpo_ray.annotators.anah import AnahAnnotator
-from maskdpo_ray.annotators.interviews import Claim, Interviews, Limits
-from maskdpo_ray.annotators.judge import Conversation, Reply
+from maskdpo_ray.annotation.llm import turns
+from maskdpo_ray.annotation.llm.anah import AnahAnnotator
+from maskdpo_ray.annotation.llm.interviews import Claim, Interviews, Limits
+from maskdpo_ray.annotation.llm.judge import Conversation, Reply
 from maskdpo_ray.records import Question, Rollout
 
 ANSWERS_PER_QUESTION, SENTENCES_PER_ANSWER = 10, 5

@@ -45,7 +45,7 @@ class MeasuredRank(TrainingRank):
 
     def setup(self, master_addr: str, master_port: int) -> str | None:
         told = super().setup(master_addr, master_port)
-        from maskdpo_ray import forward, prefix_tree
+        from maskdpo_ray.training import forward, prefix_tree
 
         # What the rank imports by name when a step begins.
         forward.response_logps = self._measured("forward", forward.response_logps)
@@ -125,7 +125,7 @@ class MeasuredRank(TrainingRank):
 
 def config_of(workload: Workload) -> Any:
     """The config of configs/quickstart.yaml with the workload's training, and the options of ours that it names."""
-    from maskdpo_ray import cli
+    from maskdpo_ray.config import cli
 
     config = cli.read(Path("configs/quickstart.yaml"))
     changes: dict[str, dict[str, Any]] = {
@@ -163,8 +163,8 @@ def train(workload: Workload, mask: str) -> Outcome:
 
     from actors import weights
     from maskdpo_ray import loopback
-    from maskdpo_ray.checkpoints import Checkpoints
     from maskdpo_ray.cluster import Cluster
+    from maskdpo_ray.store.checkpoints import Checkpoints
 
     pairs = workload.read()
     examples = workload.examples(pairs, mask, AutoTokenizer.from_pretrained(workload.model))

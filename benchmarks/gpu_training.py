@@ -27,9 +27,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors import strategy
 from benchmarks import measures, turns
-from maskdpo_ray import lean_layers, losses, tree_attention
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.forward import response_logps
+from maskdpo_ray.training import lean_layers, tree_attention
+from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.training.forward import response_logps
+from maskdpo_ray.training.objectives import dpo
 
 NAMES = ("ours", "trl")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -196,7 +197,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
             if given.optimizer == "deepspeed":
                 called.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             logps, weights = response_logps(called, batch, given.device)
-            loss, _, _ = losses.masked_dpo_loss(logps, reference, weights, 0.1, reduction="sum")
+            loss, _, _ = dpo.masked_dpo_loss(logps, reference, weights, 0.1, reduction="sum")
             backward(loss / given.batch_size)
             total += float(loss.detach()) / given.batch_size
         step()

@@ -25,11 +25,12 @@ from time import monotonic
 from typing import Any
 
 from benchmarks import measures, turns
-from maskdpo_ray import cli, run
+from maskdpo_ray import run
+from maskdpo_ray.config import cli
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.loop import Loop
-from maskdpo_ray.stages import BusySeconds
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.stages.protocols import BusySeconds
+from maskdpo_ray.store.tracking import Tracker
 
 NAMES = ("ours",)
 STAGES = ("collect", "reference", "train", "sync", "iteration")

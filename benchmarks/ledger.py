@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks import measures
 from maskdpo_ray import run
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
 
 
 class Clock:

@@ -20,8 +20,8 @@ from typing import Any
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank
 from actors.training_settings import TrainingSettings
-from maskdpo_ray import publication
-from maskdpo_ray.batching import TrainingExample
+from maskdpo_ray.training import publication
+from maskdpo_ray.training.batches import TrainingExample
 from maskdpo_ray.training_config import AdamConfig, LoraConfig
 
 CAPITALS = {

@@ -17,11 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import measures
-from maskdpo_ray import annotators, chat, cli, loopback, model_folder, questions
-from maskdpo_ray.config import Config
-from maskdpo_ray.pairing import pair_of
+from maskdpo_ray import loopback
+from maskdpo_ray.annotation import protocol
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data import questions
+from maskdpo_ray.models import chat, folder
+from maskdpo_ray.pairing.examples import pair_of
 from maskdpo_ray.records import PreferencePair, Question, to_json
-from maskdpo_ray.stages import Labelled
+from maskdpo_ray.stages.protocols import Labelled
 
 FOLDER = Path("runs/bench-pairs")
 ANSWER_TOKENS = {"quickstart": 96, "plain": 192}
@@ -41,8 +45,8 @@ def pairs(config: Config, asked: list[Question], num_pairs: int) -> Iterator[Pre
     from actors import weights
     from maskdpo_ray.cluster import Cluster
 
-    own = chat.of(config, model_folder.load(config.model).tokenizer)
-    annotator = annotators.build(config.annotation.annotator, config.annotation.options)
+    own = chat.of(config, folder.load(config.model).tokenizer)
+    annotator = protocol.build(config.annotation.annotator, config.annotation.options)
     policy = weights.publish(config.model.model_name_or_path, 0)
     with Cluster(config) as cluster:
         engines, labels, _ = cluster.start_evaluation(policy, own, annotator, None)

@@ -19,11 +19,11 @@ import ray.cloudpickle
 from actors.host import Stored
 from actors.rollout import Request, Sampled, Sampling
 from benchmarks import measures, simulated
-from maskdpo_ray import model_folder
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.config import Config, ModelConfig
+from maskdpo_ray.config.schema import Config, ModelConfig
+from maskdpo_ray.models import folder
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question, Rollout
+from maskdpo_ray.training.batches import TrainingExample
 
 PROTOCOL = 5  # as Ray
 
@@ -94,7 +94,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--model", default="models/smollm2-135m-instruct", help="its tokenizer")
     measures.json_option(parser)
     arguments = parser.parse_args(words)
-    tokenizer = model_folder.load(Config(model=ModelConfig(arguments.model)).model).tokenizer
+    tokenizer = folder.load(Config(model=ModelConfig(arguments.model)).model).tokenizer
     phrases, prompt = simulated.Phrases.of(tokenizer), list(range(1000, 1000 + arguments.prompt))
     found = [sizes(phrases, prompt, arguments.answers, tokens) for tokens in arguments.tokens]
     show(found, arguments.answers)

@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measures, turns
-from maskdpo_ray import cli, pairs, preflight, run
-from maskdpo_ray.config import Config
+from maskdpo_ray import pairs, run
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.records import Question, Rollout
+from maskdpo_ray.stages import preflight
 
 NAMES = ("ours", "trl")
 STAGES = ("collect", "reference", "train", "sync")

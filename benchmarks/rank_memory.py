@@ -20,9 +20,11 @@ import torch
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
 from benchmarks import measures
-from maskdpo_ray import counted_shape, prefix_tree, sizing
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.config import Config, DeepspeedConfig, ModelConfig, TrainConfig
+from maskdpo_ray.config.schema import Config, DeepspeedConfig, ModelConfig, TrainConfig
+from maskdpo_ray.models import memory
+from maskdpo_ray.models import shape as counted_shape
+from maskdpo_ray.training import prefix_tree
+from maskdpo_ray.training.batches import TrainingExample
 
 MIB = 2**20
 
@@ -70,8 +72,8 @@ def main() -> None:
         ds=DeepspeedConfig(zero_stage=given.zero_stage, param_dtype=given.param_dtype),
         train=TrainConfig(batch_size=2 * given.pairs),
     )
-    largest = sizing.Pass(len(tree.token_ids), len(set(tree.nodes.tolist())))
-    fullest = sizing.TrainingRank(shape, config, largest).fullest()
+    largest = memory.Pass(len(tree.token_ids), len(set(tree.nodes.tolist())))
+    fullest = memory.TrainingRank(shape, config, largest).fullest()
 
     settings = TrainingSettings(
         optimizer=OptimizerSettings(1e-5, (0.9, 0.95), 1e-8, 0.0, 1.0, "constant", 0.0, 0.1),

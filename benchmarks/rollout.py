@@ -5,7 +5,7 @@ PYTHONPATH=. python benchmarks/rollout.py --json rollout.json
 
     pool           `RolloutGroup.stream`: a `RolloutEngine` on a local Ray, fed as in a run (rollout.max_in_flight)
     vllm           `vllm.LLM.generate`, all prompts in one call, with the seeds that the pool gives them
-    vllm-top-k     the same with our sampler (`actors/top_k.py`), which the pool has too
+    vllm-top-k     the same with our sampler (`actors/patches.py`), which the pool has too
     transformers   `generate` on left-padded batches of prompts, each `n_samples_per_prompt` times
 
 Every contender has a process of its own; they take turns, `--repeats` times. Counted is the time from the first
@@ -24,9 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measures, turns
-from maskdpo_ray import chat, cli, loopback, model_folder, questions
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.config import Config
+from maskdpo_ray import loopback
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data import questions
+from maskdpo_ray.models import chat, folder
+from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.records import Question
 
 NAMES = ("pool", "vllm", "vllm-top-k", "transformers")
@@ -59,7 +62,7 @@ class Work:
         )
         data = config.data
         asked, _ = questions.split_by_topic(questions.load(data.train), data.num_eval_topics, data.split_seed)
-        own = chat.of(config, model_folder.load(config.model).tokenizer)
+        own = chat.of(config, folder.load(config.model).tokenizer)
         return cls(config, own, asked[: WARM_UP + given.questions], given.threads)
 
     def measured(self, answer: Callable[[list[Question]], Answers]) -> dict[str, float]:
@@ -77,12 +80,12 @@ class Work:
 def by_pool(work: Work) -> dict[str, float]:
     """Ours."""
     from actors import weights
-    from maskdpo_ray import annotators
+    from maskdpo_ray.annotation import protocol
     from maskdpo_ray.cluster import Cluster
-    from maskdpo_ray.stages import Answered
+    from maskdpo_ray.stages.protocols import Answered
 
     loopback.prefer(work.config.cluster)
-    annotator = annotators.build(work.config.annotation.annotator, work.config.annotation.options)
+    annotator = protocol.build(work.config.annotation.annotator, work.config.annotation.options)
     policy = weights.publish(work.config.model.model_name_or_path, 0)
     with Cluster(work.config) as cluster:
         engines, _, _ = cluster.start_evaluation(policy, work.chat, annotator, None)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare `maskdpo_ray.sentences` with maintained splitters on texts whose sentences are marked by hand.
+"""Compare `maskdpo_ray.annotation.sentences` with maintained splitters on texts whose sentences are marked by hand.
 
     PYTHONPATH=. python benchmarks/sentences.py
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from maskdpo_ray import sentences
+from maskdpo_ray.annotation import sentences
 
 MARKED = Path(__file__).parents[1] / "tests/fixtures/sentences.jsonl"
 PEERS = ("pysbd", "sentencex", "blingfire", "spacy")

@@ -28,10 +28,9 @@ import ray.cloudpickle
 from actors import weights
 from actors.groups import RolloutGroup
 from benchmarks import measures, simulated
-from maskdpo_ray import chat, cli, model_folder
-from maskdpo_ray.chat import Chat
 from maskdpo_ray.cluster import Cluster
-from maskdpo_ray.config import (
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import (
     AnnotationConfig,
     ClusterConfig,
     Config,
@@ -43,8 +42,11 @@ from maskdpo_ray.config import (
     VllmConfig,
 )
 from maskdpo_ray.loop import Loop
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.models import chat as models_chat
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
 
 ray.cloudpickle.register_pickle_by_value(simulated)  # workers don't have benchmarks/ on their path
 
@@ -157,7 +159,7 @@ def config_for(arguments: argparse.Namespace, folder: Path) -> Config:
 def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One run; its figures."""
     config = config_for(arguments, folder)
-    own = chat.of(config, model_folder.load(config.model).tokenizer)
+    own = models_chat.of(config, model_folder.load(config.model).tokenizer)
     phrases = simulated.Phrases.of(own.tokenizer, arguments.rounds)
     policy_folder = folder / "model"
     simulated.write_policy(policy_folder, b"initial")

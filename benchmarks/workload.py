@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import batching
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.formats.json_items import records
-from maskdpo_ray.masking import MaskPolicy
+from maskdpo_ray.data.jsonl import records
+from maskdpo_ray.pairing.masks import MaskPolicy
 from maskdpo_ray.records import PreferencePair
+from maskdpo_ray.training import batches as batching
+from maskdpo_ray.training.batches import TrainingExample
 
 MASK_EOS = "chosen"
 """As in configs/quickstart.yaml."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from maskdpo_ray.annotators.judge import Conversation, Reply
+from maskdpo_ray.annotation.llm.judge import Conversation, Reply
 
 
 class EchoJudge:

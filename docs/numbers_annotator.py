@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from maskdpo_ray import sentences
+from maskdpo_ray.annotation import sentences
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, Annotation, Question, Rollout, Sentence
 

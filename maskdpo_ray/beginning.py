@@ -13,11 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import named_files, stored_config
+from maskdpo_ray import named_files
 from maskdpo_ray.entries import Finished
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import to_json
+from maskdpo_ray.store import fingerprint
 
 _MODEL_FILES = (".json", ".jinja", ".model", ".txt")
 Questions = Mapping[str, Sequence[Any]]
@@ -65,7 +66,7 @@ def has_moved(begun: Finished | None, config: Mapping[str, Any]) -> Callable[[st
         return named_files.checksums(config)
 
     before = (begun.facts.get("named_files") or {}) if begun else {}
-    return lambda name: name in stored_config.BY_CONTENT or (name in before and before[name] == now().get(name))
+    return lambda name: name in fingerprint.BY_CONTENT or (name in before and before[name] == now().get(name))
 
 
 def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) -> None:

@@ -17,14 +17,17 @@ from multiprocessing.connection import Connection
 
 import cloudpickle
 
-from maskdpo_ray import annotators, cli, questions
-from maskdpo_ray.annotators import Annotator, conformance
-from maskdpo_ray.commands import arguments
-from maskdpo_ray.config import Config
-from maskdpo_ray.dropped import Dropped
+from maskdpo_ray.annotation import protocol
+from maskdpo_ray.annotation.protocol import Annotator
+from maskdpo_ray.annotators import conformance
+from maskdpo_ray.commands import arguments as commands_arguments
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import UserError, described, printable
 from maskdpo_ray.records import Annotation, Question, Rollout
-from maskdpo_ray.unparsed import UnparsedShare
+from maskdpo_ray.stages.watch import UnparsedShare
 
 NUM_QUESTIONS = 8
 UNPICKLED, STARTED = "it can be unpickled in another process", "start()"
@@ -210,7 +213,7 @@ def main(argv: list[str]) -> None:
     """Print what was tried, with --dry_run without starting it; raise SystemExit(1) when what a run needs failed."""
     command = cli.parse(argv)
     config = command.config
-    annotator = annotators.build(config.annotation.annotator, config.annotation.options)
+    annotator = protocol.build(config.annotation.annotator, config.annotation.options)
     source = config.data.train
     asked = questions.load(source, Dropped(source, config.data.max_dropped))[:NUM_QUESTIONS]
     print(f"{config.annotation.annotator} on {len(asked)} questions of {config.data.train}")
@@ -226,4 +229,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    arguments.start(main, on_stop="stopping")
+    commands_arguments.start(main, on_stop="stopping")

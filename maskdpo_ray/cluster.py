@@ -31,15 +31,16 @@ from actors.ranks import Ranks
 from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
-from maskdpo_ray import model_folder, ray_address
-from maskdpo_ray.annotators import Annotator
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.config import Config
+from maskdpo_ray.annotation.protocol import Annotator
+from maskdpo_ray.config import resources
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
-from maskdpo_ray.evaluators import Evaluator
+from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
+from maskdpo_ray.models import folder
+from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.plan import Plan, evaluating
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.stages import Stages
+from maskdpo_ray.stages.protocols import Stages
 
 # How often Ray repeats a call while actors start; later calls are repeated by `actors.dispatch`, and fail only so
 # often, so that a dead actor can be restarted as often as it takes.
@@ -75,8 +76,8 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         _check_actors_package()
-        address = ray_address.of(self._config.cluster)
-        ray_address.check(self._config.cluster)
+        address = resources.of(self._config.cluster)
+        resources.check(self._config.cluster)
         self._others = set(psutil.Process().children(recursive=True))
         on_sigterm = signal.getsignal(signal.SIGTERM)
         # In the main thread Ray would put in a SIGTERM handler that exits with another code, if it exits, and a stop
@@ -124,7 +125,7 @@ class Cluster:
                 # Ray gives a node 30 s and has no option for it; a busy machine needs longer.
                 if tries_left and not self._is_stopped and loopback and "timed out during startup" in str(error):
                     continue
-                where = ray_address.nobody(self._config.cluster) if address else "Ray did not start"
+                where = resources.nobody(self._config.cluster) if address else "Ray did not start"
                 raise ClusterError(f"{where}: {calls.first_line(error)}") from error
 
     def start(self, policy: Policy, chat: Chat, annotator: Annotator, evaluator: Evaluator | None = None) -> Stages:
@@ -255,7 +256,7 @@ class Cluster:
             adam_offload=config.ds.adam_offload,
             gradient_checkpointing=config.model.gradient_checkpointing_enable,
             trust_remote_code=config.model.trust_remote_code,
-            chat_template=None if template is None else model_folder.template(template),
+            chat_template=None if template is None else folder.template(template),
             lora=config.lora,
             savings=config.savings,
             engine_dtype=config.engine_dtype,

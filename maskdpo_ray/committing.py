@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
-from maskdpo_ray.question_log import Encoded, QuestionLog
 from maskdpo_ray.records import Annotation, PreferencePair, Rollout
+from maskdpo_ray.store.question_log import Encoded, QuestionLog
 
 _MOST = 256
 """Questions that wait for the disk at a time."""

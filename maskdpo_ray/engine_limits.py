@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from maskdpo_ray.requirement import require
 
 if TYPE_CHECKING:
-    from maskdpo_ray.config import Config
+    from maskdpo_ray.config.schema import Config
 
 BATCHED_TOKENS = {"cpu": 32768, "cuda": 8192}
 """Most tokens that an engine computes per step, by `cluster.device`. On a CPU a whole prompt must fit."""

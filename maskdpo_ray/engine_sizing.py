@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from maskdpo_ray.config import Config
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.engine_limits import BATCHED_TOKENS
 from maskdpo_ray.model_shape import ModelShape
-from maskdpo_ray.sizing import Term, bytes_of
+from maskdpo_ray.models.memory import Term, bytes_of
 
 GIB = 2**30
 

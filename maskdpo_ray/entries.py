@@ -10,7 +10,7 @@ from typing import Any
 
 from maskdpo_ray.errors import shown
 from maskdpo_ray.records import SCHEMA_VERSION, from_json
-from maskdpo_ray.unparsed import Count
+from maskdpo_ray.stages.watch import Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import evaluation, judged
-from maskdpo_ray.bootstrap import Gain, topics_of
-from maskdpo_ray.config import Config
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import DataError
+from maskdpo_ray.evaluation import judged_metrics
+from maskdpo_ray.evaluation import metrics as evaluation
+from maskdpo_ray.evaluation.intervals import Gain, topics_of
 from maskdpo_ray.records import Question
-from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.store.run_folder import RunFolder
 
 
 def write(
@@ -38,10 +39,10 @@ def write(
     if config.eval.is_judged:
         names = config.eval
         judgements = (each for each in folder.judgements(version, split) if each.question_id in kept)
-        second = judged.evaluate(
+        second = judged_metrics.evaluate(
             names.evaluator, list(kept.values()), judgements, perplexity_model=names.perplexity_model, **options
         )
-        results.append((f"{split}-judged", second, judged.compare))
+        results.append((f"{split}-judged", second, judged_metrics.compare))
     files: list[Path] = []
     metrics: dict[str, float | None] = {}
     for name, result, compare in results:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.report.progress import note
-from maskdpo_ray.stages import Failed, Labelled
+from maskdpo_ray.stages.protocols import Failed, Labelled
 
 WINDOW = 100
 """Questions, the last ones, that the share is of: late in a long run too, a fault that meets all is seen soon."""

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from maskdpo_ray.config import Config
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.engine_sizing import GIB, Engine, in_flight
 from maskdpo_ray.model_shape import ModelShape
+from maskdpo_ray.models.memory import Moment, Pass, Term, TrainingRank, bytes_of, largest_pass
 from maskdpo_ray.plan import ActorGroup, Plan
 from maskdpo_ray.requirement import require
-from maskdpo_ray.sizing import Moment, Pass, Term, TrainingRank, bytes_of, largest_pass
 
 _RANK_PROCESS = int(0.6 * GIB)
 """Of a rank without a model, on a CPU: measured."""

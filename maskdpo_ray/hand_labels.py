@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskdpo_ray.domains import countries, elements
+from maskdpo_ray.data.domains import countries, elements
+from maskdpo_ray.data.jsonl import records
 from maskdpo_ray.errors import DataError, shown
-from maskdpo_ray.formats.json_items import records
 from maskdpo_ray.records import LABELS, Question
 
 

@@ -11,10 +11,10 @@ from typing import overload
 
 import numpy as np
 
-from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.pairs import mixture
 from maskdpo_ray.records import PreferencePair
+from maskdpo_ray.training.batches import TrainingExample
 
 _IN_MEMORY = 2**24
 """Bytes; more of them go to the disk."""

@@ -20,25 +20,27 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
-from maskdpo_ray import batching, evaluate_stage, restarts
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.collect_stage import CollectStage
-from maskdpo_ray.config import Config
-from maskdpo_ray.evaluate_stage import EvaluateStage
+from maskdpo_ray import restarts
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.failures import Failures
 from maskdpo_ray.lessons import Lessons
+from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairs import PairsSummary
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stages import Stages
-from maskdpo_ray.tracking import Tracker
-from maskdpo_ray.train_stage import TrainStage
+from maskdpo_ray.stages import evaluate
+from maskdpo_ray.stages.collect import CollectStage
+from maskdpo_ray.stages.evaluate import EvaluateStage
+from maskdpo_ray.stages.protocols import Stages
+from maskdpo_ray.stages.train import TrainStage
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
+from maskdpo_ray.training import batches
 
 
 def is_finished(config: Config, splits: Iterable[str], folder: RunFolder) -> bool:
     """Whether the run folder holds the evaluation of the last iteration's policy."""
-    return evaluate_stage.is_finished(folder, splits, config.run.iterations)
+    return evaluate.is_finished(folder, splits, config.run.iterations)
 
 
 @dataclass(frozen=True)
@@ -132,4 +134,4 @@ class Loop:
 
     def _num_steps(self, iteration: int) -> int:
         num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json", PairsSummary).pairs
-        return batching.num_steps(num_pairs, self.config.train.batch_size, self.config.train.max_epochs)
+        return batches.num_steps(num_pairs, self.config.train.batch_size, self.config.train.max_epochs)

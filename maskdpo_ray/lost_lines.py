@@ -13,9 +13,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from maskdpo_ray import question_log
 from maskdpo_ray.entries import Entry, Unit
 from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.store import question_log
 
 _REMEDY = "restore the ledger or choose another run.name"
 

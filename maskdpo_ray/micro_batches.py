@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskdpo_ray.batching import TrainingExample, shard
-from maskdpo_ray.prefix_tree import common_length
+from maskdpo_ray.training.batches import TrainingExample, shard
+from maskdpo_ray.training.prefix_tree import common_length
 from maskdpo_ray.training_config import SavingsConfig, TrainConfig
 
 

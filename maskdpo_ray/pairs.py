@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from maskdpo_ray.config import PairsConfig
+from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.records import (
     CORRECT,
     INCORRECT,

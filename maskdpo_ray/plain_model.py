@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import other_folders
 from maskdpo_ray.errors import ModelError, shown
+from maskdpo_ray.models import other_folders
 
 _ATTENTION = ("eager", "sdpa")
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")

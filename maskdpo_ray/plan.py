@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from maskdpo_ray import ray_address
-from maskdpo_ray.config import Config
+from maskdpo_ray.config import resources
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.entries import Entry, Finished, Unit
 from maskdpo_ray.errors import ClusterError, ConfigError
-from maskdpo_ray.question_log import units
+from maskdpo_ray.store.question_log import units
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Plan:
 
     def check_here(self, *names: str) -> None:
         """`check` before Ray starts, where it is to start on this machine: what that has is the most it can give."""
-        if ray_address.of(self.config.cluster) is None:
+        if resources.of(self.config.cluster) is None:
             import torch
 
             self.check({"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}, *names)
@@ -100,7 +100,7 @@ class Plan:
     def actors(self, work: str, *names: str) -> list[str]:
         """`work`, where it is done, and a line for each of the named groups."""
         cluster = self.config.cluster
-        where = ray_address.of(cluster) or "a local Ray cluster"
+        where = resources.of(cluster) or "a local Ray cluster"
         lines = [f"{work} on {where} ({cluster.device})"]
         for group in self.named(names):
             gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from maskdpo_ray.stages import Annotators, Engines, Evaluators
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.stages.protocols import Annotators, Engines, Evaluators
+from maskdpo_ray.store.tracking import Tracker
 
 
 @contextmanager

@@ -12,23 +12,25 @@ import sys
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `stopping.orderly`: Ctrl-C amid imports is no traceback
 
-from maskdpo_ray import cli, error_log, loopback, stopping
-from maskdpo_ray.config_file import located
+from maskdpo_ray import error_log, loopback, terminal
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.file import located
 from maskdpo_ray.errors import UserError
 
 
 def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError for what a user can mend."""
     command = cli.parse(argv)  # before the heavy imports: --help and bad options answer at once
-    from maskdpo_ray import preflight, ray_address
     from maskdpo_ray.commands import own_folder
+    from maskdpo_ray.config import resources
     from maskdpo_ray.plan import Plan, describe
     from maskdpo_ray.report import summary
+    from maskdpo_ray.stages import preflight
 
     config = command.config
     with located(command.given, command.config_path):
         prepared = preflight.check(config)
-        ray_address.check(config.cluster)
+        resources.check(config.cluster)
     path = own_folder.path(config)
     entries = own_folder.check(config, {"train": prepared.train, **prepared.evaluation})
     plan = Plan(config)
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        with stopping.orderly():
+        with terminal.orderly():
             main(sys.argv[1:])
     except UserError as error:
         cli.fail(error)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from maskdpo_ray.entries import Proof
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.ledger import sync_folder
+from maskdpo_ray.store.ledger import sync_folder
 
 
 def prove(folder: Path, files: Iterable[str | os.PathLike[str]]) -> dict[str, Proof]:

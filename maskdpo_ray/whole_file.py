@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from maskdpo_ray.errors import RunFolderError, one_line
-from maskdpo_ray.ledger import sync_folder
+from maskdpo_ray.store.ledger import sync_folder
 
 _WRITE_ERRORS = ("inline_container", "PytorchStreamWriter", "(os error ")
 

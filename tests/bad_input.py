@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from maskdpo_ray import cli
+from maskdpo_ray.config import cli
 from maskdpo_ray.errors import UserError
 
 Change = Callable[[Path], Any]

@@ -109,8 +109,8 @@ def no_fsync() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def once(tiny_model: Path) -> Iterator[Any]:
     """Checking the model takes a second, and it is the same one every time; nobody waits for a disk."""
-    from maskdpo_ray import model_folder
-    from maskdpo_ray.config import ModelConfig
+    from maskdpo_ray.config.schema import ModelConfig
+    from maskdpo_ray.models import folder as model_folder
 
     model = model_folder.load(ModelConfig(str(tiny_model)))
     with pytest.MonkeyPatch.context() as patch:
@@ -134,7 +134,7 @@ def good_folder(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """The working directory, with a config that passes and all that it names. No run can start in it."""
     import bad_input
 
-    from maskdpo_ray.run_folder import RunFolder
+    from maskdpo_ray.store.run_folder import RunFolder
 
     shutil.copytree(small_model, tmp_path / "model")
     bad_input.write("config.yaml", bad_input.CONFIG)(tmp_path)

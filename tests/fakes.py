@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 
 from actors import weights
-from maskdpo_ray import batching, stage_files
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.checkpoints import Checkpoints
-from maskdpo_ray.config import Config, ModelConfig
+from maskdpo_ray import stage_files
+from maskdpo_ray.config.schema import Config, ModelConfig
 from maskdpo_ray.entries import Proof
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.models.thinking import Tags
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import (
     CONTRADICTORY,
@@ -38,9 +37,11 @@ from maskdpo_ray.records import (
     Sentence,
     Surprisal,
 )
-from maskdpo_ray.reference import PairLogps
-from maskdpo_ray.stages import Answered, Failed, Labelled, Stages
-from maskdpo_ray.thinking import Tags
+from maskdpo_ray.stages.protocols import Answered, Failed, Labelled, Stages
+from maskdpo_ray.store.checkpoints import Checkpoints
+from maskdpo_ray.training import batches as batching
+from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.training.reference import PairLogps
 
 EOS = 0
 CONFIG = Config(model=ModelConfig(model_name_or_path="m"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from maskdpo_ray.annotators import turns
-from maskdpo_ray.annotators.anah import AnahAnnotator, Piece
-from maskdpo_ray.annotators.interviews import Claim, Verdict
-from maskdpo_ray.annotators.parts import Parts
+from maskdpo_ray.annotation.llm import turns
+from maskdpo_ray.annotation.llm.anah import AnahAnnotator, Piece
+from maskdpo_ray.annotation.llm.claims import Parts
+from maskdpo_ray.annotation.llm.interviews import Claim, Verdict
 
 
 class ClaimsByJudge(AnahAnnotator):

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import other_folders, plain_model, weights_file
+from maskdpo_ray import plain_model, weights_file
 from maskdpo_ray.errors import ConfigError, ModelError, one_line, shown
+from maskdpo_ray.models import other_folders
 from maskdpo_ray.quiet import quiet
 
 

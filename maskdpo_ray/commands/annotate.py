@@ -13,24 +13,28 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from maskdpo_ray import annotators, chat, model_folder, preflight, questions, ray_address, thinking
-from maskdpo_ray.annotators import Annotator
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.commands import answers_file
-from maskdpo_ray.commands.answers_file import Given
+from maskdpo_ray.annotation import protocol
+from maskdpo_ray.annotation.labels_file import LabelsFile, key
+from maskdpo_ray.annotation.protocol import Annotator
 from maskdpo_ray.commands.arguments import Parser, files_read, with_config
-from maskdpo_ray.commands.labels_file import LabelsFile, key
-from maskdpo_ray.config import Config, DataConfig
-from maskdpo_ray.config_file import located
-from maskdpo_ray.dropped import Dropped
+from maskdpo_ray.config import resources
+from maskdpo_ray.config.file import located
+from maskdpo_ray.config.schema import Config, DataConfig
+from maskdpo_ray.data import answers as answers_file
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.answers import Given
+from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.failures import Failures
+from maskdpo_ray.models import chat, folder, thinking
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.models.thinking import Tags
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import Question, Rollout
 from maskdpo_ray.report.progress import track
-from maskdpo_ray.stages import Annotators, Answered
-from maskdpo_ray.thinking import Tags
-from maskdpo_ray.unparsed import UnparsedShare
+from maskdpo_ray.stages import preflight
+from maskdpo_ray.stages.protocols import Annotators, Answered
+from maskdpo_ray.stages.watch import UnparsedShare
 
 
 def prepare(argv: list[str]) -> Job:
@@ -41,13 +45,13 @@ def prepare(argv: list[str]) -> Job:
     arguments, command = with_config(_parser(), argv)
     config = command.config
     with located(command.given, command.config_path):
-        annotator = annotators.build(config.annotation.annotator, config.annotation.options)
+        annotator = protocol.build(config.annotation.annotator, config.annotation.options)
         sources = _sources(config.data) if arguments.questions is None else [arguments.questions]
         inputs = [arguments.answers, *sources, *files_read(command)]
         labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force, inputs)
         loaded = [(source, Dropped(source, config.data.max_dropped)) for source in sources]
         by_id = {question.id: question for each in loaded for question in questions.load(*each)}
-        ray_address.check(config.cluster)
+        resources.check(config.cluster)
     Plan(config).check_here("annotation actors")
     answers = Path(arguments.answers)
     dropped = [*(each for _, each in loaded), Dropped(answers, config.data.max_dropped)]
@@ -107,7 +111,7 @@ class Job:
         if not os.path.isdir(self.config.model.model_name_or_path):
             return None
         try:
-            return chat.of(self.config, model_folder.load_tokenizer(self.config.model))
+            return chat.of(self.config, folder.load_tokenizer(self.config.model))
         except ModelError:
             return None
 

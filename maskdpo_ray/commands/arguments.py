@@ -10,9 +10,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NoReturn
 
-from maskdpo_ray import cli, stopping, stored_config, suggestions
-from maskdpo_ray.config_file import options
+from maskdpo_ray import terminal
+from maskdpo_ray.config import cli, suggestions
+from maskdpo_ray.config.file import options
 from maskdpo_ray.errors import ConfigError, UserError, shown
+from maskdpo_ray.store import fingerprint
 
 _OF_CONFIG = re.compile(r"(--(?:config|\w+\.\w+))(?:=.*)?\Z", re.DOTALL)
 
@@ -102,15 +104,15 @@ def files_read(command: cli.CommandLine) -> list[str]:
     config = command.config
     options = {"annotation": config.annotation.options, "eval": config.eval.options}
     data, models = config.data, (config.model.model_name_or_path, config.eval.perplexity_model)
-    named = (data.train, data.eval, data.transfer, *stored_config.flatten(options).values())
+    named = (data.train, data.eval, data.transfer, *fingerprint.flatten(options).values())
     of_models = [str(file) for model in models if model for file in Path(model).glob("*")]
     return [str(command.config_path), *(name for name in named if isinstance(name, str)), *of_models]
 
 
-def start(main: Callable[[list[str]], None], on_stop: str = stopping.GOES_ON) -> None:
+def start(main: Callable[[list[str]], None], on_stop: str = terminal.GOES_ON) -> None:
     """Run a command on the process's arguments; a user's error is one line and exit code 2, a signal an orderly end,
     which says `on_stop`."""
-    with stopping.orderly(on_stop):
+    with terminal.orderly(on_stop):
         try:
             main(sys.argv[1:])
         except UserError as error:

@@ -12,26 +12,32 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import chat, evaluate_stage, model_folder, plan, preflight, questions, ray_address
+from maskdpo_ray import plan
 from maskdpo_ray.beginning import Questions
-from maskdpo_ray.commands import new_file, own_folder
+from maskdpo_ray.commands import own_folder
 from maskdpo_ray.commands.arguments import Parser, with_config
-from maskdpo_ray.commands.baseline import Baseline
-from maskdpo_ray.commands.given_answers import GivenAnswers
-from maskdpo_ray.config import Config
-from maskdpo_ray.config_file import located
-from maskdpo_ray.dropped import Dropped
+from maskdpo_ray.config import resources
+from maskdpo_ray.config.file import located
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.entries import Entry
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.evaluate_stage import EvaluateStage
+from maskdpo_ray.evaluation.baseline import Baseline
 from maskdpo_ray.failures import Failures
+from maskdpo_ray.models import chat
+from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.preflight import Prepared
 from maskdpo_ray.report import summary
 from maskdpo_ray.report.summary import Evaluated
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stages import Annotators, Engines, Evaluators
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.stages import evaluate, preflight
+from maskdpo_ray.stages.evaluate import EvaluateStage
+from maskdpo_ray.stages.given_answers import GivenAnswers
+from maskdpo_ray.stages.preflight import Prepared
+from maskdpo_ray.stages.protocols import Annotators, Engines, Evaluators
+from maskdpo_ray.store import files
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
 
 
 def prepare(argv: list[str]) -> Job:
@@ -43,7 +49,7 @@ def prepare(argv: list[str]) -> Job:
     config = command.config
     if arguments.answers is None and arguments.questions is not None:
         raise ConfigError("--questions: expected ANSWERS to them, got none; data.eval is what engines answer")
-    new_file.refuse_in_run_folder(own_folder.path(config))
+    files.refuse_in_run_folder(own_folder.path(config))
     answers = against = None
     with located(command.given, command.config_path):
         if arguments.answers is None:
@@ -52,7 +58,7 @@ def prepare(argv: list[str]) -> Job:
             answers, prepared = _given(Path(arguments.answers), arguments.questions, config)
         if arguments.against is not None:
             against = Baseline.find(arguments.against, config, prepared.evaluation)
-        ray_address.check(config.cluster)
+        resources.check(config.cluster)
     plan.Plan(config).check_here(*plan.evaluating(with_engines=answers is None))
     job = Job(config, command.dry_run, prepared, answers, against)
     return replace(job, entries=own_folder.check(config, job.inputs()))
@@ -100,7 +106,7 @@ class Job:
 
     def is_finished(self, folder: RunFolder) -> bool:
         """Whether the run folder holds the evaluation."""
-        return evaluate_stage.is_finished(folder, self.prepared.evaluation, 0)
+        return evaluate.is_finished(folder, self.prepared.evaluation, 0)
 
     def run(
         self,

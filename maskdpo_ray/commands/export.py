@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import cli, json_file, questions
-from maskdpo_ray.commands import new_file
+from maskdpo_ray import json_file
 from maskdpo_ray.commands.arguments import Parser, number, one_of, share
-from maskdpo_ray.config import DataConfig
-from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import DataConfig
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.formats import WRITERS
+from maskdpo_ray.data.formats.preference import from_pair
+from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RecordError, shown
-from maskdpo_ray.formats import WRITERS
-from maskdpo_ray.formats.json_items import num_lines, objects
-from maskdpo_ray.formats.own import OwnPairs
-from maskdpo_ray.formats.preference import from_pair
+from maskdpo_ray.pairing.pair_files import OwnPairs
 from maskdpo_ray.pairs import PairsSummary
 from maskdpo_ray.records import Question
 from maskdpo_ray.report.progress import SHORT, track
+from maskdpo_ray.store import files as new_file
 
 
 def main(argv: list[str]) -> None:

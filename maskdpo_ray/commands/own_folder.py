@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from maskdpo_ray import cli
 from maskdpo_ray.beginning import Questions
-from maskdpo_ray.config import Config
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.entries import Entry
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
 
 
 def path(config: Config) -> Path:

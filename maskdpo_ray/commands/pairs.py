@@ -12,22 +12,25 @@ from itertools import groupby, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import thinking
+from maskdpo_ray.annotation.replay import ReplayAnnotator
 from maskdpo_ray.annotators.conformance import refuse_faults
-from maskdpo_ray.annotators.replay import ReplayAnnotator
-from maskdpo_ray.commands import answers_file, arguments, given_answers, new_file
+from maskdpo_ray.commands import arguments as commands_arguments
 from maskdpo_ray.commands.arguments import Parser, files_read, with_config
-from maskdpo_ray.config import Config
-from maskdpo_ray.dropped import Dropped, Reason, counted
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data import answers as answers_file
+from maskdpo_ray.data.dropped import Dropped, Reason, counted
+from maskdpo_ray.data.jsonl import attempts, num_lines, record
+from maskdpo_ray.data.tables import Found
 from maskdpo_ray.errors import AnnotatorError, DataError, RecordError
-from maskdpo_ray.formats.json_items import attempts, num_lines, record
-from maskdpo_ray.formats.tables import Found
-from maskdpo_ray.pairing import pair_of
+from maskdpo_ray.models import thinking
+from maskdpo_ray.pairing.examples import pair_of
 from maskdpo_ray.pairs import DropReason
-from maskdpo_ray.preflight import Prepared, check
 from maskdpo_ray.records import Annotation, PreferencePair, Question, Rollout
 from maskdpo_ray.report.progress import SHORT, track
-from maskdpo_ray.stages import Labelled
+from maskdpo_ray.stages import given_answers
+from maskdpo_ray.stages.preflight import Prepared, check
+from maskdpo_ray.stages.protocols import Labelled
+from maskdpo_ray.store import files
 
 
 def main(argv: list[str]) -> None:
@@ -35,13 +38,13 @@ def main(argv: list[str]) -> None:
     arguments, command = with_config(_parser(), argv)
     output = Path(arguments.output)
     inputs = [arguments.rollouts, arguments.annotations, *files_read(command)]
-    new_file.refuse(output, arguments.force, inputs)
+    files.refuse(output, arguments.force, inputs)
     prepared = check(command.config)
     dropped = Dropped(arguments.rollouts, command.config.data.max_dropped)
     labelled = _labelled(Path(arguments.rollouts), Path(arguments.annotations), prepared, dropped)
     drops: Counter[str] = Counter()
     made = _pairs(labelled, command.config, prepared, drops)
-    count = sum(1 for _ in made) if command.dry_run else new_file.write(output, made)
+    count = sum(1 for _ in made) if command.dry_run else files.write(output, made)
     done = "would go to" if command.dry_run else "->"
     print(f"{count} pairs {done} {output}" + (f"; dropped: {counted(drops)}" if drops else ""))
     for line in (*prepared.dropped_lines(), *dropped.lines()):
@@ -182,4 +185,4 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    arguments.start(main)
+    commands_arguments.start(main)

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import formats
-from maskdpo_ray.annotators.replay import ReplayAnnotator
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.annotation.replay import ReplayAnnotator
+from maskdpo_ray.data import formats
+from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.formats.preference import SIDES, Preference
+from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import AnnotatorError, RecordError
-from maskdpo_ray.formats import rendered
-from maskdpo_ray.formats.json_items import objects
-from maskdpo_ray.formats.own import Once, OwnPairs
-from maskdpo_ray.formats.preference import SIDES, Preference
 from maskdpo_ray.formats.tokenized import to_pair
+from maskdpo_ray.models import prompts
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.pairing.pair_files import Once, OwnPairs
 from maskdpo_ray.records import UNPARSED, PreferencePair, Question, Rollout, Sentence
 
 
@@ -50,7 +50,7 @@ class Reader:
                 preference = formats.preference(item, where)
                 unnamed = {"question_id": "", "topic": ""} if preference.question_id == where else {}
                 once.refuse(replace(preference, **unnamed), where)
-                rendered.refuse_left_out(self.chat, preference.prompt, f"{where}: prompt")
+                prompts.refuse_left_out(self.chat, preference.prompt, f"{where}: prompt")
                 pair = to_pair(self._labelled(preference, labels, path, where), self.chat, where)
             self._refuse_unfit(pair, where)
             return pair

@@ -10,16 +10,19 @@ import re
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
-from maskdpo_ray import cli, fitting, model_folder, model_shape, other_folders
+from maskdpo_ray import fitting, model_shape
 from maskdpo_ray.commands import arguments
 from maskdpo_ray.commands.arguments import Parser, number, split
-from maskdpo_ray.config import Config
-from maskdpo_ray.config_file import Given
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.file import Given
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.engine_sizing import GIB
 from maskdpo_ray.errors import ConfigError, shown
 from maskdpo_ray.fitting import Machines, Models
-from maskdpo_ray.model_folder import ModelFolder
 from maskdpo_ray.model_shape import ModelShape
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models import other_folders
+from maskdpo_ray.models.folder import ModelFolder
 
 _PROMPT_TOKENS = 1024
 _GPU_OPTIONS = ("gpu_memory_gib", "num_gpus")
@@ -110,9 +113,9 @@ def _models(own: Namespace, config: Config) -> Models:
 
 
 def _of_folder(folder: str, trust_remote_code: bool, is_trained: bool = False) -> ModelShape:
-    from maskdpo_ray import counted_shape  # imports torch and transformers
+    from maskdpo_ray.models import shape  # imports torch and transformers
 
-    return counted_shape.of_folder(Path(folder), trust_remote_code, is_trained)
+    return shape.of_folder(Path(folder), trust_remote_code, is_trained)
 
 
 def _prompt_tokens(own: Namespace, config: Config, policy: ModelShape) -> int:

@@ -12,26 +12,30 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import batching, chat, lora_targets, model_folder, ray_address
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.commands import new_file, own_folder
+from maskdpo_ray.commands import own_folder
 from maskdpo_ray.commands.arguments import Parser, with_config
 from maskdpo_ray.commands.pairs_file import Reader
-from maskdpo_ray.config import Config
-from maskdpo_ray.config_file import located
-from maskdpo_ray.dropped import Dropped, counted
+from maskdpo_ray.config import resources
+from maskdpo_ray.config.file import located
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data.dropped import Dropped, counted
+from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RunFolderError
-from maskdpo_ray.formats.json_items import num_lines, objects
-from maskdpo_ray.masking import VANILLA, MaskPolicy
-from maskdpo_ray.pairing import lesson_of
+from maskdpo_ray.models import chat, lora_targets
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.pairing.examples import lesson_of
+from maskdpo_ray.pairing.masks import VANILLA, MaskPolicy
 from maskdpo_ray.pairs import DropReason, PairsSummary, mixture
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.report.progress import SHORT, track
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stages import Trainer
-from maskdpo_ray.tracking import Tracker
-from maskdpo_ray.train_stage import TrainStage
+from maskdpo_ray.stages.protocols import Trainer
+from maskdpo_ray.stages.train import TrainStage
+from maskdpo_ray.store import files
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
+from maskdpo_ray.training import batches
+from maskdpo_ray.training.batches import TrainingExample
 
 SHOWN = ("loss", "accuracy")
 """Metrics that the summary compares."""
@@ -47,13 +51,13 @@ def prepare(argv: list[str]) -> Job:
     annotations = None if arguments.annotations is None else Path(arguments.annotations)
     if annotations is not None and not os.path.isfile(annotations):
         raise DataError(f"--annotations: expected a file, got {str(annotations)!r}")
-    new_file.refuse_in_run_folder(own_folder.path(config))
+    files.refuse_in_run_folder(own_folder.path(config))
     with located(command.given, command.config_path):
         mask = MaskPolicy.from_config(config.mask.policy)
         model = model_folder.load(config.model)
         lora_targets.check(config.lora, config.model, model.config)
         max_len = model_folder.max_len(model, config.vllm)
-        ray_address.check(config.cluster)
+        resources.check(config.cluster)
     Plan(config).check_here("training ranks")
     own = chat.of(config, model.tokenizer)
     reader = Reader(own, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
@@ -107,7 +111,7 @@ class Job:
     def describe(self) -> str:
         """The plan in words."""
         train = self.config.train
-        steps = batching.num_steps(len(self.examples), train.batch_size, train.max_epochs)
+        steps = batches.num_steps(len(self.examples), train.batch_size, train.max_epochs)
         dropped = f" (dropped: {counted(self.read.drops)})" if self.read.drops else ""
         of_read = f"{len(self.examples)} of {self.read.questions} pairs of {self.pairs}{dropped}"
         work = f"train on {of_read} in {own_folder.path(self.config)}"

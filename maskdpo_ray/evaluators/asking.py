@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maskdpo_ray.annotators import judge as judges
-from maskdpo_ray.annotators import plugins
-from maskdpo_ray.annotators.judge import Judge
+from maskdpo_ray.annotation import plugins
+from maskdpo_ray.annotation.llm import judge as judges
+from maskdpo_ray.annotation.llm.judge import Judge
 
 _FIELD = "eval.options"
 
@@ -20,7 +20,9 @@ def build(judge: str | None, options: Mapping[str, Any] | None, max_tokens: int)
     is_name = judge is None or isinstance(judge, str)
     plugins.require(is_name, f"{_FIELD}.judge", "a name or none", judge)
     plugins.require(options is None or isinstance(options, Mapping), f"{_FIELD}.judge_options", "a mapping", options)
-    plugins.require(judge is not None or not options, f"{_FIELD}.judge_options", f"none without {_FIELD}.judge", options)
+    plugins.require(
+        judge is not None or not options, f"{_FIELD}.judge_options", f"none without {_FIELD}.judge", options
+    )
     return None if judge is None else judges.build(judge, options or {}, max_tokens, _FIELD)
 
 

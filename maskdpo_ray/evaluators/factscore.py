@@ -7,12 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import sentences
-from maskdpo_ray.annotators.plugins import require, require_count
+from maskdpo_ray.annotation import sentences
+from maskdpo_ray.annotation.plugins import require, require_count
 from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.evaluation.evaluators.abstention import abstains
+from maskdpo_ray.evaluation.evaluators.factscore import MAX_TOKENS, Asked
 from maskdpo_ray.evaluators import asking, knowledge
-from maskdpo_ray.evaluators.abstention import abstains
-from maskdpo_ray.evaluators.asked import MAX_TOKENS, Asked
 from maskdpo_ray.evaluators.retrieval import Passages
 from maskdpo_ray.evaluators.rules import Rules
 from maskdpo_ray.records import Judgement, Question, Rollout

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import DataError, shown
-from maskdpo_ray.formats.json_items import objects
 
 
 def read(path: Path) -> list[str]:

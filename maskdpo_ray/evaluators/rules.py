@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from maskdpo_ray import sentences
-from maskdpo_ray.annotators import idle
-from maskdpo_ray.evaluators import statements
+from maskdpo_ray.annotation import sentences
+from maskdpo_ray.annotation.rules import idle
+from maskdpo_ray.evaluation.evaluators import statements
+from maskdpo_ray.evaluation.evaluators.statements import Statement
 from maskdpo_ray.evaluators.retrieval import Passages
-from maskdpo_ray.evaluators.statements import Statement
 from maskdpo_ray.evaluators.words import words
 from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNSUPPORTED, JudgedFact, Question, Rollout
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.dropped import Reason
+from maskdpo_ray.data.dropped import Reason
+from maskdpo_ray.data.formats.preference import SIDES, Preference
 from maskdpo_ray.errors import DataError, RecordError
-from maskdpo_ray.formats.preference import SIDES, Preference
+from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairs import scored
 from maskdpo_ray.records import Annotation, PreferencePair, Rollout
 

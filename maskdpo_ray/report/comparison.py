@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import cli, json_file, stored_config
-from maskdpo_ray.bootstrap import Change, Statistic
+from maskdpo_ray import json_file
+from maskdpo_ray.config import cli
 from maskdpo_ray.errors import RunFolderError, UserError, printable, shown
+from maskdpo_ray.evaluation.intervals import Change, Statistic
 from maskdpo_ray.records import Record, from_json
+from maskdpo_ray.store import fingerprint
 
 # Metric of the summary -> (heading, format); of the held-out questions but for the last one.
 _METRICS = {
@@ -53,9 +55,9 @@ class FinishedRun:
             if not os.path.isfile(file):
                 raise RunFolderError(f"{file}: expected a file of a finished run, found none")
         summary = _Values(files[0], json_file.load(files[0]))
-        stored = stored_config.read(files[1]) or {}
+        stored = fingerprint.read(files[1]) or {}
         policy = _Values(files[1], stored).at("mask.policy")
-        eos = stored_config.field(files[1], stored, "mask.eos", str)
+        eos = fingerprint.field(files[1], stored, "mask.eos", str)
         metrics = {name: summary.ends("heldout", name) for name in _METRICS if name != "transfer_score"}
         if "transfer" in summary.at("evaluations"):
             metrics["transfer_score"] = summary.ends("transfer", "score")
@@ -65,7 +67,7 @@ class FinishedRun:
             raise RunFolderError(f"{files[2]}: can't be read: {error.strerror}") from error
         return cls(
             mask=f"{policy if isinstance(policy, str) else 'custom'}, EOS {eos}",
-            seed=stored_config.field(files[1], stored, "run.seed", int),
+            seed=fingerprint.field(files[1], stored, "run.seed", int),
             metrics=metrics,
             gain=summary.record(Change, "evaluations.heldout.-1.gain.score"),
             pairs=hashlib.sha256(b"\n".join(pairs)).hexdigest(),

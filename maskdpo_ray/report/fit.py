@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from maskdpo_ray import fitting, remedy
-from maskdpo_ray.config import Config
+from maskdpo_ray import fitting
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.engine_sizing import GIB
 from maskdpo_ray.errors import printable
 from maskdpo_ray.fitting import Machines, Models, Verdict
-from maskdpo_ray.sizing import Moment, Term
+from maskdpo_ray.models import remedy
+from maskdpo_ray.models.memory import Moment, Term
 
 
 def show(

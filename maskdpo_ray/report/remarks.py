@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskdpo_ray.judged import perplexity
+from maskdpo_ray.evaluation.judged_metrics import perplexity
 
 _WATCHED = {
     "correct_facts": (-1, "FEWER CORRECT FACTS"),

@@ -14,15 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import evaluation, json_file, judged, stored_config
-from maskdpo_ray.bootstrap import Gain
+from maskdpo_ray import json_file
 from maskdpo_ray.errors import RunFolderError, shown
-from maskdpo_ray.evaluation import Evaluation
-from maskdpo_ray.judged import JudgedEvaluation
-from maskdpo_ray.ledger import encode_line
+from maskdpo_ray.evaluation import judged_metrics, metrics
+from maskdpo_ray.evaluation.intervals import Gain
+from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
+from maskdpo_ray.evaluation.metrics import Evaluation
 from maskdpo_ray.pairs import PairsSummary
 from maskdpo_ray.report.remarks import remarks
 from maskdpo_ray.report.tables import render, show
+from maskdpo_ray.store import fingerprint
+from maskdpo_ray.store.ledger import encode_line
 
 SPLITS = ("heldout", "transfer")
 __all__ = ["build", "render", "show"]
@@ -50,11 +52,11 @@ def build(
     """
     folder = Path(run_folder)
     file = folder / "config.yaml"
-    config = stored_config.read(file)
+    config = fingerprint.read(file)
     if config is None:
         raise RunFolderError(f"{file}: expected the config of a run, got none")
-    name, seed = stored_config.field(file, config, "run.name", str), stored_config.field(file, config, "run.seed", int)
-    samples = stored_config.field(file, config, "eval.bootstrap_samples", int)
+    name, seed = fingerprint.field(file, config, "run.name", str), fingerprint.field(file, config, "run.seed", int)
+    samples = fingerprint.field(file, config, "eval.bootstrap_samples", int)
     if evaluated is None:
         numbered = _numbered(folder, "eval", "")
         evaluated = [Evaluated(f"after {version}" if version else "before", version, at) for version, at in numbered]
@@ -92,8 +94,8 @@ def _evaluations(
     folder: Path, evaluated: Sequence[Evaluated], split: str, seed: int, samples: int
 ) -> list[dict[str, Any]]:
     """In the order of `evaluated`; what others than the annotator found is under "judged"."""
-    versions = _versions(evaluated, split, Evaluation, evaluation.compare, seed, samples)
-    by_second = _versions(evaluated, f"{split}-judged", JudgedEvaluation, judged.compare, seed, samples)
+    versions = _versions(evaluated, split, Evaluation, metrics.compare, seed, samples)
+    by_second = _versions(evaluated, f"{split}-judged", JudgedEvaluation, judged_metrics.compare, seed, samples)
     if not by_second:
         return versions
     both = [[entry["version"] for entry in entries] for entries in (versions, by_second)]

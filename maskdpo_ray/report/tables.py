@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskdpo_ray.errors import printable
-from maskdpo_ray.judged import perplexity
+from maskdpo_ray.evaluation.judged_metrics import perplexity
 
 _TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
 

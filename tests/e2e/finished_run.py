@@ -9,10 +9,10 @@ from typing import Any
 
 from driver import Driver, describe
 
-from maskdpo_ray.formats import WRITERS
-from maskdpo_ray.formats.preference import Answer, Preference
-from maskdpo_ray.ledger import encode_line
+from maskdpo_ray.data.formats import WRITERS
+from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Sentence
+from maskdpo_ray.store.ledger import encode_line
 
 SMALLEST = {
     "data.max_questions": 6,

@@ -10,8 +10,8 @@ import scripted_model
 from driver import Driver
 from finished_run import Run, arguments, finish
 
-from maskdpo_ray import questions
-from maskdpo_ray.annotators import turns
+from maskdpo_ray.annotation.llm import turns
+from maskdpo_ray.data import questions
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION
 
 pytestmark = pytest.mark.timeout(1800)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from driver import Driver
 
-from maskdpo_ray.annotators import judge as judges
-from maskdpo_ray.annotators.judge import Conversation, Judge, Reply
+from maskdpo_ray.annotation.llm import judge as judges
+from maskdpo_ray.annotation.llm.judge import Conversation, Judge, Reply
 from maskdpo_ray.errors import AnnotatorError
 
 pytestmark = pytest.mark.timeout(900)
@@ -112,7 +112,7 @@ def test_in_process(in_process: Any, over_http: Judge) -> None:
 
 def test_a_killed_actor_leaves_no_engine(bundled_model: Path, tmp_path: Path) -> None:
     code = (
-        "from maskdpo_ray.annotators import judge\n"
+        "from maskdpo_ray.annotation.protocol import judge\n"
         "if __name__ == '__main__':\n"
         f"    built = judge.build('vllm', {options(bundled_model)!r}, {MAX_TOKENS})\n"
         "    built.start()\n"

@@ -13,9 +13,9 @@ import torch.multiprocessing as mp
 
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
-from maskdpo_ray import counted_shape, sizing
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.config import Config, DeepspeedConfig, ModelConfig, TrainConfig
+from maskdpo_ray.config.schema import Config, DeepspeedConfig, ModelConfig, TrainConfig
+from maskdpo_ray.models import memory, shape
+from maskdpo_ray.training.batches import TrainingExample
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -96,13 +96,13 @@ def measured(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def predicted(model: Path, stage: int, dtype: str) -> sizing.TrainingRank:
+def predicted(model: Path, stage: int, dtype: str) -> memory.TrainingRank:
     config = Config(
         model=ModelConfig(str(model)),
         ds=DeepspeedConfig(zero_stage=stage, param_dtype=dtype),
         train=TrainConfig(num_ranks=WORLD, batch_size=2 * WORLD),
     )
-    return sizing.TrainingRank(counted_shape.of_folder(model), config, sizing.Pass(8, 5))
+    return memory.TrainingRank(shape.of_folder(model), config, memory.Pass(8, 5))
 
 
 @pytest.mark.parametrize(("stage", "dtype"), VARIANTS)

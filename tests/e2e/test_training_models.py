@@ -21,8 +21,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, Pretra
 
 from actors import adapters, strategy
 from actors.training import TrainingRank
-from maskdpo_ray import batching, micro_batches, publication
+from maskdpo_ray import micro_batches
 from maskdpo_ray.errors import ModelError
+from maskdpo_ray.training import batches, publication
 from maskdpo_ray.training_config import LoraConfig, SavingsConfig, TrainConfig
 
 pytestmark = pytest.mark.timeout(1200)
@@ -55,7 +56,7 @@ def rank_main(rank: int, port: int, models: str, folder: str) -> None:
     """All work of one of two ranks; results for the tests go to `folder`."""
     torch.set_num_threads(1)
     pairs = examples()
-    everything = list(batching.chunks(pairs, TRAIN.micro_batch_size))
+    everything = list(batches.chunks(pairs, TRAIN.micro_batch_size))
     for variant, (stage, lora) in VARIANTS.items():
         trainer = TrainingRank(replace(settings(stage, "fp32"), optimizer=CONSTANT, lora=lora), rank, 2)
         trainer.setup("127.0.0.1", port)

@@ -17,9 +17,9 @@ import psutil
 import ray.cloudpickle
 
 from actors.groups import RolloutGroup
-from maskdpo_ray import annotators, evaluators
+from maskdpo_ray.annotation import protocol as annotators
 from maskdpo_ray.cluster import Cluster
-from maskdpo_ray.config import (
+from maskdpo_ray.config.schema import (
     AnnotationConfig,
     ClusterConfig,
     Config,
@@ -29,8 +29,9 @@ from maskdpo_ray.config import (
     RunConfig,
     TrainConfig,
 )
+from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.stages import Failed, Stages
+from maskdpo_ray.stages.protocols import Failed, Stages
 from maskdpo_ray.training_config import SavingsConfig
 
 MAX_IN_FLIGHT = 4

@@ -20,16 +20,18 @@ from running import MAX_IN_FLIGHT, MINE, SAVINGS, Running, config_for, started
 from actors import groups, weights
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
 from actors.rollout import request_seed
-from maskdpo_ray import annotators, batching, questions
 from maskdpo_ray import cluster as cluster_module
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.checkpoints import Checkpoints
+from maskdpo_ray.annotation import protocol
 from maskdpo_ray.cluster import Cluster
-from maskdpo_ray.config import AnnotationConfig
+from maskdpo_ray.config.schema import AnnotationConfig
+from maskdpo_ray.data import questions
 from maskdpo_ray.errors import ClusterError, DataError
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import Question
-from maskdpo_ray.stages import Answered
+from maskdpo_ray.stages.protocols import Answered
+from maskdpo_ray.store.checkpoints import Checkpoints
+from maskdpo_ray.training import batches as batching
+from maskdpo_ray.training.batches import TrainingExample
 from maskdpo_ray.training_config import SavingsConfig
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as in running.py
@@ -229,7 +231,7 @@ def test_a_question_always_comes_to_the_same_annotator(tmp_path: Path, monkeypat
     (tmp_path / "mine_at_home.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    annotator = annotators.build("python:mine_at_home:Judge")
+    annotator = protocol.build("python:mine_at_home:Judge")
     config = config_for(tmp_path, AnnotationConfig(num_actors=2, max_in_flight=2))
     asked = [fakes.question(f"q{number}") for number in range(16)]
     answered = [Answered(question, (), fakes.answers(question.id, 0, 0, 2)) for question in asked]
@@ -249,7 +251,7 @@ def test_not_enough_cpus(tmp_path: Path) -> None:
     config = config_for(tmp_path, cpus_per_engine=1000, cpus_per_rank=0.5)
     expected = r"^not enough CPUs: .* 2 x 1000 \(rollout engines\) \+ 2 x 0.5 \(training ranks\) = 2001;"
     with pytest.raises(ClusterError, match=expected), Cluster(config) as cluster:
-        cluster.start(Policy(0, "nowhere", ""), fakes.CharChat(), annotators.build("facts"))
+        cluster.start(Policy(0, "nowhere", ""), fakes.CharChat(), protocol.build("facts"))
     assert set(psutil.Process().children(recursive=True)) - before == set()
 
 
@@ -270,7 +272,7 @@ def test_a_stop_is_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     engine = type("Engine", (EndsBadly,), {"log": str(tmp_path / "engine.jsonl")})
     initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
     with pytest.raises(KeyboardInterrupt), Cluster(config_for(tmp_path), engine) as cluster:
-        cluster.start_evaluation(initial, fakes.CharChat(), annotators.build("facts"), None)
+        cluster.start_evaluation(initial, fakes.CharChat(), protocol.build("facts"), None)
         raise KeyboardInterrupt
     assert (tmp_path / "first-to-close").exists()
     assert "failed" not in "".join(capfd.readouterr())

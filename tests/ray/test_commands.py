@@ -14,12 +14,14 @@ import psutil
 import pytest
 import ray.cloudpickle
 
-from maskdpo_ray import annotate, annotators, cluster, evaluate, questions, train
-from maskdpo_ray.annotators.replay import ReplayAnnotator
-from maskdpo_ray.formats import WRITERS
-from maskdpo_ray.formats.preference import Answer, Preference
-from maskdpo_ray.ledger import encode_line
+from maskdpo_ray import annotate, cluster, evaluate, train
+from maskdpo_ray.annotation import protocol
+from maskdpo_ray.annotation.replay import ReplayAnnotator
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.formats import WRITERS
+from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Rollout, Sentence
+from maskdpo_ray.store.ledger import encode_line
 
 # Worker processes don't have tests/ on their path: the fakes travel to them by value.
 for module in (fakes, fake_engine, fake_rank):
@@ -57,7 +59,7 @@ def test_annotate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(psutil.Process().children(recursive=True)) - before == set()
     assert f"8 answers -> {output}: " in capsys.readouterr().out
     items = [(asked[i // 2], rollout) for i, rollout in enumerate(rollouts)]
-    rules = annotators.build("facts")
+    rules = protocol.build("facts")
     rules.start()
     assert ReplayAnnotator(output).annotate(items) == rules.annotate(items)
     written = Path(output).read_bytes()

@@ -12,11 +12,11 @@ import pytest
 from running import MINE, Running, config_for, started
 
 from actors.pool import Pool
-from maskdpo_ray import annotators
+from maskdpo_ray.annotation import protocol
 from maskdpo_ray.cluster import Cluster
-from maskdpo_ray.config import AnnotationConfig
+from maskdpo_ray.config.schema import AnnotationConfig
 from maskdpo_ray.errors import ClusterError, ConfigError
-from maskdpo_ray.stages import Answered, Failed
+from maskdpo_ray.stages.protocols import Answered, Failed
 
 GOOD = [f"q{index}" for index in range(6)]
 
@@ -147,7 +147,7 @@ def test_an_annotator_of_ones_own(tmp_path: Path, mine: str, capfd: Any) -> None
     died = tmp_path / "died"
     config = config_for(tmp_path, annotation=AnnotationConfig(num_actors=2, max_in_flight=4))
     with Cluster(config) as cluster:
-        group = cluster.start_annotators(annotators.build(mine, {"died": str(died)}))
+        group = cluster.start_annotators(protocol.build(mine, {"died": str(died)}))
 
         def stream(*names: str) -> dict[str, Any]:
             return {
@@ -186,4 +186,4 @@ def test_a_start_that_fails_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"^policy version 0: expected it at .*/gone on this node, found none$"):  # noqa: SIM117
         with Cluster(config) as cluster:
             gone = type(initial)(0, str(tmp_path / "gone"), initial.checksum)
-            cluster.start(gone, fakes.CharChat(), annotators.build("facts"))
+            cluster.start(gone, fakes.CharChat(), protocol.build("facts"))

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster as Nodes
 from actors.dispatch import Dispatcher, Failure, call_each
 from actors.pool import Pool
 from maskdpo_ray.cluster import Cluster as OwnCluster
-from maskdpo_ray.config import ClusterConfig, Config, ModelConfig, RunConfig
+from maskdpo_ray.config.schema import ClusterConfig, Config, ModelConfig, RunConfig
 from maskdpo_ray.errors import ClusterError
 
 NUM_ITEMS = 6

@@ -17,20 +17,20 @@ import pytest
 import ray.cloudpickle
 
 from actors.groups import TrainingGroup
-from maskdpo_ray import batching
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.cluster import Cluster
-from maskdpo_ray.config import ClusterConfig, Config, ModelConfig, RunConfig, TrainConfig
+from maskdpo_ray.config.schema import ClusterConfig, Config, ModelConfig, RunConfig, TrainConfig
 from maskdpo_ray.errors import ClusterError, NotFiniteError
 from maskdpo_ray.policy import Policy
+from maskdpo_ray.store.checkpoints import Checkpoints
+from maskdpo_ray.training import batches
+from maskdpo_ray.training.batches import TrainingExample
 
 # Worker processes don't have tests/ on their path: the fakes travel to them by value.
 for module in (fakes, fake_rank):
     ray.cloudpickle.register_pickle_by_value(module)
 
 ORDINARY = tuple(f"p{index}" for index in range(4))
-SEED = next(seed for seed in range(100) if set(list(batching.epoch_batches(6, 4, 2, seed))[1]) == {0, 1})
+SEED = next(seed for seed in range(100) if set(list(batches.epoch_batches(6, 4, 2, seed))[1]) == {0, 1})
 """Of six pairs in batches of 4, the first two alone are in the second step; each is on a rank of its own."""
 
 

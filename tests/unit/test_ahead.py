@@ -14,9 +14,9 @@ import pytest
 from fake_run import DROPPED, ORDINARY, committed, log_name, metrics_of, pairs_of, results, run
 from fakes import Events, Stopped
 
-from maskdpo_ray.config import Config
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.records import Question
-from maskdpo_ray.stages import Answered, Failed, Stages
+from maskdpo_ray.stages.protocols import Answered, Failed, Stages
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 

@@ -12,12 +12,12 @@ import pytest
 from fakes import RIGHT, WRONG, Events, FakeAnnotators, Stopped
 
 from maskdpo_ray import annotate as command
-from maskdpo_ray.annotators.replay import LabelledAnswer, ReplayAnnotator
+from maskdpo_ray.annotation.replay import LabelledAnswer, ReplayAnnotator
 from maskdpo_ray.commands import annotate
 from maskdpo_ray.errors import ClusterError, DataError, UserError
-from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.records import PreferencePair, Question, Rollout, ScoredAnswer, from_json
-from maskdpo_ray.stages import Answered, Failed, Labelled
+from maskdpo_ray.stages.protocols import Answered, Failed, Labelled
+from maskdpo_ray.store.ledger import encode_line
 
 FACTS = {"table": "countries", "entity": "Rwanda"}
 TEXTS = {"q0": (RIGHT, WRONG, RIGHT), "q1": (f"{RIGHT} {WRONG}", WRONG), "q2": (WRONG,)}

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 from benchmarks import annotation
-from maskdpo_ray.annotators.anah import AnahAnnotator
-from maskdpo_ray.annotators.judge import Conversation, Reply
+from maskdpo_ray.annotation.llm.anah import AnahAnnotator
+from maskdpo_ray.annotation.llm.judge import Conversation, Reply
 
 
 class Scripted:

@@ -22,9 +22,9 @@ import pytest
 
 from actors.annotation import AnnotationActor
 from maskdpo_ray import check_annotator
-from maskdpo_ray.annotators import KNOWN, build, check
+from maskdpo_ray.annotation.protocol import KNOWN, build, check
 from maskdpo_ray.annotators.conformance import refuse_faults
-from maskdpo_ray.config import AnnotationConfig, ClusterConfig, Config, ModelConfig
+from maskdpo_ray.config.schema import AnnotationConfig, ClusterConfig, Config, ModelConfig
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
 from maskdpo_ray.records import LABELS, NO_FACT, UNPARSED, Annotation, Question, Rollout, Sentence
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maskdpo_ray.errors import MaskError
-from maskdpo_ray.masking import token_spans, token_weights
+from maskdpo_ray.pairing.masks import token_spans, token_weights
 
 
 @pytest.fixture(scope="module")

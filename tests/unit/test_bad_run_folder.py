@@ -11,8 +11,10 @@ import pytest
 from bad_input import QUESTIONS, Case, Change, lines, refuses, write
 
 from actors import weights
-from maskdpo_ray import cli, preflight, run
-from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray import run
+from maskdpo_ray.config import cli
+from maskdpo_ray.stages import preflight
+from maskdpo_ray.store.run_folder import RunFolder
 
 OPEN = RunFolder.open
 """Before the good folder takes it away."""

@@ -9,10 +9,10 @@ from fakes import EOS, RIGHT, WRONG, CharTokenizer, label
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.batching import TrainingExample, chunks, epoch_batches, make_example, num_steps, shard, teaches
-from maskdpo_ray.masking import MASK_DPO
+from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.pairs import scored
 from maskdpo_ray.records import PreferencePair, Rollout
+from maskdpo_ray.training.batches import TrainingExample, chunks, epoch_batches, make_example, num_steps, shard, teaches
 
 sizes = st.integers(0, 60)
 batch_sizes = st.integers(1, 17)
@@ -61,7 +61,7 @@ def test_more_epochs_begin_with_the_same_order(epochs, seed):
 
 def test_the_order_is_the_same_in_another_process():
     """Nothing that differs between processes (hash seeds) decides: a resumed run sees the same data order."""
-    code = "from maskdpo_ray.batching import epoch_batches; print(list(epoch_batches(30, 7, 2, 11)))"
+    code = "from maskdpo_ray.training.batches import epoch_batches; print(list(epoch_batches(30, 7, 2, 11)))"
     for hash_seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from maskdpo_ray.beside import Beside
+from maskdpo_ray.stages.background import Beside
 
 WAIT_S = 30.0
 

@@ -13,15 +13,18 @@ from typing import Any
 import bad_input
 import pytest
 
-from maskdpo_ray import chat, cli, model_folder, named_files
-from maskdpo_ray.batching import make_example
-from maskdpo_ray.chat import Chat
+from maskdpo_ray import named_files
+from maskdpo_ray.config import cli
+from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.errors import ConfigError, DataError, MaskError, ModelError, RecordError
-from maskdpo_ray.formats.preference import Answer, Preference
 from maskdpo_ray.formats.tokenized import to_pair
-from maskdpo_ray.masking import MASK_DPO, VANILLA
+from maskdpo_ray.models import chat
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.models.token_spans import token_spans
+from maskdpo_ray.pairing.masks import MASK_DPO, VANILLA
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Question, Rollout, Sentence
-from maskdpo_ray.spelling import token_spans
+from maskdpo_ray.training.batches import make_example
 
 USER = {"role": "user", "content": "Name the capital of Peru."}
 CHATML = (

@@ -10,9 +10,9 @@ from typing import Any
 import fakes
 import pytest
 
-from maskdpo_ray.checkpoints import Checkpoints
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.store.checkpoints import Checkpoints
+from maskdpo_ray.store.run_folder import RunFolder
 
 TRAINING = {"policy": "a" * 64, "seed": 3, "ranks": 2}
 

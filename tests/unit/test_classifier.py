@@ -11,9 +11,10 @@ from typing import Any
 import fakes
 import pytest
 
-from maskdpo_ray import check_annotator, sentences
-from maskdpo_ray.annotators import build, passages
-from maskdpo_ray.annotators.classifier import ClassifierAnnotator, strongest
+from maskdpo_ray import check_annotator
+from maskdpo_ray.annotation import passages, sentences
+from maskdpo_ray.annotation.classifier import ClassifierAnnotator, strongest
+from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, UserError
 from maskdpo_ray.records import (
     CONTRADICTORY,

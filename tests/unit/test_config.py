@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from processor_time import processor_seconds
 
-from maskdpo_ray.cli import fail, parse, read, resolved, shown_default, to_yaml
-from maskdpo_ray.config import Config, MaskConfig, ModelConfig, TrainConfig
-from maskdpo_ray.config_file import options
+from maskdpo_ray.config.cli import fail, parse, read, resolved, shown_default, to_yaml
+from maskdpo_ray.config.file import options
+from maskdpo_ray.config.schema import Config, MaskConfig, ModelConfig, TrainConfig
 from maskdpo_ray.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.dropped import Reason
+from maskdpo_ray.data.dropped import Reason
+from maskdpo_ray.data.formats import conversation
+from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.errors import RecordError
-from maskdpo_ray.formats import conversation, rendered
-from maskdpo_ray.formats.preference import Answer, Preference
+from maskdpo_ray.models import prompts
+from maskdpo_ray.models.chat import Chat
 
 USER = {"role": "user", "content": "Name the capital of Peru."}
 LIMA, CUSCO = {"role": "assistant", "content": "Lima."}, {"role": "assistant", "content": "Cusco."}
@@ -55,7 +56,7 @@ def test_one_pair_in_many_forms(name: str) -> None:
 
 
 def preference_of(item: dict[str, Any]) -> Preference:
-    from maskdpo_ray import formats
+    from maskdpo_ray.data import formats
 
     return formats.preference(item, "x:1")
 
@@ -136,15 +137,15 @@ def test_tools_are_taken_where_the_template_renders_them() -> None:
     )
     deaf = "{% for m in messages if m.role != 'tool' %}{{ m.content }}{{ m.tool_calls }}{% endfor %}"
     strict = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}"
-    rendered.refuse_left_out(Chat(Template(calls)), tools, "x")
-    rendered.refuse_left_out(Chat(Template(plain)), tools[:1], "x")
+    prompts.refuse_left_out(Chat(Template(calls)), tools, "x")
+    prompts.refuse_left_out(Chat(Template(plain)), tools[:1], "x")
     for template, message in (
         (plain, r"^x\[1\].tool_calls: expected what the model's chat template renders, but it leaves this out$"),
         (deaf, r"^x\[2\].content: expected what the model's chat template renders, but it leaves this out$"),
         (strict, "^x: expected messages that the model's chat template takes, got TemplateError: no tools$"),
     ):
         with pytest.raises(RecordError, match=message) as caught:
-            rendered.refuse_left_out(Chat(Template(template)), tools, "x")
+            prompts.refuse_left_out(Chat(Template(template)), tools, "x")
         assert caught.value.reason == Reason.NOT_RENDERED
 
 
@@ -153,5 +154,5 @@ def test_the_bundled_models_template_leaves_calls_out(bundled_model: Path) -> No
 
     chat = Chat(AutoTokenizer.from_pretrained(bundled_model))
     with pytest.raises(RecordError, match=r"^x\[1\].tool_calls: expected what the model's chat template renders"):
-        rendered.refuse_left_out(chat, conversation.messages(TOOLS, "x"), "x")
-    rendered.refuse_left_out(chat, conversation.messages([USER, LIMA, TOOLS[2]], "x"), "x")
+        prompts.refuse_left_out(chat, conversation.messages(TOOLS, "x"), "x")
+    prompts.refuse_left_out(chat, conversation.messages([USER, LIMA, TOOLS[2]], "x"), "x")

@@ -13,13 +13,14 @@ from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from maskdpo_ray import counted_shape, lean_layers, prefix_tree, tree_attention
-from maskdpo_ray.config import Config, LoraConfig, ModelConfig, SavingsConfig
-from maskdpo_ray.counted_shape import CountedShape
+from maskdpo_ray.config.schema import Config, LoraConfig, ModelConfig, SavingsConfig
 from maskdpo_ray.engine_sizing import Engine
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.model_shape import ModelShape
-from maskdpo_ray.sizing import Pass, TrainingRank
+from maskdpo_ray.models import shape as counted_shape
+from maskdpo_ray.models.memory import Pass, TrainingRank
+from maskdpo_ray.models.shape import CountedShape
+from maskdpo_ray.training import lean_layers, prefix_tree, tree_attention
 
 SHAPE = {
     "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,

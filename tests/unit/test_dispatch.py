@@ -16,7 +16,7 @@ from ray.exceptions import ActorUnavailableError, RaySystemError, RayTaskError, 
 from actors import dispatch
 from actors.dispatch import Dispatcher, Failure
 from actors.pool import Pool
-from maskdpo_ray.config import ClusterConfig
+from maskdpo_ray.config.schema import ClusterConfig
 from maskdpo_ray.errors import DataError, RolloutError
 
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from maskdpo_ray.annotators.facts import FactsAnnotator
-from maskdpo_ray.domains import countries, elements, factbook, regions
+from maskdpo_ray.annotation.rules.facts import FactsAnnotator
+from maskdpo_ray.data.domains import countries, elements, factbook, regions
 from maskdpo_ray.records import NO_HALLUCINATION, Question, Rollout
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from bad_input import ANNOTATIONS, AUTHORS, CONTEXT, QUESTIONS, ROLLOUTS, TEXTS, TRL, lines, words
 
-from maskdpo_ray import preflight, questions, run
+from maskdpo_ray import run
 from maskdpo_ray.commands import annotate, evaluate, export, pairs, train
-from maskdpo_ray.config import DataConfig
-from maskdpo_ray.dropped import Dropped, Reason
+from maskdpo_ray.config.schema import DataConfig
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import ConfigError, DataError, RecordError
-from maskdpo_ray.formats.json_items import objects
-from maskdpo_ray.ledger import encode_line
+from maskdpo_ray.stages import preflight
+from maskdpo_ray.store.ledger import encode_line
 
 PLAIN = "theirs.jsonl --config config.yaml --mask.policy vanilla --dry_run"
 
@@ -256,7 +258,7 @@ def test_questions_are_dropped_by_the_record_alone(good_folder: Path, capfd: pyt
         "  dropped 1 malformed: questions.jsonl:105: expected a JSON object, got one whose brackets",
     ):
         assert line in said
-    from maskdpo_ray import cli
+    from maskdpo_ray.config import cli
 
     config = cli.read(Path("config.yaml"))
     found = preflight.check(config)

@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 from test_preflight import base_config
 
-from maskdpo_ray import engine_limits, preflight
-from maskdpo_ray.config import ClusterConfig, Config, EvalConfig, LoggerConfig, ModelConfig, RolloutConfig, VllmConfig
+from maskdpo_ray import engine_limits
+from maskdpo_ray.config.schema import (
+    ClusterConfig,
+    Config,
+    EvalConfig,
+    LoggerConfig,
+    ModelConfig,
+    RolloutConfig,
+    VllmConfig,
+)
 from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.stages import preflight
 
 MODEL = ModelConfig("m")
 SECTIONS = {

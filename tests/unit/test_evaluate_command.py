@@ -13,15 +13,18 @@ import yaml
 from fakes import RIGHT, WRONG, CharChat, Events, Stopped
 
 from actors import weights
-from maskdpo_ray import cli, evaluation, judged, preflight
 from maskdpo_ray.commands import evaluate, own_folder
+from maskdpo_ray.config import cli
 from maskdpo_ray.errors import UserError
+from maskdpo_ray.evaluation import judged_metrics
+from maskdpo_ray.evaluation import metrics as evaluation
 from maskdpo_ray.json_file import read
-from maskdpo_ray.ledger import encode_line
 from maskdpo_ray.loop import Loop
-from maskdpo_ray.model_folder import ModelFolder
+from maskdpo_ray.models.folder import ModelFolder
 from maskdpo_ray.report import tables
-from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.stages import preflight
+from maskdpo_ray.store.ledger import encode_line
+from maskdpo_ray.store.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("once")
 SPLITS = {"train": ("a", "b", "c"), "eval": ("h0", "h1", "h2"), "transfer": ("t0", "t1")}
@@ -182,7 +185,7 @@ def test_against_a_run(folder: Path, loop: Path) -> None:
         assert (before["name"], before["version"], after["name"], after["version"]) == ("before", 1, "after", 0)
         for name, kind, compare, entry in (
             (f"{split}.json", evaluation.Evaluation, evaluation.compare, after),
-            (f"{split}-judged.json", judged.JudgedEvaluation, judged.compare, after["judged"]),
+            (f"{split}-judged.json", judged_metrics.JudgedEvaluation, judged_metrics.compare, after["judged"]),
         ):
             sides = [read(at / name, kind) for at in (loop / "eval_001", folder / "eval/eval_000")]
             assert entry["gain"] == compare(*sides, **options).to_json()["metrics"]

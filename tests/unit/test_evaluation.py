@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdpo_ray.best_of import best_of_n, sizes
-from maskdpo_ray.evaluation import METRICS, Evaluation, compare, evaluate
+from maskdpo_ray.evaluation.metrics import METRICS, Evaluation, compare, evaluate
 from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence
 
 FACT, WRONG, UNSURE, CHAT, LOST = "no_hallucination", "contradictory", "unverifiable", "no_fact", "unparsed"

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from maskdpo_ray.annotators import build
-from maskdpo_ray.annotators.facts import FactsAnnotator
-from maskdpo_ray.domains import countries, elements
-from maskdpo_ray.domains.table import NUMBER, WORDS, Entity, FactTable, Kind, Value
+from maskdpo_ray.annotation.protocol import build
+from maskdpo_ray.annotation.rules.facts import FactsAnnotator
+from maskdpo_ray.data.domains import countries, elements
+from maskdpo_ray.data.domains.table import NUMBER, WORDS, Entity, FactTable, Kind, Value
 from maskdpo_ray.errors import ConfigError, DataError
 from maskdpo_ray.records import CONTRADICTORY as WRONG
 from maskdpo_ray.records import NO_FACT, Question, Rollout, Sentence

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from test_facts import ANNOTATOR, OPEN, RIGHT, WRONG, annotate, check
 
-from maskdpo_ray.annotators import build
-from maskdpo_ray.domains import countries
+from maskdpo_ray.annotation.protocol import build
+from maskdpo_ray.data.domains import countries
 from maskdpo_ray.pairs import scored
 from maskdpo_ray.records import CORRECT, NO_FACT, Question, Rollout
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.annotators.agreement import Compared, compare
+from maskdpo_ray.evaluation.analyses.rule_agreement import Compared, compare
 from maskdpo_ray.records import CONTRADICTORY, CORRECT, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "facts_labels.jsonl"

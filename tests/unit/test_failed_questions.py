@@ -13,10 +13,10 @@ import pytest
 from fake_run import ITERATIONS, ORDINARY, metrics_of, results
 from fakes import Events, Stopped
 
-from maskdpo_ray.config import Config
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ClusterError, DataError
 from maskdpo_ray.report import summary
-from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.store.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import fakes
 import pytest
 
-from maskdpo_ray.config import RunConfig
+from maskdpo_ray.config.schema import RunConfig
 from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.failures import WINDOW, Failures
-from maskdpo_ray.stages import Failed, Labelled
+from maskdpo_ray.stages.protocols import Failed, Labelled
 
 
 def items(outcomes: str) -> list[Labelled | Failed]:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskdpo_ray.data.formats import authors
+from maskdpo_ray.data.formats.alignment import locate
+from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.formats import authors
-from maskdpo_ray.formats.alignment import locate
-from maskdpo_ray.formats.preference import Answer, Preference
 from maskdpo_ray.records import LABELS, Sentence
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -143,7 +143,7 @@ def test_their_types_become_our_labels() -> None:
 )
 def test_our_labels_become_the_types_that_mask_the_same_sentences(side: str, masked: str) -> None:
     """The authors' loss leaves out WRONG in chosen answers and RIGHT in rejected ones."""
-    from maskdpo_ray.masking import MASK_DPO
+    from maskdpo_ray.pairing.masks import MASK_DPO
 
     answer = Answer("abcde", tuple(Sentence(i, i + 1, label) for i, label in enumerate(LABELS)))
     types = authors.to_json(Preference("q", "t", PROMPT, answer, answer))[f"{side}_item"]["type"]

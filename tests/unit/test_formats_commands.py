@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 
-from maskdpo_ray import questions
-from maskdpo_ray.chat import Chat
 from maskdpo_ray.commands import export, pairs
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.formats import WRITERS, read
 from maskdpo_ray.errors import ConfigError, DataError, UserError
-from maskdpo_ray.formats import WRITERS, read
-from maskdpo_ray.ledger import encode_line
+from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairs import DropReason, PairsSummary, scored
-from maskdpo_ray.preflight import Prepared
 from maskdpo_ray.records import (
     CONTRADICTORY,
     NO_HALLUCINATION,
@@ -28,6 +26,8 @@ from maskdpo_ray.records import (
     Sentence,
     from_json,
 )
+from maskdpo_ray.stages.preflight import Prepared
+from maskdpo_ray.store.ledger import encode_line
 
 ASKED = ("q0", "q1", "q2")
 FACTS = {"table": "countries", "entity": "Rwanda"}

@@ -8,11 +8,12 @@ import pytest
 from bad_input import AUTHORS, TRL
 from test_conversation import Template
 
-from maskdpo_ray import formats
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.dropped import Reason
+from maskdpo_ray.data import formats
+from maskdpo_ray.data.dropped import Reason
+from maskdpo_ray.data.formats import conversation
 from maskdpo_ray.errors import RecordError
-from maskdpo_ray.formats import conversation, rendered
+from maskdpo_ray.models import prompts
+from maskdpo_ray.models.chat import Chat
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "What is it?"}
@@ -79,18 +80,18 @@ def test_an_empty_thought_is_none(empty: str | None) -> None:
 def test_every_turn_before_the_question_is_rendered(left_out: str, index: int) -> None:
     chat = Chat(Template(PLAIN.replace("%}[", f"%}}{{% if not ({left_out}) %}}[").replace("\n{%", "\n{% endif %}{%")))
     turns = conversation.messages([SYSTEM, USER, LIMA, MORE], "x")
-    rendered.refuse_left_out(Chat(Template(PLAIN)), turns, "x")
+    prompts.refuse_left_out(Chat(Template(PLAIN)), turns, "x")
     with pytest.raises(RecordError, match=rf"^x\[{index}\].content: expected what the model's chat template renders"):
-        rendered.refuse_left_out(chat, turns, "x")
+        prompts.refuse_left_out(chat, turns, "x")
     if index == 0:  # nothing is left out of an empty one
-        rendered.refuse_left_out(chat, ({**SYSTEM, "content": " "}, *turns[3:]), "x")
+        prompts.refuse_left_out(chat, ({**SYSTEM, "content": " "}, *turns[3:]), "x")
 
 
 def test_a_turn_that_the_template_reads_is_not_left_out() -> None:
     default = "{% if messages[0].content %}{{ messages[0].content }}{% else %}Be brief.{% endif %}{{ messages[1] }}"
     flag = "{{ 'think' if '/think' in messages[0].content }}{{ messages[1] }}"
     cut = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}\n{% endfor %}"
-    rendered.refuse_left_out(Chat(Template(default)), (SYSTEM, USER), "x")
-    rendered.refuse_left_out(Chat(Template(flag)), ({**SYSTEM, "content": "/think"}, USER), "x")
+    prompts.refuse_left_out(Chat(Template(default)), (SYSTEM, USER), "x")
+    prompts.refuse_left_out(Chat(Template(flag)), ({**SYSTEM, "content": "/think"}, USER), "x")
     thought = {**LIMA, "content": "<think>Hm.</think>"}
-    rendered.refuse_left_out(Chat(Template(cut)), (USER, thought, MORE), "x")
+    prompts.refuse_left_out(Chat(Template(cut)), (USER, thought, MORE), "x")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from maskdpo_ray.data import jsonl
+from maskdpo_ray.data.jsonl import objects, records
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.formats import json_items
-from maskdpo_ray.formats.json_items import objects, records
 from maskdpo_ray.records import Sentence
 
 text = st.text(st.characters(codec="utf-8") | st.sampled_from('"\\{}[],\n'), max_size=8)
@@ -41,7 +41,7 @@ def test_any_layout_and_any_cut_between_reads(
     written = laid_out(found, layout, ascii_only)
     file.write_text(written, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_items, "_CHUNK", chunk)
+        patch.setattr(jsonl, "_CHUNK", chunk)
         read = list(objects(file))
     assert [item for _, item in read] == found
     if layout == "lines":
@@ -86,8 +86,8 @@ def test_an_object_comes_before_the_fault_behind_it(tmp_path: Path) -> None:
 def test_an_object_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "items.json"
     file.write_bytes(b'{"a": [' + b"1, " * 1000)
-    monkeypatch.setattr(json_items, "_CHUNK", 16)
-    monkeypatch.setattr(json_items, "_MOST", 64)
+    monkeypatch.setattr(jsonl, "_CHUNK", 16)
+    monkeypatch.setattr(jsonl, "_MOST", 64)
     with pytest.raises(DataError, match="brackets or quotes are not closed"):
         next(objects(file))
 

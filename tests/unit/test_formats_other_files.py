@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from bad_input import QUESTIONS, TRL, lines
 
-from maskdpo_ray import formats, model_folder, questions
-from maskdpo_ray.commands import answers_file
-from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.config.schema import ModelConfig
+from maskdpo_ray.data import answers, formats, questions
+from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import DataError, ModelError
-from maskdpo_ray.formats.json_items import objects
+from maskdpo_ray.models import folder
 
 RECORDS = lines(*[TRL] * 20).encode()
 
@@ -68,7 +68,7 @@ def test_archives_are_refused(tmp_path: Path, name: str, data: bytes, what: str)
     [
         ([TRL], lambda path: list(formats.read(path))),
         (QUESTIONS, lambda path: questions.load(str(path))),
-        ([{"question_id": "a", "text": "b"}], lambda path: list(answers_file.read(path, {}))),
+        ([{"question_id": "a", "text": "b"}], lambda path: list(answers.read(path, {}))),
     ],
 )
 def test_an_object_that_holds_the_records(
@@ -95,8 +95,8 @@ def test_tokens_that_end_generation_are_the_models(tiny_model: Path, tmp_path: P
     shutil.copytree(tiny_model, tmp_path / "m")
     file = tmp_path / "m" / "generation_config.json"
     file.write_text(json.dumps({"eos_token_id": [0, 49151]}))
-    model_folder.load(ModelConfig(str(tmp_path / "m")))
+    folder.load(ModelConfig(str(tmp_path / "m")))
     file.write_text(json.dumps({"eos_token_id": token}))
     expected = f"^{file}: eos_token_id: expected token ids below the model's vocab_size 49152, got "
     with pytest.raises(ModelError, match=expected):
-        model_folder.load(ModelConfig(str(tmp_path / "m")))
+        folder.load(ModelConfig(str(tmp_path / "m")))

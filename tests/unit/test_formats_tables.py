@@ -21,12 +21,12 @@ import pyarrow.parquet
 import pytest
 from bad_input import AUTHORS, QUESTIONS, ROLLOUTS, TRL, lines
 
-from maskdpo_ray import formats, questions
-from maskdpo_ray.commands import answers_file, new_file
-from maskdpo_ray.dropped import Dropped
+from maskdpo_ray.data import answers, formats, questions
+from maskdpo_ray.data.dropped import Dropped
+from maskdpo_ray.data.formats.trainers import to_openrlhf, to_trl
+from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, UserError
-from maskdpo_ray.formats.json_items import num_lines, objects
-from maskdpo_ray.formats.trainers import to_openrlhf, to_trl
+from maskdpo_ray.store import files
 
 SPANS = [{"start": 0, "end": 4, "label": "no_fact"}, {"start": 5, "end": 11, "label": "no_fact", "confidence": 0.5}]
 SYSTEM = [{"role": "system", "content": ""}, {"role": "user", "content": "What is é?"}]
@@ -129,8 +129,8 @@ def test_questions_and_answers_are_too(tmp_path: Path, name: str) -> None:
     WRITTEN[name](ROLLOUTS, tmp_path / f"r-{name}")
     (tmp_path / "r.jsonl").write_text(lines(*ROLLOUTS))
     by_id = {each.id: each for each in found}
-    expected = [each for _, *each in answers_file.read(tmp_path / "r.jsonl", by_id)]
-    assert [each for _, *each in answers_file.read(tmp_path / f"r-{name}", by_id)] == expected
+    expected = [each for _, *each in answers.read(tmp_path / "r.jsonl", by_id)]
+    assert [each for _, *each in answers.read(tmp_path / f"r-{name}", by_id)] == expected
 
 
 def test_messages_of_tables_have_no_nulls(tmp_path: Path) -> None:
@@ -233,11 +233,11 @@ def test_what_is_written_is_read_back(
     def prompt(n: int) -> list[dict[str, str]]:
         return [*SYSTEM[: n % 2], {**SYSTEM[1], **({"name": "n"} if n > 30 else {})}]
 
-    monkeypatch.setattr(new_file, "_ROWS", 16)
+    monkeypatch.setattr(files, "_ROWS", 16)
     items = [{**AUTHORS, "question_id": str(n), "prompt": prompt(n)} for n in range(40)]
     (tmp_path / "p.jsonl").write_text(lines(*items))
     given = [each for _, each in formats.read(tmp_path / "p.jsonl")]
-    assert new_file.write(tmp_path / name, map(to, given)) == 40
+    assert files.write(tmp_path / name, map(to, given)) == 40
     assert [each for _, each in formats.read(tmp_path / name)] == given
     if name == "o.parquet":
         assert pyarrow.parquet.read_table(tmp_path / name).num_rows == 40
@@ -250,10 +250,10 @@ def test_no_file_gets_a_name_that_it_does_not_deserve(tmp_path: Path) -> None:
         with pytest.raises(
             DataError, match=r"expected a file to write that ends in .jsonl, .jsonl.gz or .parquet, got"
         ):
-            new_file.refuse(tmp_path / name, False, ())
+            files.refuse(tmp_path / name, False, ())
     for name in ("o.parquet", "o.jsonl.gz", "o.csv"):
         with pytest.raises(DataError, match=r"expected a file to write that ends in .jsonl, got one in ."):
-            new_file.refuse(tmp_path / name, False, (), grows=True)
+            files.refuse(tmp_path / name, False, (), grows=True)
     with pytest.raises(UserError, match=r"o.parquet: expected values that .* can hold, got: .*; .jsonl holds them"):
-        new_file.write(tmp_path / "o.parquet", [{"a": "b"}, {"a": [1]}])
+        files.write(tmp_path / "o.parquet", [{"a": "b"}, {"a": [1]}])
     assert not list(tmp_path.iterdir())

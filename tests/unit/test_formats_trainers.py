@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from maskdpo_ray.batching import make_example
-from maskdpo_ray.chat import Chat
+from maskdpo_ray.data.formats import WRITERS, read, trainers
+from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.formats import WRITERS, read, trainers
-from maskdpo_ray.formats.preference import Answer, Preference
 from maskdpo_ray.formats.tokenized import to_pair
-from maskdpo_ray.masking import MASK_DPO
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Sentence
+from maskdpo_ray.training.batches import make_example
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "What is the capital of Rwanda?"}

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray import formats
-from maskdpo_ray.dropped import Dropped
+from maskdpo_ray.data import formats, tables
+from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.formats import tables
 
 HEADER = "prompt,chosen,rejected\n"
 

@@ -12,17 +12,17 @@ import fuzz
 import pytest
 from bad_input import ANNOTATIONS, AUTHORS, LABELS, ROLLOUTS, TEXTS, TRL
 
-from maskdpo_ray import cli, questions
-from maskdpo_ray.annotators import turns
-from maskdpo_ray.annotators.replay import ReplayAnnotator
-from maskdpo_ray.chat import Chat
-from maskdpo_ray.commands import answers_file
-from maskdpo_ray.commands.labels_file import LabelsFile
+from maskdpo_ray.annotation.labels_file import LabelsFile
+from maskdpo_ray.annotation.llm import turns
+from maskdpo_ray.annotation.replay import ReplayAnnotator
 from maskdpo_ray.commands.pairs_file import Reader
-from maskdpo_ray.config import AnnotationConfig
-from maskdpo_ray.domains import table_file
-from maskdpo_ray.formats import own
-from maskdpo_ray.formats.json_items import records
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import AnnotationConfig
+from maskdpo_ray.data import answers, questions
+from maskdpo_ray.data.domains import table_file
+from maskdpo_ray.data.jsonl import records
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.pairing import pair_files
 from maskdpo_ray.records import Annotation, Judgement
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -78,11 +78,11 @@ READERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "questions": (lambda path: questions.load(str(path)), bad_input.lines(*bad_input.QUESTIONS, QUESTION)),
     "templates": (lambda path: turns.read(path, turns.CLAIMS), (turns.TEMPLATES / "claims.yaml").read_text()),
     "replay": (lambda path: ReplayAnnotator(str(path)), bad_input.lines(LINE, {**LINE, "text": TEXTS[0] * 2})),
-    "rollouts": (all_of(own.rollouts), bad_input.lines(*ROLLOUTS[:2])),
+    "rollouts": (all_of(pair_files.rollouts), bad_input.lines(*ROLLOUTS[:2])),
     "annotations": (all_of(records, Annotation), bad_input.lines(*ANNOTATIONS[:2])),
     "judgements": (all_of(records, Judgement), bad_input.lines(JUDGEMENT)),
     "answers": (
-        lambda path: list(answers_file.read(path, BY_ID)),
+        lambda path: list(answers.read(path, BY_ID)),
         bad_input.lines(ROLLOUTS[0], {"question_id": "a", "text": "b"}, PAIR, {**TRL, "question_id": "z"}),
     ),
 }

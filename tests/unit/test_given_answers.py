@@ -8,8 +8,8 @@ from pathlib import Path
 import fakes
 import pytest
 
-from maskdpo_ray.commands.given_answers import GivenAnswers
 from maskdpo_ray.errors import DataError
+from maskdpo_ray.stages.given_answers import GivenAnswers
 
 
 @pytest.mark.parametrize("token", [255, 256, 99999999])

@@ -12,13 +12,13 @@ from fakes import Events
 
 from actors.groups import sampling_of
 from actors.rollout import Sampling
-from maskdpo_ray.config import Config, EvalConfig, ModelConfig
+from maskdpo_ray.config.schema import Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.evaluate_stage import EvaluateStage
 from maskdpo_ray.failures import Failures
 from maskdpo_ray.plan import Plan, describe
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.stages.evaluate import EvaluateStage
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
 
 AS_ROLLOUT = Sampling(4, 0.8, 40, 1.0, 1024)
 

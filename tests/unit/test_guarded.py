@@ -14,13 +14,15 @@ from fakes import Events, Stopped
 from test_preflight import base_config
 from test_summary import FULL, QUESTIONS, make
 
-from maskdpo_ray import evaluators, judged, preflight
-from maskdpo_ray.config import ClusterConfig, Config, EvalConfig, ModelConfig
+from maskdpo_ray.config.schema import ClusterConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError
-from maskdpo_ray.evaluators.guarded import Guarded
+from maskdpo_ray.evaluation import judged_metrics
+from maskdpo_ray.evaluation.evaluators import protocol
+from maskdpo_ray.evaluation.evaluators.guarded import Guarded
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal
 from maskdpo_ray.report.summary import build, render
+from maskdpo_ray.stages import preflight
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -56,7 +58,7 @@ def test_judgements_come_with_surprisals() -> None:
     assert (evaluator.starts, model.starts) == (1, 2)
     assert both.judge(ITEMS) == [Judgement("q0", 0, FACTS, False, SURPRISALS[0]), judgements[1]]
     assert alone.judge(ITEMS) == [Judgement("q0", 0, (), surprisal=SURPRISALS[0]), Judgement("q0", 1, ())]
-    assert [(each.max_concurrency, evaluators.num_gpus(each)) for each in (both, alone)] == [(16, 2), (1, 0)]
+    assert [(each.max_concurrency, protocol.num_gpus(each)) for each in (both, alone)] == [(16, 2), (1, 0)]
 
 
 def test_faults_are_named_as_without_a_language_model() -> None:
@@ -64,9 +66,9 @@ def test_faults_are_named_as_without_a_language_model() -> None:
     with pytest.raises(EvaluatorError, match="^evaluator: expected a list of 2 judgements, got NoneType$"):
         guarded.judge(ITEMS)
     with pytest.raises(ConfigError, match="^eval.evaluator: Scripted.check of question 'q0': ZeroDivisionError"):
-        evaluators.check(guarded, QUESTIONS[0])
+        protocol.check(guarded, QUESTIONS[0])
     with pytest.raises(DataError, match="^refused by the language model$"):
-        evaluators.check(Guarded(None, Scripted(SURPRISALS)), QUESTIONS[0])
+        protocol.check(Guarded(None, Scripted(SURPRISALS)), QUESTIONS[0])
     with pytest.raises(ConfigError, match="num_gpus: expected a whole number, 0 or more, got -1"):
         Guarded(Scripted(num_gpus=-1), Scripted())
 
@@ -143,7 +145,9 @@ def write(folder: Path, *versions: Surprisal | None, evaluator: str | None = Non
     """What the model finds in every answer, by version of the policy."""
     for version, surprisal in enumerate(versions):
         rows = [Judgement(q.id, r, FACTS, surprisal=surprisal) for q in QUESTIONS for r in range(2)]
-        result = judged.evaluate(evaluator, QUESTIONS, rows, perplexity_model=model, seed=3, bootstrap_samples=200)
+        result = judged_metrics.evaluate(
+            evaluator, QUESTIONS, rows, perplexity_model=model, seed=3, bootstrap_samples=200
+        )
         (folder / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(result.to_json()))
 
 
@@ -186,7 +190,7 @@ def test_a_change_within_noise_is_no_alarm(tmp_path: Path) -> None:
             for number, question in enumerate(QUESTIONS)
             for r in range(2)
         ]
-        result = judged.evaluate(None, QUESTIONS, rows, perplexity_model="lm", seed=3, bootstrap_samples=200)
+        result = judged_metrics.evaluate(None, QUESTIONS, rows, perplexity_model="lm", seed=3, bootstrap_samples=200)
         (tmp_path / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(result.to_json()))
     assert "LANGUAGE" not in " ".join(build(tmp_path)["remarks"])
 

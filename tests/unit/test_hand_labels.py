@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from maskdpo_ray import hand_labels
-from maskdpo_ray.annotators import agreement as of_annotator
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.evaluators import agreement as of_rules
+from maskdpo_ray.evaluation.analyses import rule_agreement, verdict_agreement
 
 TEXT = "Its capital is Kigali. Who knows."
 ROW = {
@@ -44,7 +43,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("main", [of_annotator.main, of_rules.main])
+@pytest.mark.parametrize("main", [rule_agreement.main, verdict_agreement.main])
 @pytest.mark.parametrize(("text", "message"), FAULTS.values(), ids=FAULTS.keys())
 def test_faults(tmp_path: Path, main: Callable[[list[str]], None], text: str, message: str) -> None:
     file = tmp_path / "labels.jsonl"
@@ -58,11 +57,11 @@ def test_a_sentence_that_the_annotator_does_not_find(tmp_path: Path) -> None:
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(ROW | {"sentence": TEXT[:5], "end": 5}))
     with pytest.raises(DataError, match="labels.jsonl:1: sentence: expected one that the annotator finds, got 'Its c'"):
-        of_annotator.main([str(file)])
+        rule_agreement.main([str(file)])
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["x" * 5000]])
-@pytest.mark.parametrize("main", [of_annotator.main, of_rules.main])
+@pytest.mark.parametrize("main", [rule_agreement.main, verdict_agreement.main])
 def test_usage(main: Callable[[list[str]], None], arguments: list[str]) -> None:
     with pytest.raises(DataError, match="^usage: "):
         main(arguments)
@@ -71,5 +70,5 @@ def test_usage(main: Callable[[list[str]], None], arguments: list[str]) -> None:
 def test_rules_that_judge_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(ROW | {"sentence": TEXT[23:], "start": 23, "end": 33}))
-    of_rules.main([str(file)])
+    verdict_agreement.main([str(file)])
     assert capsys.readouterr().out.splitlines()[-1] == "| dev | 1 | 0 | - | 0 of 0 | 0 of 0 |"

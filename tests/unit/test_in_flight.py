@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from maskdpo_ray.config import AnnotationConfig, Config, EvalConfig, ModelConfig, RolloutConfig
+from maskdpo_ray.config.schema import AnnotationConfig, Config, EvalConfig, ModelConfig, RolloutConfig
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ import fake_run
 import pytest
 
 from benchmarks import iteration
-from maskdpo_ray import cli, run
+from maskdpo_ray import run
+from maskdpo_ray.config import cli
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.loop import Loop
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.store.tracking import Tracker
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 

@@ -15,8 +15,9 @@ from scripted_judge import MODEL, ScriptedServer
 from test_judges import HELLO, HTTP, started
 
 from actors.vllm_judge import VllmJudge
-from maskdpo_ray.annotators import build, judge
-from maskdpo_ray.annotators.judge import Reply
+from maskdpo_ray.annotation.llm import judge
+from maskdpo_ray.annotation.llm.judge import Reply
+from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.errors import AnnotatorError, ConfigError
 
 

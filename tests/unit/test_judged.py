@@ -6,7 +6,14 @@ from math import exp, inf
 
 import pytest
 
-from maskdpo_ray.judged import LANGUAGE_METRICS, METRICS, JudgedEvaluation, compare, evaluate, perplexity
+from maskdpo_ray.evaluation.judged_metrics import (
+    LANGUAGE_METRICS,
+    METRICS,
+    JudgedEvaluation,
+    compare,
+    evaluate,
+    perplexity,
+)
 from maskdpo_ray.records import JudgedFact, Judgement, Question, Surprisal, from_json
 
 QUESTIONS = [Question(f"q{i}", f"topic{i}", ({"role": "user", "content": "?"},)) for i in range(3)]

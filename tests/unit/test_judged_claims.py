@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from maskdpo_ray import check_annotator
-from maskdpo_ray.annotators import build, turns
-from maskdpo_ray.annotators.judge import Conversation, Reply
+from maskdpo_ray.annotation.llm import turns
+from maskdpo_ray.annotation.llm.judge import Conversation, Reply
+from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.errors import ConfigError, DataError
-from maskdpo_ray.masking import MASK_DPO, token_weights
+from maskdpo_ray.pairing.masks import MASK_DPO, token_weights
 from maskdpo_ray.records import CONTRADICTORY as WRONG
 from maskdpo_ray.records import NO_FACT, UNPARSED, Question, Rollout, Sentence
 from maskdpo_ray.records import NO_HALLUCINATION as RIGHT

@@ -15,9 +15,10 @@ import pytest
 from scripted_judge import MODEL, PASSAGES, PROBABILITY, SCRIPT, ScriptedServer, sentence
 
 from actors.vllm_judge import VllmJudge
-from maskdpo_ray.annotators import build, conformance
-from maskdpo_ray.annotators import judge as judges
-from maskdpo_ray.annotators.http_judge import HttpJudge
+from maskdpo_ray.annotation.llm import judge as judges
+from maskdpo_ray.annotation.llm.http import HttpJudge
+from maskdpo_ray.annotation.protocol import build
+from maskdpo_ray.annotators import conformance
 from maskdpo_ray.errors import AnnotatorError, ConfigError, UserError
 from maskdpo_ray.records import UNPARSED, Annotation, Question, Rollout
 

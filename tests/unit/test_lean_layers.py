@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.idefics.modeling_idefics import IdeficsMLP
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from maskdpo_ray import lean_layers
+from maskdpo_ray.training import lean_layers
 
 SHAPE = {
     "vocab_size": 30, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -7,8 +7,8 @@ import pytest
 from test_run_folder import CONFIG, open_folder
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.ledger import read_entries
-from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.store.ledger import read_entries
+from maskdpo_ray.store.run_folder import RunFolder
 
 OPEN = {"stage": "open", "time": 1.0, "schema": 1, "pid": 1, "host": "h", "versions": {}, "changed": {}}
 QUESTION = {

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import ledger
 from maskdpo_ray import run
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 

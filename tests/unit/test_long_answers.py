@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from maskdpo_ray import annotators, evaluators, sentences
-from maskdpo_ray.annotators import parts
-from maskdpo_ray.formats import alignment
+from maskdpo_ray.annotation import protocol as annotators
+from maskdpo_ray.annotation import sentences
+from maskdpo_ray.annotation.llm import claims
+from maskdpo_ray.data.formats import alignment
+from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.records import Question, Rollout
 
 LENGTH = 4000
@@ -54,7 +56,7 @@ def test_time_is_bounded(who: str) -> None:
         "claims": lambda: reader(annotators.build, "claims", "annotate"),
         "factscore": lambda: reader(evaluators.build, "factscore", "judge"),
         "split": lambda: lambda text: [sentences.split(text, language) for language in sentences.LANGUAGES],
-        "parts": lambda: lambda text: parts.locate(text, "\n".join(text.split())),
+        "parts": lambda: lambda text: claims.locate(text, "\n".join(text.split())),
         "alignment": lambda: lambda text: alignment.locate(text, [text[i : i + 40] for i in range(0, LENGTH, 40)], "x"),
     }[who]()
     for piece in PIECES:

@@ -24,11 +24,12 @@ from fake_run import (
 from fakes import CharTokenizer, Events, Stopped, fake_logps
 
 from actors import weights
-from maskdpo_ray import batching, reference
 from maskdpo_ray.errors import DataError, ModelError, RunFolderError
-from maskdpo_ray.masking import MASK_DPO
+from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import PreferencePair, from_json
+from maskdpo_ray.training import batches as batching
+from maskdpo_ray.training import reference
 from maskdpo_ray.training_config import SavingsConfig
 
 pytestmark = pytest.mark.usefixtures("no_fsync")

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.losses import masked_dpo_loss
+from maskdpo_ray.training.objectives.dpo import masked_dpo_loss
 
 BETA = 0.1
 

@@ -7,8 +7,8 @@ import pytest
 from test_run_folder import CONFIG, data_files, fill, open_folder, unit
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.ledger import Ledger
-from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.store.ledger import Ledger
+from maskdpo_ray.store.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

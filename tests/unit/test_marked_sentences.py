@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import sentences as benchmark
-from maskdpo_ray.sentences import split
+from maskdpo_ray.annotation.sentences import split
 
 MARKED = Path(__file__).parents[1] / "fixtures/sentences.jsonl"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from maskdpo_ray.config import MaskConfig
+from maskdpo_ray.config.schema import MaskConfig
 from maskdpo_ray.errors import ConfigError, MaskError
-from maskdpo_ray.masking import MASK_DPO, VANILLA, MaskPolicy
+from maskdpo_ray.pairing.masks import MASK_DPO, VANILLA, MaskPolicy
 from maskdpo_ray.records import LABELS, UNPARSED, Annotation, Sentence
 
 ANNOTATION = Annotation("q", 0, tuple(Sentence(i, i + 1, label) for i, label in enumerate(LABELS)))

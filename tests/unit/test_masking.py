@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdpo_ray.errors import MaskError
-from maskdpo_ray.masking import token_spans, token_weights
+from maskdpo_ray.pairing.masks import token_spans, token_weights
 
 NAMES = (
     *("smollm2", "gpt3", "deepseek"),  # byte-level BPE, Hugging Face

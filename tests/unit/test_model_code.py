@@ -21,11 +21,11 @@ from actors import rollout
 from actors.rollout import EngineSettings
 from actors.training import TrainingRank, TrainingSettings
 from actors.vllm_judge import VllmJudge
-from maskdpo_ray import model_folder
-from maskdpo_ray.annotators.classifier import ClassifierAnnotator
-from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.annotation.classifier import ClassifierAnnotator
+from maskdpo_ray.config.schema import ModelConfig
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.evaluators.perplexity import Perplexity
+from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity
+from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.records import NO_HALLUCINATION, UNVERIFIABLE
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -22,9 +22,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from maskdpo_ray import model_folder
-from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.config.schema import ModelConfig
 from maskdpo_ray.errors import ModelError
+from maskdpo_ray.models import folder as model_folder
 
 Tensors = dict[str, np.ndarray]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from test_preflight import base_config
 
-from maskdpo_ray import preflight
-from maskdpo_ray.config import AnnotationConfig, ClusterConfig, EvalConfig
+from maskdpo_ray.config.schema import AnnotationConfig, ClusterConfig, EvalConfig
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.records import Question
+from maskdpo_ray.stages import preflight
 
 
 class NeedsGpus:

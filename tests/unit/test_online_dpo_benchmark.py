@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import online_dpo
-from maskdpo_ray import preflight
+from maskdpo_ray.stages import preflight
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs/quickstart.yaml"
 

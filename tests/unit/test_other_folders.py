@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray import model_folder, other_folders
 from maskdpo_ray.commands import plan
-from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.config.schema import ModelConfig
 from maskdpo_ray.errors import ModelError, UserError
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models import other_folders
 
 ADAPTER = '{"base_model_name_or_path": "a/b", "peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}'
 """Config of a LoRA adapter, whose folder is often given as the model."""

@@ -10,11 +10,12 @@ import pytest
 from scripted_judge import MODEL
 from test_config import MINIMAL, load
 
-from maskdpo_ray.annotators import build, conformance
-from maskdpo_ray.annotators import judge as judges
-from maskdpo_ray.annotators.judge import Conversation, Reply
+from maskdpo_ray.annotation.llm import judge
+from maskdpo_ray.annotation.llm.judge import Conversation, Reply
+from maskdpo_ray.annotation.protocol import build
+from maskdpo_ray.annotators import conformance
 from maskdpo_ray.errors import AnnotatorError, ConfigError
-from maskdpo_ray.evaluators import build as build_evaluator
+from maskdpo_ray.evaluation.evaluators.protocol import build as build_evaluator
 from maskdpo_ray.records import NO_FACT, UNPARSED, Question, Rollout
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -113,5 +114,5 @@ def test_none_is_a_word_within_an_option(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_an_address_and_a_time_that_can_only_fail(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        judges.build("http", {"base_url": "http://a/v1", "model": MODEL, **options}, 8)
+        judge.build("http", {"base_url": "http://a/v1", "model": MODEL, **options}, 8)
     assert str(caught.value).startswith(f"annotation.options.judge_options.{expected}")

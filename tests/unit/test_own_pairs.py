@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.formats import own
+from maskdpo_ray.pairing import pair_files
 from maskdpo_ray.pairs import scored
 from maskdpo_ray.records import (
     CONTRADICTORY,
@@ -36,16 +36,16 @@ PAIR = PreferencePair("q", "t", (1,), CHOSEN, REJECTED, 0)
 
 
 def test_a_whole_pair_is_read() -> None:
-    assert own.OwnPairs().read(to_json(PAIR), "here") == PAIR
+    assert pair_files.OwnPairs().read(to_json(PAIR), "here") == PAIR
 
 
 def test_a_pair_twice_in_a_file() -> None:
-    pairs = own.OwnPairs()
+    pairs = pair_files.OwnPairs()
     pairs.read(to_json(PAIR), "file:1")
     pairs.read(to_json(PAIR) | {"prompt_token_ids": [2]}, "file:2")
     with pytest.raises(DataError, match="^file:3: expected each pair once, got that of file:1 again$"):
         pairs.read(to_json(PAIR), "file:3")
-    own.OwnPairs().read(to_json(PAIR), "another:1")
+    pair_files.OwnPairs().read(to_json(PAIR), "another:1")
 
 
 def set_at(path: str, value: Any) -> Callable[[Any], Any]:
@@ -102,7 +102,7 @@ def test_what_is_no_whole_pair(change: Callable[[Any], Any], message: str) -> No
     item = json.loads(json.dumps(to_json(PAIR)))
     change(item)
     with pytest.raises(DataError) as caught:
-        own.OwnPairs().read(item, "pairs.jsonl:7")
+        pair_files.OwnPairs().read(item, "pairs.jsonl:7")
     assert str(caught.value).startswith("pairs.jsonl:7: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -120,7 +120,7 @@ def test_impossible_answers(tmp_path: Path, field: str, value: Any, message: str
     file = tmp_path / "rollouts.jsonl"
     whole = to_json(CHOSEN.rollout)
     file.write_text("".join(json.dumps(item) + "\n" for item in (whole, whole | {field: value})))
-    answers = own.rollouts(file)
+    answers = pair_files.rollouts(file)
     assert next(answers) == (f"{file}:1", CHOSEN.rollout)
     with pytest.raises(DataError) as caught:
         next(answers)

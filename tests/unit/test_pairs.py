@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.config import PairsConfig
+from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.pairs import STRATEGIES, DropReason, best_worst, mixture, num_facts, score, scored, unfit
 from maskdpo_ray.records import (

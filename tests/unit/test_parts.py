@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.annotators.parts import locate
+from maskdpo_ray.annotation.llm.claims import locate
 
 
 @pytest.mark.parametrize(

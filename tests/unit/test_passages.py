@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray import sentences
-from maskdpo_ray.annotators import passages
+from maskdpo_ray.annotation import passages, sentences
 
 LINE = "First one. Second one. Third one is longer. Fourth."
 words = st.text("abC1 .。国\n", max_size=60)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from maskdpo_ray.errors import ConfigError, DataError, ModelError
-from maskdpo_ray.evaluators import perplexity
-from maskdpo_ray.evaluators.perplexity import Perplexity
+from maskdpo_ray.evaluation.evaluators import perplexity
+from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity
 from maskdpo_ray.records import Question, Rollout, Surprisal
 
 CONTEXT = 96

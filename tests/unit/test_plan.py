@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config import (
+from maskdpo_ray.config.schema import (
     AnnotationConfig,
     ClusterConfig,
     Config,

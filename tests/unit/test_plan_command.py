@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from processor_time import processor_seconds
 
-from maskdpo_ray import model_folder
 from maskdpo_ray.commands import plan
-from maskdpo_ray.config import VllmConfig
+from maskdpo_ray.config.schema import VllmConfig
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.model_folder import ModelFolder
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models.folder import ModelFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAPER = ["--config", str(REPOSITORY / "configs/paper.yaml"), "--model_size", "8b", "--annotator_size", "internlm2-7b"]

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from maskdpo_ray import preflight, run
-from maskdpo_ray.config import AnnotationConfig, Config, DataConfig, ModelConfig, RolloutConfig, VllmConfig
+from maskdpo_ray import run
+from maskdpo_ray.config.schema import AnnotationConfig, Config, DataConfig, ModelConfig, RolloutConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, UserError
+from maskdpo_ray.stages import preflight
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Change = Callable[[Config, Path], Config]

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.ledger import encode_line, encode_record
 from maskdpo_ray.records import (
     CORRECT,
     INCORRECT,
@@ -25,6 +24,7 @@ from maskdpo_ray.records import (
     from_json,
     to_json,
 )
+from maskdpo_ray.store.ledger import encode_line, encode_record
 
 text = st.text(max_size=20)
 unit = st.floats(0, 1)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from maskdpo_ray import reference
-from maskdpo_ray.batching import TrainingExample
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.reference import PairLogps, ReferenceLogps
+from maskdpo_ray.training import reference
+from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.training.reference import PairLogps, ReferenceLogps
 
 OWN = "5f"
 """The reference policy's checksum."""

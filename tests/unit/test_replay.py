@@ -11,7 +11,7 @@ import fakes
 import pytest
 
 from maskdpo_ray import check_annotator
-from maskdpo_ray.annotators import build
+from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
 from maskdpo_ray.records import CONTRADICTORY, NO_FACT, Annotation, Question, Rollout, Sentence, to_json
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.records import Annotation, PreferencePair, Rollout, ScoredAnswer, Sentence
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stored_config import flatten, versions
+from maskdpo_ray.store.fingerprint import flatten, versions
+from maskdpo_ray.store.run_folder import RunFolder
 
 CONFIG = {
     "run": {"name": "r", "dir": "runs", "seed": 1},

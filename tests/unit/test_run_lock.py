@@ -7,7 +7,7 @@ import pytest
 from test_run_folder import CONFIG, open_folder
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.store.run_folder import RunFolder
 
 
 def test_a_folder_that_a_run_writes_is_refused_until_it_ends(tmp_path):

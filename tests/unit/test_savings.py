@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
-from maskdpo_ray import lean_layers, micro_batches, prefix_tree, tree_attention
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.forward import response_logps
-from maskdpo_ray.losses import masked_dpo_loss
+from maskdpo_ray import micro_batches
+from maskdpo_ray.training import lean_layers, prefix_tree, tree_attention
+from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.training.forward import response_logps
+from maskdpo_ray.training.objectives.dpo import masked_dpo_loss
 from maskdpo_ray.training_config import SavingsConfig, TrainConfig
 
 NAMES = [field.name for field in fields(SavingsConfig)]

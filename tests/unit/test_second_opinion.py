@@ -20,13 +20,15 @@ from test_run_folder import CONFIG, VERSIONS, unit
 from test_summary import FULL, QUESTIONS, make
 
 from actors.evaluation import EvaluationActor
-from maskdpo_ray import evaluators, judged, preflight
-from maskdpo_ray.config import ClusterConfig, Config, EvalConfig, ModelConfig
+from maskdpo_ray.config.schema import ClusterConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError, RunFolderError
+from maskdpo_ray.evaluation import judged_metrics
+from maskdpo_ray.evaluation.evaluators import protocol
 from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal
 from maskdpo_ray.report.summary import build, render
-from maskdpo_ray.run_folder import RunFolder
+from maskdpo_ray.stages import preflight
+from maskdpo_ray.store.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -132,7 +134,7 @@ def write_judged(folder: Path, *policies: str, name: str = "factscore") -> None:
     for version, facts in enumerate(policies):
         found = tuple(JudgedFact("f", verdicts[fact], "'Pardon?'") for fact in facts)
         rows = [Judgement(question.id, replication, found) for question in QUESTIONS for replication in range(2)]
-        result = judged.evaluate(name, QUESTIONS, rows, seed=3, bootstrap_samples=200)
+        result = judged_metrics.evaluate(name, QUESTIONS, rows, seed=3, bootstrap_samples=200)
         (folder / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(result.to_json()))
 
 
@@ -269,9 +271,9 @@ class Needy:
 
 @pytest.mark.parametrize(("threshold", "expected"), [(0, "TypeError: "), (-1, "SystemExit: 0")])
 def test_a_check_of_ones_own_that_fails_is_one_line(threshold: float, expected: str) -> None:
-    evaluator = evaluators.build("python:test_second_opinion:Needy", {"threshold": threshold})
+    evaluator = protocol.build("python:test_second_opinion:Needy", {"threshold": threshold})
     with pytest.raises(ConfigError) as caught:
-        evaluators.check(evaluator, QUESTIONS[0])
+        protocol.check(evaluator, QUESTIONS[0])
     assert str(caught.value).startswith(f"eval.evaluator: Needy.check of question 'q0': {expected}")
 
 
@@ -292,7 +294,7 @@ def test_a_check_of_ones_own_that_fails_is_one_line(threshold: float, expected: 
 )
 def test_an_evaluator_that_can_not_be_built_is_one_line(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        evaluators.build(name, options)
+        protocol.build(name, options)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

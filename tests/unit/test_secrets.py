@@ -14,15 +14,16 @@ from fakes import CharChat, Events
 from scripted_judge import MODEL, ScriptedServer
 from test_summary import make
 
-from maskdpo_ray import check_annotator, cli, error_log, loopback
-from maskdpo_ray.annotators import judge as judges
-from maskdpo_ray.config import AnnotationConfig, ClusterConfig, Config, LoggerConfig
+from maskdpo_ray import check_annotator, error_log, loopback
+from maskdpo_ray.annotation.llm import judge as judges
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import AnnotationConfig, ClusterConfig, Config, LoggerConfig
 from maskdpo_ray.errors import AnnotatorError, DataError, UserError
 from maskdpo_ray.loop import Loop
 from maskdpo_ray.records import Question
 from maskdpo_ray.report import comparison, progress, summary
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
 
 KEY = "sk-7f3a9d0c5e1b8642"
 EVIL = "\x1b]0;owned\x07\x9b2J\u202e\r\x7f"

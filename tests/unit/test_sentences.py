@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskdpo_ray.sentences import split
+from maskdpo_ray.annotation.sentences import split
 
 ENGLISH = {
     # What a model's answer looks like.

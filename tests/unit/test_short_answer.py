@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from test_factscore import THIS
 
-from maskdpo_ray.annotators.judge import Reply
+from maskdpo_ray.annotation.llm.judge import Reply
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.evaluators.short_answer import ShortAnswer, normal
+from maskdpo_ray.evaluation.evaluators.short_answer import ShortAnswer, normal
 from maskdpo_ray.records import Judgement, Question, Rollout
 
 QUESTION = Question("q", "t", ({"role": "user", "content": "Where?"},), answer="The São Paulo")

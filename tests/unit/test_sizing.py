@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray import model_shape, sizing
-from maskdpo_ray.config import (
+from maskdpo_ray import model_shape
+from maskdpo_ray.config.schema import (
     ClusterConfig,
     Config,
     DeepspeedConfig,
@@ -25,7 +25,8 @@ from maskdpo_ray.config import (
 from maskdpo_ray.engine_sizing import Engine, in_flight
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.model_shape import SIZES, ModelShape
-from maskdpo_ray.sizing import Pass, TrainingRank, largest_pass
+from maskdpo_ray.models import memory
+from maskdpo_ray.models.memory import Pass, TrainingRank, largest_pass
 
 PUBLISHED = {
     "135m": 134_515_008,
@@ -57,7 +58,7 @@ def rank(shape: ModelShape, of: Config, tokens: int = 10, targets: int = 5) -> T
     return TrainingRank(shape, of, Pass(tokens, targets))
 
 
-def sizes(moment: sizing.Moment) -> dict[str, int]:
+def sizes(moment: memory.Moment) -> dict[str, int]:
     return {term.name: term.size for term in moment.terms}
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
 
 from maskdpo_ray.errors import MaskError
-from maskdpo_ray.masking import token_spans, token_weights
+from maskdpo_ray.pairing.masks import token_spans, token_weights
 
 
 def package(name: str) -> Path:

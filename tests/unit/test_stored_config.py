@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray import cli, error_log, stored_config
-from maskdpo_ray.config import Config, DataConfig, ModelConfig
-from maskdpo_ray.config_file import from_text, read_values
+from maskdpo_ray import error_log
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.file import from_text, read_values
+from maskdpo_ray.config.schema import Config, DataConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError, RunFolderError
+from maskdpo_ray.store import fingerprint
 
 
 def test_an_option_that_is_newer_than_the_run_counts_as_its_default(tmp_path: Path) -> None:
@@ -17,10 +19,10 @@ def test_an_option_that_is_newer_than_the_run_counts_as_its_default(tmp_path: Pa
     before = {section: dict(fields) for section, fields in now.items()}
     for section, field in (("annotation", "options"), ("adam", "betas"), ("eval", "perplexity_model")):
         del before[section][field]
-    assert stored_config.refuse_changes(tmp_path, before, now, has_begun=True) == {}
+    assert fingerprint.refuse_changes(tmp_path, before, now, has_begun=True) == {}
     now["adam"]["betas"] = [0.8, 0.9]
     with pytest.raises(RunFolderError, match=r"^adam.betas: expected \[0.9, 0.95\], as the run in .* \[0.8, 0.9\];"):
-        stored_config.refuse_changes(tmp_path, before, now, has_begun=True)
+        fingerprint.refuse_changes(tmp_path, before, now, has_begun=True)
 
 
 def test_what_a_run_out_of_memory_is_told_to_change_may_change(tmp_path: Path) -> None:
@@ -28,7 +30,7 @@ def test_what_a_run_out_of_memory_is_told_to_change_may_change(tmp_path: Path) -
     now = {section: dict(fields) for section, fields in before.items()}
     now["train"] |= {"micro_batch_size": 2, "save_steps": 5}
     now["model"]["gradient_checkpointing_enable"] = True
-    assert stored_config.refuse_changes(tmp_path, before, now, has_begun=True) == {
+    assert fingerprint.refuse_changes(tmp_path, before, now, has_begun=True) == {
         "model.gradient_checkpointing_enable": [False, True],
         "train.micro_batch_size": [8, 2],
         "train.save_steps": [50, 5],
@@ -40,7 +42,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_todays_questions_in_flight(tmp
     before = {section: dict(fields) for section, fields in now.items()}
     before["rollout"]["max_in_flight"] = 64
     before["annotation"]["max_in_flight"] = before["eval"]["max_in_flight"] = 16
-    assert stored_config.refuse_changes(tmp_path, before, now, has_begun=True) == {
+    assert fingerprint.refuse_changes(tmp_path, before, now, has_begun=True) == {
         "rollout.max_in_flight": [64, None],
         "annotation.max_in_flight": [16, None],
         "eval.max_in_flight": [16, None],
@@ -59,7 +61,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, text: str, message: str) -> 
     file = tmp_path / "config.yaml"
     file.write_text(text)
     with pytest.raises(RunFolderError) as caught:
-        stored_config.read(file)
+        fingerprint.read(file)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

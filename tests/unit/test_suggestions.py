@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray import cli, suggestions
 from maskdpo_ray.commands import arguments
-from maskdpo_ray.config_file import options, sections
+from maskdpo_ray.config import cli, suggestions
+from maskdpo_ray.config.file import options, sections
 from maskdpo_ray.errors import ConfigError
 
 NAMES = {

@@ -7,12 +7,12 @@ import shutil
 import pytest
 import yaml
 
-from maskdpo_ray.config import LoggerConfig
+from maskdpo_ray.config.schema import LoggerConfig
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.evaluation import Evaluation, compare, evaluate
+from maskdpo_ray.evaluation.metrics import Evaluation, compare, evaluate
 from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
 from maskdpo_ray.report.summary import build, render, show
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.store.tracking import Tracker
 
 FACT, WRONG, VAGUE, CHAT = "no_hallucination", "contradictory", "unverifiable", "no_fact"
 QUESTIONS = [Question(f"q{i}", f"topic{i}", ({"role": "user", "content": "?"},)) for i in range(10)]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from maskdpo_ray.annotators import build
-from maskdpo_ray.annotators.facts import FactsAnnotator
-from maskdpo_ray.domains import countries, table_file
+from maskdpo_ray.annotation.protocol import build
+from maskdpo_ray.annotation.rules.facts import FactsAnnotator
+from maskdpo_ray.data.domains import countries, table_file
 from maskdpo_ray.errors import ConfigError, DataError
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, UNVERIFIABLE, Question, Rollout, to_json
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.annotators import turns
-from maskdpo_ray.annotators.tags import Tags
+from maskdpo_ray.annotation.llm import turns
+from maskdpo_ray.annotation.llm.tags import Tags
 from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 
 DOCUMENT = "The Alps rise here. There is no passage through them in winter.\nKigali is the capital."

@@ -12,14 +12,16 @@ import pytest
 
 from actors.annotation import AnnotationActor
 from actors.host import Stored
-from maskdpo_ray import annotators, cli, thinking
-from maskdpo_ray.config import ModelConfig
+from maskdpo_ray.annotation import protocol
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import ModelConfig
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.evaluation import evaluate
-from maskdpo_ray.masking import token_weights
+from maskdpo_ray.evaluation.metrics import evaluate
+from maskdpo_ray.models import thinking
+from maskdpo_ray.models.thinking import KNOWN, Tags
+from maskdpo_ray.pairing.masks import token_weights
 from maskdpo_ray.pairs import score
 from maskdpo_ray.records import NO_HALLUCINATION, Annotation, Block, Question, Rollout, Sentence
-from maskdpo_ray.thinking import KNOWN, Tags
 
 DRAFT = "<think>\nThe user asks about Benin. The capital of Benin is Lagos? No, that is wrong.\n</think>\n\n"
 ANSWER = "The capital of Benin is Porto-Novo."
@@ -139,11 +141,11 @@ def test_an_annotator_is_shown_answers_without_blocks_and_its_spans_are_of_the_w
 
 
 def test_facts_judges_the_answer_and_not_its_draft() -> None:
-    from maskdpo_ray import questions
+    from maskdpo_ray.data import questions
 
     asked = next(each for each in questions.load("builtin:countries") if each.id.startswith("countries/benin"))
     rollout = Tags().noted(Rollout(asked.id, 0, (), DRAFT + ANSWER, "stop", 0))
-    annotator = annotators.build("facts")
+    annotator = protocol.build("facts")
     annotator.start()
     (answer,) = thinking.judged([rollout], annotator)
     annotation = answer.restored(annotator.annotate([(asked, answer.rollout)])[0])

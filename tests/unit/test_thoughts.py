@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from test_own_judge import GIVES, QUESTION, ROLLOUT
 
-from maskdpo_ray.annotators import build, judge, thoughts
-from maskdpo_ray.annotators.judge import Reply
-from maskdpo_ray.annotators.tags import Tags
+from maskdpo_ray.annotation.llm import judge, thoughts
+from maskdpo_ray.annotation.llm.judge import Reply
+from maskdpo_ray.annotation.llm.tags import Tags
+from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.errors import OptionError
-from maskdpo_ray.evaluators import build as build_evaluator
+from maskdpo_ray.evaluation.evaluators.protocol import build as build_evaluator
 from maskdpo_ray.records import NO_FACT, UNPARSED, UNSUPPORTED
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from actors.top_k import TopKSampler
+from actors.patches import TopKSampler
 
 
 def never(*_: Any) -> Any:

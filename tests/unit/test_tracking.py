@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from maskdpo_ray.config import LoggerConfig
+from maskdpo_ray.config.schema import LoggerConfig
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.tracking import Tracker
+from maskdpo_ray.store.tracking import Tracker
 
 OFF = LoggerConfig()
 
@@ -39,7 +39,7 @@ def test_only_numbers(tmp_path, value):
 
 def test_stage_measures_seconds_after_a_failure_too(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("maskdpo_ray.tracking.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("maskdpo_ray.store.tracking.time.monotonic", lambda: now[0])
     with Tracker(tmp_path, OFF, {}) as tracker:
         with tracker.stage("rollout", 2):
             now[0] += 1.5
@@ -54,7 +54,7 @@ def test_stage_measures_seconds_after_a_failure_too(tmp_path, monkeypatch):
 
 def test_idle_is_the_share_without_work_of_each_group(tmp_path, monkeypatch):
     now, busy = [100.0], {"rollout": 7.0, "annotation": 0.0, "training": 3.0}
-    monkeypatch.setattr("maskdpo_ray.tracking.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("maskdpo_ray.store.tracking.time.monotonic", lambda: now[0])
     with Tracker(tmp_path, OFF, {}) as tracker, tracker.idle(2, lambda: dict(busy), lambda: {"rollout": 1}):
         now[0] += 8.0
         busy |= {"rollout": 13.0, "annotation": 8.5, "training": 3.0}
@@ -112,7 +112,8 @@ def test_check_says_when_wandb_is_not_installed(tmp_path, monkeypatch):
 
 def test_wandb_is_imported_only_when_asked_for(tmp_path):
     code = (
-        "import sys; from maskdpo_ray.tracking import Tracker; from maskdpo_ray.config import LoggerConfig\n"
+        "import sys; from maskdpo_ray.store.tracking import Tracker\n"
+        "from maskdpo_ray.config.schema import LoggerConfig\n"
         f"with Tracker({str(tmp_path)!r}, LoggerConfig(), {{}}) as t: t.log({{'x': 1}}, 0)\n"
         "assert 'wandb' not in sys.modules"
     )

@@ -12,19 +12,20 @@ import yaml
 from fakes import Events, FakeTrainer, Stopped
 
 from actors import weights
-from maskdpo_ray import batching, questions
-from maskdpo_ray.annotators.replay import LabelledAnswer
-from maskdpo_ray.chat import Chat
+from maskdpo_ray.annotation.replay import LabelledAnswer
 from maskdpo_ray.commands import own_folder, train
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.formats import WRITERS
+from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.formats import WRITERS
-from maskdpo_ray.formats.preference import Answer, Preference
 from maskdpo_ray.formats.tokenized import to_pair
-from maskdpo_ray.ledger import encode_line
-from maskdpo_ray.masking import MASK_DPO
-from maskdpo_ray.model_folder import ModelFolder
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.models.folder import ModelFolder
+from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Question, Sentence, to_json
+from maskdpo_ray.store.ledger import encode_line
+from maskdpo_ray.training import batches
 
 pytestmark = pytest.mark.usefixtures("once")
 RIGHT, WRONG = NO_HALLUCINATION, CONTRADICTORY
@@ -93,7 +94,7 @@ def test_every_format_is_the_same_lesson(folder: Path, once: ModelFolder, source
     assert [example.pair_id for example in job.examples] == [f"q{i}#{i}" for i in range(5)]
     for example, each in zip(job.examples, PREFERENCES, strict=True):
         pair = to_pair(each, Chat(once.tokenizer), "here")
-        expected = batching.make_example(pair, once.tokenizer, MASK_DPO, "last_sentence")
+        expected = batches.make_example(pair, once.tokenizer, MASK_DPO, "last_sentence")
         for name in (
             "prompt_token_ids",
             "chosen_token_ids",

@@ -80,11 +80,11 @@ def test_a_contender_may_name_its_micro_batch() -> None:
 
 
 def test_a_workload_crosses_processes_and_keeps_our_order() -> None:
-    from maskdpo_ray import batching
+    from maskdpo_ray.training import batches
 
     own = workload(options={"micro_batch_size": 2})
     assert Workload.from_json(own.to_json()) == own
-    flat = [index for batch in batching.epoch_batches(4, 2, 2, own.seed) for index in batch]
+    flat = [index for batch in batches.epoch_batches(4, 2, 2, own.seed) for index in batch]
     assert [index for epoch in own.order() for index in epoch] == flat
     assert own.num_steps == 4
     sampler = by_trl.InOurOrder(own.order())

@@ -28,13 +28,14 @@ from transformers import (
 
 from actors import groups
 from actors.groups import TrainingGroup
-from maskdpo_ray import lean_layers, losses, noise, publication, tree_attention, tree_check
-from maskdpo_ray.batching import TrainingExample
-from maskdpo_ray.checkpoints import Checkpoints
-from maskdpo_ray.config import Config, DataConfig, ModelConfig, RunConfig
+from maskdpo_ray.config.schema import Config, DataConfig, ModelConfig, RunConfig
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.policy import Policy
-from maskdpo_ray.reference import ReferenceLogps
+from maskdpo_ray.store.checkpoints import Checkpoints
+from maskdpo_ray.training import lean_layers, noise, publication, tree_attention, tree_check
+from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.training.objectives import dpo
+from maskdpo_ray.training.reference import ReferenceLogps
 from maskdpo_ray.training_config import TrainConfig
 
 SHAPE = {
@@ -143,7 +144,7 @@ def test_a_wrong_gradient_stops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_loss_at_the_reference() -> None:
-    assert losses.loss_at_reference(0.1) == losses.loss_at_reference(3.0) == pytest.approx(math.log(2), abs=1e-6)
+    assert dpo.loss_at_reference(0.1) == dpo.loss_at_reference(3.0) == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -153,14 +154,14 @@ def test_a_first_loss_within_rounding_passes(dtype: str) -> None:
     for num_pairs, length in ((1, 5), (1, 400), (64, 150)):
         for _ in range(30):
             error = noise._ERRORS[dtype] * torch.randn(2 * num_pairs, length, generator=rng)
-            loss, _, _ = losses.masked_dpo_loss(error, torch.zeros_like(error), torch.ones_like(error), 0.1)
-            losses.check_first_loss(loss.item(), 0.1, dtype, error.numel(), num_pairs)
+            loss, _, _ = dpo.masked_dpo_loss(error, torch.zeros_like(error), torch.ones_like(error), 0.1)
+            dpo.check_first_loss(loss.item(), 0.1, dtype, error.numel(), num_pairs)
 
 
 @pytest.mark.parametrize(("loss", "dtype"), [(0.62, "fp32"), (0.62, "bf16"), (3.09, "bf16"), (math.nan, "fp32")])
 def test_another_first_loss_stops(loss: float, dtype: str) -> None:
     with pytest.raises(ModelError, match=r"^the first step's loss: expected 0.69315 within .*, off by "):
-        losses.check_first_loss(loss, 0.1, dtype, 64 * 300, 64)
+        dpo.check_first_loss(loss, 0.1, dtype, 64 * 300, 64)
 
 
 # Layers that are computed again, without training mode.
@@ -353,15 +354,15 @@ def test_rounding_stops_no_policy(shift: float) -> None:
 def test_first_logps_that_make_up_for_each_other_stop() -> None:
     """A loss of log 2 says nothing of a policy that is off in all tokens, up in half of them."""
     off = torch.tensor([1.0, -1.0]).repeat(2, 100)
-    loss, _, _ = losses.masked_dpo_loss(off, torch.zeros_like(off), torch.ones_like(off), 0.1)
-    losses.check_first_loss(loss.item(), 0.1, "bf16", off.numel(), 1)
+    loss, _, _ = dpo.masked_dpo_loss(off, torch.zeros_like(off), torch.ones_like(off), 0.1)
+    dpo.check_first_loss(loss.item(), 0.1, "bf16", off.numel(), 1)
     for dtype in ("bf16", "fp32"):
         with pytest.raises(ModelError, match=r"^the first step's log-probs: .*, off by 1: "):
-            losses.check_first_logps(off.abs().sum().item(), dtype, off.numel())
-        losses.check_first_logps(noise.LOGPS[dtype] * 400, dtype, 400)
-        losses.check_first_logps(2 * noise.LOGPS[dtype], dtype, 1)  # a token by itself may be off by more
+            dpo.check_first_logps(off.abs().sum().item(), dtype, off.numel())
+        dpo.check_first_logps(noise.LOGPS[dtype] * 400, dtype, 400)
+        dpo.check_first_logps(2 * noise.LOGPS[dtype], dtype, 1)  # a token by itself may be off by more
     with pytest.raises(ModelError, match="off by nan"):
-        losses.check_first_logps(math.nan, "bf16", 5)
+        dpo.check_first_logps(math.nan, "bf16", 5)
 
 
 def test_published_pairs_are_as_many_as_there_are(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import test_annotate_command
 from fakes import Events, FakeAnnotators, FakeEvaluators
 from test_annotate_command import folder  # noqa: F401 (a fixture)
 
-from maskdpo_ray.config import AnnotationConfig, Config, EvalConfig, ModelConfig
+from maskdpo_ray.config.schema import AnnotationConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import AnnotatorError, EvaluatorError, UserError
 from maskdpo_ray.records import NO_FACT, SUPPORTED, UNPARSED, Annotation, JudgedFact, Judgement, Sentence
-from maskdpo_ray.stages import Answered, Labelled
-from maskdpo_ray.unparsed import FEWEST, Count, UnparsedShare
+from maskdpo_ray.stages.protocols import Answered, Labelled
+from maskdpo_ray.stages.watch import FEWEST, Count, UnparsedShare
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from test_run_folder import CONFIG, fill, open_folder
 
-from maskdpo_ray import stored_config
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.ledger import Ledger
-from maskdpo_ray.run_folder import RunFolder
-from maskdpo_ray.stored_config import flatten
+from maskdpo_ray.store import fingerprint
+from maskdpo_ray.store.fingerprint import flatten
+from maskdpo_ray.store.ledger import Ledger
+from maskdpo_ray.store.run_folder import RunFolder
 
 
 def test_check_refuses_without_writing(tmp_path):
@@ -56,9 +56,9 @@ def test_a_kill_while_the_folder_is_made_leaves_one_to_go_on_in(tmp_path, monkey
 
     with monkeypatch.context() as patch:
         if at == "lock":
-            patch.setattr("maskdpo_ray.run_folder.Ledger", kill)
+            patch.setattr("maskdpo_ray.store.run_folder.Ledger", kill)
         elif at == "ledger":
-            patch.setattr(stored_config, "text", kill)
+            patch.setattr(fingerprint, "text", kill)
         elif at == "config":
             patch.setattr(Path, "replace", kill)
         else:

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray import cli, stored_config, yaml_nodes
-from maskdpo_ray.annotators import turns
-from maskdpo_ray.config_file import from_text
+from maskdpo_ray import yaml_nodes
+from maskdpo_ray.annotation.llm import turns
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.file import from_text
 from maskdpo_ray.errors import ConfigError, UserError
+from maskdpo_ray.store import fingerprint
 
-READERS: tuple[Callable[[Path], object], ...] = (
-    cli.read,
-    stored_config.read,
-    lambda path: turns.read(path, turns.ANAH),
-)
+READERS: tuple[Callable[[Path], object], ...] = (cli.read, fingerprint.read, lambda path: turns.read(path, turns.ANAH))
 NAMES = "abcdefghi"
 BOMBS = {"lists": ("[1, 1, 1, 1, 1, 1, 1, 1]", "[{}]"), "mappings": ("{k: 1, l: 1}", "{{{}}}")}
 
@@ -49,7 +47,7 @@ def test_so_it_is_with_an_option() -> None:
 def test_aliases_as_people_write_them(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("run: {name: &name x}\nlogger: {wandb_group: *name}\n")
-    assert stored_config.read(file) == {"run": {"name": "x"}, "logger": {"wandb_group": "x"}}
+    assert fingerprint.read(file) == {"run": {"name": "x"}, "logger": {"wandb_group": "x"}}
 
 
 @pytest.mark.parametrize("read", READERS[1:])
@@ -68,7 +66,7 @@ def test_most_is_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(yaml_nodes, "MOST", 10)
     file = tmp_path / "x.yaml"
     file.write_text("{a: [1, 2, 3, 4, 5, 6, 7]}")
-    assert stored_config.read(file) == {"a": [1, 2, 3, 4, 5, 6, 7]}
+    assert fingerprint.read(file) == {"a": [1, 2, 3, 4, 5, 6, 7]}
     file.write_text("{a: [1, 2, 3, 4, 5, 6, 7, 8]}")
     with pytest.raises(UserError, match="more than 10 values"):
-        stored_config.read(file)
+        fingerprint.read(file)

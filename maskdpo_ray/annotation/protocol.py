@@ -1,0 +1,70 @@
+"""Annotators label the sentences of answers. One module each, loaded when named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from maskdpo_ray.annotation.plugins import HostedSlot
+from maskdpo_ray.records import Annotation, Question, Rollout
+
+
+class Annotator(Protocol):
+    """Labels answers sentence by sentence.
+
+    Built on the driver, its constructor's keyword arguments being `annotation.options`; pickled to every annotation
+    actor; started there.
+
+    Optional attributes: `max_concurrency` (int), how many questions it can label at once, `annotate` being called from
+    several threads; by default an actor labels one question at a time. `num_gpus`, how many GPUs it uses, so that a
+    config that reserves too few is refused. `judges_thinking` (bool): answers come without their thinking blocks
+    (`rollout.thinking`), and spans refer to that text, unless it is true.
+    """
+
+    def check(self, question: Question) -> None:
+        """Raise DataError, one line, when answers to `question` can't be labelled.
+
+        Asked of every question before a run starts: it loads no model and takes no time to speak of.
+        """
+        ...
+
+    def start(self) -> None:
+        """Load what labelling needs (a model, a connection). Called once, before the first `annotate`."""
+        ...
+
+    def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
+        """One annotation for each (question, answer), in the same order.
+
+        Spans are character offsets into the answer's text, in order, and don't overlap; labels are `records.LABELS`.
+        """
+        ...
+
+
+KNOWN: dict[str, tuple[str, str]] = {
+    "anah": ("maskdpo_ray.annotation.llm.anah", "AnahAnnotator"),
+    "claims": ("maskdpo_ray.annotation.rules.facts", "ClaimsByRules"),
+    "classifier": ("maskdpo_ray.annotation.classifier", "ClassifierAnnotator"),
+    "facts": ("maskdpo_ray.annotation.rules.facts", "FactsAnnotator"),
+    "replay": ("maskdpo_ray.annotation.replay", "ReplayAnnotator"),
+}
+"""Annotator name -> (module, class)."""
+
+
+_SLOT: HostedSlot[Annotator] = HostedSlot(
+    "annotation.annotator", "annotation.options", KNOWN, ("check", "start", "annotate")
+)
+
+
+_SLOT_WITH_JUDGE = replace(_SLOT, known={**KNOWN, "claims": ("maskdpo_ray.annotators.judged_claims", "ClaimsByJudge")})
+"""What the names stand for where the option `judge` is given."""
+
+
+check, num_gpus = _SLOT.check, _SLOT.num_gpus
+"""See `plugins.HostedSlot`."""
+
+
+def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
+    """See `plugins.HostedSlot.build`; the option `judge` decides between rules and a language model."""
+    is_judged = (options or {}).get("judge") is not None
+    return (_SLOT_WITH_JUDGE if is_judged else _SLOT).build(name, options)

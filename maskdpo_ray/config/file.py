@@ -1,0 +1,321 @@
+"""YAML text to typed values: what a config file or an override gives, and the line it stands in.
+
+Values are read from YAML's node tree by the type of the field, not by YAML 1.1's guesses, so `5e-6` is a
+number and `name: off` is a name.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import math
+import re
+import types
+import typing
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskdpo_ray import yaml_nodes
+from maskdpo_ray.config import suggestions
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.errors import ConfigError, UserError, shown
+
+TRUE, FALSE = ("true", "on", "yes"), ("false", "off", "no")
+
+
+NULL = ("", "null", "none", "~")
+
+
+class _Inner:
+    """The type of what lies within an option of annotator or evaluator (`judge_options`, `extra_body`).
+
+    Much of it is meant for others, to whom `none` may be a word, as it is in YAML.
+    """
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of the config."""
+
+    name: str
+    """Dotted: `section.field`."""
+    hint: Any
+    default: Any
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that the user gave for an option."""
+
+    value: Any
+    where: str
+    """Start of an error line about it: `file:line: section.field` or `--section.field`."""
+
+
+@cache
+def sections() -> dict[str, type]:
+    """The config's sections and their dataclasses, in order."""
+    return typing.get_type_hints(Config)
+
+
+@cache
+def options() -> dict[str, Option]:
+    """Every option by its dotted name, in the order of the config."""
+    found = {}
+    for section, kind in sections().items():
+        hints, meanings = typing.get_type_hints(kind), _meanings(kind)
+        for field in dataclasses.fields(kind):
+            name = f"{section}.{field.name}"
+            found[name] = Option(name, hints[field.name], field.default, meanings.get(field.name, ""))
+    return found
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass."""
+    definition = ast.parse(inspect.getsource(kind)).body[0]
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
+    found = {}
+    for before, after in zip(body, body[1:], strict=False):
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if is_text and isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
+            found[before.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def read_values(path: Path) -> dict[str, Given]:
+    """What a config file gives, by dotted option name. Raises ConfigError with file and line."""
+    try:
+        documents = list(yaml.compose_all(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader))
+        for document in documents:
+            yaml_nodes.refuse_bomb(document)
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a config file, got: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from None
+    except yaml.MarkedYAMLError as error:
+        line, reason = yaml_nodes.fault(error)
+        raise ConfigError(f"{path}{line}: expected YAML, got: {reason}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: expected YAML, got: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: expected {{section: {{field: value}}}}, got deeper nesting") from None
+    expected = f"sections ({', '.join(sections())})"
+    if not documents:
+        raise ConfigError(f"{path}: expected {expected}, got an empty file")
+    if len(documents) > 1:
+        line = documents[1].start_mark.line + 1
+        raise ConfigError(f"{path}:{line}: expected one YAML document, got {len(documents)}")
+    given: dict[str, Given] = {}
+    for section, line, block in _entries(documents[0], path, expected, "", _unknown_section):
+        if isinstance(block, yaml.ScalarNode) and _is_null(block):
+            continue  # a section whose lines are all commented out
+        unknown = _unknown_field(section)
+        for field, field_line, node in _entries(block, path, "a mapping of options", section, unknown, line):
+            name = f"{section}.{field}"
+            where = f"{path}:{field_line}: {name}"
+            given[name] = _given(node, name, where)
+    return given
+
+
+def from_text(text: str, name: str) -> Given:
+    """The value of an override; lists and mappings are written as in YAML: `[0.9, 0.95]`."""
+    hint, where = options()[name].hint, f"--{name}"
+    kinds = {typing.get_origin(kind) for kind in _alternatives(hint)}
+    node: yaml.Node = yaml.ScalarNode("", text)
+    if tuple in kinds or (dict in kinds and text.lstrip().startswith("{")):
+        try:
+            node = yaml.compose(text, Loader=yaml_nodes.Loader) or node
+        except (yaml.YAMLError, RecursionError):
+            raise ConfigError(f"{where}: expected {expected_words(hint)}, got {shown(text)}") from None
+    return _given(node, name, where)
+
+
+def _given(node: yaml.Node, name: str, where: str) -> Given:
+    hint = options()[name].hint
+    try:
+        return Given(_convert(node, hint, where), where)
+    except RecursionError:  # an alias to what it stands in
+        raise ConfigError(f"{where}: expected {expected_words(hint)}, got one that holds itself") from None
+
+
+def build(given: dict[str, Given], origin: Path) -> Config:
+    """Defaults, then what was given. Raises ConfigError with the place that the value comes from."""
+    values: dict[str, dict[str, Any]] = {section: {} for section in sections()}
+    for name, entry in given.items():
+        section, field = name.split(".")
+        values[section][field] = entry.value
+    with located(given, origin):
+        config = Config(**{section: kind(**values[section]) for section, kind in sections().items()})
+    return config
+
+
+@contextmanager
+def located(given: dict[str, Given], origin: Path) -> Iterator[None]:
+    """Put the place that an option's value comes from before a UserError that begins with the option's name."""
+    try:
+        yield
+    except UserError as error:
+        name, _, rest = str(error).partition(": ")
+        option = ".".join(name.split(".")[:2])
+        if option not in options():
+            raise
+        where = given[option].where if option in given else f"{origin}: {option}"
+        raise type(error)(f"{where}{name.removeprefix(option)}: {rest}") from error
+
+
+def expected_words(hint: Any) -> str:
+    """A field's type in the user's words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if len(_alternatives(hint)) > 1:
+        return " or ".join(expected_words(kind) for kind in arguments)
+    if origin is typing.Literal:
+        return f"{'one of ' if len(arguments) > 1 else ''}{', '.join(map(str, arguments))}"
+    if origin is tuple:
+        return f"a list of {len(arguments)} numbers"
+    if origin is dict:
+        if arguments[1] is Any:
+            return "a mapping {name: value}"
+        if arguments[1] is str:
+            return "a mapping {name: text}"
+        inner = "{label: number}"
+        return f"a mapping {{side: {inner}}}" if typing.get_origin(arguments[1]) is dict else f"a mapping {inner}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(hint, "none")
+
+
+def _entries(
+    node: yaml.Node, path: Path, expected: str, section: str, unknown: Callable[[str], str | None], line: int = 1
+) -> Iterator[tuple[str, int, yaml.Node]]:
+    """(key, line, value) of a mapping node; refuses other nodes, unknown keys and duplicated keys."""
+    if not isinstance(node, yaml.MappingNode):
+        place = f"{path}:{line}: {section}" if section else f"{path}:{line}"
+        raise ConfigError(f"{place}: expected {expected}, got {_got(node)}")
+    seen: dict[str, int] = {}
+    for key_node, value in node.value:
+        line = key_node.start_mark.line + 1
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else _got(key_node)
+        problem = unknown(key)
+        if problem:
+            raise ConfigError(f"{path}:{line}: {problem}")
+        if key in seen:
+            name = f"{section}.{key}" if section else key
+            raise ConfigError(f"{path}:{line}: {name}: given twice, first in line {seen[key]}")
+        seen[key] = line
+        yield key, line, value
+
+
+def _unknown_section(key: str) -> str | None:
+    if key in sections():
+        return None
+    if key in options():
+        section, field = key.split(".")
+        return f"{key}: expected `{field}` under `{section}:`, got a dotted key"
+    found = suggestions.of_section(key, sections(), options())
+    hint = suggestions.sentence(found) or f"; known: {', '.join(sections())}"
+    return f"{key}: unknown section{hint}"
+
+
+def _unknown_field(section: str) -> Callable[[str], str | None]:
+    def check(key: str) -> str | None:
+        name = f"{section}.{key}"
+        if name in options():
+            return None
+        return f"{name}: unknown option{suggestions.sentence(suggestions.of_option(name, options()))}"
+
+    return check
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _convert(node: yaml.Node, hint: Any, where: str) -> Any:
+    """The value of a node. Raises ConfigError that names the part of a list or mapping that is wrong."""
+    is_null = isinstance(node, yaml.ScalarNode) and _is_null(node) and (hint, node.value.lower()) != (_Inner, "none")
+    free = (bool, int, float, str, type(None), list[_Inner], dict[str, _Inner])
+    for kind in free if hint in (Any, _Inner) else _alternatives(hint):
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin is list and isinstance(node, yaml.SequenceNode):
+            return [_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(node.value)]
+        if origin is tuple and isinstance(node, yaml.SequenceNode) and len(node.value) == len(arguments):
+            parts = enumerate(zip(node.value, arguments, strict=True))
+            return tuple(_convert(item, part, f"{where}[{i}]") for i, (item, part) in parts)
+        if origin is dict and isinstance(node, yaml.MappingNode):
+            return _convert_mapping(node, arguments, where)
+        try:
+            return _convert_scalar(node, kind, is_null)
+        except (ValueError, OverflowError):
+            continue  # the next alternative; the error below names them all
+    raise ConfigError(f"{where}: expected {expected_words(hint)}, got {_got(node)}{_remark(node, hint)}")
+
+
+def _convert_mapping(node: yaml.MappingNode, kinds: tuple[Any, Any], where: str) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for key_node, value in node.value:
+        key = _convert(key_node, kinds[0], where)
+        if key in found:
+            raise ConfigError(f"{where}.{key}: given twice")
+        found[key] = _convert(value, kinds[1], f"{where}.{key}")
+    return found
+
+
+def _remark(node: yaml.Node, hint: Any) -> str:
+    """What the end of an error line says about a value whose fault can't be seen."""
+    if not isinstance(node, yaml.ScalarNode):
+        return ""
+    kinds = _alternatives(hint)
+    choices = [str(c) for kind in kinds if typing.get_origin(kind) is typing.Literal for c in typing.get_args(kind)]
+    if choices:
+        return suggestions.sentence(difflib.get_close_matches(node.value, choices, n=1, cutoff=0.75))
+    if not _is_printable(node.value):
+        return ", which holds unprintable characters"
+    if node.style in ("'", '"'):
+        return ", which is quoted text"
+    is_too_large = {int, float} & set(kinds) and re.fullmatch(r"[-+]?\d+", node.value)
+    return ", which is too large" if is_too_large else ""
+
+
+def _convert_scalar(node: yaml.Node, kind: Any, is_null: bool) -> Any:
+    """The value of a scalar node as one type. Raises ValueError or OverflowError."""
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError("not a scalar")
+    text, is_plain = node.value, node.style is None
+    if kind is type(None) and is_null:
+        return None
+    if kind is str and not is_null and _is_printable(text):
+        return text
+    if typing.get_origin(kind) is typing.Literal:
+        for choice in typing.get_args(kind):
+            if str(choice) == text:
+                return choice
+    if is_plain and kind is bool and text.lower() in TRUE + FALSE:
+        return text.lower() in TRUE
+    if is_plain and kind in (int, float) and math.isfinite(number := kind(text)):
+        return number
+    raise ValueError("not of this kind")
+
+
+def _is_printable(text: str) -> bool:
+    """Whether text has no control characters (line ends, NUL) and no surrogates (bytes that are no UTF-8)."""
+    return all(unicodedata.category(character) not in ("Cc", "Cs") for character in text)
+
+
+def _is_null(node: yaml.ScalarNode) -> bool:
+    return node.style is None and node.value.lower() in NULL
+
+
+def _got(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return "nothing" if _is_null(node) else shown(node.value)
+    return f"a list of {len(node.value)}" if isinstance(node, yaml.SequenceNode) else "a mapping"

@@ -1,0 +1,89 @@
+"""Answers of a file that are to be labelled, each with the question that it is to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.data import formats
+from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.formats.preference import SIDES
+from maskdpo_ray.data.jsonl import objects, record, refuse_list
+from maskdpo_ray.errors import RecordError, shown
+from maskdpo_ray.pairing.pair_files import refuse_impossible
+from maskdpo_ray.records import Block, PreferencePair, Question, Rollout
+
+Given = tuple[str, Question, tuple[Rollout, ...]]
+"""An object of a file: ("file:line", question, answers to it)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A `Rollout` of which only the first two fields are needed."""
+
+    question_id: str
+    text: str
+    sample: int = 0
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str = "stop"
+    policy_version: int = 0
+    blocks: tuple[Block, ...] = ()
+
+
+def read(
+    path: Path, by_id: Mapping[str, Question], whose: str = "a question", dropped: Dropped | None = None
+) -> Iterator[Given]:
+    """Read the answers of each object: our rollouts, our pairs, or preferences in another trainer's format.
+
+    The question comes from `by_id`; a preference may have its own, with a `document` but no facts. `whose` names the
+    owner of the ids of `by_id` in errors. Bad objects go to `dropped`. Raises DataError.
+    """
+    dropped = dropped or Dropped(path)
+    return dropped.sift(objects(path, dropped), lambda found: given(found[1], by_id, whose, found[0]))
+
+
+def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where: str) -> Given:
+    """The answers of one object. Raises RecordError."""
+    if "prompt_token_ids" in item:
+        pair = record(PreferencePair, item, where)
+        return where, _named(pair.question_id, by_id, whose, where), (pair.chosen.rollout, pair.rejected.rollout)
+    if "text" in item or set(SIDES).isdisjoint(item):
+        answer = rollout(item, where)
+        return where, _named(answer.question_id, by_id, whose, where), (answer,)
+    return where, *_of_preference(item, by_id, where)
+
+
+def rollout(item: dict[str, Any], where: str) -> Rollout:
+    """An answer from any source. Raises RecordError naming `where` and the field."""
+    refuse_list(item, where)
+    answer = record(Answer, item, where)
+    found = Rollout(**{each.name: getattr(answer, each.name) for each in fields(Rollout)})
+    refuse_impossible(found, where)
+    return found
+
+
+def _named(question_id: str, by_id: Mapping[str, Question], whose: str, where: str) -> Question:
+    question = by_id.get(question_id)
+    if question is None:
+        message = f"{where}: question_id: expected that of {whose} (--questions), got {question_id!r}"
+        raise RecordError(message, Reason.UNKNOWN_QUESTION)
+    return question
+
+
+def _of_preference(
+    item: Mapping[str, Any], by_id: Mapping[str, Question], where: str
+) -> tuple[Question, tuple[Rollout, ...]]:
+    preference = formats.preference(item, where)
+    document = item.get("document")
+    if document is not None and not isinstance(document, str):
+        raise RecordError(f"{where}: document: expected text, got {shown(document)}", Reason.INVALID_FIELD)
+    own = Question(preference.question_id, preference.topic, preference.prompt, document)
+    question = by_id.get(own.id, own)
+    for name in ("prompt", "document"):
+        if getattr(own, name) not in (None, getattr(question, name)):
+            message = f"{where}: {name}: expected that of question {own.id!r} (--questions), got another"
+            raise RecordError(message, Reason.INVALID_FIELD)
+    texts = [getattr(preference, side).text for side in SIDES]
+    return question, tuple(Rollout(own.id, sample, (), text, "stop", 0) for sample, text in enumerate(texts))

@@ -1,0 +1,242 @@
+"""Questions: reading, checking, splitting by topic, and checking that prompts fit the policy's context."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.annotation.sentences import LANGUAGES
+from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.formats.conversation import Messages, messages
+from maskdpo_ray.data.jsonl import objects, refuse_list
+from maskdpo_ray.errors import DataError, RecordError, shown
+from maskdpo_ray.models import prompts
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.records import Question
+
+BUILTIN = ("countries", "elements")
+
+
+FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language")
+
+
+LONGEST_NAME = 200
+"""Of an id and a topic, characters."""
+
+
+def load(source: str, dropped: Dropped | None = None) -> list[Question]:
+    """Questions of `builtin:countries`, `builtin:elements` or a file of JSON objects, in their order.
+
+    An object needs only `prompt`: a string, or chat messages that end with the user's. Without `id` its id is
+    `source:line number`, without `topic` its topic is its id. Bad ones go to `dropped`. Raises DataError.
+    """
+    dropped = dropped or Dropped(source)
+    if source.startswith("builtin:"):
+        name = source.removeprefix("builtin:")
+        if name not in BUILTIN:
+            known = ", ".join(f"builtin:{domain}" for domain in BUILTIN)
+            raise DataError(f"{source}: expected one of {known}, or a JSON Lines file")
+        found = list(importlib.import_module(f"maskdpo_ray.domains.{name}").questions())
+        dropped.records = len(found)
+        return found
+    places: dict[str, str] = {}
+
+    def question(found: tuple[str, dict[str, Any]]) -> Question:
+        where, value = found
+        refuse_list(value, where)
+        made = _question(value, where)
+        if first := places.get(made.id):
+            message = f"{where}: id: expected an id of its own, got {made.id!r} again, first at {first}"
+            raise RecordError(message, Reason.DUPLICATE)
+        places[made.id] = where
+        return made
+
+    return list(dropped.sift(objects(Path(source), dropped), question))
+
+
+def split_by_topic(
+    questions: Sequence[Question], num_eval_topics: int, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """(training, evaluation): `num_eval_topics` topics, drawn by `seed`, with all their questions.
+
+    A topic's place in the draw depends on its name and the seed alone: neither the order of `questions` nor
+    another topic's presence changes it. Both lists come in the order of the draw. Raises DataError when no
+    topic would be left for training.
+    """
+    topics = _drawn_topics(questions, seed)
+    if len(topics) <= num_eval_topics:
+        raise DataError(
+            f"data.num_eval_topics: expected fewer than the {len(topics)} topics of data.train, got {num_eval_topics}"
+        )
+    ordered = _in_order_of(topics, questions)
+    held_out = set(topics[:num_eval_topics])
+    train = [question for question in ordered if topic_key(question.topic) not in held_out]
+    return train, [question for question in ordered if topic_key(question.topic) in held_out]
+
+
+def limit_topics(questions: Sequence[Question], num_topics: int | None, seed: int) -> list[Question]:
+    """The questions of `num_topics` topics, drawn as by `split_by_topic`; of all topics when None.
+
+    Raises DataError when there are fewer.
+    """
+    topics = _drawn_topics(questions, seed)
+    if num_topics is not None and len(topics) < num_topics:
+        raise DataError(
+            f"data.num_transfer_topics: expected at most the {len(topics)} topics of data.transfer, got {num_topics}"
+        )
+    return _in_order_of(topics[:num_topics], questions)
+
+
+def check_disjoint(
+    train: Sequence[Question], evaluation: Sequence[Question], transfer: Sequence[Question] = ()
+) -> None:
+    """Refuse a topic, a prompt or an id that stands in two of the three sets. Raises DataError."""
+    sets = {"training": train, "evaluation": evaluation, "transfer": transfer}
+    what: dict[str, Callable[[Question], str]] = {
+        "topic": lambda question: topic_key(question.topic),
+        "id": lambda question: question.id,
+        # Catches leaks between questions without a topic, where every question is its own.
+        "prompt": lambda question: _normal(json.dumps(question.prompt, ensure_ascii=False)),
+    }
+    for field, key in what.items():
+        owner: dict[str, tuple[str, Question]] = {}
+        for name, questions in sets.items():
+            for question in questions:
+                first_name, first = owner.setdefault(key(question), (name, question))
+                if first_name != name:
+                    which = f"{getattr(first, field)!r} " if field != "prompt" else ""
+                    raise DataError(
+                        f"{field} {which}stands in both {first_name} (question {first.id!r}) and "
+                        f"{name} (question {question.id!r}): expected no {field} on two sides"
+                    )
+
+
+def topic_key(topic: str) -> str:
+    """The form in which topics are compared: "Rwanda" and " rwanda" are one."""
+    return _normal(topic)
+
+
+class Prompts:
+    """Checker of rendered prompts, one question after the other."""
+
+    def __init__(self, chat: Chat, max_len: int, max_new_tokens: int, vocab_size: int) -> None:
+        """`max_len`: limit of a prompt and its answer of `max_new_tokens` together, tokens."""
+        self._chat = chat
+        self._max_len = max_len
+        self._max_new_tokens = max_new_tokens
+        self._vocab_size = vocab_size
+        self._asked: dict[bytes, Question] = {}
+        self.longest = 0
+        """Length of the longest prompt, tokens."""
+
+    def check(self, question: Question) -> Question:
+        """The question, if it is usable.
+
+        Raises RecordError when the template refuses it or leaves a turn out, when its prompt leaves no room for
+        the answer, has no text, has a token id that the model lacks, or equals the prompt of other messages; ModelError
+        as `Chat.prompt_ids`.
+        """
+        where = f"question {question.id!r}"
+        prompts.refuse_left_out(self._chat, question.prompt, f"{where}: prompt")
+        ids = self._chat.prompt_ids(question)
+        length, room = len(ids), self._max_len - self._max_new_tokens
+        if not self._chat.tokenizer.decode(ids, skip_special_tokens=True).strip():
+            message = f"{where}: expected text from the model's chat template, got {length} tokens without text"
+            raise RecordError(message, Reason.EMPTY_PROMPT)
+        if max(ids) >= self._vocab_size:
+            message = f"{where}: expected token ids below the model's vocab_size {self._vocab_size}, got {max(ids)}"
+            raise RecordError(message, Reason.OUTSIDE_VOCABULARY)
+        first = self._asked.setdefault(hashlib.sha256(repr(ids).encode()).digest(), question)
+        if first.prompt != question.prompt:
+            expected = "expected a prompt of its own from the model's chat template"
+            raise RecordError(f"{where}: {expected}, got that of {first.id!r} too", Reason.NOT_RENDERED)
+        if length > room:
+            raise RecordError(
+                f"{where}: expected a prompt of at most {room} tokens (context "
+                f"{self._max_len}, less rollout.max_new_tokens {self._max_new_tokens}), got {length}",
+                Reason.TOO_LONG,
+            )
+        self.longest = max(self.longest, length)
+        return question
+
+
+def _normal(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _drawn_topics(questions: Iterable[Question], seed: int) -> list[str]:
+    """Keys of the topics, in a seeded order that no other topic's presence changes."""
+    keys = {topic_key(question.topic) for question in questions}
+    return sorted(keys, key=lambda key: (hashlib.sha256(f"{seed}\0{key}".encode()).digest(), key))
+
+
+def _in_order_of(topics: Sequence[str], questions: Iterable[Question]) -> list[Question]:
+    place = {key: i for i, key in enumerate(topics)}
+    chosen = [question for question in questions if topic_key(question.topic) in place]
+    return sorted(chosen, key=lambda question: (place[topic_key(question.topic)], question.id))
+
+
+def _question(value: Mapping[str, Any], where: str) -> Question:
+    for name in value:
+        if name not in FIELDS:
+            expected = f"expected one of the fields {', '.join(FIELDS)}"
+            raise RecordError(f"{where}: {name}: {expected}", Reason.INVALID_FIELD)
+    if "prompt" not in value:
+        message = f"{where}: prompt: expected a string or chat messages, got nothing"
+        raise RecordError(message, Reason.EMPTY_PROMPT)
+    question_id = _name(value, "id", where) or where
+    facts = value.get("facts")
+    if facts is not None and not isinstance(facts, dict):
+        raise RecordError(f"{where}: facts: expected an object, got {shown(facts)}", Reason.INVALID_FIELD)
+    language = _text(value, "language", where) or "en"
+    if language not in LANGUAGES:
+        message = f"{where}: language: expected one of {', '.join(LANGUAGES)}, got {language!r}"
+        raise RecordError(message, Reason.INVALID_FIELD)
+    return Question(
+        id=question_id,
+        topic=_name(value, "topic", where) or question_id,
+        prompt=_prompt(value["prompt"], f"{where}: prompt"),
+        document=_text(value, "document", where),
+        facts=facts,
+        answer=_text(value, "answer", where),
+        language=language,
+    )
+
+
+def _text(value: Mapping[str, Any], name: str, where: str) -> str | None:
+    """A field that may be missing or null, but not empty."""
+    text = value.get(name)
+    if text is not None and not (isinstance(text, str) and text.strip()):
+        message = f"{where}: {name}: expected text that is not empty, got {shown(text)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
+    return text
+
+
+def _name(value: Mapping[str, Any], name: str, where: str) -> str | None:
+    """A field like `_text` that ledgers, reports and terminals show on one line."""
+    text = _text(value, name, where)
+    if text is not None and len(text) > LONGEST_NAME:
+        message = f"{where}: {name}: expected at most {LONGEST_NAME} characters, got {len(text)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
+    if text is not None and any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
+        message = f"{where}: {name}: expected no control characters or line ends, got {shown(text)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
+    return text
+
+
+def _prompt(value: Any, where: str) -> Messages:
+    prompt = messages(value, where)
+    for i, message in enumerate(prompt):
+        if message["role"] == "system" and i > 0:
+            expected = f"{where}[{i}].role: expected the system message first, got it as message {i + 1}"
+            raise RecordError(expected, Reason.INVALID_MESSAGES)
+    if prompt[-1]["role"] not in ("user", "tool"):
+        last = f"{where}[{len(prompt) - 1}].role"
+        expected = f"{last}: expected the user's message last, got {prompt[-1]['role']!r}"
+        raise RecordError(expected, Reason.INVALID_MESSAGES)
+    return prompt

@@ -1,0 +1,123 @@
+"""The evaluation that another one is compared with: what `--against FOLDER[:VERSION]` names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray import json_file, stage_files
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.entries import Finished, find_finished
+from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.evaluation.intervals import refuse_other_topics, topics_of
+from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
+from maskdpo_ray.evaluation.metrics import Evaluation
+from maskdpo_ray.records import Question
+from maskdpo_ray.store import files, fingerprint
+from maskdpo_ray.store.ledger import read_entries
+
+_SAMPLING = ("temperature", "top_k", "top_p")
+
+
+_JUDGES = {"annotation.annotator": "annotation.options", "eval.evaluator": "eval.options"}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A finished evaluation of a run folder."""
+
+    run: Path
+    version: int
+    """Of the policy that was evaluated."""
+    other_options: tuple[str, ...]
+    """Fields of the config that its judges had other values of."""
+    other_sampling: tuple[str, ...]
+    """The same for the sampling options of its answers."""
+
+    @property
+    def folder(self) -> Path:
+        """The evaluation's."""
+        return self.run / f"eval_{self.version:03d}"
+
+    @classmethod
+    def find(cls, name: str, config: Config, questions: Mapping[str, Sequence[Question]]) -> Baseline:
+        """What `name` names: FOLDER:VERSION, or FOLDER for its last version that is finished.
+
+        Raises RunFolderError unless it is of the topics of `questions` (by split), by the judges of `config`, and as
+        its run left it.
+        """
+        run, version = _parsed(name)
+        if not files.is_run_folder(run):
+            raise RunFolderError(f"--against: expected a run folder, or FOLDER:VERSION, got {name!r}")
+        before = fingerprint.flatten(fingerprint.read(run / "config.yaml") or {})
+        now = fingerprint.flatten(json.loads(json.dumps(cli.resolved(config))))
+        other_options = _compare_judges(run, before, now)
+        sampled = _sampling(before), _sampling(now)
+        other_sampling = tuple(name for name in sampled[1] if sampled[0][name] != sampled[1][name])
+        finished = _finished(run, questions)
+        if version is None:
+            version = max(finished, default=None)
+        if version not in finished:
+            which = "" if version is None else f" of policy {version}"
+            got = f"those of policies {', '.join(map(str, sorted(finished)))}" if finished else "none"
+            splits = ", ".join(questions)
+            raise RunFolderError(f"--against: {run}: expected a finished evaluation ({splits}){which}, got {got}")
+        found = cls(run, version, other_options, other_sampling)
+        for entry, (split, asked) in zip(finished[version], questions.items(), strict=True):
+            stage_files.check(run, entry.files, f"stage {entry.stage!r}")
+            found._refuse_other_topics(f"{split}.json", Evaluation, asked)
+            if config.eval.is_judged:
+                found._refuse_other_topics(f"{split}-judged.json", JudgedEvaluation, asked)
+        return found
+
+    def _refuse_other_topics(self, name: str, kind: Any, asked: Sequence[Question]) -> None:
+        file = self.folder / name
+        try:
+            found = json_file.read(file, kind)
+            refuse_other_topics([*found.topic_sums, *found.left_out], topics_of(asked).values())
+        except ValueError as error:
+            raise RunFolderError(f"--against: {file}: {error}") from None
+
+
+def _parsed(name: str) -> tuple[Path, int | None]:
+    folder, _, version = name.rpartition(":")
+    if os.path.isdir(name) or not re.fullmatch("[0-9]{1,9}", version):
+        return Path(name), None
+    return Path(folder), int(version)
+
+
+def _sampling(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Sampling options of evaluated answers: those of `eval`, by default those of `rollout`."""
+    own = {name: flat.get(f"eval.{name}") for name in _SAMPLING}
+    return {f"eval.{name}": flat.get(f"rollout.{name}") if value is None else value for name, value in own.items()}
+
+
+def _compare_judges(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options that differ. Raises RunFolderError when a judge is another one."""
+    for judge in (*_JUDGES, "eval.perplexity_model"):
+        if before.get(judge) != now[judge]:
+            raise RunFolderError(
+                f"{judge}: expected {before.get(judge)!r}, as in {run} (--against), got {now[judge]!r}"
+            )
+
+    def of(flat: Mapping[str, Any], name: str) -> dict[str, Any]:
+        return {key: value for key, value in flat.items() if key.startswith(name) and value not in (None, {})}
+
+    return tuple(options for options in _JUDGES.values() if of(before, options) != of(now, options))
+
+
+def _finished(run: Path, splits: Mapping[str, Any]) -> dict[int, list[Finished]]:
+    """Policy version -> the ledger's line of each split, for the versions that have all of them."""
+    entries = read_entries(run / "ledger.jsonl")
+    finished = {}
+    for version in {entry.iteration for entry in entries if isinstance(entry, Finished)}:
+        found = [find_finished(entries, f"evaluate-{split}", version) for split in splits]
+        if all(found):
+            finished[version] = [entry for entry in found if entry is not None]
+    return finished

@@ -1,0 +1,139 @@
+"""Short answers against standard answers: correct, incorrect or unsure.
+
+After the verifier of self-memory alignment (Zhang et al. 2025); it counts answers that don't know as incorrect, here
+they are counted apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from maskdpo_ray.annotation.llm.judge import Reply, ask
+from maskdpo_ray.annotation.llm.tags import Tags
+from maskdpo_ray.annotation.plugins import require_count
+from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.evaluation.evaluators.abstention import abstains
+from maskdpo_ray.evaluators import asking
+from maskdpo_ray.evaluators.words import folded
+from maskdpo_ray.records import SUPPORTED, UNPARSED, UNSUPPORTED, JudgedFact, Judgement, Question, Rollout
+
+_VERIFY = """Compare a candidate answer to a question with the standard answer.
+Correct: it answers the question and agrees with the standard answer, in whatever words; what else it says does not \
+matter.
+Incorrect: it contradicts the standard answer, or answers something else.
+Unsure: it does not commit itself, or says that it does not know.
+
+Question: {question}
+Standard answer: {standard}
+Candidate answer: {candidate}
+
+Reply with one word: Correct, Incorrect or Unsure."""
+
+
+_UNSURE = "unsure"
+
+
+_VERDICTS = Tags({"Correct": SUPPORTED, "Incorrect": UNSUPPORTED, "Unsure": _UNSURE})
+
+
+_VERDICT_TOKENS = 32
+
+
+_WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")  # a Chinese character is one
+
+
+_ARTICLES = frozenset(("a", "an", "the"))
+
+
+class ShortAnswer:
+    """One fact an answer: the standard answer, found in it or not. By comparing words, or with a model as `judge`."""
+
+    def __init__(
+        self,
+        judge: str | None = None,
+        judge_options: Mapping[str, Any] | None = None,
+        max_concurrency: int | None = None,
+    ) -> None:
+        """Nothing is started.
+
+        Args:
+            judge: `vllm`, `http` or `python:package.module:Class` (see docs/annotators.md); none: words are compared.
+            judge_options: keyword arguments of the judge.
+            max_concurrency: questions that one actor judges at once; none: 16 with a judge, else 1.
+
+        Raises ConfigError.
+        """
+        concurrency = (1 if judge is None else 16) if max_concurrency is None else max_concurrency
+        require_count("eval.options.max_concurrency", concurrency)
+        self.max_concurrency = concurrency
+        self._judge = asking.build(judge, judge_options, _VERDICT_TOKENS)
+        self.num_gpus = getattr(self._judge, "num_gpus", 0)
+
+    def check(self, question: Question) -> None:
+        """Refuse a question without a standard answer. Raises DataError."""
+        if not normal(question.answer or ""):
+            expected = "expected a standard answer for the short_answer evaluator"
+            raise DataError(f"question {question.id!r}: answer: {expected}, got {shown(question.answer)}")
+
+    def start(self) -> None:
+        """Start the judge. Raises UserError, one line, when that fails."""
+        if self._judge is not None:
+            asking.start(self._judge)
+
+    def judge(self, items: Sequence[tuple[Question, Rollout]]) -> list[Judgement]:
+        """See `Evaluator.judge`: one fact, or an abstention."""
+        facts = [
+            None if verdict is None else JudgedFact(rollout.text.strip(), verdict, evidence)
+            for (_, rollout), (verdict, evidence) in zip(items, self._verdicts(items), strict=True)
+        ]
+        return [
+            Judgement(rollout.question_id, rollout.sample, () if fact is None else (fact,), abstained=fact is None)
+            for (_, rollout), fact in zip(items, facts, strict=True)
+        ]
+
+    def _verdicts(self, items: Sequence[tuple[Question, Rollout]]) -> list[tuple[str | None, str | None]]:
+        """(verdict, None when the answer is unsure; evidence) of each."""
+        found = [_by_words(question.answer or "", rollout.text) for question, rollout in items]
+        by_words = [(verdict, question.answer) for (question, _), verdict in zip(items, found, strict=True)]
+        if self._judge is None:
+            return by_words
+        # A judge is asked of all but abstentions and answers that are the standard answer, word for word.
+        prompts = {
+            i: _VERIFY.format(
+                question=question.prompt[-1]["content"], standard=question.answer, candidate=rollout.text.strip()
+            )
+            for i, (question, rollout) in enumerate(items)
+            if found[i] is not None and normal(rollout.text) != normal(question.answer or "")
+        }
+        distinct = list(dict.fromkeys(prompts.values()))
+        if not distinct:
+            return by_words
+        asked = ask(self._judge, [[{"role": "user", "content": prompt}] for prompt in distinct], _VERDICT_TOKENS)
+        replies = dict(zip(distinct, asked, strict=True))
+        return [
+            _verdict(replies[prompts[i]], question.answer) if i in prompts else by_words[i]
+            for i, (question, _) in enumerate(items)
+        ]
+
+
+def normal(text: str) -> tuple[str, ...]:
+    """The words of `text` without case, accents, punctuation and articles; "1,000" is "1000"."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", folded(text))
+    return tuple(word for word in _WORD.findall(plain) if word not in _ARTICLES)
+
+
+def _by_words(standard: str, answer: str) -> str | None:
+    if abstains(answer):
+        return None
+    sought, held = normal(standard), normal(answer)
+    starts = range(len(held) - len(sought) + 1)
+    return SUPPORTED if any(held[i : i + len(sought)] == sought for i in starts) else UNSUPPORTED
+
+
+def _verdict(reply: Reply, standard: str | None) -> tuple[str | None, str | None]:
+    verdict = None if reply.fault is not None else _VERDICTS.meaning(reply.text)
+    if verdict is None:
+        return UNPARSED, reply.quoted()
+    return None if verdict == _UNSURE else verdict, standard

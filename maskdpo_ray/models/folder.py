@@ -1,0 +1,364 @@
+"""The folder of a model: its files are whole and fit each other, and training can use what they describe."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray import plain_model, weights_file
+from maskdpo_ray.config.schema import ModelConfig, VllmConfig
+from maskdpo_ray.errors import ConfigError, MaskError, ModelError, shown
+from maskdpo_ray.models import other_folders
+from maskdpo_ray.models.token_spans import token_spans
+from maskdpo_ray.quiet import quiet
+
+_DTYPES = ("BF16", "F16", "F32", "F64")
+
+
+_OURS = ("messages", "add_generation_prompt", "strftime_now", "raise_exception", "tojson")
+"""Variables that every chat template gets."""
+
+
+_SPELLED = ("Its capital is Kigali. It lies in Asia.", "A river's length: 3.5 km, is it?\n\n- Yes, it is!")
+"""Sample texts, similar to answers."""
+
+
+Shapes = dict[str, list[int]]
+"""Tensor name -> shape."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a checked folder holds."""
+
+    file: Path
+    """Its config.json."""
+    config: Any
+    """The same as transformers reads it, defaults filled in."""
+    tokenizer: Any
+    context: int
+    """Longest sequence, tokens."""
+
+
+@quiet()
+def load(model: ModelConfig) -> ModelFolder:
+    """Read all of a model but its weights' bytes. Raises ModelError (one line) for what a run would trip over."""
+    from transformers import AutoConfig
+
+    folder = Path(model.model_name_or_path)
+    file = folder / "config.json"
+    if not os.path.isfile(file):  # Path.is_file raises when the name is too long
+        expected = f"expected a Hugging Face folder with config.json, got {str(folder)!r}"
+        given = model.model_name_or_path
+        raise ModelError(f"model.model_name_or_path: {expected}{other_folders.described(given)}")
+    described = _json_object(file)
+    plain_model.check(folder, described)
+    context = described.get("max_position_embeddings")
+    if type(context) is not int or context < 1:
+        raise ModelError(f"{file}: max_position_embeddings: expected a whole number above 0, got {shown(context)}")
+    layers = described.get("num_hidden_layers", 1)
+    if type(layers) is not int or layers < 1:
+        raise ModelError(f"{file}: num_hidden_layers: expected a whole number above 0, got {shown(layers)}")
+    shapes = _shapes(folder)
+    config = _load(AutoConfig, "a model that transformers knows", model)
+    for name in ("attn_logit_softcapping", "alibi"):  # transformers' SDPA leaves the first out without a word
+        if value := getattr(config, name, None):
+            raise ModelError(f"{file}: {name}: expected none, training can't compute it, got {shown(value)}")
+    if not model.trust_remote_code:  # a model's own code may load its weights in a way of its own
+        _check_class(config, shapes, file)
+    tokenizer = load_tokenizer(model)
+    # Without the tokens that were added to it: where the model has no row for one of those, no prompt may use it.
+    needed = max(tokenizer.vocab_size, tokenizer.eos_token_id + 1)
+    vocab_size = getattr(config, "vocab_size", None)
+    if type(vocab_size) is not int or vocab_size < needed:
+        raise ModelError(f"{file}: vocab_size: expected the tokenizer's {needed} or more, got {shown(vocab_size)}")
+    _refuse_ends(folder / "generation_config.json", vocab_size)
+    return ModelFolder(file, config, tokenizer, context)
+
+
+def max_len(model: ModelFolder, vllm: VllmConfig) -> int:
+    """Longest sequence of a run, tokens, which every layer of the model attends to as a whole.
+
+    Raises ConfigError when `vllm.max_model_len` is above the model's context, ModelError as `check_attention` does.
+    """
+    limit = vllm.max_model_len or model.context
+    if limit > model.context:
+        raise ConfigError(f"vllm.max_model_len: expected at most the model's {model.context}, got {limit}")
+    check_attention(model.config, model.file, limit)
+    return limit
+
+
+def check_attention(config: Any, file: Path, max_len: int) -> None:
+    """Refuse a model in which a token does not attend to all before it, in sequences of up to `max_len` tokens.
+
+    Args:
+        config: as transformers reads it from `file`.
+
+    Raises ModelError: `forward.py` merges answers into trees, which is exact under full causal attention alone, where
+    positions count by themselves, whatever else is in the pass.
+    """
+    for each in ropes(config):
+        if each["rope_type"] != "longrope":
+            continue
+        original = each["original_max_position_embeddings"]
+        # transformers takes the factors that the longest sequence of a pass needs for all of the pass.
+        if not isinstance(original, int) or max_len > original:
+            raise ModelError(
+                f"{file}: rope_parameters: longrope has other positions in sequences above {original} tokens; "
+                f"expected vllm.max_model_len to be {original} or less, got {max_len}"
+            )
+    window = getattr(config, "sliding_window", None)
+    is_sliding = window and getattr(config, "use_sliding_window", True)
+    layers = set(getattr(config, "layer_types", None) or (["sliding_attention"] if is_sliding else []))
+    others = sorted(layers - {"full_attention", "sliding_attention"})
+    if others:
+        raise ModelError(f"{file}: layer_types: expected full_attention in every layer, got {others[0]!r}")
+    if "sliding_attention" in layers and (window is None or window < max_len):
+        raise ModelError(
+            f"{file}: sliding_window: expected full attention, or a window of at least {max_len} "
+            f"(vllm.max_model_len, by default the model's context), got {window}"
+        )
+
+
+def ropes(config: Any) -> list[dict[str, Any]]:
+    """The rope parameters of a config of transformers: one for all layers, or one for each type of layers."""
+    given = getattr(config, "rope_parameters", None) or {}
+    return [each for each in (given, *given.values()) if isinstance(each, dict) and "rope_type" in each]
+
+
+@quiet()
+def check_weights(auto: Any, config: Any, folder: Path, expected: str) -> None:
+    """Refuse a folder whose weights lack parameters of its config.json, or have others' shapes.
+
+    Args:
+        auto: transformers' auto class that will load it.
+        config: as transformers reads it from there.
+        expected: what kind of model it should be, in words.
+
+    Raises ModelError.
+    """
+    _, report = _load_shapes(auto, config, _shapes(folder, dtypes=None), folder / "config.json", expected)
+    _refuse_misfits(report, folder)
+
+
+def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
+    """Check how the model reads a prompt, and that its weights are those of its config.json."""
+    from transformers import AutoModelForCausalLM
+
+    from maskdpo_ray.training import tree_attention
+
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(f"{file}: quantization_config: expected none, training needs plain weights")
+    if config.is_encoder_decoder:
+        raise ModelError(f"{file}: is_encoder_decoder: expected false, got true")
+    model, report = _load_shapes(AutoModelForCausalLM, config, shapes, file, "a causal language model")
+    kind = type(model)
+    takes = inspect.signature(kind.forward).parameters
+    if kind._is_stateful or not {"position_ids", "logits_to_keep"} <= takes.keys():
+        raise ModelError(
+            f"{file}: model_type: expected a decoder of attention layers that takes position_ids and "
+            f"logits_to_keep, got {config.model_type!r}"
+        )
+    named = getattr(config, "architectures", None) or []
+    if kind.__name__ not in named:  # the engines go by this name
+        raise ModelError(f"{file}: architectures: expected [{kind.__name__!r}], got {shown(named)}")
+    _refuse_misfits(report, file.parent)
+    if unexpected := sorted(report["unexpected_keys"]):
+        raise ModelError(
+            f"{file.parent}: expected no weights but those of config.json, got {len(unexpected)} more: {unexpected[0]}"
+        )
+    tree_attention.check(model, file)
+
+
+def _load_shapes(auto: Any, config: Any, shapes: Shapes, file: Path, expected: str) -> tuple[Any, dict[str, Any]]:
+    """(the model, what transformers reports of loading these shapes as it will load the tensors).
+
+    Transformers itself does it, on the meta device: it knows which names each model ties, renames and merges.
+    """
+    import torch
+
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    try:
+        with torch.device("meta"):
+            kind = type(auto.from_config(config))
+        model, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            device_map="meta",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # as in `_load`
+        raise ModelError(f"{file}: expected {expected}, got: {_reason(error)}") from error
+    return model, report
+
+
+def _refuse_misfits(report: dict[str, Any], folder: Path) -> None:
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, got, expected = mismatched[0]
+        raise ModelError(f"{folder}: {name}: expected the shape {list(expected)} of config.json, got {list(got)}")
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{folder}: expected a weight for every parameter of config.json, got none for {len(missing)}: {missing[0]}"
+        )
+
+
+def _shapes(folder: Path, dtypes: Collection[str] | None = _DTYPES) -> Shapes:
+    """Of the tensors that transformers would load, all of one of the `dtypes` if given.
+
+    Reads the header of every file of weights: a truncated file and a Git LFS pointer have none that fits.
+    """
+    files = {file.name for file in folder.glob("*.safetensors")}
+    index = folder / "model.safetensors.index.json"
+    loaded = {"model.safetensors"}
+    if index.exists():
+        names = _json_object(index).get("weight_map")
+        # In the folder itself: the checksum of a policy is that of the weights there.
+        if not isinstance(names, dict) or not all(_is_name(name) for name in names.values()):
+            raise ModelError(f"{index}: weight_map: expected {{tensor: file in the folder}}, got {shown(names)}")
+        if not loaded & files:  # a whole file goes before the parts
+            loaded = set(names.values())
+        files.update(names.values())
+    if not files:
+        instead = other_folders.weights(folder)
+        found = f"found {instead}" if instead else "found none"
+        raise ModelError(f"model.model_name_or_path: expected safetensors in {str(folder)!r}, {found}")
+    shapes: Shapes = {}
+    for name in sorted(files):
+        with weights_file.opened(folder / name) as weights:
+            for tensor in weights.keys() if name in loaded else []:
+                shapes[tensor] = weights.get_slice(tensor).get_shape()
+                if dtypes and (dtype := weights.get_slice(tensor).get_dtype()) not in dtypes:
+                    raise ModelError(f"{folder / name}: {tensor}: expected one of {', '.join(dtypes)}, got {dtype}")
+    return shapes
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(".safetensors") and Path(value).name == value
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """What a JSON file of the model holds. Raises ModelError when it is no object."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file}: expected JSON, got: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{file}: expected an object, got {type(value).__name__}")
+    return value
+
+
+@quiet()
+def load_tokenizer(model: ModelConfig) -> Any:
+    """The model's tokenizer with its chat template, checked. Raises ModelError and ConfigError (one line)."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    folder = Path(model.model_name_or_path)
+    is_usual = (folder / "tokenizer.json").is_file()
+    tokenizer = _load(AutoTokenizer, "a tokenizer" if is_usual else "a tokenizer (tokenizer.json is missing)", model)
+    file = folder / "generation_config.json"
+    if file.is_file():
+        try:  # as saving the trained policy will
+            GenerationConfig.from_pretrained(folder).validate(strict=True)
+        except Exception as error:
+            raise ModelError(f"{file}: expected settings that transformers saves, got: {_reason(error)}") from error
+    if model.chat_template is not None:
+        tokenizer.chat_template = template(model.chat_template)
+    if not tokenizer.chat_template:
+        raise ModelError(f"model.model_name_or_path: expected a chat template in {str(folder)!r}, found none")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model.model_name_or_path: expected an EOS token in {str(folder)!r}, found none")
+    try:  # now: later the question would be blamed
+        _refuse_options(tokenizer, model.chat_template_kwargs or {})
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": "A question?"}],
+            add_generation_prompt=True,
+            tokenize=False,
+            **(model.chat_template_kwargs or {}),
+        )
+    except ConfigError:
+        raise
+    except Exception as error:  # a template is a program, which can fail in any way
+        reason = f"{type(error).__name__}: {_reason(error)}"
+        where = folder if model.chat_template is None else f"model.chat_template: {model.chat_template}"
+        raise ModelError(f"{where}: expected a chat template that takes a question, got {reason}") from error
+    _refuse_unlocatable(tokenizer, folder)
+    return tokenizer
+
+
+def _refuse_ends(file: Path, vocab_size: int) -> None:
+    """Raise ModelError unless the tokens at which generation stops, if the file names any, are tokens of the model."""
+    given = _json_object(file).get("eos_token_id") if file.is_file() else None
+    for token in given if isinstance(given, list) else [] if given is None else [given]:
+        if type(token) is not int or not 0 <= token < vocab_size:
+            raise ModelError(
+                f"{file}: eos_token_id: expected token ids below the model's vocab_size {vocab_size}, "
+                f"got {shown(token)}"
+            )
+
+
+def template(file: str) -> str:
+    """Read the chat template from a file. Raises ConfigError about `model.chat_template` when there is none."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"model.chat_template: expected a file of a chat template, got {file!r}: {reason}") from None
+    if not text.strip():
+        raise ConfigError(f"model.chat_template: expected a file of a chat template, got {file!r}, which is empty")
+    return text
+
+
+def _refuse_options(tokenizer: Any, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError naming an argument that the chat template does not use, or that is always set."""
+    from transformers.utils.chat_template_utils import _get_template_variables
+
+    asked = _get_template_variables(tokenizer.get_chat_template())
+    known = sorted(asked - {*_OURS, *tokenizer.special_tokens_map})
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            expected = f"one of the names that the chat template asks for ({', '.join(known) or 'none'})"
+            raise ConfigError(f"model.chat_template_kwargs: expected {expected}, got {name!r}{hint}")
+
+
+def _refuse_unlocatable(tokenizer: Any, folder: Path) -> None:
+    """Raise ModelError for a tokenizer whose tokens never spell their text: masks would drop every pair."""
+    for text in _SPELLED:
+        try:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            shown = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        except Exception as error:  # broken settings can raise anything
+            reason = f"{type(error).__name__}: {_reason(error)}"
+            raise ModelError(f"{folder}: expected a tokenizer that reads text, got {reason}") from error
+        try:
+            token_spans(tokenizer, ids, shown)
+        except MaskError as error:
+            raise ModelError(
+                f"{folder}: expected a tokenizer whose tokens spell their text (byte-level BPE or SentencePiece), "
+                f"got {type(tokenizer).__name__}: {error}"
+            ) from None
+
+
+def _load(kind: Any, expected: str, model: ModelConfig) -> Any:
+    path = model.model_name_or_path
+    try:
+        return kind.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    except Exception as error:  # broken files make transformers raise errors of all kinds
+        raise ModelError(f"model.model_name_or_path: expected {expected} in {path!r}, got: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something, after the headings above it."""
+    text = repr(error) if isinstance(error, LookupError) else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
+    return " ".join(lines[: first + 1]) or type(error).__name__

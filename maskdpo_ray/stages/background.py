@@ -1,0 +1,95 @@
+"""A stream that another thread draws from, so that its producers continue while this thread does something else."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+_LOOK_S = 0.1
+
+
+_LEAVE_S = 10.0
+"""Longest wait for the thread when the stream is left before its end; it is a daemon."""
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None
+
+
+class Beside(Generic[Item]):
+    """A context manager; what comes is handed out by `ready` and `rest`, to one thread, in the stream's order."""
+
+    def __init__(self, stream: Iterable[Item], stop: Callable[[], None], most: int) -> None:
+        """At most `most` items wait here. `stop` ends the stream soon; called when this is left before its end."""
+        self._stream, self._stop = stream, stop
+        self._waiting: queue.Queue[Item | _End] = queue.Queue(most)
+        self._is_left = threading.Event()
+        self._has_ended = False
+        self._thread = threading.Thread(target=self._draw, name="beside", daemon=True)
+
+    def __enter__(self) -> Beside[Item]:
+        self._thread.start()
+        return self
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `ready` has something to give, or to raise."""
+        return not self._waiting.empty()
+
+    def ready(self) -> Iterator[Item]:
+        """What has come, without waiting for more. Raises what the stream raised."""
+        while not self._has_ended:
+            try:
+                item = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            yield from self._given(item)
+
+    def rest(self) -> Iterator[Item]:
+        """All that comes until the stream ends. Raises what the stream raised."""
+        while not self._has_ended:
+            yield from self._given(self._waiting.get())
+
+    def _given(self, item: Item | _End) -> Iterator[Item]:
+        if not isinstance(item, _End):
+            yield item
+            return
+        self._has_ended = True
+        if item.error is not None:
+            raise item.error
+
+    def _draw(self) -> None:
+        error = None
+        try:
+            for item in self._stream:
+                if not self._put(item):
+                    return
+        except BaseException as raised:  # whoever takes the items is to know
+            error = raised
+        self._put(_End(error))
+
+    def _put(self, item: Item | _End) -> bool:
+        """Whether there was room before this was left."""
+        while not self._is_left.is_set():
+            try:
+                self._waiting.put(item, timeout=_LOOK_S)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_left.set()
+        if not self._has_ended:
+            self._stop()
+        self._thread.join(_LEAVE_S)

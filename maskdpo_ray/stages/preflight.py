@@ -1,0 +1,167 @@
+"""Everything that can be checked before an actor starts: fail now, not after an hour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from maskdpo_ray import engine_limits
+from maskdpo_ray.annotation import protocol as annotators
+from maskdpo_ray.annotation.protocol import Annotator
+from maskdpo_ray.config.schema import Config, DataConfig
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.errors import ConfigError, DataError, RecordError
+from maskdpo_ray.evaluation.evaluators import protocol as evaluators
+from maskdpo_ray.evaluation.evaluators.guarded import Guarded
+from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity
+from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
+from maskdpo_ray.models import chat, folder, lora_targets
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.pairing.masks import MaskPolicy
+from maskdpo_ray.records import Question
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checked inputs of a run."""
+
+    train: Sequence[Question]
+    evaluation: dict[str, Sequence[Question]]
+    """By split: `heldout`, and `transfer` when there is a second domain."""
+    annotator: Annotator
+    chat: Chat
+    evaluator: Evaluator | None = None
+    """None where nothing but the annotator judges."""
+    dropped: Sequence[Dropped] = ()
+    """Records read from each source of questions."""
+
+    def dropped_lines(self) -> list[str]:
+        """The dropped records, in words."""
+        return [line for each in self.dropped for line in each.lines()]
+
+    def dropped_json(self) -> dict[str, Any]:
+        """The summary's entry for dropped records; empty if none were."""
+        found = {str(each.source): each.to_json() for each in self.dropped if each.counts}
+        return {"dropped": found} if found else {}
+
+
+@dataclass
+class Splits:
+    """The questions of a config."""
+
+    train: list[Question]
+    """Training questions."""
+    evaluation: dict[str, Sequence[Question]]
+    """Evaluation questions by split."""
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    """Dropped records by split, including `train`; shared by two splits that come from one source."""
+
+    def sift(self, make: Callable[[str, Question], Question]) -> None:
+        """Keep the questions for which `make(split, question)` does not raise RecordError."""
+
+        def kept(split: str, asked: Sequence[Question]) -> list[Question]:
+            return list(self.dropped[split].sift(asked, lambda question: make(split, question)))
+
+        self.train = kept("train", self.train)
+        self.evaluation = {split: kept(split, asked) for split, asked in self.evaluation.items()}
+
+    def check(self) -> None:
+        """Raise DataError when too many were dropped, or all of a split."""
+        for dropped in self.sources:
+            dropped.check()
+        for split, asked in {"train": self.train, **self.evaluation}.items():
+            if not asked:
+                raise DataError(self.dropped[split].none_left(f"{split} questions"))
+
+    @property
+    def sources(self) -> list[Dropped]:
+        """The counters, each once."""
+        return list({id(each): each for each in self.dropped.values()}.values())
+
+
+def check(config: Config) -> Prepared:
+    """Load questions and tokenizer and check all that the config names.
+
+    Raises UserError (one line) for whatever a run would trip over later.
+    """
+    MaskPolicy.from_config(config.mask.policy)
+    annotator, evaluator = judges(config)
+    splits = load_questions(config.data)
+    splits.sift(lambda split, question: judgeable(annotator, None if split == "train" else evaluator, question))
+    splits.check()
+    model = folder.load(config.model)
+    lora_targets.check(config.lora, config.model, model.config)
+    limit = folder.max_len(model, config.vllm)
+    if config.rollout.max_new_tokens >= limit:
+        raise ConfigError(
+            f"rollout.max_new_tokens: expected less than the model's context ({limit}), which also holds the prompt, "
+            f"got {config.rollout.max_new_tokens}"
+        )
+    engine_limits.check_model(config, model.config, model.file, limit)
+    own = chat.of(config, model.tokenizer)
+    prompts = questions.Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
+    splits.sift(lambda _, question: prompts.check(question))
+    splits.check()
+    return Prepared(splits.train, splits.evaluation, annotator, own, evaluator, splits.sources)
+
+
+def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
+    """The annotator and, where there is one, the second evaluator, not started. Raises ConfigError and ModelError."""
+    annotator, evaluator = annotators.build(config.annotation.annotator, config.annotation.options), _evaluator(config)
+    _refuse_few_gpus("gpus_per_annotator", annotators.num_gpus(annotator), config.cluster.gpus_per_annotator)
+    if evaluator is not None:
+        _refuse_few_gpus("gpus_per_evaluator", evaluators.num_gpus(evaluator), config.cluster.gpus_per_evaluator)
+    return annotator, evaluator
+
+
+def judgeable(annotator: Annotator, evaluator: Evaluator | None, question: Question) -> Question:
+    """The question, if annotator and evaluator can judge answers to it; else RecordError."""
+    try:
+        annotators.check(annotator, question)
+        if evaluator is not None:
+            evaluators.check(evaluator, question)
+    except DataError as error:
+        raise RecordError(str(error), Reason.NOT_JUDGEABLE) from error
+    return question
+
+
+def _evaluator(config: Config) -> Evaluator | None:
+    options = config.eval
+    evaluator = None if options.evaluator is None else evaluators.build(options.evaluator, options.options)
+    if options.perplexity_model is None:
+        return evaluator
+    device = "cuda" if config.cluster.gpus_per_evaluator > 0 else "cpu"
+    asked = config.model.chat_template_kwargs, chat.clock(config)
+    return Guarded(evaluator, Perplexity(options.perplexity_model, config.rollout.max_new_tokens, device, *asked))
+
+
+def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:
+    """Raise ConfigError. Several actors may share one GPU, so any part of it will do; Ray gives more only whole."""
+    if reserved <= needed - 1:
+        expected = f"expected more than {needed - 1}, as its model runs on {needed} (device: cuda)"
+        raise ConfigError(f"cluster.{name}: {expected}, got {reserved:g}")
+
+
+def load_questions(data: DataConfig) -> Splits:
+    """The questions of the section `data`, without the bad records of its files. Raises DataError."""
+
+    def load(source: str) -> tuple[list[Question], Dropped]:
+        dropped = Dropped(source, data.max_dropped)
+        return questions.load(source, dropped), dropped
+
+    train, dropped = load(data.train)
+    by_split = {"train": dropped, "heldout": dropped}
+    if data.eval is None:
+        train, heldout = questions.split_by_topic(train, data.num_eval_topics, data.split_seed)
+    else:
+        heldout, by_split["heldout"] = load(data.eval)
+    evaluation: dict[str, Sequence[Question]] = {"heldout": heldout}
+    if data.transfer is not None:
+        transfer, by_split["transfer"] = load(data.transfer)
+        if data.num_transfer_topics is not None:
+            transfer = questions.limit_topics(transfer, data.num_transfer_topics, data.split_seed)
+        evaluation["transfer"] = transfer
+    questions.check_disjoint(train, heldout, evaluation.get("transfer", []))
+    return Splits(train[: data.max_questions], evaluation, by_split)
