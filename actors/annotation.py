@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from actors.faults import told
 from actors.host import Host, Stored
+from maskdpo_ray.annotation import replies
 from maskdpo_ray.annotation.protocol import Annotator
-from maskdpo_ray.annotators import conformance
 from maskdpo_ray.models import thinking
 from maskdpo_ray.records import Annotation, Question, Rollout
 
@@ -23,5 +23,5 @@ class AnnotationActor(Host[Annotator]):
         items = [(question, answer.rollout) for answer in answers]
         with self._clock, told():
             annotations = annotator.annotate(items)
-        conformance.refuse_faults(items, annotations)
+        replies.refuse_annotation_faults(items, annotations)
         return [answer.restored(labels) for answer, labels in zip(answers, annotations, strict=True)]

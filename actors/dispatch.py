@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 from actors.calls import first_line, is_death, message_of, reason
 from actors.pool import Pool
 from maskdpo_ray.errors import ActorLost, ClusterError, ReplyError, UserError
-from maskdpo_ray.stages.protocols import Failed
+from maskdpo_ray.records import Failed
 
 TRIES = 3
 """Failures after which a call is not repeated."""

@@ -22,5 +22,5 @@ class EvaluationActor(Host[Evaluator]):
         items = [(question, answer.rollout) for answer in thinking.judged(rollouts, evaluator)]
         with self._clock, told():
             judgements = evaluator.judge(items)
-        replies.refuse_faults(items, judgements)
+        replies.refuse_judgement_faults(items, judgements)
         return judgements

@@ -14,25 +14,19 @@ from statistics import fmean
 from typing import Any
 
 from actors import weights
-from actors.clock import BusyClock
 from actors.dispatch import Dispatcher, Failure, call_each
 from actors.host import Stored
 from actors.pool import Pool
+from actors.process import BusyClock
 from actors.ranks import Ranks
 from actors.rollout import Request, Sampling, refuse_faults, request_seed
-from maskdpo_ray import micro_batches
-from maskdpo_ray.config.schema import Config
+from maskdpo_ray.config.schema import Config, TrainConfig
 from maskdpo_ray.errors import ActorLost, ClusterError, ModelError, NotFiniteError
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Question
-from maskdpo_ray.stages.protocols import EVALUATE, Answered, Failed, Labelled
+from maskdpo_ray.records import EVALUATE, Answered, Failed, Labelled, PairLogps, Policy, Question, TrainingExample
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.training import batches as batching
 from maskdpo_ray.training import publication
-from maskdpo_ray.training.batches import TrainingExample
-from maskdpo_ray.training.reference import PairLogps
-from maskdpo_ray.training_config import TrainConfig
 
 _PUBLISHED_PAIRS = 16
 """Pairs whose log-probs are compared between the trained and the published policy."""
@@ -321,7 +315,7 @@ class TrainingGroup:
 
     def _split(self, examples: Sequence[TrainingExample]) -> list[list[list[int]]]:
         """For each rank its micro-batches, as places in `examples`."""
-        return micro_batches.split(examples, len(self._ranks), self._config.train, self._config.savings)
+        return batching.split(examples, len(self._ranks), self._config.train, self._config.savings)
 
     def _start_again(self, died: ActorLost, training: _Training) -> None:
         self._ranks.start_again(died, f"after step {training.checkpoints.step}")

@@ -6,9 +6,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from actors.clock import BusyClock
 from actors.faults import told
-from actors.lifetime import end_with_raylet
+from actors.process import BusyClock, end_with_raylet
 
 
 class Startable(Protocol):

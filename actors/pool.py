@@ -15,7 +15,7 @@ from typing import Any
 from actors.calls import first_line, is_death
 from maskdpo_ray.config.schema import ClusterConfig
 from maskdpo_ray.errors import ClusterError
-from maskdpo_ray.report.progress import note
+from maskdpo_ray.terminal import note
 
 
 @dataclass

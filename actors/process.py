@@ -1,17 +1,88 @@
-"""Cores of this machine that one process takes for itself, so that engines beside each other don't share them."""
+"""Processes that end with another one, however that one ends.
+
+How long an actor had work.
+
+Cores of this machine that one process takes for itself, so that engines beside each other don't share them.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import tempfile
+import threading
+import time
 from pathlib import Path
 
-_held: list[int] = []
+_INTERVAL_S = 0.5
+
+
+def end_with(pid: int) -> None:
+    """End this process soon after process `pid`. Returns at once."""
+    threading.Thread(target=_end_when_gone, args=(pid,), daemon=True, name="end-with-another").start()
+
+
+def end_with_raylet() -> None:
+    """In an actor: end with Ray's node, which ends with a driver that has its own.
+
+    Ray's workers look whether process 1 is their parent by now; where another one takes orphans (systemd's user
+    manager, a container's supervisor) they would keep memory and GPU for a minute that the next attempt needs.
+    """
+    import psutil
+
+    parent = psutil.Process().parent()
+    if parent is not None and parent.name() == "raylet":
+        end_with(parent.pid)
+
+
+def _end_when_gone(pid: int) -> None:
+    import psutil
+
+    try:
+        other = psutil.Process(pid)
+        while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_INTERVAL_S)
+    except psutil.NoSuchProcess:
+        pass  # already gone, which is what this waits for
+    os._exit(1)
+
+
+class BusyClock:
+    """Counts the seconds in which at least one block entered it; blocks may overlap, in threads too.
+
+    Example: `with clock: ...` around each piece of work, `clock.seconds()` at any time.
+    """
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._running = 0
+        self._since = 0.0
+        self._seconds = 0.0
+
+    def __enter__(self) -> None:
+        with self._changing:
+            if self._running == 0:
+                self._since = time.perf_counter()
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changing:
+            self._running -= 1
+            if self._running == 0:
+                self._seconds += time.perf_counter() - self._since
+
+    def seconds(self) -> float:
+        """Busy seconds so far, the running stretch included."""
+        with self._changing:
+            running = time.perf_counter() - self._since if self._running else 0.0
+            return self._seconds + running
+
+
+_held_cores: list[int] = []
 """Descriptors of locks, which end with this process."""
 
 
-def claim(count: int, folder: Path | None = None) -> list[int]:
+def claim_cores(count: int, folder: Path | None = None) -> list[int]:
     """`count` cores, in order: those that no other process has claimed, as long as they suffice, else the first ones.
 
     Args:
@@ -37,5 +108,5 @@ def claim(count: int, folder: Path | None = None) -> list[int]:
         for descriptor in locks.values():
             os.close(descriptor)
         return allowed[:count]
-    _held.extend(locks.values())
+    _held_cores.extend(locks.values())
     return list(locks)

@@ -8,7 +8,7 @@ from typing import Any
 from actors import calls
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ActorLost, ClusterError, UserError
-from maskdpo_ray.report.progress import note
+from maskdpo_ray.terminal import note
 
 _WHAT = "training rank"
 # More deaths than this in one iteration are no accident.

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors import weights
-from actors.clock import BusyClock
 from actors.host import Stored
-from actors.lifetime import end_with_raylet
+from actors.process import BusyClock, end_with_raylet
 from actors.vllm_process import CONFIG, Guard, set_environment
-from maskdpo_ray.engine_limits import BATCHED_TOKENS
+from maskdpo_ray.config.schema import BATCHED_TOKENS
 from maskdpo_ray.errors import ActorLost, ClusterError, RolloutError, one_line, shown
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Rollout
+from maskdpo_ray.records import Policy, Rollout
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""One DeepSpeed rank: log-probs under the policy, masked DPO steps, and the policy as an HF folder.
+"""Settings of one group of training ranks as plain values; maskdpo_ray/config/schema.py documents each.
+
+Loading a model from its folder into a rank, for training and the reference, and reading its weights back.
+
+One DeepSpeed rank: log-probs under the policy, masked DPO steps, and the policy as an HF folder.
 
 All methods but `address` are collective: every rank of the group calls them, in the same order.
 """
@@ -9,24 +13,120 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from actors import adapters, checkpoint_engine, loading, pair_logps, strategy
-from actors.lifetime import end_with_raylet
-from actors.training_settings import TrainingSettings
-from maskdpo_ray import stage_files, whole_file
-from maskdpo_ray.errors import NotFiniteError
+from actors import patches
+from actors import strategy as strategies
+from actors.process import end_with_raylet
+from actors.strategy import OptimizerSettings
+from maskdpo_ray.config.schema import LoraConfig, SavingsConfig
+from maskdpo_ray.errors import ModelError, NotFiniteError
+from maskdpo_ray.store import files
+from maskdpo_ray.training import reference as pair_logps
 
 if TYPE_CHECKING:
     import torch
 
-    from maskdpo_ray.entries import Proof
-    from maskdpo_ray.training.batches import TrainingExample
-    from maskdpo_ray.training.reference import PairLogps
+    from maskdpo_ray.records import PairLogps, TrainingExample
+    from maskdpo_ray.store.ledger import Proof
+
+
+DTYPES: dict[str, Literal["bfloat16", "float32"]] = {"bf16": "bfloat16", "fp32": "float32"}
+"""Config dtype -> torch's name."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    optimizer: OptimizerSettings
+    beta: float
+    zero_stage: int
+    param_dtype: Literal["bf16", "fp32"]
+    seed: int
+    device: Literal["cpu", "cuda"]
+    num_threads: int
+    timeout_s: float
+    adam_offload: bool = False
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    chat_template: str | None = None
+    lora: LoraConfig = LoraConfig()
+    savings: SavingsConfig = SavingsConfig()
+    engine_dtype: Literal["bfloat16", "float32"] = "float32"
+    """Dtype of the weights in engines, torch's name."""
+
+    @property
+    def sampled_dtype(self) -> Literal["bfloat16", "float32"]:
+        """The coarser of the published dtype and the engines' dtype, torch's name."""
+        return "bfloat16" if "bfloat16" in (DTYPES[self.param_dtype], self.engine_dtype) else "float32"
+
+
+def load_policy(path: str, strategy: Any, settings: TrainingSettings, any_rank: Callable[[bool], bool]) -> Any:
+    """An HF causal language model; under ZeRO-3 every rank holds its part only. Collective.
+
+    Args:
+        strategy: the result of `strategies.build`, set up.
+        any_rank: tells whether a condition holds on any rank.
+
+    Raises ModelError, on all ranks, unless the folder holds exactly the model's weights and all are finite.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from maskdpo_ray.training import lean_layers, tree_attention
+
+    with strategies.partitioned_loading(strategy):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, DTYPES[settings.param_dtype]),
+            use_safetensors=True,
+            trust_remote_code=settings.trust_remote_code,
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{path}: expected a weight for every parameter, {len(missing)} missing: {missing[0]}")
+    # A model with custom code may load its weights in its own way.
+    if (unexpected := sorted(report["unexpected_keys"])) and not settings.trust_remote_code:
+        raise ModelError(f"{path}: expected the model's weights only, {len(unexpected)} more: {unexpected[0]}")
+    odd = next((name for name, own in own_parts(model) if not own.isfinite().all()), "")
+    if any_rank(bool(odd)):
+        raise ModelError(f"{path}: expected finite weights, got NaN or infinity in {odd or 'the part of another rank'}")
+    if strategy.stage < 3:
+        model = model.to(strategies.device_of(settings.device))
+    if settings.savings.prefix_tree:
+        tree_attention.install(model)
+    if settings.savings.lean_layers:
+        lean_layers.install(model)
+    return model
+
+
+def own_parts(model: Any) -> list[tuple[str, torch.Tensor]]:
+    """(name, this rank's part) of each parameter."""
+    return [(name, getattr(each, "ds_tensor", each).data) for name, each in model.named_parameters()]
+
+
+def round_to(model: Any, dtype: str) -> None:
+    """Round each weight to `dtype` (torch's name) and back, in place, as an engine of that dtype does."""
+    import torch
+
+    for _, own in own_parts(model):
+        own.copy_(own.to(getattr(torch, dtype)))
+
+
+def state_dict(model: Any) -> dict[str, torch.Tensor]:
+    """Weights that own their memory, tied ones once: ZeRO keeps all in one flat buffer."""
+    seen: set[int] = set()
+    weights = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            weights[name] = tensor.detach().clone()
+    return weights
+
 
 # The folder that DeepSpeed makes within a checkpoint's.
 _TAG = "state"
@@ -62,11 +162,11 @@ class TrainingRank:
     def setup(self, master_addr: str, master_port: int) -> str | None:
         """Join the process group; once in the life of a rank. Returns what the user should know of this node."""
         settings = self._settings
-        strategy.prepare_process(
+        strategies.prepare_process(
             settings.device, self._rank, self._world_size, master_addr, master_port, settings.num_threads
         )
-        self._strategy = strategy.build(
-            strategy.StrategySettings(
+        self._strategy = strategies.build(
+            strategies.StrategySettings(
                 device=settings.device,
                 zero_stage=settings.zero_stage,
                 param_dtype=settings.param_dtype,
@@ -76,7 +176,7 @@ class TrainingRank:
             self._world_size,
         )
         self._strategy.setup_distributed(timeout=timedelta(seconds=settings.timeout_s))
-        return strategy.slow_dtype(settings.device, settings.param_dtype)
+        return strategies.slow_dtype(settings.device, settings.param_dtype)
 
     def begin(
         self,
@@ -106,14 +206,14 @@ class TrainingRank:
         if settings.gradient_checkpointing:
             lean_layers.recompute(model)
         if settings.lora.rank:
-            strategy.seed_everything(f"{seed}/adapters")  # the same on every rank
-            model = adapters.wrap(model, settings.lora)
+            strategies.seed_everything(f"{seed}/adapters")  # the same on every rank
+            model = strategies.wrap(model, settings.lora)
         self._tokenizer = AutoTokenizer.from_pretrained(policy_path, trust_remote_code=settings.trust_remote_code)
         if settings.chat_template is not None:  # a published policy renders prompts as in training
             self._tokenizer.chat_template = settings.chat_template
         cfg = settings.optimizer.for_openrlhf(total_steps)
         self._engine, _, _ = self._strategy.prepare((model, cfg))
-        self._engine.checkpoint_engine = checkpoint_engine.build()
+        self._engine.checkpoint_engine = patches.build_checkpoint_engine()
         self._seed, self._starts_at_reference = seed, starts_at_reference
         # Under ZeRO-3 a gradient here would corrupt DeepSpeed's per-layer pass counts, by which it reduces the
         # gradients of a step: only frozen models (reference, published policy) have their gradient compared there.
@@ -121,7 +221,7 @@ class TrainingRank:
         self._is_own_reference = settings.lora.rank > 0 and reference_path == policy_path
         if reference_path is not None and not self._is_own_reference:
             self._load_reference(reference_path)
-        strategy.free_memory(settings.device)  # of loading
+        strategies.free_memory(settings.device)  # of loading
 
     def reference_logps(
         self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
@@ -172,14 +272,14 @@ class TrainingRank:
         from maskdpo_ray.training.forward import response_logps
         from maskdpo_ray.training.objectives.dpo import check_first_logps, check_first_loss, masked_dpo_loss
 
-        engine, device = self._engine, strategy.device_of(self._settings.device)
+        engine, device = self._engine, strategies.device_of(self._settings.device)
         num_passes = self._num_passes(micro_batches)
         num_pairs = self._reduce([float(sum(len(batch) for batch in micro_batches))], "sum")[0]
         if num_pairs != global_batch_size:
             raise ValueError(f"the ranks hold {num_pairs:.0f} pairs, expected a global batch of {global_batch_size}")
         lr = engine.get_lr()[0]
         # So that dropout depends on the step, and not on what this process has done before.
-        strategy.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
+        strategies.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
         sums = [0.0] * 6
         for index in range(num_passes):
             # ZeRO reduces gradients in every backward pass, and steps after the last one only.
@@ -188,7 +288,7 @@ class TrainingRank:
             if references is None:
                 reference = self._reference_of(pairs)
             elif pairs:
-                reference = pair_logps.pad(references[index])
+                reference = pair_logps.pad_logps(references[index])
             self._set_learning()
             if not pairs:
                 engine.backward(self._filler_loss(engine, device))
@@ -211,7 +311,7 @@ class TrainingRank:
             loss, dtype = sums[0] / global_batch_size, self._settings.param_dtype
             check_first_loss(loss, self._settings.beta, dtype, sums[4], global_batch_size)
             check_first_logps(sums[5], dtype, sums[4])
-        strategy.trim_heap()  # of what the passes needed, before the optimizer needs as much
+        strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
         engine.step()
         grad_norm = self._strategy.get_grad_norm(engine)
         if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
@@ -238,13 +338,13 @@ class TrainingRank:
         if self._settings.zero_stage == 3:
             weights = self._engine._consolidated_16bit_state_dict()  # gathered on rank 0
         elif self._rank == 0:
-            weights = loading.state_dict(self._engine.module)
+            weights = state_dict(self._engine.module)
         if self._rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
-            with whole_file.written_by_others(Path(path), Path(partial)):
+            with files.written_by_others(Path(path), Path(partial)):
                 plain = self._engine.module
                 if self._settings.lora.rank:
-                    weights = adapters.merged(plain, weights, self._settings.sampled_dtype, self._seed)
+                    weights = strategies.merged(plain, weights, self._settings.sampled_dtype, self._seed)
                     plain = plain.get_base_model()
                 plain.save_pretrained(partial, state_dict=weights)
                 self._tokenizer.save_pretrained(partial)
@@ -262,9 +362,9 @@ class TrainingRank:
         # Not the strategy's save_ckpt, which removes an old checkpoint before the new one is whole.
         written = self._engine.checkpoint_engine.written
         written.clear()
-        with whole_file.written_by_others(Path(folder)):
+        with files.written_by_others(Path(folder)):
             self._engine.save_checkpoint(folder, tag=_TAG, save_latest=False)
-            return {os.path.relpath(path, folder): stage_files.proof(Path(path)) for path in written}
+            return {os.path.relpath(path, folder): files.proof(Path(path)) for path in written}
 
     def load_checkpoint(self, folder: str) -> None:
         """Continue from what `save_checkpoint` of a group of the same size wrote, right after `begin`."""
@@ -280,7 +380,7 @@ class TrainingRank:
             dist.destroy_process_group()
 
     def _load(self, path: str) -> Any:
-        return loading.load(
+        return load_policy(
             path, self._strategy, self._settings, lambda holds: self._reduce([float(holds)], "max")[0] > 0
         )
 
@@ -293,7 +393,7 @@ class TrainingRank:
             model.eval()
             # The module, not the DeepSpeed engine, which would count this gradient towards a training step.
             model = getattr(model, "module", model)
-            tree_check.check(model, settings.param_dtype, strategy.device_of(settings.device), has_gradient)
+            tree_check.check(model, settings.param_dtype, strategies.device_of(settings.device), has_gradient)
 
     def _set_learning(self) -> None:
         """Make the policy compute as its reference does: no dropout from the model's config, no router noise.
@@ -302,7 +402,7 @@ class TrainingRank:
         """
         self._engine.eval()
         if self._settings.lora.rank:
-            for module in adapters.dropouts(self._engine.module):
+            for module in strategies.dropouts(self._engine.module):
                 module.train()
 
     def _load_reference(self, path: str, dtype: str | None = None) -> None:
@@ -315,7 +415,7 @@ class TrainingRank:
         self._free_reference()
         model = self._load(path).requires_grad_(False)
         if dtype:
-            loading.round_to(model, dtype)
+            round_to(model, dtype)
         if self._settings.zero_stage == 3:
             model = self._strategy.prepare(model)
         model.eval()
@@ -324,16 +424,16 @@ class TrainingRank:
 
     def _free_reference(self) -> None:
         if self._reference is not None and self._settings.zero_stage == 3:
-            strategy.destroy_engine(self._reference)
+            strategies.destroy_engine(self._reference)
         self._reference = self._reference_path = None
 
     def release(self) -> None:
         """Free the models, gradients and optimizer; `begin` loads anew."""
         self._free_reference()
         if self._engine is not None:
-            strategy.destroy_engine(self._engine)
+            strategies.destroy_engine(self._engine)
             self._engine = None
-        strategy.free_memory(self._settings.device)
+        strategies.free_memory(self._settings.device)
 
     def _reference_of(self, pairs: Sequence[TrainingExample]) -> torch.Tensor | None:
         """Log-probs of pairs under the reference, as `response_logps` has them; None without a pair."""
@@ -342,7 +442,7 @@ class TrainingRank:
         from maskdpo_ray.training.forward import response_logps
 
         model = self._engine if self._is_own_reference else self._reference
-        device = strategy.device_of(self._settings.device)
+        device = strategies.device_of(self._settings.device)
         model.eval()
         without = self._engine.module.disable_adapter() if self._is_own_reference else nullcontext()
         with torch.no_grad(), without:
@@ -357,7 +457,7 @@ class TrainingRank:
 
         from maskdpo_ray.training.forward import response_logps
 
-        device = strategy.device_of(self._settings.device)
+        device = strategies.device_of(self._settings.device)
         model.eval()
         result: list[PairLogps] = []
         with torch.no_grad():
@@ -366,7 +466,7 @@ class TrainingRank:
                     self._filler_loss(model, device)
                     continue
                 logps, _ = response_logps(model, micro_batches[index], device, self._settings.savings)
-                result.extend(pair_logps.split(logps.cpu().numpy(), micro_batches[index]))
+                result.extend(pair_logps.split_logps(logps.cpu().numpy(), micro_batches[index]))
         return result
 
     def _num_passes(self, micro_batches: Sequence[Sequence[TrainingExample]]) -> int:
@@ -386,6 +486,6 @@ class TrainingRank:
         import torch
         import torch.distributed as dist
 
-        tensor = torch.tensor(values, dtype=torch.float64, device=strategy.device_of(self._settings.device))
+        tensor = torch.tensor(values, dtype=torch.float64, device=strategies.device_of(self._settings.device))
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
         return tensor.tolist()

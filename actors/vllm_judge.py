@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 from actors.vllm_process import CONFIG, Guard, set_environment
 from maskdpo_ray.annotation.llm import thoughts
 from maskdpo_ray.annotation.llm.judge import Conversation, Reply, require, require_count, require_reply_options
-from maskdpo_ray.annotators import model_files
 from maskdpo_ray.errors import AnnotatorError, OptionError, one_line, shown
-from maskdpo_ray.models import other_folders
+from maskdpo_ray.models import folder, other_folders
 
 Result = TypeVar("Result")
 
@@ -86,7 +85,7 @@ class VllmJudge:
         is_blank = self._template is not None and not self._template.strip()
         require(not is_blank, "chat_template", "a template that is not empty", chat_template)
         require(any(Path(model).glob("*.safetensors")), "model", "a folder with safetensors", model)
-        model_files.refuse_damaged_weights(Path(model))
+        folder.refuse_damaged_weights(Path(model))
         require_reply_options(stop, max_completion_tokens, chat_template_kwargs)
         self._stop = stop if stop is None or isinstance(stop, str) else list(stop)
         self._template_kwargs = dict(chat_template_kwargs or {})
@@ -139,7 +138,7 @@ class VllmJudge:
 
     def _open_tokenizer(self) -> None:
         """Load the tokenizer and try its chat template. Raises UserError, one line."""
-        tokenizer = model_files.tokenizer(Path(self._model), self._trust_remote_code)
+        tokenizer = folder.read_tokenizer(Path(self._model), self._trust_remote_code)
         tokenizer.chat_template = self._template or tokenizer.chat_template
         if not tokenizer.chat_template:
             raise OptionError(f"model: expected a chat template in {self._model!r} or as chat_template, got none")

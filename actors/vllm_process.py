@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from actors import lifetime, process
+from actors import process
 from maskdpo_ray.errors import ActorLost, one_line
 
 _ACTOR, _REASONS = "MASKDPO_ACTOR_PID", "MASKDPO_VLLM_REASONS"
@@ -42,7 +42,7 @@ def set_environment(device: str, threads: int, cpu_kv_cache_gib: int) -> None:
     if device == "cpu":
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(cpu_kv_cache_gib)
         # By default the engine uses one core; naming the cores nearly doubles its speed.
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, process.claim(threads)))
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, process.claim_cores(threads)))
 
 
 class _Joining(str):
@@ -124,4 +124,4 @@ def _join() -> None:
     if actor_pid == os.getpid():
         return  # a copy within the actor
     logging.getLogger("vllm").addHandler(_Reasons(logging.ERROR))
-    lifetime.end_with(actor_pid)
+    process.end_with(actor_pid)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from maskdpo_ray.errors import ModelError
-from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Policy
 
 _BLOCK = 1 << 22
 _TICK_NS = 100_000_000

@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from benchmarks import measures, training
-from maskdpo_ray.training_config import SavingsConfig
+from maskdpo_ray.config.schema import SavingsConfig
 
 SAVINGS = tuple(field.name for field in dataclasses.fields(SavingsConfig) if isinstance(field.default, bool))
 

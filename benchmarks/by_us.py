@@ -162,15 +162,15 @@ def train(workload: Workload, mask: str) -> Outcome:
     from transformers import AutoTokenizer
 
     from actors import weights
-    from maskdpo_ray import loopback
     from maskdpo_ray.cluster import Cluster
+    from maskdpo_ray.config import resources
     from maskdpo_ray.store.checkpoints import Checkpoints
 
     pairs = workload.read()
     examples = workload.examples(pairs, mask, AutoTokenizer.from_pretrained(workload.model))
     config = config_of(workload)
     policy = weights.publish(workload.model, 0)
-    loopback.prefer(config.cluster)
+    resources.prefer_loopback(config.cluster)
     with tempfile.TemporaryDirectory() as folder, Cluster(config, rank=MeasuredRank) as cluster:
         trainer = cluster.start_trainer()
         checkpoints = Checkpoints(Path(folder), 0, {})

@@ -27,8 +27,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors import strategy
 from benchmarks import measures, turns
+from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import lean_layers, tree_attention
-from maskdpo_ray.training.batches import TrainingExample
 from maskdpo_ray.training.forward import response_logps
 from maskdpo_ray.training.objectives import dpo
 

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from actors.strategy import OptimizerSettings
-from actors.training import TrainingRank
-from actors.training_settings import TrainingSettings
+from actors.training import TrainingRank, TrainingSettings
+from maskdpo_ray.config.schema import AdamConfig, LoraConfig
+from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import publication
-from maskdpo_ray.training.batches import TrainingExample
-from maskdpo_ray.training_config import AdamConfig, LoraConfig
 
 CAPITALS = {
     "Rwanda": ("Kigali", "Kampala"), "Chad": ("N'Djamena", "Bamako"), "Peru": ("Lima", "Quito"),

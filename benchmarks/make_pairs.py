@@ -17,15 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import measures
-from maskdpo_ray import loopback
 from maskdpo_ray.annotation import protocol
-from maskdpo_ray.config import cli
+from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
 from maskdpo_ray.models import chat, folder
 from maskdpo_ray.pairing.examples import pair_of
-from maskdpo_ray.records import PreferencePair, Question, to_json
-from maskdpo_ray.stages.protocols import Labelled
+from maskdpo_ray.records import Labelled, PreferencePair, Question, to_json
 
 FOLDER = Path("runs/bench-pairs")
 ANSWER_TOKENS = {"quickstart": 96, "plain": 192}
@@ -64,7 +62,7 @@ def main() -> None:
     parser.add_argument("--questions", type=measures.count, default=120, help="Questions to ask; some give no pair.")
     given = parser.parse_args()
     config = cli.read(Path("configs/quickstart.yaml"))
-    loopback.prefer(config.cluster)
+    resources.prefer_loopback(config.cluster)
     asked, _ = questions.split_by_topic(
         questions.load(config.data.train), config.data.num_eval_topics, config.data.split_seed
     )

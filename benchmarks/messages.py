@@ -21,9 +21,7 @@ from actors.rollout import Request, Sampled, Sampling
 from benchmarks import measures, simulated
 from maskdpo_ray.config.schema import Config, ModelConfig
 from maskdpo_ray.models import folder
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Question, Rollout
-from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.records import Policy, Question, Rollout, TrainingExample
 
 PROTOCOL = 5  # as Ray
 

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measures, turns
-from maskdpo_ray import pairs, run
+from maskdpo_ray import run
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import Config
+from maskdpo_ray.pairing import scoring
 from maskdpo_ray.records import Question, Rollout
 from maskdpo_ray.stages import preflight
 
@@ -135,7 +136,7 @@ def by_trl(config: Config, micro_batch_size: int) -> dict[str, Any]:
 def scores(annotator: Any, answered: Sequence[tuple[Question, str]]) -> list[float | None]:
     """The share of an answer's sentences that are correct, as pairs are made of; 0 where nothing was said."""
     items = [(question, Rollout(question.id, 0, (), text, "stop", 0)) for question, text in answered]
-    return [pairs.score(annotation) or 0.0 for annotation in annotator.annotate(items)]
+    return [scoring.score(annotation) or 0.0 for annotation in annotator.annotate(items)]
 
 
 def take_part(name: str, given: argparse.Namespace) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from benchmarks import measures
 from maskdpo_ray.config.schema import Config, DeepspeedConfig, ModelConfig, TrainConfig
 from maskdpo_ray.models import memory
 from maskdpo_ray.models import shape as counted_shape
+from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import prefix_tree
-from maskdpo_ray.training.batches import TrainingExample
 
 MIB = 2**20
 

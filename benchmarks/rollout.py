@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measures, turns
-from maskdpo_ray import loopback
-from maskdpo_ray.config import cli
+from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
 from maskdpo_ray.models import chat, folder
@@ -82,9 +81,9 @@ def by_pool(work: Work) -> dict[str, float]:
     from actors import weights
     from maskdpo_ray.annotation import protocol
     from maskdpo_ray.cluster import Cluster
-    from maskdpo_ray.stages.protocols import Answered
+    from maskdpo_ray.records import Answered
 
-    loopback.prefer(work.config.cluster)
+    resources.prefer_loopback(work.config.cluster)
     annotator = protocol.build(work.config.annotation.annotator, work.config.annotation.options)
     policy = weights.publish(work.config.model.model_name_or_path, 0)
     with Cluster(work.config) as cluster:

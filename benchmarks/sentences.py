@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from maskdpo_ray import records
 from maskdpo_ray.annotation import sentences
 
 MARKED = Path(__file__).parents[1] / "tests/fixtures/sentences.jsonl"
@@ -34,7 +35,7 @@ def pysbd_splitter() -> Splitter:
     """pysbd's rules for each language, without its rewriting of the text."""
     import pysbd
 
-    by_language = {each: pysbd.Segmenter(language=each, clean=False) for each in sentences.LANGUAGES}
+    by_language = {each: pysbd.Segmenter(language=each, clean=False) for each in records.LANGUAGES}
     return lambda text, language: located(text, by_language[language].segment(text))
 
 
@@ -56,7 +57,7 @@ def spacy_splitter() -> Splitter:
     """spaCy's rule-based sentencizer over its tokens."""
     import spacy
 
-    by_language = {each: spacy.blank(each) for each in sentences.LANGUAGES}
+    by_language = {each: spacy.blank(each) for each in records.LANGUAGES}
     for pipeline in by_language.values():
         pipeline.add_pipe("sentencizer")
     return lambda text, language: [(each.start_char, each.end_char) for each in by_language[language](text).sents]

@@ -19,11 +19,9 @@ from typing import Any
 import numpy as np
 
 from actors import weights
-from actors.clock import BusyClock
-from actors.lifetime import end_with_raylet
+from actors.process import BusyClock, end_with_raylet
 from actors.rollout import Request, Sampled
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Annotation, Question, Rollout, Sentence
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Annotation, Policy, Question, Rollout, Sentence
 
 TOPICS = ("Rwanda", "Peru", "Norway", "Laos", "Chad", "Fiji", "Malta", "Togo", "Cuba", "Nepal", "Oman", "Iceland")
 _FACTS = (

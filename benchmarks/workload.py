@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.data.jsonl import records
+from maskdpo_ray.pairing import examples
 from maskdpo_ray.pairing.masks import MaskPolicy
-from maskdpo_ray.records import PreferencePair
+from maskdpo_ray.records import PreferencePair, TrainingExample
 from maskdpo_ray.training import batches as batching
-from maskdpo_ray.training.batches import TrainingExample
 
 MASK_EOS = "chosen"
 """As in configs/quickstart.yaml."""
@@ -65,7 +65,7 @@ class Workload:
     def examples(self, pairs: list[PreferencePair], mask: str, tokenizer: Any) -> list[TrainingExample]:
         """The pairs with the weights of a mask policy; under `vanilla` every token has weight 1, EOS too."""
         eos = "keep" if mask == "vanilla" else MASK_EOS
-        made = [batching.make_example(pair, tokenizer, MaskPolicy.from_config(mask), eos) for pair in pairs]
+        made = [examples.make_example(pair, tokenizer, MaskPolicy.from_config(mask), eos) for pair in pairs]
         return [dataclasses.replace(example, pair_id=f"{i}") for i, example in enumerate(made)]
 
     def order(self) -> list[list[int]]:

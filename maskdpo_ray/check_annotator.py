@@ -17,10 +17,8 @@ from multiprocessing.connection import Connection
 
 import cloudpickle
 
-from maskdpo_ray.annotation import protocol
+from maskdpo_ray.annotation import protocol, replies
 from maskdpo_ray.annotation.protocol import Annotator
-from maskdpo_ray.annotators import conformance
-from maskdpo_ray.commands import arguments as commands_arguments
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
@@ -179,7 +177,7 @@ def _try_all(sender: Connection, pickled: bytes, asked: Sequence[Question], conf
 
 def _annotate(annotator: Annotator, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
     annotations = annotator.annotate(items)
-    conformance.refuse_faults(items, annotations)
+    replies.refuse_annotation_faults(items, annotations)
     return annotations
 
 
@@ -229,4 +227,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    commands_arguments.start(main, on_stop="stopping")
+    cli.start(main, on_stop="stopping")

@@ -33,13 +33,13 @@ from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
 from maskdpo_ray.annotation.protocol import Annotator
 from maskdpo_ray.config import resources
+from maskdpo_ray.config.resources import Plan, evaluating
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
 from maskdpo_ray.models import folder
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.plan import Plan, evaluating
-from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Policy
 from maskdpo_ray.stages.protocols import Stages
 
 # How often Ray repeats a call while actors start; later calls are repeated by `actors.dispatch`, and fail only so
@@ -76,8 +76,8 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         _check_actors_package()
-        address = resources.of(self._config.cluster)
-        resources.check(self._config.cluster)
+        address = resources.ray_address_of(self._config.cluster)
+        resources.check_ray_address(self._config.cluster)
         self._others = set(psutil.Process().children(recursive=True))
         on_sigterm = signal.getsignal(signal.SIGTERM)
         # In the main thread Ray would put in a SIGTERM handler that exits with another code, if it exits, and a stop

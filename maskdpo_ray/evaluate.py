@@ -1,4 +1,9 @@
-"""Entry point: evaluate a model, or answers that exist, without training ranks.
+"""Evaluate a model on held-out questions, or answers that exist, as the loop evaluates its policies.
+
+python -m maskdpo_ray.evaluate --config configs/quickstart.yaml --run.name eval
+python -m maskdpo_ray.evaluate answers.jsonl --config configs/quickstart.yaml --run.name eval --against runs/quickstart
+
+Entry point: evaluate a model, or answers that exist, without training ranks.
 
 python -m maskdpo_ray.evaluate --config configs/quickstart.yaml --run.name eval
 """
@@ -6,27 +11,208 @@ python -m maskdpo_ray.evaluate --config configs/quickstart.yaml --run.name eval
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
-from maskdpo_ray import error_log, loopback
-from maskdpo_ray.commands import arguments, evaluate, own_folder
+from maskdpo_ray import terminal
+from maskdpo_ray.config import cli, resources
+from maskdpo_ray.config.cli import Parser, with_config
+from maskdpo_ray.config.file import located
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.dropped import Dropped
+from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.evaluation.baseline import Baseline
+from maskdpo_ray.models import chat
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.records import Policy
+from maskdpo_ray.report import summary as report_summary
+from maskdpo_ray.report.summary import Evaluated
+from maskdpo_ray.stages import evaluate, preflight
+from maskdpo_ray.stages.evaluate import EvaluateStage
+from maskdpo_ray.stages.given_answers import GivenAnswers
+from maskdpo_ray.stages.preflight import Prepared
+from maskdpo_ray.stages.protocols import Annotators, Engines, Evaluators
+from maskdpo_ray.stages.watch import Failures
+from maskdpo_ray.store import files, run_folder
+from maskdpo_ray.store.fingerprint import Questions
+from maskdpo_ray.store.ledger import Entry
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
+
+
+def prepare(argv: list[str]) -> Job:
+    """Read the command line and all that it names; nothing is written.
+
+    Raises UserError for whatever the evaluation would trip over later.
+    """
+    arguments, command = with_config(_parser(), argv)
+    config = command.config
+    if arguments.answers is None and arguments.questions is not None:
+        raise ConfigError("--questions: expected ANSWERS to them, got none; data.eval is what engines answer")
+    files.refuse_in_run_folder(run_folder.run_path(config))
+    answers = against = None
+    with located(command.given, command.config_path):
+        if arguments.answers is None:
+            prepared = preflight.check(config)
+        else:
+            answers, prepared = _given(Path(arguments.answers), arguments.questions, config)
+        if arguments.against is not None:
+            against = Baseline.find(arguments.against, config, prepared.evaluation)
+        resources.check_ray_address(config.cluster)
+    resources.Plan(config).check_here(*resources.evaluating(with_engines=answers is None))
+    job = Job(config, command.dry_run, prepared, answers, against)
+    return replace(job, entries=run_folder.check_run(config, job.inputs()))
+
+
+def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers, Prepared]:
+    """The answers, and what evaluating them needs: only the questions that have some."""
+    annotator, evaluator = preflight.judges(config)
+    highest = config.data.max_dropped
+    if source is None:
+        loaded = preflight.load_questions(config.data)
+        splits, dropped = loaded.evaluation, loaded.sources
+    else:
+        dropped = [Dropped(source, highest)]
+        splits = {"heldout": questions.load(source, dropped[0])}
+    model = model_folder.load(config.model)
+    own, asked_of = chat.of(config, model.tokenizer), [question for split in splits.values() for question in split]
+    dropped.append(Dropped(file, highest))
+    answers = GivenAnswers.read(file, asked_of, own, model.config.vocab_size, dropped[-1])
+    found = {split: [each for each in asked if each.id in answers.by_question] for split, asked in splits.items()}
+    evaluation = {split: asked for split, asked in found.items() if asked}
+    for asked in evaluation.values():
+        for question in asked:
+            preflight.judgeable(annotator, evaluator, question)
+    return answers, Prepared([], evaluation, annotator, own, evaluator, dropped)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call is to do: the first evaluation of a run that has no iteration."""
+
+    config: Config
+    dry_run: bool
+    prepared: Prepared
+    answers: GivenAnswers | None
+    """None when engines are to answer."""
+    against: Baseline | None
+    entries: Sequence[Entry] = ()
+    """Of the run folder's ledger."""
+
+    def inputs(self) -> Questions:
+        """What the run begins with."""
+        given = {} if self.answers is None else {"answers": [*chain(*self.answers.by_question.values())]}
+        return {**given, **self.prepared.evaluation}
+
+    def is_finished(self, folder: RunFolder) -> bool:
+        """Whether the run folder holds the evaluation."""
+        return evaluate.is_finished(folder, self.prepared.evaluation, 0)
+
+    def run(
+        self,
+        policy: Policy,
+        engines: Engines,
+        annotators: Annotators,
+        evaluators: Evaluators | None,
+        folder: RunFolder,
+        tracker: Tracker,
+    ) -> None:
+        """Evaluate; each question is in the run folder before the next one is waited for.
+
+        Raises UserError as `EvaluateStage.run` does.
+        """
+        engines.load(policy)
+        failures = Failures(self.config.run.max_failed)
+        stage = EvaluateStage(self.config, engines, annotators, evaluators, folder, tracker, failures)
+        stage.run(policy, self.prepared.evaluation)
+
+    def describe(self) -> str:
+        """The plan in words."""
+        folder, given = run_folder.run_path(self.config), self.answers
+        replications = self.config.eval.replications if given is None else given.replications
+        splits = [
+            f"{split} {len(asked)} questions x {replications}" for split, asked in self.prepared.evaluation.items()
+        ]
+        groups = resources.evaluating(with_engines=given is None)
+        is_greedy = given is None and self.config.eval.is_greedy
+        return "\n".join(
+            [
+                *resources.Plan(self.config).actors(f"evaluate {self._subject} in {folder}", *groups),
+                f"  evaluated: {', '.join(splits)} {'greedy ' * is_greedy}answers",
+                *([] if self.against is None else [f"  compared with {_of(self.against)}"]),
+                *self.prepared.dropped_lines(),
+                *preflight.resumed(folder, self.entries),
+            ]
+        )
+
+    @property
+    def _subject(self) -> str:
+        return self.config.model.model_name_or_path if self.answers is None else f"the answers of {self.answers.file}"
+
+    def summary(self, folder: RunFolder) -> dict[str, Any]:
+        """What summary.json holds: that of a run, with what was evaluated, and compared with what."""
+        own, against = folder.evaluation_dir(0), self.against
+        evaluated, subjects, notes = [Evaluated("this", 0, own)], {"this": self._subject}, []
+        if against is not None:
+            evaluated = [Evaluated("before", against.version, against.folder), Evaluated("after", 0, own)]
+            subjects = {"before": _of(against), "after": self._subject}
+            notes = [f"the two were judged with different {options}" for options in against.other_options]
+            if self.answers is None:
+                notes += [f"the two were sampled with different {option}" for option in against.other_sampling]
+        found = report_summary.build(folder.path, evaluated, tuple(self.prepared.evaluation))
+        return {**found, **self.prepared.dropped_json(), "subjects": subjects, "remarks": found["remarks"] + notes}
+
+
+def _of(against: Baseline) -> str:
+    return f"policy {against.version} of {against.run}"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m maskdpo_ray.evaluate",
+        usage="%(prog)s [ANSWERS [--questions SOURCE]] [--against FOLDER[:VERSION]] --config FILE "
+        "[--section.field VALUE ...]",
+        description=__doc__ or "",
+        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written. "
+        "The results come to lie in run.dir/run.name.",
+    )
+    parser.add_argument(
+        "answers",
+        metavar="ANSWERS",
+        nargs="?",
+        help="Rollouts of ours, or {question_id, text}; default: engines answer.",
+    )
+    parser.add_argument(
+        "--questions", metavar="SOURCE", help="What data.eval takes; default: the held-out questions of the config."
+    )
+    parser.add_argument(
+        "--against",
+        metavar="FOLDER[:VERSION]",
+        help="Run folder whose evaluation of policy VERSION (default: the last one) this one is compared with.",
+    )
+    return parser
 
 
 def main(argv: list[str]) -> None:
     """Raises UserError."""
-    job = evaluate.prepare(argv)
+    job = prepare(argv)
     print(job.describe(), flush=True)
     if job.dry_run:
         return
-    loopback.prefer(job.config.cluster)
+    resources.prefer_loopback(job.config.cluster)
     from actors import weights
     from maskdpo_ray.cluster import Cluster
     from maskdpo_ray.report import tables
 
-    with own_folder.opened(job.config) as (folder, tracker):
+    with run_folder.open_run(job.config) as (folder, tracker):
         if job.is_finished(folder):
             print(f"{folder.path} is finished: nothing is left to do", flush=True)
         else:
-            with error_log.kept(folder.path):
+            with terminal.error_log(folder.path):
                 given, prepared = job.answers, job.prepared
                 policy = given.policy if given else weights.publish(job.config.model.model_name_or_path, 0)
                 folder.begin(policy, job.inputs(), job.prepared.chat.now)
@@ -43,4 +229,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    arguments.start(main)
+    cli.start(main)

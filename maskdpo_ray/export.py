@@ -1,6 +1,126 @@
-"""python -m maskdpo_ray.export"""
+"""Write a run's pairs as the preference data of other trainers.
 
-from maskdpo_ray.commands import arguments, export
+python -m maskdpo_ray.export runs/quickstart --to trl -o pairs-trl.jsonl
+
+python -m maskdpo_ray.export
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.cli import Parser, number, one_of, share
+from maskdpo_ray.config.schema import DataConfig
+from maskdpo_ray.data import questions
+from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.formats import WRITERS
+from maskdpo_ray.data.formats.preference import from_pair
+from maskdpo_ray.data.jsonl import num_lines, objects
+from maskdpo_ray.errors import DataError, RecordError, shown
+from maskdpo_ray.pairing.pair_files import OwnPairs
+from maskdpo_ray.records import PairsSummary, Question
+from maskdpo_ray.store import files as new_file
+from maskdpo_ray.terminal import SHORT, track
+
+
+def main(argv: list[str]) -> None:
+    """Raises UserError."""
+    arguments = _parser().parse_args(argv)
+    source, output = Path(arguments.source), Path(arguments.output)
+    if not os.path.exists(source):
+        raise DataError(f"{source}: expected a run folder, or a file of its pairs, got no such file or folder")
+    is_run = os.path.isdir(source)
+    files = _pairs_of_run(source, arguments.iteration) if is_run else [source]
+    if not is_run and arguments.iteration is not None:
+        raise DataError(f"--iteration: expected a run folder to choose it from, got the file {source}")
+    asked = arguments.questions
+    if asked is None:
+        if not is_run:
+            raise DataError("--questions: expected the questions that the pairs are of, got nothing")
+        asked = cli.read(source / "config.yaml").data.train
+    new_file.refuse_existing(output, arguments.force, [*files, asked])
+    highest = DataConfig.max_dropped if arguments.max_dropped is None else arguments.max_dropped
+    of_questions = Dropped(asked, highest, "--max_dropped")
+    by_id = {question.id: question for question in questions.load(asked, of_questions)}
+    # A run's own file holds only whole pairs: a bad record means damage.
+    dropped = [Dropped(file, 0.0 if is_run else highest, "--max_dropped") for file in files]
+    count = new_file.write_new(output, _items(files, dropped, is_run, by_id, asked, arguments.to))
+    print(f"{count} pairs of {', '.join(map(str, files))} -> {output}")
+    for each in (of_questions, *dropped):
+        print(*each.lines(), sep="\n", end="\n" if each.counts else "")
+
+
+def _items(
+    files: list[Path], dropped: list[Dropped], is_run: bool, by_id: dict[str, Question], asked: str, to: str
+) -> Iterator[dict[str, Any]]:
+    for file, of_file in zip(files, dropped, strict=True):
+        own, count = OwnPairs(), 0
+
+        def exported(found: tuple[str, dict[str, Any]], own: OwnPairs = own) -> dict[str, Any]:
+            where, item = found
+            pair = own.read(item, where)
+            question = by_id.get(pair.question_id)
+            if question is None:
+                message = f"{where}: question_id: expected one of {asked}, got {shown(pair.question_id)}"
+                raise RecordError(message, Reason.UNKNOWN_QUESTION)
+            if pair.topic != question.topic:
+                message = f"{where}: topic: expected {shown(question.topic)}, its question's, got {shown(pair.topic)}"
+                raise RecordError(message, Reason.INVALID_PAIR)
+            return WRITERS[to](from_pair(pair, question))
+
+        items = track(objects(file, of_file), f"export {file}", num_lines(file), delay=SHORT)
+        for item in of_file.sift(items, exported):
+            count += 1
+            yield item
+        if is_run:
+            _refuse_lost(file, count)
+
+
+def _refuse_lost(file: Path, count: int) -> None:
+    summary = file.with_name("pairs-summary.json")
+    expected = new_file.read_json(summary, PairsSummary).pairs
+    if count != expected:
+        raise DataError(f"{file}: expected {expected} pairs, as {summary.name} beside it says, got {count}")
+
+
+def _pairs_of_run(folder: Path, iteration: int | None) -> list[Path]:
+    """The pairs files of a run that are complete: their summary is written once the last question is done."""
+    name = "iter_*" if iteration is None else f"iter_{iteration:03d}"
+    files = sorted(summary.with_name("pairs.jsonl") for summary in folder.glob(f"{name}/pairs-summary.json"))
+    if not files:
+        raise DataError(
+            f"{folder}: expected a run folder with all pairs of an iteration, found no {name} that has them"
+        )
+    return files
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m maskdpo_ray.export", description=__doc__ or "")
+    parser.add_argument("source", metavar="SOURCE", help="A run folder, or a pairs.jsonl of ours.")
+    parser.add_argument(
+        "--to",
+        metavar="FORMAT",
+        required=True,
+        type=one_of(WRITERS),
+        help=f"{', '.join(WRITERS)}: see docs/formats.md.",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="JSON Lines to write; .jsonl.gz, .parquet."
+    )
+    parser.add_argument(
+        "--questions", metavar="SOURCE", help="What data.train takes; default: data.train of the run folder's config."
+    )
+    parser.add_argument("--iteration", metavar="N", type=number, help="Pairs of this iteration only; default: of all.")
+    parser.add_argument(
+        "--max_dropped", metavar="SHARE", type=share, help=f"As data.max_dropped; default: {DataConfig.max_dropped}."
+    )
+    parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
+    return parser
+
 
 if __name__ == "__main__":
-    arguments.start(export.main)
+    cli.start(main)

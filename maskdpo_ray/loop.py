@@ -20,19 +20,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
-from maskdpo_ray import restarts
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.failures import Failures
-from maskdpo_ray.lessons import Lessons
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.pairs import PairsSummary
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Question
-from maskdpo_ray.stages import evaluate
+from maskdpo_ray.pairing.examples import Lessons
+from maskdpo_ray.records import PairsSummary, Policy, Question
+from maskdpo_ray.stages import evaluate, watch
 from maskdpo_ray.stages.collect import CollectStage
 from maskdpo_ray.stages.evaluate import EvaluateStage
 from maskdpo_ray.stages.protocols import Stages
 from maskdpo_ray.stages.train import TrainStage
+from maskdpo_ray.stages.watch import Failures
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.training import batches
@@ -65,12 +62,12 @@ class Loop:
         self.stages.engines.load(policy)
         self.evaluate(policy)
         for iteration in range(policy.version, self.config.run.iterations):
-            with self.tracker.idle(iteration, self.stages.busy_seconds, lambda: restarts.counts(*self.stages.groups)):
+            with self.tracker.idle(iteration, self.stages.busy_seconds, lambda: watch.counts(*self.stages.groups)):
                 with self.tracker.stage("iteration", iteration):
                     lessons = self.collect(iteration, policy)
                     with self.ahead(iteration + 1, policy) as meanwhile:
                         policy = self.train(iteration, lessons, policy, meanwhile)
-                    with restarts.stage(self.tracker, "sync", iteration, *self.stages.groups):
+                    with watch.stage(self.tracker, "sync", iteration, *self.stages.groups):
                         self.stages.engines.load(policy)
                 self.evaluate(policy)
 

@@ -1,191 +1,188 @@
-"""From the K scored answers to a question: one preference pair, or the reason why there is none.
+"""Make preference pairs of answers and their labels, as the loop does.
 
-A strategy maps (question, prompt ids, answers, the config's `pairs`) to a `PreferencePair` or a
-`DropReason`; others than the paper's go into `STRATEGIES` beside it.
+python -m maskdpo_ray.pairs rollouts.jsonl annotations.jsonl -o pairs.jsonl --config configs/quickstart.yaml
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby, islice, zip_longest
+from pathlib import Path
+from typing import Any
 
-from maskdpo_ray.config.schema import PairsConfig
-from maskdpo_ray.records import (
-    CORRECT,
-    INCORRECT,
-    NO_HALLUCINATION,
-    UNPARSED,
-    Annotation,
-    PreferencePair,
-    Question,
-    Rollout,
-    ScoredAnswer,
-)
-
-
-class DropReason(StrEnum):
-    """Why a question gives no pair. The values are the names in ledgers, metrics and summaries."""
-
-    TOO_FEW_ANSWERS = "too_few_answers"
-    """Fewer than two answers were sampled."""
-    TRUNCATED = "truncated"
-    """Fewer than two answers ended before the length limit."""
-    UNPARSED = "unparsed"
-    """Fewer than two of these have a sentence that the annotator's output could be read for."""
-    IDENTICAL_TEXT = "identical_text"
-    SAME_SCORE = "same_score"
-    TOO_FEW_FACTS = "too_few_facts"
-    """The best answer states fewer correct facts than `pairs.min_facts`; with `pairs.next_best` so do all answers
-    better than the worst."""
-    CHOSEN_WITHOUT_CORRECT = "chosen_without_correct"
-    REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
-    NOTHING_TO_LEARN = "nothing_to_learn"
-    """The mask policy leaves a side without a weighted token; known only once tokens are weighed."""
-    NOT_LOCATED = "not_located"
-    """An answer's ids don't spell its text, or a sentence lies outside it; known as late."""
-    FAILED = "failed"
-    """The actors that were to answer or label it failed, again and again: it has no answers."""
+from maskdpo_ray.annotation.replay import ReplayAnnotator
+from maskdpo_ray.annotation.replies import refuse_annotation_faults
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.cli import Parser, files_read, with_config
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data import answers as answers_file
+from maskdpo_ray.data.dropped import Dropped, Reason, counted
+from maskdpo_ray.data.jsonl import attempts, num_lines, record
+from maskdpo_ray.data.tables import Found
+from maskdpo_ray.errors import AnnotatorError, DataError, RecordError
+from maskdpo_ray.models import thinking
+from maskdpo_ray.pairing.examples import pair_of
+from maskdpo_ray.records import Annotation, DropReason, Labelled, PreferencePair, Question, Rollout
+from maskdpo_ray.stages import given_answers
+from maskdpo_ray.stages.preflight import Prepared, check
+from maskdpo_ray.store import files
+from maskdpo_ray.terminal import SHORT, track
 
 
-Strategy = Callable[[Question, Sequence[int], Sequence[ScoredAnswer], PairsConfig], PreferencePair | DropReason]
-_DEFAULTS = PairsConfig()
+def main(argv: list[str]) -> None:
+    """Raises UserError."""
+    arguments, command = with_config(_parser(), argv)
+    output = Path(arguments.output)
+    inputs = [arguments.rollouts, arguments.annotations, *files_read(command)]
+    files.refuse_existing(output, arguments.force, inputs)
+    prepared = check(command.config)
+    dropped = Dropped(arguments.rollouts, command.config.data.max_dropped)
+    labelled = _labelled(Path(arguments.rollouts), Path(arguments.annotations), prepared, dropped)
+    drops: Counter[str] = Counter()
+    made = _pairs(labelled, command.config, prepared, drops)
+    count = sum(1 for _ in made) if command.dry_run else files.write_new(output, made)
+    done = "would go to" if command.dry_run else "->"
+    print(f"{count} pairs {done} {output}" + (f"; dropped: {counted(drops)}" if drops else ""))
+    for line in (*prepared.dropped_lines(), *dropped.lines()):
+        print(line)
 
 
-def score(annotation: Annotation) -> float | None:
-    """Correct sentences / parsed sentences (Mask-DPO section 2.2), 0 to 1; None when none was parsed."""
-    labels = [sentence.label for sentence in annotation.sentences if sentence.label != UNPARSED]
-    return sum(label in CORRECT for label in labels) / len(labels) if labels else None
-
-
-def scored(rollout: Rollout, annotation: Annotation) -> ScoredAnswer:
-    """Join an answer with its labels. Raises ValueError when they are of different answers."""
-    if (rollout.question_id, rollout.sample) != (annotation.question_id, annotation.sample):
-        raise ValueError(
-            f"annotation of {annotation.question_id!r} sample {annotation.sample}, "
-            f"expected {rollout.question_id!r} sample {rollout.sample}"
-        )
-    return ScoredAnswer(rollout, annotation, score(annotation))
-
-
-def unfit(chosen: ScoredAnswer, rejected: ScoredAnswer, options: PairsConfig = _DEFAULTS) -> DropReason | None:
-    """The paper's filters (section 2.2), for any strategy; None when the two make a pair."""
-    if chosen.rollout.text == rejected.rollout.text:
-        return DropReason.IDENTICAL_TEXT
-    if chosen.score == rejected.score:
-        return DropReason.SAME_SCORE
-    if not _has(chosen, CORRECT):
-        return DropReason.CHOSEN_WITHOUT_CORRECT
-    if num_facts(chosen) < options.min_facts:
-        return DropReason.TOO_FEW_FACTS
-    if not _has(rejected, INCORRECT):
-        return DropReason.REJECTED_WITHOUT_INCORRECT
-    return None
-
-
-def best_worst(
-    question: Question,
-    prompt_token_ids: Sequence[int],
-    answers: Sequence[ScoredAnswer],
-    options: PairsConfig = _DEFAULTS,
-) -> PreferencePair | DropReason:
-    """Mask-DPO's pair: the answer of highest score against that of lowest score.
-
-    Excluded are answers without a parsed sentence, those cut off at the length limit (`pairs.cut_off`), and
-    as chosen those that state too little (`pairs.min_facts`): otherwise one abstention among K answers would
-    drop every question that the policy is unsure about, as the paper's filter does
-    (`pairs.next_best: false`). `pairs.ties` and finally the sample's index break ties, so the order of
-    `answers` does not matter. The result is one pair, or the reason to drop the question.
-
-    Raises ValueError when an answer belongs to another question or the answers come from several policies.
-    """
-    for answer in answers:
-        if answer.rollout.question_id != question.id:
-            raise ValueError(f"answer to {answer.rollout.question_id!r}, expected {question.id!r}")
-    versions = {answer.rollout.policy_version for answer in answers}
-    if len(versions) > 1:
-        raise ValueError(f"answers to {question.id!r}: expected one policy version, got {sorted(versions)}")
-
-    if len(answers) < 2:
-        return DropReason.TOO_FEW_ANSWERS
-    complete = [answer for answer in answers if options.cut_off == "keep" or answer.rollout.finish_reason != "length"]
-    if len(complete) < 2:
-        return DropReason.TRUNCATED
-    candidates = [(answer.score, answer) for answer in complete if answer.score is not None]
-    if len(candidates) < 2:
-        return DropReason.UNPARSED
-    # With all scores equal both picks below are one answer, which `unfit` would call identical text in any case:
-    # so identical texts and equal scores are told apart before it.
-    if len({answer.rollout.text for _, answer in candidates}) == 1:
-        return DropReason.IDENTICAL_TEXT
-    if len({score for score, _ in candidates}) == 1:
-        return DropReason.SAME_SCORE
-
-    def later(answer: ScoredAnswer, count: Callable[[ScoredAnswer], int]) -> tuple[int, int]:
-        return (-count(answer) if options.ties == "most_facts" else 0), answer.rollout.sample
-
-    lowest, rejected = min(candidates, key=lambda item: (item[0], later(item[1], _num_wrong)))
-    better = [item for item in candidates if item[0] > lowest]
-    if options.next_best:
-        better = [item for item in better if num_facts(item[1]) >= options.min_facts]
-        if not better:
-            return DropReason.TOO_FEW_FACTS
-    _, chosen = min(better, key=lambda item: (-item[0], later(item[1], num_facts)))
-    reason = unfit(chosen, rejected, options)
-    if reason is not None:
-        return reason
-    return PreferencePair(
-        question_id=question.id,
-        topic=question.topic,
-        prompt_token_ids=tuple(prompt_token_ids),
-        chosen=chosen,
-        rejected=rejected,
-        policy_version=chosen.rollout.policy_version,
-    )
+def _pairs(
+    labelled: Iterator[Labelled], config: Config, prepared: Prepared, drops: Counter[str]
+) -> Iterator[PreferencePair]:
+    """The pairs; `drops` counts why the other questions gave none. Raises DataError when none did."""
+    any_pair = False
+    for item in labelled:
+        outcome = pair_of(item, config, prepared.chat.tokenizer)
+        if isinstance(outcome, DropReason):
+            drops[outcome.value] += 1
+        else:
+            any_pair = True
+            yield outcome
+    if not any_pair:
+        raise DataError(f"none of {drops.total()} questions gave a pair: {dict(drops)}")
 
 
 @dataclass(frozen=True)
-class PairsSummary:
-    """What an iteration's questions gave: pairs-summary.json."""
-
-    questions: int
-    pairs: int
-    drops: dict[str, int]
-    """Reason -> questions without a pair; of a pairs file, records that were dropped."""
-    mixture: dict[str, float]
-    """What `mixture` gives."""
-    failed_example: str | None = None
-    """The error of a question that failed, if one did."""
-    examples: dict[str, str] = field(default_factory=dict)
-    """Reason -> the error of the first record of a pairs file that was dropped for it."""
+class _Answer:
+    where: str
+    question: Question
+    rollout: Rollout
+    labels: Annotation
 
 
-STRATEGIES: dict[str, Strategy] = {"best_worst": best_worst}
-"""Values of the option `pairs.strategy`."""
+def _labelled(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dropped) -> Iterator[Labelled]:
+    """One question at a time: its answers follow each other."""
+    done: set[str] = set()
+
+    def labelled(group: tuple[Question, Iterator[_Answer]]) -> Labelled:
+        question, answers = group[0], list(group[1])
+        where, of_question = answers[0].where, tuple(each.rollout for each in answers)
+        if question.id in done:
+            raise DataError(f"{where}: question_id: expected all answers to {question.id!r} together, got more")
+        done.add(question.id)
+        for name in ("sample", "policy_version"):
+            values = [getattr(rollout, name) for rollout in of_question]
+            if len(set(values)) != (len(values) if name == "sample" else 1):
+                expected = "a number of its own for each answer" if name == "sample" else "one for all answers"
+                message = f"{where}: {name}: expected {expected} to {question.id!r}, got {values}"
+                raise RecordError(message, Reason.INVALID_FIELD)
+        prompt_token_ids = tuple(prepared.chat.prompt_ids(question))
+        return Labelled(question, prompt_token_ids, of_question, tuple(each.labels for each in answers))
+
+    answers = _answers(rollouts, annotations, prepared, dropped)
+    yield from dropped.sift(groupby(answers, key=lambda answer: answer.question), labelled)
+    dropped.check()
 
 
-def mixture(pairs: Sequence[PreferencePair]) -> dict[str, float]:
-    """How much masking has to do: 0 and 0 mean that Mask-DPO on these pairs is plain DPO.
+def _answers(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dropped) -> Iterator[_Answer]:
+    """Every answer with its labels. Raises DataError naming the line."""
+    by_id = {question.id: question for question in prepared.train}
+    replayed = ReplayAnnotator(str(annotations), dropped.highest) if _has_texts(annotations) else None
+    samples: Counter[str] = Counter()
 
-    Returns:
-        The share of pairs whose chosen answer holds an incorrect sentence and the share of those
-        whose rejected answer holds a correct one, 0 to 1 (0 when there are no pairs).
-    """
-    count = max(len(pairs), 1)
-    return {
-        "chosen_with_incorrect": sum(_has(pair.chosen, INCORRECT) for pair in pairs) / count,
-        "rejected_with_correct": sum(_has(pair.rejected, CORRECT) for pair in pairs) / count,
-    }
+    def answer(lines: _Lines) -> _Answer:
+        where, item = _found(lines[0])
+        rollout = answers_file.any_rollout(item, where)
+        if "sample" not in item:  # numbered as they come
+            rollout = replace(rollout, sample=samples[rollout.question_id])
+        samples[rollout.question_id] += 1
+        question = by_id.get(rollout.question_id)
+        if question is None:
+            message = f"{where}: question_id: expected a training question, got {rollout.question_id!r}"
+            raise RecordError(message, Reason.UNKNOWN_QUESTION)
+        rollout = given_answers.with_ids(rollout, prepared.chat, where, prepared.chat.prompt_ids(question))
+        try:
+            if replayed is not None:
+                labels_where, [labels] = str(annotations), replayed.annotate([(question, rollout)])
+        except AnnotatorError as error:
+            raise RecordError(f"{where}: {error}", Reason.UNLABELLED) from None
+        if replayed is None:
+            labels_where, item = _found(lines[1])
+            labels = record(Annotation, item, labels_where)
+        try:
+            refuse_annotation_faults([(question, rollout)], [labels])
+        except AnnotatorError as error:
+            raise RecordError(f"{labels_where}: {error}", Reason.INVALID_SENTENCES) from None
+        return _Answer(where, question, rollout, thinking.outside(rollout, labels))
+
+    lines = _line_by_line(rollouts, None if replayed else annotations, dropped)
+    yield from dropped.sift(track(lines, "pairs", num_lines(rollouts), delay=SHORT), answer)
 
 
-def num_facts(answer: ScoredAnswer) -> int:
-    """Number of sentences that state a correct fact: `no_hallucination`."""
-    return sum(sentence.label == NO_HALLUCINATION for sentence in answer.annotation.sentences)
+_Line = tuple[str, Found]
 
 
-def _num_wrong(answer: ScoredAnswer) -> int:
-    return sum(sentence.label in INCORRECT for sentence in answer.annotation.sentences)
+_Lines = tuple[_Line, _Line]
+"""The lines of an answer and of its labels, each ("file:line", item or error)."""
 
 
-def _has(answer: ScoredAnswer, labels: frozenset[str]) -> bool:
-    return any(sentence.label in labels for sentence in answer.annotation.sentences)
+def _line_by_line(rollouts: Path, annotations: Path | None, dropped: Dropped) -> Iterator[_Lines]:
+    """Lines of answers and labels in the same order, as in a run folder; or each answer's line twice."""
+    if annotations is None:
+        both: Iterator[tuple[_Line | None, _Line | None]] = ((line, line) for line in attempts(rollouts))
+    else:
+        both = zip_longest(attempts(rollouts), attempts(annotations))
+    for answer, labels in both:
+        if answer is None or labels is None:
+            longer, shorter = (annotations, rollouts) if answer is None else (rollouts, annotations)
+            raise DataError(f"{shorter}: expected as many lines as {longer} has, got the end of the file")
+        dropped.met()
+        yield answer, labels
+
+
+def _found(line: _Line) -> tuple[str, dict[str, Any]]:
+    """The item, or raise the error that stands in place of a bad line."""
+    where, item = line
+    if isinstance(item, RecordError):
+        raise item
+    return where, item
+
+
+def _has_texts(annotations: Path) -> bool:
+    """Whether labels come with their texts, in any order, as `annotate` writes them."""
+    return any("text" in item for _, item in islice(attempts(annotations), 20) if not isinstance(item, RecordError))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m maskdpo_ray.pairs",
+        usage="%(prog)s ROLLOUTS ANNOTATIONS -o FILE [--force] --config FILE [--section.field VALUE ...]",
+        description=__doc__ or "",
+        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written.",
+    )
+    parser.add_argument("rollouts", metavar="ROLLOUTS", help="Answers, as a run folder has them.")
+    parser.add_argument(
+        "annotations", metavar="ANNOTATIONS", help="Their labels: in the same order, or what annotate wrote."
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="Pairs to write, JSON Lines; .jsonl.gz, .parquet."
+    )
+    parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
+    return parser
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -2,6 +2,8 @@
 
 One record a line (JSON Lines, UTF-8). Readers refuse unknown or missing fields, so that a file of
 another schema is an error and not a guess.
+
+A published policy: what engines load and rollouts are stamped with.
 """
 
 from __future__ import annotations
@@ -11,32 +13,57 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
+
+import numpy as np
 
 from maskdpo_ray.errors import shown
 
 SCHEMA_VERSION = 1
 
+
 NO_FACT = "no_fact"
+
+
 NO_HALLUCINATION = "no_hallucination"
+
+
 CONTRADICTORY = "contradictory"
+
+
 UNVERIFIABLE = "unverifiable"
+
+
 UNPARSED = "unparsed"
+
 
 # Mask-DPO appendix A: the first two of ANAH-v2's types count as hallucination-free, the last two
 # as hallucination. `unparsed` is annotator output that could not be read: on neither side.
 CORRECT = frozenset({NO_FACT, NO_HALLUCINATION})
+
+
 INCORRECT = frozenset({CONTRADICTORY, UNVERIFIABLE})
+
+
 LABELS = (NO_FACT, NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE, UNPARSED)
+
 
 # What a second evaluator says of a fact, FActScore's three; `unparsed` as above.
 SUPPORTED = "supported"
+
+
 UNSUPPORTED = "unsupported"
+
+
 IRRELEVANT = "irrelevant"
+
+
 VERDICTS = (SUPPORTED, UNSUPPORTED, IRRELEVANT, UNPARSED)
+
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -196,6 +223,7 @@ def _by_fields(kind: type) -> None:
 for _kind in (Question, Block, Rollout, Sentence, Annotation, JudgedFact, Judgement, ScoredAnswer, PreferencePair):
     _by_fields(_kind)  # each has more than one field
 
+
 Record = TypeVar("Record")
 
 
@@ -273,3 +301,120 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 def _short(value: Any) -> str:
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    version: int
+    """0 is the initial policy, i + 1 the policy after iteration i."""
+    path: str
+    """A Hugging Face folder: safetensors, config, tokenizer."""
+    checksum: str
+    """sha256 of its safetensors (`actors.weights.checksum`)."""
+
+
+LANGUAGES = ("en", "zh")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """A preference pair as token ids, with one weight per response token (Mask-DPO eq. 5's I(a_i))."""
+
+    pair_id: str
+    prompt_token_ids: tuple[int, ...]
+    chosen_token_ids: tuple[int, ...]
+    rejected_token_ids: tuple[int, ...]
+    chosen_weights: tuple[float, ...]
+    rejected_weights: tuple[float, ...]
+
+    def input_lengths(self, cut_tails: bool) -> tuple[int, int]:
+        """Tokens of chosen and rejected answer, prompt included, that a model has to read.
+
+        With `cut_tails`, all before the last one that has weight: what comes after has no target behind it. 0 for an
+        answer without weight.
+        """
+        sides = (self.chosen_token_ids, self.chosen_weights), (self.rejected_token_ids, self.rejected_weights)
+        lengths = []
+        for token_ids, weights in sides:
+            last = next((i for i in reversed(range(len(weights))) if weights[i]), None)
+            used = len(token_ids) if not cut_tails else last
+            lengths.append(0 if used is None else len(self.prompt_token_ids) + used)
+        return lengths[0], lengths[1]
+
+
+PairLogps = tuple[np.ndarray, np.ndarray]
+"""Of one pair's responses, chosen and rejected: [response length] float32 each, 0 where the weight is 0."""
+
+
+EVALUATE = "evaluate-"
+"""Prefix of the `purpose` of evaluated answers, which are sampled by the options of `eval`."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A question that a group gave up; the groups after it let it pass."""
+
+    question: Question
+    error: str
+    """One line: which actor failed at last, and why."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question with its K answers."""
+
+    question: Question
+    prompt_token_ids: tuple[int, ...]
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A question with its answers and their labels, in the same order."""
+
+    question: Question
+    prompt_token_ids: tuple[int, ...]
+    rollouts: tuple[Rollout, ...]
+    annotations: tuple[Annotation, ...]
+    judgements: tuple[Judgement, ...] = ()
+    """By others than the annotator, of held-out answers and only where there are such."""
+
+
+class DropReason(StrEnum):
+    """Why a question gives no pair. The values are the names in ledgers, metrics and summaries."""
+
+    TOO_FEW_ANSWERS = "too_few_answers"
+    """Fewer than two answers were sampled."""
+    TRUNCATED = "truncated"
+    """Fewer than two answers ended before the length limit."""
+    UNPARSED = "unparsed"
+    """Fewer than two of these have a sentence that the annotator's output could be read for."""
+    IDENTICAL_TEXT = "identical_text"
+    SAME_SCORE = "same_score"
+    TOO_FEW_FACTS = "too_few_facts"
+    """The best answer states fewer correct facts than `pairs.min_facts`; with `pairs.next_best` so do all answers
+    better than the worst."""
+    CHOSEN_WITHOUT_CORRECT = "chosen_without_correct"
+    REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
+    NOTHING_TO_LEARN = "nothing_to_learn"
+    """The mask policy leaves a side without a weighted token; known only once tokens are weighed."""
+    NOT_LOCATED = "not_located"
+    """An answer's ids don't spell its text, or a sentence lies outside it; known as late."""
+    FAILED = "failed"
+    """The actors that were to answer or label it failed, again and again: it has no answers."""
+
+
+@dataclass(frozen=True)
+class PairsSummary:
+    """What an iteration's questions gave: pairs-summary.json."""
+
+    questions: int
+    pairs: int
+    drops: dict[str, int]
+    """Reason -> questions without a pair; of a pairs file, records that were dropped."""
+    mixture: dict[str, float]
+    """What `mixture` gives."""
+    failed_example: str | None = None
+    """The error of a question that failed, if one did."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Reason -> the error of the first record of a pairs file that was dropped for it."""

@@ -12,8 +12,8 @@ import sys
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `stopping.orderly`: Ctrl-C amid imports is no traceback
 
-from maskdpo_ray import error_log, loopback, terminal
-from maskdpo_ray.config import cli
+from maskdpo_ray import terminal
+from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.file import located
 from maskdpo_ray.errors import UserError
 
@@ -21,18 +21,18 @@ from maskdpo_ray.errors import UserError
 def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError for what a user can mend."""
     command = cli.parse(argv)  # before the heavy imports: --help and bad options answer at once
-    from maskdpo_ray.commands import own_folder
-    from maskdpo_ray.config import resources
-    from maskdpo_ray.plan import Plan, describe
+    from maskdpo_ray.config.resources import Plan
     from maskdpo_ray.report import summary
     from maskdpo_ray.stages import preflight
+    from maskdpo_ray.stages.preflight import describe
+    from maskdpo_ray.store import run_folder
 
     config = command.config
     with located(command.given, command.config_path):
         prepared = preflight.check(config)
-        resources.check(config.cluster)
-    path = own_folder.path(config)
-    entries = own_folder.check(config, {"train": prepared.train, **prepared.evaluation})
+        resources.check_ray_address(config.cluster)
+    path = run_folder.run_path(config)
+    entries = run_folder.check_run(config, {"train": prepared.train, **prepared.evaluation})
     plan = Plan(config)
     plan.check_here()
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
@@ -40,16 +40,16 @@ def main(argv: list[str]) -> None:
     print("\n".join([said, *prepared.dropped_lines()]), flush=True)
     if command.dry_run:
         return
-    loopback.prefer(config.cluster)
+    resources.prefer_loopback(config.cluster)
     from actors import weights
     from maskdpo_ray.cluster import Cluster
     from maskdpo_ray.loop import Loop, is_finished
 
-    with own_folder.opened(config) as (folder, tracker):
+    with run_folder.open_run(config) as (folder, tracker):
         if is_finished(config, prepared.evaluation, folder):
             print(f"{path} is finished: nothing is left to do", flush=True)
         else:
-            with error_log.kept(path):
+            with terminal.error_log(path):
                 initial = weights.publish(config.model.model_name_or_path, 0)
                 inputs = (config, prepared.train, prepared.evaluation, prepared.chat, initial)
                 with Cluster(config) as cluster:
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        with terminal.orderly():
+        with terminal.orderly_stop():
             main(sys.argv[1:])
     except UserError as error:
         cli.fail(error)

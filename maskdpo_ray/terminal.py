@@ -1,4 +1,11 @@
-"""Ctrl-C and SIGTERM: one orderly end, with the exit code that a shell expects."""
+"""Progress of long work: a bar on a terminal, a line now and then in a log.
+
+Transformers without what it says along the way: it repeats what a model's files hold, which may steer a terminal.
+
+Ctrl-C and SIGTERM: one orderly end, with the exit code that a shell expects.
+
+error.log: the traceback of a run's last attempt, when it failed.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +13,88 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from maskdpo_ray.report import progress
+from tqdm import tqdm
+
+from maskdpo_ray.errors import printable
+
+Item = TypeVar("Item")
+
+
+# In a log file a bar that redraws itself is noise; a line every so often is not.
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+_under_way: list[tqdm] = []
+
+
+SHORT = 2.0
+"""Seconds: a `delay` for what is mostly over at once, and may end with an error line."""
+
+
+def note(line: str) -> None:
+    """Say something on stderr without breaking a bar that is there."""
+    tqdm.write(printable(line), file=sys.stderr)
+    sys.stderr.flush()
+
+
+def track(items: Iterable[Item], description: str, total: int, delay: float = 0.0, done: int = 0) -> Iterator[Item]:
+    """Yield `items` and show how many of `total` are done, `done` of them before, and how long the rest takes.
+
+    Nothing is shown in the first `delay` seconds.
+    """
+    on_terminal = sys.stderr.isatty()
+    interval = 0.2 if on_terminal else _SECONDS_BETWEEN_LINES
+    # tqdm (of the transformers stack already) keeps rate and remaining time.
+    bar = tqdm(
+        items,
+        desc=printable(description),  # may name a file
+        total=total,
+        initial=done,
+        mininterval=interval,
+        maxinterval=interval,
+        delay=delay,
+        disable=total == 0,
+        dynamic_ncols=on_terminal,
+        leave=True,
+    )
+    _under_way.append(bar)
+    try:
+        yield from bar
+    finally:
+        bar.close()
+        _under_way.remove(bar)
+
+
+def end_progress() -> None:
+    """Leave the lines of all work that is under way, so that what is printed next has a line of its own."""
+    for bar in _under_way:
+        bar.close()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, transformers shows no warnings, no progress bar and no table of what did not fit. Also a decorator."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
+
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,7 +106,7 @@ _AGAIN_S = 0.1
 
 
 @contextmanager
-def orderly(note: str = GOES_ON) -> Iterator[None]:
+def orderly_stop(note: str = GOES_ON) -> Iterator[None]:
     """Inside, the first signal says `note`, unwinds every `with` block, and the process exits with 128 + its number.
 
     Later signals are ignored: they would break the clearing up off, and leave processes behind.
@@ -35,7 +118,7 @@ def orderly(note: str = GOES_ON) -> Iterator[None]:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         if not received:
-            progress.end()
+            end_progress()
             print(note, file=sys.stderr, flush=True)
         received.append(number)
         # Not SystemExit: Ray, when it is waiting, would let that through with another exit code.
@@ -61,3 +144,22 @@ def orderly(note: str = GOES_ON) -> Iterator[None]:
         raise SystemExit(128 + received[0] if received else 130) from None
     finally:
         sys.unraisablehook = on_unraisable
+
+
+@contextmanager
+def error_log(folder: Path) -> Iterator[None]:
+    """Inside, an exception leaves its traceback in `folder`; without one, that of an earlier attempt goes."""
+    file = folder / "error.log"
+    try:
+        yield
+    except Exception:
+        if not file.is_dir():  # a user's own; the error itself matters more
+            # Looked at in a terminal; printable, so that no model output steers it.
+            lines = map(printable, traceback.format_exc().split("\n"))
+            try:
+                file.write_text("\n".join(lines), encoding="utf-8")
+            except OSError as error:  # a full disk may be what ended the run
+                note(f"{file}: can't be written: {error.strerror}")
+        raise
+    if file.is_file():
+        file.unlink()

@@ -1,4 +1,8 @@
-"""Entry point: Mask-DPO on the pairs of a file, on training ranks alone.
+"""Mask-DPO on the pairs of a file, as the loop trains on its own.
+
+python -m maskdpo_ray.train pairs.jsonl --config configs/quickstart.yaml --run.name offline
+
+Entry point: Mask-DPO on the pairs of a file, on training ranks alone.
 
 python -m maskdpo_ray.train pairs.jsonl --config configs/quickstart.yaml --run.name offline
 """
@@ -6,26 +10,192 @@ python -m maskdpo_ray.train pairs.jsonl --config configs/quickstart.yaml --run.n
 from __future__ import annotations
 
 import os
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-from maskdpo_ray import error_log, loopback
-from maskdpo_ray.commands import arguments, own_folder, train
+from maskdpo_ray import terminal
+from maskdpo_ray.config import cli, resources
+from maskdpo_ray.config.cli import Parser, with_config
+from maskdpo_ray.config.file import located
+from maskdpo_ray.config.resources import Plan
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data.dropped import Dropped, counted
+from maskdpo_ray.data.jsonl import num_lines, objects
+from maskdpo_ray.errors import DataError, RunFolderError
+from maskdpo_ray.models import chat, lora_targets
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.pairing.examples import lesson_of
+from maskdpo_ray.pairing.masks import VANILLA, MaskPolicy
+from maskdpo_ray.pairing.pair_files import PairsReader
+from maskdpo_ray.pairing.scoring import mixture
+from maskdpo_ray.records import DropReason, PairsSummary, Policy, TrainingExample
+from maskdpo_ray.stages.protocols import Trainer
+from maskdpo_ray.stages.train import TrainStage
+from maskdpo_ray.store import files, run_folder
+from maskdpo_ray.store.run_folder import RunFolder
+from maskdpo_ray.store.tracking import Tracker
+from maskdpo_ray.terminal import SHORT, track
+from maskdpo_ray.training import batches
+
+SHOWN = ("loss", "accuracy")
+"""Metrics that the summary compares."""
+
+
+def prepare(argv: list[str]) -> Job:
+    """Read the command line and all that it names; nothing is written.
+
+    Raises UserError for whatever training would trip over later.
+    """
+    arguments, command = with_config(_parser(), argv)
+    config, path = command.config, Path(arguments.pairs)
+    annotations = None if arguments.annotations is None else Path(arguments.annotations)
+    if annotations is not None and not os.path.isfile(annotations):
+        raise DataError(f"--annotations: expected a file, got {str(annotations)!r}")
+    files.refuse_in_run_folder(run_folder.run_path(config))
+    with located(command.given, command.config_path):
+        mask = MaskPolicy.from_config(config.mask.policy)
+        model = model_folder.load(config.model)
+        lora_targets.check(config.lora, config.model, model.config)
+        max_len = model_folder.max_len(model, config.vllm)
+        resources.check_ray_address(config.cluster)
+    Plan(config).check_here("training ranks")
+    own = chat.of(config, model.tokenizer)
+    reader = PairsReader(own, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
+    kept, examples, drops = [], [], Counter[str]()
+    dropped = Dropped(path, config.data.max_dropped)
+    pairs = track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT)
+    for number, pair in enumerate(pairs):
+        lesson = lesson_of(pair, config, model.tokenizer)
+        if isinstance(lesson, DropReason):
+            drops[lesson.value] += 1
+            continue
+        kept.append(pair)
+        # Several pairs may be of one question; each needs an id of its own.
+        examples.append(replace(lesson, pair_id=f"{lesson.pair_id}#{number}"))
+    if not examples:
+        raise DataError(f"{path}: expected pairs that something can be learned from, got none: {dict(drops)}")
+    drops += dropped.counts
+    summary = PairsSummary(dropped.records, len(kept), dict(drops), mixture(kept), examples=dropped.examples)
+    job = Job(config, command.dry_run, path, examples, summary, own.now)
+    run_folder.check_run(config, {"pairs": examples})
+    return job
+
+
+def is_finished(folder: RunFolder) -> bool:
+    """Whether the run folder holds the trained policy."""
+    return folder.finished("train", 0) is not None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call is to do: iteration 0 of a run that has no other, on pairs that are given."""
+
+    config: Config
+    dry_run: bool
+    pairs: Path
+    examples: list[TrainingExample]
+    read: PairsSummary
+    """What `pairs` holds; its questions are the pairs before any is dropped."""
+    rendered_at: datetime
+    """`Chat.now` of the run."""
+
+    def begin(self, initial: Policy, folder: RunFolder) -> None:
+        """Note what the run begins with. Raises RunFolderError when it began with other weights or pairs."""
+        folder.begin(initial, {"pairs": self.examples}, self.rendered_at)
+        folder.write_json("iter_000/pairs-summary.json", self.read)
+
+    def run(self, initial: Policy, trainer: Trainer, folder: RunFolder, tracker: Tracker) -> Policy:
+        """Train; the new policy is in the run folder."""
+        return TrainStage(self.config, trainer, folder, tracker).run(0, self.examples, initial, against=initial)
+
+    def describe(self) -> str:
+        """The plan in words."""
+        train = self.config.train
+        steps = batches.num_steps(len(self.examples), train.batch_size, train.max_epochs)
+        dropped = f" (dropped: {counted(self.read.drops)})" if self.read.drops else ""
+        of_read = f"{len(self.examples)} of {self.read.questions} pairs of {self.pairs}{dropped}"
+        work = f"train on {of_read} in {run_folder.run_path(self.config)}"
+        epochs = f"  epochs: {train.max_epochs}, in batches of {train.batch_size}: {steps} steps"
+        reasons = [f"  {reason}: {example}" for reason, example in self.read.examples.items()]
+        return "\n".join([*Plan(self.config).actors(work, "training ranks"), epochs, *reasons])
+
+    def summary(self, folder: RunFolder) -> dict[str, Any]:
+        """What summary.json holds: what was read, and the first and the last step."""
+        steps = _steps(folder.path / "metrics.jsonl")
+        return {
+            "run": self.config.run.name,
+            "file": str(self.pairs),
+            "pairs": asdict(self.read),
+            "steps": len(steps),
+            "tokens": sum(step["tokens"] for step in steps.values()),
+            "first": steps[min(steps)],
+            "last": steps[max(steps)],
+            "policy": str(folder.policy_dir(0)),
+        }
+
+
+def shown(summary: dict[str, Any]) -> str:
+    """A summary in words."""
+    pairs, first, last = summary["pairs"], summary["first"], summary["last"]
+    dropped = f"; dropped: {counted(pairs['drops'])}" if pairs["drops"] else ""
+    return "\n".join(
+        [
+            f"learned from {pairs['pairs']} of {pairs['questions']} pairs{dropped}",
+            f"  steps: {summary['steps']}, tokens with weight: {summary['tokens']:.0f}",
+            *(f"  {name}: {_number(first[name])} at first, {_number(last[name])} at last" for name in SHOWN),
+            f"  policy: {summary['policy']}",
+        ]
+    )
+
+
+def _steps(file: Path) -> dict[int, dict[str, Any]]:
+    """Step -> its metrics. Raises RunFolderError when there are none."""
+    steps: dict[int, dict[str, Any]] = {}  # a resumed run counts from 0 again
+    for _, metrics in objects(file):
+        if "train/loss" in metrics:
+            steps[metrics["step"]] = {name.removeprefix("train/"): value for name, value in metrics.items()}
+    if not steps:
+        raise RunFolderError(f"{file}: expected the metrics of training steps, got none")
+    return steps
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m maskdpo_ray.train",
+        usage="%(prog)s PAIRS [--annotations FILE] --config FILE [--section.field VALUE ...]",
+        description=__doc__ or "",
+        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written. "
+        "The policy comes to lie in run.dir/run.name/iter_000/policy.",
+    )
+    parser.add_argument("pairs", metavar="PAIRS", help="Pairs of ours, or preference data of others with labels.")
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="Labels of answers that have none in PAIRS, as annotate writes them."
+    )
+    return parser
 
 
 def main(argv: list[str]) -> None:
     """Raises UserError."""
-    job = train.prepare(argv)
+    job = prepare(argv)
     print(job.describe(), flush=True)
     if job.dry_run:
         return
-    loopback.prefer(job.config.cluster)
+    resources.prefer_loopback(job.config.cluster)
     from actors import weights
     from maskdpo_ray.cluster import Cluster
 
-    with own_folder.opened(job.config) as (folder, tracker):
-        if train.is_finished(folder):
+    with run_folder.open_run(job.config) as (folder, tracker):
+        if is_finished(folder):
             print(f"{folder.path} is finished: nothing is left to do", flush=True)
         else:
-            with error_log.kept(folder.path):
+            with terminal.error_log(folder.path):
                 initial = weights.publish(job.config.model.model_name_or_path, 0)
                 job.begin(initial, folder)
                 with Cluster(job.config) as cluster:
@@ -34,9 +204,9 @@ def main(argv: list[str]) -> None:
                     job.run(initial, trainer, folder, tracker)
         summary = job.summary(folder)
         folder.write_json("summary.json", summary)
-    print(train.shown(summary))
+    print(shown(summary))
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    arguments.start(main)
+    cli.start(main)

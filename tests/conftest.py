@@ -151,7 +151,7 @@ def labelled_folder(good_folder: Path, capfd: pytest.CaptureFixture[str]) -> Pat
     """The good folder with answers to all its questions, their labels, and their pairs."""
     from bad_input import ANNOTATIONS, CONFIG, ROLLOUTS, lines, write
 
-    from maskdpo_ray.commands import pairs
+    from maskdpo_ray import pairs
 
     write("held-out.jsonl", lines({"id": "e", "topic": "E", "prompt": "What is e?"}))(good_folder)
     write("config.yaml", CONFIG.replace("num_eval_topics: 1", "eval: held-out.jsonl"))(good_folder)

@@ -14,7 +14,7 @@ from fakes import answers
 from actors import weights
 from actors.rollout import Request, Sampled
 from maskdpo_ray.errors import ActorLost, DataError
-from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Policy
 
 
 class FakeEngine:

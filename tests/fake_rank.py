@@ -15,9 +15,9 @@ import numpy as np
 from fakes import fake_logps, write_checkpoint, write_policy
 
 from actors import weights
-from maskdpo_ray.entries import Proof
 from maskdpo_ray.errors import NotFiniteError
-from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.records import TrainingExample
+from maskdpo_ray.store.ledger import Proof
 
 
 class FakeRank:

@@ -11,12 +11,20 @@ import fakes
 from fakes import CharChat, Events
 
 from maskdpo_ray.config import cli
-from maskdpo_ray.config.schema import Config, DataConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrainConfig
+from maskdpo_ray.config.schema import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    RolloutConfig,
+    RunConfig,
+    SavingsConfig,
+    TrainConfig,
+)
 from maskdpo_ray.loop import Loop, is_finished
 from maskdpo_ray.stages.protocols import Stages
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
-from maskdpo_ray.training_config import SavingsConfig
 
 ORDINARY = ("a", "b", "c", "d", "e")
 DROPPED = ("same/x", "cut/x", "garbled/x")

@@ -18,30 +18,33 @@ from typing import Any
 import numpy as np
 
 from actors import weights
-from maskdpo_ray import stage_files
 from maskdpo_ray.config.schema import Config, ModelConfig
-from maskdpo_ray.entries import Proof
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.thinking import Tags
-from maskdpo_ray.policy import Policy
 from maskdpo_ray.records import (
     CONTRADICTORY,
     NO_HALLUCINATION,
     SUPPORTED,
     UNSUPPORTED,
     Annotation,
+    Answered,
+    Failed,
     JudgedFact,
     Judgement,
+    Labelled,
+    PairLogps,
+    Policy,
     Question,
     Rollout,
     Sentence,
     Surprisal,
+    TrainingExample,
 )
-from maskdpo_ray.stages.protocols import Answered, Failed, Labelled, Stages
+from maskdpo_ray.stages.protocols import Stages
+from maskdpo_ray.store import files
 from maskdpo_ray.store.checkpoints import Checkpoints
+from maskdpo_ray.store.ledger import Proof
 from maskdpo_ray.training import batches as batching
-from maskdpo_ray.training.batches import TrainingExample
-from maskdpo_ray.training.reference import PairLogps
 
 EOS = 0
 CONFIG = Config(model=ModelConfig(model_name_or_path="m"))
@@ -264,7 +267,7 @@ class FakeTrainer:
 def write_checkpoint(folder: Path, name: str, content: bytes) -> dict[str, Proof]:
     """One file of a checkpoint; returns its proof."""
     write_file(folder, name, content)
-    return {name: stage_files.proof(folder / name)}
+    return {name: files.proof(folder / name)}
 
 
 def write_file(folder: Path, name: str, content: bytes) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.annotation import passages, sentences
-from maskdpo_ray.annotators import model_files
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.records import (
@@ -112,7 +111,9 @@ class ClassifierAnnotator:
         self.num_gpus = int(device == "cuda")
         self._load_tokenizer()  # for its errors; the actors load their own
         folder = Path(model)
-        model_folder.check_weights(AutoModelForSequenceClassification, model_files.config(folder), folder, _EXPECTED)
+        model_folder.check_weights(
+            AutoModelForSequenceClassification, model_folder.load_config(folder), folder, _EXPECTED
+        )
 
     def check(self, question: Question) -> None:
         """Refuse a question without a document. Raises DataError."""
@@ -132,12 +133,12 @@ class ClassifierAnnotator:
             expected = "expected a GPU for the annotator (cluster.gpus_per_annotator)"
             raise ConfigError(f"annotation.options.device: {expected}, got none")
         self._tokenizer = self._load_tokenizer()
-        network = model_files.load(AutoModelForSequenceClassification, Path(self._model), _EXPECTED)
+        network = model_folder.load_network(AutoModelForSequenceClassification, Path(self._model), _EXPECTED)
         self._network = network.to(self._device)
         self._cut = lru_cache(maxsize=_DOCUMENTS)(self._cut_document)
 
     def _load_tokenizer(self) -> Any:
-        tokenizer = model_files.tokenizer(Path(self._model))
+        tokenizer = model_folder.read_tokenizer(Path(self._model))
         if tokenizer.pad_token_id is None:
             raise ModelError(f"{self._model}: expected a padding token, found none")
         return tokenizer
@@ -235,7 +236,7 @@ def _described(model: str) -> tuple[list[str], int]:
 
     Raises ConfigError when there is no such folder, ModelError when it holds another kind of model.
     """
-    described = model_files.described(model, _MODEL)
+    described = model_folder.describe_model(model, _MODEL)
     file = Path(model) / "config.json"
     kinds = described.get("architectures")
     if "ForSequenceClassification" not in str(kinds):
@@ -255,7 +256,7 @@ def _described(model: str) -> tuple[list[str], int]:
         raise ModelError(
             f"{file}: max_position_embeddings: expected a number of {_SHORTEST} or more, got {shown(limit)}"
         )
-    model_files.refuse_no_weights(file.parent, _MODEL)
+    model_folder.refuse_no_weights(file.parent, _MODEL)
     return names, limit
 
 

@@ -12,17 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import json_file, named_files
 from maskdpo_ray.annotation.replay import LabelledAnswer
 from maskdpo_ray.config.schema import AnnotationConfig
 from maskdpo_ray.data import jsonl
 from maskdpo_ray.errors import DataError, RunFolderError
-from maskdpo_ray.records import Annotation, Rollout
-from maskdpo_ray.stages import watch
-from maskdpo_ray.stages.protocols import Labelled
-from maskdpo_ray.stages.watch import Counts
-from maskdpo_ray.store import files
-from maskdpo_ray.store.ledger import AppendFile, encode_line
+from maskdpo_ray.records import Annotation, Labelled, Rollout
+from maskdpo_ray.store import files, fingerprint, ledger
+from maskdpo_ray.store.ledger import AppendFile, Counts, encode_line
 
 
 @dataclass(frozen=True)
@@ -44,12 +40,14 @@ class LabelsFile:
         Raises DataError when `path` is no file of ours, one of `inputs` or in a run folder, holds a line that is no
         annotation, or labels of another annotator or other options.
         """
-        files.refuse(path, force=True, inputs=inputs, grows=True)
+        files.refuse_existing(path, force=True, inputs=inputs, grows=True)
         self.path = path
         options = json.loads(json.dumps(annotation.options or {}))
-        self._by = Labeller(annotation.annotator, options, named_files.checksums({"annotation": {"options": options}}))
+        self._by = Labeller(
+            annotation.annotator, options, fingerprint.checksums_of({"annotation": {"options": options}})
+        )
         self._by_file = path.with_name(f"{path.name}.annotator.json")
-        files.refuse(self._by_file, force=True, inputs=())
+        files.refuse_existing(self._by_file, force=True, inputs=())
         self._done: set[bytes] = set()
         self.counts: Counts = {}
         """The sentences that an earlier attempt left, as in `unparsed.py`."""
@@ -79,7 +77,7 @@ class LabelsFile:
             file.hold()
             if file.size != self._found:
                 raise RunFolderError(f"{self.path}: expected the {self._found} bytes that were read, got {file.size}")
-            files.write(self._by_file, [self._by])
+            files.write_new(self._by_file, [self._by])
             file.truncate(self._size)
         except BaseException:
             file.close()
@@ -109,7 +107,7 @@ class LabelsFile:
             )
 
     def _refuse_others(self) -> None:
-        begun = json_file.read(self._by_file, Labeller)
+        begun = files.read_json(self._by_file, Labeller)
         for name in ("annotator", "options"):
             before, now = getattr(begun, name), getattr(self._by, name)
             if before != now:
@@ -117,7 +115,7 @@ class LabelsFile:
                     f"annotation.{name}: expected {before!r}, as {self.path} was begun with, got {now!r}; "
                     "give it back, choose another file, or replace it with --force"
                 )
-        if name := named_files.changed(begun.files, self._by.files or {}):
+        if name := fingerprint.changed_files(begun.files, self._by.files or {}):
             raise DataError(
                 f"{name}: expected the file as {self.path} was begun with it, got another; "
                 "give it back, choose another file, or replace it with --force"
@@ -132,7 +130,7 @@ class LabelsFile:
                 line = jsonl.record(LabelledAnswer, value, f"{self.path}:{number}")
                 self._done.add(key(line.question_id, line.text))
                 labels = Annotation(line.question_id, line.sample, line.sentences)
-                self.counts = watch.added(self.counts, watch.count([labels]))
+                self.counts = ledger.added_counts(self.counts, ledger.count_unparsed([labels]))
                 self._size += len(raw)
 
 

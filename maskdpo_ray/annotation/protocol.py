@@ -56,7 +56,7 @@ _SLOT: HostedSlot[Annotator] = HostedSlot(
 )
 
 
-_SLOT_WITH_JUDGE = replace(_SLOT, known={**KNOWN, "claims": ("maskdpo_ray.annotators.judged_claims", "ClaimsByJudge")})
+_SLOT_WITH_JUDGE = replace(_SLOT, known={**KNOWN, "claims": ("maskdpo_ray.annotation.llm.claims", "ClaimsByJudge")})
 """What the names stand for where the option `judge` is given."""
 
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from maskdpo_ray.annotators import conformance
-from maskdpo_ray.config.schema import DataConfig
+from maskdpo_ray.annotation import replies
+from maskdpo_ray.config.schema import DataConfig, require
 from maskdpo_ray.data import jsonl
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, RecordError, shown
 from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
-from maskdpo_ray.report.progress import note
-from maskdpo_ray.requirement import require
+from maskdpo_ray.terminal import note
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,7 @@ def _refuse_faults(line: LabelledAnswer, where: str) -> None:
     """Raise RecordError when spans don't fit the text."""
     asked = Question(line.question_id, "", ()), Rollout(line.question_id, line.sample, (), line.text, "stop", 0)
     try:
-        conformance.refuse_faults([asked], [Annotation(line.question_id, line.sample, line.sentences)])
+        replies.refuse_annotation_faults([asked], [Annotation(line.question_id, line.sample, line.sentences)])
     except AnnotatorError as error:
         raise RecordError(f"{where}: {error}", Reason.INVALID_SENTENCES) from None
 

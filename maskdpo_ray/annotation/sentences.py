@@ -25,9 +25,7 @@ import re
 from collections.abc import Iterator
 
 from maskdpo_ray.annotation.abbreviations import CONTRACTED, full_stop_ends, starts_sentence
-
-LANGUAGES = ("en", "zh")
-
+from maskdpo_ray.records import LANGUAGES
 
 _WRAPPED_LINE = 50  # Characters. Shorter lines are lines of a list, not wrapped prose.
 

@@ -2,6 +2,8 @@
 
 Values are read from YAML's node tree by the type of the field, not by YAML 1.1's guesses, so `5e-6` is a
 number and `name: off` is a name.
+
+YAML as PyYAML's nodes: a file that stands for more than it holds, or whose tags lie, is an error like any other.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from typing import Any
 
 import yaml
 
-from maskdpo_ray import yaml_nodes
 from maskdpo_ray.config import suggestions
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ConfigError, UserError, shown
@@ -97,13 +98,13 @@ def read_values(path: Path) -> dict[str, Given]:
     try:
         documents = list(yaml.compose_all(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader))
         for document in documents:
-            yaml_nodes.refuse_bomb(document)
+            refuse_bomb(document)
     except OSError as error:
         raise ConfigError(f"{path}: expected a config file, got: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from None
     except yaml.MarkedYAMLError as error:
-        line, reason = yaml_nodes.fault(error)
+        line, reason = yaml_fault(error)
         raise ConfigError(f"{path}{line}: expected YAML, got: {reason}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: expected YAML, got: {str(error).splitlines()[0]}") from None
@@ -134,7 +135,7 @@ def from_text(text: str, name: str) -> Given:
     node: yaml.Node = yaml.ScalarNode("", text)
     if tuple in kinds or (dict in kinds and text.lstrip().startswith("{")):
         try:
-            node = yaml.compose(text, Loader=yaml_nodes.Loader) or node
+            node = yaml.compose(text, Loader=Loader) or node
         except (yaml.YAMLError, RecursionError):
             raise ConfigError(f"{where}: expected {expected_words(hint)}, got {shown(text)}") from None
     return _given(node, name, where)
@@ -319,3 +320,61 @@ def _got(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
         return "nothing" if _is_null(node) else shown(node.value)
     return f"a list of {len(node.value)}" if isinstance(node, yaml.SequenceNode) else "a mapping"
+
+
+MOST_NODES = 100_000
+"""Values that a file may stand for, aliases written out."""
+
+
+class Loader(yaml.SafeLoader):
+    """Builds plain values only; raises YAMLError for whatever is wrong, with its line, or RecursionError."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            refuse_bomb(node)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # PyYAML trusts a tag to fit its value: `!!int x`, the date 2026-02-31
+            problem = f"a value that is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from error
+
+
+def refuse_bomb(node: yaml.Node) -> None:
+    """Raise ComposerError when aliases make more than `MOST` values of a node; one that holds itself counts once."""
+    sizes: dict[int, int] = {}
+
+    def size(each: yaml.Node) -> int:
+        if id(each) not in sizes:
+            sizes[id(each)] = 1
+            pairs = each.value if isinstance(each, yaml.MappingNode) else []
+            items = each.value if isinstance(each, yaml.SequenceNode) else [item for pair in pairs for item in pair]
+            sizes[id(each)] += sum(map(size, items))
+        return sizes[id(each)]
+
+    if size(node) > MOST_NODES:
+        raise yaml.composer.ComposerError(
+            problem=f"more than {MOST_NODES} values, once aliases are written out", problem_mark=node.start_mark
+        )
+
+
+def yaml_fault(error: yaml.MarkedYAMLError) -> tuple[str, str]:
+    """(":line", or nothing when it isn't known; what is wrong there) of YAML that can't be read."""
+    mark = error.problem_mark or error.context_mark
+    return f":{mark.line + 1}" if mark else "", str(error.problem or error.context)
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"beta": 0.1}} -> {"train.beta": 0.1}."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

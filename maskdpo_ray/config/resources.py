@@ -1,13 +1,115 @@
-"""Where Ray is: a cluster to join, or one that is started here."""
+"""Where Ray is: a cluster to join, or one that is started here.
+
+A Ray cluster that we start ourselves is for this machine only.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import socket
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from maskdpo_ray.config.schema import ClusterConfig
-from maskdpo_ray.errors import ClusterError, shown
+import psutil
+
+from maskdpo_ray.config.schema import ClusterConfig, Config
+from maskdpo_ray.errors import ClusterError, ConfigError, shown
+
+
+@dataclass(frozen=True)
+class ActorGroup:
+    """`count` actors of one kind, each reserving `cpus` and `gpus` of Ray's."""
+
+    name: str
+    count: int
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The actors of a run."""
+
+    config: Config
+
+    def groups(self) -> list[ActorGroup]:
+        """Rollout engines, annotation and, where there is something to judge, evaluation actors, training ranks."""
+        config, on_gpu = self.config, self.config.cluster.device == "cuda"
+        return [
+            ActorGroup(
+                "rollout engines",
+                config.rollout.num_engines,
+                config.cluster.cpus_per_engine,
+                config.vllm.tensor_parallel_size if on_gpu else 0,
+            ),
+            ActorGroup(
+                "annotation actors",
+                config.annotation.num_actors,
+                config.cluster.cpus_per_annotator,
+                config.cluster.gpus_per_annotator,
+            ),
+            *self._evaluators(),
+            ActorGroup("training ranks", config.train.num_ranks, config.cluster.cpus_per_rank, 1 if on_gpu else 0),
+        ]
+
+    def _evaluators(self) -> list[ActorGroup]:
+        if not self.config.eval.is_judged:
+            return []
+        cluster = self.config.cluster
+        count = self.config.eval.num_actors
+        return [ActorGroup("evaluation actors", count, cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)]
+
+    def named(self, names: Collection[str]) -> list[ActorGroup]:
+        """The groups of these names; all without a name."""
+        return [group for group in self.groups() if not names or group.name in names]
+
+    def check(self, available: Mapping[str, float], *names: str) -> None:
+        """Raise ClusterError with the sum when the cluster's CPUs or GPUs don't suffice for the named groups."""
+        lower = {"CPU": "cluster.cpus_per_*", "GPU": "vllm.tensor_parallel_size"}
+        for kind, field in (("CPU", "cpus"), ("GPU", "gpus")):
+            needs = [(group.count, getattr(group, field), group.name) for group in self.named(names)]
+            total, has = sum(count * each for count, each, _ in needs), available.get(kind, 0)
+            if total > has + 1e-6:
+                terms = " + ".join(f"{count} x {each:g} ({name})" for count, each, name in needs if each)
+                advice = f"lower the counts or {lower[kind]}"
+                if kind == "GPU" and not has and self.config.cluster.device == "cuda":
+                    advice = "cluster.device: cpu does without"
+                raise ClusterError(f"not enough {kind}s: expected at most {has:g}, got {terms} = {total:g}; {advice}")
+
+    def check_here(self, *names: str) -> None:
+        """`check` before Ray starts, where it is to start on this machine: what that has is the most it can give."""
+        if ray_address_of(self.config.cluster) is None:
+            import torch
+
+            self.check({"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}, *names)
+            self._check_memory(psutil.virtual_memory().total / 2**30, *names)
+
+    def _check_memory(self, has_gib: float, *names: str) -> None:
+        """Raise ConfigError when engines on CPUs would have larger KV caches than all memory; vLLM would not say."""
+        engines = [group.count for group in self.named(names) if group.name == "rollout engines"]
+        needed = sum(engines) * self.config.vllm.cpu_kv_cache_gib
+        if self.config.cluster.device == "cpu" and needed > has_gib:
+            raise ConfigError(
+                f"vllm.cpu_kv_cache_gib: expected less than this machine's {has_gib:.0f} GiB of memory for all rollout "
+                f"engines, got {engines[0]} x {self.config.vllm.cpu_kv_cache_gib} = {needed}"
+            )
+
+    def actors(self, work: str, *names: str) -> list[str]:
+        """`work`, where it is done, and a line for each of the named groups."""
+        cluster = self.config.cluster
+        where = ray_address_of(cluster) or "a local Ray cluster"
+        lines = [f"{work} on {where} ({cluster.device})"]
+        for group in self.named(names):
+            gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""
+            lines.append(f"  {group.name}: {group.count}, CPUs for each: {group.cpus:g}{gpus}")
+        return lines
+
+
+def evaluating(with_engines: bool) -> list[str]:
+    """Names of the groups that evaluate; answers that exist need no engines."""
+    return ["rollout engines"] * with_engines + ["annotation actors", "evaluation actors"]
+
 
 _TIMEOUT_S = 10.0
 
@@ -22,7 +124,7 @@ _NOTES = {
 }
 
 
-def of(cluster: ClusterConfig) -> str | None:
+def ray_address_of(cluster: ClusterConfig) -> str | None:
     """The address of the cluster to join, `auto` or host:port; None when a local one is started.
 
     Raises ClusterError for an address of any other form.
@@ -35,9 +137,9 @@ def of(cluster: ClusterConfig) -> str | None:
     return address
 
 
-def check(cluster: ClusterConfig) -> None:
+def check_ray_address(cluster: ClusterConfig) -> None:
     """Raise ClusterError when nobody answers there. Ray itself tries for minutes, and then ends the process."""
-    address = of(cluster)
+    address = ray_address_of(cluster)
     if address is None or address == "auto":
         return
     try:
@@ -68,3 +170,11 @@ def _host_and_port(name: str, address: str) -> tuple[str, int]:
         expected = "auto, local or host:port (the port of `ray start --head`, 6379 unless told)"
         raise ClusterError(f"{name}: expected {expected}, got {shown(address)}{note}")
     return found[1] or found[2], int(found[3])
+
+
+def prefer_loopback(cluster: ClusterConfig) -> None:
+    """Let a local cluster listen to 127.0.0.1 alone. Call it before anything imports Ray."""
+    if ray_address_of(cluster) is None:
+        # With clusters off, Ray keeps the 127.0.0.1 that cluster.py gives it, and a local one listens there only. With
+        # clusters on it puts the machine's outward address in its place. It reads the variable when it is imported.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -1,4 +1,16 @@
-"""The config: every option, its one default and its meaning. `config_file.py` and `cli.py` read it.
+"""How a config's sections say what a value must be.
+
+The sections of the config that training reads: batches and schedule, optimizer, sharding, adapters, savings.
+
+Config sections for annotation, pairs and evaluation.
+
+Option values that vLLM, Ray and W&B refuse, reported before they start, naming the option.
+
+Taken from vLLM 0.29.0 (`SamplingParams._verify_args`, `SchedulerConfig`, `ModelConfig.verify_with_parallel_config`,
+`kv_cache_utils.check_enough_kv_cache_memory`), Ray 2.55.0 (`ray_option_utils`, `_raylet.prepare_resources`) and W&B
+(`Settings.validate_project`).
+
+The config: every option, its one default and its meaning. `config_file.py` and `cli.py` read it.
 
 Names follow OpenRLHF's dotted ones where the thing is the same (`adam.lr`, `train.batch_size`,
 `ds.zero_stage`, `rollout.n_samples_per_prompt`).
@@ -7,14 +19,361 @@ Names follow OpenRLHF's dotted ones where the thing is the same (`adam.lr`, `tra
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from maskdpo_ray import engine_limits
-from maskdpo_ray.judging_config import AnnotationConfig, EvalConfig, PairsConfig
+from maskdpo_ray.errors import ConfigError, shown
 from maskdpo_ray.records import LABELS
-from maskdpo_ray.requirement import require, require_some
-from maskdpo_ray.training_config import AdamConfig, DeepspeedConfig, LoraConfig, SavingsConfig, TrainConfig
+
+
+def require(condition: bool, name: str, expected: str, got: object) -> None:
+    """Raise ConfigError, one line, unless `condition` holds of the option `name`."""
+    if not condition:
+        raise ConfigError(f"{name}: expected {expected}, got {shown(got)}")
+
+
+def require_some(count: int | None, name: str) -> None:
+    """Raise ConfigError unless the option `name` is a count above 0, or none."""
+    require(count is None or count >= 1, name, "at least 1", count)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    num_ranks: int = 1
+    """DeepSpeed ranks, one Ray actor (and one GPU) each."""
+    beta: float = 0.1
+    """DPO's beta: how dear it is to leave the reference (Mask-DPO eq. 6)."""
+    reference: Literal["initial", "previous"] = "previous"
+    """Reference policy of an iteration: the one before the run, or the one before the iteration."""
+    max_epochs: int = 3
+    """Passes over an iteration's pairs."""
+    batch_size: int = 64
+    """Pairs per optimizer step, over all ranks."""
+    micro_batch_size: int = 8
+    """Pairs per forward pass and rank, at most; they are merged into one prefix tree."""
+    max_tokens_per_gpu: int = 8192
+    """Tokens that a rank computes per forward pass, at most, shared ones counted once; a pair that has more of them
+    has a pass of its own."""
+    lr_scheduler: Literal[
+        "cosine", "cosine_with_min_lr", "linear", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"
+    ] = "cosine"
+    """Learning rate over an iteration's steps: a schedule of transformers.get_scheduler."""
+    lr_warmup_ratio: float = 0.03
+    """Share of the steps that warm up."""
+    min_lr_ratio: float = 0.1
+    """Lowest learning rate, as a share of the highest (only for `cosine_with_min_lr`)."""
+    max_norm: float = 1.0
+    """Gradient clipping; 0 for none."""
+    save_steps: int = 50
+    """Optimizer steps from one DeepSpeed checkpoint to the next; a stopped training resumes from it. -1 or 0: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_ranks", "max_epochs", "batch_size", "micro_batch_size", "max_tokens_per_gpu"):
+            require(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
+        require(self.beta > 0, "train.beta", "above 0", self.beta)
+        require(0 <= self.lr_warmup_ratio < 1, "train.lr_warmup_ratio", "0 to below 1", self.lr_warmup_ratio)
+        require(0 <= self.min_lr_ratio <= 1, "train.min_lr_ratio", "0 to 1", self.min_lr_ratio)
+        require(self.max_norm >= 0, "train.max_norm", "at least 0", self.max_norm)
+        require(self.save_steps >= -1, "train.save_steps", "at least -1 (none)", self.save_steps)
+        require(
+            self.batch_size >= self.num_ranks,
+            "train.batch_size",
+            f"at least train.num_ranks ({self.num_ranks}): a pair for every rank",
+            self.batch_size,
+        )
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    lr: float = 5e-6
+    """Highest learning rate (Mask-DPO appendix A: 5e-6, for 8B)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's betas."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "adam.lr", "above 0", self.lr)
+        valid = all(0 <= b < 1 for b in self.betas)
+        require(valid, "adam.betas", "two numbers from 0 to below 1", self.betas)
+        require(self.eps > 0, "adam.eps", "above 0", self.eps)
+        require(self.weight_decay >= 0, "adam.weight_decay", "at least 0", self.weight_decay)
+
+
+@dataclass(frozen=True)
+class DeepspeedConfig:
+    zero_stage: Literal[2, 3] = 2
+    """ZeRO stage: 2 shards gradients and optimizer state over the ranks, 3 the weights too."""
+    param_dtype: Literal["bf16", "fp32"] = "bf16"
+    """Dtype of weights and activations; master weights are fp32 in any case."""
+    adam_offload: bool = False
+    """Keep the optimizer's state in CPU memory (GPU only)."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    rank: int = 0
+    """Train low-rank adapters of this rank beside frozen weights (LoRA); 0: train all weights."""
+    alpha: int = 16
+    """What an adapter adds is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout before the adapters."""
+    target_modules: str = "all-linear"
+    """Which modules get adapters: `all-linear`, or names separated by commas."""
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, "lora.rank", "at least 0 (0: none)", self.rank)
+        require(self.alpha >= 1, "lora.alpha", "at least 1", self.alpha)
+        require(0 <= self.dropout < 1, "lora.dropout", "0 to below 1", self.dropout)
+        require(self.modules is None or all(self.modules), "lora.target_modules", "names", self.target_modules)
+
+    @property
+    def modules(self) -> list[str] | None:
+        """`target_modules` one by one; None: all linear layers but the LM head."""
+        names = [name.strip() for name in self.target_modules.split(",")]
+        return None if names == ["all-linear"] else names
+
+    def adapts(self, path: str) -> bool:
+        """Whether a linear layer of this dotted path gets adapters."""
+        return self.modules is None or any(means(name, path) for name in self.modules)
+
+
+def means(name: str, path: str) -> bool:
+    """Whether a name among `lora.target_modules` means the module of this dotted path: PEFT goes by its last parts."""
+    return f".{path}".endswith(f".{name}")
+
+
+@dataclass(frozen=True)
+class SavingsConfig:
+    """Work that a masked objective does not need, left out. Each keeps loss and gradients, up to rounding."""
+
+    cut_tails: bool = True
+    """Leave out the tokens after an answer's last one with weight."""
+    head_at_targets: bool = True
+    """Run the LM head only where the next token has weight."""
+    reference_once: bool = True
+    """Compute reference log-probs once per pair and iteration, and keep them on disk; off: in every step anew."""
+    prefix_tree: bool = True
+    """Compute what answers of a micro-batch begin with in common once; off: one padded row for each answer."""
+    group_pairs: bool = True
+    """Put the pairs of a step that share most into one micro-batch; off: in the order of the epoch."""
+    lean_layers: bool = True
+    """Keep less of norms and MLPs for the backward pass, and compute it again there."""
+
+
+_EACH = 64
+"""Default number of questions in flight per annotation or evaluation actor."""
+
+
+@dataclass(frozen=True)
+class AnnotationConfig:
+    annotator: str = "facts"
+    """Annotator that labels sentences: `facts` and `claims` (rules over fact tables), `anah` (a judge that reads
+    documents), `classifier` (an NLI model), `replay` (a file of labels), or your own: `python:package.module:Class`."""
+    options: dict[str, Any] | None = None
+    """Keyword arguments of the annotator: {name: value}, the names as its class has them."""
+    num_actors: int = 1
+    """Annotation actors."""
+    max_in_flight: int | None = None
+    """Questions handed to all annotation actors together and not yet labelled; none: 64 for each."""
+    max_unparsed: float = 0.2
+    """Share of the sentences: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.max_unparsed <= 1, "annotation.max_unparsed", "0 to 1", self.max_unparsed)
+        require(self.num_actors >= 1, "annotation.num_actors", "at least 1", self.num_actors)
+        require_some(self.max_in_flight, "annotation.max_in_flight")
+
+    @property
+    def in_flight(self) -> int:
+        """`max_in_flight`, or its default."""
+        return self.max_in_flight or _EACH * self.num_actors
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    strategy: Literal["best_worst"] = "best_worst"
+    """How pairs are made of scored answers: `best_worst` (Mask-DPO section 2.2)."""
+    min_facts: int = 1
+    """Fewest `no_hallucination` sentences of a chosen answer; 0: even one that states nothing, whose score is 1."""
+    next_best: bool = True
+    """If the best answer has fewer: choose the best of those that have enough; false: drop the question."""
+    ties: Literal["first", "most_facts"] = "first"
+    """Tie-break between answers with the same score: `first`, the one sampled first, or `most_facts`, for chosen the
+    one with most `no_hallucination` sentences, for rejected the one with most wrong ones, and the first of those."""
+    cut_off: Literal["drop", "keep"] = "drop"
+    """Whether answers that `rollout.max_new_tokens` cut off can be chosen or rejected: `keep` as any other."""
+
+    def __post_init__(self) -> None:
+        require(self.min_facts >= 0, "pairs.min_facts", "at least 0", self.min_facts)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    n_samples_per_prompt: int = 5
+    """R: replications, one answer per question each (Mask-DPO section 3.1: five); one when evaluation is greedy."""
+    temperature: float | None = None
+    """Sampling temperature of evaluated answers, 0 for greedy ones; none: `rollout.temperature`."""
+    top_k: int | None = None
+    """The same for top-k, 1 for greedy answers (Mask-DPO table 1); none: `rollout.top_k`."""
+    top_p: float | None = None
+    """The same for top-p; none: `rollout.top_p`."""
+    bootstrap_samples: int = 2000
+    """Resamples of topics behind the 95% intervals."""
+    evaluator: str | None = None
+    """A second opinion on held-out answers, beside the annotator's: `factscore` (facts against documents),
+    `short_answer` (against standard answers), or a class of your own: `python:package.module:Class`; none: no other."""
+    options: dict[str, Any] | None = None
+    """Keyword arguments of the evaluator: {name: value}, the names as its class has them."""
+    perplexity_model: str | None = None
+    """Hugging Face folder of a causal language model that measures the perplexity of held-out answers, with or without
+    an evaluator; none: not measured."""
+    num_actors: int = 1
+    """Evaluation actors, when there is an evaluator or a perplexity model."""
+    max_in_flight: int | None = None
+    """Questions handed to all evaluation actors together and not yet judged; none: 64 for each."""
+    max_unparsed: float = 0.2
+    """Share of the evaluator's facts: with more of them `unparsed`, of at least 50 in the run folder, the run stops."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.max_unparsed <= 1, "eval.max_unparsed", "0 to 1", self.max_unparsed)
+        for name in ("n_samples_per_prompt", "num_actors"):
+            require(getattr(self, name) >= 1, f"eval.{name}", "at least 1", getattr(self, name))
+        require_some(self.max_in_flight, "eval.max_in_flight")
+        temperature, top_k, top_p = self.temperature, self.top_k, self.top_p
+        require(temperature is None or temperature >= 0, "eval.temperature", "at least 0 (greedy)", temperature)
+        require(top_k is None or top_k >= 1 or top_k == -1, "eval.top_k", "at least 1 or -1 (all)", top_k)
+        require(top_p is None or 0 < top_p <= 1, "eval.top_p", "above 0, at most 1", top_p)
+        samples, model = self.bootstrap_samples, self.perplexity_model
+        require(100 <= samples <= 10**5, "eval.bootstrap_samples", "100 to 100000", samples)
+        has_use = self.evaluator is not None or not self.options
+        require(has_use, "eval.options", "none without eval.evaluator", self.options)
+        require(model is None or bool(model.strip()), "eval.perplexity_model", "the folder of a model", model)
+
+    @property
+    def in_flight(self) -> int:
+        """`max_in_flight`, or its default."""
+        return self.max_in_flight or _EACH * self.num_actors
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether evaluation decodes greedily, so that all answers to a question are the same."""
+        return self.top_k == 1 or self.temperature == 0
+
+    @property
+    def replications(self) -> int:
+        """Answers to each question: `n_samples_per_prompt`, or 1 if greedy."""
+        return 1 if self.is_greedy else self.n_samples_per_prompt
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether evaluation actors judge held-out answers."""
+        return self.evaluator is not None or self.perplexity_model is not None
+
+
+BATCHED_TOKENS = {"cpu": 32768, "cuda": 8192}
+"""Most tokens that an engine computes per step, by `cluster.device`. On a CPU a whole prompt must fit."""
+
+
+_MOST_SAMPLES = 16384
+
+
+_MOST_SEQUENCES = 32768
+
+
+_TEMPERATURES = (0.01, 2.0)
+"""Range of temperatures: vLLM refuses higher ones and clamps lower ones."""
+
+
+_LEAST_SHARE = 1e-4
+"""Smallest fraction of a resource that Ray counts."""
+
+
+_NOT_IN_PROJECTS = "/\\#?%:"
+
+
+_GIB = 2**30
+
+
+def check_limits(config: Config) -> None:
+    """Raise ConfigError, naming the option, for a value that one of them would refuse for any model."""
+    vllm, cluster, project = config.vllm, config.cluster, config.logger.wandb_project
+    for section, sampling in (("rollout", config.rollout), ("eval", config.eval)):
+        count, temperature, top_k = sampling.n_samples_per_prompt, sampling.temperature, sampling.top_k
+        expected = f"at most {_MOST_SAMPLES}, as many as vLLM samples of a prompt"
+        require(count <= _MOST_SAMPLES, f"{section}.n_samples_per_prompt", expected, count)
+        lowest, highest = _TEMPERATURES
+        expected = f"{lowest} to {highest:g}, which vLLM samples at"
+        # In evaluation none means the value of rollouts, and 0 greedy.
+        is_sampled = not temperature or lowest <= temperature <= highest
+        require(is_sampled, f"{section}.temperature", expected, temperature)
+        require((top_k or 0) < 2**31, f"{section}.top_k", "less than 2^31, or -1 (all)", top_k)
+    require(vllm.max_num_seqs <= _MOST_SEQUENCES, "vllm.max_num_seqs", f"at most {_MOST_SEQUENCES}", vllm.max_num_seqs)
+    for name, share in vars(cluster).items():
+        if name.startswith(("cpus_per_", "gpus_per_")):
+            require(share == 0 or share >= _LEAST_SHARE, f"cluster.{name}", f"0, or at least {_LEAST_SHARE}", share)
+        if name.startswith("gpus_per_"):
+            is_share = share <= 1 or share == int(share)
+            require(
+                is_share, f"cluster.{name}", "a whole number where it is above 1: Ray shares out single GPUs", share
+            )
+    is_name = bool(project.strip()) and len(project) <= 128 and not set(_NOT_IN_PROJECTS) & set(project)
+    require(is_name, "logger.wandb_project", f"a name of 1 to 128 characters, none of {_NOT_IN_PROJECTS}", project)
+
+
+def check_engine_limits(config: Config, model: Any, file: Path, max_len: int) -> None:
+    """Refuse options that vLLM would refuse for an engine of this model.
+
+    Args:
+        model: the model's config, as transformers reads it from `file`.
+        max_len: longest sequence of the run, tokens.
+
+    Raises ConfigError, naming the option.
+    """
+    split, where = config.vllm.tensor_parallel_size, f"of {file}"
+    for name, count in _split(model):
+        expected = f"a divisor of {name}, {count}, {where}"
+        # Fewer KV heads than GPUs are replicated instead.
+        is_whole = count % split == 0 or (name == "num_key_value_heads" and split % count == 0)
+        require(is_whole, "vllm.tensor_parallel_size", expected, split)
+    if config.cluster.device != "cpu":
+        return
+    most = BATCHED_TOKENS["cpu"]
+    require(max_len <= most, "vllm.max_model_len", f"at most {most} on a CPU, as a prompt is computed whole", max_len)
+    each = _cache_bytes(model, 4 if config.engine_dtype == "float32" else 2)
+    if each is not None:
+        gib = config.vllm.cpu_kv_cache_gib
+        room, needed = gib * _GIB // each, math.ceil(max_len * each / _GIB)
+        expected = f"at most {room} (by default it is the model's limit), the longest sequence that fits into "
+        expected += f"vllm.cpu_kv_cache_gib: {gib}, or {needed} there"
+        require(max_len <= room, "vllm.max_model_len", expected, max_len)
+
+
+def _split(model: Any) -> Iterator[tuple[str, int]]:
+    """(name, count) of each quantity that is split over the GPUs of an engine."""
+    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        count = getattr(model, name, None)
+        if type(count) is int and count > 0:
+            yield name, count
+
+
+def _cache_bytes(model: Any, width: int) -> int | None:
+    """Bytes of KV cache per token; None if layers keep anything but keys and values of every head."""
+    heads = getattr(model, "num_attention_heads", None)
+    values = (
+        getattr(model, "num_hidden_layers", None),
+        getattr(model, "num_key_value_heads", None) or heads,
+        getattr(model, "head_dim", None) or (getattr(model, "hidden_size", 0) // heads if heads else None),
+    )
+    differs = any(getattr(model, name, None) for name in ("kv_lora_rank", "num_kv_shared_layers", "global_head_dim"))
+    if differs or not all(type(value) is int and value > 0 for value in values):
+        return None
+    layers, heads, size = values
+    return 2 * layers * heads * size * width
 
 
 def _check_thinking(value: str | dict[str, str]) -> None:
@@ -286,7 +645,7 @@ class Config:
                 "1 when cluster.device is cpu",
                 self.vllm.tensor_parallel_size,
             )
-        engine_limits.check(self)
+        check_limits(self)
         context, answer = self.vllm.max_model_len, self.rollout.max_new_tokens
         require(
             context is None or answer < context,

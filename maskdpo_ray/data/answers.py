@@ -12,7 +12,6 @@ from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.formats.preference import SIDES
 from maskdpo_ray.data.jsonl import objects, record, refuse_list
 from maskdpo_ray.errors import RecordError, shown
-from maskdpo_ray.pairing.pair_files import refuse_impossible
 from maskdpo_ray.records import Block, PreferencePair, Question, Rollout
 
 Given = tuple[str, Question, tuple[Rollout, ...]]
@@ -50,12 +49,12 @@ def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where
         pair = record(PreferencePair, item, where)
         return where, _named(pair.question_id, by_id, whose, where), (pair.chosen.rollout, pair.rejected.rollout)
     if "text" in item or set(SIDES).isdisjoint(item):
-        answer = rollout(item, where)
+        answer = any_rollout(item, where)
         return where, _named(answer.question_id, by_id, whose, where), (answer,)
     return where, *_of_preference(item, by_id, where)
 
 
-def rollout(item: dict[str, Any], where: str) -> Rollout:
+def any_rollout(item: dict[str, Any], where: str) -> Rollout:
     """An answer from any source. Raises RecordError naming `where` and the field."""
     refuse_list(item, where)
     answer = record(Answer, item, where)
@@ -87,3 +86,46 @@ def _of_preference(
             raise RecordError(message, Reason.INVALID_FIELD)
     texts = [getattr(preference, side).text for side in SIDES]
     return question, tuple(Rollout(own.id, sample, (), text, "stop", 0) for sample, text in enumerate(texts))
+
+
+_FINISHED = ("stop", "length")
+
+
+def rollouts(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Rollout]]:
+    """("file:line", answer) of a file of answers. Raises DataError naming line and field."""
+    dropped = dropped or Dropped(path)
+    return dropped.sift(objects(path, dropped), lambda item: (item[0], rollout(item[1], item[0])))
+
+
+def rollout(item: dict[str, Any], where: str) -> Rollout:
+    """One answer. Raises RecordError naming `where` and the field."""
+    answer = record(Rollout, item, where)
+    refuse_impossible(answer, where)
+    return answer
+
+
+def refuse_impossible(rollout: Rollout, where: str) -> None:
+    """Raise RecordError naming `where` and a field whose value is impossible for an answer."""
+    if rollout.finish_reason not in _FINISHED:
+        expected = " or ".join(_FINISHED)
+        message = f"{where}: finish_reason: expected {expected}, got {shown(rollout.finish_reason)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
+    for name in ("sample", "policy_version"):
+        if (number := getattr(rollout, name)) < 0:
+            raise RecordError(f"{where}: {name}: expected 0 or more, got {number}", Reason.INVALID_FIELD)
+    refuse_negative(rollout.token_ids, f"{where}: token_ids")
+    character = token = 0
+    for i, block in enumerate(rollout.blocks):
+        fits = character <= block.start < block.end <= len(rollout.text)
+        if block.tokens:
+            fits &= block.tokens > 0 and token <= block.first <= len(rollout.token_ids) - block.tokens
+            token = block.first + block.tokens
+        if not fits:
+            expected = "expected characters and tokens of the answer, after those of the block before"
+            raise RecordError(f"{where}: blocks[{i}]: {expected}, got {shown(block)}", Reason.INVALID_FIELD)
+        character = block.end
+
+
+def refuse_negative(token_ids: tuple[int, ...], where: str) -> None:
+    if negative := [token for token in token_ids if token < 0]:
+        raise RecordError(f"{where}: expected token ids of 0 or more, got {negative[0]}", Reason.INVALID_FIELD)

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import json_file, stage_files
 from maskdpo_ray.config import cli
+from maskdpo_ray.config import file as config_file
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.entries import Finished, find_finished
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.evaluation.intervals import refuse_other_topics, topics_of
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
 from maskdpo_ray.evaluation.metrics import Evaluation
 from maskdpo_ray.records import Question
 from maskdpo_ray.store import files, fingerprint
-from maskdpo_ray.store.ledger import read_entries
+from maskdpo_ray.store.ledger import Finished, find_finished, read_entries
 
 _SAMPLING = ("temperature", "top_k", "top_p")
 
@@ -55,8 +54,8 @@ class Baseline:
         run, version = _parsed(name)
         if not files.is_run_folder(run):
             raise RunFolderError(f"--against: expected a run folder, or FOLDER:VERSION, got {name!r}")
-        before = fingerprint.flatten(fingerprint.read(run / "config.yaml") or {})
-        now = fingerprint.flatten(json.loads(json.dumps(cli.resolved(config))))
+        before = config_file.flatten(fingerprint.read_config(run / "config.yaml") or {})
+        now = config_file.flatten(json.loads(json.dumps(cli.resolved(config))))
         other_options = _compare_judges(run, before, now)
         sampled = _sampling(before), _sampling(now)
         other_sampling = tuple(name for name in sampled[1] if sampled[0][name] != sampled[1][name])
@@ -70,7 +69,7 @@ class Baseline:
             raise RunFolderError(f"--against: {run}: expected a finished evaluation ({splits}){which}, got {got}")
         found = cls(run, version, other_options, other_sampling)
         for entry, (split, asked) in zip(finished[version], questions.items(), strict=True):
-            stage_files.check(run, entry.files, f"stage {entry.stage!r}")
+            files.check_proof(run, entry.files, f"stage {entry.stage!r}")
             found._refuse_other_topics(f"{split}.json", Evaluation, asked)
             if config.eval.is_judged:
                 found._refuse_other_topics(f"{split}-judged.json", JudgedEvaluation, asked)
@@ -79,7 +78,7 @@ class Baseline:
     def _refuse_other_topics(self, name: str, kind: Any, asked: Sequence[Question]) -> None:
         file = self.folder / name
         try:
-            found = json_file.read(file, kind)
+            found = files.read_json(file, kind)
             refuse_other_topics([*found.topic_sums, *found.left_out], topics_of(asked).values())
         except ValueError as error:
             raise RunFolderError(f"--against: {file}: {error}") from None

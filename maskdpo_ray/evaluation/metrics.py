@@ -1,13 +1,16 @@
-"""Factuality of annotated answers, and how much it changed: Mask-DPO sections 2.2 and 3.1, appendix A."""
+"""Factuality of annotated answers, and how much it changed: Mask-DPO sections 2.2 and 3.1, appendix A.
+
+Best of N: how well an answer does that is the best of N, as a selector with the same score would pick it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from math import comb
 from typing import Any
 
-from maskdpo_ray import best_of
 from maskdpo_ray.errors import shown
 from maskdpo_ray.evaluation.intervals import Gain, Ratios, Statistic, TopicSums
 from maskdpo_ray.models.thinking import own_ids
@@ -177,7 +180,7 @@ def evaluate(
             for topic, mine in sums.items()
         },
         topic_sums=sums,
-        best_of=best_of.mean_best([scores[q.id] for q in questions if q.id in scores], replications),
+        best_of=mean_best([scores[q.id] for q in questions if q.id in scores], replications),
         unparsed_example=example[0] if example else None,
         left_out=dict(left_out),
     )
@@ -217,3 +220,34 @@ def _count(rollout: Rollout, annotation: Annotation) -> dict[str, float]:
         "cut_off": rollout.finish_reason == "length",
         "nothing_checkable": all(label == NO_FACT for label in labels),
     }
+
+
+def best_of_n(scores: Sequence[float], n: int) -> float:
+    """The expected highest of `n` scores, estimated without bias from K >= n independent ones.
+
+    It is the mean, over all subsets of n of the K scores, of the highest one. In ascending order the i-th score is the
+    highest of C(i - 1, n - 1) subsets out of C(K, n). For scores of 0 and 1 this is pass@k (Chen et al. 2021,
+    https://arxiv.org/abs/2107.03374). Raises ValueError unless 1 <= n <= K.
+    """
+    if not 1 <= n <= len(scores):
+        raise ValueError(f"expected n from 1 to {len(scores)}, got {n}")
+    ranked = enumerate(sorted(scores), start=1)
+    return sum(score * comb(i - 1, n - 1) for i, score in ranked) / comb(len(scores), n)
+
+
+def sizes(samples: int) -> list[int]:
+    """1, 2, 4 ... and `samples` itself."""
+    powers = [2**i for i in range(samples.bit_length())]
+    return [*(n for n in powers if n < samples), samples]
+
+
+def mean_best(scores: Collection[Sequence[float]], samples: int) -> dict[str, float | None]:
+    """N as text -> mean of `best_of_n` over the questions that have N scores; None where no question has.
+
+    `scores` holds those of one question each, of at most `samples` answers.
+    """
+    found: dict[str, float | None] = {}
+    for n in sizes(samples):
+        bests = [best_of_n(each, n) for each in scores if len(each) >= n]
+        found[str(n)] = sum(bests) / len(bests) if bests else None
+    return found

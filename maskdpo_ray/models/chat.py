@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import beginning
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data.dropped import Reason
 from maskdpo_ray.errors import DataError, MaskError, ModelError, RecordError, one_line
@@ -24,6 +23,7 @@ from maskdpo_ray.models.plain_text import PlainText, as_is, mapped
 from maskdpo_ray.models.thinking import Tags
 from maskdpo_ray.models.token_spans import added_tokens, token_spans
 from maskdpo_ray.records import Block, Question, Rollout, Sentence
+from maskdpo_ray.store import fingerprint
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -338,7 +338,7 @@ def clock(config: Config) -> datetime:
     """Date and time for chat templates: when the config's run began, so that its prompts stay the same on resume;
     before it begins, now.
     """
-    return beginning.rendered_at(Path(config.run.dir) / config.run.name) or datetime.now()
+    return fingerprint.rendered_at(Path(config.run.dir) / config.run.name) or datetime.now()
 
 
 def _listed(file: Path) -> tuple[int, ...]:

@@ -1,4 +1,11 @@
-"""The folder of a model: its files are whole and fit each other, and training can use what they describe."""
+"""The folder of a model: its files are whole and fit each other, and training can use what they describe.
+
+A model's folder that is a model and no more: nothing in it brings another model, code or endless work along.
+
+A safetensors file: its header names the tensors, and tells whether the file is whole.
+
+The files of a model that an annotator or evaluator runs: what can be told of them at once, and loading them.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +13,19 @@ import difflib
 import inspect
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import plain_model, weights_file
+from safetensors import SafetensorError, safe_open
+
 from maskdpo_ray.config.schema import ModelConfig, VllmConfig
-from maskdpo_ray.errors import ConfigError, MaskError, ModelError, shown
+from maskdpo_ray.errors import ConfigError, MaskError, ModelError, one_line, shown
 from maskdpo_ray.models import other_folders
 from maskdpo_ray.models.token_spans import token_spans
-from maskdpo_ray.quiet import quiet
+from maskdpo_ray.terminal import quiet
 
 _DTYPES = ("BF16", "F16", "F32", "F64")
 
@@ -58,7 +67,7 @@ def load(model: ModelConfig) -> ModelFolder:
         given = model.model_name_or_path
         raise ModelError(f"model.model_name_or_path: {expected}{other_folders.described(given)}")
     described = _json_object(file)
-    plain_model.check(folder, described)
+    check_plain(folder, described)
     context = described.get("max_position_embeddings")
     if type(context) is not int or context < 1:
         raise ModelError(f"{file}: max_position_embeddings: expected a whole number above 0, got {shown(context)}")
@@ -232,7 +241,7 @@ def _shapes(folder: Path, dtypes: Collection[str] | None = _DTYPES) -> Shapes:
         raise ModelError(f"model.model_name_or_path: expected safetensors in {str(folder)!r}, {found}")
     shapes: Shapes = {}
     for name in sorted(files):
-        with weights_file.opened(folder / name) as weights:
+        with open_weights(folder / name) as weights:
             for tensor in weights.keys() if name in loaded else []:
                 shapes[tensor] = weights.get_slice(tensor).get_shape()
                 if dtypes and (dtype := weights.get_slice(tensor).get_dtype()) not in dtypes:
@@ -362,3 +371,144 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
     return " ".join(lines[: first + 1]) or type(error).__name__
+
+
+_ATTENTION = ("eager", "sdpa")
+
+
+_EXPERTS = ("eager", "batched_mm", "grouped_mm")
+"""What transformers computes itself; any other name may be a repository whose compiled code it fetches and runs."""
+
+
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+
+
+_MOST_LAYERS = 1000
+
+
+def check_plain(folder: Path, config: dict[str, Any]) -> None:
+    """Raise ModelError when `folder`, with what its config.json holds, is more than a model."""
+    if adapter := other_folders.adapter(folder):  # transformers would load its base model instead
+        raise ModelError(f"{folder / 'adapter_config.json'}: expected a whole model, got {adapter}")
+    allowed = {"attn_implementation": _ATTENTION, "experts_implementation": _EXPERTS}
+    for name, value in _unknown_fields(config):
+        if name in allowed and value not in (None, *allowed[name]):
+            expected = f"expected one of {', '.join(allowed[name])}"
+            raise ModelError(f"{folder / 'config.json'}: {name}: {expected}, got {shown(value)}")
+        if name in _LAYERS and isinstance(value, int) and value > _MOST_LAYERS:
+            raise ModelError(f"{folder / 'config.json'}: {name}: expected at most {_MOST_LAYERS}, got {shown(value)}")
+
+
+def _unknown_fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of every field of JSON values, also of those within others: a config may hold more configs."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            yield from each.items()
+            waiting.extend(each.values())
+        elif isinstance(each, list):
+            waiting.extend(each)
+
+
+@contextmanager
+def open_weights(file: Path) -> Iterator[Any]:
+    """The file, of which the header alone is read.
+
+    Raises ModelError, one line, when that can't be read or does not fit the file's size, as of a truncated file.
+    """
+    try:
+        with safe_open(file, framework="np") as weights:
+            yield weights
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{file}: expected a whole safetensors file (no Git LFS pointer), got: {one_line(error)}"
+        ) from None
+
+
+def describe_model(model: str, field: str) -> dict[str, Any]:
+    """What config.json in the folder `model` holds; nothing when that is no object.
+
+    Raises ConfigError about the option `field` when there is no such file, ModelError as `plain_model.check` does.
+    """
+    try:
+        value = json.loads((Path(str(model)) / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        expected = "expected the folder of a model, with config.json"
+        reason = f": {error.strerror if isinstance(error, OSError) else error}"
+        if not (Path(str(model)) / "config.json").is_file():
+            reason = other_folders.described(str(model)) or reason
+        raise ConfigError(f"{field}: {expected}, got {shown(model)}{reason}") from None
+    found: dict[str, Any] = value if isinstance(value, dict) else {}
+    check_plain(Path(str(model)), found)
+    return found
+
+
+def refuse_no_weights(folder: Path, field: str) -> None:
+    """Raise ModelError, about the option `field` or a file, unless there are safetensors and they are whole."""
+    if not list(folder.glob("*.safetensors")):
+        instead = other_folders.weights(folder)
+        found = f"found {instead}" if instead else "found none"
+        raise ModelError(f"{field}: expected safetensors in {str(folder)!r}, {found}")
+    refuse_damaged_weights(folder)
+
+
+def refuse_damaged_weights(folder: Path) -> None:
+    """Raise ModelError unless the header of every safetensors file in the folder is whole and fits the file's size."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with open_weights(file):
+            pass
+
+
+@quiet()
+def load_config(folder: Path) -> Any:
+    """As transformers reads it from the folder. Raises ModelError, one line, when it can't."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # broken files make transformers raise errors of all kinds
+        where = folder / "config.json"
+        raise ModelError(f"{where}: expected the config of a model, got: {one_line(error)}") from error
+
+
+@quiet()
+def read_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer in the folder. Raises ModelError, one line, when there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as error:  # as in `config`
+        raise ModelError(f"{folder}: expected a tokenizer, got: {one_line(error)}") from None
+    # Without its files transformers makes one up, to which every word is unknown.
+    files = getattr(found, "vocab_files_names", {}).values()
+    if files and not any((folder / file).is_file() for file in files):
+        raise ModelError(f"{folder}: expected a tokenizer, got none of {', '.join(files)}")
+    return found
+
+
+@quiet()
+def load_network(kind: Any, folder: Path, expected: str) -> Any:
+    """The model in the folder, an auto class of transformers being its `kind`, in float32.
+
+    Raises ModelError, one line, when that can't be loaded, or weights are missing; `expected` says what it should be.
+    """
+    import torch
+
+    try:
+        network, report = kind.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except Exception as error:  # as in `config`
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(f"{folder}: expected {expected}, got: {reason}") from error
+    if report["missing_keys"]:  # transformers fills them with random numbers
+        missing = sorted(report["missing_keys"])[0]
+        raise ModelError(f"{folder}: expected all weights of the model, got none for {missing}")
+    return network.eval()

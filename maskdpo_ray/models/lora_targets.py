@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskdpo_ray.config.schema import ModelConfig
+from maskdpo_ray.config.schema import LoraConfig, ModelConfig, means
 from maskdpo_ray.errors import ConfigError, shown
-from maskdpo_ray.quiet import quiet
-from maskdpo_ray.training_config import LoraConfig, means
+from maskdpo_ray.terminal import quiet
 
 
 def linear_layers(model: Any) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from maskdpo_ray import fitting
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.engine_sizing import GIB
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.fitting import Machines, Models
+from maskdpo_ray.models import memory
+from maskdpo_ray.models.memory import GIB, Machines, Models
 
 Options = dict[str, Any]
 """Dotted name -> value."""
@@ -46,7 +45,7 @@ def find(config: Config, models: Models, machines: Machines) -> Options | None:
     The memory of annotation actors is left out: it depends on the judge's own options.
     """
     for engine in _sorted(_engine_choices(config, models, machines)):
-        if not _fit(changed(config, engine), models, machines, fitting.ENGINES):
+        if not _fit(changed(config, engine), models, machines, memory.ENGINES):
             continue
         for rank in _sorted(_rank_choices(config, machines)):
             candidate = _on_the_gpus(changed(config, {**engine, **rank}), machines)
@@ -57,14 +56,14 @@ def find(config: Config, models: Models, machines: Machines) -> Options | None:
 
 def fewest_gpus(config: Config) -> int:
     """Fewest GPUs for a run of this config: an engine, a rank, and one actor of each other kind that uses GPUs."""
-    groups = [group for group in fitting.gpu_groups(config) if group.name != "rollout engines"]
+    groups = [group for group in memory.gpu_groups(config) if group.name != "rollout engines"]
     return 1 + sum(math.ceil(group.gpus) for group in groups)
 
 
 def _fit(config: Config | None, models: Models, machines: Machines, only: str | None = None) -> bool:
     if config is None:
         return False
-    groups = [each for each in fitting.verdicts(config, models, machines) if each.group != fitting.ANNOTATORS]
+    groups = [each for each in memory.verdicts(config, models, machines) if each.group != memory.ANNOTATORS]
     return all(each.fits for each in groups if only is None or each.group == only)
 
 
@@ -81,7 +80,7 @@ def _split_choices(config: Config, models: Models, machines: Machines) -> Iterat
     yield 0.0, {}
     if config.cluster.device == "cpu":
         for length in (models.max_len(config), models.prompt_tokens + config.rollout.max_new_tokens):
-            gib = math.ceil(fitting.engine(config, models).kv_per_token() * length / GIB)
+            gib = math.ceil(memory.engine(config, models).kv_per_token() * length / GIB)
             if gib > config.vllm.cpu_kv_cache_gib:
                 yield _UNWELCOME["larger cache"] * gib, {"vllm.cpu_kv_cache_gib": gib}
         return
@@ -152,7 +151,7 @@ def changed(config: Config, options: Options) -> Config | None:
 def _on_the_gpus(config: Config | None, machines: Machines) -> Config | None:
     """Reduce engines and judges if there are too few GPUs for all; None if that is not enough."""
     most = machines.num_gpus
-    if config is None or most is None or fitting.gpus_needed(config)[0] <= most:
+    if config is None or most is None or memory.gpus_needed(config)[0] <= most:
         return config
     engines = config.rollout.num_engines
     for judges in (False, True):
@@ -162,7 +161,7 @@ def _on_the_gpus(config: Config | None, machines: Machines) -> Config | None:
         one = changed(config, {"rollout.num_engines": 1, **fewer})
         if one is None:
             return None
-        spare = most - fitting.gpus_needed(one)[0]
+        spare = most - memory.gpus_needed(one)[0]
         if spare >= 0:
             more = min(engines, 1 + spare // config.vllm.tensor_parallel_size)
             return changed(config, {"rollout.num_engines": more, **fewer})

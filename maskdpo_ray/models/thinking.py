@@ -14,13 +14,31 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from maskdpo_ray.annotation.llm.thoughts import KNOWN
 from maskdpo_ray.config.schema import ModelConfig
 from maskdpo_ray.errors import MaskError
 from maskdpo_ray.models.token_spans import special_ids, token_spans
 from maskdpo_ray.records import Annotation, Block, Rollout
+
+
+class TagPair(NamedTuple):
+    """The tags that open and close a thinking block."""
+
+    open: str
+    close: str
+
+
+KNOWN = (
+    *(TagPair(f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
+    TagPair("[THINK]", "[/THINK]"),
+    TagPair("◁think▷", "◁/think▷"),
+    TagPair("<|begin_of_thought|>", "<|end_of_thought|>"),
+    TagPair("<|START_THINKING|>", "<|END_THINKING|>"),
+    TagPair("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+"""Tags of current models: DeepSeek-R1 and Qwen3, Seed-OSS, Magistral, Kimi, Command A, gpt-oss."""
+
 
 Pair = tuple[str, str]
 """The tags that open and close a block."""

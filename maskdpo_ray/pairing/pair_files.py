@@ -1,25 +1,33 @@
 """Answers and pairs of ours, read back from files that anybody may have edited.
 
 A pair is whole when `pairs.py` could have made it: two labelled answers to its question, the chosen one's score higher.
+
+Conversion of text preferences to training pairs: answers as token ids, rendered by the policy's chat.
+
+Pairs of a file to learn from: ours, or preference data of others.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.annotators.conformance import refuse_faults
+from maskdpo_ray.annotation.replay import ReplayAnnotator
+from maskdpo_ray.annotation.replies import refuse_annotation_faults
+from maskdpo_ray.data import formats
+from maskdpo_ray.data.answers import refuse_impossible, refuse_negative
 from maskdpo_ray.data.dropped import Dropped, Reason
-from maskdpo_ray.data.formats.preference import SIDES
+from maskdpo_ray.data.formats.preference import SIDES, Preference
 from maskdpo_ray.data.jsonl import objects, record
-from maskdpo_ray.errors import AnnotatorError, RecordError, shown
-from maskdpo_ray.pairs import score
-from maskdpo_ray.records import PreferencePair, Question, Rollout, ScoredAnswer
+from maskdpo_ray.errors import AnnotatorError, DataError, RecordError, shown
+from maskdpo_ray.models import prompts
+from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.pairing.scoring import score, scored
+from maskdpo_ray.records import UNPARSED, Annotation, PreferencePair, Question, Rollout, ScoredAnswer, Sentence
 from maskdpo_ray.store.ledger import encode_line
-
-_FINISHED = ("stop", "length")
 
 
 class Once:
@@ -50,48 +58,8 @@ class OwnPairs:
         return pair
 
 
-def rollouts(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Rollout]]:
-    """("file:line", answer) of a file of answers. Raises DataError naming line and field."""
-    dropped = dropped or Dropped(path)
-    return dropped.sift(objects(path, dropped), lambda item: (item[0], rollout(item[1], item[0])))
-
-
-def rollout(item: dict[str, Any], where: str) -> Rollout:
-    """One answer. Raises RecordError naming `where` and the field."""
-    answer = record(Rollout, item, where)
-    refuse_impossible(answer, where)
-    return answer
-
-
-def refuse_impossible(rollout: Rollout, where: str) -> None:
-    """Raise RecordError naming `where` and a field whose value is impossible for an answer."""
-    if rollout.finish_reason not in _FINISHED:
-        expected = " or ".join(_FINISHED)
-        message = f"{where}: finish_reason: expected {expected}, got {shown(rollout.finish_reason)}"
-        raise RecordError(message, Reason.INVALID_FIELD)
-    for name in ("sample", "policy_version"):
-        if (number := getattr(rollout, name)) < 0:
-            raise RecordError(f"{where}: {name}: expected 0 or more, got {number}", Reason.INVALID_FIELD)
-    _refuse_negative(rollout.token_ids, f"{where}: token_ids")
-    character = token = 0
-    for i, block in enumerate(rollout.blocks):
-        fits = character <= block.start < block.end <= len(rollout.text)
-        if block.tokens:
-            fits &= block.tokens > 0 and token <= block.first <= len(rollout.token_ids) - block.tokens
-            token = block.first + block.tokens
-        if not fits:
-            expected = "expected characters and tokens of the answer, after those of the block before"
-            raise RecordError(f"{where}: blocks[{i}]: {expected}, got {shown(block)}", Reason.INVALID_FIELD)
-        character = block.end
-
-
-def _refuse_negative(token_ids: tuple[int, ...], where: str) -> None:
-    if negative := [token for token in token_ids if token < 0]:
-        raise RecordError(f"{where}: expected token ids of 0 or more, got {negative[0]}", Reason.INVALID_FIELD)
-
-
 def _refuse_incomplete(pair: PreferencePair, where: str) -> None:
-    _refuse_negative(pair.prompt_token_ids, f"{where}: prompt_token_ids")
+    refuse_negative(pair.prompt_token_ids, f"{where}: prompt_token_ids")
     for side in SIDES:
         answer: ScoredAnswer = getattr(pair, side)
         rollout, of_side = answer.rollout, f"{where}: {side}"
@@ -106,7 +74,7 @@ def _refuse_incomplete(pair: PreferencePair, where: str) -> None:
             message = f"{of_side}: expected an answer of words, got {shown(rollout.text)}"
             raise RecordError(message, Reason.EMPTY_ANSWER)
         try:
-            refuse_faults([(Question(pair.question_id, pair.topic, ()), rollout)], [answer.annotation])
+            refuse_annotation_faults([(Question(pair.question_id, pair.topic, ()), rollout)], [answer.annotation])
         except AnnotatorError as error:
             raise RecordError(f"{of_side}: {error}", Reason.INVALID_SENTENCES) from None
         expected = score(answer.annotation)
@@ -125,3 +93,115 @@ def _refuse_incomplete(pair: PreferencePair, where: str) -> None:
             f"{where}: chosen: score: expected more than {rejected.score}, the rejected answer's, got {chosen.score}"
         )
         raise RecordError(message, Reason.INVALID_PAIR)
+
+
+POLICY_VERSION = 0
+"""Of answers that no policy of ours sampled: they count as the initial policy's."""
+
+
+def to_pair(preference: Preference, chat: Chat, where: str) -> PreferencePair:
+    """A labelled preference as a training pair: token for token the template's finished conversations.
+
+    Raises RecordError as `Chat.turns` does, and for an answer without a labelled sentence left (`no_sentence`);
+    DataError without labels, ModelError when the tokenizer has no chat template.
+    """
+    given = [getattr(preference, side) for side in SIDES]
+    for side, answer in zip(SIDES, given, strict=True):
+        if not answer.sentences:
+            raise DataError(f"{where}: {side}: expected labelled sentences, got none")
+    try:
+        prompt_ids, turns = chat.turns(preference.prompt, [answer.text for answer in given])
+        answers = []
+        for sample, (side, answer, turn) in enumerate(zip(SIDES, given, turns, strict=True)):
+            name = preference.question_id
+            rollout = Rollout(name, sample, turn.token_ids, turn.text, "stop", POLICY_VERSION, turn.blocks)
+            sentences = turn.spans(answer.text, answer.sentences)
+            if not sentences:
+                raise RecordError(f"{side}: expected a labelled sentence beside thinking, got none", Reason.NO_SENTENCE)
+            answers.append(scored(rollout, Annotation(name, sample, sentences)))
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}", error.reason) from None
+    chosen, rejected = answers
+    return PreferencePair(preference.question_id, preference.topic, prompt_ids, chosen, rejected, POLICY_VERSION)
+
+
+@dataclass(frozen=True)
+class PairsReader:
+    """How to read one."""
+
+    chat: Chat
+    max_len: int
+    """Of prompt and answer together, tokens."""
+    vocab_size: int
+    annotations: Path | None
+    """Labels of answers that have none, as `annotate` writes them."""
+    needs_labels: bool
+    """False under a mask to which all labels are the same."""
+
+    def read(self, path: Path, dropped: Dropped | None = None) -> Iterator[PreferencePair]:
+        """Read every pair in file order; unusable ones go to `dropped`.
+
+        Raises DataError and ModelError, naming the line.
+        """
+        dropped = dropped or Dropped(path)
+        labels = None if self.annotations is None else ReplayAnnotator(str(self.annotations), dropped.highest)
+        own, once = OwnPairs(), Once()
+
+        def pair_of(found: tuple[str, dict[str, Any]]) -> PreferencePair:
+            where, item = found
+            if "prompt_token_ids" in item:
+                pair = own.read(item, where)
+            else:
+                preference = formats.preference(item, where)
+                unnamed = {"question_id": "", "topic": ""} if preference.question_id == where else {}
+                once.refuse(replace(preference, **unnamed), where)
+                prompts.refuse_left_out(self.chat, preference.prompt, f"{where}: prompt")
+                pair = to_pair(self._labelled(preference, labels, path, where), self.chat, where)
+            self._refuse_unfit(pair, where)
+            return pair
+
+        return dropped.sift(objects(path, dropped), pair_of)
+
+    def _labelled(self, preference: Preference, labels: ReplayAnnotator | None, path: Path, where: str) -> Preference:
+        for sample, side in enumerate(SIDES):
+            answer = getattr(preference, side)
+            if answer.sentences:
+                continue
+            if labels is not None:
+                sentences = _looked_up(preference.question_id, sample, answer.text, labels, where)
+            elif self.needs_labels:
+                raise RecordError(
+                    f"{where}: {side}: expected labelled sentences, got none; label them first, "
+                    f"python -m maskdpo_ray.annotate {path} -o labels.jsonl, and add --annotations labels.jsonl",
+                    Reason.UNLABELLED,
+                )
+            else:
+                sentences = (Sentence(0, len(answer.text), UNPARSED),)
+            preference = replace(preference, **{side: replace(answer, sentences=sentences)})
+        return preference
+
+    def _refuse_unfit(self, pair: PreferencePair, where: str) -> None:
+        """Refuse what the model can't take in."""
+        if not pair.prompt_token_ids:
+            raise RecordError(f"{where}: prompt_token_ids: expected at least one, got none", Reason.EMPTY_PROMPT)
+        for side in SIDES:
+            ids = (*pair.prompt_token_ids, *getattr(pair, side).rollout.token_ids)
+            if len(ids) > self.max_len:
+                raise RecordError(
+                    f"{where}: {side}: expected at most {self.max_len} tokens with the prompt "
+                    f"(vllm.max_model_len, by default the model's context), got {len(ids)}",
+                    Reason.TOO_LONG,
+                )
+            if bad := [token for token in ids if not 0 <= token < self.vocab_size]:
+                raise RecordError(
+                    f"{where}: {side}: expected token ids below the model's vocab_size {self.vocab_size}, got {bad[0]}",
+                    Reason.OUTSIDE_VOCABULARY,
+                )
+
+
+def _looked_up(question_id: str, sample: int, text: str, labels: ReplayAnnotator, where: str) -> tuple[Sentence, ...]:
+    answer = Rollout(question_id, sample, (), text, "stop", 0)
+    try:
+        return labels.annotate([(Question(question_id, "", ()), answer)])[0].sentences
+    except AnnotatorError as error:
+        raise RecordError(f"{where}: {error}", Reason.UNLABELLED) from None

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import json_file
 from maskdpo_ray.config import cli
 from maskdpo_ray.errors import RunFolderError, UserError, printable, shown
 from maskdpo_ray.evaluation.intervals import Change, Statistic
 from maskdpo_ray.records import Record, from_json
+from maskdpo_ray.store import files as json_file
 from maskdpo_ray.store import fingerprint
 
 # Metric of the summary -> (heading, format); of the held-out questions but for the last one.
@@ -54,10 +54,10 @@ class FinishedRun:
         for file in files:
             if not os.path.isfile(file):
                 raise RunFolderError(f"{file}: expected a file of a finished run, found none")
-        summary = _Values(files[0], json_file.load(files[0]))
-        stored = fingerprint.read(files[1]) or {}
+        summary = _Values(files[0], json_file.load_json(files[0]))
+        stored = fingerprint.read_config(files[1]) or {}
         policy = _Values(files[1], stored).at("mask.policy")
-        eos = fingerprint.field(files[1], stored, "mask.eos", str)
+        eos = fingerprint.config_field(files[1], stored, "mask.eos", str)
         metrics = {name: summary.ends("heldout", name) for name in _METRICS if name != "transfer_score"}
         if "transfer" in summary.at("evaluations"):
             metrics["transfer_score"] = summary.ends("transfer", "score")
@@ -67,7 +67,7 @@ class FinishedRun:
             raise RunFolderError(f"{files[2]}: can't be read: {error.strerror}") from error
         return cls(
             mask=f"{policy if isinstance(policy, str) else 'custom'}, EOS {eos}",
-            seed=fingerprint.field(files[1], stored, "run.seed", int),
+            seed=fingerprint.config_field(files[1], stored, "run.seed", int),
             metrics=metrics,
             gain=summary.record(Change, "evaluations.heldout.-1.gain.score"),
             pairs=hashlib.sha256(b"\n".join(pairs)).hexdigest(),

@@ -14,16 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import json_file
 from maskdpo_ray.errors import RunFolderError, shown
 from maskdpo_ray.evaluation import judged_metrics, metrics
 from maskdpo_ray.evaluation.intervals import Gain
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
 from maskdpo_ray.evaluation.metrics import Evaluation
-from maskdpo_ray.pairs import PairsSummary
+from maskdpo_ray.records import PairsSummary
 from maskdpo_ray.report.remarks import remarks
 from maskdpo_ray.report.tables import render, show
-from maskdpo_ray.store import fingerprint
+from maskdpo_ray.store import files, fingerprint
 from maskdpo_ray.store.ledger import encode_line
 
 SPLITS = ("heldout", "transfer")
@@ -52,11 +51,14 @@ def build(
     """
     folder = Path(run_folder)
     file = folder / "config.yaml"
-    config = fingerprint.read(file)
+    config = fingerprint.read_config(file)
     if config is None:
         raise RunFolderError(f"{file}: expected the config of a run, got none")
-    name, seed = fingerprint.field(file, config, "run.name", str), fingerprint.field(file, config, "run.seed", int)
-    samples = fingerprint.field(file, config, "eval.bootstrap_samples", int)
+    name, seed = (
+        fingerprint.config_field(file, config, "run.name", str),
+        fingerprint.config_field(file, config, "run.seed", int),
+    )
+    samples = fingerprint.config_field(file, config, "eval.bootstrap_samples", int)
     if evaluated is None:
         numbered = _numbered(folder, "eval", "")
         evaluated = [Evaluated(f"after {version}" if version else "before", version, at) for version, at in numbered]
@@ -67,7 +69,7 @@ def build(
         "folder": str(folder),
         "evaluations": evaluations,
         "pairs": [
-            {"iteration": number, **asdict(json_file.read(file, PairsSummary))}
+            {"iteration": number, **asdict(files.read_json(file, PairsSummary))}
             for number, file in _numbered(folder, "iter", "pairs-summary.json")
         ],
         **_usage(folder / "metrics.jsonl"),
@@ -116,7 +118,7 @@ def _versions(
         file = policy.folder / f"{name}.json"
         if not os.path.isfile(file):
             continue
-        result = json_file.read(file, kind)
+        result = files.read_json(file, kind)
         value = json.loads(encode_line(result))
         initial = initial or result
         sums = value.pop("topic_sums")  # stays in its own file

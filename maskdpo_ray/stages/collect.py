@@ -7,21 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from maskdpo_ray import restarts
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.failures import Failures
-from maskdpo_ray.lessons import Lessons
 from maskdpo_ray.pairing import examples
-from maskdpo_ray.pairs import DropReason, PairsSummary
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Question
-from maskdpo_ray.report.progress import track
+from maskdpo_ray.pairing.examples import Lessons
+from maskdpo_ray.records import DropReason, Failed, Labelled, PairsSummary, Policy, Question
+from maskdpo_ray.stages import watch
 from maskdpo_ray.stages.background import Beside
-from maskdpo_ray.stages.protocols import Failed, Labelled, Stages
-from maskdpo_ray.stages.watch import UnparsedShare
+from maskdpo_ray.stages.protocols import Stages
+from maskdpo_ray.stages.watch import Failures, UnparsedShare
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
+from maskdpo_ray.terminal import track
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class CollectStage:
         for pair in self.folder.pairs(iteration):
             lessons.add(pair, examples.example_of(pair, self.config, self.tokenizer))
         todo = self.todo(iteration)
-        with restarts.stage(self.tracker, "collect", iteration, *self.stages.groups):
+        with watch.stage(self.tracker, "collect", iteration, *self.stages.groups):
             labelled = self._labelled(todo, iteration, policy)
             failed: dict[str, str] = {}
             self._commit(iteration, track(labelled, _doing(iteration), len(todo)), failed, lessons)
@@ -73,7 +70,7 @@ class CollectStage:
         todo, most = self.todo(iteration), self.config.in_flight(self.config.rollout.n_samples_per_prompt)
         failed: dict[str, str] = {}
         with (
-            restarts.stage(self.tracker, "collect", iteration, *self.stages.groups),
+            watch.stage(self.tracker, "collect", iteration, *self.stages.groups),
             Beside(self._labelled(todo, iteration, policy), self._stop, most) as coming,
         ):
 

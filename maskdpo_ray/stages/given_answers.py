@@ -13,10 +13,8 @@ from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RecordError
 from maskdpo_ray.models.chat import Chat, Messages
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Question, Rollout
-from maskdpo_ray.report.progress import SHORT, track
-from maskdpo_ray.stages.protocols import Answered
+from maskdpo_ray.records import Answered, Policy, Question, Rollout
+from maskdpo_ray.terminal import SHORT, track
 
 
 @dataclass(frozen=True)

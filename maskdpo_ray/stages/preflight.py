@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import engine_limits
 from maskdpo_ray.annotation import protocol as annotators
 from maskdpo_ray.annotation.protocol import Annotator
+from maskdpo_ray.config import schema
+from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped, Reason
@@ -17,10 +19,14 @@ from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.evaluation.evaluators.guarded import Guarded
 from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity
 from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
-from maskdpo_ray.models import chat, folder, lora_targets
+from maskdpo_ray.models import chat, lora_targets
+from maskdpo_ray.models import folder as models_folder
+from maskdpo_ray.models import prompts as models_prompts
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairing.masks import MaskPolicy
 from maskdpo_ray.records import Question
+from maskdpo_ray.store.ledger import Entry, Finished, Unit
+from maskdpo_ray.store.question_log import units
 
 
 @dataclass(frozen=True)
@@ -91,17 +97,17 @@ def check(config: Config) -> Prepared:
     splits = load_questions(config.data)
     splits.sift(lambda split, question: judgeable(annotator, None if split == "train" else evaluator, question))
     splits.check()
-    model = folder.load(config.model)
+    model = models_folder.load(config.model)
     lora_targets.check(config.lora, config.model, model.config)
-    limit = folder.max_len(model, config.vllm)
+    limit = models_folder.max_len(model, config.vllm)
     if config.rollout.max_new_tokens >= limit:
         raise ConfigError(
             f"rollout.max_new_tokens: expected less than the model's context ({limit}), which also holds the prompt, "
             f"got {config.rollout.max_new_tokens}"
         )
-    engine_limits.check_model(config, model.config, model.file, limit)
+    schema.check_engine_limits(config, model.config, model.file, limit)
     own = chat.of(config, model.tokenizer)
-    prompts = questions.Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
+    prompts = models_prompts.Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     splits.sift(lambda _, question: prompts.check(question))
     splits.check()
     return Prepared(splits.train, splits.evaluation, annotator, own, evaluator, splits.sources)
@@ -165,3 +171,30 @@ def load_questions(data: DataConfig) -> Splits:
         evaluation["transfer"] = transfer
     questions.check_disjoint(train, heldout, evaluation.get("transfer", []))
     return Splits(train[: data.max_questions], evaluation, by_split)
+
+
+def describe(
+    plan: Plan, num_train: int, num_eval: Mapping[str, int], folder: Path, entries: Sequence[Entry] = ()
+) -> str:
+    """The plan of a run in words: actors, resources, steps, and what `entries` of a ledger say is done."""
+    config = plan.config
+    k, replications = config.rollout.n_samples_per_prompt, config.eval.replications
+    answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
+    ahead = "  answers from iteration 1 on: during the training before it, so NOT ON-POLICY (rollout.ahead)"
+    lines = [
+        *plan.actors(f"run {config.run.name} in {folder}"),
+        f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs"
+        f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
+        *([ahead] if config.rollout.ahead else []),
+        f"  evaluation before and after each iteration: {answers} {'greedy ' * config.eval.is_greedy}answers",
+    ]
+    return "\n".join([*lines, *resumed(folder, entries)])
+
+
+def resumed(folder: Path, entries: Sequence[Entry]) -> list[str]:
+    """A line of what the run folder holds already, if anything: finished stages, questions of the one under way."""
+    done = [f"{e.stage} {e.iteration}" for e in entries if isinstance(e, Finished) and e.stage != "begin"]
+    for name in dict.fromkeys(entry.log for entry in entries if isinstance(entry, Unit)):
+        committed, sealed = units(entries, name)
+        done += [f"{len(committed)} questions of {name}"] * (len(committed) > sealed)
+    return [f"  resumed: {folder} holds {', '.join(done)}"] if done else []

@@ -10,44 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
+from maskdpo_ray.records import Answered, Failed, Labelled, PairLogps, Policy, Question, TrainingExample
 from maskdpo_ray.store.checkpoints import Checkpoints
-from maskdpo_ray.training.batches import TrainingExample
-from maskdpo_ray.training.reference import PairLogps
-
-EVALUATE = "evaluate-"
-"""Prefix of the `purpose` of evaluated answers, which are sampled by the options of `eval`."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A question that a group gave up; the groups after it let it pass."""
-
-    question: Question
-    error: str
-    """One line: which actor failed at last, and why."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A question with its K answers."""
-
-    question: Question
-    prompt_token_ids: tuple[int, ...]
-    rollouts: tuple[Rollout, ...]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A question with its answers and their labels, in the same order."""
-
-    question: Question
-    prompt_token_ids: tuple[int, ...]
-    rollouts: tuple[Rollout, ...]
-    annotations: tuple[Annotation, ...]
-    judgements: tuple[Judgement, ...] = ()
-    """By others than the annotator, of held-out answers and only where there are such."""
 
 
 class Group(Protocol):

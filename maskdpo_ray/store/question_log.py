@@ -4,27 +4,47 @@ The unit's ledger line is on the disk before its lines are appended to the files
 unit ends in each of them and the SHA-256 of its bytes. So after a kill or a power loss (a ledger line
 without its bytes) the log is cut back to the last unit that is whole. Units that are committed
 together share one write to each file and one fsync. Earlier versions wrote the ledger line last.
+
+Questions go to the disk beside the work on the next ones: those that end meanwhile share one wait for it.
+
+A ledger that lost lines: answers on disk that it should name and does not.
+
+Questions are committed one after the other, and a question's ledger line is on the disk before the
+next question is written. So a kill or a power loss leaves at most one question without its line, in
+the whole folder; that one is cut off and done again. If there are more, the ledger lost lines, and to
+cut would lose committed answers. The results of stages are not looked at: without their lines they
+are made again, from the same answers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import queue
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.pairs import DropReason
-from maskdpo_ray.records import Annotation, Judgement, PreferencePair, Rollout, from_json
-from maskdpo_ray.stages.watch import Counts, count
-from maskdpo_ray.store.ledger import AppendFile, Ledger, encode_record
+from maskdpo_ray.records import Annotation, DropReason, Judgement, PreferencePair, Rollout, from_json
+from maskdpo_ray.store.ledger import (
+    AppendFile,
+    Counts,
+    Entry,
+    Finished,
+    Ledger,
+    Rewind,
+    Unit,
+    count_unparsed,
+    encode_record,
+)
 
 
-def files(folder: Path, name: str, judged: bool) -> dict[str, Path]:
+def log_files(folder: Path, name: str, judged: bool) -> dict[str, Path]:
     """Part -> file of the log `name` in the run folder.
 
     "rollouts", "annotations" and, for training, "pairs"; of an evaluation, where the run is `judged` by a second
@@ -63,7 +83,7 @@ def units(entries: Iterable[Entry], name: str) -> tuple[list[Unit], int]:
 def refuse_short(folder: Path, name: str, entries: Iterable[Entry], judged: bool) -> None:
     """Raise RunFolderError when a file of the log lacks bytes that a finished stage was built on. Hashes nothing."""
     found, sealed = units(entries, name)
-    paths = files(folder, name, judged)
+    paths = log_files(folder, name, judged)
     for unit in found[:sealed][-1:]:
         for part, expected in unit.end.items():
             size = paths[part].stat().st_size if paths[part].exists() else 0
@@ -100,7 +120,7 @@ class QuestionLog:
         self.name = name
         self.notes: list[str] = []
         self._ledger = ledger
-        paths = files(folder, name, judged)
+        paths = log_files(folder, name, judged)
         self._files = {part: AppendFile(path) for part, path in paths.items()}
         self._ends = dict.fromkeys(self._files, 0)
         """Where the last unit ends in each file."""
@@ -198,7 +218,7 @@ class QuestionLog:
             count=len(rollouts),
             drop=None if outcome is None or pair else str.__str__(outcome),  # an enum's value
             sha256=hashlib.sha256(b"".join(data.values())).hexdigest(),
-            counts=dict(count(annotations, judgements)),
+            counts=dict(count_unparsed(annotations, judgements)),
             error=error,
         )
 
@@ -283,3 +303,103 @@ class QuestionLog:
         """Close the files."""
         for file in self._files.values():
             file.close()
+
+
+_MOST = 256
+"""Questions that wait for the disk at a time."""
+
+
+class Committer:
+    """A context manager. When it is left, after an error too, all questions that it was given are on the disk.
+
+    Meanwhile nobody else may write to the run folder's ledger.
+    """
+
+    def __init__(self, log: QuestionLog) -> None:
+        self._log = log
+        self._waiting: queue.Queue[Encoded | None] = queue.Queue(_MOST)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._write, name="commit", daemon=True)
+
+    def __enter__(self) -> Committer:
+        self._thread.start()
+        return self
+
+    def commit(
+        self,
+        question_id: str,
+        rollouts: Sequence[Rollout],
+        annotations: Sequence[Annotation],
+        outcome: PreferencePair | str,
+    ) -> None:
+        """Take a question, which is committed soon. Raises RunFolderError when an earlier one could not be."""
+        question = self._log.encode(question_id, rollouts, annotations, outcome)
+        if self._failure is not None:
+            raise self._failure
+        self._waiting.put(question)
+
+    def _write(self) -> None:
+        is_last = False
+        while not is_last:
+            together = [self._waiting.get()]
+            while not self._waiting.empty():
+                together.append(self._waiting.get())
+            is_last = together[-1] is None
+            if self._failure is None:  # else only make room for whoever puts
+                try:
+                    self._log.commit_all([question for question in together if question is not None])
+                except BaseException as error:
+                    self._failure = error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+        if self._failure is not None and kind is None:
+            raise self._failure
+
+
+_REMEDY = "restore the ledger or choose another run.name"
+
+
+def refuse_lost_lines(path: Path, entries: Sequence[Entry], judged: bool) -> None:
+    """Raise RunFolderError when lines are missing from the ledger in `path`, read as `entries`. Writes nothing.
+
+    `judged`: the run has judgements of held-out answers.
+    """
+    ledger = path / "ledger.jsonl"
+    unnamed: dict[tuple[str, str], None] = {}  # (log, question), in order
+    for name in dict.fromkeys([*(e.log for e in entries if isinstance(e, Unit)), *names(path)]):
+        files = log_files(path, name, judged)
+        end = dict.fromkeys(files, 0)
+        for unit in units(entries, name)[0]:
+            if unit.end.keys() != end.keys() or sum(unit.end.values()) - sum(end.values()) != unit.bytes:
+                raise RunFolderError(
+                    f"{ledger}: expected question {unit.question_id!r} of {name} to start where the one before it "
+                    f"ends, got a gap; {_REMEDY}"
+                )
+            end = unit.end
+        unnamed |= {(name, question): None for part in files for question in _question_ids(files[part], end[part])}
+    # The first line, of the opened folder, is on the disk before any answer.
+    if len(unnamed) > (1 if entries else 0):
+        name, question = next(iter(unnamed))
+        raise RunFolderError(
+            f"{ledger}: expected a line for each committed question, got none for {len(unnamed)} that are on disk, "
+            f"first {question!r} of {name}; {_REMEDY}"
+        )
+
+
+def _question_ids(file: Path, start: int) -> Iterator[str]:
+    """Of the whole lines from byte `start` on."""
+    if not file.exists():
+        return
+    with file.open("rb") as opened:
+        opened.seek(start)
+        for line in opened.read().split(b"\n")[:-1]:
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue  # what a power loss left in place of a line: no answer is lost with it
+            if isinstance(record, dict) and "question_id" in record:
+                yield str(record["question_id"])

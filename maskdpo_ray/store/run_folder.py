@@ -10,6 +10,8 @@ eval_000/        evaluation of policy version 0 (before training): heldout.json,
                  heldout-annotations.jsonl, from version 1 on heldout-gain.json; with a second evaluator
                  or a perplexity model heldout-judgements.jsonl and heldout-judged*.json; the same for transfer
 summary.json     written at the end; error.log when the last attempt failed; run.lock while one runs
+
+The run folder of a command: of the loop, or of one of its stages.
 """
 
 from __future__ import annotations
@@ -21,21 +23,32 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray import beginning, json_file, lost_lines, run_lock, stage_files, whole_file
-from maskdpo_ray.beginning import Questions
-from maskdpo_ray.committing import Committer
-from maskdpo_ray.entries import Entry, Finished, Opened, Unit, find_finished
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import SCHEMA_VERSION, Annotation, Judgement, PreferencePair, Record, Rollout
-from maskdpo_ray.stages.watch import Counts
+from maskdpo_ray.records import SCHEMA_VERSION, Annotation, Judgement, Policy, PreferencePair, Record, Rollout
 from maskdpo_ray.store import checkpoints, fingerprint, question_log
-from maskdpo_ray.store.ledger import Ledger, encode_line, read_entries, sync_folder
-from maskdpo_ray.store.question_log import QuestionLog
+from maskdpo_ray.store import files as run_lock
+from maskdpo_ray.store.fingerprint import Questions
+from maskdpo_ray.store.ledger import (
+    Counts,
+    Entry,
+    Finished,
+    Ledger,
+    Opened,
+    Unit,
+    encode_line,
+    find_finished,
+    read_entries,
+    sync_folder,
+)
+from maskdpo_ray.store.question_log import Committer, QuestionLog
+from maskdpo_ray.store.tracking import Tracker
 
 
 class RunFolder:
@@ -79,7 +92,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             _refuse_strangers(path)
-            lock = run_lock.hold(path)
+            lock = run_lock.hold_lock(path)
         except OSError as error:
             raise RunFolderError(f"{error.filename or path}: can't be written: {error.strerror}") from error
         try:
@@ -87,7 +100,7 @@ class RunFolder:
             ledger = Ledger(path / "ledger.jsonl")
             folder = cls(path, lock, ledger, resumed=changed is not None, config=config)
             if changed is None or changed:
-                whole_file.write(path / "config.yaml", fingerprint.text(config, package_versions))
+                run_lock.write_whole(path / "config.yaml", fingerprint.config_text(config, package_versions))
             folder._ledger.append(
                 Opened(
                     time=time.time(),
@@ -119,11 +132,11 @@ class RunFolder:
             _refuse_strangers(path)
             _, entries = _read(path, _as_stored(config))
             if questions is not None and (begun := find_finished(entries, "begin", 0)):
-                beginning.refuse_other_questions(path, begun.facts, questions)
-                beginning.refuse_other_files(path, begun.facts, config)
+                fingerprint.refuse_other_questions(path, begun.facts, questions)
+                fingerprint.refuse_other_files(path, begun.facts, config)
             if policies := [entry for entry in entries if isinstance(entry, Finished) and entry.stage == "train"]:
                 # The one that a resumed run starts from; its hash, which takes long, when it is loaded.
-                stage_files.check(path, policies[-1].files, "stage 'train'", with_hash=False)
+                run_lock.check_proof(path, policies[-1].files, "stage 'train'", with_hash=False)
             return entries
         except OSError as error:
             raise RunFolderError(f"{error.filename or path}: can't be used: {error.strerror}") from error
@@ -271,11 +284,11 @@ class RunFolder:
         """
         begun = self.finished("begin", 0)
         if begun is None:
-            self.finish("begin", 0, **beginning.facts(initial, questions, self._config, rendered_at))
+            self.finish("begin", 0, **fingerprint.facts(initial, questions, self._config, rendered_at))
         else:
-            beginning.refuse_other_weights(self.path, begun, initial)
-            beginning.refuse_other_questions(self.path, begun, questions)
-            beginning.refuse_other_files(self.path, begun, self._config)
+            fingerprint.refuse_other_weights(self.path, begun, initial)
+            fingerprint.refuse_other_questions(self.path, begun, questions)
+            fingerprint.refuse_other_files(self.path, begun, self._config)
 
     def finish(self, stage: str, iteration: int, files: Iterable[str | os.PathLike[str]] = (), **facts: Any) -> None:
         """Say in the ledger that `stage` ("train", "evaluate", ...) of `iteration` is done.
@@ -286,7 +299,7 @@ class RunFolder:
         """
         for log in self._logs.values():
             log.sync()
-        proofs = stage_files.prove(self.path, files)
+        proofs = run_lock.prove(self.path, files)
         self._ledger.append(Finished(stage=stage, iteration=iteration, finished=time.time(), facts=facts, files=proofs))
         self._close_logs()  # opened again when asked for: the number of open files does not grow
 
@@ -309,17 +322,17 @@ class RunFolder:
         entry = find_finished(self._ledger.finished, stage, iteration)
         if entry is None:
             raise ValueError(f"stage {stage!r} of iteration {iteration} is not finished")
-        stage_files.check(self.path, entry.files, f"stage {stage!r}")
+        run_lock.check_proof(self.path, entry.files, f"stage {stage!r}")
 
     def write_json(self, relative: str, value: Any) -> Path:
         """Write a record or JSON values (NaN raises ValueError): after a kill the old file is there or the new one."""
         target = self.path / relative
-        whole_file.write(target, encode_line(value))
+        run_lock.write_whole(target, encode_line(value))
         return target
 
     def read_json(self, relative: str, kind: type[Record]) -> Record:
         """The record that `write_json` wrote. Raises RunFolderError when it is not there, or damaged."""
-        return json_file.read(self.path / relative, kind)
+        return run_lock.read_json(self.path / relative, kind)
 
 
 def _as_stored(config: dict[str, Any]) -> dict[str, Any]:
@@ -339,25 +352,25 @@ def _read(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, li
     entries = read_entries(path / "ledger.jsonl")
     changed = _changes(path, config, entries)
     judged = _is_judged(config)
-    lost_lines.refuse(path, entries, judged)
+    question_log.refuse_lost_lines(path, entries, judged)
     for name in dict.fromkeys(entry.log for entry in entries if isinstance(entry, Unit)):
         question_log.refuse_short(path, name, entries, judged)
     for entry in entries:
         # Small files, read by every later gain and by the summary; a policy is checked where it is loaded.
         if isinstance(entry, Finished) and entry.stage.startswith("evaluate-"):
-            stage_files.check(path, entry.files, f"stage {entry.stage!r}")
+            run_lock.check_proof(path, entry.files, f"stage {entry.stage!r}")
     return changed, entries
 
 
 def _changes(path: Path, config: dict[str, Any], entries: Sequence[Entry]) -> dict[str, Any] | None:
     """What differs from the config that the run began with, None for a new run. Raises RunFolderError."""
-    stored = fingerprint.read(path / "config.yaml")
+    stored = fingerprint.read_config(path / "config.yaml")
     if stored is None:
         return None
     # Not before its first stage: a run that found no cluster at the address, say, binds nobody to its config.
     has_begun = any(not isinstance(entry, Opened) for entry in entries)
     begun = find_finished(entries, "begin", 0)
-    return fingerprint.refuse_changes(path, stored, config, has_begun, beginning.has_moved(begun, config))
+    return fingerprint.refuse_changes(path, stored, config, has_begun, fingerprint.has_moved(begun, config))
 
 
 def _writable(path: Path) -> Path:
@@ -377,8 +390,35 @@ def _refuse_strangers(path: Path) -> None:
     """Raise RunFolderError when `path` holds anything and no ledger, which is there before all else but the lock."""
     if (path / "ledger.jsonl").exists():
         return
-    if strangers := sorted(file.name for file in path.iterdir() if file.name != run_lock.NAME):
+    if strangers := sorted(file.name for file in path.iterdir() if file.name != run_lock.LOCK_NAME):
         raise RunFolderError(
             f"{path}: expected an empty folder, or one of a run, got {strangers[0]!r} and no ledger.jsonl; "
             "choose another run.name, or restore the ledger if it was one"
         )
+
+
+def run_path(config: Config) -> Path:
+    """Where it lies."""
+    return Path(config.run.dir) / config.run.name
+
+
+def check_run(config: Config, inputs: Questions) -> list[Entry]:
+    """Refuse, while nothing is left behind, what `opened` and `RunFolder.begin` would.
+
+    Returns the entries of its ledger. Raises UserError.
+    """
+    Tracker(run_path(config), config.logger, cli.resolved(config)).check()
+    return RunFolder.check(run_path(config), cli.resolved(config), inputs)
+
+
+@contextmanager
+def open_run(config: Config) -> Iterator[tuple[RunFolder, Tracker]]:
+    """Run folder and metrics; prints what there is to note of the folder. Raises RunFolderError as its `open` does."""
+    resolved = cli.resolved(config)
+    with (
+        RunFolder.open(run_path(config), resolved) as folder,
+        Tracker(run_path(config), config.logger, resolved) as tracker,
+    ):
+        for note in folder.notes:
+            print(note, flush=True)
+        yield folder, tracker

@@ -1,79 +1,24 @@
-"""Pairs -> training examples with token weights -> global batches -> each rank's micro-batches."""
+"""Pairs -> training examples with token weights -> global batches -> each rank's micro-batches.
+
+A global batch as the micro-batches of each rank.
+
+Pairs that begin alike go through the model together, because a prefix tree computes what they share once; and as many
+of them as the limits on pairs and tokens allow, because a pass of few tokens uses the processor badly.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from maskdpo_ray.pairing.masks import MaskPolicy, token_weights
-from maskdpo_ray.records import PreferencePair, ScoredAnswer
+import numpy as np
+
+from maskdpo_ray.config.schema import SavingsConfig, TrainConfig
+from maskdpo_ray.records import TrainingExample
+from maskdpo_ray.training.prefix_tree import common_length
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingExample:
-    """A preference pair as token ids, with one weight per response token (Mask-DPO eq. 5's I(a_i))."""
-
-    pair_id: str
-    prompt_token_ids: tuple[int, ...]
-    chosen_token_ids: tuple[int, ...]
-    rejected_token_ids: tuple[int, ...]
-    chosen_weights: tuple[float, ...]
-    rejected_weights: tuple[float, ...]
-
-    def input_lengths(self, cut_tails: bool) -> tuple[int, int]:
-        """Tokens of chosen and rejected answer, prompt included, that a model has to read.
-
-        With `cut_tails`, all before the last one that has weight: what comes after has no target behind it. 0 for an
-        answer without weight.
-        """
-        sides = (self.chosen_token_ids, self.chosen_weights), (self.rejected_token_ids, self.rejected_weights)
-        lengths = []
-        for token_ids, weights in sides:
-            last = next((i for i in reversed(range(len(weights))) if weights[i]), None)
-            used = len(token_ids) if not cut_tails else last
-            lengths.append(0 if used is None else len(self.prompt_token_ids) + used)
-        return lengths[0], lengths[1]
-
-
-def make_example(pair: PreferencePair, tokenizer: Any, policy: MaskPolicy, eos: str) -> TrainingExample:
-    """Weigh a pair's tokens under a mask policy.
-
-    `eos` is a rule of `token_weights`, or "chosen": "keep" in the chosen and "drop" in the rejected answer.
-
-    Raises MaskError when an answer's ids don't spell its text or a sentence can't be located.
-    """
-
-    def weigh(answer: ScoredAnswer, side: str) -> tuple[float, ...]:
-        spans = [(sentence.start, sentence.end) for sentence in answer.annotation.sentences]
-        weights = policy.span_weights(answer.annotation, side)
-        rule = {"chosen": "keep", "rejected": "drop"}[side] if eos == "chosen" else eos
-        rollout = answer.rollout
-        blocks = [(block.start, block.end) for block in rollout.blocks]
-        ended = rollout.finish_reason == "stop"
-        return tuple(token_weights(tokenizer, rollout.token_ids, rollout.text, spans, weights, rule, blocks, ended))
-
-    return TrainingExample(
-        pair_id=pair.question_id,
-        prompt_token_ids=pair.prompt_token_ids,
-        chosen_token_ids=pair.chosen.rollout.token_ids,
-        rejected_token_ids=pair.rejected.rollout.token_ids,
-        chosen_weights=weigh(pair.chosen, "chosen"),
-        rejected_weights=weigh(pair.rejected, "rejected"),
-    )
-
-
-def teaches(example: TrainingExample) -> bool:
-    """Whether both sides have a token to learn from; else the pair is dropped and counted."""
-    return any(example.chosen_weights) and any(example.rejected_weights)
-
-
-def num_weighted(example: TrainingExample) -> int:
-    """Tokens with weight, of both sides."""
-    return sum(weight > 0 for weights in (example.chosen_weights, example.rejected_weights) for weight in weights)
 
 
 def epoch_batches(num_examples: int, batch_size: int, epochs: int, seed: int) -> Iterator[list[int]]:
@@ -101,3 +46,57 @@ def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
     """`items` in runs of `size`, the last one shorter."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
+
+
+def split(
+    batch: Sequence[TrainingExample], num_ranks: int, train: TrainConfig, savings: SavingsConfig
+) -> list[list[list[int]]]:
+    """For each rank its micro-batches, as places in `batch`.
+
+    Each place stands there once; the ranks' numbers of pairs differ by one at most, and may be 0.
+    """
+    places = list(range(len(batch)))
+    if savings.group_pairs:
+        # In this order a pair shares more with its neighbours than with anyone else.
+        places.sort(key=lambda place: (batch[place].prompt_token_ids, batch[place].chosen_token_ids))
+        ends = [-(-len(places) * rank // num_ranks) for rank in range(num_ranks + 1)]
+        shares = [places[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    else:
+        shares = [shard(places, rank, num_ranks) for rank in range(num_ranks)]
+    return [_filled(batch, share, train, savings) for share in shares]
+
+
+def _filled(
+    batch: Sequence[TrainingExample], places: Sequence[int], train: TrainConfig, savings: SavingsConfig
+) -> list[list[int]]:
+    """Runs of `places`, each as long as the limits allow; one pair at least."""
+    runs: list[list[int]] = []
+    size = 0
+    for place in places:
+        fits = bool(runs) and len(runs[-1]) < train.micro_batch_size
+        if fits:
+            size = _joined(batch, runs[-1], place, size, savings)
+        if fits and size <= train.max_tokens_per_gpu:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+            size = num_tokens(batch[place], savings)
+    return runs
+
+
+def _joined(batch: Sequence[TrainingExample], run: Sequence[int], place: int, size: int, savings: SavingsConfig) -> int:
+    """Tokens that the model computes for a run of `size` of them with another pair; of a tree, at most."""
+    if savings.prefix_tree:
+        one, other = (np.asarray(batch[each].prompt_token_ids) for each in (run[-1], place))
+        return size + num_tokens(batch[place], savings) - common_length(one, other)
+    return 2 * (len(run) + 1) * max(max(batch[each].input_lengths(savings.cut_tails)) for each in (*run, place))
+
+
+def num_tokens(example: TrainingExample, savings: SavingsConfig) -> int:
+    """Tokens that the model computes for one pair alone, padding included."""
+    chosen, rejected = example.input_lengths(savings.cut_tails)
+    if not savings.prefix_tree:
+        return 2 * max(chosen, rejected)
+    one = np.asarray([*example.prompt_token_ids, *example.chosen_token_ids][:chosen])
+    other = np.asarray([*example.prompt_token_ids, *example.rejected_token_ids][:rejected])
+    return chosen + rejected - common_length(one, other)

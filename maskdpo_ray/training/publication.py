@@ -8,10 +8,9 @@ import numpy as np
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ModelError
-from maskdpo_ray.report.progress import note
+from maskdpo_ray.records import PairLogps, TrainingExample
+from maskdpo_ray.terminal import note
 from maskdpo_ray.training import noise
-from maskdpo_ray.training.batches import TrainingExample
-from maskdpo_ray.training.reference import PairLogps
 
 
 def compare(

@@ -2,6 +2,8 @@
 
 The file says whose they are: the reference policy's checksum, and a digest of the token ids and of which of them have
 weight. So they serve every epoch and every start of a run, and no other model's or pairs' are ever taken for them.
+
+Log-probs of single pairs, as they cross processes and lie on disk, and of a micro-batch, as the loss takes them.
 """
 
 from __future__ import annotations
@@ -10,18 +12,18 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from maskdpo_ray import whole_file
 from maskdpo_ray.errors import RunFolderError, one_line, shown
-from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.records import PairLogps, TrainingExample
+from maskdpo_ray.store import files
 
-PairLogps = tuple[np.ndarray, np.ndarray]
-"""Of one pair's responses, chosen and rejected: [response length] float32 each, 0 where the weight is 0."""
+if TYPE_CHECKING:
+    import torch
 
 
 _TENSOR = "logps"
@@ -79,7 +81,7 @@ def save(file: Path, examples: Sequence[TrainingExample], logps: ReferenceLogps,
     """
     # One entry: safetensors writes several in any order, and a run's files are to be the same each time.
     metadata = {"of": f"{checksum} {_digest(examples)}"}
-    whole_file.write(file, safetensors.numpy.save({_TENSOR: logps.flat}, metadata))
+    files.write_whole(file, safetensors.numpy.save({_TENSOR: logps.flat}, metadata))
 
 
 def load(file: Path, examples: Sequence[TrainingExample], checksum: str) -> ReferenceLogps:
@@ -118,3 +120,26 @@ def _digest(examples: Sequence[TrainingExample]) -> str:
         for weights in (example.chosen_weights, example.rejected_weights):
             digest.update((np.asarray(weights) != 0).tobytes())
     return digest.hexdigest()
+
+
+def pad_logps(references: Sequence[PairLogps]) -> torch.Tensor:
+    """Reference log-probs as [2B, T] float32, chosen rows first, right-padded with 0 to the longest response."""
+    import torch
+
+    rows = [chosen for chosen, _ in references] + [rejected for _, rejected in references]
+    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.float32)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = torch.as_tensor(values)
+    return padded
+
+
+def split_logps(logps: np.ndarray, examples: Sequence[TrainingExample]) -> list[PairLogps]:
+    """Rows of [2B, T] (chosen first) back to pairs, without padding."""
+    half = len(examples)
+    return [
+        (
+            logps[index, : len(example.chosen_token_ids)].copy(),
+            logps[half + index, : len(example.rejected_token_ids)].copy(),
+        )
+        for index, example in enumerate(examples)
+    ]

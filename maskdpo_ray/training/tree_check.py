@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from maskdpo_ray.errors import ModelError
+from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import noise, tree_attention
-from maskdpo_ray.training.batches import TrainingExample
 from maskdpo_ray.training.forward import ALL_SAVINGS, response_logps
 
 

@@ -15,7 +15,7 @@ from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
 from maskdpo_ray.config.schema import Config, DeepspeedConfig, ModelConfig, TrainConfig
 from maskdpo_ray.models import memory, shape
-from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.records import TrainingExample
 
 pytestmark = pytest.mark.timeout(600)
 

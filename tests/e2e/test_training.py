@@ -22,9 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
 from maskdpo_ray.errors import ModelError, NotFiniteError
+from maskdpo_ray.records import PairLogps, TrainingExample
 from maskdpo_ray.training import batches as batching
-from maskdpo_ray.training.batches import TrainingExample
-from maskdpo_ray.training.reference import PairLogps
 
 # The groups of ranks run inside the first test's setup: two minutes on two idle cores, more on busy ones.
 pytestmark = pytest.mark.timeout(1200)

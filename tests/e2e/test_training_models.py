@@ -19,12 +19,11 @@ from safetensors.torch import load_file, save_file
 from test_training import BETA, OPTIMIZER, examples, padded_logps, settings
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, PretrainedConfig, Qwen2Config
 
-from actors import adapters, strategy
+from actors import strategy
 from actors.training import TrainingRank
-from maskdpo_ray import micro_batches
+from maskdpo_ray.config.schema import LoraConfig, SavingsConfig, TrainConfig
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.training import batches, publication
-from maskdpo_ray.training_config import LoraConfig, SavingsConfig, TrainConfig
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -65,7 +64,7 @@ def rank_main(rank: int, port: int, models: str, folder: str) -> None:
             reference = trainer.reference_logps(everything, model)
             trainer.begin(model, len(BATCHES), SEED, starts_at_reference=True)
             for batch in BATCHES:
-                share = micro_batches.split([pairs[i] for i in batch], 2, TRAIN, SavingsConfig())[rank]
+                share = batches.split([pairs[i] for i in batch], 2, TRAIN, SavingsConfig())[rank]
                 indices = [[batch[place] for place in places] for places in share]
                 steps.append(
                     trainer.train_step(
@@ -128,7 +127,7 @@ def train_plainly(folder: Path, lora: LoraConfig) -> tuple[list[dict[str, float]
         reference, _ = padded_logps(model, pairs)
     if lora.rank:
         strategy.seed_everything(f"{SEED}/adapters")
-        model = adapters.wrap(model, lora)
+        model = strategy.wrap(model, lora)
     model.eval()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adam = torch.optim.AdamW(trained, lr=CONSTANT.lr, betas=CONSTANT.betas, eps=CONSTANT.eps, weight_decay=0.0)

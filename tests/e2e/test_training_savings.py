@@ -26,10 +26,10 @@ from test_training import (
 )
 from transformers import AutoModelForCausalLM
 
-from actors import adapters, strategy
+from actors import strategy
 from actors.training import TrainingRank
-from maskdpo_ray import micro_batches
-from maskdpo_ray.training_config import LoraConfig, SavingsConfig, TrainConfig
+from maskdpo_ray.config.schema import LoraConfig, SavingsConfig, TrainConfig
+from maskdpo_ray.training import batches as micro_batches
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -113,7 +113,7 @@ def train_adapters_plainly(folder: Path) -> dict[str, Any]:
     """The same steps by PEFT and torch's AdamW in float32, one padded row for each answer; merged by PEFT."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     strategy.seed_everything("5/adapters")
-    model, pairs, steps = adapters.wrap(model, LORA), examples(), []
+    model, pairs, steps = strategy.wrap(model, LORA), examples(), []
     adam = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         betas=OPTIMIZER.betas,

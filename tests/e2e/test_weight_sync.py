@@ -19,9 +19,7 @@ from actors import weights
 from actors.rollout import EngineSettings, Request, RolloutEngine, Sampling, request_seed
 from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Rollout
-from maskdpo_ray.training.batches import TrainingExample
+from maskdpo_ray.records import Policy, Rollout, TrainingExample
 
 pytestmark = pytest.mark.timeout(900)
 STEPS = 6

@@ -27,12 +27,12 @@ from maskdpo_ray.config.schema import (
     ModelConfig,
     RolloutConfig,
     RunConfig,
+    SavingsConfig,
     TrainConfig,
 )
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.stages.protocols import Failed, Stages
-from maskdpo_ray.training_config import SavingsConfig
+from maskdpo_ray.records import Failed, Policy
+from maskdpo_ray.stages.protocols import Stages
 
 MAX_IN_FLIGHT = 4
 SAVINGS = SavingsConfig(cut_tails=False, lean_layers=False)

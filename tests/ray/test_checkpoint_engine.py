@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors import checkpoint_engine
+from actors import patches
 
 
 class Code:
@@ -26,7 +26,7 @@ def test_what_deepspeed_writes_comes_back(tmp_path: Path) -> None:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    engine = checkpoint_engine.build()
+    engine = patches.build_checkpoint_engine()
     state = {
         "weights": torch.arange(3.0),
         "stage": ZeroStageEnum.weights,
@@ -43,5 +43,5 @@ def test_what_deepspeed_writes_comes_back(tmp_path: Path) -> None:
 def test_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"weights": Code(tmp_path / "ran")}, tmp_path / "a.pt")
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        checkpoint_engine.build().load(str(tmp_path / "a.pt"))
+        patches.build_checkpoint_engine().load(str(tmp_path / "a.pt"))
     assert not (tmp_path / "ran").exists()

@@ -23,16 +23,12 @@ from actors.rollout import request_seed
 from maskdpo_ray import cluster as cluster_module
 from maskdpo_ray.annotation import protocol
 from maskdpo_ray.cluster import Cluster
-from maskdpo_ray.config.schema import AnnotationConfig
+from maskdpo_ray.config.schema import AnnotationConfig, SavingsConfig
 from maskdpo_ray.data import questions
 from maskdpo_ray.errors import ClusterError, DataError
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Question
-from maskdpo_ray.stages.protocols import Answered
+from maskdpo_ray.records import Answered, Policy, Question, TrainingExample
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.training import batches as batching
-from maskdpo_ray.training.batches import TrainingExample
-from maskdpo_ray.training_config import SavingsConfig
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as in running.py
 

@@ -16,7 +16,7 @@ from maskdpo_ray.annotation import protocol
 from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config.schema import AnnotationConfig
 from maskdpo_ray.errors import ClusterError, ConfigError
-from maskdpo_ray.stages.protocols import Answered, Failed
+from maskdpo_ray.records import Answered, Failed
 
 GOOD = [f"q{index}" for index in range(6)]
 

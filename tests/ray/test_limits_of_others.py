@@ -1,4 +1,4 @@
-"""The bounds of `maskdpo_ray.engine_limits` are those of the installed vLLM and Ray."""
+"""The bounds of `maskdpo_ray.config.schema` are those of the installed vLLM and Ray."""
 
 from __future__ import annotations
 

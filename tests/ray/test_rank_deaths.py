@@ -20,10 +20,9 @@ from actors.groups import TrainingGroup
 from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config.schema import ClusterConfig, Config, ModelConfig, RunConfig, TrainConfig
 from maskdpo_ray.errors import ClusterError, NotFiniteError
-from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Policy, TrainingExample
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.training import batches
-from maskdpo_ray.training.batches import TrainingExample
 
 # Worker processes don't have tests/ on their path: the fakes travel to them by value.
 for module in (fakes, fake_rank):

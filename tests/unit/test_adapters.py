@@ -19,8 +19,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from actors import adapters
-from maskdpo_ray.training_config import LoraConfig
+from actors import strategy
+from maskdpo_ray.config.schema import LoraConfig
 
 SHAPE = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -62,7 +62,7 @@ def trained(config: Any, lora: LoraConfig, dtype: torch.dtype = torch.float32) -
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        wrapped = adapters.wrap(model, lora)
+        wrapped = strategy.wrap(model, lora)
         for name, parameter in wrapped.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
@@ -79,10 +79,10 @@ def test_a_published_policy_is_the_trained_one(name: str, tmp_path: Path) -> Non
     config, expected = MODELS[name]
     lora = LoraConfig(rank=3, alpha=12)
     model = trained(config, lora)
-    assert {path.rpartition(".")[2] for path in adapters._layers(model)} == expected
+    assert {path.rpartition(".")[2] for path in strategy._layers(model)} == expected
     with model.disable_adapter():
         before = logps(model)
-    weights = adapters.merged(model, model.state_dict(), "float32", 0)
+    weights = strategy.merged(model, model.state_dict(), "float32", 0)
     model.get_base_model().save_pretrained(tmp_path, state_dict=weights)
     published, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
@@ -93,7 +93,7 @@ def test_a_published_policy_is_the_trained_one(name: str, tmp_path: Path) -> Non
 def test_dropout_is_of_adapters_alone() -> None:
     model = trained(MODELS["qwen3_moe"][0], LoraConfig(rank=3, dropout=0.5))
     assert torch.equal(logps(model), logps(model))
-    for module in adapters.dropouts(model):
+    for module in strategy.dropouts(model):
         module.train()
     assert not torch.equal(logps(model), logps(model))
 
@@ -101,21 +101,21 @@ def test_dropout_is_of_adapters_alone() -> None:
 def test_names_mean_the_layers_that_have_them() -> None:
     model = trained(MODELS["qwen2_moe"][0], LoraConfig(rank=3, target_modules="gate_proj,layers.1.self_attn.q_proj"))
     paths = {"model.layers.0.mlp.shared_expert.gate_proj", "model.layers.1.mlp.shared_expert.gate_proj"}
-    assert adapters._layers(model).keys() == paths | {"model.layers.1.self_attn.q_proj"}
+    assert strategy._layers(model).keys() == paths | {"model.layers.1.self_attn.q_proj"}
 
 
 def test_rounding_by_chance_keeps_the_mean() -> None:
     """Each number becomes one of its two bfloat16 neighbours, in proportion to nearness; bfloat16 numbers stay."""
     exact = torch.tensor([1.0, 1.001, -1.001, 3e-5, -0.3, 0.0, 200.3])
-    rounded = torch.stack([adapters._rounded(exact, "bfloat16", str(seed)) for seed in range(4000)])
+    rounded = torch.stack([strategy._rounded(exact, "bfloat16", str(seed)) for seed in range(4000)])
     assert torch.equal(rounded, rounded.bfloat16().float())
     below, above = rounded.min(0).values, rounded.max(0).values
     assert (below <= exact).all() and (exact <= above).all()
     gap = above - below
     assert torch.equal(gap == 0, exact == exact.bfloat16().float())
     assert ((rounded.mean(0) - exact).abs() <= 0.04 * gap).all()  # five standard deviations
-    assert torch.equal(adapters._rounded(exact, "float32", "0"), exact)
-    assert torch.equal(adapters._rounded(exact, "bfloat16", "0"), adapters._rounded(exact, "bfloat16", "0"))
+    assert torch.equal(strategy._rounded(exact, "float32", "0"), exact)
+    assert torch.equal(strategy._rounded(exact, "bfloat16", "0"), strategy._rounded(exact, "bfloat16", "0"))
 
 
 @pytest.mark.parametrize("size", [3e-4, 1e-3])
@@ -124,13 +124,13 @@ def test_small_changes_of_bfloat16_weights_are_not_lost(size: float) -> None:
     config = LlamaConfig(**{**SHAPE, "hidden_size": 512, "num_hidden_layers": 1, "vocab_size": 60})
     model = trained(config, LoraConfig(rank=4, alpha=4), torch.bfloat16)
     path = "model.layers.0.self_attn.q_proj"
-    layer = adapters._layers(model)[path]
+    layer = strategy._layers(model)[path]
     base = layer.base_layer.weight.float()
     factors = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
     with torch.no_grad():
         factors[1].mul_(size * base.abs().mean() / (factors[1] @ factors[0]).float().abs().mean())
     delta = factors[1].float() @ factors[0].float()
-    published = adapters.merged(model, model.state_dict(), "bfloat16", 1)[f"{path}.weight"]
+    published = strategy.merged(model, model.state_dict(), "bfloat16", 1)[f"{path}.weight"]
     assert published.dtype == torch.bfloat16
 
     def kept(weight: torch.Tensor) -> float:

@@ -15,8 +15,8 @@ from fake_run import DROPPED, ORDINARY, committed, log_name, metrics_of, pairs_o
 from fakes import Events, Stopped
 
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.records import Question
-from maskdpo_ray.stages.protocols import Answered, Failed, Stages
+from maskdpo_ray.records import Answered, Failed, Question
+from maskdpo_ray.stages.protocols import Stages
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 

@@ -13,9 +13,9 @@ import yaml
 
 from maskdpo_ray.annotation.llm import turns
 from maskdpo_ray.annotation.llm.anah import AnahAnnotator
+from maskdpo_ray.annotation.llm.interviews import Once
 from maskdpo_ray.annotation.llm.judge import Conversation, Reply
 from maskdpo_ray.annotation.protocol import build
-from maskdpo_ray.annotators.once import Once
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
 from maskdpo_ray.records import CONTRADICTORY, NO_FACT, UNPARSED, UNVERIFIABLE, Question, Rollout, Sentence
 

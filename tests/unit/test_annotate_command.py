@@ -11,12 +11,10 @@ import fakes
 import pytest
 from fakes import RIGHT, WRONG, Events, FakeAnnotators, Stopped
 
-from maskdpo_ray import annotate as command
+from maskdpo_ray import annotate
 from maskdpo_ray.annotation.replay import LabelledAnswer, ReplayAnnotator
-from maskdpo_ray.commands import annotate
 from maskdpo_ray.errors import ClusterError, DataError, UserError
-from maskdpo_ray.records import PreferencePair, Question, Rollout, ScoredAnswer, from_json
-from maskdpo_ray.stages.protocols import Answered, Failed, Labelled
+from maskdpo_ray.records import Answered, Failed, Labelled, PreferencePair, Question, Rollout, ScoredAnswer, from_json
 from maskdpo_ray.store.ledger import encode_line
 
 FACTS = {"table": "countries", "entity": "Rwanda"}
@@ -301,7 +299,7 @@ def test_a_failed_question_is_an_exit_code(folder: Path, monkeypatch: pytest.Mon
     job.num_answers, job.failed = 0, {"q1": "no reply"}
     monkeypatch.setattr(annotate, "prepare", lambda argv: job)
     with pytest.raises(SystemExit, match="^1$"):
-        command.main([])
+        annotate.main([])
 
 
 def test_what_failed_is_said_and_tried_again(folder: Path) -> None:

@@ -23,7 +23,7 @@ import pytest
 from actors.annotation import AnnotationActor
 from maskdpo_ray import check_annotator
 from maskdpo_ray.annotation.protocol import KNOWN, build, check
-from maskdpo_ray.annotators.conformance import refuse_faults
+from maskdpo_ray.annotation.replies import refuse_annotation_faults
 from maskdpo_ray.config.schema import AnnotationConfig, ClusterConfig, Config, ModelConfig
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
 from maskdpo_ray.records import LABELS, NO_FACT, UNPARSED, Annotation, Question, Rollout, Sentence
@@ -223,8 +223,8 @@ def test_a_check_that_takes_no_question() -> None:
 
 
 def test_good_annotations_pass() -> None:
-    refuse_faults([(QUESTION, ROLLOUT)], [GOOD])
-    refuse_faults([], [])
+    refuse_annotation_faults([(QUESTION, ROLLOUT)], [GOOD])
+    refuse_annotation_faults([], [])
 
 
 def sentence(**fields: Any) -> Callable[[], list[Any]]:
@@ -261,7 +261,7 @@ def sentence(**fields: Any) -> Callable[[], list[Any]]:
 )
 def test_other_replies_are_refused_in_one_line(reply: Callable[[], Any], expected: str) -> None:
     with pytest.raises(AnnotatorError) as caught:
-        refuse_faults([(QUESTION, ROLLOUT)], reply())
+        refuse_annotation_faults([(QUESTION, ROLLOUT)], reply())
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.commands.arguments import Parser, with_config
+from maskdpo_ray.config.cli import Parser, with_config
 from maskdpo_ray.errors import ConfigError
 
 PARTS = (

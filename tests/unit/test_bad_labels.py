@@ -14,8 +14,7 @@ from fakes import Accepting, Held
 
 from actors.annotation import AnnotationActor
 from maskdpo_ray import annotate
-from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
-from maskdpo_ray.stages.protocols import Answered, Labelled
+from maskdpo_ray.records import Annotation, Answered, Labelled, Question, Rollout, Sentence
 
 
 def replayed(*sentences: dict[str, Any]) -> Change:

@@ -21,8 +21,7 @@ from bad_input import (
     write,
 )
 
-from maskdpo_ray import train
-from maskdpo_ray.commands import export, pairs
+from maskdpo_ray import export, pairs, train
 
 MAIN = {"pairs": pairs.main, "train": train.main, "export": export.main}
 

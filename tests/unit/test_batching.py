@@ -9,10 +9,11 @@ from fakes import EOS, RIGHT, WRONG, CharTokenizer, label
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskdpo_ray.pairing.examples import make_example, teaches
 from maskdpo_ray.pairing.masks import MASK_DPO
-from maskdpo_ray.pairs import scored
-from maskdpo_ray.records import PreferencePair, Rollout
-from maskdpo_ray.training.batches import TrainingExample, chunks, epoch_batches, make_example, num_steps, shard, teaches
+from maskdpo_ray.pairing.scoring import scored
+from maskdpo_ray.records import PreferencePair, Rollout, TrainingExample
+from maskdpo_ray.training.batches import chunks, epoch_batches, num_steps, shard
 
 sizes = st.integers(0, 60)
 batch_sizes = st.integers(1, 17)

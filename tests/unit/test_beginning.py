@@ -13,15 +13,13 @@ from test_preflight import base_config
 from test_run_folder import CONFIG, open_folder
 from transformers.utils import chat_template_utils
 
-from maskdpo_ray import run
-from maskdpo_ray.commands import train
+from maskdpo_ray import run, train
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import AnnotationConfig, Config, ModelConfig
 from maskdpo_ray.data import questions
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.models import chat
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import Question
+from maskdpo_ray.records import Policy, Question
 from maskdpo_ray.stages import preflight
 from maskdpo_ray.store.run_folder import RunFolder
 

@@ -13,18 +13,18 @@ from typing import Any
 import bad_input
 import pytest
 
-from maskdpo_ray import named_files
 from maskdpo_ray.config import cli
 from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.errors import ConfigError, DataError, MaskError, ModelError, RecordError
-from maskdpo_ray.formats.tokenized import to_pair
 from maskdpo_ray.models import chat
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.token_spans import token_spans
+from maskdpo_ray.pairing.examples import make_example
 from maskdpo_ray.pairing.masks import MASK_DPO, VANILLA
+from maskdpo_ray.pairing.pair_files import to_pair
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Question, Rollout, Sentence
-from maskdpo_ray.training.batches import make_example
+from maskdpo_ray.store import fingerprint
 
 USER = {"role": "user", "content": "Name the capital of Peru."}
 CHATML = (
@@ -267,7 +267,7 @@ def test_a_template_file_takes_the_place_of_the_models(folder: Path) -> None:
     own, question = loaded(*given), Question("q", "t", (USER,))
     assert own.tokenizer.decode(own.prompt_ids(question)) == f"![user] {USER['content']}\n"
     config = cli.parse(["--config", "config.yaml", *given]).config
-    assert set(named_files.checksums(cli.resolved(config))) == {"model.chat_template"}
+    assert set(fingerprint.checksums_of(cli.resolved(config))) == {"model.chat_template"}
     for wrong, message in [
         (["--model.chat_template", "none.jinja"], "model.chat_template: expected a file of a chat template"),
         ([*given[:3], "{lout: true}"], r"model.chat_template_kwargs: .*\(loud\), got 'lout'; did you mean loud\?"),

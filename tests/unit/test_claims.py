@@ -13,13 +13,14 @@ from maskdpo_ray import check_annotator
 from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.annotation.rules.facts import ClaimsByRules
 from maskdpo_ray.data.domains import countries, elements
+from maskdpo_ray.pairing.examples import make_example, teaches
 from maskdpo_ray.pairing.masks import MASK_DPO
-from maskdpo_ray.pairs import best_worst, scored
+from maskdpo_ray.pairing.scoring import scored
+from maskdpo_ray.pairing.strategies import best_worst
 from maskdpo_ray.records import CONTRADICTORY as WRONG
 from maskdpo_ray.records import NO_FACT, PreferencePair, Question, Rollout, Sentence
 from maskdpo_ray.records import NO_HALLUCINATION as RIGHT
 from maskdpo_ray.records import UNVERIFIABLE as OPEN
-from maskdpo_ray.training.batches import make_example, teaches
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "facts_labels.jsonl"
 RWANDA = Question("q", "Rwanda", (), facts={"table": "countries", "entity": "Rwanda"})

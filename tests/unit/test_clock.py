@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import clock
-from actors.clock import BusyClock
+from actors import process
+from actors.process import BusyClock
 
 
 class Time:
@@ -18,7 +18,7 @@ class Time:
 
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Time]]:
-    monkeypatch.setattr(clock.time, "perf_counter", lambda: Time.now)
+    monkeypatch.setattr(process.time, "perf_counter", lambda: Time.now)
     Time.now = 100.0
     yield Time
 
@@ -54,7 +54,7 @@ def test_overlapping_blocks_count_once(spans: list[tuple[int, int]]) -> None:
     busy = BusyClock()
     with pytest.MonkeyPatch.context() as patch:
         for at, change in changes:
-            patch.setattr(clock.time, "perf_counter", lambda at=at: float(at))
+            patch.setattr(process.time, "perf_counter", lambda at=at: float(at))
             busy.__enter__() if change == 1 else busy.__exit__()
     covered = {second for start, length in spans for second in range(start, start + length)}
     assert busy.seconds() == len(covered)

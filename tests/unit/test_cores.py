@@ -13,29 +13,29 @@ import pytest
 
 from actors import process
 
-HOLD = "import sys; from actors import cores; print(cores.claim(2, cores.Path(sys.argv[1])), flush=True); input()"
+HOLD = "import sys; from actors import process; print(process.claim_cores(2, process.Path(sys.argv[1])), flush=True); input()"
 
 
 @pytest.fixture(autouse=True)
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {6, 2, 4, 3})
     yield
-    while process._held:
-        os.close(process._held.pop())
+    while process._held_cores:
+        os.close(process._held_cores.pop())
 
 
 def test_each_gets_its_own_until_they_run_out(tmp_path: Path) -> None:
-    assert process.claim(1, tmp_path) == [2]
-    assert process.claim(2, tmp_path) == [3, 4]
-    assert process.claim(2, tmp_path) == [2, 3]  # one is free, which does not suffice
-    assert process.claim(1, tmp_path) == [6]  # and stayed free
-    assert process.claim(1, tmp_path) == [2]
+    assert process.claim_cores(1, tmp_path) == [2]
+    assert process.claim_cores(2, tmp_path) == [3, 4]
+    assert process.claim_cores(2, tmp_path) == [2, 3]  # one is free, which does not suffice
+    assert process.claim_cores(1, tmp_path) == [6]  # and stayed free
+    assert process.claim_cores(1, tmp_path) == [2]
 
 
 @pytest.mark.parametrize("count", [4, 9])
 def test_more_than_there_are_is_all(tmp_path: Path, count: int) -> None:
-    assert process.claim(count, tmp_path) == [2, 3, 4, 6]
-    assert process.claim(count, tmp_path) == [2, 3, 4, 6]
+    assert process.claim_cores(count, tmp_path) == [2, 3, 4, 6]
+    assert process.claim_cores(count, tmp_path) == [2, 3, 4, 6]
 
 
 def test_the_cores_of_a_killed_process_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +47,6 @@ def test_the_cores_of_a_killed_process_are_free(tmp_path: Path, monkeypatch: pyt
         assert other.stdout is not None
         theirs = json.loads(other.stdout.readline())
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(theirs))
-        assert process.claim(1, tmp_path) == theirs[:1] and not process._held
+        assert process.claim_cores(1, tmp_path) == theirs[:1] and not process._held_cores
         other.kill()
-    assert process.claim(2, tmp_path) == theirs and len(process._held) == 2
+    assert process.claim_cores(2, tmp_path) == theirs and len(process._held_cores) == 2

@@ -14,12 +14,10 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from maskdpo_ray.config.schema import Config, LoraConfig, ModelConfig, SavingsConfig
-from maskdpo_ray.engine_sizing import Engine
 from maskdpo_ray.errors import ModelError
-from maskdpo_ray.model_shape import ModelShape
 from maskdpo_ray.models import shape as counted_shape
-from maskdpo_ray.models.memory import Pass, TrainingRank
-from maskdpo_ray.models.shape import CountedShape
+from maskdpo_ray.models.memory import Engine, Pass, TrainingRank
+from maskdpo_ray.models.shape import CountedShape, ModelShape
 from maskdpo_ray.training import lean_layers, prefix_tree, tree_attention
 
 SHAPE = {

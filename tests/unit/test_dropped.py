@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from bad_input import ANNOTATIONS, AUTHORS, CONTEXT, QUESTIONS, ROLLOUTS, TEXTS, TRL, lines, words
 
-from maskdpo_ray import run
-from maskdpo_ray.commands import annotate, evaluate, export, pairs, train
+from maskdpo_ray import annotate, evaluate, export, pairs, run, train
 from maskdpo_ray.config.schema import DataConfig
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped, Reason

@@ -13,16 +13,17 @@ import yaml
 from fakes import RIGHT, WRONG, CharChat, Events, Stopped
 
 from actors import weights
-from maskdpo_ray.commands import evaluate, own_folder
+from maskdpo_ray import evaluate
 from maskdpo_ray.config import cli
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation import judged_metrics
 from maskdpo_ray.evaluation import metrics as evaluation
-from maskdpo_ray.json_file import read
 from maskdpo_ray.loop import Loop
 from maskdpo_ray.models.folder import ModelFolder
 from maskdpo_ray.report import tables
 from maskdpo_ray.stages import preflight
+from maskdpo_ray.store import run_folder as own_folder
+from maskdpo_ray.store.files import read_json
 from maskdpo_ray.store.ledger import encode_line
 from maskdpo_ray.store.run_folder import RunFolder
 
@@ -64,7 +65,7 @@ def prepare(folder: Path, *arguments: str) -> evaluate.Job:
 def run(job: evaluate.Job, stop_at: int | None = None) -> tuple[Events, dict[str, Any]]:
     """What `python -m maskdpo_ray.evaluate` does, without Ray."""
     events = Events(stop_at)
-    with own_folder.opened(job.config) as (run_folder, tracker):
+    with own_folder.open_run(job.config) as (run_folder, tracker):
         if not job.is_finished(run_folder):
             given = job.answers
             policy = given.policy if given else weights.publish(job.config.model.model_name_or_path, 0)
@@ -81,7 +82,7 @@ def loop(folder: Path) -> Path:
     config = cli.parse(["--config", str(folder / "config.yaml"), "--run.name", "loop"]).config
     prepared, stages = preflight.check(config), fakes.stages(config, Events(), shuffle=3)
     initial = weights.publish(config.model.model_name_or_path, 0)
-    with own_folder.opened(config) as (run_folder, tracker):
+    with own_folder.open_run(config) as (run_folder, tracker):
         inputs = (config, prepared.train, prepared.evaluation, CharChat(), initial)
         Loop(*inputs, stages, run_folder, tracker).run()
     return folder / "loop"
@@ -125,7 +126,7 @@ def test_answers_of_a_file_have_the_figures_of_the_run_that_gave_them(folder: Pa
     assert not events.of("load") and not events.of("answer")
     assert results(folder / "eval/eval_000") == results(loop / "eval_001")
     assert [entry["replications"] for entry in summary["evaluations"]["heldout"]] == [2]
-    with own_folder.opened(job.config) as (run_folder, _):
+    with own_folder.open_run(job.config) as (run_folder, _):
         assert {rollout.policy_version for rollout, _ in run_folder.answers(0, "heldout")} == {0}
 
 
@@ -147,7 +148,7 @@ def test_texts_alone(folder: Path, once: ModelFolder) -> None:
         "heldout": ["h0", "h1"]
     }
     run(job)
-    with own_folder.opened(job.config) as (run_folder, _):
+    with own_folder.open_run(job.config) as (run_folder, _):
         found = {(r.question_id, r.sample): r for r, _ in run_folder.answers(0, "heldout")}
     assert {key: rollout.text for key, rollout in found.items()} == {
         (name, i): text for name, texts in TEXTS.items() for i, text in enumerate(texts)
@@ -156,7 +157,7 @@ def test_texts_alone(folder: Path, once: ModelFolder) -> None:
     for key, rollout in found.items():
         eos = [] if key == ("h1", 0) else [once.tokenizer.eos_token_id]
         assert list(rollout.token_ids) == [*encode(rollout.text, add_special_tokens=False), *eos]
-    metrics = read(folder / "eval/eval_000/heldout.json", evaluation.Evaluation).metrics
+    metrics = read_json(folder / "eval/eval_000/heldout.json", evaluation.Evaluation).metrics
     assert metrics["cut_off"].per_replication == (0.5, 0, 0)
 
 
@@ -187,7 +188,7 @@ def test_against_a_run(folder: Path, loop: Path) -> None:
             (f"{split}.json", evaluation.Evaluation, evaluation.compare, after),
             (f"{split}-judged.json", judged_metrics.JudgedEvaluation, judged_metrics.compare, after["judged"]),
         ):
-            sides = [read(at / name, kind) for at in (loop / "eval_001", folder / "eval/eval_000")]
+            sides = [read_json(at / name, kind) for at in (loop / "eval_001", folder / "eval/eval_000")]
             assert entry["gain"] == compare(*sides, **options).to_json()["metrics"]
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert {remark.partition(":")[0] for remark in summary["remarks"]} == {"heldout, after", "transfer, after"}
@@ -270,7 +271,7 @@ def half_an_evaluation(folder: Path) -> None:
 def of_a_loop(folder: Path) -> None:
     """Leave a run folder that the loop began with this config."""
     prepared = prepare(folder)
-    with own_folder.opened(prepared.config) as (run_folder, _):
+    with own_folder.open_run(prepared.config) as (run_folder, _):
         policy = weights.publish(prepared.config.model.model_name_or_path, 0)
         asked = {"train": preflight.check(prepared.config).train, **prepared.prepared.evaluation}
         run_folder.begin(policy, asked)
@@ -392,7 +393,7 @@ def test_other_weights_are_refused(folder: Path) -> None:
     job = prepare(folder)
     other = fakes.write_policy(folder / "other", 0, b"other")
     with (
-        own_folder.opened(job.config) as (run_folder, _),
+        own_folder.open_run(job.config) as (run_folder, _),
         pytest.raises(UserError, match="^model.model_name_or_path: "),
     ):
         run_folder.begin(other, job.inputs())

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskdpo_ray.best_of import best_of_n, sizes
-from maskdpo_ray.evaluation.metrics import METRICS, Evaluation, compare, evaluate
+from maskdpo_ray.evaluation.metrics import METRICS, Evaluation, best_of_n, compare, evaluate, sizes
 from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence
 
 FACT, WRONG, UNSURE, CHAT, LOST = "no_hallucination", "contradictory", "unverifiable", "no_fact", "unparsed"

@@ -18,7 +18,7 @@ from test_facts import ANNOTATOR, OPEN, RIGHT, WRONG, annotate, check
 
 from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.data.domains import countries
-from maskdpo_ray.pairs import scored
+from maskdpo_ray.pairing.scoring import scored
 from maskdpo_ray.records import CORRECT, NO_FACT, Question, Rollout
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "facts_adversarial.txt"

@@ -16,10 +16,9 @@ from maskdpo_ray.errors import ConfigError, DataError, OptionError, UserError
 from maskdpo_ray.evaluation.analyses import verdict_agreement
 from maskdpo_ray.evaluation.evaluators import statements
 from maskdpo_ray.evaluation.evaluators.abstention import abstains
+from maskdpo_ray.evaluation.evaluators.factscore import FactScore, Passages
 from maskdpo_ray.evaluation.evaluators.protocol import build
-from maskdpo_ray.evaluators.factscore import FactScore
-from maskdpo_ray.evaluators.retrieval import Passages
-from maskdpo_ray.evaluators.words import words
+from maskdpo_ray.evaluation.evaluators.statements import words
 from maskdpo_ray.records import Question, Rollout
 
 LABELS = Path(__file__).resolve().parents[1] / "fixtures/facts_labels.jsonl"

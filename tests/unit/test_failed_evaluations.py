@@ -10,8 +10,8 @@ import pytest
 from test_evaluate_command import folder, prepare, run, write  # noqa: F401
 
 from maskdpo_ray.errors import ClusterError
+from maskdpo_ray.records import Failed
 from maskdpo_ray.report import tables
-from maskdpo_ray.stages.protocols import Failed
 
 pytestmark = pytest.mark.usefixtures("once")
 FAILED = {"failed/h2": "rollout engine 0: no answer to failed/h2"}

@@ -7,8 +7,8 @@ import pytest
 
 from maskdpo_ray.config.schema import RunConfig
 from maskdpo_ray.errors import ClusterError, ConfigError
-from maskdpo_ray.failures import WINDOW, Failures
-from maskdpo_ray.stages.protocols import Failed, Labelled
+from maskdpo_ray.records import Failed, Labelled
+from maskdpo_ray.stages.watch import WINDOW, Failures
 
 
 def items(outcomes: str) -> list[Labelled | Failed]:

@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 
-from maskdpo_ray.commands import export, pairs
+from maskdpo_ray import export, pairs
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.formats import WRITERS, read
 from maskdpo_ray.errors import ConfigError, DataError, UserError
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.pairs import DropReason, PairsSummary, scored
+from maskdpo_ray.pairing.scoring import scored
 from maskdpo_ray.records import (
     CONTRADICTORY,
     NO_HALLUCINATION,
     Annotation,
+    DropReason,
+    PairsSummary,
     PreferencePair,
     Rollout,
     Sentence,

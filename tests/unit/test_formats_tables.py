@@ -214,7 +214,7 @@ def test_bytes_that_nobody_would_write(tmp_path: Path, name: str) -> None:
 
 def test_nothing_of_a_table_is_imported_to_read_json(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(lines(TRL))
-    code = "import pathlib, sys; from maskdpo_ray import formats; list(formats.read(pathlib.Path(sys.argv[1])))"
+    code = "import pathlib, sys; from maskdpo_ray.data import formats; list(formats.read(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", f"{code}; print('pyarrow' in sys.modules)", str(tmp_path / "p.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
@@ -237,7 +237,7 @@ def test_what_is_written_is_read_back(
     items = [{**AUTHORS, "question_id": str(n), "prompt": prompt(n)} for n in range(40)]
     (tmp_path / "p.jsonl").write_text(lines(*items))
     given = [each for _, each in formats.read(tmp_path / "p.jsonl")]
-    assert files.write(tmp_path / name, map(to, given)) == 40
+    assert files.write_new(tmp_path / name, map(to, given)) == 40
     assert [each for _, each in formats.read(tmp_path / name)] == given
     if name == "o.parquet":
         assert pyarrow.parquet.read_table(tmp_path / name).num_rows == 40
@@ -250,10 +250,10 @@ def test_no_file_gets_a_name_that_it_does_not_deserve(tmp_path: Path) -> None:
         with pytest.raises(
             DataError, match=r"expected a file to write that ends in .jsonl, .jsonl.gz or .parquet, got"
         ):
-            files.refuse(tmp_path / name, False, ())
+            files.refuse_existing(tmp_path / name, False, ())
     for name in ("o.parquet", "o.jsonl.gz", "o.csv"):
         with pytest.raises(DataError, match=r"expected a file to write that ends in .jsonl, got one in ."):
-            files.refuse(tmp_path / name, False, (), grows=True)
+            files.refuse_existing(tmp_path / name, False, (), grows=True)
     with pytest.raises(UserError, match=r"o.parquet: expected values that .* can hold, got: .*; .jsonl holds them"):
-        files.write(tmp_path / "o.parquet", [{"a": "b"}, {"a": [1]}])
+        files.write_new(tmp_path / "o.parquet", [{"a": "b"}, {"a": [1]}])
     assert not list(tmp_path.iterdir())

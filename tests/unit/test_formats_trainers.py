@@ -14,11 +14,11 @@ import pytest
 from maskdpo_ray.data.formats import WRITERS, read, trainers
 from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.formats.tokenized import to_pair
 from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.pairing.examples import make_example
 from maskdpo_ray.pairing.masks import MASK_DPO
+from maskdpo_ray.pairing.pair_files import to_pair
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Sentence
-from maskdpo_ray.training.batches import make_example
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "What is the capital of Rwanda?"}

@@ -39,9 +39,9 @@ def test_libraries_that_write(disk: Path, save: str) -> None:
     code = f"""
 import sys, torch, safetensors.torch
 from pathlib import Path
-from maskdpo_ray import whole_file
+from maskdpo_ray.store import files
 file, big = Path(sys.argv[1]) / "file", torch.zeros(2**20)
-with whole_file.written_by_others(file):
+with files.written_by_others(file):
     {save.format("file")}
 """
     mount = [word.replace("tmpfs tmpfs", "tmpfs -o size=1m tmpfs") for word in _MOUNTED]

@@ -15,14 +15,13 @@ from bad_input import ANNOTATIONS, AUTHORS, LABELS, ROLLOUTS, TEXTS, TRL
 from maskdpo_ray.annotation.labels_file import LabelsFile
 from maskdpo_ray.annotation.llm import turns
 from maskdpo_ray.annotation.replay import ReplayAnnotator
-from maskdpo_ray.commands.pairs_file import Reader
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import AnnotationConfig
 from maskdpo_ray.data import answers, questions
 from maskdpo_ray.data.domains import table_file
 from maskdpo_ray.data.jsonl import records
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.pairing import pair_files
+from maskdpo_ray.pairing.pair_files import PairsReader
 from maskdpo_ray.records import Annotation, Judgement
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -78,7 +77,7 @@ READERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "questions": (lambda path: questions.load(str(path)), bad_input.lines(*bad_input.QUESTIONS, QUESTION)),
     "templates": (lambda path: turns.read(path, turns.CLAIMS), (turns.TEMPLATES / "claims.yaml").read_text()),
     "replay": (lambda path: ReplayAnnotator(str(path)), bad_input.lines(LINE, {**LINE, "text": TEXTS[0] * 2})),
-    "rollouts": (all_of(pair_files.rollouts), bad_input.lines(*ROLLOUTS[:2])),
+    "rollouts": (all_of(answers.rollouts), bad_input.lines(*ROLLOUTS[:2])),
     "annotations": (all_of(records, Annotation), bad_input.lines(*ANNOTATIONS[:2])),
     "judgements": (all_of(records, Judgement), bad_input.lines(JUDGEMENT)),
     "answers": (
@@ -95,15 +94,15 @@ def test_readers_of_lines(tmp_path: Path, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def pairs_reader(small_model: Path) -> Reader:
+def pairs_reader(small_model: Path) -> PairsReader:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(small_model)
-    return Reader(Chat(tokenizer), bad_input.CONTEXT, 99, annotations=None, needs_labels=True)
+    return PairsReader(Chat(tokenizer), bad_input.CONTEXT, 99, annotations=None, needs_labels=True)
 
 
 @pytest.mark.parametrize("item", [PAIR, AUTHORS, OPENRLHF, {**TRL, **OPENRLHF, "prompt": "What is a?"}])
-def test_pairs_of_every_format(tmp_path: Path, pairs_reader: Reader, item: dict[str, Any]) -> None:
+def test_pairs_of_every_format(tmp_path: Path, pairs_reader: PairsReader, item: dict[str, Any]) -> None:
     read = fuzz.from_file(tmp_path / "pairs.jsonl", lambda path: list(pairs_reader.read(path)))
     fuzz.check(read, bad_input.lines(item, {**item, "topic": "B", "question_id": "a"}).encode(), examples=30)
 

@@ -15,14 +15,13 @@ from test_summary import FULL, SHORT, make
 
 from maskdpo_ray.config.schema import LoggerConfig, ModelConfig
 from maskdpo_ray.models import folder as model_folder
-from maskdpo_ray.records import JudgedFact, Judgement, Surprisal
+from maskdpo_ray.records import JudgedFact, Judgement, Surprisal, TrainingExample
 from maskdpo_ray.report import summary
 from maskdpo_ray.report.comparison import FinishedRun, table
 from maskdpo_ray.store import fingerprint
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.training import reference
-from maskdpo_ray.training.batches import TrainingExample
 
 JUDGED = {**CONFIG, "eval": {"evaluator": "factscore"}}
 
@@ -106,7 +105,9 @@ def test_summaries(finished: Path, tmp_path: Path, name: str) -> None:
 def test_comparisons(finished: Path, tmp_path: Path, name: str) -> None:
     original = shutil.copytree(finished, tmp_path / "run")
     config = {**CONFIG, "run": {"name": "r", "seed": 3}, "mask": {"policy": "mask_dpo", "eos": "keep"}}
-    (original / "config.yaml").write_bytes(fingerprint.text({**config, "eval": {"bootstrap_samples": 100}}, VERSIONS))
+    (original / "config.yaml").write_bytes(
+        fingerprint.config_text({**config, "eval": {"bootstrap_samples": 100}}, VERSIONS)
+    )
     (original / "summary.json").write_bytes(summary.encode_line(summary.build(original)))
     (original / "iter_000" / "pairs.jsonl").write_text("{}\n")
     (tmp_path / "a").mkdir()

@@ -12,11 +12,12 @@ from fakes import Events
 
 from actors.groups import sampling_of
 from actors.rollout import Sampling
+from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.failures import Failures
-from maskdpo_ray.plan import Plan, describe
 from maskdpo_ray.stages.evaluate import EvaluateStage
+from maskdpo_ray.stages.preflight import describe
+from maskdpo_ray.stages.watch import Failures
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 

@@ -14,12 +14,12 @@ from fakes import Events, Stopped
 from test_preflight import base_config
 from test_summary import FULL, QUESTIONS, make
 
+from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import ClusterConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError
 from maskdpo_ray.evaluation import judged_metrics
 from maskdpo_ray.evaluation.evaluators import protocol
 from maskdpo_ray.evaluation.evaluators.guarded import Guarded
-from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal
 from maskdpo_ray.report.summary import build, render
 from maskdpo_ray.stages import preflight

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray import hand_labels
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.evaluation.analyses import rule_agreement, verdict_agreement
 
@@ -27,8 +26,8 @@ ROW = {
 def test_a_line(tmp_path: Path) -> None:
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(ROW))
-    ((row, question, where),) = hand_labels.read(file)
-    assert (row, question.topic, where) == (hand_labels.HandLabel(**ROW), "Rwanda", f"{file}:1")  # type: ignore[arg-type]
+    ((row, question, where),) = rule_agreement.read(file)
+    assert (row, question.topic, where) == (rule_agreement.HandLabel(**ROW), "Rwanda", f"{file}:1")  # type: ignore[arg-type]
 
 
 FAULTS = {

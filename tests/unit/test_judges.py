@@ -15,10 +15,10 @@ import pytest
 from scripted_judge import MODEL, PASSAGES, PROBABILITY, SCRIPT, ScriptedServer, sentence
 
 from actors.vllm_judge import VllmJudge
+from maskdpo_ray.annotation import replies as conformance
 from maskdpo_ray.annotation.llm import judge as judges
 from maskdpo_ray.annotation.llm.http import HttpJudge
 from maskdpo_ray.annotation.protocol import build
-from maskdpo_ray.annotators import conformance
 from maskdpo_ray.errors import AnnotatorError, ConfigError, UserError
 from maskdpo_ray.records import UNPARSED, Annotation, Question, Rollout
 
@@ -52,7 +52,7 @@ def test_500_sentences_in_two_languages_through_an_endpoint_that_fails_every_thi
             annotator.check(question)
             pairs = [(question, rollout) for rollout in rollouts]
             annotations = annotator.annotate(pairs)
-            conformance.refuse_faults(pairs, annotations)
+            conformance.refuse_annotation_faults(pairs, annotations)
             return annotations
 
         with ThreadPoolExecutor(annotator.max_concurrency) as pool:

@@ -9,7 +9,7 @@ import pytest
 from test_annotate_command import folder, prepare, write
 from test_chat import CHATML, R1, USER, Make, make, preference, smollm2
 
-from maskdpo_ray.formats.tokenized import to_pair
+from maskdpo_ray.pairing.pair_files import to_pair
 from maskdpo_ray.records import Question, Rollout
 from maskdpo_ray.stages.given_answers import GivenAnswers
 

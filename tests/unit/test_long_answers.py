@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from maskdpo_ray import records
 from maskdpo_ray.annotation import protocol as annotators
 from maskdpo_ray.annotation import sentences
 from maskdpo_ray.annotation.llm import claims
@@ -55,7 +56,7 @@ def test_time_is_bounded(who: str) -> None:
         "facts": lambda: reader(annotators.build, "facts", "annotate"),
         "claims": lambda: reader(annotators.build, "claims", "annotate"),
         "factscore": lambda: reader(evaluators.build, "factscore", "judge"),
-        "split": lambda: lambda text: [sentences.split(text, language) for language in sentences.LANGUAGES],
+        "split": lambda: lambda text: [sentences.split(text, language) for language in records.LANGUAGES],
         "parts": lambda: lambda text: claims.locate(text, "\n".join(text.split())),
         "alignment": lambda: lambda text: alignment.locate(text, [text[i : i + 40] for i in range(0, LENGTH, 40)], "x"),
     }[who]()

@@ -24,13 +24,13 @@ from fake_run import (
 from fakes import CharTokenizer, Events, Stopped, fake_logps
 
 from actors import weights
+from maskdpo_ray.config.schema import SavingsConfig
 from maskdpo_ray.errors import DataError, ModelError, RunFolderError
+from maskdpo_ray.pairing import examples as pairing_examples
 from maskdpo_ray.pairing.masks import MASK_DPO
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import PreferencePair, from_json
+from maskdpo_ray.records import Policy, PreferencePair, from_json
 from maskdpo_ray.training import batches as batching
 from maskdpo_ray.training import reference
-from maskdpo_ray.training_config import SavingsConfig
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -131,7 +131,7 @@ def test_reference_policy(tmp_path: Path, which: str) -> None:
     checksums = [weights.checksum(tmp_path / folder) for folder in ("model", "run/iter_000/policy")]
     for iteration, version in enumerate(versions):
         records = [from_json(PreferencePair, value) for value in pairs_of(tmp_path, iteration)]
-        examples = [batching.make_example(pair, CharTokenizer(), MASK_DPO, "last_sentence") for pair in records]
+        examples = [pairing_examples.make_example(pair, CharTokenizer(), MASK_DPO, "last_sentence") for pair in records]
         stored = reference.load(
             tmp_path / f"run/iter_{iteration:03d}/reference-logps.safetensors", examples, checksums[version]
         )

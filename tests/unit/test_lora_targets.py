@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, LlamaConfig
 
-from maskdpo_ray.config.schema import ModelConfig
+from maskdpo_ray.config.schema import LoraConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.models import lora_targets
-from maskdpo_ray.training_config import LoraConfig
 
 
 def check(folder: Path, names: str, rank: int = 4, **changes: bool) -> None:

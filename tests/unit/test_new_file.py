@@ -47,20 +47,20 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_what_is_refused(folder: Path, name: str, force: bool, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        files.refuse(folder / name, force, [folder / "gone", "x" * 5000, folder / "in"])
+        files.refuse_existing(folder / name, force, [folder / "gone", "x" * 5000, folder / "in"])
     assert str(caught.value) == f"{folder / name}: {message}".replace("{}", str(folder))
 
 
 def test_a_device_is_not_replaced() -> None:
     with pytest.raises(DataError, match="expected a file to write, got a device"):
-        files.refuse(Path(os.devnull), True, [])
+        files.refuse_existing(Path(os.devnull), True, [])
 
 
 @pytest.mark.parametrize("name", ["new", "old", "loop", "n" * 255])
 def test_what_is_written(folder: Path, name: str) -> None:
     before = set(folder.iterdir())
-    files.refuse(folder / name, True, [folder / "in"])
-    assert files.write(folder / name, [{"a": 1}, {}]) == 2
+    files.refuse_existing(folder / name, True, [folder / "in"])
+    assert files.write_new(folder / name, [{"a": 1}, {}]) == 2
     assert (folder / name).read_text() == '{"a":1}\n{}\n'
     assert set(folder.iterdir()) == before | {folder / name}
 
@@ -73,10 +73,10 @@ def broken() -> Iterator[dict[str, int]]:
 def test_a_failed_write_leaves_nothing(folder: Path) -> None:
     before = {path: path.lstat() for path in folder.iterdir()}
     with pytest.raises(KeyboardInterrupt):
-        files.write(folder / "old", broken())
+        files.write_new(folder / "old", broken())
     for name in ("run", "x" * 300, "nowhere/new"):
         with pytest.raises(DataError, match="can't be written: "):
-            files.write(folder / name, [{"a": 1}])
+            files.write_new(folder / name, [{"a": 1}])
     assert {path: path.lstat().st_mtime_ns for path in folder.iterdir()} == {
         path: stat.st_mtime_ns for path, stat in before.items()
     }

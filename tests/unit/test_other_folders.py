@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.commands import plan
+from maskdpo_ray import plan
 from maskdpo_ray.config.schema import ModelConfig
 from maskdpo_ray.errors import ModelError, UserError
 from maskdpo_ray.models import folder as model_folder

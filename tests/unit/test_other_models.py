@@ -26,13 +26,12 @@ from transformers import (
     StableLmConfig,
 )
 
-from maskdpo_ray.config.schema import ModelConfig
+from maskdpo_ray.config.schema import ModelConfig, SavingsConfig
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import tree_attention
-from maskdpo_ray.training.batches import TrainingExample
 from maskdpo_ray.training.forward import response_logps
-from maskdpo_ray.training_config import SavingsConfig
 
 NONE = SavingsConfig(**{field.name: False for field in fields(SavingsConfig)})
 SHAPE = {

@@ -10,10 +10,10 @@ import pytest
 from scripted_judge import MODEL
 from test_config import MINIMAL, load
 
+from maskdpo_ray.annotation import replies
 from maskdpo_ray.annotation.llm import judge
 from maskdpo_ray.annotation.llm.judge import Conversation, Reply
 from maskdpo_ray.annotation.protocol import build
-from maskdpo_ray.annotators import conformance
 from maskdpo_ray.errors import AnnotatorError, ConfigError
 from maskdpo_ray.evaluation.evaluators.protocol import build as build_evaluator
 from maskdpo_ray.records import NO_FACT, UNPARSED, Question, Rollout
@@ -50,7 +50,7 @@ def test_the_documented_example(
     annotator = build("anah", {"judge": "python:docs.echo_judge:EchoJudge", "judge_options": options})
     annotator.start()
     (found,) = annotator.annotate([(QUESTION, ROLLOUT)])
-    conformance.refuse_faults([(QUESTION, ROLLOUT)], [found])
+    replies.refuse_annotation_faults([(QUESTION, ROLLOUT)], [found])
     assert [sentence.label for sentence in found.sentences] == [label] * 2
     assert found.sentences[0].confidence == (None if evidence else 1.0)
     assert str(found.sentences[0].evidence).startswith(str(evidence))

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from maskdpo_ray.data import answers as data_answers
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.pairing import pair_files
-from maskdpo_ray.pairs import scored
+from maskdpo_ray.pairing.scoring import scored
 from maskdpo_ray.records import (
     CONTRADICTORY,
     NO_HALLUCINATION,
@@ -120,7 +121,7 @@ def test_impossible_answers(tmp_path: Path, field: str, value: Any, message: str
     file = tmp_path / "rollouts.jsonl"
     whole = to_json(CHOSEN.rollout)
     file.write_text("".join(json.dumps(item) + "\n" for item in (whole, whole | {field: value})))
-    answers = pair_files.rollouts(file)
+    answers = data_answers.rollouts(file)
     assert next(answers) == (f"{file}:1", CHOSEN.rollout)
     with pytest.raises(DataError) as caught:
         next(answers)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.pairs import STRATEGIES, DropReason, best_worst, mixture, num_facts, score, scored, unfit
+from maskdpo_ray.pairing.scoring import mixture, num_facts, score, scored, unfit
+from maskdpo_ray.pairing.strategies import STRATEGIES, best_worst
 from maskdpo_ray.records import (
     CONTRADICTORY,
     CORRECT,
@@ -23,6 +24,7 @@ from maskdpo_ray.records import (
     UNPARSED,
     UNVERIFIABLE,
     Annotation,
+    DropReason,
     PreferencePair,
     Question,
     Rollout,

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from maskdpo_ray.config.cli import read, resolved
+from maskdpo_ray.config.file import flatten
 from maskdpo_ray.config.schema import Config, ModelConfig
-from maskdpo_ray.store.fingerprint import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/paper.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from maskdpo_ray.config.resources import ActorGroup, Plan
 from maskdpo_ray.config.schema import (
     AnnotationConfig,
     ClusterConfig,
@@ -15,9 +16,9 @@ from maskdpo_ray.config.schema import (
     TrainConfig,
     VllmConfig,
 )
-from maskdpo_ray.entries import Entry, Finished, Rewind, Unit
 from maskdpo_ray.errors import ClusterError
-from maskdpo_ray.plan import ActorGroup, Plan, describe
+from maskdpo_ray.stages.preflight import describe
+from maskdpo_ray.store.ledger import Entry, Finished, Rewind, Unit
 
 MODEL = ModelConfig(model_name_or_path="model")
 CPU = Config(

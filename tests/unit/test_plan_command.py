@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from processor_time import processor_seconds
 
-from maskdpo_ray.commands import plan
+from maskdpo_ray import plan
 from maskdpo_ray.config.schema import VllmConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.models import folder as model_folder

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from maskdpo_ray.token_logps import token_logps
+from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import prefix_tree
-from maskdpo_ray.training.batches import TrainingExample
-from maskdpo_ray.training.forward import response_logps
+from maskdpo_ray.training.forward import response_logps, token_logps
 
 VOCABULARY = 12
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from maskdpo_ray.report.progress import SHORT, track
+from maskdpo_ray.terminal import SHORT, track
 
 
 def broken() -> Iterator[int]:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.data.questions import Prompts, check_disjoint, limit_topics, load, split_by_topic
+from maskdpo_ray.data.questions import check_disjoint, limit_topics, load, split_by_topic
 from maskdpo_ray.errors import DataError, ModelError
 from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.models.prompts import Prompts
 from maskdpo_ray.records import Question
 
 

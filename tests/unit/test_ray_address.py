@@ -37,7 +37,7 @@ def test_taken(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if variable is not None:
         monkeypatch.setenv("RAY_ADDRESS", variable)
-    assert resources.of(ClusterConfig(address=address)) == expected
+    assert resources.ray_address_of(ClusterConfig(address=address)) == expected
 
 
 REFUSED = {
@@ -69,7 +69,7 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, name: str, address: str) -> No
         monkeypatch.setenv(name, address)
         config = ClusterConfig()
     with pytest.raises(ClusterError) as refused:
-        resources.of(config)
+        resources.ray_address_of(config)
     assert str(refused.value).startswith(f"{name}: expected {FORMS}")
     assert f"got {address!r}{REFUSED[address]}" in str(refused.value)
 
@@ -78,7 +78,7 @@ def test_an_empty_option(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty string in YAML is an error, unlike an empty variable: someone wrote it."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ClusterError, match="^cluster.address: expected auto, .*, got ''$"):
-        resources.of(ClusterConfig(address=""))
+        resources.ray_address_of(ClusterConfig(address=""))
 
 
 def test_the_dry_run_refuses_the_variable(good_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,10 +90,10 @@ def test_the_dry_run_refuses_the_variable(good_folder: Path, monkeypatch: pytest
 def test_nobody_at_the_variables_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ClusterError, match="^RAY_ADDRESS: no Ray cluster at '127.0.0.1:1': .*refused"):
-        resources.check(ClusterConfig())
+        resources.check_ray_address(ClusterConfig())
 
 
 def test_somebody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        resources.check(ClusterConfig(address=f"127.0.0.1:{server.getsockname()[1]}"))
+        resources.check_ray_address(ClusterConfig(address=f"127.0.0.1:{server.getsockname()[1]}"))

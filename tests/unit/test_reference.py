@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.records import PairLogps, TrainingExample
 from maskdpo_ray.training import reference
-from maskdpo_ray.training.batches import TrainingExample
-from maskdpo_ray.training.reference import PairLogps, ReferenceLogps
+from maskdpo_ray.training.reference import ReferenceLogps
 
 OWN = "5f"
 """The reference policy's checksum."""

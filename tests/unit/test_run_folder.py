@@ -15,9 +15,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskdpo_ray.config.file import flatten
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.records import Annotation, PreferencePair, Rollout, ScoredAnswer, Sentence
-from maskdpo_ray.store.fingerprint import flatten, versions
+from maskdpo_ray.store.fingerprint import versions
 from maskdpo_ray.store.run_folder import RunFolder
 
 CONFIG = {

@@ -20,11 +20,11 @@ from test_run_folder import CONFIG, VERSIONS, unit
 from test_summary import FULL, QUESTIONS, make
 
 from actors.evaluation import EvaluationActor
+from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import ClusterConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError, RunFolderError
 from maskdpo_ray.evaluation import judged_metrics
 from maskdpo_ray.evaluation.evaluators import protocol
-from maskdpo_ray.plan import Plan
 from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal
 from maskdpo_ray.report.summary import build, render
 from maskdpo_ray.stages import preflight

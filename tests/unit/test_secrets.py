@@ -14,14 +14,14 @@ from fakes import CharChat, Events
 from scripted_judge import MODEL, ScriptedServer
 from test_summary import make
 
-from maskdpo_ray import check_annotator, error_log, loopback
+from maskdpo_ray import check_annotator, terminal
 from maskdpo_ray.annotation.llm import judge as judges
-from maskdpo_ray.config import cli
+from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.schema import AnnotationConfig, ClusterConfig, Config, LoggerConfig
 from maskdpo_ray.errors import AnnotatorError, DataError, UserError
 from maskdpo_ray.loop import Loop
 from maskdpo_ray.records import Question
-from maskdpo_ray.report import comparison, progress, summary
+from maskdpo_ray.report import comparison, summary
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 
@@ -53,7 +53,7 @@ def test_a_run_leaves_no_key(tmp_path: Path, keys: None, capfd: pytest.CaptureFi
     config = replace(config_for(tmp_path), logger=LoggerConfig(wandb_mode="offline"), annotation=annotation)
     run(config, ("a", "b"))
     summary.show(summary.build(tmp_path / "run"))
-    with pytest.raises(ZeroDivisionError), error_log.kept(tmp_path / "run"):
+    with pytest.raises(ZeroDivisionError), terminal.error_log(tmp_path / "run"):
         1 / 0  # noqa: B018
     said = capfd.readouterr()
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
@@ -95,7 +95,7 @@ def test_error_lines_and_logs_steer_no_terminal(tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().err
     assert is_tame(said) and said.count("\n") == 1 and len(said) < 1100
     assert said.startswith("error: question \\x1b]0;owned\\x07\\x9b2J\\u202e \\x7f: expected \\x1b]0;owned")
-    with pytest.raises(UserError), error_log.kept(tmp_path):
+    with pytest.raises(UserError), terminal.error_log(tmp_path):
         raise DataError(EVIL)
     log = (tmp_path / "error.log").read_text(encoding="utf-8")
     assert is_tame(log) and "\\x1b]0;owned" in log and log.count("\n") > 3
@@ -134,13 +134,13 @@ def test_what_an_own_annotator_says_steers_no_terminal(tmp_path: Path, capsys: p
 
 
 def test_progress_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(progress.track([1], f"read {EVIL}", 1)) == [1]
+    assert list(terminal.track([1], f"read {EVIL}", 1)) == [1]
     said = capsys.readouterr().err.replace("\r", "\n")
     assert is_tame(said) and "owned" in said
 
 
 def test_an_error_has_a_line_of_its_own_behind_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    under_way = progress.track([1, 2], "read", 2)
+    under_way = terminal.track([1, 2], "read", 2)
     next(under_way)
     with pytest.raises(SystemExit):
         cli.fail(DataError("expected a line"))
@@ -187,5 +187,5 @@ def test_a_ray_of_our_own_is_for_this_machine(
     monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
     if variable is not None:
         monkeypatch.setenv("RAY_ADDRESS", variable)
-    loopback.prefer(ClusterConfig(address=address))
+    resources.prefer_loopback(ClusterConfig(address=address))
     assert os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == expected

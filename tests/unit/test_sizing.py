@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray import model_shape
 from maskdpo_ray.config.schema import (
     ClusterConfig,
     Config,
@@ -22,11 +21,11 @@ from maskdpo_ray.config.schema import (
     TrainConfig,
     VllmConfig,
 )
-from maskdpo_ray.engine_sizing import Engine, in_flight
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.model_shape import SIZES, ModelShape
 from maskdpo_ray.models import memory
-from maskdpo_ray.models.memory import Pass, TrainingRank, largest_pass
+from maskdpo_ray.models import shape as model_shape
+from maskdpo_ray.models.memory import Engine, Pass, TrainingRank, in_flight, largest_pass
+from maskdpo_ray.models.shape import SIZES, ModelShape
 
 PUBLISHED = {
     "135m": 134_515_008,

@@ -11,7 +11,7 @@ import pytest
 NOTE = "stopping: what is committed is kept; the same command resumes from there\n"
 CODE = """
 import os, signal, sys, time
-from maskdpo_ray import stopping
+from maskdpo_ray import terminal
 
 class Finalizer:
     def __del__(self):
@@ -24,7 +24,7 @@ def here():
 def in_a_finalizer():
     Finalizer()  # Python drops what is raised in it
 
-with stopping.orderly():
+with terminal.orderly_stop():
     try:
         {where}()
         for _ in range(1000):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray import error_log
+from maskdpo_ray import terminal
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.file import from_text, read_values
 from maskdpo_ray.config.schema import Config, DataConfig, ModelConfig
@@ -61,7 +61,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, text: str, message: str) -> 
     file = tmp_path / "config.yaml"
     file.write_text(text)
     with pytest.raises(RunFolderError) as caught:
-        fingerprint.read(file)
+        fingerprint.read_config(file)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -77,7 +77,7 @@ def test_a_value_that_holds_itself_is_refused(tmp_path: Path) -> None:
 
 def test_the_error_goes_on_where_its_log_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "error.log").mkdir()
-    with pytest.raises(ZeroDivisionError), error_log.kept(tmp_path):
+    with pytest.raises(ZeroDivisionError), terminal.error_log(tmp_path):
         1 / 0  # noqa: B018
-    with error_log.kept(tmp_path):
+    with terminal.error_log(tmp_path):
         pass

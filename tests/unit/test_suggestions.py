@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.commands import arguments
 from maskdpo_ray.config import cli, suggestions
 from maskdpo_ray.config.file import options, sections
 from maskdpo_ray.errors import ConfigError
@@ -168,15 +167,15 @@ def test_words_of_a_run(tmp_path: Path, word: str, expected: str) -> None:
 )
 def test_words_of_a_command(word: str, expected: str) -> None:
     """A command's own options are suggested as well as the config's."""
-    parser = arguments.Parser(prog="x", description="x")
+    parser = cli.Parser(prog="x", description="x")
     parser.add_argument("--num_gpus")
     with pytest.raises(ConfigError) as refused:
-        cli.parse(arguments.split(parser, [word, "1"])[1], without_file={})
+        cli.parse(cli.split(parser, [word, "1"])[1], without_file={})
     assert str(refused.value) == expected
 
 
 def test_a_command_without_a_config() -> None:
-    parser = arguments.Parser(prog="x", description="x")
+    parser = cli.Parser(prog="x", description="x")
     parser.add_argument("--limit")
     with pytest.raises(ConfigError, match="^--limt: unknown option; did you mean --limit\\? "):
         parser.parse_args(["--limt", "3"])

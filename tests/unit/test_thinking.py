@@ -20,7 +20,7 @@ from maskdpo_ray.evaluation.metrics import evaluate
 from maskdpo_ray.models import thinking
 from maskdpo_ray.models.thinking import KNOWN, Tags
 from maskdpo_ray.pairing.masks import token_weights
-from maskdpo_ray.pairs import score
+from maskdpo_ray.pairing.scoring import score
 from maskdpo_ray.records import NO_HALLUCINATION, Annotation, Block, Question, Rollout, Sentence
 
 DRAFT = "<think>\nThe user asks about Benin. The capital of Benin is Lagos? No, that is wrong.\n</think>\n\n"

@@ -12,20 +12,20 @@ import yaml
 from fakes import Events, FakeTrainer, Stopped
 
 from actors import weights
+from maskdpo_ray import train
 from maskdpo_ray.annotation.replay import LabelledAnswer
-from maskdpo_ray.commands import own_folder, train
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.formats import WRITERS
 from maskdpo_ray.data.formats.preference import Answer, Preference
 from maskdpo_ray.errors import UserError
-from maskdpo_ray.formats.tokenized import to_pair
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.folder import ModelFolder
+from maskdpo_ray.pairing import examples
 from maskdpo_ray.pairing.masks import MASK_DPO
-from maskdpo_ray.policy import Policy
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Question, Sentence, to_json
+from maskdpo_ray.pairing.pair_files import to_pair
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Policy, Question, Sentence, to_json
+from maskdpo_ray.store import run_folder as own_folder
 from maskdpo_ray.store.ledger import encode_line
-from maskdpo_ray.training import batches
 
 pytestmark = pytest.mark.usefixtures("once")
 RIGHT, WRONG = NO_HALLUCINATION, CONTRADICTORY
@@ -80,7 +80,7 @@ def prepare(folder: Path, *more: str, source: str = "ours.jsonl") -> train.Job:
 def run(job: train.Job, tiny_model: Path, stop_at: int | None = None) -> tuple[Events, dict[str, Any]]:
     """What `python -m maskdpo_ray.train` does, without Ray."""
     events = Events(stop_at)
-    with own_folder.opened(job.config) as (folder, tracker):
+    with own_folder.open_run(job.config) as (folder, tracker):
         if not train.is_finished(folder):
             initial = weights.publish(tiny_model, 0)
             job.begin(initial, folder)
@@ -94,7 +94,7 @@ def test_every_format_is_the_same_lesson(folder: Path, once: ModelFolder, source
     assert [example.pair_id for example in job.examples] == [f"q{i}#{i}" for i in range(5)]
     for example, each in zip(job.examples, PREFERENCES, strict=True):
         pair = to_pair(each, Chat(once.tokenizer), "here")
-        expected = batches.make_example(pair, once.tokenizer, MASK_DPO, "last_sentence")
+        expected = examples.make_example(pair, once.tokenizer, MASK_DPO, "last_sentence")
         for name in (
             "prompt_token_ids",
             "chosen_token_ids",
@@ -201,14 +201,14 @@ def changed(**fields: Any) -> Callable[[Path], None]:
 def of_a_loop(folder: Path) -> None:
     """Leave a run folder that the loop began with this config."""
     job = prepare(folder)
-    with own_folder.opened(job.config) as (run_folder, _):
+    with own_folder.open_run(job.config) as (run_folder, _):
         asked = [Question("q", "t", ({"role": "user", "content": "a"},))]
         run_folder.begin(Policy(0, "m", "c" * 64), {"train": asked, "heldout": asked})
 
 
 def of_other_pairs(folder: Path) -> None:
     job = prepare(folder)
-    with own_folder.opened(job.config) as (run_folder, _):
+    with own_folder.open_run(job.config) as (run_folder, _):
         run_folder.begin(Policy(0, "m", "c" * 64), {"pairs": job.examples[::-1]})
 
 
@@ -304,7 +304,7 @@ def test_the_loop_refuses_a_run_of_train(folder: Path, tiny_model: Path) -> None
     run(job, tiny_model)
     asked = {"train": questions.load("builtin:elements")}
     with pytest.raises(UserError, match="^data, train questions: expected those that the run in "):
-        own_folder.check(job.config, asked)
+        own_folder.check_run(job.config, asked)
 
 
 def test_a_summary_without_metrics(folder: Path, tiny_model: Path) -> None:

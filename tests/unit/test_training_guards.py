@@ -28,15 +28,13 @@ from transformers import (
 
 from actors import groups
 from actors.groups import TrainingGroup
-from maskdpo_ray.config.schema import Config, DataConfig, ModelConfig, RunConfig
+from maskdpo_ray.config.schema import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 from maskdpo_ray.errors import ModelError
-from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Policy, TrainingExample
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.training import lean_layers, noise, publication, tree_attention, tree_check
-from maskdpo_ray.training.batches import TrainingExample
 from maskdpo_ray.training.objectives import dpo
 from maskdpo_ray.training.reference import ReferenceLogps
-from maskdpo_ray.training_config import TrainConfig
 
 SHAPE = {
     "vocab_size": 98, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

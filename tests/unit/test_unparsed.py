@@ -15,9 +15,19 @@ from test_annotate_command import folder  # noqa: F401 (a fixture)
 
 from maskdpo_ray.config.schema import AnnotationConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import AnnotatorError, EvaluatorError, UserError
-from maskdpo_ray.records import NO_FACT, SUPPORTED, UNPARSED, Annotation, JudgedFact, Judgement, Sentence
-from maskdpo_ray.stages.protocols import Answered, Labelled
-from maskdpo_ray.stages.watch import FEWEST, Count, UnparsedShare
+from maskdpo_ray.records import (
+    NO_FACT,
+    SUPPORTED,
+    UNPARSED,
+    Annotation,
+    Answered,
+    JudgedFact,
+    Judgement,
+    Labelled,
+    Sentence,
+)
+from maskdpo_ray.stages.watch import FEWEST_PIECES, UnparsedShare
+from maskdpo_ray.store.ledger import Count
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -42,8 +52,8 @@ def judged(name: str, *verdicts: str) -> Judgement:
 
 def test_the_share_is_of_all_sentences_so_far() -> None:
     share = UnparsedShare(config(0.25), {})
-    share.take([answer("a", *[UNPARSED] * (FEWEST // 2 - 1))])  # too few to tell
-    share.take([answer("b", *[NO_FACT] * (3 * FEWEST // 2)), answer("c", UNPARSED)])  # a quarter: just borne
+    share.take([answer("a", *[UNPARSED] * (FEWEST_PIECES // 2 - 1))])  # too few to tell
+    share.take([answer("b", *[NO_FACT] * (3 * FEWEST_PIECES // 2)), answer("c", UNPARSED)])  # a quarter: just borne
     with pytest.raises(AnnotatorError) as caught:
         share.take([answer("d", NO_FACT, UNPARSED)])
     assert str(caught.value) == (
@@ -55,7 +65,7 @@ def test_the_share_is_of_all_sentences_so_far() -> None:
 @pytest.mark.parametrize("highest", [0.0, 1.0])
 def test_none_and_all(highest: float) -> None:
     share = UnparsedShare(config(highest), {})
-    share.take([answer("a", *[NO_FACT] * FEWEST)])
+    share.take([answer("a", *[NO_FACT] * FEWEST_PIECES)])
     if highest:
         share.take([answer("b", *[UNPARSED] * 1000)])
     else:
@@ -64,7 +74,7 @@ def test_none_and_all(highest: float) -> None:
 
 
 def test_an_evaluator_has_a_share_of_its_own() -> None:
-    share = UnparsedShare(config(0.2), {"annotations": Count(1000, 0), "judgements": Count(FEWEST, 5)})
+    share = UnparsedShare(config(0.2), {"annotations": Count(1000, 0), "judgements": Count(FEWEST_PIECES, 5)})
     share.take([answer("a", UNPARSED)], [judged("a", SUPPORTED)])
     with pytest.raises(EvaluatorError) as caught:
         share.take([answer("b", NO_FACT)], [judged("b", UNPARSED)])
@@ -108,17 +118,17 @@ def test_a_run_that_is_started_again_stops_again(
     plain = fake_run.config_for(tmp_path)
     wanted = replace(plain, eval=replace(plain.eval, evaluator="factscore"))
     monkeypatch.setattr(fake_run, "config_for", lambda *_: wanted)
-    monkeypatch.setattr(fake_run, "HELDOUT", tuple(f"h{i}" for i in range(FEWEST)))
+    monkeypatch.setattr(fake_run, "HELDOUT", tuple(f"h{i}" for i in range(FEWEST_PIECES)))
     committed = []
     for _ in range(4):
         with pytest.raises(UserError, match=message):
             fake_run.run(tmp_path)
         committed.append(len(fake_run.committed(tmp_path)))
-    assert committed == committed[:1] * 4 and committed[0] < FEWEST
+    assert committed == committed[:1] * 4 and committed[0] < FEWEST_PIECES
 
 
 def test_annotate_counts_what_its_file_holds(folder: Path) -> None:  # noqa: F811
-    sentences: Sequence[Sentence] = answer("q0", *[UNPARSED] * (FEWEST // 2 - 1)).sentences
+    sentences: Sequence[Sentence] = answer("q0", *[UNPARSED] * (FEWEST_PIECES // 2 - 1)).sentences
     job = test_annotate_command.prepare(folder)
     with job.labels as labels:
         (item, *_) = FakeAnnotators(Events()).stream(job.todo())

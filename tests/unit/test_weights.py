@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from actors import weights
 from maskdpo_ray.errors import ModelError
-from maskdpo_ray.policy import Policy
+from maskdpo_ray.records import Policy
 
 
 def folder(path: Path, **files: bytes) -> Path:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from maskdpo_ray import whole_file
+from maskdpo_ray.store import files
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077, 0o002], ids=oct)
@@ -27,7 +27,7 @@ def modes(folder: Path) -> set[int]:
 def test_a_folder(tmp_path: Path, umask: int) -> None:
     """A folder like a policy's: safetensors, plain files, one folder deeper; written under a temporary name."""
     path, partial = tmp_path / "policy", tmp_path / "policy.partial"
-    with whole_file.written_by_others(path, partial):
+    with files.written_by_others(path, partial):
         (partial / "deeper").mkdir(parents=True)
         (partial / "config.json").write_text("{}")
         for folder in (partial, partial / "deeper"):
@@ -36,14 +36,14 @@ def test_a_folder(tmp_path: Path, umask: int) -> None:
 
 
 def test_one_file(tmp_path: Path, umask: int) -> None:
-    with whole_file.written_by_others(tmp_path / "a.safetensors"):
+    with files.written_by_others(tmp_path / "a.safetensors"):
         save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
     assert modes(tmp_path) == {0o666 & ~umask}
 
 
 def test_our_own_files(tmp_path: Path, umask: int) -> None:
-    whole_file.write(tmp_path / "summary.json", b"{}")
-    whole_file.write(tmp_path / "summary.json", b"[]")
+    files.write_whole(tmp_path / "summary.json", b"{}")
+    files.write_whole(tmp_path / "summary.json", b"[]")
     assert modes(tmp_path) == {0o666 & ~umask}
 
 
@@ -53,6 +53,6 @@ def test_what_a_link_leads_to_is_left_alone(tmp_path: Path) -> None:
     theirs.chmod(0o600)
     folder.mkdir()
     (folder / "link").symlink_to(theirs)
-    with whole_file.written_by_others(folder):
+    with files.written_by_others(folder):
         pass
     assert theirs.stat().st_mode & 0o777 == 0o600

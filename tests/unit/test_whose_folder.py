@@ -7,9 +7,9 @@ import pytest
 import yaml
 from test_run_folder import CONFIG, fill, open_folder
 
+from maskdpo_ray.config.file import flatten
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.store import fingerprint
-from maskdpo_ray.store.fingerprint import flatten
 from maskdpo_ray.store.ledger import Ledger
 from maskdpo_ray.store.run_folder import RunFolder
 
@@ -58,7 +58,7 @@ def test_a_kill_while_the_folder_is_made_leaves_one_to_go_on_in(tmp_path, monkey
         if at == "lock":
             patch.setattr("maskdpo_ray.store.run_folder.Ledger", kill)
         elif at == "ledger":
-            patch.setattr(fingerprint, "text", kill)
+            patch.setattr(fingerprint, "config_text", kill)
         elif at == "config":
             patch.setattr(Path, "replace", kill)
         else:

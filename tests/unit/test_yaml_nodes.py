@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray import yaml_nodes
 from maskdpo_ray.annotation.llm import turns
 from maskdpo_ray.config import cli
+from maskdpo_ray.config import file as yaml_nodes
 from maskdpo_ray.config.file import from_text
 from maskdpo_ray.errors import ConfigError, UserError
 from maskdpo_ray.store import fingerprint
 
-READERS: tuple[Callable[[Path], object], ...] = (cli.read, fingerprint.read, lambda path: turns.read(path, turns.ANAH))
+READERS: tuple[Callable[[Path], object], ...] = (
+    cli.read,
+    fingerprint.read_config,
+    lambda path: turns.read(path, turns.ANAH),
+)
 NAMES = "abcdefghi"
 BOMBS = {"lists": ("[1, 1, 1, 1, 1, 1, 1, 1]", "[{}]"), "mappings": ("{k: 1, l: 1}", "{{{}}}")}
 
@@ -47,7 +51,7 @@ def test_so_it_is_with_an_option() -> None:
 def test_aliases_as_people_write_them(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("run: {name: &name x}\nlogger: {wandb_group: *name}\n")
-    assert fingerprint.read(file) == {"run": {"name": "x"}, "logger": {"wandb_group": "x"}}
+    assert fingerprint.read_config(file) == {"run": {"name": "x"}, "logger": {"wandb_group": "x"}}
 
 
 @pytest.mark.parametrize("read", READERS[1:])
@@ -63,10 +67,10 @@ def test_a_tag_that_lies(tmp_path: Path, value: str, read: Callable[[Path], obje
 
 
 def test_most_is_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml_nodes, "MOST", 10)
+    monkeypatch.setattr(yaml_nodes, "MOST_NODES", 10)
     file = tmp_path / "x.yaml"
     file.write_text("{a: [1, 2, 3, 4, 5, 6, 7]}")
-    assert fingerprint.read(file) == {"a": [1, 2, 3, 4, 5, 6, 7]}
+    assert fingerprint.read_config(file) == {"a": [1, 2, 3, 4, 5, 6, 7]}
     file.write_text("{a: [1, 2, 3, 4, 5, 6, 7, 8]}")
     with pytest.raises(UserError, match="more than 10 values"):
-        fingerprint.read(file)
+        fingerprint.read_config(file)

@@ -1,4 +1,7 @@
-"""Judges: models that reply to chat conversations, for annotators that ask one. Loaded when named."""
+"""Judges: models that reply to chat conversations, for annotators that ask one. Loaded when named.
+
+Judges (models that reply to conversations) as evaluators use them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any, Protocol
 from maskdpo_ray.annotation import plugins
 from maskdpo_ray.annotation.llm import thoughts
 from maskdpo_ray.errors import AnnotatorError, ConfigError, OptionError, shown
+from maskdpo_ray.models import thinking
 
 Conversation = Sequence[Mapping[str, str]]
 """Chat messages, each {"role", "content"}; the last one is the user's."""
@@ -118,11 +122,11 @@ def ask(judge: Judge, conversations: Sequence[Conversation], max_tokens: int) ->
     for number, reply in enumerate(replies):
         if fault := _fault(reply):
             raise AnnotatorError(f"judge: reply {number}: {fault}")
-    known = getattr(judge, "thinking", thoughts.KNOWN)
+    known = getattr(judge, "thinking", thinking.KNOWN)
     return [_without_thinking(reply, known) for reply in replies]
 
 
-def _without_thinking(reply: Reply, known: tuple[thoughts.Tags, ...]) -> Reply:
+def _without_thinking(reply: Reply, known: tuple[thinking.TagPair, ...]) -> Reply:
     """The reply without thinking; its log-probability is then dropped, as it covers the thinking too."""
     text = thoughts.stripped(reply.text, known)
     if text is None:
@@ -150,3 +154,25 @@ def _options_below(field: str) -> Iterator[None]:
         yield
     except OptionError as error:
         raise ConfigError(f"{field}.judge_options.{error}") from None
+
+
+_FIELD = "eval.options"
+
+
+def build_for_evaluator(judge: str | None, options: Mapping[str, Any] | None, max_tokens: int) -> Judge | None:
+    """The judge that `eval.options.judge` names, not started; None without one. Raises ConfigError as `judges.build`.
+
+    `max_tokens`: the longest reply.
+    """
+    is_name = judge is None or isinstance(judge, str)
+    plugins.require(is_name, f"{_FIELD}.judge", "a name or none", judge)
+    plugins.require(options is None or isinstance(options, Mapping), f"{_FIELD}.judge_options", "a mapping", options)
+    plugins.require(
+        judge is not None or not options, f"{_FIELD}.judge_options", f"none without {_FIELD}.judge", options
+    )
+    return None if judge is None else build(judge, options or {}, max_tokens, _FIELD)
+
+
+def start_for_evaluator(judge: Judge) -> None:
+    """Start it. Raises UserError, one line, when that fails."""
+    start(judge, _FIELD)

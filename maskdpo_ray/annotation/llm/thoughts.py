@@ -4,46 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from maskdpo_ray.errors import OptionError, shown
+from maskdpo_ray.models.thinking import KNOWN, TagPair
 
 
-class Tags(NamedTuple):
-    """The tags that open and close a thinking block."""
-
-    open: str
-    close: str
-
-
-KNOWN = (
-    *(Tags(f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think")),
-    Tags("[THINK]", "[/THINK]"),
-    Tags("◁think▷", "◁/think▷"),
-    Tags("<|begin_of_thought|>", "<|end_of_thought|>"),
-    Tags("<|START_THINKING|>", "<|END_THINKING|>"),
-    Tags("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-)
-"""Tags of current models: DeepSeek-R1 and Qwen3, Seed-OSS, Magistral, Kimi, Command A, gpt-oss."""
-
-
-def from_option(value: Mapping[str, Any] | None) -> tuple[Tags, ...]:
+def from_option(value: Mapping[str, Any] | None) -> tuple[TagPair, ...]:
     """The tags to search for: `KNOWN`, and those of the judge option `thinking`. Raises OptionError."""
     if value is None:
         return KNOWN
     is_pair = isinstance(value, Mapping) and set(value) == {"open", "close"}
     if not is_pair or not all(isinstance(tag, str) and tag.strip() for tag in value.values()):
         raise OptionError(f"thinking: expected {{open: text, close: text}}, got {shown(value)}")
-    return (Tags(value["open"].strip(), value["close"].strip()), *KNOWN)
+    return (TagPair(value["open"].strip(), value["close"].strip()), *KNOWN)
 
 
-def opened(prompt: str, known: tuple[Tags, ...] = KNOWN) -> str:
+def opened(prompt: str, known: tuple[TagPair, ...] = KNOWN) -> str:
     """The opening tag at the end of `prompt`, after which the model begins by thinking; "" if there is none."""
     end = prompt.rstrip()
     return next((tags.open for tags in known if end.endswith(tags.open)), "")
 
 
-def stripped(text: str, known: tuple[Tags, ...] = KNOWN) -> str | None:
+def stripped(text: str, known: tuple[TagPair, ...] = KNOWN) -> str | None:
     """`text` without its thinking blocks; None if one is never closed.
 
     A closing tag without an opening one closes the block that the prompt opened: all before it is thinking.

@@ -10,11 +10,10 @@ from typing import Any
 
 import yaml
 
-from maskdpo_ray import yaml_nodes
 from maskdpo_ray.annotation.llm.tags import Tags, plain
-from maskdpo_ray.annotation.sentences import LANGUAGES
+from maskdpo_ray.config import file as yaml_nodes
 from maskdpo_ray.errors import ConfigError, one_line, shown
-from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
+from maskdpo_ray.records import CONTRADICTORY, LANGUAGES, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 
 SPLIT, FACT, REFERENCE, VERDICT = "split", "fact", "reference", "verdict"
 
@@ -116,7 +115,7 @@ def read(file: Path, names: tuple[str, ...]) -> dict[str, dict[str, Turn]]:
     except OSError as error:
         raise ConfigError(f"{file}: expected a YAML file of templates, got: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
-        line, reason = yaml_nodes.fault(error)
+        line, reason = yaml_nodes.yaml_fault(error)
         raise ConfigError(f"{file}{line}: expected YAML, got: {one_line(reason)}") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: expected YAML, got: {one_line(error)}") from None

@@ -1,6 +1,8 @@
-"""How often the `facts` annotator agrees with labels set by hand, as a Markdown table.
+"""Sentences that were labelled by hand: what the rules of annotators and evaluators are measured by.
 
-python -m maskdpo_ray.evaluation.analyses.rule_agreement tests/fixtures/facts_labels.jsonl \\
+How often the `facts` annotator agrees with labels set by hand, as a Markdown table.
+
+python -m maskdpo_ray.evaluation.analyses.rule_agreement tests/fixtures/facts_labels.jsonl \
     [tests/fixtures/facts_unchecked.txt]
 
 A second file, one `question_id|sentence` per line, names sentences that were labelled `no_hallucination` although the
@@ -12,15 +14,50 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskdpo_ray import hand_labels
 from maskdpo_ray.annotation.rules.facts import FactsAnnotator
 from maskdpo_ray.config import cli
+from maskdpo_ray.data.domains import countries, elements
+from maskdpo_ray.data.jsonl import records
 from maskdpo_ray.errors import DataError, UserError, shown
-from maskdpo_ray.records import CORRECT, LABELS, NO_HALLUCINATION, UNVERIFIABLE, Rollout
+from maskdpo_ray.records import CORRECT, LABELS, NO_HALLUCINATION, UNVERIFIABLE, Question, Rollout
+
+
+@dataclass(frozen=True)
+class HandLabel:
+    """One line of a file."""
+
+    split: str
+    question_id: str
+    """Of a built-in question."""
+    text: str
+    """The whole answer."""
+    sentence: str
+    start: int
+    end: int
+    """`sentence` is `text[start:end]`."""
+    label: str
+    """One of `LABELS`."""
+    answer: int = 0
+    """Tells the answers to one question apart."""
+    note: str = ""
+
+
+def read(file: Path) -> Iterator[tuple[HandLabel, Question, str]]:
+    """(label, question, "file:line") of each line. Raises DataError naming line and field."""
+    questions = {question.id: question for question in (*countries.questions(), *elements.questions())}
+    for where, row in records(HandLabel, file):
+        if row.question_id not in questions:
+            raise DataError(f"{where}: question_id: expected a built-in question, got {shown(row.question_id)}")
+        if row.label not in LABELS:
+            raise DataError(f"{where}: label: expected one of {', '.join(LABELS)}; got {shown(row.label)}")
+        if not 0 <= row.start < row.end or row.text[row.start : row.end] != row.sentence:
+            place = f"{row.start} to {row.end}"
+            raise DataError(f"{where}: sentence: expected the answer's from {place}, got {shown(row.sentence)}")
+        yield row, questions[row.question_id], where
 
 
 @dataclass(frozen=True)
@@ -40,7 +77,7 @@ def compare(file: Path, unchecked: Path | None = None) -> list[Compared]:
     annotator = FactsAnnotator()
     partly = frozenset(unchecked.read_text(encoding="utf-8").splitlines() if unchecked else ())
     compared = []
-    for row, question, where in hand_labels.read(file):
+    for row, question, where in read(file):
         (annotation,) = annotator.annotate([(question, Rollout(question.id, 0, (), row.text, "stop", 0))])
         labels = {(sentence.start, sentence.end): sentence.label for sentence in annotation.sentences}
         span = (row.start, row.end)

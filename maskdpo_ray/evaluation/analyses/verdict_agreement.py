@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskdpo_ray import hand_labels
 from maskdpo_ray.config import cli
 from maskdpo_ray.errors import DataError, UserError
-from maskdpo_ray.evaluators.factscore import FactScore
+from maskdpo_ray.evaluation.analyses import rule_agreement
+from maskdpo_ray.evaluation.evaluators.factscore import FactScore
 from maskdpo_ray.records import CORRECT, IRRELEVANT, SUPPORTED, Rollout
 
 
@@ -33,7 +33,7 @@ def compare(file: Path) -> list[Compared]:
     evaluator = FactScore()
     evaluator.start()
     compared = []
-    for row, question, _ in hand_labels.read(file):
+    for row, question, _ in rule_agreement.read(file):
         (judgement,) = evaluator.judge([(question, Rollout(question.id, 0, (), row.sentence, "stop", 0))])
         verdicts = {fact.verdict for fact in judgement.facts} - {IRRELEVANT}
         compared.append(Compared(row.split, row.label in CORRECT, verdicts == {SUPPORTED} if verdicts else None))

@@ -39,6 +39,6 @@ class Guarded:
             judgements = [Judgement(rollout.question_id, rollout.sample, ()) for _, rollout in items]
         else:
             judgements = self._evaluator.judge(items)
-            replies.refuse_faults(items, judgements)
+            replies.refuse_judgement_faults(items, judgements)
         surprisals = self._perplexity.measure(items)
         return [replace(each, surprisal=surprisal) for each, surprisal in zip(judgements, surprisals, strict=True)]

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.annotators import model_files
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
 from maskdpo_ray.models import folder
 from maskdpo_ray.models.chat import Chat
@@ -58,7 +57,7 @@ class Perplexity:
         self._folder, self._max_new_tokens, self._device = Path(model), max_new_tokens, device
         whole = _config(model)
         config = whole.get_text_config()
-        self._tokenizer = model_files.tokenizer(self._folder)
+        self._tokenizer = folder.read_tokenizer(self._folder)
         needed, rows = self._tokenizer.vocab_size, getattr(config, "vocab_size", None)
         if type(rows) is not int or rows < needed:
             fault = f"vocab_size: expected the tokenizer's {needed} or more, got {shown(rows)}"
@@ -91,7 +90,7 @@ class Perplexity:
 
         if self._device == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"cluster.gpus_per_evaluator: expected a GPU for {_FIELD}, got none")
-        network = model_files.load(AutoModelForCausalLM, self._folder, _EXPECTED)
+        network = folder.load_network(AutoModelForCausalLM, self._folder, _EXPECTED)
         self._network = network.to(self._device)
         self._turn = threading.Lock()  # tokenizers bear no two threads, and memory no two forward passes
 
@@ -151,11 +150,11 @@ def _config(model: str) -> Any:
     """As transformers reads it from the folder. Raises ConfigError and ModelError."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    named = model_files.described(model, _FIELD).get("architectures")
+    named = folder.describe_model(model, _FIELD).get("architectures")
     file = Path(model) / "config.json"
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     if not isinstance(named, list) or known.isdisjoint(map(str, named)):
         expected = "expected a causal language model of transformers (a model's own code is not run)"
         raise ModelError(f"{file}: architectures: {expected}, got {shown(named)}")
-    model_files.refuse_no_weights(file.parent, _FIELD)
-    return model_files.config(file.parent)
+    folder.refuse_no_weights(file.parent, _FIELD)
+    return folder.load_config(file.parent)

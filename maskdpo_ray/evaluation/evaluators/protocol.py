@@ -37,7 +37,7 @@ class Evaluator(Protocol):
 
 
 KNOWN: dict[str, tuple[str, str]] = {
-    "factscore": ("maskdpo_ray.evaluators.factscore", "FactScore"),
+    "factscore": ("maskdpo_ray.evaluation.evaluators.factscore", "FactScore"),
     "short_answer": ("maskdpo_ray.evaluation.evaluators.short_answer", "ShortAnswer"),
 }
 """Evaluator name -> (module, class)."""

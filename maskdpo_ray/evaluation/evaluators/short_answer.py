@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maskdpo_ray.annotation.llm import judge as asking
 from maskdpo_ray.annotation.llm.judge import Reply, ask
 from maskdpo_ray.annotation.llm.tags import Tags
 from maskdpo_ray.annotation.plugins import require_count
 from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.evaluation.evaluators.abstention import abstains
-from maskdpo_ray.evaluators import asking
-from maskdpo_ray.evaluators.words import folded
+from maskdpo_ray.evaluation.evaluators.statements import folded
 from maskdpo_ray.records import SUPPORTED, UNPARSED, UNSUPPORTED, JudgedFact, Judgement, Question, Rollout
 
 _VERIFY = """Compare a candidate answer to a question with the standard answer.
@@ -68,7 +68,7 @@ class ShortAnswer:
         concurrency = (1 if judge is None else 16) if max_concurrency is None else max_concurrency
         require_count("eval.options.max_concurrency", concurrency)
         self.max_concurrency = concurrency
-        self._judge = asking.build(judge, judge_options, _VERDICT_TOKENS)
+        self._judge = asking.build_for_evaluator(judge, judge_options, _VERDICT_TOKENS)
         self.num_gpus = getattr(self._judge, "num_gpus", 0)
 
     def check(self, question: Question) -> None:
@@ -80,7 +80,7 @@ class ShortAnswer:
     def start(self) -> None:
         """Start the judge. Raises UserError, one line, when that fails."""
         if self._judge is not None:
-            asking.start(self._judge)
+            asking.start_for_evaluator(self._judge)
 
     def judge(self, items: Sequence[tuple[Question, Rollout]]) -> list[Judgement]:
         """See `Evaluator.judge`: one fact, or an abstention."""

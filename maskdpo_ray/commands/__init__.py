@@ -1,1 +1,0 @@
-"""Commands beside `maskdpo_ray.run`, each usable without the loop."""
