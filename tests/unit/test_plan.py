@@ -1,139 +1,287 @@
-"""The plan: what a config reserves, whether it fits, and what it says of itself."""
+"""python -m maskdpo_ray.plan: what it prints, its exit codes, and what it refuses."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from processor_time import processor_seconds
 
-from maskdpo_ray.config.resources import ActorGroup, Plan
-from maskdpo_ray.config.schema import (
-    AnnotationConfig,
-    ClusterConfig,
-    Config,
-    ModelConfig,
-    RolloutConfig,
-    TrainConfig,
-    VllmConfig,
-)
-from maskdpo_ray.errors import ClusterError
-from maskdpo_ray.stages.preflight import describe
-from maskdpo_ray.store.ledger import Entry, Finished, Rewind, Unit
+from maskdpo_ray import plan
+from maskdpo_ray.config.schema import VllmConfig
+from maskdpo_ray.errors import UserError
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models.folder import ModelFolder
 
-MODEL = ModelConfig(model_name_or_path="model")
-CPU = Config(
-    model=MODEL,
-    rollout=RolloutConfig(num_engines=2),
-    annotation=AnnotationConfig(num_actors=3),
-    train=TrainConfig(num_ranks=4),
-    cluster=ClusterConfig(cpus_per_engine=1.5, cpus_per_annotator=0, cpus_per_rank=0.5),
-)
-GPU = Config(
-    model=MODEL,
-    rollout=RolloutConfig(num_engines=2),
-    vllm=VllmConfig(tensor_parallel_size=2),
-    train=TrainConfig(num_ranks=4),
-    cluster=ClusterConfig(device="cuda", cpus_per_rank=0.5, gpus_per_annotator=0.5),
-)
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAPER = ["--config", str(REPOSITORY / "configs/paper.yaml"), "--model_size", "8b", "--annotator_size", "internlm2-7b"]
 
 
-def test_groups() -> None:
-    assert Plan(CPU).groups() == [
-        ActorGroup("rollout engines", 2, 1.5, 0),
-        ActorGroup("annotation actors", 3, 0, 0),
-        ActorGroup("training ranks", 4, 0.5, 0),
-    ]
-    assert [group.gpus for group in Plan(GPU).groups()] == [2, 0.5, 1]
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
 
 
-@pytest.mark.parametrize("available", [{"CPU": 5.0}, {"CPU": 64.0, "memory": 1.0}])
-def test_room_enough(available: dict[str, float]) -> None:
-    Plan(CPU).check(available)
-    Plan(GPU).check({**available, "GPU": 8.5})
+def output(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    if code:
+        with pytest.raises(SystemExit) as caught:
+            plan.main(argv)
+        assert caught.value.code == code
+    else:
+        plan.main(argv)
+    return capsys.readouterr().out
 
 
-def test_tenths_add_up() -> None:
-    """0.1 + 0.2 is more than 0.3 in floating point, but not to a user."""
-    cluster = ClusterConfig(cpus_per_engine=0.1, cpus_per_rank=0.2)
-    Plan(Config(model=MODEL, cluster=cluster)).check({"CPU": 0.3})
+def test_the_papers_config_fits_what_its_header_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--num_gpus", "16", "--num_nodes", "2"], capsys)
+    assert text.count(": fits, ") == 3
+    assert "GPUs: 16 of 16 = 4 x 1 (rollout engines) + 4 x 1 (annotation actors) + 8 x 1 (training ranks)" in text
+    assert "a policy of 14.96 GiB to 4 engines = 59.83 GiB" in text
+
+
+def test_a_sum_is_marked_as_what_it_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--vllm.tensor_parallel_size", "2"], capsys)
+    lines = [line.split() for line in text.splitlines()]
+    assert [line[-1][0] for line in lines if line[:1] == ["sum"]] == ["~"] * 4
+    assert text.count(": fits, ~") == 3 and "KV cache: room for ~" in text
+    weights = [line[-1] for line in lines if line[:1] == ["weights"]]  # of ranks, engines and annotators
+    assert weights == ["1.87", "~7.48", "14.41"] and ["weights", "/", "2", "~7.48"] in lines  # parts are not even
+
+
+def test_what_several_ranks_send_each_other_with_adapters(capsys: pytest.CaptureFixture[str]) -> None:
+    """ZeRO-2: gradients once, trained weights twice, 7/8 of them from each of 8 ranks."""
+    text = output([*PAPER, "--ds.zero_stage", "2", "--lora.rank", "16"], capsys)
+    adapted = 32 * 16 * (4 * 4096 + 2 * (4096 + 1024) + 3 * (4096 + 14336))  # q, o; k, v; gate, up, down
+    assert f"and ~{2 * 3 * adapted * 7 / 8 / 2**30:.2f} GiB from each rank" in text
+
+
+def test_too_few_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "GPUs: 16 of 8 = " in output([*PAPER, "--num_gpus", "8"], capsys, code=1)
+
+
+ADVISED = {
+    "full training, all GPUs one could want": "--model_size 8b --gpu_memory_gib 80",
+    "full training, 8 GPUs": "--model_size 8b --num_gpus 8",
+    "LoRA, 2 small GPUs": "--model_size 8b --num_gpus 2 --gpu_memory_gib 24 --lora.rank 16",
+    "LoRA, 4 small GPUs": "--model_size 8b --num_gpus 4 --gpu_memory_gib 24 --lora.rank 16",
+    "a large model": "--model_size 70b --num_gpus 16 --num_nodes 2",
+    "a large model and little of the nodes' memory": "--model_size 70b --num_gpus 16 --node_memory_gib 900",
+    "more engines than GPUs": "--model_size 1b --num_gpus 4 --rollout.num_engines 8",
+    "more ranks than GPUs": "--model_size 1b --num_gpus 4 --train.num_ranks 8",
+    "a CPU": "--model_size 1.5b --node_memory_gib 16",
+    "a cache too small": "--model_size 1.7b --node_memory_gib 300 --vllm.cpu_kv_cache_gib 1",
+    "several engines on a CPU": "--model_size 360m --node_memory_gib 24 --train.num_ranks 4",
+}
+
+
+@pytest.mark.parametrize("argv", ADVISED.values(), ids=ADVISED)
+def test_what_is_advised_fits(argv: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One piece of advice, for the GPUs that were named; with it nothing is left to say."""
+    words = argv.split()
+    advice = [line for line in output(words, capsys, code=1).splitlines() if line.startswith("It fits with: ")]
+    options = advice[0].removeprefix("It fits with: ").partition(", on ")[0].split()
+    assert len(advice) == 1 and options
+    given = dict(zip(words[::2], words[1::2], strict=True)) | dict(zip(options[::2], options[1::2], strict=True))
+    text = output([word for pair in given.items() for word in pair], capsys)
+    assert "DOES NOT FIT" not in text and "NOT ENOUGH" not in text and "It fits with" not in text
+
+
+@pytest.mark.parametrize("argv", ADVISED.values(), ids=ADVISED)
+def test_nothing_is_advised_without_need(argv: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each option of the advice is needed: without it something does not fit, or there are too few GPUs."""
+    words = argv.split()
+    advice = next(line for line in output(words, capsys, code=1).splitlines() if line.startswith("It fits with: "))
+    options = advice.removeprefix("It fits with: ").partition(", on ")[0].split()
+    given, changes = (
+        dict(zip(words[::2], words[1::2], strict=True)),
+        dict(zip(options[::2], options[1::2], strict=True)),
+    )
+    for left_out in changes:
+        rest = given | {name: value for name, value in changes.items() if name != left_out}
+        output([word for pair in rest.items() for word in pair], capsys, code=1)
 
 
 @pytest.mark.parametrize(
-    ("config", "available", "expected"),
+    ("argv", "expected"),
     [
         (
-            CPU,
-            {"CPU": 4.9},
-            "not enough CPUs: expected at most 4.9, got 2 x 1.5 (rollout engines) + "
-            "4 x 0.5 (training ranks) = 5; lower",
-        ),
-        (CPU, {}, "not enough CPUs: expected at most 0, got 2 x 1.5"),
-        (
-            GPU,
-            {"CPU": 64.0, "GPU": 8.0},
-            "not enough GPUs: expected at most 8, got 2 x 2 (rollout engines) + "
-            "1 x 0.5 (annotation actors) + 4 x 1 (training ranks) = 8.5; lower",
+            "--model_size 8b --num_gpus 1 --gpu_memory_gib 24 --lora.rank 16",
+            "A run of this config takes 2 GPUs or more, for one of the rollout engines and one of the training ranks: "
+            "no option makes do with 1",
         ),
         (
-            GPU,
-            {"CPU": 64.0},
-            "not enough GPUs: expected at most 0, got 2 x 2 (rollout engines) + 1 x 0.5 (annotation actors) + "
-            "4 x 1 (training ranks) = 8.5; cluster.device: cpu does without",
+            "--model_size 70b --num_gpus 2 --gpu_memory_gib 24",
+            "No options make it fit on 2 GPUs of 24.00 GiB: take a smaller model, or more or larger GPUs",
+        ),
+        ("--model_size 8b --node_memory_gib 8", "No options make it fit: take a smaller model, or more memory"),
+    ],
+)
+def test_where_no_option_helps(argv: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(argv.split(), capsys, code=1)
+    assert expected in text.splitlines() and "It fits with" not in text
+
+
+def test_a_judge_that_does_not_fit_says_what_helps_it(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--gpu_memory_gib", "20", "--num_gpus", "32", "--num_nodes", "4"], capsys, code=1)
+    line = next(line for line in text.splitlines() if line.startswith("annotation actors: DOES NOT FIT"))
+    assert "set a smaller judge_options.max_model_len, or give each more GPUs" in line
+    assert "All but the annotation actors fit with: --" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("--model_size 135m --node_memory_gib 64", "CPUs alone (--num_gpus or --gpu_memory_gib says otherwise)"),
+        ("--model_size 135m --node_memory_gib 64 --cluster.device cpu", None),
+        ("--model_size 135m --num_gpus 2", "GPUs of 80 GiB (--gpu_memory_gib)"),
+        ("--model_size 135m --gpu_memory_gib 24", "as many GPUs as it takes (--num_gpus)"),
+        (
+            "--model_size 135m --cluster.device cuda",
+            "GPUs of 80 GiB (--gpu_memory_gib); as many GPUs as it takes (--num_gpus)",
+        ),
+        ("--model_size 135m --num_gpus 2 --gpu_memory_gib 24", None),
+    ],
+)
+def test_what_is_assumed(argv: str, expected: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    first = output(argv.split(), capsys).splitlines()[0]
+    assert first == f"Assumed: {expected}" if expected else first.startswith("Policy 135m")
+
+
+def test_annotators_that_share_a_gpu_must_take_no_more_than_their_part(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--cluster.gpus_per_annotator", "0.5"], capsys)
+    assert "annotation actors: fits, ~21.06 of 40.00 GiB" in text
+    assert "set judge_options.gpu_memory_utilization to at most 0.5" in text
+    assert "2 x" not in text and "GPUs: 14 = 4 x 1 (rollout engines) + 4 x 0.5 (annotation actors)" in text
+
+
+def test_annotators_of_another_dtype(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output([*PAPER, "--annotation.options", "{judge_options: {dtype: float32}}"], capsys)
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith(" weights ")][2] == "28.83"
+
+
+def test_on_a_cpu_all_actors_share_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--model_size", "135m", "--vllm.max_model_len", "1024", "--rollout.max_new_tokens", "96"]
+    text = output([*argv, "--node_memory_gib", "64", "--prompt_tokens", "200"], capsys)
+    assert text.count(": fits, ") == 2 and "GPUs" not in text
+    text = output([*argv, "--node_memory_gib", "4", "--prompt_tokens", "200"], capsys, code=1)
+    assert "all actors: DOES NOT FIT" in text
+
+
+def test_a_kv_cache_too_small_for_one_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(["--model_size", "8b", "--node_memory_gib", "900"], capsys, code=1)
+    assert "rollout engines: DOES NOT FIT, 16.00 of 2.00 GiB" in text
+    assert "It fits with: --vllm.max_model_len 2048" in text
+
+
+def written(folder: Path, kind: str, **others: object) -> list[str]:
+    """Arguments for a tiny model of this kind, whose config.json is written to `folder`."""
+    described = {
+        "model_type": kind,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 2,
+        "vocab_size": 32,
+        "max_position_embeddings": 4096,
+        "pad_token_id": None,
+        **others,
+    }
+    (folder / "config.json").write_text(json.dumps(described))
+    return ["--model.model_name_or_path", str(folder), "--node_memory_gib", "64"]
+
+
+def test_the_shape_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(written(tmp_path, "llama", tie_word_embeddings=True), capsys)
+    assert f"Policy {tmp_path.name}: 1,448 parameters" in text
+    text = output(written(tmp_path, "gemma"), capsys)  # ties its embeddings without a word
+    assert f"Policy {tmp_path.name}: 1,448 parameters" in text
+    (tmp_path / "judge").mkdir()
+    written(tmp_path / "judge", "gemma2")  # two norms more in each layer
+    options = ["--annotation.options", f"{{judge_options: {{model: {tmp_path / 'judge'}}}}}"]
+    text = output([*PAPER[:4], "--vllm.max_model_len", "2048", *options], capsys)
+    assert "Annotator judge: 1,480 parameters" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "others", "expected"),
+    [
+        ("llama", {}, "vllm.max_model_len: expected at most the model's 4096, got 5000"),
+        ("mistral", {"max_position_embeddings": 8192}, "config.json: sliding_window: expected full attention, or"),
+        ("gemma2", {"max_position_embeddings": 8192}, "config.json: model_type: 'gemma2' can't be trained: Gemma2Att"),
+    ],
+)
+def test_what_a_run_refuses_does_not_fit(kind: str, others: dict[str, int], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        plan.main([*written(tmp_path, kind, **others), "--vllm.max_model_len", "5000"])
+    assert expected in str(caught.value)
+    if kind == "llama":
+        model = ModelFolder(tmp_path / "config.json", None, None, 4096)
+        with pytest.raises(UserError) as of_run:
+            model_folder.max_len(model, VllmConfig(max_model_len=5000))
+        assert str(caught.value) == str(of_run.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "--model_size: expected the size of a model, or --config with a model's folder, got nothing"),
+        (["--model_size", "9b"], "--model_size: expected one of 135m, "),
+        (["--model_size", "8b", "--num_gpus", "many"], "--num_gpus: expected a whole number from 0 on, got 'many'"),
+        (["--model_size", "8b", "--gpu_memory_gib", "0"], "--gpu_memory_gib: expected GiB above 0, got '0'"),
+        (["--model_size", "8b", "--num_nodes", "0"], "--num_nodes: expected a whole number above 0, got '0'"),
+        (["--model_size", "8b", "--train.num_rank", "2"], "--train.num_rank: unknown option; did you mean"),
+        (["--model_size", "8b", "--train.num_ranks", "x"], "--train.num_ranks: expected a whole number, got 'x'"),
+        (["--model_size", "8b", "--nonsense", "2"], "--nonsense: unknown option"),
+        (["--config", "absent.yaml"], "absent.yaml: expected a config file, got: No such file"),
+        (PAPER[:2], "model.model_name_or_path: expected a folder with config.json, or --model_size, got 'models/Ll"),
+        (PAPER[:4], "--annotator_size: expected the size of the annotator's model, as annotators have a GPU "),
+        (["--model_size", "8b", "--annotator_size", "7b"], "--annotator_size: expected none where annotators have no"),
+        (
+            ["--model_size", "8b", "--cluster.device", "cpu", "--num_gpus", "2"],
+            "--num_gpus: expected none where cluster.device is cpu, got 2",
+        ),
+        (
+            ["--model_size", "8b", "--num_gpus", "4", "--num_nodes", "2", "--vllm.tensor_parallel_size", "4"],
+            "vllm.tensor_parallel_size: expected at most the 2 GPUs of a node, got 4",
+        ),
+        (
+            [*PAPER, "--annotation.options", "{judge_options: {max_model_len: long}}"],
+            "annotation.options.judge_options.max_model_len: expected a number above 0, got 'long'",
+        ),
+        (["--model_size", "8b", "--prompt_tokens", "131000"], "--prompt_tokens: expected at most 130048, which"),
+        (
+            ["--model_size", "135m", "--vllm.max_model_len", "100000"],
+            "vllm.max_model_len: expected at most the model's 8192, got 100000",
+        ),
+        (
+            ["--model_size", "135m", "--rollout.max_new_tokens", "8192"],
+            "rollout.max_new_tokens: expected less than the model's context (8192), which also holds the prompt, got",
         ),
     ],
 )
-def test_no_room(config: Config, available: dict[str, float], expected: str) -> None:
-    with pytest.raises(ClusterError) as caught:
-        Plan(config).check(available)
-    assert str(caught.value).startswith(expected)
+def test_bad_input_is_one_line(argv: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        plan.main(argv)
+    assert str(caught.value).startswith(expected), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_room_for_one_group_of_actors() -> None:
-    """What trains or labels alone needs no room for the others."""
-    Plan(CPU).check({"CPU": 2.0}, "training ranks")
-    Plan(GPU).check({"GPU": 0.5}, "annotation actors")
-    with pytest.raises(ClusterError, match=r"got 4 x 0.5 \(training ranks\) = 2; lower"):
-        Plan(CPU).check({"CPU": 1.9}, "training ranks")
-    said = Plan(CPU).actors("train", "training ranks")
-    assert said == ["train on a local Ray cluster (cpu)", "  training ranks: 4, CPUs for each: 0.5"]
-
-
-def test_a_gpu_shortage_names_what_to_change() -> None:
-    with pytest.raises(ClusterError) as caught:
-        Plan(GPU).check({"CPU": 64.0, "GPU": 1.0})
-    assert "gpus" in str(caught.value).split(";")[1] or "tensor_parallel_size" in str(caught.value)
-
-
-def test_description(tmp_path: Path) -> None:
-    text = describe(Plan(CPU), 161, {"heldout": 40, "transfer": 30}, tmp_path)
-    for part in (
-        "rollout engines: 2, CPUs for each: 1.5",
-        "annotation actors: 3",
-        "training ranks: 4",
-        "iterations: 2 of 161 questions x 32 answers",
-        "heldout 40 questions x 5",
-        "transfer 30 questions x 5",
-        "local Ray cluster (cpu)",
-    ):
-        assert part in text
-    assert "resumed" not in text and "GPUs" not in text
-    assert "rollout engines: 2, CPUs for each: 1, GPUs: 2" in describe(Plan(GPU), 1, {}, tmp_path)
-
-
-def test_description_of_a_resumed_run() -> None:
-    def finished(stage: str, iteration: int) -> Finished:
-        return Finished(stage=stage, iteration=iteration, finished=1.0, facts={}, files={})
-
-    def unit(log: str) -> Unit:
-        return Unit(log=log, question_id="q", count=1, drop=None, end={}, bytes=0, sha256="")
-
-    def last(*entries: Entry) -> str:
-        return describe(Plan(CPU), 1, {"heldout": 1}, Path("runs/r"), entries).splitlines()[-1]
-
-    done = (finished("begin", 0), unit("eval_000/heldout"), finished("evaluate-heldout", 0))
-    assert "resumed" not in last(*done[:1])
-    assert last(*done[:2]) == "  resumed: runs/r holds 1 questions of eval_000/heldout"
-    assert last(*done) == "  resumed: runs/r holds evaluate-heldout 0"
-    under_way = (unit("iter_000"), unit("iter_000"), Rewind(log="iter_000", keep=1), unit("iter_000"))
-    assert last(*done, *under_way) == "  resumed: runs/r holds evaluate-heldout 0, 2 questions of iter_000"
+def test_help_answers_at_once_and_bad_input_exits_with_2() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "maskdpo_ray.plan"]
+    best = float("inf")
+    for _ in range(3):
+        start = processor_seconds()
+        done = subprocess.run([*command, "--help"], capture_output=True, text=True, env=environment, cwd=REPOSITORY)
+        best = min(best, processor_seconds() - start)
+    assert done.returncode == 0 and "--annotator_size" in done.stdout
+    assert best < 2
+    done = subprocess.run([*command, "--model_size", "9b"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stderr.startswith("error: --model_size: ") and done.stdout == ""

@@ -21,7 +21,7 @@ from maskdpo_ray.evaluation.evaluators.protocol import build
 from maskdpo_ray.evaluation.evaluators.statements import words
 from maskdpo_ray.records import Question, Rollout
 
-LABELS = Path(__file__).resolve().parents[1] / "fixtures/facts_labels.jsonl"
+LABELS = Path(__file__).resolve().parents[2] / "fixtures/facts_labels.jsonl"
 DOCUMENT = """Ruritania
 Capital: Strelsau
 Neighbours (border countries): Graustark 120 km; Saxony 80 km

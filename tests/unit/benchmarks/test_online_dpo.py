@@ -9,7 +9,7 @@ import pytest
 from benchmarks import online_dpo
 from maskdpo_ray.stages import preflight
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "configs/quickstart.yaml"
+QUICKSTART = Path(__file__).resolve().parents[3] / "configs/quickstart.yaml"
 
 
 @pytest.fixture

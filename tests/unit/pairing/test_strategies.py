@@ -236,7 +236,7 @@ def test_mixture_counts_what_masking_can_work_on() -> None:
 
 
 def test_the_docs_have_every_reason() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs/formats.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs/formats.md").read_text(encoding="utf-8")
     table = page.partition("## Questions that give no pair")[2]
     assert [reason for reason in DropReason if f"`{reason}`" not in table] == []
 

@@ -20,7 +20,7 @@ from maskdpo_ray.config.schema import AnnotationConfig, Config, DataConfig, Mode
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, UserError
 from maskdpo_ray.stages import preflight
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 Change = Callable[[Config, Path], Config]
 FACTS = {"table": "countries", "entity": "Rwanda"}
 

@@ -14,7 +14,7 @@ from maskdpo_ray.data.domains import countries, table_file
 from maskdpo_ray.errors import ConfigError, DataError
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, UNVERIFIABLE, Question, Rollout, to_json
 
-PLANETS = Path(__file__).parents[2] / "docs" / "planets.json"
+PLANETS = Path(__file__).parents[3] / "docs" / "planets.json"
 
 
 def labels(table: Path, text: str) -> list[str]:

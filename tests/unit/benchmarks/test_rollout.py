@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import rollout
 
-QUICKSTART = Path(__file__).resolve().parents[2] / "configs/quickstart.yaml"
+QUICKSTART = Path(__file__).resolve().parents[3] / "configs/quickstart.yaml"
 
 
 def outcome(tokens: float, seconds: float) -> dict[str, float]:

@@ -28,7 +28,7 @@ from maskdpo_ray.config.schema import AnnotationConfig, ClusterConfig, Config, M
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError
 from maskdpo_ray.records import LABELS, NO_FACT, UNPARSED, Annotation, Question, Rollout, Sentence
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 QUESTION = Question("q", "t", ({"role": "user", "content": "?"},))
 TEXT = "It is. Is it?"
 ROLLOUT = Rollout("q", 2, (), TEXT, "stop", 0)

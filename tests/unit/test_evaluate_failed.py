@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fakes
 import pytest
-from test_evaluate_command import folder, prepare, run, write  # noqa: F401
+from test_evaluate import folder, prepare, run, write  # noqa: F401
 
 from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.records import Failed

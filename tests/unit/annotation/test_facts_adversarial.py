@@ -21,7 +21,7 @@ from maskdpo_ray.data.domains import countries
 from maskdpo_ray.pairing.scoring import scored
 from maskdpo_ray.records import CORRECT, NO_FACT, Question, Rollout
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "facts_adversarial.txt"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "facts_adversarial.txt"
 NEWCOMER = FIXTURE.with_name("facts_newcomer.txt")
 LINES = [line.split("|") for line in FIXTURE.read_text(encoding="utf-8").splitlines()]
 RWANDA = Question("q", "Rwanda", (), facts={"table": "countries", "entity": "Rwanda"})

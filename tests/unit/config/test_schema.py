@@ -19,7 +19,7 @@ from maskdpo_ray.config.file import options
 from maskdpo_ray.config.schema import Config, MaskConfig, ModelConfig, TrainConfig
 from maskdpo_ray.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = sorted(ROOT.glob("configs/*.yaml"))
 MINIMAL = "model: {model_name_or_path: m}\n"
 

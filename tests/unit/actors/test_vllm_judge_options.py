@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from scripted_judge import MODEL, ScriptedServer
-from test_judges import HELLO, HTTP, started
+from test_vllm_judge import HELLO, HTTP, started
 
 from actors.vllm_judge import VllmJudge
 from maskdpo_ray.annotation.llm import judge

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from scripted_judge import MODEL
-from test_config import MINIMAL, load
+from test_schema import MINIMAL, load
 
 from maskdpo_ray.annotation import replies
 from maskdpo_ray.annotation.llm import judge

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from test_own_judge import GIVES, QUESTION, ROLLOUT
+from test_check_annotator_own_judge import GIVES, QUESTION, ROLLOUT
 
 from maskdpo_ray.annotation.llm import judge, thoughts
 from maskdpo_ray.annotation.llm.judge import Reply

@@ -28,7 +28,7 @@ from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.records import NO_HALLUCINATION, UNVERIFIABLE
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 LABELS = {"LABEL_0": NO_HALLUCINATION, "LABEL_1": UNVERIFIABLE}
 CODE = """
 from pathlib import Path

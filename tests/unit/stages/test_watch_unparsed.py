@@ -9,9 +9,9 @@ from pathlib import Path
 import fake_run
 import fakes
 import pytest
-import test_annotate_command
+import test_annotate
 from fakes import Events, FakeAnnotators, FakeEvaluators
-from test_annotate_command import folder  # noqa: F401 (a fixture)
+from test_annotate import folder  # noqa: F401 (a fixture)
 
 from maskdpo_ray.config.schema import AnnotationConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import AnnotatorError, EvaluatorError, UserError
@@ -129,11 +129,11 @@ def test_a_run_that_is_started_again_stops_again(
 
 def test_annotate_counts_what_its_file_holds(folder: Path) -> None:  # noqa: F811
     sentences: Sequence[Sentence] = answer("q0", *[UNPARSED] * (FEWEST_PIECES // 2 - 1)).sentences
-    job = test_annotate_command.prepare(folder)
+    job = test_annotate.prepare(folder)
     with job.labels as labels:
         (item, *_) = FakeAnnotators(Events()).stream(job.todo())
         labels.append(replace(item, annotations=tuple(replace(each, sentences=sentences) for each in item.annotations)))
-    again = test_annotate_command.prepare(folder)
+    again = test_annotate.prepare(folder)
     assert again.labels.counts == {"annotations": Count(2 * len(sentences), 2 * len(sentences))}
     with again.labels, pytest.raises(AnnotatorError, match="got 51 of 51"):
         again.run(Garbled(Events()))

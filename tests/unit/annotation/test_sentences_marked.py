@@ -12,7 +12,7 @@ import pytest
 from benchmarks import sentences as benchmark
 from maskdpo_ray.annotation.sentences import split
 
-MARKED = Path(__file__).parents[1] / "fixtures/sentences.jsonl"
+MARKED = Path(__file__).parents[2] / "fixtures/sentences.jsonl"
 
 CASES = [
     # Citations behind an end mark belong to the sentence before them.

@@ -24,7 +24,7 @@ from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairing.pair_files import PairsReader
 from maskdpo_ray.records import Annotation, Judgement
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 CONFIG = f"""{bad_input.CONFIG}adam: {{betas: [0.9, 0.95], lr: 5e-6}}
 mask: {{policy: {{chosen: {{no_fact: 1, contradictory: 0.5}}, rejected: {{no_fact: 1}}}}}}
 eval: {{evaluator: factscore, options: {{a: [1, {{b: &c true}}], d: *c}}}}

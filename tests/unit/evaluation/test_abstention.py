@@ -11,7 +11,7 @@ from maskdpo_ray.evaluation.evaluators.abstention import abstains
 
 MARKED = [
     json.loads(line)
-    for line in (Path(__file__).parents[1] / "fixtures/abstentions.jsonl").read_text(encoding="utf-8").splitlines()
+    for line in (Path(__file__).parents[2] / "fixtures/abstentions.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 
 

@@ -13,7 +13,12 @@ import pytest
 
 from actors import process
 
-HOLD = "import sys; from actors import process; print(process.claim_cores(2, process.Path(sys.argv[1])), flush=True); input()"
+HOLD = """
+import sys
+from actors import process
+print(process.claim_cores(2, process.Path(sys.argv[1])), flush=True)
+input()
+"""
 
 
 @pytest.fixture(autouse=True)

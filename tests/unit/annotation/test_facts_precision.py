@@ -16,7 +16,7 @@ import pytest
 from maskdpo_ray.evaluation.analyses.rule_agreement import Compared, compare
 from maskdpo_ray.records import CONTRADICTORY, CORRECT, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "facts_labels.jsonl"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "facts_labels.jsonl"
 
 UNCHECKED = FIXTURE.with_name("facts_unchecked.txt")
 """Thirty of its sentences, labelled `no_hallucination` by hand for the part that the table holds. A sentence with a

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_annotate_command import folder, prepare, write
+from test_annotate import folder, prepare, write
 from test_chat import CHATML, R1, USER, Make, make, preference, smollm2
 
 from maskdpo_ray.pairing.pair_files import to_pair

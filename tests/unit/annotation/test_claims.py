@@ -22,7 +22,7 @@ from maskdpo_ray.records import NO_FACT, PreferencePair, Question, Rollout, Sent
 from maskdpo_ray.records import NO_HALLUCINATION as RIGHT
 from maskdpo_ray.records import UNVERIFIABLE as OPEN
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "facts_labels.jsonl"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "facts_labels.jsonl"
 RWANDA = Question("q", "Rwanda", (), facts={"table": "countries", "entity": "Rwanda"})
 CLAIMS, FACTS = build("claims"), build("facts")
 

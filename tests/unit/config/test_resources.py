@@ -1,0 +1,139 @@
+"""The plan: what a config reserves, whether it fits, and what it says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maskdpo_ray.config.resources import ActorGroup, Plan
+from maskdpo_ray.config.schema import (
+    AnnotationConfig,
+    ClusterConfig,
+    Config,
+    ModelConfig,
+    RolloutConfig,
+    TrainConfig,
+    VllmConfig,
+)
+from maskdpo_ray.errors import ClusterError
+from maskdpo_ray.stages.preflight import describe
+from maskdpo_ray.store.ledger import Entry, Finished, Rewind, Unit
+
+MODEL = ModelConfig(model_name_or_path="model")
+CPU = Config(
+    model=MODEL,
+    rollout=RolloutConfig(num_engines=2),
+    annotation=AnnotationConfig(num_actors=3),
+    train=TrainConfig(num_ranks=4),
+    cluster=ClusterConfig(cpus_per_engine=1.5, cpus_per_annotator=0, cpus_per_rank=0.5),
+)
+GPU = Config(
+    model=MODEL,
+    rollout=RolloutConfig(num_engines=2),
+    vllm=VllmConfig(tensor_parallel_size=2),
+    train=TrainConfig(num_ranks=4),
+    cluster=ClusterConfig(device="cuda", cpus_per_rank=0.5, gpus_per_annotator=0.5),
+)
+
+
+def test_groups() -> None:
+    assert Plan(CPU).groups() == [
+        ActorGroup("rollout engines", 2, 1.5, 0),
+        ActorGroup("annotation actors", 3, 0, 0),
+        ActorGroup("training ranks", 4, 0.5, 0),
+    ]
+    assert [group.gpus for group in Plan(GPU).groups()] == [2, 0.5, 1]
+
+
+@pytest.mark.parametrize("available", [{"CPU": 5.0}, {"CPU": 64.0, "memory": 1.0}])
+def test_room_enough(available: dict[str, float]) -> None:
+    Plan(CPU).check(available)
+    Plan(GPU).check({**available, "GPU": 8.5})
+
+
+def test_tenths_add_up() -> None:
+    """0.1 + 0.2 is more than 0.3 in floating point, but not to a user."""
+    cluster = ClusterConfig(cpus_per_engine=0.1, cpus_per_rank=0.2)
+    Plan(Config(model=MODEL, cluster=cluster)).check({"CPU": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("config", "available", "expected"),
+    [
+        (
+            CPU,
+            {"CPU": 4.9},
+            "not enough CPUs: expected at most 4.9, got 2 x 1.5 (rollout engines) + "
+            "4 x 0.5 (training ranks) = 5; lower",
+        ),
+        (CPU, {}, "not enough CPUs: expected at most 0, got 2 x 1.5"),
+        (
+            GPU,
+            {"CPU": 64.0, "GPU": 8.0},
+            "not enough GPUs: expected at most 8, got 2 x 2 (rollout engines) + "
+            "1 x 0.5 (annotation actors) + 4 x 1 (training ranks) = 8.5; lower",
+        ),
+        (
+            GPU,
+            {"CPU": 64.0},
+            "not enough GPUs: expected at most 0, got 2 x 2 (rollout engines) + 1 x 0.5 (annotation actors) + "
+            "4 x 1 (training ranks) = 8.5; cluster.device: cpu does without",
+        ),
+    ],
+)
+def test_no_room(config: Config, available: dict[str, float], expected: str) -> None:
+    with pytest.raises(ClusterError) as caught:
+        Plan(config).check(available)
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_room_for_one_group_of_actors() -> None:
+    """What trains or labels alone needs no room for the others."""
+    Plan(CPU).check({"CPU": 2.0}, "training ranks")
+    Plan(GPU).check({"GPU": 0.5}, "annotation actors")
+    with pytest.raises(ClusterError, match=r"got 4 x 0.5 \(training ranks\) = 2; lower"):
+        Plan(CPU).check({"CPU": 1.9}, "training ranks")
+    said = Plan(CPU).actors("train", "training ranks")
+    assert said == ["train on a local Ray cluster (cpu)", "  training ranks: 4, CPUs for each: 0.5"]
+
+
+def test_a_gpu_shortage_names_what_to_change() -> None:
+    with pytest.raises(ClusterError) as caught:
+        Plan(GPU).check({"CPU": 64.0, "GPU": 1.0})
+    assert "gpus" in str(caught.value).split(";")[1] or "tensor_parallel_size" in str(caught.value)
+
+
+def test_description(tmp_path: Path) -> None:
+    text = describe(Plan(CPU), 161, {"heldout": 40, "transfer": 30}, tmp_path)
+    for part in (
+        "rollout engines: 2, CPUs for each: 1.5",
+        "annotation actors: 3",
+        "training ranks: 4",
+        "iterations: 2 of 161 questions x 32 answers",
+        "heldout 40 questions x 5",
+        "transfer 30 questions x 5",
+        "local Ray cluster (cpu)",
+    ):
+        assert part in text
+    assert "resumed" not in text and "GPUs" not in text
+    assert "rollout engines: 2, CPUs for each: 1, GPUs: 2" in describe(Plan(GPU), 1, {}, tmp_path)
+
+
+def test_description_of_a_resumed_run() -> None:
+    def finished(stage: str, iteration: int) -> Finished:
+        return Finished(stage=stage, iteration=iteration, finished=1.0, facts={}, files={})
+
+    def unit(log: str) -> Unit:
+        return Unit(log=log, question_id="q", count=1, drop=None, end={}, bytes=0, sha256="")
+
+    def last(*entries: Entry) -> str:
+        return describe(Plan(CPU), 1, {"heldout": 1}, Path("runs/r"), entries).splitlines()[-1]
+
+    done = (finished("begin", 0), unit("eval_000/heldout"), finished("evaluate-heldout", 0))
+    assert "resumed" not in last(*done[:1])
+    assert last(*done[:2]) == "  resumed: runs/r holds 1 questions of eval_000/heldout"
+    assert last(*done) == "  resumed: runs/r holds evaluate-heldout 0"
+    under_way = (unit("iter_000"), unit("iter_000"), Rewind(log="iter_000", keep=1), unit("iter_000"))
+    assert last(*done, *under_way) == "  resumed: runs/r holds evaluate-heldout 0, 2 questions of iter_000"

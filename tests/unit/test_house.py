@@ -1,0 +1,137 @@
+"""The house: every import points down the order of rooms, no module is in a circle, and the rooms stay small."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLOORS = (
+    "commands",
+    "loop cluster",
+    "stages actors",
+    "report",
+    "pairing evaluation",
+    "annotation",
+    "models",
+    "training",
+    "store",
+    "config",
+    "data",
+    "terminal records",
+    "errors",
+)
+"""From the top down; rooms on one floor don't import each other. docs/architecture.md draws them."""
+COMMANDS = set("__main__ annotate check_annotator evaluate experiment export pairs plan report run train".split())
+FLOOR_OF = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of both packages."""
+    files = [file for package in ("maskdpo_ray", "actors") for file in (ROOT / package).rglob("*.py")]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def room(module: str) -> str:
+    """Where a module lies."""
+    package, *rest = module.split(".")
+    if package == "actors":
+        return "actors"
+    if not rest:
+        return "errors"  # the package itself: its public names are imported when they are asked for
+    is_command = len(rest) == 1 and rest[0] in COMMANDS and modules()[module].name != "__init__.py"
+    return "commands" if is_command else rest[0]
+
+
+@cache
+def imports(module: str) -> dict[str, int]:
+    """Our modules that a module imports -> line: at its top, within functions and for type checkers alike."""
+    found: dict[str, int] = {}
+    for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for name in _named(node):
+                if name != module:
+                    found.setdefault(name, node.lineno)
+    return found
+
+
+def _named(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    for alias in node.names:
+        module = getattr(node, "module", None)
+        whole = f"{module}.{alias.name}" if module else alias.name
+        if whole in modules():
+            yield whole
+        elif module in modules():
+            yield str(module)
+
+
+def arrows() -> Iterator[tuple[str, str, str]]:
+    """(importing module, imported one, file:line)."""
+    for module, file in modules().items():
+        for imported, line in imports(module).items():
+            yield module, imported, f"{file.relative_to(ROOT)}:{line}"
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(module) for module in modules()} <= FLOOR_OF.keys()
+
+
+def test_every_import_points_down() -> None:
+    upward = [
+        f"{where}: {room(module)} imports {room(imported)} ({imported})"
+        for module, imported, where in arrows()
+        if room(module) != room(imported) and FLOOR_OF[room(imported)] >= FLOOR_OF[room(module)]
+    ]
+    assert not upward, "\n".join(["these point up or across:", *upward])
+
+
+def test_no_command_imports_another() -> None:
+    between = [
+        where
+        for module, imported, where in arrows()
+        if {room(module), room(imported)} == {"commands"} and not module.endswith("__main__")
+    ]
+    assert not between
+
+
+def test_no_circle() -> None:
+    try:
+        TopologicalSorter({module: imports(module) for module in modules()}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_rooms_are_small() -> None:
+    """At most 20 files in a folder; at the root there are commands, rooms and at most five modules."""
+    sizes: dict[Path, int] = {}
+    for module, file in modules().items():
+        if file.name != "__init__.py" and not (file.parent == ROOT / "maskdpo_ray" and room(module) == "commands"):
+            sizes[file.parent] = sizes.get(file.parent, 0) + 1
+    assert not {str(folder): count for folder, count in sizes.items() if count > 20}
+    assert sizes[ROOT / "maskdpo_ray"] <= 5
+
+
+def test_a_unit_test_lies_in_the_room_of_what_it_tests() -> None:
+    """Its name is that of a module, and an aspect of it where there are several files."""
+    strays = []
+    for file in (ROOT / "tests/unit").rglob("test_*.py"):
+        folder = file.parent.name if file.parent != ROOT / "tests/unit" else ""
+        if folder in ("benchmarks", "scripts"):
+            names = {path.stem for path in (ROOT / folder).glob("*.*")}
+        else:
+            names = {
+                module.split(".")[-1]
+                for module in modules()
+                if (room(module) == folder if folder else module.count(".") == 1)
+            }
+        name = file.stem.removeprefix("test_")
+        if not any(name == each or name.startswith(f"{each}_") for each in names):
+            strays.append(str(file.relative_to(ROOT)))
+    # These are about the whole tree.
+    assert sorted(strays) == ["tests/unit/test_house.py", "tests/unit/test_imports.py", "tests/unit/test_paper.py"]
