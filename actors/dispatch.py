@@ -29,7 +29,6 @@ from maskdpo_ray.records import Failed
 
 TRIES = 3
 """Failures after which a call is not repeated."""
-
 Item = TypeVar("Item")
 CallOf = Callable[[Item], tuple[str, tuple[Any, ...]]]
 """Item -> the actor's method and its arguments."""

@@ -16,7 +16,6 @@ from maskdpo_ray.errors import AnnotatorError, OptionError, one_line, shown
 from maskdpo_ray.models import folder, other_folders
 
 Result = TypeVar("Result")
-
 _CPU_BLOCK = 32
 """Tokens; the fewest for which vLLM has fast CPU kernels."""
 _PROMPT_END = 32

@@ -133,8 +133,6 @@ def _answers(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dro
 
 
 _Line = tuple[str, Found]
-
-
 _Lines = tuple[_Line, _Line]
 """The lines of an answer and of its labels, each ("file:line", item or error)."""
 

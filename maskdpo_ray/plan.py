@@ -34,8 +34,6 @@ from maskdpo_ray.models.memory import GIB, Machines, Models, Moment, Term, Verdi
 from maskdpo_ray.models.shape import ModelShape
 
 _PROMPT_TOKENS = 1024
-
-
 _GPU_OPTIONS = ("gpu_memory_gib", "num_gpus")
 
 

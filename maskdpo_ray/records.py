@@ -24,47 +24,21 @@ import numpy as np
 from maskdpo_ray.errors import shown
 
 SCHEMA_VERSION = 1
-
-
 NO_FACT = "no_fact"
-
-
 NO_HALLUCINATION = "no_hallucination"
-
-
 CONTRADICTORY = "contradictory"
-
-
 UNVERIFIABLE = "unverifiable"
-
-
 UNPARSED = "unparsed"
-
-
 # Mask-DPO appendix A: the first two of ANAH-v2's types count as hallucination-free, the last two
 # as hallucination. `unparsed` is annotator output that could not be read: on neither side.
 CORRECT = frozenset({NO_FACT, NO_HALLUCINATION})
-
-
 INCORRECT = frozenset({CONTRADICTORY, UNVERIFIABLE})
-
-
 LABELS = (NO_FACT, NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE, UNPARSED)
-
-
 # What a second evaluator says of a fact, FActScore's three; `unparsed` as above.
 SUPPORTED = "supported"
-
-
 UNSUPPORTED = "unsupported"
-
-
 IRRELEVANT = "irrelevant"
-
-
 VERDICTS = (SUPPORTED, UNSUPPORTED, IRRELEVANT, UNPARSED)
-
-
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -344,8 +318,6 @@ class TrainingExample:
 
 PairLogps = tuple[np.ndarray, np.ndarray]
 """Of one pair's responses, chosen and rejected: [response length] float32 each, 0 where the weight is 0."""
-
-
 EVALUATE = "evaluate-"
 """Prefix of the `purpose` of evaluated answers, which are sampled by the options of `eval`."""
 

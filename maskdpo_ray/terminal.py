@@ -26,15 +26,9 @@ from tqdm import tqdm
 from maskdpo_ray.errors import printable
 
 Item = TypeVar("Item")
-
-
 # In a log file a bar that redraws itself is noise; a line every so often is not.
 _SECONDS_BETWEEN_LINES = 15.0
-
-
 _under_way: list[tqdm] = []
-
-
 SHORT = 2.0
 """Seconds: a `delay` for what is mostly over at once, and may end with an error line."""
 
@@ -97,11 +91,7 @@ def quiet() -> Iterator[None]:
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 GOES_ON = "stopping: what is committed is kept; the same command resumes from there"
-
-
 _AGAIN_S = 0.1
 
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 import re
 
 _LONGEST = 6  # Letters of an abbreviation.
-
-
 _CONTEXT = 200  # Characters looked back at, so that no text takes quadratic time.
-
-
 # Never end a sentence.
 _TITLES = frozenset(
     "mr mrs ms dr prof gen rev hon sen rep gov capt lt col sgt maj cmdr adm pres messrs mme mlle vs v "
     "mt e.g i.e eg ie cf approx ca c viz incl excl esp resp".split()
 )
-
-
 # Do not end a sentence before a number (nor do words without a vowel), nor before another of these.
 _COUNTED = frozenset(
     "no nos vol vols p pp fig figs ch chap chaps sec secs art arts eq eqs eqn eqns op est pop b d r fl jan feb "
@@ -24,21 +18,11 @@ _COUNTED = frozenset(
     "sect ex exs def defs prop cor lem rem obs alg ref refs reg regs ed eds fol col cols ext tel mob "
     "max min avg av apt ste hwy pkwy rte re lat lon alt elev temp pt pts ord ann sched amend dia diam".split()
 )
-
-
 CONTRACTED = re.compile(r"[A-Z]?[bcdfghjklmnpqrstvwxz]{1,4}")  # Rs, Tk, Nr, tbsp
-
-
 _NUMERAL = re.compile(r"\d|[IVXLCDM]{2,}\b|[A-Z]{1,2}\d|[B-HJ-Z]\b(?!\.)")  # 3, IV, S1, B
-
-
 _VERSE = re.compile(r"\d{1,3}:\d")  # Gen. 1:1
-
-
 # End a sentence only before a word that often starts one.
 _EITHER = frozenset("st ft inc ltd co corp jr sr bros etc al ave blvd rd dept univ assn intl llc plc".split())
-
-
 _STARTERS = frozenset(
     "It Its The This That These Those He She They His Her Their We You Our My I In On At As For From By "
     "With But And Or If When While However Although Though There Here What Who Where Which How Why Some "
@@ -46,35 +30,19 @@ _STARTERS = frozenset(
     "Are Was Were Other Others All Today Now Yes Additionally Therefore Moreover Furthermore Overall "
     "Finally A An".split()
 )
-
-
 # Element symbols that are abbreviations elsewhere, and words that say that a symbol or letter is meant.
 _SYMBOLS = frozenset("Co No Mt Sr Al Ca Cf Fl".split())
-
-
 _SYMBOL_CONTEXT = re.compile(
     r"symbol|letter|vitamin|hepatitis|grade|option|answer|formula|denoted|class|type|group|block|符号|字母",
     re.IGNORECASE,
 )
-
-
 _OPTION = re.compile(
     r"\b(?:answer|option|choice)(?: is)?\s*[:：][\s*_]*\Z", re.IGNORECASE
 )  # Before "A." in "Answer: A. Paris".
-
-
 _ACRONYM = re.compile(r"[A-Za-z]{1,2}(?:\.-?[A-Za-z]{1,2})+")  # U.S, Ph.D, a.m, J.-P
-
-
 _NEXT_WORD = re.compile(r"\w+\.?")
-
-
 _UNIT = re.compile(r"[\d°]\s?$")
-
-
 _UNITS = frozenset("m g h l s t u min sec".split())
-
-
 _COMPOUND = frozenset("/·⋅")  # m/s, N·m
 
 

@@ -29,36 +29,18 @@ from maskdpo_ray.records import (
 )
 
 _OURS = tuple(label for label in LABELS if label != UNPARSED)
-
-
 _DECISIVE = (NO_HALLUCINATION, CONTRADICTORY)
-
-
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")  # a Chinese character counts as one
-
-
 _MODEL = "annotation.options.model"
-
-
 _EXPECTED = "a model for sequence classification"
-
-
 _SHORTEST = 32
 """Least `max_length`, tokens."""
-
-
 _USUAL = 512
 """`max_length` of a model that could read more: such models are trained on pairs shorter than that."""
-
-
 _DOCUMENTS = 64
 """Documents whose passages are kept."""
-
-
 _EVIDENCE = 240
 """Characters of the passage that are kept as evidence."""
-
-
 Read = tuple[str, Mapping[str, float]]
 """A passage, and the probability of each label of ours as the model gives it for the sentence read with it."""
 

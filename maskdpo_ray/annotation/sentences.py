@@ -28,87 +28,39 @@ from maskdpo_ray.annotation.abbreviations import CONTRACTED, full_stop_ends, sta
 from maskdpo_ray.records import LANGUAGES
 
 _WRAPPED_LINE = 50  # Characters. Shorter lines are lines of a list, not wrapped prose.
-
-
 _CONTEXT = 200  # Characters looked back at, so that no text takes quadratic time.
-
-
 _AHEAD = 2000  # Characters in which the second item of a list is looked for.
-
-
 _CONNECTORS = frozenset(
     "the a an of in on at to and or by for with from as is are was were its their than that".split()
 )
-
-
 _WORD = re.compile(r"[^\W_]")
-
-
 _LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
-
-
 _FENCE = re.compile(r"\s*```[^`]*$")
-
-
 _UNCUT = re.compile(r"\s*(?:\||#{1,6}\s)")
-
-
 _PREFIX = re.compile(
     r"\s*(?:>\s*)*(?:[-*+•–—·◦▪●‣]\s+)?[*_]{0,3}"
     r"(?:(?:Step|Fact|Part|Point|Item|Example|Question|Answer|Section|Chapter)\s+(?=\d))?"
     r"(?:(?:(?P<number>\d{1,3})|[A-Za-z]|[ivx]{1,5}|[IVX]{1,5})\\?[.)](?=\s|$)|\((?:\d{1,3}|[A-Za-z])\)|"
     r"（(?:\d{1,3}|[一二三四五六七八九十]+)）|(?:\d{1,3}|[一二三四五六七八九十]+)、)?"
 )
-
-
 _HAN = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-
-
 _EMOTICON = (
     rf"(?:(?<![^\s{_HAN}.!?…。！？～~])[:;=：]['’]?[-^]?[)）\]](?=[\s{_HAN}.!?]|$)"  # :)
     r"|[:;=：]['’]?[-^]?[(（\[](?=[\s.!?。！？]|$)|(?<!\S)\(-?[:;=](?=\s|$))"  # :( and (:
 )
-
-
 _FACE = re.compile(_EMOTICON)
-
-
 _FACE_PARTS = frozenset(":;=：'’-^")
-
-
 _EVENT = re.compile(r"[.!?…。！？｡．；]+|[(（\[【{《“「『\"`]")
-
-
 _EVENT_OR_FACE = re.compile(rf"{_EVENT.pattern}|{_EMOTICON}")
-
-
 _BRACKET = re.compile(r"[()（）\[\]【】{}《》“”「」『』\"`]")
-
-
 _CITING = frozenset("[(（【［〔<¹²³⁰⁴⁵⁶⁷⁸⁹†‡")
-
-
 _PAIRS = {")": "(", "）": "(", "]": "[", "】": "【", "}": "{", "》": "《", "”": "“", "」": "「", "』": "『"}
-
-
 _ITEM = re.compile(r"(?:(?P<end>(?:^|[.!?…。！？;；:：,，、])\s*)|\s)(?P<item>\d{1,2}|[a-z])$")  # 1) or b)
-
-
 _PASSAGE = frozenset('(（[【“「『"')  # May hold whole sentences.
-
-
 _QUOTES = frozenset('“「『"')
-
-
 _TAIL = re.compile(r"(?:[)\]}\"'”’»」』）】\u200b-\u200d\u2060\ufeff]|[*_~`]+(?=[\s\[¹²³⁰⁴-⁹]|$))*")
-
-
 _LINK = r"\[[^\[\]]{1,120}\]\([^()\s]{1,300}\)"
-
-
 _SUPERSCRIPT = "[¹²³⁰⁴-⁹]"
-
-
 _CITATION = re.compile(
     rf"{_SUPERSCRIPT}+(?:[,⁻–-]\s?{_SUPERSCRIPT}+)*|[†‡]+|(?<=[.!?])\(\d{{1,3}}\)(?=\s|$)"
     r"|<sup>[^<]{1,60}</sup>"
@@ -120,26 +72,14 @@ _CITATION = re.compile(
     r"|\s{0,3}[(（](?:(?=[^()（）]{0,100}[^\W\d_]|\d+\s?[,，;–-])[^()（）]{1,100}?\d[a-z]?"  # (Smith, 2020), (p. 45)
     r"|(?i:sources?|citation|ref|ibid|via|来源|出处|资料来源)\b[^()（）]{0,100})[)）]"
 )
-
-
 _MARKUP = re.compile(r"[*_~]+")
-
-
 _NEXT_CITATION = re.compile(rf"(?:[,;–-]\s?)?(?:{_CITATION.pattern})")
-
-
 _EMOJI = re.compile(
     r"(?:\s*(?:[\u2190-\u21ff\u2300-\u245f\u2500-\u2775\u2794-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]"
     rf"[\ufe0f\u200d]*|{_EMOTICON}|[:;=]-?[DPp](?=\s|$)))*"
 )
-
-
 _CJK_ENDS = frozenset("。！？｡．；")
-
-
 _ENDS = frozenset(".!?…。！？｡．；")
-
-
 _LOWER_CASE_START = re.compile(r"[a-z]{1,3}[A-Z]|[a-z][)）]\s")  # iPhone, mRNA, b)
 
 

@@ -31,8 +31,6 @@ from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ConfigError, UserError, shown
 
 TRUE, FALSE = ("true", "on", "yes"), ("false", "off", "no")
-
-
 NULL = ("", "null", "none", "~")
 
 

@@ -112,11 +112,7 @@ def evaluating(with_engines: bool) -> list[str]:
 
 
 _TIMEOUT_S = 10.0
-
-
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})")
-
-
 _NOTES = {
     "ray://": "is Ray Client's, which is not supported: start the run on a node of the cluster",
     "http://": "is the dashboard's, for `ray job`",

@@ -277,25 +277,13 @@ class EvalConfig:
 
 BATCHED_TOKENS = {"cpu": 32768, "cuda": 8192}
 """Most tokens that an engine computes per step, by `cluster.device`. On a CPU a whole prompt must fit."""
-
-
 _MOST_SAMPLES = 16384
-
-
 _MOST_SEQUENCES = 32768
-
-
 _TEMPERATURES = (0.01, 2.0)
 """Range of temperatures: vLLM refuses higher ones and clamps lower ones."""
-
-
 _LEAST_SHARE = 1e-4
 """Smallest fraction of a resource that Ray counts."""
-
-
 _NOT_IN_PROJECTS = "/\\#?%:"
-
-
 _GIB = 2**30
 
 

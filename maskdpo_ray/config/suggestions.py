@@ -6,8 +6,6 @@ import difflib
 from collections.abc import Collection, Iterator
 
 _MOST = 3
-
-
 _OPTIONS = {
     "run.name": "run_name experiment_name exp_name wandb_run_name",
     "run.dir": "output_dir out_dir output save_dir save_path default_local_dir logging_dir ckpt.path",
@@ -71,8 +69,6 @@ _OPTIONS = {
     "cluster.step_timeout_s": "ddp_timeout timeout",
 }
 """Our options -> the same or governing options' names in trl, OpenRLHF, verl, LLaMA-Factory, axolotl and others."""
-
-
 _SECTIONS = {
     "model": "policy actor actor_rollout_ref",
     "data": "dataset datasets",

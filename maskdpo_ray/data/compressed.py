@@ -14,8 +14,6 @@ from pathlib import Path
 from maskdpo_ray.errors import DataError
 
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-
-
 # (What it is, where the mark stands, the mark.) Their members may lie uncompressed and so look like a file.
 _ARCHIVES = (
     ("a ZIP archive", 0, b"PK\x03\x04"),
@@ -26,8 +24,6 @@ _ARCHIVES = (
     ("a Zstandard file", 0, b"\x28\xb5\x2f\xfd"),
     ("an LZ4 file", 0, b"\x04\x22\x4d\x18"),
 )
-
-
 SUFFIXES = (".gz", ".bz2", ".xz")
 
 

@@ -11,15 +11,9 @@ from typing import Any, TypeVar
 from maskdpo_ray.errors import DataError, RecordError
 
 Item = TypeVar("Item")
-
-
 Made = TypeVar("Made")
-
-
 FEWEST = 20
 """Records; smaller files tolerate as many bad records as a file of this size, one at the default share."""
-
-
 FIRST = 100
 """Records; if none of the first ones is usable, the file is of another kind and reading stops."""
 

@@ -20,22 +20,12 @@ from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.records import from_json
 
 Record = TypeVar("Record")
-
-
 _OF_RECORDS = frozenset(("id", "question_id", "prompt", "text", "chosen", "rejected", "conversations"))
 """Fields of questions, answers and pairs; each of these records has one."""
-
-
 _CHUNK = 2**18
-
-
 _MOST = 2**26  # Bytes of one object. With a quote or bracket left open it would be the rest of the file.
-
-
 # A whole string, a bracket, a line's end, or the quote of a string that continues after what was read.
 _MARK = re.compile(rb'"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"|["{}\[\]\n]')
-
-
 _SPACE = re.compile(rb"[ \t\r\n]*")
 
 

@@ -17,11 +17,7 @@ from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.records import LANGUAGES, Question
 
 BUILTIN = ("countries", "elements")
-
-
 FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language")
-
-
 LONGEST_NAME = 200
 """Of an id and a topic, characters."""
 

@@ -24,28 +24,14 @@ from maskdpo_ray.errors import DataError, RecordError, one_line, shown
 
 Found = dict[str, Any] | RecordError
 """An object, or the error about it."""
-
-
 Reader = Callable[[Path, io.BufferedReader], Iterator[tuple[str, Found]]]
-
-
 _ROWS = 256
 """Rows of a batch, which are in memory as Python values."""
-
-
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-
-
 _SEPARATORS = (";", "\t", ",", "|")
-
-
 _LONGEST_CELL = 2**26
-
-
 _MOST_REREAD = 2**28
 """Characters of a table in text that are read again behind rows that are not closed."""
-
-
 _AS_JSON = frozenset(
     {
         *("chosen_item", "rejected_item", "chosen_sentences", "rejected_sentences", "sentences", "facts", "sample"),

@@ -22,8 +22,6 @@ from maskdpo_ray.store import files, fingerprint
 from maskdpo_ray.store.ledger import Finished, find_finished, read_entries
 
 _SAMPLING = ("temperature", "top_k", "top_p")
-
-
 _JUDGES = {"annotation.annotator": "annotation.options", "eval.evaluator": "eval.options"}
 
 

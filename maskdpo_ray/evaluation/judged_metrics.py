@@ -15,8 +15,6 @@ from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNPARSED, UNSUPPORTED, Ju
 
 GAMMA = 10
 """Answers of fewer facts are penalised: Min et al.'s gamma."""
-
-
 METRICS: dict[str, tuple[str, str]] = {
     "score": ("score", "scored"),
     "penalized_score": ("penalized", "scored"),
@@ -34,16 +32,12 @@ score: mean of supported / (supported + unsupported) over the answers that state
 penalized_score: the same, each answer's times exp(1 - GAMMA / n) when it states n < GAMMA such facts;
 pooled_score: supported / (supported + unsupported) facts of all answers; the others are per answer.
 """
-
-
 LANGUAGE_METRICS: dict[str, tuple[str, str]] = {"nats_per_token": ("nats", "tokens"), "unread": ("unread", "answers")}
 """Of a language model, in the same form.
 
 nats_per_token: mean of -log p over the tokens, the model's own, of all answers; `perplexity` makes perplexity of it;
 unread: share of answers that are too long for the model and no part of that.
 """
-
-
 _SUMS = (
     "answers",
     "scored",
@@ -56,11 +50,7 @@ _SUMS = (
     "unparsed",
     "abstained",
 )
-
-
 _LANGUAGE_SUMS = ("answers", "nats", "tokens", "unread")
-
-
 _NONE: Mapping[str, str] = {}
 
 

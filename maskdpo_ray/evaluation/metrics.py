@@ -57,8 +57,6 @@ tokens, distinct bigrams / bigrams, within answers (after Li et al. 2016, arXiv:
 repeats itself; cut_off: share that met the length limit; nothing_checkable: share without a sentence other
 than no_fact; scored: share with a parsed sentence, the others being no part of `score`.
 """
-
-
 _SUMS = (
     "answers",
     "scored",
@@ -79,11 +77,7 @@ _SUMS = (
     "cut_off",
     "nothing_checkable",
 )
-
-
 RATIOS = Ratios(_SUMS, METRICS)
-
-
 _NONE: Mapping[str, str] = {}
 
 

@@ -26,11 +26,7 @@ from maskdpo_ray.records import Block, Question, Rollout, Sentence
 from maskdpo_ray.store import fingerprint
 
 Messages = Sequence[Mapping[str, Any]]
-
-
 _PROBE = ({"role": "user", "content": "A question?"}, {"role": "assistant", "content": "An answer."})
-
-
 _FORMS = (None, "NFC", "NFKC")
 """Unicode forms that tokenizers normalize to; None: unchanged."""
 

@@ -28,16 +28,10 @@ from maskdpo_ray.models.token_spans import token_spans
 from maskdpo_ray.terminal import quiet
 
 _DTYPES = ("BF16", "F16", "F32", "F64")
-
-
 _OURS = ("messages", "add_generation_prompt", "strftime_now", "raise_exception", "tojson")
 """Variables that every chat template gets."""
-
-
 _SPELLED = ("Its capital is Kigali. It lies in Asia.", "A river's length: 3.5 km, is it?\n\n- Yes, it is!")
 """Sample texts, similar to answers."""
-
-
 Shapes = dict[str, list[int]]
 """Tensor name -> shape."""
 
@@ -374,15 +368,9 @@ def _reason(error: Exception) -> str:
 
 
 _ATTENTION = ("eager", "sdpa")
-
-
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")
 """What transformers computes itself; any other name may be a repository whose compiled code it fetches and runs."""
-
-
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-
-
 _MOST_LAYERS = 1000
 
 

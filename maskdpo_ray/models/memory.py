@@ -23,31 +23,17 @@ from maskdpo_ray.models.shape import ModelShape
 
 _BUCKET = 500_000_000
 """Elements of DeepSpeed's buffer for gradients on their way to other ranks (`reduce_bucket_size`), on GPUs."""
-
-
 _AT_A_TIME = 2**24
 """The same on CPUs, and elements whose gradients are there in fp32 together (`actors/strategy.py`)."""
-
-
 _LIVE = 1_000_000_000
 """Elements that ZeRO-3 keeps gathered (`stage3_max_live_parameters`), and of a part of its step (`sub_group_size`)."""
-
-
 _PERSISTENT = 100_000
 """ZeRO-3 holds smaller tensors whole (`stage3_param_persistence_threshold`)."""
-
-
 _ROWS = 128
 """Rows of logits that are there in float32 at a time (`token_logps.py`)."""
-
-
 _SCORES = 2**22
 """Attention weights of a layer on CPUs are taken for so many at most: what they are depends on what pairs share."""
-
-
 _FP32 = 4
-
-
 _ADAM = 8
 """Bytes of Adam's two moments per weight."""
 
@@ -271,8 +257,6 @@ def bytes_of(dtype: str) -> int:
 
 
 GIB = 2**30
-
-
 _GPU_RUNTIME = int(1.5 * GIB)
 """CUDA's context, NCCL and captured graphs: an assumption."""
 
@@ -333,27 +317,15 @@ def in_flight(config: Config, prompt_tokens: int) -> InFlight:
 
 _RANK_PROCESS = int(0.6 * GIB)
 """Of a rank without a model, on a CPU: measured."""
-
-
 _ENGINE_PROCESSES = int(1.8 * GIB)
 """Of an engine's actor and vLLM's processes, on a CPU, without weights and KV cache: measured."""
-
-
 _OTHERS = int(1.5 * GIB)
 """Ray's processes, the driver, and actors that label by rules: an assumption."""
-
-
 _CUDA = 2 * GIB
-
-
 _SLACK = 0.05
 """What CUDA's context and NCCL take of a rank's GPU, and the share that the allocator loses: assumptions."""
-
-
 _KEPT = 0.4
 """The share of what a step frees that glibc keeps, on a CPU: measured, 0.1 to 0.5 of it."""
-
-
 ENGINES, ANNOTATORS = "rollout engines", "annotation actors"
 
 

@@ -14,8 +14,6 @@ from typing import Any
 from maskdpo_ray.errors import shown
 
 _HUB = re.compile(r"(?:https?://huggingface\.co/|hf://)?([\w][\w.-]*/[\w][\w.-]*)/?")
-
-
 _FORMATS = {
     ".gguf": "GGUF, which llama.cpp reads",
     ".onnx": "ONNX",
@@ -23,14 +21,8 @@ _FORMATS = {
     ".msgpack": "Flax's",
     ".npz": "MLX's",
 }
-
-
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-
-
 _MOST_FOUND = 3
-
-
 _DEPTH = 3
 
 

@@ -15,23 +15,13 @@ from maskdpo_ray.models.memory import GIB, Machines, Models
 
 Options = dict[str, Any]
 """Dotted name -> value."""
-
-
 Choice = tuple[float, Options]
 """(cost, changed options)"""
-
-
 _MOST_GPUS = 64
 """Largest number of GPUs tried if none is given."""
-
-
 _LEAST_TOKENS = 512
 """Smallest `train.max_tokens_per_gpu` tried."""
-
-
 _LORA_RANK = 16
-
-
 _UNWELCOME = {"checkpointing": 1.0, "smaller pass": 1.0, "ZeRO-3": 1.0, "twice the ranks": 1.5, "half the ranks": 1.5}
 
 

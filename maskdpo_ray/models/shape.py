@@ -163,11 +163,7 @@ def of_size(name: str, option: str) -> ModelShape:
 
 
 _TOKENS = 8
-
-
 _ATTENTION = "maskdpo_counted"
-
-
 _EXPECTED = "expected a decoder that transformers builds (--model_size and --annotator_size take published ones)"
 
 

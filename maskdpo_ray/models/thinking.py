@@ -38,18 +38,10 @@ KNOWN = (
     TagPair("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
 """Tags of current models: DeepSeek-R1 and Qwen3, Seed-OSS, Magistral, Kimi, Command A, gpt-oss."""
-
-
 Pair = tuple[str, str]
 """The tags that open and close a block."""
-
-
 _CLOSING = re.compile(r"([<\[◁]\|?)/([\w.:-]*(?:think|thought|reason)[\w.:-]*)(\|?[>\]▷])", re.IGNORECASE)
-
-
 _DESCRIBE = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json", "added_tokens.json")
-
-
 _ADDED = re.compile(r'"content":\s*"([^"\s]*(?:think|thought|reason)[^"\s]*)"', re.IGNORECASE)
 
 

@@ -19,11 +19,7 @@ from weakref import WeakKeyDictionary
 from maskdpo_ray.errors import MaskError
 
 Piece = str | bytes
-
-
 _REPLACEMENT = "\ufffd"
-
-
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 

@@ -16,8 +16,6 @@ from maskdpo_ray.models.token_spans import added_tokens, num_trailing, special_i
 from maskdpo_ray.records import CORRECT, INCORRECT, LABELS, Annotation
 
 __all__ = ["MASK_DPO", "VANILLA", "MaskPolicy", "token_spans", "token_weights"]
-
-
 SIDES = ("chosen", "rejected")
 
 
@@ -198,7 +196,5 @@ MASK_DPO = MaskPolicy(
     chosen={label: float(label in CORRECT) for label in LABELS},
     rejected={label: float(label in INCORRECT) for label in LABELS},
 )
-
-
 VANILLA = MaskPolicy(chosen=dict.fromkeys(LABELS, 1.0), rejected=dict.fromkeys(LABELS, 1.0))
 """Plain DPO."""

@@ -10,11 +10,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-
-
 _LOOK_S = 0.1
-
-
 _LEAVE_S = 10.0
 """Longest wait for the thread when the stream is left before its end; it is a daemon."""
 

@@ -25,8 +25,6 @@ from maskdpo_ray.terminal import note
 
 WINDOW = 100
 """Questions, the last ones, that the share is of: late in a long run too, a fault that meets all is seen soon."""
-
-
 FEWEST_QUESTIONS = 20
 """Fewer questions count as this many: one failure among the first ones is tolerated."""
 

@@ -200,8 +200,6 @@ def _lock(descriptor: int, folder: Path, kind: int) -> None:
 
 
 _ROWS = 1024
-
-
 _OTHERS = (".csv", ".tsv", ".arrow", ".feather", ".ipc", ".orc", ".xlsx", ".zip", ".bz2", ".xz", ".zst", ".pkl", ".npz")
 """Suffixes of formats that are not written: some hold no lists, and JSON Lines under another suffix would mislead."""
 

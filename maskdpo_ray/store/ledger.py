@@ -351,14 +351,8 @@ class Finished:
 
 
 Entry = Opened | Unit | Rewind | Finished
-
-
 _LOG = re.compile(r"iter_[0-9]{3,}|eval_[0-9]{3,}/[a-z]+")
-
-
 _KINDS: dict[str, type[Entry]] = {kind.stage: kind for kind in (Opened, Unit, Rewind)}
-
-
 _WITH_CHECKSUM = ("begin", "train")
 
 

@@ -25,8 +25,6 @@ from maskdpo_ray.training import prefix_tree
 from maskdpo_ray.training.prefix_tree import SHARED, PrefixTree
 
 GROUPED, FLEX = "maskdpo_grouped", "flex_attention"
-
-
 _CHANGES = ("softcap", "s_aux", "position_bias", "block_indices", "indices")
 """What transformers' models hand to their attention where it is not softmax(q k^T * scaling) v over all keys before."""
 

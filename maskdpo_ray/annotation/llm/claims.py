@@ -18,11 +18,7 @@ from maskdpo_ray.annotation.llm.turns import Turn, plain
 
 _WORD = re.compile(r"[^\W_\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+|[^\W_]")
 """A Chinese character is one."""
-
-
 _LIST_MARK = re.compile(r"\A\W*(?:\d{1,3}|[A-Za-z]|[一二三四五六七八九十]{1,3})(?:[.):]\s|[．）：、])")
-
-
 _OPENING = re.compile(r"(?<=\s)\S*\Z")
 
 

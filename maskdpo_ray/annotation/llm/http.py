@@ -17,12 +17,8 @@ from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
 
 _REFUSED = (400, 413, 422)
 """HTTP statuses about one conversation (too long, filtered), not about the endpoint."""
-
-
 _OURS = frozenset(("logprobs", "max_tokens", "messages", "model", "stream", "temperature"))
 """Request fields not allowed in `extra_body`: they have their own options, or replies depend on them."""
-
-
 _INSTEAD = {
     "max_tokens": "max_completion_tokens: N, sent in place of max_tokens",
     "max_completion_tokens": "max_completion_tokens: null, for max_tokens to be sent",
@@ -31,15 +27,11 @@ _INSTEAD = {
     "stop": "stop: null, for none to be sent",
 }
 """Request field that an endpoint may refuse -> the option that leaves it out."""
-
-
 _HOLDS_KEY = re.compile(
     r"api[-_ ]?key|authorization|bearer|secret|password|passwd|credential"
     r"|(?:access|auth|id)[-_ ]?token|\A(?:key|token)\Z",
     re.IGNORECASE,
 )
-
-
 _IS_KEY = re.compile(r"\A\s*(?:Bearer\s|sk-|hf_|ghp_|gsk_|xai-|AIza)")
 
 

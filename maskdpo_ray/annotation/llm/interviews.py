@@ -20,8 +20,6 @@ from maskdpo_ray.annotation.llm.turns import ANAH, HAS_FACT, NO_REFERENCE, PASSA
 from maskdpo_ray.records import UNPARSED, UNVERIFIABLE, Question
 
 Item = TypeVar("Item")
-
-
 _Result = TypeVar("Result")
 
 

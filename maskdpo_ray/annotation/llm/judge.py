@@ -62,14 +62,8 @@ class Judge(Protocol):
 
 
 _KNOWN = {"http": ("maskdpo_ray.annotation.llm.http", "HttpJudge"), "vllm": ("actors.vllm_judge", "VllmJudge")}
-
-
 require = partial(plugins.require, error=OptionError)
-
-
 require_count = partial(plugins.require_count, error=OptionError)
-
-
 _RENDERS = ("add_generation_prompt", "continue_final_message", "conversation", "messages", "return_dict", "tokenize")
 
 

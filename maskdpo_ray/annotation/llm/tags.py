@@ -17,54 +17,28 @@ from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, SUPPOR
 
 _WIDE = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Chinese characters, each of which is a word."""
-
-
 _IS_WIDE = re.compile(f"[{_WIDE}]")
-
-
 _ENDS = re.compile(r"[^\S\n]*(?:\Z|\n|[^\w\s])")
-
-
 _BREAK = re.compile(r"[.,:!?;]\s|[。、\n]")
 """Punctuation that no tag goes across: "No. Facts present" holds no "No facts"."""
-
-
 _TAG = "\ufffc"
 """The character that stands for a tag while the clauses are read."""
-
-
 _CLOSED = re.compile(rf"({_TAG}[\s*_`\"']*)[>\]】]")
 """A tag in brackets, which end its clause: "[Incorrect] it denies this"."""
-
-
 _HTML = re.compile(
     r"</?(?:b|i|u|em|strong|p|br|div|span|code|answer|verdict|label|result)\s*/?>"
     r"|<\|[^|<>]{1,20}\|>|\\(?:boxed|text)\b"
 )
-
-
 _MARKUP = re.compile(r"(?<!\w)['’]|['’](?!\w)|[*_`\"“”‘<>\[\]{}【】「」『』《》#|~\\]")
-
-
 _LIST_MARK = re.compile(r"^\s*(?:[-+•]\s|\(?\d{1,2}[.):]\s)", re.MULTILINE)
-
-
 _SENTENCE = re.compile(r"[^.!?;。\n]*(?:\.(?!\s|\Z)[^.!?;。\n]*)*(?P<end>[.!?;。\n]+|\Z)")
-
-
 _CLAUSE = re.compile(r"[,:()、—–]|\s-+\s")
-
-
 _SOURCES = r"passages?|documents?|references?|texts?|article|sources?|evidence|context|information|material"
-
-
 _BEHIND = re.compile(
     rf"(?:(?:with|to|from|by|in|based on|according to)\s+(?:(?:all|of|the|these|those|this|given|provided|above)\s+)*"
     rf"(?:{_SOURCES})(?:\s+(?:{_SOURCES}|provided|given|above|alone))*)?\s*\Z"
 )
 """Words after a tag in its clause that don't limit it: "with the passages"."""
-
-
 _HARMLESS = frozenset(
     "a an the this that these it its sentence statement claim assertion reply response output result answer verdict "
     "label type tag category class classification conclusion judgement judgment decision evaluation assessment final "
@@ -72,47 +46,25 @@ _HARMLESS = frozenset(
     "therefore thus hence then step json fully entirely completely clearly directly plainly definitely indeed also "
     "very says yes ok okay sure following".split()
 )
-
-
 _HARMLESS_BEHIND = frozenset(
     "here present then therefore is the my final verdict answer label reason explanation".split()
 )
-
-
 _HARMLESS_CHINESE = re.compile(
     r"这一?句话?|该句话?|本句|句子|陈述|说法|内容|这一?|该|此|它|[与和同跟]|(?:参考)?(?:段落|资料|文档|原文|文本|信息)|中?的|"
     r"是|属于|应?判?[断定]?为|判[断定]|最终|结论|答案|回答|回复|结果|类型|类别|标签|因此|所以|故|应该?|完全|非常|明显|显然|直接|"
     r"第[一二三四\d]步|我|认为|段落?里"
 )
-
-
 _HARMLESS_CHINESE_BEHIND = re.compile("[的了]|理由|原因")
-
-
 _WORD = re.compile(rf"[{_WIDE}]+|[^\W{_WIDE}]+(?:['’][^\W{_WIDE}]+)*")
-
-
 _STEP = re.compile(r"\bstep\s+\d\b|\b(?:the|this) part(?: of the sentence)?\b")
-
-
 _SO = re.compile(r"\s*(?:and\s+|i\s+)?(?:so|therefore|thus|hence|because of this)\b|\s*(?:因此|所以|故)")
-
-
 _CONCLUDES = re.compile(
     r"\b(?:so|therefore|thus|hence|final|overall|verdict|answer|conclusion|label|classification|judge?ment|decision)\b"
     r"|因此|所以|故|结论|答案|最终|判断|判定"
 )
-
-
 _SOURCE = re.compile(rf"\b(?:{_SOURCES})\b|段落|资料|文档|原文|文本|文中|参考")
-
-
 _CAUSE = re.compile(r"\s*(?:because|since|given that|due to|as(?=\s+(?:the|it|they)\b|\W*\Z))\b|\s*(?:因为|由于|因)")
-
-
 _SUBJECT = re.compile(r"\s*(?:the|it|its|he|she|they|a|an|both|all)\s+\w|\s*(?:这|该|此|它|句)")
-
-
 _DOUBTS = re.compile(
     r"\b(?:if|unless|whether|or|would|could|might|may|should|except\w*|apart|aside|maybe|perhaps|possib\w+|probab\w+|"
     r"likely|unlikely|seem\w*|appear\w*|doubt\w*|question\w*|suspect\w*|unsure|uncertain|unclear|guess\w*|think|believe|"
@@ -120,46 +72,30 @@ _DOUBTS = re.compile(
     r"actually|really|correction|sorry|joke|joking|kidding|lie|ignor\w+|assum\w+|suppos\w+)\b"
     r"|如果|若|除|也许|或|可能|似乎|好像|大概|部分|基本|大致|大体|几乎|勉强|难|吗|怀疑|应当|其实|等等"
 )
-
-
 _TURNS = re.compile(
     r"\b(?:but|however|though|although|yet|still|while|whereas|nevertheless|nonetheless|despite|only)\b"
     r"|但|不过|然而|可是|虽|尽管|却"
 )
-
-
 _NEGATES = re.compile(
     r"\b(?:not?|non|nor|neither|never|none|nothing|nowhere|cannot|without|lacks?|fail\w*|far|anything)\b|n['’]t\b"
     r"|[不没無无未否非]|缺"
 )
-
-
 _NO = re.compile(r"\W*(?:no|not|false|wrong|否|不|不是)\W*")
-
-
 _AGAINST = re.compile(
     r"\b(?:wrong\w*|false\w*|incorrect\w*|inaccura\w+|inconsisten\w+|untrue|unsupported|unverif\w+|mistak\w+|errors?|"
     r"erroneous\w*|otherwise|opposite|contrary|differ\w*|contradict\w*|conflict\w*|disagree\w*|disput\w+|refut\w+|den\w+|"
     r"hallucinat\w+|invent\w+|fabricat\w+|mismatch\w*|off|missing|exclud\w+)\b|错|误|相反|矛盾|虚|假|冲突|不同|不符"
 )
-
-
 _FOR = re.compile(
     r"\b(?:right|true|correct\w*|accura\w+|consisten\w+|support\w*|confirm\w*|agree\w*|match\w*|verif\w+|valid)\b"
     r"|正确|真|对的|属实|一致|相符|支持|证实"
 )
-
-
 _SAYS = re.compile(
     r"\b(?:says?|said|states?|gives?|mentions?|reports?|lists?|describes?|names?|contains?|shows?|notes?|records?|reads?|"
     r"tells?|includes?|stated|given|mentioned|found)\b|说|写|提到|有|记载|指出|列"
 )
-
-
 _AFFIRMING = frozenset((NO_HALLUCINATION, SUPPORTED))
 """Meanings whose only reason is that the sources say the same."""
-
-
 _DENYING = frozenset((CONTRADICTORY, UNVERIFIABLE, NO_FACT, UNSUPPORTED))
 """Meanings that a negation of what the sources say is a reason for."""
 

@@ -16,18 +16,10 @@ from maskdpo_ray.errors import ConfigError, one_line, shown
 from maskdpo_ray.records import CONTRADICTORY, LANGUAGES, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 
 SPLIT, FACT, REFERENCE, VERDICT = "split", "fact", "reference", "verdict"
-
-
 ANAH = (FACT, REFERENCE, VERDICT)
-
-
 CLAIMS = (SPLIT, *ANAH)
 """The turns of each annotator's file, in order. `SPLIT` is a conversation of its own."""
-
-
 HAS_FACT, NO_REFERENCE, PASSAGES = "has_fact", "no_reference", "passages"
-
-
 _MEANINGS = {
     SPLIT: (),
     FACT: (HAS_FACT, NO_FACT),
@@ -35,24 +27,14 @@ _MEANINGS = {
     VERDICT: (NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE),
 }
 """Turn -> what its fixed replies can mean. Any other reply to `REFERENCE` is its passages, to `SPLIT` the parts."""
-
-
 TEMPLATES = Path(__file__).parent / "templates"
-
-
 _FIELDS = ("document", "question", "sentence", "context")
-
-
 _PLACEHOLDER = re.compile(r"""\{(\s*(?:\w+(?:[.:!\[][^\s{}"',]*)?)?\s*)\}""")
 """Slips such as {Sentence}, { sentence }, {}, {0} and {document:10} too, so that they are refused and not sent.
 
 Braces around anything else, JSON for one, are text.
 """
-
-
 _PASSAGE_ENDS = re.compile(r"\n|<SEP>", re.IGNORECASE)
-
-
 _LIST_MARK = re.compile(r"\A\W*\d{1,3}[.):]\s")
 
 

@@ -20,8 +20,6 @@ _PRONOUNS = frozenset(
         "its it the they their this that there he she his her these one some in a an which and also as is on at with"
     ).split()
 )
-
-
 _VAGUE = frozenset(
     (
         "one also not located based used divided known considered spoken part very of in on at from to "
@@ -30,15 +28,11 @@ _VAGUE = frozenset(
         "equal where"
     ).split()
 )
-
-
 _DETERMINERS = frozenset(
     (
         "the a an called officially currently also its mainly primarily city known as now either both usually named"
     ).split()
 )
-
-
 _LIGHT = frozenset(
     (
         "the a an of in heart part parts region continent center centre coast side tip middle corner both "
@@ -46,11 +40,7 @@ _LIGHT = frozenset(
         "large northeastern southwestern northwestern southeastern primarily mainly along on"
     ).split()
 )
-
-
 _PREPOSITIONS = frozenset("in with for from by that which to between".split())
-
-
 _ORDINALS = {
     word: str(number)
     for number, word in enumerate("first second third fourth fifth sixth seventh eighth ninth tenth".split(), start=1)

@@ -8,34 +8,18 @@ from dataclasses import dataclass
 from maskdpo_ray.annotation.rules.mentions import ENTITY_SENSE, Mention, NameIndex, Signal, Token, tokens
 
 COPULAS = frozenset("is are was were called named being remains as".split())
-
-
 VERBS = COPULAS | frozenset("has have uses use borders border shares share lies speaks belongs".split())
-
-
 OF = frozenset("of in for to throughout by".split())
-
-
 ARTICLES = frozenset("the a an republic country nation state kingdom element".split())
-
-
 NEGATIONS = frozenset("not isnt never neither doesnt arent cannot dont wasnt except excluding".split())
-
-
 _DIRECT = frozenset(
     (
         "the a an one of its their official sole only main primary national current and largest city also "
         "widely commonly mainly mostly primarily both two three"
     ).split()
 )
-
-
 _SPLITTERS = frozenset("but while whereas although though however".split())
-
-
 _RELATIVES = frozenset("which who whose where".split())
-
-
 _AFTER_AND = frozenset("its it the they has have is are uses also their there".split())
 
 

@@ -35,19 +35,11 @@ from maskdpo_ray.records import (
 )
 
 _ALSO_KNOWN_AS = frozenset("also known called as or".split())
-
-
 _LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+(?!\d)|\(?\d{1,2}[.)](?=\s|$)|\(?[a-z][.)](?=\s))+\s*")
-
-
 _BESIDE = frozenset("and the to in".split())
 """Words that an item of a list may hold beside its names: "Uganda to the west"."""
-
-
 _HEADING = 4
 """Most words of a heading."""
-
-
 _LISTED = 6
 """How many accepted values evidence text names."""
 

@@ -21,8 +21,6 @@ _BEFORE_A_MARK = (
     "here are (?:some|five|a few|the|my|\\d+|three|four|ten) (?:\\w+ )?facts|i know|i see|i agree|you see|you know|"
     "trust me|believe me|listen|look"
 )
-
-
 _BEFORE_A_CLAUSE = (
     "of course|sure|certainly|indeed|obviously|clearly|naturally|surely|actually|"
     "(?:please |just |also |do )*(?:note|remember|be aware|be advised|know|keep in mind|bear in mind|notice|recall)"
@@ -34,16 +32,12 @@ _BEFORE_A_CLAUSE = (
     "(?:it is|it[’']s|is it(?: not)?|isn[’']t it) (?:also )?(?:true|a fact|well[- ]known|known|clear|certain|obvious|"
     "worth noting|important to note|worth mentioning)(?: that|,|:)"
 )
-
-
 _OPENING = re.compile(
     # A dash has spaces: "No-one" and "well-known" are words.
     rf"[\s*_\"“'‘(]*(?:(?:{_BEFORE_A_MARK})(?:[\s*_]*(?:[,:;!.?…—]|$)|\s+[–-]\s)[\s*_,:;!.?…—]*"
     rf"|(?:{_BEFORE_A_CLAUSE})[\s*_,:]+)",
     re.IGNORECASE,
 )
-
-
 FUNCTION = frozenset(
     (
         "a an the this that these those of in on at to for by with as and is are am be being has have having do does "
@@ -52,8 +46,6 @@ FUNCTION = frozenset(
     ).split()
 )
 """Words harmless anywhere beside checked claims. No quantity, time, negation, comparison, degree or modality."""
-
-
 _READER = FUNCTION | frozenset(
     (
         "i im id ill ive we you your yours me my our us let lets please feel free know knows hope hopes help helps "
@@ -66,55 +58,31 @@ _READER = FUNCTION | frozenset(
     ).split()
 )
 """Words that a sentence that only speaks to the reader may consist of."""
-
-
 _ANCHORS = frozenset(
     "i im id ill ive we you your me my our us let lets please here heres below following facts".split()
 )
 """Words of which such a sentence has at least one."""
-
-
 _QUALIFYING = frozenset(
     "short brief quick interesting key main important basic fun general great good useful specific next".split()
 )
-
-
 _TO_THE_READER = frozenset(
     "fact facts question questions answer answers information info detail details list summary overview sample luck "
     "time topic day".split()
 )
-
-
 _REFUSED = frozenset("know sure help find answer hesitate see understand assist provide".split())
-
-
 _NOT = frozenset("not dont cannot cant didnt".split())
-
-
 _INTRODUCING = frozenset("about of on regarding concerning for with know".split())
-
-
 _UNFINISHED = frozenset("other and or but while whereas although though located situated".split())
 """Words also allowed in a heading or in a sentence that breaks off."""
-
-
 _ASKING = frozenset(
     "what which who whom whose where when why how is are does do did can could would should have has".split()
 )
-
-
 _BEFORE_A_CLAIM = frozenset("called named both".split())
-
-
 COUNTS = {
     word: number
     for number, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), start=1)
 }
-
-
 ONLY = frozenset("only sole".split())
-
-
 AUXILIARIES = frozenset("is are does do has have can".split())
 
 

@@ -10,36 +10,20 @@ from dataclasses import dataclass
 from maskdpo_ray.data.domains.table import NUMBER, FactTable
 
 ENTITY_SENSE = "entity"
-
-
 OTHER_SENSE = "other"
-
-
 _LETTER = r"(?:[^\W_]|[\u0300-\u0333])"
 """Accents that are characters of their own belong to the letter; strokes through it do not."""
-
-
 _TOKEN = re.compile(rf"(?:[^\W\d_]\.){{2,}}|{_LETTER}+(?:['’ʻ`´]{_LETTER}+)*|[^\w\s]")
-
-
 _HARMLESS = frozenset(
     ",;:=()[]*`´ʻ‘‚“”„«»‹›—…•¡¿。，、；：！？「」『』（）《》\ufe0e\ufe0f\u200b\u200c\u200d\u2060\ufeff\u00ad"
 )
 """Characters that say nothing wherever they stand: punctuation, brackets, Markdown marks, invisible ones."""
-
-
 _HYPHENS, _QUOTES = frozenset("-‐‑–"), frozenset("'’\"")
-
-
 _PLAIN_LETTERS = str.maketrans(
     {"ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "ı": "i", "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
 )
 """Letters that Unicode does not take apart into a plain one and an accent."""
-
-
 _INSIDE_NAME = re.compile(r"[\s\-‐–.*_(]*")
-
-
 _LONGEST_NAME = 8
 
 

@@ -12,25 +12,15 @@ from maskdpo_ray.annotation.rules.mentions import ENTITY_SENSE, Mention, Signal,
 from maskdpo_ray.data.domains.table import ENTITY, Kind
 
 Place = tuple[float, float] | None
-
-
 COMPASS = {
     name: 45.0 * number
     for number, name in enumerate("north northeast east southeast south southwest west northwest".split())
 }
 """Degrees from the north, clockwise."""
-
-
 _NEAR, _SIDEWAYS = 75, 90
 """Tolerance of a direction, degrees."""
-
-
 _TO_BOTH = frozenset("and to the".split())
-
-
 _JOINING = frozenset("and or as well also both the".split())
-
-
 _DENIALS = NEGATIONS - {"never", "neither", "except", "excluding"}
 
 

@@ -19,20 +19,14 @@ from maskdpo_ray.records import Question
 
 SHOTS = ("Vietnam", "Portugal")
 """The two countries of the prompt's examples; never asked about."""
-
-
 _WATERS = tuple(
     "ocean sea gulf river rivers lake mountain mountains mount strait straits bay channel coast desert "
     "peninsula range sahara himalayas andes".split()
 )
-
-
 _COASTS = {
     True: Value("landlocked", ("no coastline", "no coast", "no access to the sea")),
     False: Value("coastal", ("a coastline", "a coast")),
 }
-
-
 _OTHER_CAPITALS = tuple(
     "former old ancient first historic historical colonial previous commercial "
     "economic cultural financial provincial state regional original".split()

@@ -25,8 +25,6 @@ FACTBOOK: dict[str, str] = {
     "vt": "VA|Holy See|Vatican City|Vatican",
 }
 """Factbook code -> ISO code, name to use, further names; only where CLDR names the country differently."""
-
-
 NAMES: dict[str, str] = {
     "CZ": "Czech Republic",
     "SZ": "Swaziland",
@@ -46,8 +44,6 @@ NAMES: dict[str, str] = {
     "KG": "Kirghizia",
 }
 """ISO code -> further names of a country; two countries may share one ("Congo")."""
-
-
 CAPITALS: dict[str, str] = {
     "ET": "Addis Abeba",
     "LU": "Luxembourg City",
@@ -71,16 +67,10 @@ CAPITALS: dict[str, str] = {
     "AG": "St. John's",
 }
 """ISO code -> further spellings and names of its capital."""
-
-
 FIRST_CAPITALS: dict[str, str] = {"MM": "Nay Pyi Taw", "LK": "Sri Jayewardenepura Kotte"}
 """ISO code -> the capital to show first, where the Factbook names another one before it."""
-
-
 NOT_CURRENCIES: dict[str, str] = {"HT": "USD"}
 """ISO code -> legal tender in CLDR that is no currency of the country, nor officially adopted."""
-
-
 ADJECTIVES: dict[str, str] = {
     "BW": "Botswanan",
     "CI": "Ivorian",
@@ -110,8 +100,6 @@ ADJECTIVES: dict[str, str] = {
     "SG": "Singaporean",
 }
 """ISO code -> further adjectives of a country."""
-
-
 LANGUAGES: dict[str, str] = {
     "Swahili": "Kiswahili",
     "Persian": "Farsi|Persian Farsi",
@@ -163,8 +151,6 @@ LANGUAGES: dict[str, str] = {
     "Maori": "Māori|Te Reo",
 }
 """Main name of a language -> its other names."""
-
-
 CURRENCIES: dict[str, str] = {
     "CNY": "renminbi|RMB|yuan renminbi",
     "GBP": "pound sterling|British pound sterling|sterling",
@@ -198,8 +184,6 @@ CURRENCIES: dict[str, str] = {
     "EUR": "€",
 }
 """ISO 4217 code -> further names of a currency, besides its unit and its code."""
-
-
 OTHER_NAMES: str = (
     "African Union|European Union|African Development Bank|Asian Development Bank|South American Games|"
     "Gulf of Guinea|South China Sea|Lake Chad|Niger River|Congo River|Jordan River|Senegal River|"

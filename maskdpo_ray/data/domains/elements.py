@@ -18,12 +18,8 @@ from maskdpo_ray.records import Question
 
 SHOTS = ("Oxygen", "Iron")
 """The two elements of the prompt's examples; never asked about."""
-
-
 ROOM_TEMPERATURE = 298.15
 """Kelvin."""
-
-
 _SERIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "Nonmetals": (
         "nonmetal",
@@ -47,22 +43,14 @@ _SERIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "Lanthanides": ("lanthanide", ("lanthanoid", "lanthanide metal", "lanthanide series")),
     "Actinides": ("actinide", ("actinoid", "actinide metal", "actinide series")),
 }
-
-
 _METALS = {"Alkali metals", "Alkaline earth metals", "Poor metals", "Transition metals", "Lanthanides", "Actinides"}
-
-
 _WIDER: dict[str, Value] = {
     "metal": Value("metal", ("metallic element",)),
     "nonmetal": Value("nonmetal", _SERIES["Nonmetals"][1]),
     "rare earth": Value("rare earth element", ("rare earth", "rare-earth element", "rare earth metal")),
     "inner": Value("inner transition metal", ("inner transition element", "inner transition")),
 }
-
-
 _RARE_EARTHS = {"Scandium", "Yttrium", "Lutetium"}
-
-
 # Elements that textbooks class in two ways (IUPAC has no rule); either is accepted.
 _ALSO: dict[str, str] = {
     "Zinc": "Poor metals",
@@ -80,15 +68,9 @@ _ALSO: dict[str, str] = {
     "Antimony": "Poor metals",
     "Aluminum": "Metalloids",
 }
-
-
 _WORDS = {"I", "In", "As", "He", "At", "No", "Be", "Am"}
 """Symbols that are English words: never read as the element's name."""
-
-
 _PLAIN = tuple("chemical periodic table room temperature standard conditions".split())
-
-
 _ALIASES: dict[str, tuple[str, ...]] = {"Aluminum": ("Aluminium",), "Cesium": ("Caesium",), "Sulfur": ("Sulphur",)}
 
 

@@ -14,8 +14,6 @@ from importlib import resources
 from typing import Any
 
 _LANGUAGE = re.compile(r"[A-Z][\w'’-]*(?:[ /][A-Z][\w'’-]*)*")
-
-
 _NOT_LANGUAGES = {"Other", "Indigenous", "Amerindian", "Many", "Native", "Creoles", "Bantu", "The"}
 
 

@@ -16,8 +16,6 @@ CONTINENTS: dict[str, tuple[str, ...]] = {
     "Oceania": ("Oceanian", "Australasia", "Australia and Oceania", "South Pacific"),
     "Antarctica": (),
 }
-
-
 # M49 sub-region -> (continent, member states).
 SUBREGIONS: dict[str, tuple[str, str]] = {
     "Northern Africa": ("Africa", "DZ EG LY MA SD TN EH"),
@@ -43,12 +41,8 @@ SUBREGIONS: dict[str, tuple[str, str]] = {
     "Micronesia": ("Oceania", "FM KI MH NR PW"),
     "Polynesia": ("Oceania", "WS TO TV"),
 }
-
-
 # States on two continents, or counted to either by common usage.
 ALSO_IN: dict[str, str] = {"Asia": "RU EG CY TL", "Europe": "TR KZ GE AZ AM CY", "Oceania": "ID TL"}
-
-
 # Regions that M49 does not define, and members that common usage adds to its own; generously, so that
 # only what is surely outside is false.
 REGIONS: dict[str, str] = {
@@ -96,11 +90,7 @@ REGIONS: dict[str, str] = {
     "Mediterranean": "AL BA HR CY DZ EG ES FR GR IL IT LB LY MA MC ME MT SI SY TN TR PT",
     "Pacific Islands": "FJ PG SB VU FM KI MH NR PW WS TO TV",
 }
-
-
 EURASIA = "Eurasia"
-
-
 _COMPASS = {
     "Northern": "North",
     "Eastern": "East",
@@ -112,8 +102,6 @@ _COMPASS = {
     "Southwestern": "Southwest",
     "Northwestern": "Northwest",
 }
-
-
 _ADJECTIVES = {
     "Africa": "African",
     "Asia": "Asian",

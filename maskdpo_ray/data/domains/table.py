@@ -7,16 +7,10 @@ from dataclasses import dataclass, field
 
 NAME = "name"
 """Shape of a kind whose values are names, written with a capital letter ("Kigali")."""
-
-
 WORDS = "words"
 """Shape of a kind whose values may be written in lower case ("franc", "gas")."""
-
-
 NUMBER = "number"
 """Shape of a kind whose values are numbers; only digits beside a trigger are read as a value."""
-
-
 ENTITY = "entity"
 """Shape of a kind whose values are other entities of the table ("Uganda" as a neighbour)."""
 

@@ -15,11 +15,7 @@ from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.records import from_json, to_json
 
 _SHAPES = (NAME, WORDS, NUMBER, ENTITY)
-
-
 _NUMBER = re.compile(r"[0-9]+")
-
-
 _WORD = re.compile(r"[^\W_]")
 
 

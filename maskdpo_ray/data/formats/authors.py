@@ -23,12 +23,8 @@ from maskdpo_ray.records import from_json as record_of
 from maskdpo_ray.records import to_json as fields_of
 
 RIGHT, WRONG = "no_hallucination", "hallucination"
-
-
 # Our own names, and theirs. `hallucination` does not say of which kind; Mask-DPO's mask treats both alike.
 _LABELS = {label: label for label in LABELS} | {WRONG: CONTRADICTORY, "ok": NO_HALLUCINATION, "nofact": NO_FACT}
-
-
 _NAMED = ("prompt", "chosen", "chosen_item", "rejected", "rejected_item")
 
 

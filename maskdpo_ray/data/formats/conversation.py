@@ -16,22 +16,12 @@ from maskdpo_ray.data.dropped import Reason
 from maskdpo_ray.errors import RecordError, shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-
-
 Messages = tuple[dict[str, Any], ...]
 """Each with "role" and "content", both text."""
-
-
 _SHAREGPT = {"human": "user", "gpt": "assistant", "observation": "tool"}
-
-
 _NOT_LEARNED = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 """Keys of an answer's message beside its content: without them the policy would learn another answer."""
-
-
 _MAY_BE_EMPTY = ("system", "developer", "tool")
-
-
 _UNREAD = (
     (
         ("images", "videos", "audios", "image", "video", "audio"),
@@ -42,16 +32,10 @@ _UNREAD = (
     (("history",), "expected none: earlier turns are read from the prompt's messages", Reason.INVALID_MESSAGES),
 )
 """Columns beside the messages that hold context in other tools' files: (names, what to say, reason)."""
-
-
 _NOTHING = ("", "[]", "{}")
 """Cells of CSV files that hold none."""
-
-
 _LONGEST_LITERAL = 2**20
 """Characters; Python's parser takes much memory for more."""
-
-
 # Start of the JSON of a conversation, or of its Python repr, which pandas writes into CSV.
 _CONVERSATION = re.compile(r"""\s*\[?\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
 

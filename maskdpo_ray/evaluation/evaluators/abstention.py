@@ -49,35 +49,19 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 
 _ADVERBS = r"(?: (?:\w+ly|just|even|yet|also|quite|any))* "
-
-
 _NOT = r"(?: not|n'?t|'t)"
-
-
 _SOURCE = "(?:information|info|data|details?|context|results?|knowledge|sources?|access|answers?|idea|clue|records?)"
-
-
 _KNOWN = "(?:available|found|provided|given|known)"
-
-
 _ABOUT = "(?:about|on|for|regarding|concerning)"
-
-
 _ABLE = (
     "(?:find|provide|answer|verify|confirm|determine|identify|locate|say|tell|give|offer|help|assist|recall|share|"
     r"access|speak|comment|know|state|discuss|supply|name|be (?:sure|certain)|do that)\b"
 )
-
-
 _TELLS = r"(?:mention|contain|include|provide|specify|say|state|give|tell|cover|answer|identify)\b"
-
-
 _UNCLEAR = (
     "(?:unclear|unknown|uncertain|ambiguous|vague|incomplete|too (?:vague|broad)|"
     r"not (?:\w+ly )?(?:clear|known|certain|specified))"
 )
-
-
 _ENGLISH = _Language(
     clause=_any(
         r"\s*[;:—…]\s*",
@@ -189,33 +173,19 @@ _ENGLISH = _Language(
         r".*\byou (?:\w+ )?mean\b",
     ),
 )
-
-
 _I = "(?:我们?|本人|本模型|本助手)"
-
-
 _EVEN = "(?:也|还|并|真的|确实|实在|目前|暂时|现在|完全|恐怕|好像|似乎|都)*"
-
-
 _NOT_KNOWING = "不(?:太|是很|大|怎么|够)?(?:知道|清楚|确定|了解|认识|熟悉|明白|记得|晓得|肯定|敢肯定)"
-
-
 _UNABLE = (
     "(?:(?:无法|不能|没法|没办法|未能|难以)(?:[为向给][您你]|准确|直接|具体|明确|就此)*(?:回答|提供|确定|确认|核实|查到|查询|"
     "找到|判断|获取|得知|给出|告诉|解答|访问|验证|帮助|作答|答复|识别)"
     "|[找查]不到|没有?(?:听说过|听过|找到|查到|搜到|见过|查询到)|未(?:找到|查到|查询到|检索到))"
 )
-
-
 _NONE = (
     "(?:没有|暂?无|暂没有|缺乏|查无|找不到|查不到).{0,40}"
     "(?:信息|资讯|资料|数据|记录|结果|答案|内容|线索|背景|上下文|印象|权限|看法|观点)"
 )
-
-
 _ASKS = "(?=.*(?:谁|什么|哪|何|怎|多少|几|是否|么|吗))"
-
-
 _CHINESE = _Language(
     clause=re.compile("(?<=[，,；;：:。！!？?…～~\n])"),
     opening=re.compile(
@@ -249,29 +219,17 @@ _CHINESE = _Language(
     question=re.compile(""),
     context=re.compile(".*(?:说明|补充|具体|上下文|背景|指的?是|更多|澄清)"),
 )
-
-
 _CLOSING = re.compile(
     r"(?:[,.!\s]+(?:(?:very |so )?sorry|i(?:'m| am) (?:\w+ )?(?:sorry|afraid)|(?:my )?apologies|unfortunately|honestly"
     r"|to be honest|at the moment|right now)(?: about (?:that|this))?)+(?=\W*$)",
     re.IGNORECASE,
 )
 """Words after a clause that don't change its meaning."""
-
-
 _HAN = re.compile(r"[\u3400-\u9fff]")
-
-
 _LETTER = re.compile(r"[^\W\d_\u3400-\u9fff]")
-
-
 _MARKUP = re.compile(r"[*_`#>]+|^\s*[-•]\s")
-
-
 # Titles and quotations: a name, whatever its words.
 _QUOTED = re.compile(r'"[^"]{0,300}"|“[^”]{0,300}”|「[^」]{0,300}」|『[^』]{0,300}』|《[^》]{0,300}》')
-
-
 _SIMPLIFIED = str.maketrans(
     "沒無對資訊請確認識關據數這個問題為聽說過們暫時麼誰還話遺並詢應實從準幾嗎記錄給讓幫範圍線內結該議謝",
     "没无对资讯请确认识关据数这个问题为听说过们暂时么谁还话遗并询应实从准几吗记录给让帮范围线内结该议谢",

@@ -207,8 +207,6 @@ fact to be checked, too.
 If the sentence states no fact that could be checked, write only "- NONE".
 
 Sentence: {sentence}"""
-
-
 _VERIFY = """Read these passages about {topic}:
 
 {passages}
@@ -218,21 +216,11 @@ Judge the statement by the passages alone. Is it true or false? A statement that
 Statement: {fact}
 
 Reply with one word: True or False."""
-
-
 _LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.+?)\s*$")
-
-
 _NONE = Tags({"NONE": "none"})
-
-
 _VERDICTS = Tags({"True": SUPPORTED, "False": UNSUPPORTED})
-
-
 MAX_TOKENS, _VERDICT_TOKENS = 512, 32
 """Longest replies: facts, and the verdict on one."""
-
-
 _MOST_EVIDENCE = 240
 """Characters of the passages that are kept."""
 

@@ -17,15 +17,9 @@ from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.records import Question, Rollout, Surprisal
 
 _FIELD = "eval.perplexity_model"
-
-
 _EXPECTED = "a causal language model"
-
-
 _TOKENS = 2048
 """Tokens of a forward pass, padding included: bounds the logits, [tokens, vocabulary]."""
-
-
 Row = tuple[list[int], list[int]]
 """Token ids of a prompt and of an answer to it."""
 

@@ -41,10 +41,6 @@ KNOWN: dict[str, tuple[str, str]] = {
     "short_answer": ("maskdpo_ray.evaluation.evaluators.short_answer", "ShortAnswer"),
 }
 """Evaluator name -> (module, class)."""
-
-
 _SLOT: HostedSlot[Evaluator] = HostedSlot("eval.evaluator", "eval.options", KNOWN, ("check", "start", "judge"))
-
-
 build, check, num_gpus = _SLOT.build, _SLOT.check, _SLOT.num_gpus
 """See `plugins.HostedSlot`."""

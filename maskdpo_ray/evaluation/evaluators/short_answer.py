@@ -30,20 +30,10 @@ Standard answer: {standard}
 Candidate answer: {candidate}
 
 Reply with one word: Correct, Incorrect or Unsure."""
-
-
 _UNSURE = "unsure"
-
-
 _VERDICTS = Tags({"Correct": SUPPORTED, "Incorrect": UNSUPPORTED, "Unsure": _UNSURE})
-
-
 _VERDICT_TOKENS = 32
-
-
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")  # a Chinese character is one
-
-
 _ARTICLES = frozenset(("a", "an", "the"))
 
 

@@ -15,18 +15,10 @@ from functools import lru_cache
 from itertools import pairwise
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
-
-
 _POSSESSIVE = re.compile(r"['’]s\b")
-
-
 _SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
-
-
 _EXACT_BELOW = 2200
 """Smaller whole numbers (counts, years) must be equal; larger ones and fractions may be rounded."""
-
-
 _TOLERANCE = 0.05
 
 
@@ -102,37 +94,21 @@ _CUTS = re.compile(
     r";|,?\s+(?:but|while|whereas|although|though)\s+|,\s+(?:which|where|who|whose)\s+"
     r"|,?\s+and\s+(?=(?:its|it|the|they|has|have|is|are|was|uses|borders|lies|shares|belongs|speaks)\b)"
 )
-
-
 LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
-
-
 _VERBS = frozenset(
     "is are was were has have had borders border shares share uses use lies speaks speak includes include "
     "called named became belongs located bordered discovered".split()
 )
-
-
 _NOTHING = frozenset(
     "a an the of in on at by to for from with and or as its it is are was were be been being also one ones their there "
     "they this that these those which who whose s into about such some has have had not "
     "city country nation state element chemical name named called located lies belongs "
     "part member official current do does did longer".split()
 )
-
-
 _NEGATIONS = frozenset("not no never neither nor isn aren wasn without".split())
-
-
 _HOLDS = frozenset("has have".split())
-
-
 _READER = frozenset("i me my we us our you your".split())
-
-
 _NO_LONGER = ("used", "to")
-
-
 _PRONOUNS = frozenset("it its they their he his she her".split())
 
 
