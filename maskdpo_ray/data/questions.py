@@ -34,7 +34,7 @@ def load(source: str, dropped: Dropped | None = None) -> list[Question]:
         if name not in BUILTIN:
             known = ", ".join(f"builtin:{domain}" for domain in BUILTIN)
             raise DataError(f"{source}: expected one of {known}, or a JSON Lines file")
-        found = list(importlib.import_module(f"maskdpo_ray.domains.{name}").questions())
+        found = list(importlib.import_module(f"maskdpo_ray.data.domains.{name}").questions())
         dropped.records = len(found)
         return found
     places: dict[str, str] = {}
