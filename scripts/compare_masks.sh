@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The table in docs/results.md: the quickstart with Mask-DPO's mask and as plain DPO (every token counts, EOS too), three seeds
-# each, on held-out countries. The first of the six is the quickstart's own run, made or reused. Rollouts are seeded and
-# sampled in float32, so both masks of a seed learn from the same first-iteration pairs; the last lines say whether they
-# did. About half an hour a run on two cores; a stopped call goes on where it was.
+# The comparison of masks in docs/results.md: the quickstart with Mask-DPO's mask and as plain DPO (every token counts,
+# EOS too), three seeds each, on held-out countries. The first of the six is the quickstart's own run, made or reused.
+# Rollouts are seeded and sampled in float32, so both masks of a seed train on the same first-iteration pairs; the last
+# lines say whether they did. About half an hour a run on two cores; a stopped call resumes.
 # Arguments go to every run; with some, name another folder for the runs:
 # MASKDPO_RUNS=runs/bf16 bash scripts/compare_masks.sh --ds.param_dtype bf16
 set -euo pipefail
