@@ -1,4 +1,4 @@
-"""An example of a judge of one's own: of the replies that a prompt offers in quotes it gives the last."""
+"""Example of a custom judge: it gives the last of the replies that a prompt offers in quotes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from maskdpo_ray.annotation.llm.judge import Conversation, Reply
 
 
 class EchoJudge:
-    """`judge_options: {longest: 4000}` makes longer conversations (characters) a fault."""
+    """Judge that reports conversations of more than `longest` characters as a fault.
+
+    Set by `judge_options: {longest: 4000}`.
+    """
 
     def __init__(self, longest: int = 40000) -> None:
         self._longest = longest
 
     def start(self) -> None:
-        """Nothing to load. A client or a model would be opened here, on the node that asks it."""
+        """Do nothing. A client or a model would be opened here, on the annotation actor's node."""
 
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
-        """One reply to each conversation, in order."""
+        """Return one reply to each conversation, in order."""
         return [self._reply(conversation) for conversation in conversations]
 
     def _reply(self, conversation: Conversation) -> Reply:
@@ -26,7 +29,7 @@ class EchoJudge:
         if length > self._longest:
             return Reply("", fault=f"{length} characters are too many")
         offered = re.findall('"([^"]+)"', conversation[-1]["content"])
-        return Reply(offered[-1] if offered else "", logprob=0.0)  # 0: it would always say so
+        return Reply(offered[-1] if offered else "", logprob=0.0)  # certain: p = 1
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing. A client would be closed here."""

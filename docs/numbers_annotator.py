@@ -1,4 +1,4 @@
-"""An example of an annotator of one's own: every number of a sentence must stand in the question's document."""
+"""Example of a custom annotator: every number in a sentence must occur in the question's document."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, Annota
 
 
 class NumbersAnnotator:
-    """`annotation.options: {digits: 3}` looks only at numbers of three digits or more."""
+    """Annotator of numbers of at least `digits` digits.
+
+    Set by `annotation.options: {digits: 3}`.
+    """
 
     def __init__(self, digits: int = 1) -> None:
         self._number = re.compile(rf"\d{{{digits},}}")
 
     def check(self, question: Question) -> None:
-        """Raises DataError for a question without a document."""
+        """Raise DataError for a question without a document."""
         if not question.document:
             raise DataError(f"question {question.id!r}: document: expected a text, got none")
 
     def start(self) -> None:
-        """Nothing to load."""
+        """Do nothing. A model would be loaded here, on the annotation actor's node."""
 
     def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
-        """One annotation for each answer."""
+        """Return one annotation for each answer, in order."""
         return [self._answer(question, rollout) for question, rollout in items]
 
     def _answer(self, question: Question, rollout: Rollout) -> Annotation:
