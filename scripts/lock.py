@@ -60,7 +60,8 @@ def main() -> None:
     parser.add_argument("lock", type=Path, help="file to write")
     options = parser.parse_args()
     items = report(options.pins)
-    options.lock.write_text(HEADER + "".join(sorted(map(line, items))), encoding="utf-8")
+    entries = sorted(map(line, items), key=lambda entry: entry.partition("==")[0])
+    options.lock.write_text(HEADER + "".join(entries), encoding="utf-8")
     built = sorted(
         item["metadata"]["name"] for item in items if not item["download_info"]["url"].split("#")[0].endswith(".whl")
     )

@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Run every test that needs no GPU, in the environment of scripts/install.sh: the unit tier on all cores, then the
-# others, which start Ray and engines and need the machine to themselves, one by one. Both run, and both must pass.
-# Arguments go to pytest, in both calls: bash scripts/test.sh -k masking. With some that choose tests (-m, files under
-# tests/, --last-failed ...) it is one call, as it stands: bash scripts/test.sh tests/ray/test_cluster.py
+# Run the tests in the environment of scripts/install.sh, tier by tier (docs/contributing.md). Every tier runs, whatever
+# the one before it gave; the exit code is that of the first one that failed. Needs no GPU.
+#
+#   bash scripts/test.sh                              unit, ray and e2e: before every commit, and what CI runs
+#   bash scripts/test.sh --all                        nightly as well: before a release
+#   bash scripts/test.sh -k masking                   arguments go to pytest, in every tier
+#   bash scripts/test.sh tests/ray/test_cluster.py    arguments that choose tests (files under tests/, -m,
+#                                                     --last-failed ...) make it a single call of pytest
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/scripts/install.sh"
@@ -10,23 +14,43 @@ cd "$root"
 # Once per clone, and here rather than in the first test that needs it.
 .venv/bin/python scripts/convert_model.py --output models/smollm2-135m-instruct
 
-pytest=(.venv/bin/python -m pytest -m "not gpu" --durations=25)
-chosen=() is_one_call=
+tiers=(unit ray e2e) given=() names_files= is_one_call=
 for argument in "$@"; do
     case $argument in
-        tests | tests/*) chosen+=("$argument") ;;
+        --all) tiers+=(nightly); continue ;;
+        tests | tests/*) names_files=1 ;;
         -m* | --lf | --last-failed | --ff | --failed-first | --sw | --stepwise | --co | --collect-only) is_one_call=1 ;;
         -h | --help | --version | --fixtures | --markers) is_one_call=1 ;;
     esac
+    given+=("$argument")
 done
-if [ ${#chosen[@]} -gt 0 ]; then exec "${pytest[@]}" "$@"; fi
-if [ -n "$is_one_call" ]; then exec "${pytest[@]}" tests "$@"; fi
 
-# 5 is pytest's exit code where an argument (-k) has left no test: a fault only when it does so in both calls.
-units=0 others=0
-OMP_NUM_THREADS=1 "${pytest[@]}" -n auto --maxprocesses 16 --dist loadfile tests/unit "$@" || units=$?
-"${pytest[@]}" tests --ignore tests/unit "$@" || others=$?
-[ "$units" != 5 ] || units=$others
-[ "$others" != 5 ] || others=$units
-[ "$units" = 0 ] || exit "$units"
-exit "$others"
+pytest=(.venv/bin/python -m pytest --durations=10)
+default=(-m "not gpu and not nightly")
+if [ -n "$names_files" ]; then exec "${pytest[@]}" -m "not gpu" "${given[@]}"; fi
+if [ -n "$is_one_call" ]; then exec "${pytest[@]}" "${default[@]}" tests "${given[@]}"; fi
+
+# Print each test of these tiers as it starts: one may take a minute.
+ray=(-v "${default[@]}" tests/ray)
+e2e=(-v "${default[@]}" tests/e2e)
+nightly=(-v -m nightly tests/ray tests/e2e tests/nightly)
+# Many short ones, without Ray or engines: on all cores.
+unit=("${default[@]}" -n auto --maxprocesses 16 --dist loadfile tests/unit)
+
+code=0 ran=0 report=
+for number in "${!tiers[@]}"; do
+    tier=${tiers[number]}
+    echo "test: tier $((number + 1)) of ${#tiers[@]}, $tier"
+    declare -n selection=$tier
+    start=$SECONDS result=0
+    OMP_NUM_THREADS=1 "${pytest[@]}" "${selection[@]}" "${given[@]}" || result=$?
+    case $result in
+        0) ran=1 said=passed ;;
+        5) said="no tests chosen" ;; # by -k, say: a failure only when no tier has any
+        *) said=FAILED; [ "$code" != 0 ] || code=$result ;;
+    esac
+    report+=$(printf '%-8s %2d min %02d s  %s' "$tier" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) "$said")$'\n'
+done
+printf '\n%s' "$report"
+[ "$code" != 0 ] || [ "$ran" = 1 ] || code=5
+exit "$code"

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TIERS = ("unit", "ray", "e2e", "gpu")
+TIERS = ("unit", "ray", "e2e", "nightly", "gpu")
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount")
 BUNDLED_MODEL = REPOSITORY / "models" / "smollm2-135m-instruct"
 
@@ -36,14 +36,15 @@ settings.load_profile("deterministic")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with the folder of tests/ that it lies in."""
+    """Mark every test with its tier: the folder of tests/ that it lies in, but for a case that is marked nightly."""
     for item in items:
         if not item.path.is_relative_to(REPOSITORY / "tests"):
             continue
         tier = item.path.relative_to(REPOSITORY / "tests").parts[0]
         if tier not in TIERS:
             raise pytest.UsageError(f"{item.path}: tests lie in one of tests/{{{','.join(TIERS)}}}")
-        item.add_marker(tier)
+        if item.get_closest_marker("nightly") is None:
+            item.add_marker(tier)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -73,6 +74,8 @@ class ScriptedServer:
     """After the first one, requests are answered when so many are under way."""
     raw: tuple[bytes, str] | None = None
     """Body and content type of every answer, instead."""
+    script: Callable[[list[dict[str, str]]], Any] = reply
+    """What is replied to a conversation."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of those that were answered, with their `authorization`."""
     most_at_once: int = 0
@@ -122,7 +125,7 @@ class ScriptedServer:
 
     def _reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         limit = body.get("max_tokens") or body["max_completion_tokens"]
-        said = "Hi." if body["messages"][0]["content"] == "Hello." else reply(body["messages"])
+        said = "Hi." if body["messages"][0]["content"] == "Hello." else self.script(body["messages"])
         if said is REFUSED:
             return 400, _error("maximum context length")
         is_cut = said is CUT

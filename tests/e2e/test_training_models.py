@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
-import socket
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rank_processes
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from plain_training import BETA, OPTIMIZER, examples, padded_logps, settings
 from safetensors.torch import load_file, save_file
-from test_training import BETA, OPTIMIZER, examples, padded_logps, settings
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, PretrainedConfig, Qwen2Config
 
 from actors import strategy
@@ -25,7 +25,7 @@ from maskdpo_ray.config.schema import LoraConfig, SavingsConfig, TrainConfig
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.training import batches, publication
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(600)
 
 SHAPE = {
     "vocab_size": 2000, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -47,44 +47,53 @@ BATCHES = [[0, 1, 2, 3, 4], [1], [3, 0, 2]]
 CONSTANT = replace(OPTIMIZER, lr_scheduler="constant", weight_decay=0.0)
 TRAIN = TrainConfig(micro_batch_size=2)
 SEED = 5
-CASES = [(name, variant) for name in MODELS for variant in VARIANTS]
-each = pytest.mark.parametrize(("name", "variant"), CASES)
+DEFAULT = {"biases-plain-3", "experts-lora-2", "plain-3"}
+"""Cases, and refusals by variant; the others are nightly."""
 
 
-def rank_main(rank: int, port: int, models: str, folder: str) -> None:
-    """All work of one of two ranks; results for the tests go to `folder`."""
+def marks(name: str) -> list[Any]:
+    return [] if name in DEFAULT else [pytest.mark.nightly]
+
+
+def rank_main(rank: int, world: int, port: int, model: str, variant: str, folder: str) -> None:
+    """All work of one rank; results for the tests go to `folder`."""
     torch.set_num_threads(1)
-    pairs = examples()
+    pairs, (stage, lora) = examples(), VARIANTS[variant]
     everything = list(batches.chunks(pairs, TRAIN.micro_batch_size))
-    for variant, (stage, lora) in VARIANTS.items():
-        trainer = TrainingRank(replace(settings(stage, "fp32"), optimizer=CONSTANT, lora=lora), rank, 2)
-        trainer.setup("127.0.0.1", port)
-        for name in MODELS:
-            model, out, steps = f"{models}/{name}", f"{folder}/{name}-{variant}", []
-            reference = trainer.reference_logps(everything, model)
-            trainer.begin(model, len(BATCHES), SEED, starts_at_reference=True)
-            for batch in BATCHES:
-                share = batches.split([pairs[i] for i in batch], 2, TRAIN, SavingsConfig())[rank]
-                indices = [[batch[place] for place in places] for places in share]
-                steps.append(
-                    trainer.train_step(
-                        [[pairs[i] for i in places] for places in indices],
-                        [[reference[i] for i in places] for places in indices],
-                        len(batch),
-                    )
-                )
-            trained = trainer.reference_logps(everything)
-            trainer.save_policy(out)
-            trainer.release()
-            published = trainer.published_logps(everything, out)
-            trainer.release()
-            found = publication.compare(pairs, trained, published, reference)
-            if rank == 0:
-                Path(f"{out}.json").write_text(json.dumps({"steps": steps, "published": found}))
-        try:
-            trainer.begin(f"{models}/not-finite", 1)
-        except ModelError as error:
-            Path(f"{folder}/not-finite-{variant}-{rank}.txt").write_text(str(error))
+    trainer = TrainingRank(replace(settings(stage, "fp32"), optimizer=CONSTANT, lora=lora), rank, world)
+    trainer.setup("127.0.0.1", port)
+    reference, steps = trainer.reference_logps(everything, model), []
+    trainer.begin(model, len(BATCHES), SEED, starts_at_reference=True)
+    for batch in BATCHES:
+        share = batches.split([pairs[i] for i in batch], world, TRAIN, SavingsConfig())[rank]
+        indices = [[batch[place] for place in places] for places in share]
+        steps.append(
+            trainer.train_step(
+                [[pairs[i] for i in places] for places in indices],
+                [[reference[i] for i in places] for places in indices],
+                len(batch),
+            )
+        )
+    trained = trainer.reference_logps(everything)
+    trainer.save_policy(f"{folder}/policy")
+    trainer.release()
+    published = trainer.published_logps(everything, f"{folder}/policy")
+    found = publication.compare(pairs, trained, published, reference)
+    trainer.close()
+    if rank == 0:
+        Path(f"{folder}/report.json").write_text(json.dumps({"steps": steps, "published": found}))
+
+
+def refusing_main(rank: int, world: int, port: int, model: str, variant: str, folder: str) -> None:
+    """Begin with weights that are not finite; what each rank says goes to `folder`."""
+    torch.set_num_threads(1)
+    stage, lora = VARIANTS[variant]
+    trainer = TrainingRank(replace(settings(stage, "fp32"), optimizer=CONSTANT, lora=lora), rank, world)
+    trainer.setup("127.0.0.1", port)
+    try:
+        trainer.begin(model, 1)
+    except ModelError as error:
+        Path(f"{folder}/{rank}.txt").write_text(str(error))
     trainer.close()
 
 
@@ -109,15 +118,28 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def runs(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folder with the reports and policies of all cases."""
-    folder = tmp_path_factory.mktemp("runs")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    mp.spawn(rank_main, args=(port, str(models), str(folder)), nprocs=2, daemon=True)
-    yield folder
+@dataclass(frozen=True)
+class Case:
+    """What two ranks did with a model: their report, and the folder `policy`."""
+
+    model: Path
+    lora: LoraConfig
+    folder: Path
+    report: dict[str, Any]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((name, variant), id=f"{name}-{variant}", marks=marks(f"{name}-{variant}"))
+        for name in MODELS
+        for variant in VARIANTS
+    ],
+)
+def case(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder, (name, variant) = tmp_path_factory.mktemp("ranks"), request.param
+    rank_processes.run(rank_main, 2, str(models / name), variant, str(folder))
+    return Case(models / name, VARIANTS[variant][1], folder, json.loads((folder / "report.json").read_text()))
 
 
 def train_plainly(folder: Path, lora: LoraConfig) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
@@ -145,45 +167,42 @@ def train_plainly(folder: Path, lora: LoraConfig) -> tuple[list[dict[str, float]
 
 
 @pytest.fixture(scope="module")
-def plain(models: Path) -> dict[tuple[str, LoraConfig], Any]:
-    return {(name, lora): train_plainly(models / name, lora) for name in MODELS for lora in (PLAIN, LORA)}
+def plain() -> Callable[[Path, LoraConfig], tuple[list[dict[str, float]], dict[str, torch.Tensor]]]:
+    """`train_plainly`, which is called once for equal arguments."""
+    return functools.cache(train_plainly)
 
 
-@each
-def test_steps_equal_the_plain_ones(runs: Path, plain: dict[Any, Any], name: str, variant: str) -> None:
-    steps = json.loads((runs / f"{name}-{variant}.json").read_text())["steps"]
+def test_steps_equal_the_plain_ones(case: Case, plain: Any) -> None:
+    steps = case.report["steps"]
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)  # random modules would show here first
-    for step, expected in zip(steps, plain[name, VARIANTS[variant][1]][0], strict=True):
+    for step, expected in zip(steps, plain(case.model, case.lora)[0], strict=True):
         for figure in ("loss", "grad_norm"):
             assert step[figure] == pytest.approx(expected[figure], rel=1e-4, abs=1e-5), figure
     assert steps[-1]["loss"] != pytest.approx(math.log(2), abs=1e-3)
 
 
-@each
-def test_policies_equal_the_plain_ones(
-    runs: Path, models: Path, plain: dict[Any, Any], name: str, variant: str
-) -> None:
-    saved, info = AutoModelForCausalLM.from_pretrained(runs / f"{name}-{variant}", output_loading_info=True)
+def test_policies_equal_the_plain_ones(case: Case, plain: Any) -> None:
+    saved, info = AutoModelForCausalLM.from_pretrained(case.folder / "policy", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    initial = dict(AutoModelForCausalLM.from_pretrained(models / name).named_parameters())
+    initial = dict(AutoModelForCausalLM.from_pretrained(case.model).named_parameters())
     wrong = moved = 0.0
     for parameter_name, parameter in saved.named_parameters():
-        expected = plain[name, VARIANTS[variant][1]][1][parameter_name]
+        expected = plain(case.model, case.lora)[1][parameter_name]
         wrong += (parameter - expected).square().sum().item()
         moved += (expected - initial[parameter_name]).square().sum().item()
     assert moved > 0
     assert math.sqrt(wrong / moved) < 1e-4
 
 
-@each
-def test_what_is_published_is_what_was_trained(runs: Path, name: str, variant: str) -> None:
-    found = json.loads((runs / f"{name}-{variant}.json").read_text())["published"]
+def test_what_is_published_is_what_was_trained(case: Case) -> None:
+    found = case.report["published"]
     assert found["published_logp_error"] < 1e-5
     assert found["published_margin"] == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_weights_that_are_not_finite_are_refused_on_all_ranks(runs: Path, variant: str) -> None:
-    lines = [(runs / f"not-finite-{variant}-{rank}.txt").read_text() for rank in range(2)]
+@pytest.mark.parametrize("variant", [pytest.param(variant, marks=marks(variant)) for variant in VARIANTS])
+def test_weights_that_are_not_finite_are_refused_on_all_ranks(models: Path, tmp_path: Path, variant: str) -> None:
+    rank_processes.run(refusing_main, 2, str(models / "not-finite"), variant, str(tmp_path))
+    lines = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert all("not-finite: expected finite weights, got NaN or infinity in " in line for line in lines)
     assert any("model.norm.weight" in line for line in lines)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import socket
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rank_processes
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
-from test_training import (
+from plain_training import (
     BATCHES,
     BETA,
     LR,
@@ -31,7 +30,7 @@ from actors.training import TrainingRank
 from maskdpo_ray.config.schema import LoraConfig, SavingsConfig, TrainConfig
 from maskdpo_ray.training import batches as micro_batches
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(600)
 
 NONE = SavingsConfig(**{field.name: False for field in fields(SavingsConfig)})
 ALL = SavingsConfig()
@@ -49,64 +48,63 @@ CASES: dict[str, tuple[int, int, SavingsConfig, LoraConfig]] = {
     "lora-each-step-2-3": (2, 3, EACH_STEP, LORA),
 }
 """Name -> (ranks, ZeRO stage, savings, adapters)."""
+DEFAULT = {"all-2-3", "lora-1-2"}
+"""The others are nightly."""
 
 
-def rank_main(rank: int, world: int, port: int, model: str, folder: str) -> None:
-    """Everything one rank does, for every case of as many ranks; what the tests check goes to `folder`."""
+def rank_main(rank: int, world: int, port: int, name: str, model: str, folder: str) -> None:
+    """Everything that one rank does in a case; what the tests check goes to `folder`."""
     torch.set_num_threads(1)
-    pairs = examples()
-    for name, (ranks, stage, savings, lora) in CASES.items():
-        if ranks != world:
-            continue
-        trainer = TrainingRank(replace(settings(stage, "fp32"), savings=savings, lora=lora), rank, world)
-        trainer.setup("127.0.0.1", port)
-        reference = trainer.reference_logps([[pair] for pair in pairs], model)
-        each_step = None if savings.reference_once else model
-        trainer.begin(model, len(BATCHES), 5, each_step)
+    pairs, (_, stage, savings, lora) = examples(), CASES[name]
+    trainer = TrainingRank(replace(settings(stage, "fp32"), savings=savings, lora=lora), rank, world)
+    trainer.setup("127.0.0.1", port)
+    reference = trainer.reference_logps([[pair] for pair in pairs], model)
+    each_step = None if savings.reference_once else model
+    trainer.begin(model, len(BATCHES), 5, each_step)
 
-        def steps(
-            batches: list[list[int]],
-            trainer: TrainingRank = trainer,
-            savings: SavingsConfig = savings,
-            reference: Any = reference,
-        ) -> list[dict[str, float]]:
-            metrics = []
-            for batch in batches:
-                share = micro_batches.split([pairs[i] for i in batch], world, TRAIN, savings)[rank]
-                given = [[reference[batch[place]] for place in places] for places in share]
-                metrics.append(
-                    trainer.train_step(
-                        [[pairs[batch[place]] for place in places] for places in share],
-                        given if savings.reference_once else None,
-                        len(batch),
-                    )
+    def steps(batches: list[list[int]]) -> list[dict[str, float]]:
+        metrics = []
+        for batch in batches:
+            share = micro_batches.split([pairs[i] for i in batch], world, TRAIN, savings)[rank]
+            given = [[reference[batch[place]] for place in places] for places in share]
+            metrics.append(
+                trainer.train_step(
+                    [[pairs[batch[place]] for place in places] for places in share],
+                    given if savings.reference_once else None,
+                    len(batch),
                 )
-            return metrics
+            )
+        return metrics
 
-        out, report = Path(folder) / name, steps(BATCHES[:3])
-        trainer.save_checkpoint(f"{out}-checkpoint")
-        report += steps(BATCHES[3:])
-        trainer.save_policy(str(out))
-        trainer.begin(model, len(BATCHES), 5, each_step)
-        trainer.load_checkpoint(f"{out}-checkpoint")
-        resumed = steps(BATCHES[3:])
-        trainer.save_policy(f"{out}-resumed")
-        trainer.release()
-        if rank == 0:
-            Path(f"{out}.json").write_text(json.dumps({"steps": report, "resumed": resumed}))
+    report = steps(BATCHES[:3])
+    trainer.save_checkpoint(f"{folder}/checkpoint")
+    report += steps(BATCHES[3:])
+    trainer.save_policy(f"{folder}/policy")
+    trainer.begin(model, len(BATCHES), 5, each_step)
+    trainer.load_checkpoint(f"{folder}/checkpoint")
+    resumed = steps(BATCHES[3:])
+    trainer.save_policy(f"{folder}/resumed")
     trainer.close()
+    if rank == 0:
+        Path(f"{folder}/report.json").write_text(json.dumps({"steps": report, "resumed": resumed}))
 
 
-@pytest.fixture(scope="module")
-def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with reports and policies of all cases."""
-    folder = tmp_path_factory.mktemp("savings")
-    for world in (1, 2):
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        mp.spawn(rank_main, args=(world, port, str(tiny_model), str(folder)), nprocs=world, daemon=True)
-    return folder
+@dataclass(frozen=True)
+class Case:
+    """What a group of ranks did: its report, and the folders `policy` and `resumed`."""
+
+    lora: LoraConfig
+    folder: Path
+    report: dict[str, Any]
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[] if name in DEFAULT else pytest.mark.nightly) for name in CASES]
+)
+def case(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder, (world, _, _, lora) = tmp_path_factory.mktemp("savings"), CASES[request.param]
+    rank_processes.run(rank_main, world, request.param, str(tiny_model), str(folder))
+    return Case(lora, folder, json.loads((folder / "report.json").read_text()))
 
 
 def train_adapters_plainly(folder: Path) -> dict[str, Any]:
@@ -142,43 +140,39 @@ def plain(tiny_model: Path) -> dict[LoraConfig, dict[str, Any]]:
     return {PLAIN: train_plainly(tiny_model), LORA: train_adapters_plainly(tiny_model)}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_steps_equal_the_plain_ones(runs: Path, plain: dict[LoraConfig, dict[str, Any]], name: str) -> None:
-    steps = json.loads(Path(f"{runs / name}.json").read_text())["steps"]
-    for step, expected in zip(steps, plain[CASES[name][3]]["steps"], strict=True):
+def test_steps_equal_the_plain_ones(case: Case, plain: dict[LoraConfig, dict[str, Any]]) -> None:
+    for step, expected in zip(case.report["steps"], plain[case.lora]["steps"], strict=True):
         for figure in ("loss", "grad_norm"):
             assert step[figure] == pytest.approx(expected[figure], rel=1e-4, abs=1e-5), figure
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_policies_equal_the_plain_ones(
-    runs: Path, plain: dict[LoraConfig, dict[str, Any]], tiny_model: Path, name: str
-) -> None:
-    saved, info = AutoModelForCausalLM.from_pretrained(runs / name, dtype=torch.float32, output_loading_info=True)
+def test_policies_equal_the_plain_ones(case: Case, plain: dict[LoraConfig, dict[str, Any]], tiny_model: Path) -> None:
+    saved, info = AutoModelForCausalLM.from_pretrained(
+        case.folder / "policy", dtype=torch.float32, output_loading_info=True
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"]
     initial = dict(AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).named_parameters())
     wrong = moved = 0.0
     for parameter_name, parameter in saved.named_parameters():
-        expected = plain[CASES[name][3]]["weights"][parameter_name]
+        expected = plain[case.lora]["weights"][parameter_name]
         wrong += (parameter - expected).square().sum().item()
         moved += (expected - initial[parameter_name]).square().sum().item()
     assert moved > 0
     assert math.sqrt(wrong / moved) < 1e-3
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_goes_on_as_if_never_stopped(runs: Path, name: str) -> None:
-    report = json.loads(Path(f"{runs / name}.json").read_text())
-    assert report["resumed"] == report["steps"][3:]
+def test_a_checkpoint_continues_as_if_never_stopped(case: Case) -> None:
+    assert case.report["resumed"] == case.report["steps"][3:]
     straight, resumed = (
-        AutoModelForCausalLM.from_pretrained(runs / f"{name}{suffix}").state_dict() for suffix in ("", "-resumed")
+        AutoModelForCausalLM.from_pretrained(case.folder / name).state_dict() for name in ("policy", "resumed")
     )
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
 
 
-def test_adapters_alone_are_trained(runs: Path, tiny_model: Path) -> None:
-    """Embeddings and norms stay as they were."""
+def test_adapters_alone_are_trained(case: Case, tiny_model: Path) -> None:
+    """With adapters, embeddings and norms stay as they were."""
     initial = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
-    trained = AutoModelForCausalLM.from_pretrained(runs / "lora-2-3").state_dict()
+    trained = AutoModelForCausalLM.from_pretrained(case.folder / "policy").state_dict()
     changed = {name for name in initial if not torch.equal(initial[name], trained[name])}
-    assert changed and all("_proj" in name for name in changed)
+    assert changed
+    assert all("_proj" in name for name in changed) == (case.lora == LORA)

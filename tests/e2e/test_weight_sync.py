@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rank_processes
 import torch
-import torch.multiprocessing as mp
 from fakes import Held
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -39,7 +38,7 @@ def example(folder: Path) -> TrainingExample:
     return TrainingExample("kenya", prompt, chosen, rejected, (1.0,) * len(chosen), (1.0,) * len(rejected))
 
 
-def train(rank: int, model: str, folder: str, port: int) -> None:
+def train(rank: int, world: int, port: int, model: str, folder: str) -> None:
     """In a process of its own: a few steps with a large learning rate; the policy, and log-probs before and after."""
     optimizer = OptimizerSettings(
         lr=LR,
@@ -61,7 +60,7 @@ def train(rank: int, model: str, folder: str, port: int) -> None:
         num_threads=1,
         timeout_s=300,
     )
-    trainer, pair = TrainingRank(settings, rank, 1), example(Path(model))
+    trainer, pair = TrainingRank(settings, rank, world), example(Path(model))
     trainer.setup("127.0.0.1", port)
     reference = trainer.reference_logps([[pair]], model)
     trainer.begin(model, STEPS)
@@ -167,10 +166,7 @@ async def observe(initial: Policy, trained: Policy, model: Path) -> Observed:
 def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the trained policy and the trainer's log-probs."""
     folder = tmp_path_factory.mktemp("sync")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    mp.spawn(train, args=(str(tiny_model), str(folder), port), nprocs=1)
+    rank_processes.run(train, 1, str(tiny_model), str(folder))
     return folder
 
 

@@ -14,8 +14,10 @@ import fakes
 import numpy as np
 import psutil
 import pytest
+import ray
 import ray.cloudpickle
 from running import MAX_IN_FLIGHT, MINE, SAVINGS, Running, config_for, started
+from shared_ray import SharedRay
 
 from actors import groups, weights
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
@@ -34,8 +36,8 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as in running
 
 
 @pytest.fixture(scope="class")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with started(tmp_path_factory.mktemp("cluster")) as running:
+def running(tmp_path_factory: pytest.TempPathFactory, cluster_of_all: SharedRay) -> Iterator[Running]:
+    with started(tmp_path_factory.mktemp("cluster"), cluster_of_all) as running:
         yield running
 
 
@@ -62,7 +64,6 @@ class TestRunningCluster:
             assert list(item.prompt_token_ids) == fakes.render(item.question)
         assert sorted(given) == sorted(names)
         notes = running.notes("engine", "generate", since)
-        assert all(os.getpriority(os.PRIO_PROCESS, n["pid"]) == os.getpriority(os.PRIO_PROCESS, 0) for n in notes)
         by_engine = [[n for n in notes if n["pid"] == pid] for pid in {n["pid"] for n in notes}]
         assert len(by_engine) == 2 and all(len(own) >= 5 for own in by_engine)
         assert max(note["running"] for note in notes) <= MAX_IN_FLIGHT // 2
@@ -241,14 +242,25 @@ def test_a_question_always_comes_to_the_same_annotator(tmp_path: Path, monkeypat
     assert len(set().union(*first.values())) == 2
 
 
-def test_not_enough_cpus(tmp_path: Path) -> None:
-    """Said at once, with the sum, and the Ray that was started is gone again."""
+def test_a_cluster_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster_of_all: SharedRay) -> None:
+    """Without an address a run starts Ray itself, whatever there is on the machine, and takes all of it along.
+
+    Its processes have the driver's priority. What does not fit is said at once, with the sum.
+    """
+    monkeypatch.delenv("RAY_ADDRESS")
     before = set(psutil.Process().children(recursive=True))
     config = config_for(tmp_path, cpus_per_engine=1000, cpus_per_rank=0.5)
     expected = r"^not enough CPUs: .* 2 x 1000 \(rollout engines\) \+ 2 x 0.5 \(training ranks\) = 2001;"
     with pytest.raises(ClusterError, match=expected), Cluster(config) as cluster:
+        assert ray.get_runtime_context().gcs_address != cluster_of_all.address
+        assert len(ray.nodes()) == 1
+        cluster.start_annotators(protocol.build("facts"))
+        started = set(psutil.Process().children(recursive=True)) - before
+        actors = [each for each in started if " ".join(each.cmdline()).startswith("ray::AnnotationActor")]
+        assert [actor.nice() for actor in actors] == [psutil.Process().nice()]
         cluster.start(Policy(0, "nowhere", ""), fakes.CharChat(), protocol.build("facts"))
     assert set(psutil.Process().children(recursive=True)) - before == set()
+    assert cluster_of_all.actors_left() == []
 
 
 class EndsBadly(fake_engine.FakeEngine):

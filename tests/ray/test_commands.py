@@ -10,9 +10,9 @@ from typing import Any
 import fake_engine
 import fake_rank
 import fakes
-import psutil
 import pytest
 import ray.cloudpickle
+from shared_ray import SharedRay
 
 from maskdpo_ray import annotate, cluster, evaluate, train
 from maskdpo_ray.annotation import protocol
@@ -46,17 +46,16 @@ def config(tmp_path: Path, model: Path, **sections: Any) -> list[str]:
     return ["--config", str(tmp_path / "config.yaml")]
 
 
-def test_annotate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_annotate(tmp_path: Path, cluster_of_all: SharedRay, capsys: pytest.CaptureFixture[str]) -> None:
     """Rules on two actors give what they give without Ray; called again, the command has nothing left to do."""
     asked = questions.load("builtin:countries")[:4]
     texts = [f"The capital of {question.topic} is {city}." for question in asked for city in ("Kigali", "Paris")]
     rollouts = [Rollout(asked[i // 2].id, i % 2, (), text, "stop", 0) for i, text in enumerate(texts)]
     output = str(tmp_path / "labels.jsonl")
     options = config(tmp_path, tmp_path / "model", annotation={"num_actors": 2, "max_in_flight": 2})
-    before = set(psutil.Process().children(recursive=True))
     call = [write(tmp_path / "rollouts.jsonl", rollouts), "-o", output, *options]
     annotate.main(call)
-    assert set(psutil.Process().children(recursive=True)) - before == set()
+    assert cluster_of_all.actors_left() == []
     assert f"8 answers -> {output}: " in capsys.readouterr().out
     items = [(asked[i // 2], rollout) for i, rollout in enumerate(rollouts)]
     rules = protocol.build("facts")
@@ -69,7 +68,11 @@ def test_annotate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_train(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_model: Path,
+    cluster_of_all: SharedRay,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Two ranks, each with its share of every batch, no engine; called again, it says that it is finished."""
 
@@ -83,10 +86,9 @@ def test_train(
     rank = type("Rank", (fake_rank.FakeRank,), {"log": str(log)})
     monkeypatch.setattr(cluster, "Cluster", functools.partial(cluster.Cluster, rank=rank))
     options = config(tmp_path, tiny_model, train={"num_ranks": 2, "batch_size": 4, "max_epochs": 1})
-    before = set(psutil.Process().children(recursive=True))
     call = [write(tmp_path / "pairs.jsonl", pairs), *options]
     train.main(call)
-    assert set(psutil.Process().children(recursive=True)) - before == set()
+    assert cluster_of_all.actors_left() == []
     notes = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [note["ids"] for note in notes if note["event"] == "step"]
     trained = [name for ids in steps for batch in ids for name in batch]
@@ -100,7 +102,11 @@ def test_train(
 
 
 def test_evaluate(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny_model: Path,
+    cluster_of_all: SharedRay,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A model without ranks, then its answers without engines: the same figures, and a gain of nothing."""
     engine = type("Engine", (fake_engine.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
@@ -113,13 +119,12 @@ def test_evaluate(
     options = config(tmp_path, tiny_model, **sections)
     # Ranks that no machine has room for.
     call = [*options, "--run.name", "base", "--cluster.cpus_per_engine", "0.1", "--cluster.cpus_per_rank", "1000"]
-    before = set(psutil.Process().children(recursive=True))
     evaluate.main(call)
     notes = [json.loads(line) for line in (tmp_path / "engine.jsonl").read_text().splitlines()]
     assert len([note for note in notes if note["event"] == "generate"]) == 3
     given = str(tmp_path / "base/eval_000/heldout-rollouts.jsonl")
     evaluate.main([given, *options, "--against", str(tmp_path / "base")])
-    assert set(psutil.Process().children(recursive=True)) - before == set()
+    assert cluster_of_all.actors_left() == []
     for name in ("heldout.json", "heldout-judged.json"):
         files = [tmp_path / run / "eval_000" / name for run in ("base", "run")]
         assert files[0].read_bytes() == files[1].read_bytes()

@@ -10,6 +10,7 @@ from typing import Any
 import fakes
 import pytest
 from running import MINE, Running, config_for, started
+from shared_ray import SharedRay
 
 from actors.pool import Pool
 from maskdpo_ray.annotation import protocol
@@ -36,8 +37,8 @@ def starts(running: Running, since: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="class")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with started(tmp_path_factory.mktemp("faults")) as running:
+def running(tmp_path_factory: pytest.TempPathFactory, cluster_of_all: SharedRay) -> Iterator[Running]:
+    with started(tmp_path_factory.mktemp("faults"), cluster_of_all) as running:
         yield running
 
 

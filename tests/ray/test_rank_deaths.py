@@ -12,9 +12,9 @@ from typing import Any
 import fake_rank
 import fakes
 import numpy as np
-import psutil
 import pytest
 import ray.cloudpickle
+from shared_ray import SharedRay
 
 from actors.groups import TrainingGroup
 from maskdpo_ray.cluster import Cluster
@@ -65,8 +65,8 @@ class Running:
         return len(metrics), self.trainer.publish(str(self.tmp_path / folder), 1)[0]
 
 
-@pytest.fixture(scope="class")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, cluster_of_all: SharedRay) -> Iterator[Running]:
     """After the tests no process is left: none of a rank that died, its survivors and those that came for them."""
     tmp_path = tmp_path_factory.mktemp("deaths")
     config = Config(
@@ -78,10 +78,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
     rank = type("Rank", (fake_rank.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
     (tmp_path / "die-in-setup").touch()
-    before = set(psutil.Process().children(recursive=True))
     with Cluster(config, rank=rank) as cluster:
         yield Running(cluster.start_trainer(), initial, tmp_path)
-    assert set(psutil.Process().children(recursive=True)) - before == set()
+    assert cluster_of_all.actors_left() == []
 
 
 class TestDeaths:

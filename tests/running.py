@@ -13,8 +13,8 @@ from typing import Any
 import fake_engine
 import fake_rank
 import fakes
-import psutil
 import ray.cloudpickle
+from shared_ray import SharedRay
 
 from actors.groups import RolloutGroup
 from maskdpo_ray.annotation import protocol as annotators
@@ -137,16 +137,15 @@ class Running:
 
 
 @contextmanager
-def started(tmp_path: Path) -> Iterator[Running]:
+def started(tmp_path: Path, shared: SharedRay) -> Iterator[Running]:
     """Two engines, an annotator, an evaluator and two ranks; at the end no process of theirs may be left."""
     config = config_for(tmp_path)
     initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
     engine = type("Engine", (fake_engine.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
     rank = type("Rank", (fake_rank.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
-    before = set(psutil.Process().children(recursive=True))
     with Cluster(config, engine=engine, rank=rank) as cluster:
         stages = cluster.start(initial, fakes.CharChat(), annotators.build("facts"), evaluators.build("factscore"))
         running = Running(config, stages, initial, tmp_path)
         yield running
-    assert set(psutil.Process().children(recursive=True)) - before == set()
+    assert shared.actors_left() == []
     assert len(running.notes("rank", "close")) == 2

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 _PR_SET_CHILD_SUBREAPER = 36
 # Longest that a whole run may take on a machine that does other things too.
 RUN_TIMEOUT_S = 1200.0

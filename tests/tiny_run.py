@@ -30,6 +30,15 @@ annotation: {{annotator: "python:docs.numbers_annotator:NumbersAnnotator"}}
 train: {{batch_size: 2}}
 eval: {{n_samples_per_prompt: 2, perplexity_model: {folder}/model}}
 """
+_STORY = """\
+model: {{model_name_or_path: {folder}/model}}
+data: {{train: {folder}/questions.jsonl, transfer: {folder}/transfer.jsonl}}
+rollout: {{n_samples_per_prompt: 4, max_new_tokens: 128}}
+annotation:
+  annotator: anah
+  options: {{judge: http, judge_options: {{base_url: "{judge}", model: scripted}}}}
+eval: {{n_samples_per_prompt: 2, perplexity_model: {folder}/model, evaluator: factscore}}
+"""
 
 
 def write_config(folder: Path) -> Path:
@@ -37,13 +46,33 @@ def write_config(folder: Path) -> Path:
     bad_input.small_model(folder / "model")
     digits = "012345678"  # every number with a 9 is wrong
     document = " ".join([*digits, *(tens + ones for tens in digits for ones in digits)])
+    _write_questions(folder / "questions.jsonl", "q", _NUM_QUESTIONS, document)
+    return _write(folder, _CONFIG.format(folder=folder), OPTIONS)
+
+
+def write_story(folder: Path, judge: str, sizes: dict[str, Any]) -> Path:
+    """The config of a run with every part: a judge at this address, another domain to transfer to, two evaluators.
+
+    `sizes`: options by dotted name, the numbers of questions among them.
+    """
+    bad_input.small_model(folder / "model")
+    num_train = sizes["data.max_questions"] + sizes["data.num_eval_topics"]
+    _write_questions(folder / "questions.jsonl", "q", num_train, "Rwanda is a country. Its capital is Kigali.")
+    _write_questions(folder / "transfer.jsonl", "t", sizes["data.num_transfer_topics"], "Gold is a metal.")
+    return _write(folder, _STORY.format(folder=folder, judge=judge), {**OPTIONS, **sizes})
+
+
+def _write_questions(file: Path, name: str, count: int, document: str) -> None:
     questions = [
-        {"id": f"q{number}", "topic": f"t{number}", "prompt": f"What is {number}?", "document": document}
-        for number in range(_NUM_QUESTIONS)
+        {"id": f"{name}{n}", "topic": f"topic {name}{n}", "prompt": f"What is {name}{n}?", "document": document}
+        for n in range(count)
     ]
-    (folder / "questions.jsonl").write_text("".join(f"{json.dumps(question)}\n" for question in questions))
+    file.write_text("".join(f"{json.dumps(question)}\n" for question in questions))
+
+
+def _write(folder: Path, text: str, options: dict[str, Any]) -> Path:
     config = folder / "config.yaml"
-    config.write_text(with_options(_CONFIG.format(folder=folder), OPTIONS))
+    config.write_text(with_options(text, options))
     return config
 
 

@@ -29,6 +29,12 @@ def verdict(first_message: str) -> str:
     return CHAINS["<wrong>" if len(first_message) % 2 else "<right>"]
 
 
+def reply(messages: list[dict[str, str]]) -> str:
+    """What the judge says, as its template has it: the number of messages tells the turn."""
+    turn = {1: "<fact>", 3: "<reference>"}.get(len(messages))
+    return CHAINS[turn] if turn else verdict(messages[0]["content"])
+
+
 def write(folder: Path, context: int) -> Path:
     """Make the model's folder: safetensors, tokenizer, chat template."""
     import torch
