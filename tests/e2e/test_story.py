@@ -292,7 +292,13 @@ def test_a_prompt_too_long_is_refused(story: Path, runs_dir: Path) -> None:
     question = {"id": "long", "prompt": "word " * 9000, "facts": facts, "document": "Rwanda: capital Kigali"}
     (runs_dir / "long.jsonl").write_text(json.dumps(question), encoding="utf-8")
     folder = runs_dir / "too-long"
-    options = arguments(folder, story, data__transfer=runs_dir / "long.jsonl", data__num_transfer_topics=1)
+    options = arguments(
+        folder,
+        story,
+        data__transfer=runs_dir / "long.jsonl",
+        data__num_transfer_topics=1,
+        eval__perplexity_model="null",  # its context is checked before
+    )
     code, output, _ = call(options, runs_dir / "too-long.log")
     assert code == 2
     assert output.startswith("error: question 'long': expected a prompt of at most ") and output.count("\n") == 1

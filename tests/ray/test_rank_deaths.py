@@ -65,7 +65,7 @@ class Running:
         return len(metrics), self.trainer.publish(str(self.tmp_path / folder), 1)[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def running(tmp_path_factory: pytest.TempPathFactory, cluster_of_all: SharedRay) -> Iterator[Running]:
     """After the tests no process is left: none of a rank that died, its survivors and those that came for them."""
     tmp_path = tmp_path_factory.mktemp("deaths")

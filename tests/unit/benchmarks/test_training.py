@@ -125,7 +125,7 @@ def test_the_ablation_has_a_row_for_each_saving() -> None:
 
 
 def test_the_gpu_benchmark_runs_on_a_cpu() -> None:
-    """Without DeepSpeed, in this process; tests/e2e/test_gpu_benchmark.py runs its command."""
+    """Without DeepSpeed, in this process; tests/nightly/test_gpu_benchmark.py runs its command."""
     sizes = "--prompt_tokens 32 --answer_tokens 32 --batch_size 4 --micro_batch_size 2 --steps 2"
     given = gpu_training.parse(f"--device cpu --shape tiny --optimizer adamw --lr 1e-2 {sizes}".split())
     row = gpu_training.take_part("ours", given)
