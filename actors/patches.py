@@ -1,11 +1,13 @@
-"""Top-k sampling of seeded requests on CPUs.
+"""Changes to other libraries, each with the condition for its removal.
 
-How DeepSpeed writes and reads the files of a checkpoint: noted when written, without foreign code when read.
+vLLM on CPUs: how its processes wait for each other, and top-k sampling of seeded requests. DeepSpeed: how the files of
+a checkpoint are written (names recorded) and read (without code from them).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +17,19 @@ if TYPE_CHECKING:
         [torch.Tensor, dict[int, torch.Generator], torch.Tensor | None, torch.Tensor | None],
         tuple[torch.Tensor, torch.Tensor | None],
     ]
+
+
+def wait_without_spinning() -> None:
+    """Have a process of vLLM's sleep while it waits for another one.
+
+    vLLM 0.29's engine core spins while the worker computes, up to a second at a time, and so takes a core from the
+    worker: on two cores a sixth of the engine's CPU time. Remove when the time can be set.
+    """
+    from vllm.distributed.device_communicators import shm_broadcast
+
+    condition: Any = shm_broadcast.SpinCondition
+    condition.__init__ = partialmethod(condition.__init__, busy_loop_s=0)
+    shm_broadcast.SHM_READER_RECHECK_INTERVAL_MS = 100  # of 5000: should a notification get lost
 
 
 class TopKSampler:

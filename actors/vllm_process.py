@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from actors import process
+from actors import patches, process
 from maskdpo_ray.errors import ActorLost, one_line
 
-_ACTOR, _REASONS = "MASKDPO_ACTOR_PID", "MASKDPO_VLLM_REASONS"
+_ACTOR, _DEVICE, _REASONS = "MASKDPO_ACTOR_PID", "MASKDPO_VLLM_DEVICE", "MASKDPO_VLLM_REASONS"
 _SIGNS = (
     "out of memory",
     "no available memory",
@@ -39,6 +39,7 @@ def set_environment(device: str, threads: int, cpu_kv_cache_gib: int) -> None:
     os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    os.environ[_DEVICE] = device
     if device == "cpu":
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(cpu_kv_cache_gib)
         # By default the engine uses one core; naming the cores nearly doubles its speed.
@@ -125,3 +126,5 @@ def _join() -> None:
         return  # a copy within the actor
     logging.getLogger("vllm").addHandler(_Reasons(logging.ERROR))
     process.end_with(actor_pid)
+    if os.environ[_DEVICE] == "cpu":
+        patches.wait_without_spinning()

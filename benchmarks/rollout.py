@@ -5,7 +5,8 @@ PYTHONPATH=. python benchmarks/rollout.py --json rollout.json
 
     pool           `RolloutGroup.stream`: a `RolloutEngine` on a local Ray, fed as in a run (rollout.max_in_flight)
     vllm           `vllm.LLM.generate`, all prompts in one call, with the seeds that the pool gives them
-    vllm-top-k     the same with our sampler (`actors/patches.py`), which the pool has too
+    vllm-top-k     the same with the pool's sampler (`actors/patches.py`)
+    vllm-patched   the same with all of the pool's changes to vLLM: what the pool itself costs
     transformers   `generate` on left-padded batches of prompts, each `n_samples_per_prompt` times
 
 Every contender has a process of its own; they take turns, `--repeats` times. Counted is the time from the first
@@ -31,7 +32,7 @@ from maskdpo_ray.models import chat, folder
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.records import Question
 
-NAMES = ("pool", "vllm", "vllm-top-k", "transformers")
+NAMES = ("pool", "vllm", "vllm-top-k", "vllm-patched", "transformers")
 WARM_UP = 2
 """Questions."""
 Answers = Sequence[tuple[Sequence[int], str]]
@@ -98,10 +99,10 @@ def by_pool(work: Work) -> dict[str, float]:
         return work.measured(answer)
 
 
-def by_vllm(work: Work, our_sampler: bool) -> dict[str, float]:
-    """Raw."""
+def by_vllm(work: Work, name: str) -> dict[str, float]:
+    """Raw, or with some of our changes."""
     from actors.rollout import request_seed
-    from actors.vllm_process import set_environment
+    from actors.vllm_process import CONFIG, set_environment
 
     config, sampling = work.config, work.config.rollout
     set_environment("cpu", work.threads, config.vllm.cpu_kv_cache_gib)
@@ -118,8 +119,9 @@ def by_vllm(work: Work, our_sampler: bool) -> dict[str, float]:
         max_num_batched_tokens=32768,
         generation_config="vllm",
         worker_extension_cls="actors.rollout.WorkerExtension",
+        additional_config=CONFIG if name == "vllm-patched" else {},
     )
-    if our_sampler:
+    if name != "vllm":
         engine.collective_rpc("sample_from_top_k")
 
     def answer(asked: list[Question]) -> Answers:
@@ -183,7 +185,7 @@ def take_part(name: str, given: argparse.Namespace) -> dict[str, float]:
         return by_pool(work)
     if name == "transformers":
         return by_transformers(work, given.prompts)
-    return by_vllm(work, our_sampler=name == "vllm-top-k")
+    return by_vllm(work, name)
 
 
 def report(outcomes: dict[str, list[dict[str, float]]]) -> dict[str, Any]:

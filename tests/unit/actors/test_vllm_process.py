@@ -89,7 +89,8 @@ def test_vllm_takes_the_config_for_json() -> None:
 def test_remedy_where_memory_did_not_suffice(
     monkeypatch: pytest.MonkeyPatch, reason: str, device: str, expected: str | None
 ) -> None:
-    for name in ("MASKDPO_ACTOR_PID", "MASKDPO_VLLM_REASONS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"):
+    own = ("MASKDPO_ACTOR_PID", "MASKDPO_VLLM_DEVICE", "MASKDPO_VLLM_REASONS")
+    for name in (*own, "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"):
         monkeypatch.setenv(name, "")  # and what it was before afterwards
     monkeypatch.setattr(vllm_process, "_reasons", None)
     vllm_process.set_environment(device, 1, 1)
