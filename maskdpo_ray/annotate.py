@@ -164,7 +164,7 @@ def _sources(data: DataConfig) -> list[str]:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m maskdpo_ray.annotate",
+        prog=cli.program("annotate"),
         usage="%(prog)s ANSWERS -o FILE [--questions SOURCE] [--force] --config FILE [--section.field VALUE ...]",
         description=__doc__ or "",
         epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written.",
@@ -198,5 +198,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     cli.start(main)

@@ -6,7 +6,6 @@ python -m maskdpo_ray.check_annotator --config mine.yaml --annotation.annotator 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import signal
 import time
@@ -226,5 +225,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    cli.start(main, on_stop="stopping")
+    cli.start(main)

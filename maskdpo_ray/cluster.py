@@ -21,7 +21,6 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import actors
-import maskdpo_ray
 from actors import calls
 from actors.annotation import AnnotationActor
 from actors.evaluation import EvaluationActor
@@ -329,6 +328,6 @@ def _is_not_about_sigterm(record: logging.LogRecord) -> bool:
 
 def _check_actors_package() -> None:
     """`actors` is a common name: refuse one that is not ours."""
-    ours, found = (Path(package.__file__).resolve().parent.parent for package in (maskdpo_ray, actors))
+    ours, found = (Path(file).resolve().parents[1] for file in (__file__, actors.__file__))
     if ours != found:
         raise ConfigError(f"package 'actors': expected the one beside maskdpo_ray in {ours}, found {found}")

@@ -10,7 +10,6 @@ python -m maskdpo_ray.evaluate --config configs/quickstart.yaml --run.name eval
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -173,7 +172,7 @@ def _of(against: Baseline) -> str:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m maskdpo_ray.evaluate",
+        prog=cli.program("evaluate"),
         usage="%(prog)s [ANSWERS [--questions SOURCE]] [--against FOLDER[:VERSION]] --config FILE "
         "[--section.field VALUE ...]",
         description=__doc__ or "",
@@ -228,5 +227,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     cli.start(main)

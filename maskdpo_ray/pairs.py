@@ -166,7 +166,7 @@ def _has_texts(annotations: Path) -> bool:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m maskdpo_ray.pairs",
+        prog=cli.program("pairs"),
         usage="%(prog)s ROLLOUTS ANNOTATIONS -o FILE [--force] --config FILE [--section.field VALUE ...]",
         description=__doc__ or "",
         epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written.",

@@ -70,7 +70,7 @@ def _assumed(own: Namespace, config: Config, is_device_given: bool) -> list[str]
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m maskdpo_ray.plan",
+        prog=cli.program("plan"),
         usage="%(prog)s [--config FILE] [--model_size SIZE] [options] [--section.field VALUE ...]",
         description="Say whether a config's models fit into memory, before anything is started: exit code 0 when they "
         "do, 1 when not.",

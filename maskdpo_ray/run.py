@@ -5,17 +5,14 @@ python -m maskdpo_ray.run --config configs/quickstart.yaml
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `stopping.orderly`: Ctrl-C amid imports is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `cli.start`: Ctrl-C amid imports is no traceback
 
 from maskdpo_ray import terminal
 from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.file import located
-from maskdpo_ray.errors import UserError
 
 
 def main(argv: list[str]) -> None:
@@ -62,9 +59,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        with terminal.orderly_stop():
-            main(sys.argv[1:])
-    except UserError as error:
-        cli.fail(error)
+    cli.start(main)

@@ -168,7 +168,7 @@ def _number(value: float | None) -> str:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python -m maskdpo_ray.train",
+        prog=cli.program("train"),
         usage="%(prog)s PAIRS [--annotations FILE] --config FILE [--section.field VALUE ...]",
         description=__doc__ or "",
         epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written. "
@@ -208,5 +208,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     cli.start(main)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Collection
@@ -130,7 +131,7 @@ class _Once(argparse.Action):
 
 def _config_parser(is_file_required: bool = True) -> _ConfigParser:
     parser = _ConfigParser(
-        prog="python -m maskdpo_ray.run",
+        prog=program("run"),
         usage="%(prog)s --config FILE [--dry_run] [--section.field VALUE ...]",
         description="Mask-DPO on the policy's own answers: answer, annotate, pair, train, again. "
         "Every option of the config file can be overridden here by its dotted name.",
@@ -255,12 +256,20 @@ def files_read(command: CommandLine) -> list[str]:
     return [str(command.config_path), *(name for name in named if isinstance(name, str)), *of_models]
 
 
-def start(main: Callable[[list[str]], None], on_stop: str = terminal.GOES_ON) -> None:
-    """Run a command on the process's arguments; a user's error is one line and exit code 2, a signal an orderly end,
-    which says `on_stop`."""
-    with terminal.orderly_stop(on_stop):
+def program(command: str) -> str:
+    """A command's name in its usage line, as this process was called."""
+    return f"maskdpo {command}" if Path(sys.argv[0]).name == "maskdpo" else f"python -m maskdpo_ray.{command}"
+
+
+def start(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
+    """Run a command on the process's arguments, or on `argv`.
+
+    A user's error is one line and exit code 2, a signal an orderly end.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning for each fork
+    with terminal.orderly_stop():
         try:
-            main(sys.argv[1:])
+            main(sys.argv[1:] if argv is None else argv)
         except UserError as error:
             fail(error)
 

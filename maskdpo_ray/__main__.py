@@ -1,0 +1,47 @@
+"""The console script: `maskdpo COMMAND ...` is `python -m maskdpo_ray.COMMAND ...`.
+
+maskdpo run --config configs/quickstart.yaml
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+
+COMMANDS = "run annotate pairs train evaluate export plan check_annotator".split()
+"""In the order of the loop; each is a module of this package with a `main(argv)`."""
+
+
+def main() -> None:
+    """Start the command that the process's first argument names; exits with code 2 when there is none of that name."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `cli.start`: Ctrl-C amid imports is no traceback
+    name, *rest = sys.argv[1:] or [""]
+    if name in ("-h", "--help"):
+        print(usage())
+    elif name in COMMANDS:
+        from maskdpo_ray.config import cli
+
+        cli.start(import_module(f"maskdpo_ray.{name}").main, rest)
+    else:
+        close = difflib.get_close_matches(name.replace("-", "_"), COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(COMMANDS)}"
+        print(f"error: expected a command, got {repr(name) if name else 'nothing'}{hint} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def usage() -> str:
+    """The commands, each with the first line of its docstring, which is read without importing it."""
+    lines = ["usage: maskdpo COMMAND ...", "", "commands (maskdpo COMMAND --help says more):"]
+    for name in COMMANDS:
+        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        summary = str(ast.get_docstring(ast.parse(source))).partition("\n\n")[0]
+        lines.append(f"  {name:<16} {' '.join(summary.split())}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
