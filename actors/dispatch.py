@@ -31,7 +31,7 @@ TRIES = 3
 """Failures after which a call is not repeated."""
 Item = TypeVar("Item")
 CallOf = Callable[[Item], tuple[str, tuple[Any, ...]]]
-"""Item -> the actor's method and its arguments."""
+"""Item -> name of the actor's method, and its arguments."""
 _END = object()
 _MAX_WAIT_S, _MIN_WAIT_S = 1.0, 0.5
 """Between two looks for actors that hang."""
@@ -72,7 +72,8 @@ class Dispatcher(Generic[Item]):
         check: Callable[[Item, Any], None] | None = None,
         only_at_home: bool = False,
     ) -> None:
-        """
+        """Nothing is called before `run`.
+
         Args:
             pool: the actors.
             call_of: what to call for an item.
@@ -83,7 +84,7 @@ class Dispatcher(Generic[Item]):
         self._pool, self._call_of, self._home, self._check = pool, call_of, home, check
         self._only_at_home = only_at_home
         self._running: dict[Future[Any], _Call[Item]] = {}
-        self._of_actor: list[dict[Future[Any], _Call[Item]]] = [{} for _ in range(len(pool))]
+        self._by_actor: list[dict[Future[Any], _Call[Item]]] = [{} for _ in range(len(pool))]
         """`_running` by actor, oldest first."""
         self._oldest_since = [0.0] * len(pool)
         """When an actor's oldest call became the oldest."""
@@ -140,7 +141,7 @@ class Dispatcher(Generic[Item]):
         actor = self._choose(call)
         if actor is None:
             return False
-        running = self._of_actor[actor]
+        running = self._by_actor[actor]
         if call.is_last_try:
             self._reserved = {each: other for each, other in self._reserved.items() if other is not call}
             self._reserved[actor] = call
@@ -163,7 +164,7 @@ class Dispatcher(Generic[Item]):
             if self._reserved.get(actor) in (None, call) and self._pool.is_available(actor)
         ]
         return min(
-            free, key=lambda actor: (self._reserved.get(actor) is None, len(self._of_actor[actor])), default=None
+            free, key=lambda actor: (self._reserved.get(actor) is None, len(self._by_actor[actor])), default=None
         )
 
     def _candidates(self, call: _Call[Item]) -> Sequence[int]:
@@ -219,7 +220,7 @@ class Dispatcher(Generic[Item]):
             yield call.item, answer
 
     def _restart_hung(self) -> Iterator[tuple[Item, Any]]:
-        for actor, running in enumerate(self._of_actor):
+        for actor, running in enumerate(self._by_actor):
             # One that is done and was not taken, because the consumer was slow, is not late.
             if running and time.monotonic() >= self._deadline(actor) and not next(iter(running)).done():
                 limit_s = self._pool.time_limit_s(actor)
@@ -227,7 +228,7 @@ class Dispatcher(Generic[Item]):
                 why = f"no answer to its oldest call within {limit_s:g} s (cluster.step_timeout_s)"
                 yield from self._lose(actor, why)
         now = time.monotonic()
-        deadlines = [self._deadline(actor) for actor, running in enumerate(self._of_actor) if running]
+        deadlines = [self._deadline(actor) for actor, running in enumerate(self._by_actor) if running]
         self._next_look = max(now + _MIN_WAIT_S, min([now + _MAX_WAIT_S, *deadlines]))
 
     def _deadline(self, actor: int) -> float:
@@ -235,7 +236,7 @@ class Dispatcher(Generic[Item]):
 
     def _lose(self, actor: int, why: str) -> Iterator[tuple[Item, Any]]:
         """All calls of an actor whose process is gone have failed."""
-        futures = list(self._of_actor[actor])
+        futures = list(self._by_actor[actor])
         self._pool.note_restart(actor, why, len(futures))
         for call in [self._remove(future) for future in futures]:
             yield from self._fail(call, why)
@@ -249,7 +250,7 @@ class Dispatcher(Generic[Item]):
 
     def _remove(self, future: Future[Any]) -> _Call[Item]:
         call = self._running.pop(future)
-        running = self._of_actor[call.actor]
+        running = self._by_actor[call.actor]
         if next(iter(running)) is future:
             self._oldest_since[call.actor] = time.monotonic()
         del running[future]
