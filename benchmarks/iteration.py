@@ -17,7 +17,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,6 @@ from maskdpo_ray import run
 from maskdpo_ray.config import cli
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.loop import Loop
-from maskdpo_ray.stages.protocols import BusySeconds
 from maskdpo_ray.store.tracking import Tracker
 
 NAMES = ("ours",)
@@ -44,7 +43,7 @@ class Stopwatch:
 
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
 
-    def watch(self, busy_seconds: BusySeconds) -> None:
+    def watch(self, busy_seconds: Callable[[], dict[str, float]]) -> None:
         """Put itself around every stage of `Tracker`."""
         stage = Tracker.stage
 
@@ -92,7 +91,7 @@ def take_part(command: Sequence[str]) -> turns.Outcome:
     config, stopwatch, loop = cli.parse(list(command)).config, Stopwatch(), Loop.run
 
     def watched(self: Loop) -> None:
-        stopwatch.watch(self.stages.busy_seconds)
+        stopwatch.watch(self.groups.busy_seconds)
         loop(self)
 
     Loop.run = watched  # type: ignore[method-assign]

@@ -47,10 +47,9 @@ def pairs(config: Config, asked: list[Question], num_pairs: int) -> Iterator[Pre
     annotator = protocol.build(config.annotation.annotator, config.annotation.options)
     policy = weights.publish(config.model.model_name_or_path, 0)
     with Cluster(config) as cluster:
-        engines, labels, _ = cluster.start_evaluation(policy, own, annotator, None)
-        assert engines is not None
-        answered = engines.stream(asked, policy, config.rollout.n_samples_per_prompt, "train")
-        found = {item.question.id: item for item in labels.stream(answered) if isinstance(item, Labelled)}
+        groups = cluster.start_evaluation(policy, own, annotator, None)
+        answered = groups.engines.stream(asked, policy, config.rollout.n_samples_per_prompt, "train")
+        found = {item.question.id: item for item in groups.annotators.stream(answered) if isinstance(item, Labelled)}
     made = [pair_of(found[question.id], config, own.tokenizer) for question in asked if question.id in found]
     yield from [pair for pair in made if isinstance(pair, PreferencePair)][:num_pairs]
 

@@ -88,7 +88,7 @@ def by_pool(work: Work) -> dict[str, float]:
     annotator = protocol.build(work.config.annotation.annotator, work.config.annotation.options)
     policy = weights.publish(work.config.model.model_name_or_path, 0)
     with Cluster(work.config) as cluster:
-        engines, _, _ = cluster.start_evaluation(policy, work.chat, annotator, None)
+        engines = cluster.start_evaluation(policy, work.chat, annotator, None).engines
         assert engines is not None
 
         def answer(asked: list[Question]) -> Answers:

@@ -171,10 +171,10 @@ def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with RunFolder.open(path, resolved, {}) as run_folder, Tracker(path, config.logger, resolved) as tracker:
         shape = (phrases, min(arguments.processes, arguments.engines), arguments.slots, arguments.seconds)
         with SimulatedCluster(config, *shape) as cluster:
-            stages = cluster.start(initial, own, simulated.SimulatedAnnotator(phrases))
+            groups = cluster.start(initial, own, simulated.SimulatedAnnotator(phrases))
             watch = Watch(path / "ledger.jsonl")
             watch.start()
-            Loop(config, train, evaluation, own, initial, stages, run_folder, tracker).run()
+            Loop(config, train, evaluation, own, initial, groups, run_folder, tracker).run()
             watch.stop()
             slot_seconds = sum(ray.get([engine.slot_seconds.remote(NUM_SAMPLES) for engine in cluster.engines]))
     return figures(arguments, path, watch, slot_seconds)

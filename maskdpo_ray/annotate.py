@@ -36,7 +36,7 @@ from maskdpo_ray.models.thinking import Tags
 from maskdpo_ray.records import Answered, Question, Rollout
 from maskdpo_ray.stages import preflight
 from maskdpo_ray.stages.protocols import Annotators
-from maskdpo_ray.stages.watch import Failures, UnparsedShare
+from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.terminal import track
 
 
@@ -127,10 +127,8 @@ class Job:
 
         Raises ClusterError when too many questions fail.
         """
-        unparsed = UnparsedShare(self.config, self.labels.counts)
-        labelled = Failures(self.config.run.max_failed).sift(group.stream(self.todo()), self.failed)
+        labelled = Watch(self.config, self.labels.counts).sift(group.stream(self.todo()), self.failed)
         for item in track(labelled, "annotate", self.num_groups):
-            unparsed.take(item.annotations)
             self.labels.append(item)
             self.counts.update(sentence.label for given in item.annotations for sentence in given.sentences)
 

@@ -24,7 +24,7 @@ from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import UserError, described, printable
 from maskdpo_ray.records import Annotation, Question, Rollout
-from maskdpo_ray.stages.watch import UnparsedShare
+from maskdpo_ray.stages.watch import Watch
 
 NUM_QUESTIONS = 8
 UNPICKLED, STARTED = "it can be unpickled in another process", "start()"
@@ -101,7 +101,7 @@ def tries(annotator: Annotator, asked: Sequence[Question], config: Config, start
     tried = f"{len(items)} answers in one call: spans and labels"
     yield Try(tried, lambda: labelled.extend(_annotate(annotator, items)), limit_s, is_last=True, note=note)
     highest = f"at most {config.annotation.max_unparsed:.0%} of the sentences unparsed"
-    yield Try(highest, lambda: UnparsedShare(config, {}).take(labelled), limit_s)
+    yield Try(highest, lambda: Watch(config, {}).check_unparsed(labelled), limit_s)
     for tried, again in (
         ("the same answers again: the same labels", lambda: _annotate(annotator, items)),
         ("one answer a call: the same labels", lambda: [_annotate(annotator, [item])[0] for item in items]),

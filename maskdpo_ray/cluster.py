@@ -39,7 +39,7 @@ from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
 from maskdpo_ray.models import folder
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.records import Policy
-from maskdpo_ray.stages.protocols import Stages
+from maskdpo_ray.stages.protocols import ActorGroups, AnsweringGroups, Engines
 
 # How often Ray repeats a call while actors start; later calls are repeated by `actors.dispatch`, and fail only so
 # often, so that a dead actor can be restarted as often as it takes.
@@ -127,32 +127,35 @@ class Cluster:
                 where = resources.nobody(self._config.cluster) if address else "Ray did not start"
                 raise ClusterError(f"{where}: {calls.first_line(error)}") from error
 
-    def start(self, policy: Policy, chat: Chat, annotator: Annotator, evaluator: Evaluator | None = None) -> Stages:
+    def start(
+        self, policy: Policy, chat: Chat, annotator: Annotator, evaluator: Evaluator | None = None
+    ) -> ActorGroups:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
         self._check_room()
         rollout, annotation = self._start_engines(policy, chat), self._start_annotators(annotator)
         evaluation = None if evaluator is None else self._start_evaluators(evaluator)
         ranks = self._start_ranks()
         self._await_ready(rollout, annotation, evaluation)
-        trainer = self._training_group(ranks)
-
-        groups = {"rollout": rollout, "annotation": annotation, "training": trainer, "evaluation": evaluation}
-
-        def busy_seconds() -> dict[str, float]:
-            return {name: group.busy_seconds() for name, group in groups.items() if group is not None}
-
-        return Stages(rollout, annotation, trainer, busy_seconds, evaluation)
+        return ActorGroups(rollout, annotation, evaluation, trainer=self._training_group(ranks))
 
     def start_evaluation(
-        self, policy: Policy | None, chat: Chat, annotator: Annotator, evaluator: Evaluator | None
-    ) -> tuple[RolloutGroup | None, AnnotationGroup, EvaluationGroup | None]:
-        """Start all but training ranks, and without a policy no engines. Raises ClusterError as `start` does."""
-        self._check_room(*evaluating(with_engines=policy is not None))
-        rollout = None if policy is None else self._start_engines(policy, chat)
+        self,
+        policy: Policy,
+        chat: Chat,
+        annotator: Annotator,
+        evaluator: Evaluator | None,
+        answers: Engines | None = None,
+    ) -> AnsweringGroups:
+        """Start all but training ranks, and no engines where `answers` take their place.
+
+        Raises ClusterError as `start` does.
+        """
+        self._check_room(*evaluating(with_engines=answers is None))
+        rollout = None if answers is not None else self._start_engines(policy, chat)
         annotation = self._start_annotators(annotator)
         evaluation = None if evaluator is None else self._start_evaluators(evaluator)
         self._await_ready(rollout, annotation, evaluation)
-        return rollout, annotation, evaluation
+        return AnsweringGroups(answers or rollout, annotation, evaluation)
 
     def start_annotators(self, annotator: Annotator) -> AnnotationGroup:
         """Start annotation actors only. Raises ClusterError as `start` does."""

@@ -34,8 +34,8 @@ from maskdpo_ray.stages import evaluate, preflight
 from maskdpo_ray.stages.evaluate import EvaluateStage
 from maskdpo_ray.stages.given_answers import GivenAnswers
 from maskdpo_ray.stages.preflight import Prepared
-from maskdpo_ray.stages.protocols import Annotators, Engines, Evaluators
-from maskdpo_ray.stages.watch import Failures
+from maskdpo_ray.stages.protocols import AnsweringGroups
+from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store import files, run_folder
 from maskdpo_ray.store.fingerprint import Questions
 from maskdpo_ray.store.ledger import Entry
@@ -111,22 +111,13 @@ class Job:
         """Whether the run folder holds the evaluation."""
         return evaluate.is_finished(folder, self.prepared.evaluation, 0)
 
-    def run(
-        self,
-        policy: Policy,
-        engines: Engines,
-        annotators: Annotators,
-        evaluators: Evaluators | None,
-        folder: RunFolder,
-        tracker: Tracker,
-    ) -> None:
+    def run(self, policy: Policy, groups: AnsweringGroups, folder: RunFolder, tracker: Tracker) -> None:
         """Evaluate; each question is in the run folder before the next one is waited for.
 
         Raises UserError as `EvaluateStage.run` does.
         """
-        engines.load(policy)
-        failures = Failures(self.config.run.max_failed)
-        stage = EvaluateStage(self.config, engines, annotators, evaluators, folder, tracker, failures)
+        groups.engines.load(policy)
+        stage = EvaluateStage(self.config, groups, folder, tracker, Watch(self.config, folder.counts()))
         stage.run(policy, self.prepared.evaluation)
 
     def describe(self) -> str:
@@ -217,10 +208,10 @@ def main(argv: list[str]) -> None:
                 folder.begin(policy, job.inputs(), job.prepared.chat.now)
                 with Cluster(job.config) as cluster:
                     with tracker.stage("start", 0):
-                        engines, *judges = cluster.start_evaluation(
-                            None if given else policy, prepared.chat, prepared.annotator, prepared.evaluator
+                        groups = cluster.start_evaluation(
+                            policy, prepared.chat, prepared.annotator, prepared.evaluator, given
                         )
-                    job.run(policy, given or engines, *judges, folder, tracker)
+                    job.run(policy, groups, folder, tracker)
         summary = job.summary(folder)
         folder.write_json("summary.json", summary)
     tables.show(summary)

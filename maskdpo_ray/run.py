@@ -51,8 +51,8 @@ def main(argv: list[str]) -> None:
                 inputs = (config, prepared.train, prepared.evaluation, prepared.chat, initial)
                 with Cluster(config) as cluster:
                     with tracker.stage("start", 0):
-                        stages = cluster.start(initial, prepared.chat, prepared.annotator, prepared.evaluator)
-                    Loop(*inputs, stages, folder, tracker).run()
+                        groups = cluster.start(initial, prepared.chat, prepared.annotator, prepared.evaluator)
+                    Loop(*inputs, groups, folder, tracker).run()
         result = {**summary.build(path), **prepared.dropped_json()}
         folder.write_json("summary.json", result)
     summary.show(result)

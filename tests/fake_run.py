@@ -22,7 +22,7 @@ from maskdpo_ray.config.schema import (
     TrainConfig,
 )
 from maskdpo_ray.loop import Loop, is_finished
-from maskdpo_ray.stages.protocols import Stages
+from maskdpo_ray.stages.protocols import ActorGroups
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 
@@ -61,7 +61,7 @@ def run(
     iterations: int = ITERATIONS,
     ahead: int = 0,
     savings: SavingsConfig | None = None,
-    stages_of: Callable[[Config, Events, int | None], Stages] = fakes.stages,
+    groups_of: Callable[[Config, Events, int | None], ActorGroups] = fakes.groups,
 ) -> Events:
     """One process's life: a loop over a new or old run folder, until it ends or `events` stops it."""
     events = Events() if events is None else events
@@ -71,9 +71,9 @@ def run(
     evaluation = {"heldout": [fakes.question(n) for n in HELDOUT], "transfer": [fakes.question(n) for n in TRANSFER]}
     path = tmp_path / "run"
     with RunFolder.open(path, resolved, {}) as folder, Tracker(path, config.logger, resolved) as tracker:
-        stages = stages_of(config, events, shuffle)
+        groups = groups_of(config, events, shuffle)
         questions = [fakes.question(name) for name in names]
-        Loop(config, questions, evaluation, CharChat(), initial, stages, folder, tracker).run()
+        Loop(config, questions, evaluation, CharChat(), initial, groups, folder, tracker).run()
         assert is_finished(config, evaluation, folder)
     return events
 

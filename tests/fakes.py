@@ -40,7 +40,7 @@ from maskdpo_ray.records import (
     Surprisal,
     TrainingExample,
 )
-from maskdpo_ray.stages.protocols import Stages
+from maskdpo_ray.stages.protocols import ActorGroups
 from maskdpo_ray.store import files
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.store.ledger import Proof
@@ -134,13 +134,24 @@ def label(rollout: Rollout) -> Annotation:
     return Annotation(rollout.question_id, rollout.sample, tuple(sentences))
 
 
-class FakeEngines:
+class FakeGroup:
+    """Actors that are never replaced, and never busy."""
+
+    restarts = 0
+
+    def busy_seconds(self) -> float:
+        return 0.0
+
+    def stop(self) -> None:
+        """It waits for nothing but the engines."""
+
+
+class FakeEngines(FakeGroup):
     """Answers under the policy that was loaded last and no other; `shuffle` seeds the order of completion.
 
     Questions whose names start with "failed/" fail.
     """
 
-    restarts = 0
     is_stopped = False
 
     def __init__(self, seed: int, events: Events, shuffle: int | None = None) -> None:
@@ -173,16 +184,11 @@ class FakeEngines:
             yield Answered(asked, tuple(render(asked)), rollouts)
 
 
-class FakeAnnotators:
+class FakeAnnotators(FakeGroup):
     """Labels by `label`; lets what failed pass."""
-
-    restarts = 0
 
     def __init__(self, events: Events) -> None:
         self._events = events
-
-    def stop(self) -> None:
-        """It waits for nothing but the engines."""
 
     def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
         for item in answered:
@@ -194,16 +200,11 @@ class FakeAnnotators:
             yield Labelled(item.question, item.prompt_token_ids, item.rollouts, annotations)
 
 
-class FakeEvaluators:
+class FakeEvaluators(FakeGroup):
     """Finds one fact in each answer: true when the first sentence is right; lets what failed pass."""
-
-    restarts = 0
 
     def __init__(self, events: Events) -> None:
         self._events = events
-
-    def stop(self) -> None:
-        """It waits for nothing but the engines."""
 
     def stream(self, labelled: Iterable[Labelled | Failed]) -> Iterator[Labelled | Failed]:
         for item in labelled:
@@ -223,7 +224,7 @@ def judge(rollout: Rollout) -> Judgement:
     return Judgement(rollout.question_id, rollout.sample, (fact,), surprisal=surprisal)
 
 
-class FakeTrainer:
+class FakeTrainer(FakeGroup):
     """Its "weights" are a digest of all that it was trained on, in order: another order, another policy."""
 
     def __init__(self, config: Config, events: Events) -> None:
@@ -290,14 +291,13 @@ def write_policy(folder: str | Path, version: int, content: bytes) -> Policy:
     return weights.publish(folder, version)
 
 
-def stages(config: Config, events: Events, shuffle: int | None = None) -> Stages:
+def groups(config: Config, events: Events, shuffle: int | None = None) -> ActorGroups:
     """All groups that the config asks for, noting into `events`."""
-    return Stages(
+    return ActorGroups(
         FakeEngines(config.run.seed, events, shuffle),
         FakeAnnotators(events),
-        FakeTrainer(config, events),
-        lambda: {"rollout": 0.0, "annotation": 0.0, "training": 0.0},
         FakeEvaluators(events) if config.eval.is_judged else None,
+        trainer=FakeTrainer(config, events),
     )
 
 

@@ -32,7 +32,7 @@ from maskdpo_ray.config.schema import (
 )
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.records import Failed, Policy
-from maskdpo_ray.stages.protocols import Stages
+from maskdpo_ray.stages.protocols import ActorGroups
 
 MAX_IN_FLIGHT = 4
 SAVINGS = SavingsConfig(cut_tails=False, lean_layers=False)
@@ -105,7 +105,7 @@ class Running:
     """A started cluster and what its fakes wrote down."""
 
     config: Config
-    stages: Stages
+    groups: ActorGroups
     initial: Policy
     tmp_path: Path
 
@@ -123,7 +123,7 @@ class Running:
         self, names: Sequence[str], policy: Policy, timeout_s: float | None = None, start_s: float = 120
     ) -> dict[str, Any]:
         """Versions of the answers by question, or the error of one that failed, once all are there."""
-        group = self.stages.engines
+        group = self.groups.engines
         if timeout_s is not None:
             cluster = dataclasses.replace(self.config.cluster, step_timeout_s=timeout_s, start_timeout_s=start_s)
             group = RolloutGroup(
@@ -144,8 +144,8 @@ def started(tmp_path: Path, shared: SharedRay) -> Iterator[Running]:
     engine = type("Engine", (fake_engine.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
     rank = type("Rank", (fake_rank.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
     with Cluster(config, engine=engine, rank=rank) as cluster:
-        stages = cluster.start(initial, fakes.CharChat(), annotators.build("facts"), evaluators.build("factscore"))
-        running = Running(config, stages, initial, tmp_path)
+        groups = cluster.start(initial, fakes.CharChat(), annotators.build("facts"), evaluators.build("factscore"))
+        running = Running(config, groups, initial, tmp_path)
         yield running
     assert shared.actors_left() == []
     assert len(running.notes("rank", "close")) == 2

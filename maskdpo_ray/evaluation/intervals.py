@@ -1,13 +1,14 @@
 """Metrics that are ratios of sums over answers, with standard deviations over replications and bootstrap intervals.
 
-The sums are kept by topic and replication. Topics, not answers, are resampled: answers about one topic stand and fall
-together.
+The sums are kept by topic and replication. Topics, not answers, are resampled: answers about one topic are not
+independent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ TopicSums = dict[str, dict[str, tuple[float, ...]]]
 
 @dataclass(frozen=True)
 class Statistic:
-    """A metric over R replications. None where it is not defined (score when nothing could be scored)."""
+    """A metric over R replications; None where it is not defined (score when nothing could be scored)."""
 
     mean: float | None
     """Mean over replications."""
@@ -47,28 +48,32 @@ class Change:
 
 @dataclass(frozen=True)
 class Gain:
-    """What changed between two evaluations of the same topics."""
+    """Changes between two evaluations of the same topics."""
 
     topics: int
-    """Those that both evaluations have."""
+    """Number of topics that both evaluations have."""
     bootstrap_samples: int
     metrics: dict[str, Change]
-    """By the names of the metrics."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+    """Metric -> its change."""
 
 
 class Measured(Protocol):
-    """What `Ratios.compare` compares."""
+    """One of two evaluations that `compare` compares."""
+
+    @property
+    def judges(self) -> tuple[str | None, ...]:
+        """Names of the judges; evaluations by different ones are not compared."""
+        ...
+
+    @property
+    def ratios(self) -> Ratios: ...
 
     @property
     def topic_sums(self) -> TopicSums: ...
 
     @property
     def left_out(self) -> Mapping[str, str]:
-        """Topics that are not in the sums, as a question of theirs failed -> the error."""
+        """Topics that are not in the sums because a question of theirs failed -> the error."""
         ...
 
 
@@ -84,6 +89,23 @@ def refuse_other_topics(before: Iterable[str], after: Iterable[str]) -> None:
         raise ValueError(f"the evaluations are of different topics: {odd[0]!r} is in one only")
 
 
+def compare(before: Measured, after: Measured, *, seed: int, bootstrap_samples: int) -> Gain:
+    """Gain of `after` over `before` with 95% percentile intervals, paired bootstrap over topics.
+
+    Topics that one of them left out count on neither side. Raises ValueError when that leaves none, when the topics
+    differ otherwise, or when the judges do.
+    """
+    if before.judges != after.judges:
+        raise ValueError(f"the evaluations are by different judges: {before.judges} and {after.judges}")
+    refuse_other_topics(*([*side.topic_sums, *side.left_out] for side in (before, after)))
+    common = before.topic_sums.keys() & after.topic_sums.keys()
+    if not common:
+        raise ValueError("the evaluations have no topic in common, as questions of all failed")
+    sides = [{topic: side.topic_sums[topic] for topic in common} for side in (before, after)]
+    changes = after.ratios.changes(*sides, seed=seed, bootstrap_samples=bootstrap_samples)
+    return Gain(topics=len(common), bootstrap_samples=bootstrap_samples, metrics=changes)
+
+
 @dataclass(frozen=True)
 class Ratios:
     """Sums over answers, and the ratios of them that are metrics."""
@@ -93,7 +115,7 @@ class Ratios:
     """Metric -> (numerator, denominator)."""
 
     def check(self, metrics: Mapping[str, Statistic], topic_sums: TopicSums, replications: int) -> None:
-        """Raise ValueError when a metric or a sum is missing: in a file of another version, say."""
+        """Raise ValueError when a metric or a sum is missing, as in a file of another version."""
         if metrics.keys() != self.metrics.keys():
             expected = ", ".join(self.metrics)
             raise ValueError(f"field 'metrics': expected {expected}, got {', '.join(metrics) or 'none'}")
@@ -104,10 +126,30 @@ class Ratios:
                 expected = f"expected {replications} numbers for each of {', '.join(self.sums)}"
                 raise ValueError(f"field 'topic_sums.{topic}': {expected}")
 
-    def add_up(
+    def measure(
+        self,
+        questions: Sequence[Question],
+        counts: Iterable[tuple[tuple[str, int], Mapping[str, float]]],
+        *,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+        seed: int,
+        bootstrap_samples: int,
+    ) -> dict[str, Any]:
+        """Fields that all evaluations have; `counts` as in `_add_up`, which raises ValueError."""
+        sums = self._add_up(questions, counts)
+        metrics = self._statistics(sums, seed, bootstrap_samples)
+        return {
+            "questions": len(questions),
+            "replications": len(next(iter(metrics.values())).per_replication),
+            "metrics": metrics,
+            "topic_sums": sums,
+            "left_out": dict(left_out),
+        }
+
+    def _add_up(
         self, questions: Sequence[Question], counts: Iterable[tuple[tuple[str, int], Mapping[str, float]]]
     ) -> TopicSums:
-        """The sums of `counts`, ((question id, replication), what the answer adds to each sum), in any order.
+        """Sum up `counts`, ((question id, replication), what the answer adds to each sum), in any order.
 
         Raises ValueError when a question is not answered exactly once per replication, or an answer is to an unknown
         question.
@@ -139,34 +181,24 @@ class Ratios:
             for i, topic in enumerate(topics)
         }
 
-    def statistics(self, topic_sums: TopicSums, *, seed: int, bootstrap_samples: int) -> dict[str, Statistic]:
-        """Every metric with its 95% percentile interval."""
+    def _statistics(self, topic_sums: TopicSums, seed: int, bootstrap_samples: int) -> dict[str, Statistic]:
         sums = self._array(topic_sums)
         resampled, total = _resample(sums, seed, bootstrap_samples), sums.sum(axis=0)
         return {
             name: _statistic(self._ratio(total, name), _mean(self._ratio(resampled, name))) for name in self.metrics
         }
 
-    def compare(self, before: Measured, after: Measured, *, seed: int, bootstrap_samples: int) -> Gain:
-        """Gain of `after` over `before` with 95% percentile intervals, paired bootstrap over topics.
-
-        Topics that one of them left out count on neither side. Raises ValueError when that leaves none, or the two are
-        not of the same topics otherwise.
-        """
-        topics = [[*side.topic_sums, *side.left_out] for side in (before, after)]
-        refuse_other_topics(*topics)
-        common = before.topic_sums.keys() & after.topic_sums.keys()
-        if not common:
-            raise ValueError("the evaluations have no topic in common, as questions of all failed")
-        sides = [self._array({topic: side.topic_sums[topic] for topic in common}) for side in (before, after)]
+    def changes(self, before: TopicSums, after: TopicSums, *, seed: int, bootstrap_samples: int) -> dict[str, Change]:
+        """Change of every metric between sums of the same topics."""
+        sides = [self._array(side) for side in (before, after)]
         # The same seed draws the same topics on both sides: that is the pairing.
         resampled = [_resample(side, seed, bootstrap_samples) for side in sides]
-        metrics = {}
+        found = {}
         for name in self.metrics:
             old, new = (_average(self._ratio(side.sum(axis=0), name)) for side in sides)
             gains = _mean(self._ratio(resampled[1], name)) - _mean(self._ratio(resampled[0], name))
-            metrics[name] = Change(old, new, None if old is None or new is None else new - old, *_interval(gains))
-        return Gain(topics=len(common), bootstrap_samples=bootstrap_samples, metrics=metrics)
+            found[name] = Change(old, new, None if old is None or new is None else new - old, *_interval(gains))
+        return found
 
     def _array(self, topic_sums: TopicSums) -> NDArray[np.float64]:
         """[topics, sums, replications], topics in alphabetical order."""

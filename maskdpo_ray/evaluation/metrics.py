@@ -1,18 +1,18 @@
-"""Factuality of annotated answers, and how much it changed: Mask-DPO sections 2.2 and 3.1, appendix A.
+"""Factuality of annotated answers: Mask-DPO sections 2.2 and 3.1, appendix A.
 
-Best of N: how well an answer does that is the best of N, as a selector with the same score would pick it.
+A new figure takes one line in `METRICS`, its sums in `_SUMS` and `_count`, and a line in `report/tables.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import comb
-from typing import Any
+from typing import Any, ClassVar
 
 from maskdpo_ray.errors import shown
-from maskdpo_ray.evaluation.intervals import Gain, Ratios, Statistic, TopicSums
+from maskdpo_ray.evaluation.intervals import Ratios, Statistic, TopicSums
 from maskdpo_ray.models.thinking import own_ids
 from maskdpo_ray.records import (
     CONTRADICTORY,
@@ -26,7 +26,6 @@ from maskdpo_ray.records import (
     Annotation,
     Question,
     Rollout,
-    from_json,
 )
 
 METRICS: dict[str, tuple[str, str]] = {
@@ -57,28 +56,11 @@ tokens, distinct bigrams / bigrams, within answers (after Li et al. 2016, arXiv:
 repeats itself; cut_off: share that met the length limit; nothing_checkable: share without a sentence other
 than no_fact; scored: share with a parsed sentence, the others being no part of `score`.
 """
-_SUMS = (
-    "answers",
-    "scored",
-    "score",
-    "facts",
-    "correct",
-    "incorrect",
-    "contradictory",
-    "unverifiable",
-    "no_fact",
-    "unparsed",
-    "sentences",
-    "tokens",
-    "thinking",
-    "distinct_1",
-    "distinct_2",
-    "token_pairs",
-    "cut_off",
-    "nothing_checkable",
+_SUMS = tuple(
+    "answers scored score facts correct incorrect contradictory unverifiable no_fact unparsed sentences tokens "
+    "thinking distinct_1 distinct_2 token_pairs cut_off nothing_checkable".split()
 )
 RATIOS = Ratios(_SUMS, METRICS)
-_NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -91,8 +73,11 @@ class KindOfFact:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Statistics of one policy on one set of questions."""
+    """Statistics of one policy on one set of questions, by the annotator."""
 
+    ratios: ClassVar[Ratios] = RATIOS
+    judges: ClassVar[tuple[str | None, ...]] = ()
+    """The annotator is the config's."""
     questions: int
     replications: int
     metrics: dict[str, Statistic]
@@ -102,41 +87,26 @@ class Evaluation:
     topic_scores: dict[str, float | None]
     """Topic -> mean score over its answers."""
     topic_sums: TopicSums
-    """What `compare` resamples."""
+    """Resampled by `intervals.compare`."""
     best_of: dict[str, float | None]
     """N -> mean over questions of the expected best score of N answers; None where no question has N scores."""
     unparsed_example: str | None = None
     """A sentence whose label could not be read, and why, if there is one."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Topics of which a question failed, and which count nowhere -> the error."""
+    """Topics with a failed question, which count nowhere -> the error."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError when a metric or a sum is missing: in a file of another version, say."""
+        """Raises ValueError as `Ratios.check` does."""
         RATIOS.check(self.metrics, self.topic_sums, self.replications)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(value: Any) -> Evaluation:
-        """The opposite of `to_json`. Raises ValueError naming the field."""
-        return from_json(Evaluation, value)
 
 
 def evaluate(
-    questions: Sequence[Question],
-    answers: Iterable[tuple[Rollout, Annotation]],
-    *,
-    left_out: Mapping[str, str] = _NONE,
-    seed: int,
-    bootstrap_samples: int,
+    questions: Sequence[Question], answers: Iterable[tuple[Rollout, Annotation]], **options: Any
 ) -> Evaluation:
     """Statistics of `answers` to `questions`, in any order, `Rollout.sample` being the replication.
 
-    `left_out`: see `Evaluation`; its questions and answers are not among these.
-    Raises ValueError when a question is not answered exactly once per replication, an answer is to
-    an unknown question, or an annotation is of another answer.
+    `options` are those of `Ratios.measure`. Raises ValueError when a question is not answered exactly once per
+    replication, an answer is to an unknown question, or an annotation is of another answer.
     """
     kinds: dict[str, list[int]] = {}
     scores: dict[str, list[float]] = {}
@@ -158,31 +128,20 @@ def evaluate(
                 scores.setdefault(rollout.question_id, []).append(row["score"])
             yield key, row
 
-    sums = RATIOS.add_up(questions, counts())
-    metrics = RATIOS.statistics(sums, seed=seed, bootstrap_samples=bootstrap_samples)
-    replications = len(metrics["score"].per_replication)
-    num_answers = len(questions) * replications
+    common = RATIOS.measure(questions, counts(), **options)
+    num_answers = len(questions) * common["replications"]
     return Evaluation(
-        questions=len(questions),
-        replications=replications,
-        metrics=metrics,
+        **common,
         kinds={
             kind: KindOfFact(right / num_answers, wrong / num_answers) for kind, (right, wrong) in sorted(kinds.items())
         },
         topic_scores={
-            topic: sum(mine["score"]) / sum(mine["scored"]) if any(mine["scored"]) else None
-            for topic, mine in sums.items()
+            topic: sum(sums["score"]) / sum(sums["scored"]) if any(sums["scored"]) else None
+            for topic, sums in common["topic_sums"].items()
         },
-        topic_sums=sums,
-        best_of=mean_best([scores[q.id] for q in questions if q.id in scores], replications),
+        best_of=mean_best([scores[q.id] for q in questions if q.id in scores], common["replications"]),
         unparsed_example=example[0] if example else None,
-        left_out=dict(left_out),
     )
-
-
-def compare(before: Evaluation, after: Evaluation, *, seed: int, bootstrap_samples: int) -> Gain:
-    """Gain of `after` over `before`, paired bootstrap over topics. Raises ValueError when they are of other topics."""
-    return RATIOS.compare(before, after, seed=seed, bootstrap_samples=bootstrap_samples)
 
 
 def _count(rollout: Rollout, annotation: Annotation) -> dict[str, float]:
@@ -217,11 +176,11 @@ def _count(rollout: Rollout, annotation: Annotation) -> dict[str, float]:
 
 
 def best_of_n(scores: Sequence[float], n: int) -> float:
-    """The expected highest of `n` scores, estimated without bias from K >= n independent ones.
+    """Expected highest of `n` scores, as a selector with the same score picks it, from K >= n independent ones.
 
-    It is the mean, over all subsets of n of the K scores, of the highest one. In ascending order the i-th score is the
-    highest of C(i - 1, n - 1) subsets out of C(K, n). For scores of 0 and 1 this is pass@k (Chen et al. 2021,
-    https://arxiv.org/abs/2107.03374). Raises ValueError unless 1 <= n <= K.
+    The unbiased estimate is the mean, over all subsets of n of the K scores, of the highest one. In ascending order the
+    i-th score is the highest of C(i - 1, n - 1) subsets out of C(K, n). For scores of 0 and 1 this is pass@k (Chen et
+    al. 2021, https://arxiv.org/abs/2107.03374). Raises ValueError unless 1 <= n <= K.
     """
     if not 1 <= n <= len(scores):
         raise ValueError(f"expected n from 1 to {len(scores)}, got {n}")
@@ -238,7 +197,7 @@ def sizes(samples: int) -> list[int]:
 def mean_best(scores: Collection[Sequence[float]], samples: int) -> dict[str, float | None]:
     """N as text -> mean of `best_of_n` over the questions that have N scores; None where no question has.
 
-    `scores` holds those of one question each, of at most `samples` answers.
+    Each of `scores` holds one question's, at most `samples` of them.
     """
     found: dict[str, float | None] = {}
     for n in sizes(samples):

@@ -1,7 +1,7 @@
-"""The summary of a run, or of one evaluation: `build` collects it, `render` and `show` are in tables.py.
+"""The summary of a run, or of one evaluation, as JSON values; `tables` renders it.
 
-Read from the folder: config.yaml, eval_*/{heldout,transfer}{,-judged}.json, iter_*/pairs-summary.json
-({"questions", "pairs", "drops": {reason: count}, "mixture": {name: share}}) and metrics.jsonl.
+Read from the folder: config.yaml, eval_*/{heldout,transfer}{,-judged}.json, iter_*/pairs-summary.json and
+metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.errors import RunFolderError, shown
-from maskdpo_ray.evaluation import judged_metrics, metrics
-from maskdpo_ray.evaluation.intervals import Gain
+from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
 from maskdpo_ray.evaluation.metrics import Evaluation
 from maskdpo_ray.records import PairsSummary
@@ -31,10 +30,10 @@ __all__ = ["build", "render", "show"]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Where the evaluation of a policy lies."""
+    """A policy and where its evaluation lies."""
 
     name: str
-    """What the tables call the policy."""
+    """Name of the policy in the tables."""
     version: int
     folder: Path
     """Its eval_*."""
@@ -43,10 +42,9 @@ class Evaluated:
 def build(
     run_folder: str | os.PathLike[str], evaluated: Sequence[Evaluated] | None = None, splits: Sequence[str] = SPLITS
 ) -> dict[str, Any]:
-    """Everything the tables show, as JSON values: what summary.json holds.
+    """Everything that the tables show, as in summary.json; gains are over the first of `evaluated`.
 
-    The gains are over the first of `evaluated`, by default all policies of the run.
-
+    `evaluated` are all policies of the run by default.
     Raises RunFolderError naming a file, and its line or field, that is missing or damaged.
     """
     folder = Path(run_folder)
@@ -54,16 +52,16 @@ def build(
     config = fingerprint.read_config(file)
     if config is None:
         raise RunFolderError(f"{file}: expected the config of a run, got none")
-    name, seed = (
-        fingerprint.config_field(file, config, "run.name", str),
-        fingerprint.config_field(file, config, "run.seed", int),
-    )
-    samples = fingerprint.config_field(file, config, "eval.bootstrap_samples", int)
+    name = fingerprint.config_field(file, config, "run.name", str)
+    draws = {
+        "seed": fingerprint.config_field(file, config, "run.seed", int),
+        "bootstrap_samples": fingerprint.config_field(file, config, "eval.bootstrap_samples", int),
+    }
     if evaluated is None:
         numbered = _numbered(folder, "eval", "")
         evaluated = [Evaluated(f"after {version}" if version else "before", version, at) for version, at in numbered]
-    evaluations = {split: _evaluations(folder, evaluated, split, seed, samples) for split in splits}
-    evaluations = {split: versions for split, versions in evaluations.items() if versions}
+    found = {split: _evaluations(folder, evaluated, split, draws) for split in splits}
+    evaluations = {split: versions for split, versions in found.items() if versions}
     return {
         "run": name,
         "folder": str(folder),
@@ -86,24 +84,23 @@ def _off_policy(config: dict[str, Any]) -> list[str]:
 
 def _numbered(folder: Path, kind: str, name: str) -> list[tuple[int, Path]]:
     """(i, the file `name` of `kind`_i) in the order of i; other folders beside them are the user's."""
-    found = [
-        (file.relative_to(folder).parts[0].removeprefix(f"{kind}_"), file) for file in folder.glob(f"{kind}_*/{name}")
-    ]
+    paths = folder.glob(f"{kind}_*/{name}")
+    found = [(file.relative_to(folder).parts[0].removeprefix(f"{kind}_"), file) for file in paths]
     return sorted((int(number), file) for number, file in found if number.isdecimal())
 
 
 def _evaluations(
-    folder: Path, evaluated: Sequence[Evaluated], split: str, seed: int, samples: int
+    folder: Path, evaluated: Sequence[Evaluated], split: str, draws: dict[str, int]
 ) -> list[dict[str, Any]]:
-    """In the order of `evaluated`; what others than the annotator found is under "judged"."""
-    versions = _versions(evaluated, split, Evaluation, metrics.compare, seed, samples)
-    by_second = _versions(evaluated, f"{split}-judged", JudgedEvaluation, judged_metrics.compare, seed, samples)
-    if not by_second:
+    """An entry for each of `evaluated`; the figures of evaluator and perplexity model are under its "judged"."""
+    versions = _versions(evaluated, f"{split}.json", Evaluation, draws)
+    judged = _versions(evaluated, f"{split}-judged.json", JudgedEvaluation, draws)
+    if not judged:
         return versions
-    both = [[entry["version"] for entry in entries] for entries in (versions, by_second)]
+    both = [[entry["version"] for entry in entries] for entries in (versions, judged)]
     if both[0] != both[1]:
         raise RunFolderError(f"{folder}: expected {split}-judged.json of policies {both[0]}, got those of {both[1]}")
-    for entry, second in zip(versions, by_second, strict=True):
+    for entry, second in zip(versions, judged, strict=True):
         entry["judged"] = {
             name: second[name] for name in ("evaluator", "perplexity_model", "metrics", "gain", "unparsed_example")
         }
@@ -111,25 +108,25 @@ def _evaluations(
 
 
 def _versions(
-    evaluated: Sequence[Evaluated], name: str, kind: type[Any], compare: Callable[..., Gain], seed: int, samples: int
+    evaluated: Sequence[Evaluated], name: str, kind: type[Evaluation | JudgedEvaluation], draws: dict[str, int]
 ) -> list[dict[str, Any]]:
-    versions, initial = [], None
+    entries: list[dict[str, Any]] = []
+    results: list[Any] = []
     for policy in evaluated:
-        file = policy.folder / f"{name}.json"
+        file = policy.folder / name
         if not os.path.isfile(file):
             continue
-        result = files.read_json(file, kind)
-        value = json.loads(encode_line(result))
-        initial = initial or result
-        sums = value.pop("topic_sums")  # stays in its own file
+        results.append(files.read_json(file, kind))
+        value = json.loads(encode_line(results[-1]))
+        topics = len(value.pop("topic_sums"))  # the sums stay in their own file
+        gain = None
         try:
-            gain = None if result is initial else compare(initial, result, seed=seed, bootstrap_samples=samples)
+            if entries:
+                gain = json.loads(encode_line(compare(results[0], results[-1], **draws)))["metrics"]
         except ValueError as error:
             raise RunFolderError(f"{file}: {error}") from error
-        change = None if gain is None else gain.to_json()["metrics"]
-        entry = {"name": policy.name, "version": policy.version, "topics": len(sums), **value, "gain": change}
-        versions.append(entry)
-    return versions
+        entries.append({"name": policy.name, "version": policy.version, "topics": topics, **value, "gain": gain})
+    return entries
 
 
 def _usage(file: Path) -> dict[str, Any]:

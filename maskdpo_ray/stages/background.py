@@ -1,4 +1,4 @@
-"""A stream that another thread draws from, so that its producers continue while this thread does something else."""
+"""A stream that another thread draws from, so that its producers keep working while this thread does something else."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-_LOOK_S = 0.1
-_LEAVE_S = 10.0
+_POLL_S = 0.1
+_JOIN_TIMEOUT_S = 10.0
 """Longest wait for the thread when the stream is left before its end; it is a daemon."""
 
 
@@ -20,8 +20,8 @@ class _End:
     error: BaseException | None
 
 
-class Beside(Generic[Item]):
-    """A context manager; what comes is handed out by `ready` and `rest`, to one thread, in the stream's order."""
+class BackgroundStream(Generic[Item]):
+    """A context manager; `ready` and `rest` hand items out to one thread, in the stream's order."""
 
     def __init__(self, stream: Iterable[Item], stop: Callable[[], None], most: int) -> None:
         """At most `most` items wait here. `stop` ends the stream soon; called when this is left before its end."""
@@ -29,9 +29,9 @@ class Beside(Generic[Item]):
         self._waiting: queue.Queue[Item | _End] = queue.Queue(most)
         self._is_left = threading.Event()
         self._has_ended = False
-        self._thread = threading.Thread(target=self._draw, name="beside", daemon=True)
+        self._thread = threading.Thread(target=self._draw, name="background-stream", daemon=True)
 
-    def __enter__(self) -> Beside[Item]:
+    def __enter__(self) -> BackgroundStream[Item]:
         self._thread.start()
         return self
 
@@ -41,7 +41,7 @@ class Beside(Generic[Item]):
         return not self._waiting.empty()
 
     def ready(self) -> Iterator[Item]:
-        """What has come, without waiting for more. Raises what the stream raised."""
+        """Yield what has arrived, without waiting for more. Raises what the stream raised."""
         while not self._has_ended:
             try:
                 item = self._waiting.get_nowait()
@@ -50,7 +50,7 @@ class Beside(Generic[Item]):
             yield from self._given(item)
 
     def rest(self) -> Iterator[Item]:
-        """All that comes until the stream ends. Raises what the stream raised."""
+        """Yield all that arrives until the stream ends. Raises what the stream raised."""
         while not self._has_ended:
             yield from self._given(self._waiting.get())
 
@@ -68,15 +68,15 @@ class Beside(Generic[Item]):
             for item in self._stream:
                 if not self._put(item):
                     return
-        except BaseException as raised:  # whoever takes the items is to know
+        except BaseException as raised:  # raised again in the thread that takes the items
             error = raised
         self._put(_End(error))
 
     def _put(self, item: Item | _End) -> bool:
-        """Whether there was room before this was left."""
+        """Wait for room; False when the stream is left before there is any."""
         while not self._is_left.is_set():
             try:
-                self._waiting.put(item, timeout=_LOOK_S)
+                self._waiting.put(item, timeout=_POLL_S)
                 return True
             except queue.Full:
                 pass
@@ -88,4 +88,4 @@ class Beside(Generic[Item]):
         self._is_left.set()
         if not self._has_ended:
             self._stop()
-        self._thread.join(_LEAVE_S)
+        self._thread.join(_JOIN_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Answers, labels and pairs of an iteration's questions: a stage of the loop, or made beside the training before it."""
+"""Answers, labels and pairs of an iteration's questions: a stage of the loop, or the background of a training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.pairing import examples
+from maskdpo_ray.pairing import examples as pairing_examples
 from maskdpo_ray.pairing.examples import Lessons
 from maskdpo_ray.records import DropReason, Failed, Labelled, PairsSummary, Policy, Question
-from maskdpo_ray.stages import watch
-from maskdpo_ray.stages.background import Beside
-from maskdpo_ray.stages.protocols import Stages
-from maskdpo_ray.stages.watch import Failures, UnparsedShare
+from maskdpo_ray.stages.background import BackgroundStream
+from maskdpo_ray.stages.protocols import AnsweringGroups
+from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.terminal import track
@@ -23,64 +22,63 @@ from maskdpo_ray.terminal import track
 
 @dataclass(frozen=True)
 class CollectStage:
-    """One for each run; iterations follow each other."""
+    """The collect stage of a run, iteration by iteration."""
 
     config: Config
     questions: Sequence[Question]
     tokenizer: Any
-    stages: Stages
+    groups: AnsweringGroups
     folder: RunFolder
     tracker: Tracker
-    failures: Failures
+    watch: Watch
 
     def run(self, iteration: int, policy: Policy) -> Lessons:
         """Answer, label and pair every question; each is committed as one unit when it is done.
 
         Raises ClusterError when too many questions fail, DataError when none gives a pair.
         """
-        lessons = Lessons(self.folder.iteration_dir(iteration))
+        examples = Lessons(self.folder.iteration_dir(iteration))
         for pair in self.folder.pairs(iteration):
-            lessons.add(pair, examples.example_of(pair, self.config, self.tokenizer))
-        todo = self.todo(iteration)
-        with watch.stage(self.tracker, "collect", iteration, *self.stages.groups):
-            labelled = self._labelled(todo, iteration, policy)
-            failed: dict[str, str] = {}
-            self._commit(iteration, track(labelled, _doing(iteration), len(todo)), failed, lessons)
+            examples.add(pair, pairing_examples.example_of(pair, self.config, self.tokenizer))
+        todo, failed = self.todo(iteration), dict[str, str]()
+        with self.groups.measured(self.tracker, "collect", iteration):
+            labelled = track(self._labelled(todo, iteration, policy), _doing(iteration), len(todo))
+            self._commit(iteration, labelled, failed, examples)
             self._set_aside(iteration, failed)
         drops = self.folder.drops(iteration)
-        example = next(iter(self.folder.errors(iteration).values()), None)
-        summary = PairsSummary(len(self.questions), len(lessons), dict(drops), lessons.mixture(), example)
+        failed_example = next(iter(self.folder.errors(iteration).values()), None)
+        summary = PairsSummary(len(self.questions), len(examples), dict(drops), examples.mixture(), failed_example)
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
         shares = {f"pairs/{name}": share for name, share in summary.mixture.items()}
-        self.tracker.log({"pairs/count": len(lessons), **counts, **shares}, iteration)
-        if not lessons:
+        self.tracker.log({"pairs/count": len(examples), **counts, **shares}, iteration)
+        if not examples:
             raise DataError(
                 f"iteration {iteration}: none of {len(self.questions)} questions gave a pair: {dict(drops)}"
             )
-        return lessons
+        return examples
 
     @contextmanager
-    def ahead(self, iteration: int, policy: Policy) -> Iterator[Callable[[], None]]:
-        """The same beside what is done inside, which calls what this yields now and then, to commit what has come.
+    def in_background(self, iteration: int, policy: Policy) -> Iterator[Callable[[], None]]:
+        """Do the same in the background of the block, which calls what this yields to commit what has arrived.
 
-        All is committed when the block is left; `run` then finds it done. `policy` is the newest that there is, the one
-        before the iteration's own.
+        Everything is committed when the block is left; `run` then has nothing left to ask for. `policy` is the newest
+        that there is, the one before the iteration's own.
         """
-        todo, most = self.todo(iteration), self.config.in_flight(self.config.rollout.n_samples_per_prompt)
-        failed: dict[str, str] = {}
+        todo, failed = self.todo(iteration), dict[str, str]()
+        most = self.config.in_flight(self.config.rollout.n_samples_per_prompt)
         with (
-            watch.stage(self.tracker, "collect", iteration, *self.stages.groups),
-            Beside(self._labelled(todo, iteration, policy), self._stop, most) as coming,
+            self.groups.measured(self.tracker, "collect", iteration),
+            BackgroundStream(self._labelled(todo, iteration, policy), self._stop, most) as stream,
         ):
 
-            def commit_what_came() -> None:
-                if coming.has_more:
-                    self._commit(iteration, coming.ready(), failed)
+            def commit_arrived() -> None:
+                if stream.has_more:
+                    self._commit(iteration, stream.ready(), failed)
 
-            yield commit_what_came
+            yield commit_arrived
             num_done = len(todo) - len(self.todo(iteration))
-            self._commit(iteration, track(coming.rest(), _doing(iteration), len(todo), done=num_done), failed)
+            self._commit(iteration, track(stream.rest(), _doing(iteration), len(todo), done=num_done), failed)
             self._set_aside(iteration, failed)
 
     def todo(self, iteration: int) -> list[Question]:
@@ -89,38 +87,37 @@ class CollectStage:
         return [question for question in self.questions if question.id not in done]
 
     def _labelled(self, questions: Sequence[Question], iteration: int, policy: Policy) -> Iterator[Labelled | Failed]:
-        # A policy that answers two iterations' questions gives other answers to the second.
+        # A policy that answers the same questions in two iterations is to give other answers in the second.
         purpose = "train" if policy.version == iteration else "ahead"
         num_samples = self.config.rollout.n_samples_per_prompt
-        return self.stages.annotators.stream(self.stages.engines.stream(questions, policy, num_samples, purpose))
+        return self.groups.annotators.stream(self.groups.engines.stream(questions, policy, num_samples, purpose))
 
     def _stop(self) -> None:
-        for group in (self.stages.engines, self.stages.annotators):
-            group.stop()
+        self.groups.engines.stop()
+        self.groups.annotators.stop()
 
     def _commit(
         self,
         iteration: int,
         labelled: Iterable[Labelled | Failed],
         failed: dict[str, str],
-        lessons: Lessons | None = None,
+        examples: Lessons | None = None,
     ) -> None:
-        """Commit what comes; pairs go to `lessons`, too. Questions that failed go to `failed`, with their errors."""
-        unparsed, num_tokens = UnparsedShare(self.config, self.folder.counts()), 0
+        """Commit questions as they come; their examples go to `examples`, the errors of failed ones to `failed`."""
+        num_tokens = 0
         with self.folder.committing(iteration) as committer:
-            for item in self.failures.sift(labelled, failed):
-                unparsed.take(item.annotations)
-                outcome = examples.taught_by(item, self.config, self.tokenizer)
+            for item in self.watch.sift(labelled, failed):
+                outcome = pairing_examples.taught_by(item, self.config, self.tokenizer)
                 if not isinstance(outcome, DropReason):
-                    if lessons is not None:
-                        lessons.add(*outcome)
+                    if examples is not None:
+                        examples.add(*outcome)
                     outcome, _ = outcome
                 committer.commit(item.question.id, item.rollouts, item.annotations, outcome)
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
         self.tracker.log({"tokens/collect": num_tokens}, iteration)
 
     def _set_aside(self, iteration: int, failed: dict[str, str]) -> None:
-        """Report failures at the end: a run that stops earlier retries them all when it resumes."""
+        """Write failures down at the end: a run that stops earlier retries them all when it resumes."""
         for question_id, error in failed.items():
             self.folder.set_aside_question(iteration, question_id, error)
 

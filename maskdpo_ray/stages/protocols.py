@@ -1,17 +1,19 @@
-"""What the loop needs of the outside world, as Protocols.
+"""Protocols of the actor groups that the loop uses.
 
-`actors.groups` fulfil them with Ray actors around vLLM, annotators and DeepSpeed; tests fulfil them
-with fakes. No heavy import here or in `loop.py`.
+`actors.groups` implements them with Ray actors around vLLM, annotators and DeepSpeed; tests implement them with fakes.
+No heavy import here or in `loop.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from maskdpo_ray.records import Answered, Failed, Labelled, PairLogps, Policy, Question, TrainingExample
 from maskdpo_ray.store.checkpoints import Checkpoints
+from maskdpo_ray.store.tracking import Tracker
 
 
 class Group(Protocol):
@@ -19,11 +21,15 @@ class Group(Protocol):
 
     @property
     def restarts(self) -> int:
-        """How often one had to be replaced since the start."""
+        """Number of replacements since the start."""
+        ...
+
+    def busy_seconds(self) -> float:
+        """Seconds with work since the start, mean over the actors."""
         ...
 
     def stop(self) -> None:
-        """End, within seconds, a stream that another thread draws from; the group is asked nothing after that."""
+        """End, within seconds, a stream that another thread draws from; the group is not called after that."""
 
 
 class Engines(Group, Protocol):
@@ -35,7 +41,7 @@ class Engines(Group, Protocol):
     def stream(
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
     ) -> Iterator[Answered | Failed]:
-        """Answer every question `num_samples` times under `policy`, in any order, few in flight.
+        """Answer every question `num_samples` times under `policy`, in any order, with bounded work in flight.
 
         Sampling options are those of `rollout`; for a purpose starting with `EVALUATE`, `eval` overrides them.
 
@@ -48,18 +54,22 @@ class Annotators(Group, Protocol):
     """A pool of annotation actors."""
 
     def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
-        """Label what comes in while more is being generated, in any order, few in flight."""
+        """Label answers as they come in, in any order, with bounded work in flight; pass a `Failed` on."""
 
 
 class Evaluators(Group, Protocol):
-    """A pool of evaluation actors, which host what judges beside the annotator."""
+    """A pool of evaluation actors, which host an evaluator, a perplexity model or both."""
 
     def stream(self, labelled: Iterable[Labelled | Failed]) -> Iterator[Labelled | Failed]:
-        """Add judgements to what comes in while more is being labelled, in any order, few in flight."""
+        """Add judgements to answers as they come in, in any order, with bounded work in flight; pass a `Failed` on."""
 
 
 class Trainer(Protocol):
     """A group of DeepSpeed ranks."""
+
+    def busy_seconds(self) -> float:
+        """See `Group.busy_seconds`."""
+        ...
 
     def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> Iterator[PairLogps]:
         """Log-probs of every example under `policy`, in order."""
@@ -75,7 +85,7 @@ class Trainer(Protocol):
         """Train `policy` with a fresh optimizer, or resume from the newest of `checkpoints`, and save new ones there.
 
         `reference`: log-probs of each example, or the policy under which they are computed in every step.
-        Yields the metrics of each optimizer step after that, once, whatever has to be done again meanwhile.
+        Yields the metrics of each optimizer step after that, once, however many steps a dead rank costs.
         Raises NotFiniteError naming the step and its pairs.
         """
 
@@ -87,26 +97,41 @@ class Trainer(Protocol):
         """
 
 
-class BusySeconds(Protocol):
-    """What the groups tell about their load."""
-
-    def __call__(self) -> dict[str, float]:
-        """Per group of actors: seconds that its actors were busy since the start, on average."""
-
-
 @dataclass(frozen=True)
-class Stages:
-    """The groups of actors that one run uses, and how busy they were."""
+class AnsweringGroups:
+    """The actor groups that answer questions and judge the answers."""
 
     engines: Engines
     annotators: Annotators
-    trainer: Trainer
-    busy_seconds: BusySeconds
-    """Of these groups."""
     evaluators: Evaluators | None = None
     """None where nothing but the annotator judges."""
 
-    @property
-    def groups(self) -> tuple[Engines, Annotators, Evaluators | None]:
-        """Those that answer and judge."""
-        return self.engines, self.annotators, self.evaluators
+    def restarts(self) -> dict[str, int]:
+        """Number of replaced actors since the start, by group."""
+        groups = {"rollout": self.engines, "annotation": self.annotators, "evaluation": self.evaluators}
+        return {name: group.restarts for name, group in groups.items() if group is not None}
+
+    @contextmanager
+    def measured(self, tracker: Tracker, stage: str, step: int) -> Iterator[None]:
+        """Measure a stage; log how many actors of each group were replaced in it, if any."""
+        before = self.restarts()
+        try:
+            with tracker.stage(stage, step):
+                yield
+        finally:
+            replaced = {f"restarts/{name}": count - before[name] for name, count in self.restarts().items()}
+            if any(replaced.values()):
+                tracker.log(replaced, step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorGroups(AnsweringGroups):
+    """The actor groups of a run."""
+
+    trainer: Trainer
+
+    def busy_seconds(self) -> dict[str, float]:
+        """Seconds with work since the start, by group, mean over its actors."""
+        groups = (self.engines, self.annotators, self.trainer, self.evaluators)
+        named = zip(("rollout", "annotation", "training", "evaluation"), groups, strict=True)
+        return {name: group.busy_seconds() for name, group in named if group is not None}

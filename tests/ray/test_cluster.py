@@ -45,7 +45,7 @@ class TestRunningCluster:
     """One cluster for all: each test brings questions and policies of its own."""
 
     def test_answers_are_matched_bounded_and_spread(self, running: Running) -> None:
-        running.stages.engines.load(running.initial)
+        running.groups.engines.load(running.initial)
         names = [f"q{index}" for index in range(20)]
         taken = 0
 
@@ -56,7 +56,7 @@ class TestRunningCluster:
                 yield fakes.question(name)
 
         since, given = running.count("engine"), []
-        for item in running.stages.engines.stream(asked(), running.initial, 3, "train"):
+        for item in running.groups.engines.stream(asked(), running.initial, 3, "train"):
             given.append(item.question.id)
             assert taken - len(given) <= MAX_IN_FLIGHT
             seed = request_seed(3, "train", 0, item.question.id)
@@ -73,7 +73,7 @@ class TestRunningCluster:
         """The same question alone gets the seed that it gets among others; another purpose gets another."""
         since = running.count("engine")
         for purpose in ("train", "train", "evaluate-heldout"):
-            list(running.stages.engines.stream([fakes.question("q0")], running.initial, 3, purpose))
+            list(running.groups.engines.stream([fakes.question("q0")], running.initial, 3, purpose))
         seeds = [note["seed"] for note in running.notes("engine", "generate", since)]
         assert seeds[0] == seeds[1] == request_seed(3, "train", 0, "q0") != seeds[2]
 
@@ -82,8 +82,8 @@ class TestRunningCluster:
         asked = questions.load("builtin:countries")[:16]  # which the annotator, a real one, knows
         names = [question.id for question in asked]
         since = running.count("engine")
-        answered = running.stages.engines.stream(asked, running.initial, 3, "train")
-        labelled = running.stages.annotators.stream(answered)
+        answered = running.groups.engines.stream(asked, running.initial, 3, "train")
+        labelled = running.groups.annotators.stream(answered)
         first = next(labelled)
         assert len(running.notes("engine", "generate", since)) < len(names)
         rest = list(labelled)
@@ -96,8 +96,8 @@ class TestRunningCluster:
 
     def test_labelled_answers_are_judged(self, running: Running) -> None:
         asked = questions.load("builtin:countries")[:4]
-        answered = running.stages.engines.stream(asked, running.initial, 3, "evaluate-heldout")
-        judged = list(running.stages.evaluators.stream(running.stages.annotators.stream(answered)))
+        answered = running.groups.engines.stream(asked, running.initial, 3, "evaluate-heldout")
+        judged = list(running.groups.evaluators.stream(running.groups.annotators.stream(answered)))
         assert sorted(item.question.id for item in judged) == sorted(question.id for question in asked)
         for item in judged:
             expected = [(rollout.question_id, rollout.sample) for rollout in item.rollouts]
@@ -116,26 +116,26 @@ class TestRunningCluster:
 
     def test_seen_policy_travels_as_a_path(self, running: Running) -> None:
         since = running.count("engine")
-        running.stages.engines.load(running.policy(2))
+        running.groups.engines.load(running.policy(2))
         assert [note["received"] for note in running.notes("engine", "load", since)] == [None, None]
 
     def test_unseen_policy_travels_through_the_object_store(self, running: Running) -> None:
         policy = running.policy(3, "unseen-3")
         since = running.count("engine")
-        running.stages.engines.load(policy)
+        running.groups.engines.load(policy)
         received = {note["pid"]: note["received"] for note in running.notes("engine", "load", since)}
         assert list(received.values()) == [policy.checksum] * 2
 
     def test_other_checksum_is_refused(self, running: Running) -> None:
         with pytest.raises(ClusterError, match=r"^rollout engine 0: expected policy 4 \w{12}, holds \(4, '0000"):
-            running.stages.engines.load(running.policy(4, "swapped-4"))
+            running.groups.engines.load(running.policy(4, "swapped-4"))
 
     @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
     def test_reference_logps_come_in_order(self, running: Running, count: int) -> None:
         """Micro-batches of 2 over 2 ranks: uneven shares, an odd last one, a rank without any."""
         examples = [example(f"p{index}") for index in range(count)]
         since = running.count("rank")
-        logps = list(running.stages.trainer.reference_logps(examples, running.initial))
+        logps = list(running.groups.trainer.reference_logps(examples, running.initial))
         assert len(logps) == count
         for given, asked in zip(logps, examples, strict=True):
             for side, expected in zip(given, fakes.fake_logps(asked, running.initial.path), strict=True):
@@ -149,7 +149,7 @@ class TestRunningCluster:
         monkeypatch.setattr(groups, "_BLOCK_TOKENS", 1)
         examples = [example(f"p{index}") for index in range(3)]
         since = running.count("rank")
-        logps = list(running.stages.trainer.reference_logps(examples, running.initial))
+        logps = list(running.groups.trainer.reference_logps(examples, running.initial))
         for given, asked in zip(logps, examples, strict=True):
             for side, expected in zip(given, fakes.fake_logps(asked, running.initial.path), strict=True):
                 np.testing.assert_array_equal(side, expected)
@@ -161,7 +161,7 @@ class TestRunningCluster:
         reference = [fakes.fake_logps(item, "reference") for item in examples]
         since = running.count("rank")
         none = Checkpoints(running.tmp_path / "none", -1, {})
-        metrics = list(running.stages.trainer.train(examples, reference, running.initial, 11, none))
+        metrics = list(running.groups.trainer.train(examples, reference, running.initial, 11, none))
         assert [metric["loss"] for metric in metrics] == [0.0] * 4  # rank 0's, which speaks for all
         for begin in running.notes("rank", "begin", since):
             assert (begin["path"], begin["total_steps"], begin["seed"]) == (running.initial.path, 4, 11)
@@ -182,11 +182,11 @@ class TestRunningCluster:
         for given in (reference, against):
             since = running.count("rank")
             none = Checkpoints(running.tmp_path / "none", -1, {})
-            list(running.stages.trainer.train(examples, given, running.initial, 11, none))
+            list(running.groups.trainer.train(examples, given, running.initial, 11, none))
             told = {note["reference"] for note in running.notes("rank", "begin", since)}
             assert told == {against.path if given is against else None}
             trained.append(
-                running.stages.trainer.publish(str(running.tmp_path / f"each-{len(trained)}"), 6)[0].checksum
+                running.groups.trainer.publish(str(running.tmp_path / f"each-{len(trained)}"), 6)[0].checksum
             )
         assert trained[0] == trained[1]
 
@@ -198,9 +198,9 @@ class TestRunningCluster:
         folder, examples = running.tmp_path / "published", [example("p")]
         none = Checkpoints(running.tmp_path / "none", -1, {})
         reference = [fakes.fake_logps(examples[0], "reference")]
-        list(running.stages.trainer.train(examples, reference, running.initial, 11, none))
+        list(running.groups.trainer.train(examples, reference, running.initial, 11, none))
         since = running.count("rank")
-        policy, found = running.stages.trainer.publish(str(folder), 5)
+        policy, found = running.groups.trainer.publish(str(folder), 5)
         assert policy == Policy(5, str(folder), weights.checksum(folder))
         assert found == {"published_logp_error": 0.0, "published_margin": 1.0}
         assert [note["path"] for note in running.notes("rank", "published", since)] == [str(folder)] * 2
@@ -208,14 +208,14 @@ class TestRunningCluster:
         assert len(running.notes("rank", "release", since)) == 4
 
     def test_busy_seconds_of_each_group(self, running: Running) -> None:
-        busy = running.stages.busy_seconds()
+        busy = running.groups.busy_seconds()
         assert busy.keys() == {"rollout", "annotation", "training", "evaluation"}
         assert busy["rollout"] == 1.0 and busy["training"] > 0 and busy["annotation"] > 0
 
     def test_groups_fulfil_the_protocols(self, running: Running) -> None:
-        kinds = [type(running.stages.engines), type(running.stages.annotators), type(running.stages.trainer)]
+        kinds = [type(running.groups.engines), type(running.groups.annotators), type(running.groups.trainer)]
         assert kinds == [RolloutGroup, AnnotationGroup, TrainingGroup]
-        assert type(running.stages.evaluators) is EvaluationGroup
+        assert type(running.groups.evaluators) is EvaluationGroup
 
 
 def example(pair_id: str) -> TrainingExample:

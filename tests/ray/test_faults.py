@@ -50,11 +50,11 @@ class TestFaults:
     ) -> None:
         """Ray starts it anew on the initial policy; what it was asked is answered by the policy it was asked of."""
         policy = running.policy(1)
-        running.stages.engines.load(policy)
-        since, before = running.count("engine"), running.stages.engines.restarts
+        running.groups.engines.load(policy)
+        since, before = running.count("engine"), running.groups.engines.restarts
         names = ["die/x", *GOOD]
         assert running.answered(names, policy) == {name: [1, 1, 1] for name in names}
-        all_back(running.stages.engines.pool)  # until then the other engine answers all
+        all_back(running.groups.engines.pool)  # until then the other engine answers all
         assert running.answered(GOOD, policy) == {name: [1, 1, 1] for name in GOOD}
         (start,) = running.notes("engine", "start", since)
         assert start["version"] == 0
@@ -62,22 +62,22 @@ class TestFaults:
         assert [load["version"] for load in loads if load["pid"] == start["pid"]][:1] == [1]
         tries = [note["pid"] for note in running.notes("engine", "generate", since) if note["question"] == "die/x"]
         assert len(tries) == 2 and len(set(tries)) == 2
-        assert running.stages.engines.restarts == before + 1
+        assert running.groups.engines.restarts == before + 1
         said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("rollout engine ")]
         assert len(said) == 1 and "its process ended; it is restarted" in said[0]
 
     def test_restarted_engine_that_does_not_see_the_policy_gets_its_bytes(self, running: Running) -> None:
         policy = running.policy(2, "unseen-2")
-        running.stages.engines.load(policy)
+        running.groups.engines.load(policy)
         since = running.count("engine")
         assert running.answered(["die/bytes"], policy) == {"die/bytes": [2, 2, 2]}
-        all_back(running.stages.engines.pool)
+        all_back(running.groups.engines.pool)
         assert running.answered(GOOD, policy) == {name: [2, 2, 2] for name in GOOD}
         assert {note["received"] for note in running.notes("engine", "load", since)} == {policy.checksum}
 
     def test_engine_that_hangs_once_is_replaced(self, running: Running, capfd: pytest.CaptureFixture[str]) -> None:
         """One question hangs while others finish: time is counted from when it became its engine's oldest."""
-        running.stages.engines.load(running.initial)
+        running.groups.engines.load(running.initial)
         since, start = running.count("engine"), time.monotonic()
         names = ["hang/once", *GOOD]
         assert running.answered(names, running.initial, timeout_s=2) == {name: [0, 0, 0] for name in names}
@@ -124,7 +124,7 @@ class TestFaults:
 
     def test_what_failed_before_passes_the_other_groups(self, running: Running) -> None:
         failed = Failed(fakes.question("x"), "rollout engine 0: gone")
-        stream = running.stages.evaluators.stream(running.stages.annotators.stream([failed]))
+        stream = running.groups.evaluators.stream(running.groups.annotators.stream([failed]))
         assert list(stream) == [failed]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from maskdpo_ray.config import cli
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation import judged_metrics
 from maskdpo_ray.evaluation import metrics as evaluation
+from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.loop import Loop
 from maskdpo_ray.models.folder import ModelFolder
+from maskdpo_ray.records import to_json
 from maskdpo_ray.report import tables
 from maskdpo_ray.stages import preflight
 from maskdpo_ray.store import run_folder as own_folder
@@ -70,9 +73,8 @@ def run(job: evaluate.Job, stop_at: int | None = None) -> tuple[Events, dict[str
             given = job.answers
             policy = given.policy if given else weights.publish(job.config.model.model_name_or_path, 0)
             run_folder.begin(policy, job.inputs())
-            stages = fakes.stages(job.config, events)
-            groups = (given or stages.engines, stages.annotators, stages.evaluators)
-            job.run(policy, *groups, run_folder, tracker)
+            groups = fakes.groups(job.config, events)
+            job.run(policy, replace(groups, engines=given or groups.engines), run_folder, tracker)
         return events, job.summary(run_folder)
 
 
@@ -80,11 +82,11 @@ def run(job: evaluate.Job, stop_at: int | None = None) -> tuple[Events, dict[str
 def loop(folder: Path) -> Path:
     """The folder of a whole run with the same config: evaluations of policies 0 and 1."""
     config = cli.parse(["--config", str(folder / "config.yaml"), "--run.name", "loop"]).config
-    prepared, stages = preflight.check(config), fakes.stages(config, Events(), shuffle=3)
+    prepared, groups = preflight.check(config), fakes.groups(config, Events(), shuffle=3)
     initial = weights.publish(config.model.model_name_or_path, 0)
     with own_folder.open_run(config) as (run_folder, tracker):
         inputs = (config, prepared.train, prepared.evaluation, CharChat(), initial)
-        Loop(*inputs, stages, run_folder, tracker).run()
+        Loop(*inputs, groups, run_folder, tracker).run()
     return folder / "loop"
 
 
@@ -184,12 +186,12 @@ def test_against_a_run(folder: Path, loop: Path) -> None:
     for split in ("heldout", "transfer"):
         before, after = summary["evaluations"][split]
         assert (before["name"], before["version"], after["name"], after["version"]) == ("before", 1, "after", 0)
-        for name, kind, compare, entry in (
-            (f"{split}.json", evaluation.Evaluation, evaluation.compare, after),
-            (f"{split}-judged.json", judged_metrics.JudgedEvaluation, judged_metrics.compare, after["judged"]),
+        for name, kind, entry in (
+            (f"{split}.json", evaluation.Evaluation, after),
+            (f"{split}-judged.json", judged_metrics.JudgedEvaluation, after["judged"]),
         ):
             sides = [read_json(at / name, kind) for at in (loop / "eval_001", folder / "eval/eval_000")]
-            assert entry["gain"] == compare(*sides, **options).to_json()["metrics"]
+            assert entry["gain"] == to_json(compare(*sides, **options))["metrics"]
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert {remark.partition(":")[0] for remark in summary["remarks"]} == {"heldout, after", "transfer, after"}
     assert any("the second evaluator, factscore," in remark for remark in summary["remarks"])

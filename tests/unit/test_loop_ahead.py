@@ -16,7 +16,7 @@ from fakes import Events, Stopped
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.records import Answered, Failed, Question
-from maskdpo_ray.stages.protocols import Stages
+from maskdpo_ray.stages.protocols import ActorGroups
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -97,7 +97,7 @@ def test_engines_and_ranks_work_at_the_same_time(tmp_path: Path) -> None:
     """Each waits for the other; and what is answered is committed before training ends."""
     is_training, seen = threading.Event(), []
 
-    def stages_of(config: Config, events: Events, shuffle: int | None) -> Stages:
+    def groups_of(config: Config, events: Events, shuffle: int | None) -> ActorGroups:
         engines = Held(config.run.seed, events, is_training)
 
         class Trainer(fakes.FakeTrainer):
@@ -108,9 +108,9 @@ def test_engines_and_ranks_work_at_the_same_time(tmp_path: Path) -> None:
                     seen.append(("iter_001", "a") in committed(tmp_path))
                     yield metrics
 
-        return replace(fakes.stages(config, events, shuffle), engines=engines, trainer=Trainer(config, events))
+        return replace(fakes.groups(config, events, shuffle), engines=engines, trainer=Trainer(config, events))
 
-    run(tmp_path, iterations=2, ahead=1, stages_of=stages_of)
+    run(tmp_path, iterations=2, ahead=1, groups_of=groups_of)
     first = seen[:6]  # the steps of the first iteration
     assert not first[0] and first[-1]
 
@@ -132,7 +132,7 @@ def test_stopped_between_training_and_the_rest_of_the_answers(whole: tuple[Path,
     """The policy that is not the newest any more answers what it still has to, then the newest goes on."""
     never = threading.Event()
 
-    def stages_of(config: Config, events: Events, shuffle: int | None) -> Stages:
+    def groups_of(config: Config, events: Events, shuffle: int | None) -> ActorGroups:
         class Slow(fakes.FakeEngines):
             def stream(self, questions: Any, policy: Any, num_samples: int, purpose: str) -> Iterator[Any]:
                 for number, item in enumerate(super().stream(questions, policy, num_samples, purpose)):
@@ -143,10 +143,10 @@ def test_stopped_between_training_and_the_rest_of_the_answers(whole: tuple[Path,
                                 raise Stopped("after training")
                     yield item
 
-        return replace(fakes.stages(config, events, shuffle), engines=Slow(config.run.seed, events))
+        return replace(fakes.groups(config, events, shuffle), engines=Slow(config.run.seed, events))
 
     with pytest.raises(Stopped):
-        run_ahead(tmp_path, stages_of=stages_of)
+        run_ahead(tmp_path, groups_of=groups_of)
     kept = {name for log, name in committed(tmp_path) if log == "iter_001"}
     assert len(kept) == 3
     resumed = run_ahead(tmp_path)
@@ -157,17 +157,17 @@ def test_stopped_between_training_and_the_rest_of_the_answers(whole: tuple[Path,
 
 
 def test_an_error_of_the_engines_stops_the_run(tmp_path: Path) -> None:
-    def stages_of(config: Config, events: Events, shuffle: int | None) -> Stages:
+    def groups_of(config: Config, events: Events, shuffle: int | None) -> ActorGroups:
         class Broken(fakes.FakeEngines):
             def stream(self, questions: Any, policy: Any, num_samples: int, purpose: str) -> Iterator[Any]:
                 if purpose == "ahead":
                     raise ValueError("no engine")
                 return super().stream(questions, policy, num_samples, purpose)
 
-        return replace(fakes.stages(config, events, shuffle), engines=Broken(config.run.seed, events))
+        return replace(fakes.groups(config, events, shuffle), engines=Broken(config.run.seed, events))
 
     with pytest.raises(ValueError, match="no engine"):
-        run_ahead(tmp_path, stages_of=stages_of)
+        run_ahead(tmp_path, groups_of=groups_of)
 
 
 def test_failed_questions_are_set_aside(tmp_path: Path) -> None:

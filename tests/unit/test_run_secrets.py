@@ -43,7 +43,7 @@ def run(config: Config, names: tuple[str, ...]) -> None:
     path, resolved = Path(config.run.dir) / config.run.name, cli.resolved(config)
     asked, held_out = [fakes.question(name) for name in names], {"heldout": [fakes.question("h")]}
     with RunFolder.open(path, resolved) as folder, Tracker(path, config.logger, resolved) as tracker:
-        Loop(config, asked, held_out, CharChat(), initial, fakes.stages(config, Events()), folder, tracker).run()
+        Loop(config, asked, held_out, CharChat(), initial, fakes.groups(config, Events()), folder, tracker).run()
         folder.write_json("summary.json", summary.build(path))
 
 

@@ -20,7 +20,7 @@ from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError
 from maskdpo_ray.evaluation import judged_metrics
 from maskdpo_ray.evaluation.evaluators import protocol
 from maskdpo_ray.evaluation.evaluators.guarded import Guarded
-from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal
+from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal, to_json
 from maskdpo_ray.report.summary import build, render
 from maskdpo_ray.stages import preflight
 
@@ -148,7 +148,7 @@ def write(folder: Path, *versions: Surprisal | None, evaluator: str | None = Non
         result = judged_metrics.evaluate(
             evaluator, QUESTIONS, rows, perplexity_model=model, seed=3, bootstrap_samples=200
         )
-        (folder / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(result.to_json()))
+        (folder / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(to_json(result)))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_change_within_noise_is_no_alarm(tmp_path: Path) -> None:
             for r in range(2)
         ]
         result = judged_metrics.evaluate(None, QUESTIONS, rows, perplexity_model="lm", seed=3, bootstrap_samples=200)
-        (tmp_path / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(result.to_json()))
+        (tmp_path / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(to_json(result)))
     assert "LANGUAGE" not in " ".join(build(tmp_path)["remarks"])
 
 

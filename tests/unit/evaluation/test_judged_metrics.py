@@ -6,15 +6,9 @@ from math import exp, inf
 
 import pytest
 
-from maskdpo_ray.evaluation.judged_metrics import (
-    LANGUAGE_METRICS,
-    METRICS,
-    JudgedEvaluation,
-    compare,
-    evaluate,
-    perplexity,
-)
-from maskdpo_ray.records import JudgedFact, Judgement, Question, Surprisal, from_json
+from maskdpo_ray.evaluation.intervals import compare
+from maskdpo_ray.evaluation.judged_metrics import LANGUAGE_METRICS, METRICS, JudgedEvaluation, evaluate, perplexity
+from maskdpo_ray.records import JudgedFact, Judgement, Question, Surprisal, from_json, to_json
 
 QUESTIONS = [Question(f"q{i}", f"topic{i}", ({"role": "user", "content": "?"},)) for i in range(3)]
 VERDICTS = {"+": "supported", "-": "unsupported", "o": "irrelevant", "?": "unparsed"}
@@ -44,7 +38,7 @@ def test_closed_form():
     }
     assert {name: value.mean for name, value in result.metrics.items()} == pytest.approx(expected)
     assert expected.keys() == METRICS.keys()
-    assert JudgedEvaluation.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert from_json(JudgedEvaluation, json.loads(json.dumps(to_json(result)))) == result
 
 
 def test_abstentions_are_counted_and_no_part_of_the_score():
@@ -78,7 +72,7 @@ def test_nats_per_token_in_closed_form():
     assert nats.per_replication == pytest.approx((11 / 10, 8 / 4))
     assert nats.mean == pytest.approx((11 / 10 + 8 / 4) / 2) and 1 <= nats.low < nats.mean < nats.high <= 2
     assert result.metrics["unread"].mean == pytest.approx(1 / 6)
-    assert JudgedEvaluation.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert from_json(JudgedEvaluation, json.loads(json.dumps(to_json(result)))) == result
 
 
 def test_a_gain_in_nats_is_the_logarithm_of_a_ratio_of_perplexities():
@@ -101,12 +95,12 @@ def test_a_language_model_changes_no_figure_of_the_evaluator():
 
 
 def test_what_an_earlier_version_wrote_is_read():
-    old = run("+", "-", "-").to_json()
+    old = to_json(run("+", "-", "-"))
     del old["perplexity_model"]
-    assert JudgedEvaluation.from_json(old) == run("+", "-", "-")
+    assert from_json(JudgedEvaluation, old) == run("+", "-", "-")
     for value in (old | {"perplexity_model": "lm"}, old | {"evaluator": None}):  # figures of another kind
         with pytest.raises(ValueError, match="field 'metrics': expected "):
-            JudgedEvaluation.from_json(value)
+            from_json(JudgedEvaluation, value)
     line = {"question_id": "q", "sample": 0, "facts": [], "abstained": True}
     assert from_json(Judgement, line) == Judgement("q", 0, (), True, None)
     line["surprisal"] = {"nats": 2.5, "num_tokens": 2}

@@ -25,7 +25,7 @@ from maskdpo_ray.config.schema import ClusterConfig, Config, EvalConfig, ModelCo
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError, RunFolderError
 from maskdpo_ray.evaluation import judged_metrics
 from maskdpo_ray.evaluation.evaluators import protocol
-from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal
+from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal, to_json
 from maskdpo_ray.report.summary import build, render
 from maskdpo_ray.stages import preflight
 from maskdpo_ray.store.run_folder import RunFolder
@@ -135,7 +135,7 @@ def write_judged(folder: Path, *policies: str, name: str = "factscore") -> None:
         found = tuple(JudgedFact("f", verdicts[fact], "'Pardon?'") for fact in facts)
         rows = [Judgement(question.id, replication, found) for question in QUESTIONS for replication in range(2)]
         result = judged_metrics.evaluate(name, QUESTIONS, rows, seed=3, bootstrap_samples=200)
-        (folder / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(result.to_json()))
+        (folder / f"eval_{version:03d}/heldout-judged.json").write_text(json.dumps(to_json(result)))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ class Needy:
 
 @pytest.mark.parametrize(("threshold", "expected"), [(0, "TypeError: "), (-1, "SystemExit: 0")])
 def test_a_check_of_ones_own_that_fails_is_one_line(threshold: float, expected: str) -> None:
-    evaluator = protocol.build("python:test_second_opinion:Needy", {"threshold": threshold})
+    evaluator = protocol.build("python:test_judged_metrics_second_opinion:Needy", {"threshold": threshold})
     with pytest.raises(ConfigError) as caught:
         protocol.check(evaluator, QUESTIONS[0])
     assert str(caught.value).startswith(f"eval.evaluator: Needy.check of question 'q0': {expected}")
@@ -287,9 +287,9 @@ def test_a_check_of_ones_own_that_fails_is_one_line(threshold: float, expected: 
         ),
         ("python:nowhere:Judge", {}, "eval.evaluator: can't import nowhere of 'python:nowhere:Judge': ModuleNotFound"),
         ("python:json:loads", {}, "eval.evaluator: expected a class loads in json, got <function"),
-        ("python:test_second_opinion:Scripted", {"reply": 1}, "which lacks check"),
-        ("python:test_second_opinion:Needy", {"x": 1}, "eval.options: Needy: missing a required argument: 'threshold'"),
-        ("python:test_second_opinion:Needy", {"threshold": 2}, "Needy refuses {'threshold': 2}: ValueError: above 1"),
+        ("python:test_judged_metrics_second_opinion:Scripted", {"reply": 1}, "which lacks check"),
+        ("python:test_judged_metrics_second_opinion:Needy", {"x": 1}, "eval.options: Needy: missing a required argument: 'threshold'"),
+        ("python:test_judged_metrics_second_opinion:Needy", {"threshold": 2}, "Needy refuses {'threshold': 2}: ValueError: above 1"),
     ],
 )
 def test_an_evaluator_that_can_not_be_built_is_one_line(name: str, options: dict[str, Any], message: str) -> None:

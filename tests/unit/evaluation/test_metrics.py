@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskdpo_ray.evaluation.metrics import METRICS, Evaluation, best_of_n, compare, evaluate, sizes
-from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence
+from maskdpo_ray.evaluation.intervals import compare
+from maskdpo_ray.evaluation.metrics import METRICS, Evaluation, best_of_n, evaluate, sizes
+from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence, from_json, to_json
 
 FACT, WRONG, UNSURE, CHAT, LOST = "no_hallucination", "contradictory", "unverifiable", "no_fact", "unparsed"
 
@@ -145,7 +146,7 @@ def test_agrees_with_a_plain_count_in_any_order_and_survives_json(texts, shuffle
         assert got["score"] == (pytest.approx(statistics.mean(scores)) if scores else None)
         assert got["pooled_score"] == (pytest.approx(facts / (facts + wrong)) if facts + wrong else None)
         assert (got["correct_facts"], got["incorrect_facts"]) == pytest.approx((facts / 3, wrong / 3))
-    assert Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False))) == result
+    assert from_json(Evaluation, json.loads(json.dumps(to_json(result), allow_nan=False))) == result
 
 
 @given(labelled, labelled)
@@ -291,4 +292,4 @@ def test_topics_that_one_side_left_out_count_on_neither():
     assert gain == compare(*common, seed=1, bootstrap_samples=200)
     assert gain.topics == 3
     assert gain.metrics["score"].before == common[0].metrics["score"].mean != sides[0].metrics["score"].mean
-    assert Evaluation.from_json(json.loads(json.dumps(sides[0].to_json()))) == sides[0]
+    assert from_json(Evaluation, json.loads(json.dumps(to_json(sides[0])))) == sides[0]

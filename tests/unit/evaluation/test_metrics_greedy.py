@@ -17,7 +17,7 @@ from maskdpo_ray.config.schema import Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.stages.evaluate import EvaluateStage
 from maskdpo_ray.stages.preflight import describe
-from maskdpo_ray.stages.watch import Failures
+from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 
@@ -57,11 +57,11 @@ def test_greedy_answers_are_made_once(options: dict[str, float], replications: i
 def test_a_greedy_stage(tmp_path: Path) -> None:
     config = replace(config_for(tmp_path), eval=EvalConfig(top_k=1, bootstrap_samples=100))
     policy, events = fakes.write_policy(tmp_path / "model", 0, b"initial"), Events()
-    stages, asked = fakes.stages(config, events), [fakes.question("h1"), fakes.question("h2")]
+    groups, asked = fakes.groups(config, events), [fakes.question("h1"), fakes.question("h2")]
     with RunFolder.open(tmp_path / "run", {}) as folder, Tracker(tmp_path / "run", config.logger, {}) as tracker:
         folder.begin(policy, {"heldout": asked})
-        stages.engines.load(policy)
-        EvaluateStage(config, *stages.groups, folder, tracker, Failures(0)).run(policy, {"heldout": asked})
+        groups.engines.load(policy)
+        EvaluateStage(config, groups, folder, tracker, Watch(config, {})).run(policy, {"heldout": asked})
         answers = list(folder.answers(0, "heldout"))
     assert sorted((rollout.question_id, rollout.sample) for rollout, _ in answers) == [("h1", 0), ("h2", 0)]
 

@@ -9,8 +9,9 @@ import yaml
 
 from maskdpo_ray.config.schema import LoggerConfig
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.evaluation.metrics import Evaluation, compare, evaluate
-from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
+from maskdpo_ray.evaluation.intervals import compare
+from maskdpo_ray.evaluation.metrics import Evaluation, evaluate
+from maskdpo_ray.records import Annotation, Question, Rollout, Sentence, from_json, to_json
 from maskdpo_ray.report.summary import build, render, show
 from maskdpo_ray.store.tracking import Tracker
 
@@ -42,7 +43,7 @@ def make(folder, *policies, transfer=()):
         for version, labels in enumerate(versions):
             path = folder / f"eval_{version:03d}" / f"{split}.json"
             path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(evaluation(labels).to_json()))
+            path.write_text(json.dumps(to_json(evaluation(labels))))
     for iteration in range(len(policies) - 1):
         path = folder / f"iter_{iteration:03d}" / "pairs-summary.json"
         path.parent.mkdir()
@@ -64,7 +65,7 @@ def write_evaluations(folder, *versions):
     for version, rows in enumerate(versions):
         path = folder / f"eval_{version:03d}" / "heldout.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(evaluate(QUESTIONS[:4], rows, seed=1, bootstrap_samples=500).to_json()))
+        path.write_text(json.dumps(to_json(evaluate(QUESTIONS[:4], rows, seed=1, bootstrap_samples=500))))
     return build(folder)["remarks"]
 
 
@@ -76,7 +77,7 @@ def test_figures_are_those_of_the_evaluations(tmp_path):
     gain = compare(before, after, seed=3, bootstrap_samples=200)
     versions = summary["evaluations"]["heldout"]
     assert [v["version"] for v in versions] == [0, 1]
-    assert versions[0]["gain"] is None and versions[1]["gain"] == gain.to_json()["metrics"]
+    assert versions[0]["gain"] is None and versions[1]["gain"] == to_json(gain)["metrics"]
     assert versions[1]["metrics"]["score"]["mean"] == after.metrics["score"].mean
     assert list(summary["evaluations"]) == ["heldout"]
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
@@ -258,12 +259,12 @@ def test_an_evaluation_of_another_schema_is_an_error(tmp_path):
     (tmp_path / "eval_000" / "heldout.json").write_text('{"questions": 1}')
     with pytest.raises(RunFolderError, match="heldout.json: missing field"):
         build(tmp_path)
-    assert Evaluation.from_json(evaluation(FULL).to_json()) == evaluation(FULL)
+    assert from_json(Evaluation, to_json(evaluation(FULL))) == evaluation(FULL)
 
 
 def without(section, name):
     """An evaluation that lacks an entry of one of its fields."""
-    value = evaluation(FULL).to_json()
+    value = to_json(evaluation(FULL))
     inner = value[section] if section == "metrics" else value[section]["topic0"]
     del inner[name]
     return json.dumps(value)
@@ -306,7 +307,7 @@ def test_a_damaged_file_is_one_line(tmp_path, name, content, expected):
 
 def test_evaluations_of_different_topics_and_a_missing_config_are_one_line(tmp_path):
     make(tmp_path, FULL, SHORT)
-    value = evaluation(SHORT).to_json()
+    value = to_json(evaluation(SHORT))
     value["topic_sums"]["elsewhere"] = value["topic_sums"].pop("topic0")
     (tmp_path / "eval_001/heldout.json").write_text(json.dumps(value))
     with pytest.raises(RunFolderError, match="eval_001/heldout.json: the evaluations are of different topics"):

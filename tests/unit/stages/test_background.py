@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from maskdpo_ray.stages.background import Beside
+from maskdpo_ray.stages.background import BackgroundStream
 
 WAIT_S = 30.0
 
@@ -25,7 +25,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def test_all_comes_in_order_and_is_not_stopped() -> None:
-    with Beside(range(100), never_stopped, 3) as coming:
+    with BackgroundStream(range(100), never_stopped, 3) as coming:
         until(lambda: coming.has_more)
         first = [*coming.ready()]
         assert first and first + [*coming.rest()] == [*range(100)]
@@ -33,7 +33,7 @@ def test_all_comes_in_order_and_is_not_stopped() -> None:
 
 
 def test_an_empty_stream_ends() -> None:
-    with Beside([], never_stopped, 1) as coming:
+    with BackgroundStream([], never_stopped, 1) as coming:
         assert [*coming.rest()] == []
 
 
@@ -47,12 +47,12 @@ def test_ready_waits_for_nothing() -> None:
             yield number
             assert go.wait(WAIT_S)
 
-    with Beside(stream(), never_stopped, 2) as coming:
+    with BackgroundStream(stream(), never_stopped, 2) as coming:
         assert [*coming.ready()] in ([], [0])
         until(lambda: drawn)
         go.set()
         until(lambda: len(drawn) == 2)
-        assert {name for _, name in drawn} == {"beside"}
+        assert {name for _, name in drawn} == {"background-stream"}
         assert [*coming.rest()][-1:] == [1]
 
 
@@ -65,7 +65,7 @@ def test_at_most_so_many_wait(most: int) -> None:
             drawn.append(number)
             yield number
 
-    with Beside(stream(), never_stopped, most) as coming:
+    with BackgroundStream(stream(), never_stopped, most) as coming:
         until(lambda: len(drawn) == most + 1)  # the last one stands before the full queue
         time.sleep(0.3)
         assert len(drawn) == most + 1
@@ -79,7 +79,7 @@ def test_an_error_comes_after_what_came_before_it(how: str) -> None:
         raise ValueError("no more")
 
     got = []
-    with pytest.raises(ValueError, match="no more"), Beside(stream(), never_stopped, 8) as coming:
+    with pytest.raises(ValueError, match="no more"), BackgroundStream(stream(), never_stopped, 8) as coming:
         until(lambda: not coming._thread.is_alive())
         got.append(next(getattr(coming, how)()))
         got.extend(getattr(coming, how)())
@@ -94,7 +94,7 @@ def test_left_early_the_stream_is_stopped_and_the_thread_ends() -> None:
             yield 0
             time.sleep(0.001)
 
-    with pytest.raises(KeyError), Beside(stream(), stopped.set, 2) as coming:
+    with pytest.raises(KeyError), BackgroundStream(stream(), stopped.set, 2) as coming:
         until(lambda: coming.has_more)
         raise KeyError("of the block")
     assert stopped.is_set() and not coming._thread.is_alive()
@@ -102,7 +102,7 @@ def test_left_early_the_stream_is_stopped_and_the_thread_ends() -> None:
 
 def test_left_early_with_a_full_queue() -> None:
     calls = []
-    with pytest.raises(KeyError), Beside(range(9), lambda: calls.append(1), 1) as coming:
+    with pytest.raises(KeyError), BackgroundStream(range(9), lambda: calls.append(1), 1) as coming:
         until(lambda: coming.has_more)
         raise KeyError("of the block")
     assert calls == [1] and not coming._thread.is_alive()

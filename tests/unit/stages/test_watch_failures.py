@@ -5,10 +5,14 @@ from __future__ import annotations
 import fakes
 import pytest
 
-from maskdpo_ray.config.schema import RunConfig
+from maskdpo_ray.config.schema import Config, ModelConfig, RunConfig
 from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.records import Failed, Labelled
-from maskdpo_ray.stages.watch import WINDOW, Failures
+from maskdpo_ray.stages.watch import WINDOW, Watch
+
+
+def watch(highest: float) -> Watch:
+    return Watch(Config(model=ModelConfig("m"), run=RunConfig(max_failed=highest)), {})
 
 
 def items(outcomes: str) -> list[Labelled | Failed]:
@@ -22,9 +26,9 @@ def items(outcomes: str) -> list[Labelled | Failed]:
 
 def test_what_failed_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     failed: dict[str, str] = {}
-    assert [item.question.id for item in Failures(0.5).sift(items("+-++"), failed)] == ["q0", "q2", "q3"]
+    assert [item.question.id for item in watch(0.5).sift(items("+-++"), failed)] == ["q0", "q2", "q3"]
     assert failed == {"q1": "annotation actor 0: no q1"}
-    assert "question 'q1' failed again and again, at last: annotation actor 0: no q1" in capsys.readouterr().err
+    assert "question 'q1' failed in every attempt, at last: annotation actor 0: no q1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,7 @@ def test_what_failed_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_share_of_the_last_questions(highest: float, outcomes: str, message: str | None) -> None:
     failed: dict[str, str] = {}
-    sifted = Failures(highest).sift(items(outcomes), failed)
+    sifted = watch(highest).sift(items(outcomes), failed)
     if message is None:
         assert len(list(sifted)) == outcomes.count("+")
         assert len(failed) == outcomes.count("-")
@@ -58,7 +62,7 @@ def test_share_of_the_last_questions(highest: float, outcomes: str, message: str
 
 
 def test_the_share_is_over_all_stages() -> None:
-    failures = Failures(0.05)
+    failures = watch(0.05)
     for _ in range(2):
         list(failures.sift(items("+" * 10), {}))
     list(failures.sift(items("-"), {}))

@@ -26,7 +26,7 @@ from maskdpo_ray.records import (
     Labelled,
     Sentence,
 )
-from maskdpo_ray.stages.watch import FEWEST_PIECES, UnparsedShare
+from maskdpo_ray.stages.watch import FEWEST_PIECES, Watch
 from maskdpo_ray.store.ledger import Count
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -51,11 +51,13 @@ def judged(name: str, *verdicts: str) -> Judgement:
 
 
 def test_the_share_is_of_all_sentences_so_far() -> None:
-    share = UnparsedShare(config(0.25), {})
-    share.take([answer("a", *[UNPARSED] * (FEWEST_PIECES // 2 - 1))])  # too few to tell
-    share.take([answer("b", *[NO_FACT] * (3 * FEWEST_PIECES // 2)), answer("c", UNPARSED)])  # a quarter: just borne
+    watch = Watch(config(0.25), {})
+    watch.check_unparsed([answer("a", *[UNPARSED] * (FEWEST_PIECES // 2 - 1))])  # too few to tell
+    watch.check_unparsed(
+        [answer("b", *[NO_FACT] * (3 * FEWEST_PIECES // 2)), answer("c", UNPARSED)]
+    )  # a quarter: just borne
     with pytest.raises(AnnotatorError) as caught:
-        share.take([answer("d", NO_FACT, UNPARSED)])
+        watch.check_unparsed([answer("d", NO_FACT, UNPARSED)])
     assert str(caught.value) == (
         "annotator: expected at most 25% of the sentences unparsed (annotation.max_unparsed), got 26 of 102; "
         "one of them: question 'd', answer 1: fact: 'Pardon?'"
@@ -64,20 +66,20 @@ def test_the_share_is_of_all_sentences_so_far() -> None:
 
 @pytest.mark.parametrize("highest", [0.0, 1.0])
 def test_none_and_all(highest: float) -> None:
-    share = UnparsedShare(config(highest), {})
-    share.take([answer("a", *[NO_FACT] * FEWEST_PIECES)])
+    watch = Watch(config(highest), {})
+    watch.check_unparsed([answer("a", *[NO_FACT] * FEWEST_PIECES)])
     if highest:
-        share.take([answer("b", *[UNPARSED] * 1000)])
+        watch.check_unparsed([answer("b", *[UNPARSED] * 1000)])
     else:
         with pytest.raises(AnnotatorError, match="got 1 of 51"):
-            share.take([answer("b", UNPARSED)])
+            watch.check_unparsed([answer("b", UNPARSED)])
 
 
 def test_an_evaluator_has_a_share_of_its_own() -> None:
-    share = UnparsedShare(config(0.2), {"annotations": Count(1000, 0), "judgements": Count(FEWEST_PIECES, 5)})
-    share.take([answer("a", UNPARSED)], [judged("a", SUPPORTED)])
+    watch = Watch(config(0.2), {"annotations": Count(1000, 0), "judgements": Count(FEWEST_PIECES, 5)})
+    watch.check_unparsed([answer("a", UNPARSED)], [judged("a", SUPPORTED)])
     with pytest.raises(EvaluatorError) as caught:
-        share.take([answer("b", NO_FACT)], [judged("b", UNPARSED)])
+        watch.check_unparsed([answer("b", NO_FACT)], [judged("b", UNPARSED)])
     assert str(caught.value) == (
         "evaluator: expected at most 10% of the facts unparsed (eval.max_unparsed), got 6 of 52; "
         "one of them: question 'b', answer 1: 'Pardon?'"
