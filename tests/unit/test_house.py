@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -139,3 +140,38 @@ def test_a_unit_test_lies_in_the_room_of_what_it_tests() -> None:
             strays.append(str(file.relative_to(ROOT)))
     # These are about the whole tree.
     assert sorted(strays) == [f"tests/unit/test_{name}.py" for name in ("api", "house", "imports", "paper")]
+
+
+def test_the_map_names_what_is_there() -> None:
+    """Every `file.py`, `file.py::Class.method` and `folder/` of docs/architecture.md, and the order of its rooms."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    names = re.findall(r"`([\w/.]+\.py)(?:::([\w.]+))?`", text)
+    assert len(names) > 60
+    absent = [f"{path}::{name}" for path, name in names if not _is_there(path, name)]
+    absent += [folder for folder in re.findall(r"`([\w/]+/)`", text) if not _found(folder)]
+    assert not absent, "not there: " + ", ".join(absent)
+    table = text.split("## The house")[1].split("##")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ") and "commands" not in line]
+    drawn = [name for row in rows for name in re.findall(r"`(\w+)", row)]
+    floors = [FLOOR_OF[name] for name in drawn]
+    assert floors == sorted(floors, reverse=True) and set(drawn) | {"commands"} == FLOOR_OF.keys()
+
+
+def _found(path: str) -> Path | None:
+    return next((at for at in (ROOT / "maskdpo_ray" / path, ROOT / path) if at.exists()), None)
+
+
+def _is_there(path: str, name: str) -> bool:
+    file = _found(path)
+    body = ast.parse(file.read_text(encoding="utf-8")).body if file else None
+    for part in name.split(".") if name else ():
+        found = next((node for node in body or () if part in _defined(node)), None)
+        body = None if found is None else getattr(found, "body", [])
+    return body is not None
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.AnnAssign | ast.Assign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return [target.id for target in targets if isinstance(target, ast.Name)]
+    return [getattr(node, "name", "")]
