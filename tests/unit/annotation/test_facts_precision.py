@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.evaluation.analyses.rule_agreement import Compared, compare
+from maskdpo_ray.evaluation.analyses.rule_agreement import Labelled, relabel
 from maskdpo_ray.records import CONTRADICTORY, CORRECT, NO_FACT, NO_HALLUCINATION, UNVERIFIABLE
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "facts_labels.jsonl"
@@ -42,9 +42,9 @@ PRECISION = {NO_HALLUCINATION: 0.98, CONTRADICTORY: 0.97, UNVERIFIABLE: 0.93, NO
 
 
 @cache
-def compared(unchecked: Path | None = None) -> list[Compared]:
+def compared(unchecked: Path | None = None) -> list[Labelled]:
     """Every sentence in the fixture, labelled by hand and by the annotator."""
-    return compare(FIXTURE, unchecked)
+    return relabel(FIXTURE, unchecked)
 
 
 @pytest.mark.parametrize(("number", "unchecked"), [(0, None), (1, UNCHECKED)])

@@ -13,7 +13,7 @@ import pytest
 from maskdpo_ray.annotation.llm.judge import Reply
 from maskdpo_ray.data.domains import countries, elements
 from maskdpo_ray.errors import ConfigError, DataError, OptionError, UserError
-from maskdpo_ray.evaluation.analyses import verdict_agreement
+from maskdpo_ray.evaluation.analyses import rule_agreement
 from maskdpo_ray.evaluation.evaluators import statements
 from maskdpo_ray.evaluation.evaluators.abstention import abstains
 from maskdpo_ray.evaluation.evaluators.factscore import FactScore, Passages
@@ -192,9 +192,9 @@ def test_built_in_documents_hold_what_the_questions_ask() -> None:
 
 def test_agreement_with_labels_by_hand() -> None:
     """Of countries and elements; docs/evaluators.md has the table."""
-    rows = [row for row in verdict_agreement.compare(LABELS) if row.by_rules is not None]
+    rows = [row for row in rule_agreement.rejudge(LABELS) if row.by_evaluator is not None]
     for split, least in (("dev", 0.88), ("held_back", 0.90), ("held_back_prose", 0.80)):
-        mine = [row.by_rules == row.by_hand for row in rows if row.split == split]
+        mine = [row.by_evaluator == row.by_hand for row in rows if row.split == split]
         assert sum(mine) / len(mine) >= least, split
 
 
@@ -210,7 +210,7 @@ def test_agreement_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     }
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    verdict_agreement.main([str(file)])
+    rule_agreement.main([str(file)])
     assert capsys.readouterr().out.splitlines()[-1] == "| dev | 1 | 1 | 1.000 | 1 of 1 | 0 of 0 |"
 
 

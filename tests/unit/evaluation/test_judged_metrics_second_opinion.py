@@ -288,8 +288,16 @@ def test_a_check_of_ones_own_that_fails_is_one_line(threshold: float, expected: 
         ("python:nowhere:Judge", {}, "eval.evaluator: can't import nowhere of 'python:nowhere:Judge': ModuleNotFound"),
         ("python:json:loads", {}, "eval.evaluator: expected a class loads in json, got <function"),
         ("python:test_judged_metrics_second_opinion:Scripted", {"reply": 1}, "which lacks check"),
-        ("python:test_judged_metrics_second_opinion:Needy", {"x": 1}, "eval.options: Needy: missing a required argument: 'threshold'"),
-        ("python:test_judged_metrics_second_opinion:Needy", {"threshold": 2}, "Needy refuses {'threshold': 2}: ValueError: above 1"),
+        (
+            "python:test_judged_metrics_second_opinion:Needy",
+            {"x": 1},
+            "eval.options: Needy: missing a required argument: 'threshold'",
+        ),
+        (
+            "python:test_judged_metrics_second_opinion:Needy",
+            {"threshold": 2},
+            "Needy refuses {'threshold': 2}: ValueError: above 1",
+        ),
     ],
 )
 def test_an_evaluator_that_can_not_be_built_is_one_line(name: str, options: dict[str, Any], message: str) -> None:

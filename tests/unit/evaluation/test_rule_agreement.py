@@ -1,15 +1,14 @@
-"""Files of hand labels, and the two commands that read them: one line about the first fault."""
+"""Files of hand labels, and the command that reads them: one line about the first fault."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.evaluation.analyses import rule_agreement, verdict_agreement
+from maskdpo_ray.evaluation.analyses import rule_agreement
 
 TEXT = "Its capital is Kigali. Who knows."
 ROW = {
@@ -42,13 +41,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("main", [rule_agreement.main, verdict_agreement.main])
 @pytest.mark.parametrize(("text", "message"), FAULTS.values(), ids=FAULTS.keys())
-def test_faults(tmp_path: Path, main: Callable[[list[str]], None], text: str, message: str) -> None:
+def test_faults(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "labels.jsonl"
     file.write_text(text)
     with pytest.raises(DataError) as caught:
-        main([str(file)])
+        rule_agreement.main([str(file)])
     assert str(caught.value).startswith(f"{file}{message}") and "\n" not in str(caught.value)
 
 
@@ -60,14 +58,13 @@ def test_a_sentence_that_the_annotator_does_not_find(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["x" * 5000]])
-@pytest.mark.parametrize("main", [rule_agreement.main, verdict_agreement.main])
-def test_usage(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+def test_usage(arguments: list[str]) -> None:
     with pytest.raises(DataError, match="^usage: "):
-        main(arguments)
+        rule_agreement.main(arguments)
 
 
 def test_rules_that_judge_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(ROW | {"sentence": TEXT[23:], "start": 23, "end": 33}))
-    verdict_agreement.main([str(file)])
+    rule_agreement.main([str(file)])
     assert capsys.readouterr().out.splitlines()[-1] == "| dev | 1 | 0 | - | 0 of 0 | 0 of 0 |"
