@@ -16,8 +16,7 @@ from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.errors import ConfigError, DataError, RecordError
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
-from maskdpo_ray.evaluation.evaluators.guarded import Guarded
-from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity
+from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity, WithPerplexity
 from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
 from maskdpo_ray.models import chat, lora_targets
 from maskdpo_ray.models import folder as models_folder
@@ -140,7 +139,9 @@ def _evaluator(config: Config) -> Evaluator | None:
         return evaluator
     device = "cuda" if config.cluster.gpus_per_evaluator > 0 else "cpu"
     asked = config.model.chat_template_kwargs, chat.clock(config)
-    return Guarded(evaluator, Perplexity(options.perplexity_model, config.rollout.max_new_tokens, device, *asked))
+    return WithPerplexity(
+        evaluator, Perplexity(options.perplexity_model, config.rollout.max_new_tokens, device, *asked)
+    )
 
 
 def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:

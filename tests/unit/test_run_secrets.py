@@ -125,7 +125,7 @@ class Cursing(fakes.Accepting):
 
 def test_what_an_own_annotator_says_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text(
-        "model: {model_name_or_path: m}\nannotation: {annotator: 'python:test_secrets:Cursing'}\n"
+        "model: {model_name_or_path: m}\nannotation: {annotator: 'python:test_run_secrets:Cursing'}\n"
     )
     with pytest.raises(SystemExit):
         check_annotator.main(["--config", str(tmp_path / "config.yaml")])

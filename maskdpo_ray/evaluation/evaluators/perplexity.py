@@ -1,20 +1,24 @@
-"""How little a second language model expects answers: it notices language that decays while facts are still right.
+"""Perplexity of answers under a second language model: it shows language that decays while facts are still right.
 
-The perplexity of answers is exp(nats / tokens) over all of them; `judged.py` adds them up.
+The perplexity is exp(nats / tokens) over all answers; `judged_metrics` adds them up.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.annotation import replies
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown
+from maskdpo_ray.evaluation.evaluators import protocol
+from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
 from maskdpo_ray.models import folder
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.records import Question, Rollout, Surprisal
+from maskdpo_ray.records import Judgement, Question, Rollout, Surprisal
 
 _FIELD = "eval.perplexity_model"
 _EXPECTED = "a causal language model"
@@ -86,10 +90,10 @@ class Perplexity:
             raise ConfigError(f"cluster.gpus_per_evaluator: expected a GPU for {_FIELD}, got none")
         network = folder.load_network(AutoModelForCausalLM, self._folder, _EXPECTED)
         self._network = network.to(self._device)
-        self._turn = threading.Lock()  # tokenizers bear no two threads, and memory no two forward passes
+        self._turn = threading.Lock()  # tokenizers are not thread-safe, and memory holds one forward pass
 
     def measure(self, items: Sequence[tuple[Question, Rollout]]) -> list[Surprisal | None]:
-        """One for each (question, answer), in the same order; None for an answer that the context has no room for.
+        """Return one for each (question, answer), in order; None for an answer that the context has no room for.
 
         An empty answer has no tokens. The end-of-sequence token is no part of an answer.
         """
@@ -108,7 +112,7 @@ class Perplexity:
         return [Surprisal(nats[i], len(answer)) if i in nats else None for i, (_, answer) in enumerate(rows)]
 
     def _prompt(self, question: Question) -> list[int]:
-        """By the model's own chat template; without one, the messages' contents line by line."""
+        """Render the prompt by the model's own chat template; without one, the messages' contents line by line."""
         if self._tokenizer.chat_template:
             return self._chat.prompt_ids(question)
         text = "".join(f"{message['content']}\n" for message in question.prompt)
@@ -140,8 +144,40 @@ class Perplexity:
         return sums
 
 
+class WithPerplexity:
+    """An evaluator, or none, whose judgements have a `surprisal`; without an evaluator they hold nothing else."""
+
+    def __init__(self, evaluator: Evaluator | None, perplexity: Perplexity) -> None:
+        """Nothing is started. Raises ConfigError when the evaluator's `num_gpus` is no number."""
+        self._evaluator, self._perplexity = evaluator, perplexity
+        self.max_concurrency = getattr(evaluator, "max_concurrency", 1)
+        self.num_gpus = 0 if evaluator is None else protocol.num_gpus(evaluator)
+
+    def check(self, question: Question) -> None:
+        """Refuse a question that the evaluator or the language model refuses. Raises UserError."""
+        if self._evaluator is not None:
+            protocol.check(self._evaluator, question)
+        self._perplexity.check(question)
+
+    def start(self) -> None:
+        """Start both. Raises UserError, one line, when that fails."""
+        if self._evaluator is not None:
+            self._evaluator.start()
+        self._perplexity.start()
+
+    def judge(self, items: Sequence[tuple[Question, Rollout]]) -> list[Judgement]:
+        """See `Evaluator.judge`. Raises EvaluatorError when the evaluator's reply does not fit the answers."""
+        if self._evaluator is None:
+            judgements = [Judgement(rollout.question_id, rollout.sample, ()) for _, rollout in items]
+        else:
+            judgements = self._evaluator.judge(items)
+            replies.refuse_judgement_faults(items, judgements)
+        surprisals = self._perplexity.measure(items)
+        return [replace(each, surprisal=surprisal) for each, surprisal in zip(judgements, surprisals, strict=True)]
+
+
 def _config(model: str) -> Any:
-    """As transformers reads it from the folder. Raises ConfigError and ModelError."""
+    """Read the model's config. Raises ConfigError and ModelError."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     named = folder.describe_model(model, _FIELD).get("architectures")

@@ -1,7 +1,7 @@
 """Short answers against standard answers: correct, incorrect or unsure.
 
-After the verifier of self-memory alignment (Zhang et al. 2025); it counts answers that don't know as incorrect, here
-they are counted apart.
+After the verifier of self-memory alignment (Zhang et al. 2025), which counts unsure answers as incorrect; here they are
+abstentions.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskdpo_ray.annotation.llm import judge as asking
-from maskdpo_ray.annotation.llm.judge import Reply, ask
+from maskdpo_ray.annotation.llm.judge import Reply
 from maskdpo_ray.annotation.llm.tags import Tags
-from maskdpo_ray.annotation.plugins import require_count
 from maskdpo_ray.errors import DataError, shown
 from maskdpo_ray.evaluation.evaluators.abstention import abstains
+from maskdpo_ray.evaluation.evaluators.protocol import MayAskJudge
 from maskdpo_ray.evaluation.evaluators.statements import folded
 from maskdpo_ray.records import SUPPORTED, UNPARSED, UNSUPPORTED, JudgedFact, Judgement, Question, Rollout
 
@@ -37,8 +36,8 @@ _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")  # a Chinese charact
 _ARTICLES = frozenset(("a", "an", "the"))
 
 
-class ShortAnswer:
-    """One fact an answer: the standard answer, found in it or not. By comparing words, or with a model as `judge`."""
+class ShortAnswer(MayAskJudge):
+    """One fact an answer: the standard answer, found in it or not, by comparing words or with a model as `judge`."""
 
     def __init__(
         self,
@@ -46,31 +45,14 @@ class ShortAnswer:
         judge_options: Mapping[str, Any] | None = None,
         max_concurrency: int | None = None,
     ) -> None:
-        """Nothing is started.
-
-        Args:
-            judge: `vllm`, `http` or `python:package.module:Class` (see docs/annotators.md); none: words are compared.
-            judge_options: keyword arguments of the judge.
-            max_concurrency: questions that one actor judges at once; none: 16 with a judge, else 1.
-
-        Raises ConfigError.
-        """
-        concurrency = (1 if judge is None else 16) if max_concurrency is None else max_concurrency
-        require_count("eval.options.max_concurrency", concurrency)
-        self.max_concurrency = concurrency
-        self._judge = asking.build_for_evaluator(judge, judge_options, _VERDICT_TOKENS)
-        self.num_gpus = getattr(self._judge, "num_gpus", 0)
+        """Nothing is started; see `MayAskJudge` for the options. Raises ConfigError."""
+        super().__init__(judge, judge_options, max_concurrency, _VERDICT_TOKENS)
 
     def check(self, question: Question) -> None:
         """Refuse a question without a standard answer. Raises DataError."""
         if not normal(question.answer or ""):
             expected = "expected a standard answer for the short_answer evaluator"
             raise DataError(f"question {question.id!r}: answer: {expected}, got {shown(question.answer)}")
-
-    def start(self) -> None:
-        """Start the judge. Raises UserError, one line, when that fails."""
-        if self._judge is not None:
-            asking.start_for_evaluator(self._judge)
 
     def judge(self, items: Sequence[tuple[Question, Rollout]]) -> list[Judgement]:
         """See `Evaluator.judge`: one fact, or an abstention."""
@@ -84,27 +66,22 @@ class ShortAnswer:
         ]
 
     def _verdicts(self, items: Sequence[tuple[Question, Rollout]]) -> list[tuple[str | None, str | None]]:
-        """(verdict, None when the answer is unsure; evidence) of each."""
-        found = [_by_words(question.answer or "", rollout.text) for question, rollout in items]
-        by_words = [(verdict, question.answer) for (question, _), verdict in zip(items, found, strict=True)]
+        """(verdict, None when the answer is unsure; evidence) of each answer."""
+        by_words = [(_by_words(question.answer or "", rollout.text), question.answer) for question, rollout in items]
         if self._judge is None:
             return by_words
-        # A judge is asked of all but abstentions and answers that are the standard answer, word for word.
+        # The judge sees neither abstentions nor answers that are the standard answer, word for word.
         prompts = {
             i: _VERIFY.format(
                 question=question.prompt[-1]["content"], standard=question.answer, candidate=rollout.text.strip()
             )
             for i, (question, rollout) in enumerate(items)
-            if found[i] is not None and normal(rollout.text) != normal(question.answer or "")
+            if by_words[i][0] is not None and normal(rollout.text) != normal(question.answer or "")
         }
-        distinct = list(dict.fromkeys(prompts.values()))
-        if not distinct:
-            return by_words
-        asked = ask(self._judge, [[{"role": "user", "content": prompt}] for prompt in distinct], _VERDICT_TOKENS)
-        replies = dict(zip(distinct, asked, strict=True))
+        replies = self._ask(list(prompts.values()), _VERDICT_TOKENS)
         return [
-            _verdict(replies[prompts[i]], question.answer) if i in prompts else by_words[i]
-            for i, (question, _) in enumerate(items)
+            _verdict(replies[prompts[i]], standard) if i in prompts else (verdict, standard)
+            for i, (verdict, standard) in enumerate(by_words)
         ]
 
 

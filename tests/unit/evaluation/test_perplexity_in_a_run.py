@@ -19,7 +19,7 @@ from maskdpo_ray.config.schema import ClusterConfig, Config, EvalConfig, ModelCo
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError
 from maskdpo_ray.evaluation import judged_metrics
 from maskdpo_ray.evaluation.evaluators import protocol
-from maskdpo_ray.evaluation.evaluators.guarded import Guarded
+from maskdpo_ray.evaluation.evaluators.perplexity import WithPerplexity
 from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal, to_json
 from maskdpo_ray.report.summary import build, render
 from maskdpo_ray.stages import preflight
@@ -52,7 +52,7 @@ class Scripted:
 def test_judgements_come_with_surprisals() -> None:
     judgements = [Judgement("q0", 0, FACTS), Judgement("q0", 1, (), abstained=True)]
     evaluator, model = Scripted(judgements, max_concurrency=16, num_gpus=2), Scripted(SURPRISALS)
-    both, alone = Guarded(evaluator, model), Guarded(None, model)
+    both, alone = WithPerplexity(evaluator, model), WithPerplexity(None, model)
     for each in (both, alone):
         each.start()
     assert (evaluator.starts, model.starts) == (1, 2)
@@ -62,15 +62,15 @@ def test_judgements_come_with_surprisals() -> None:
 
 
 def test_faults_are_named_as_without_a_language_model() -> None:
-    guarded = Guarded(Scripted(), Scripted(SURPRISALS))
+    with_model = WithPerplexity(Scripted(), Scripted(SURPRISALS))
     with pytest.raises(EvaluatorError, match="^evaluator: expected a list of 2 judgements, got NoneType$"):
-        guarded.judge(ITEMS)
+        with_model.judge(ITEMS)
     with pytest.raises(ConfigError, match="^eval.evaluator: Scripted.check of question 'q0': ZeroDivisionError"):
-        protocol.check(guarded, QUESTIONS[0])
+        protocol.check(with_model, QUESTIONS[0])
     with pytest.raises(DataError, match="^refused by the language model$"):
-        protocol.check(Guarded(None, Scripted(SURPRISALS)), QUESTIONS[0])
+        protocol.check(WithPerplexity(None, Scripted(SURPRISALS)), QUESTIONS[0])
     with pytest.raises(ConfigError, match="num_gpus: expected a whole number, 0 or more, got -1"):
-        Guarded(Scripted(num_gpus=-1), Scripted())
+        WithPerplexity(Scripted(num_gpus=-1), Scripted())
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_bad_options_are_one_line(options: dict[str, Any], expected: str) -> Non
 def test_checked_and_planned_before_a_run(tiny_model: Path, tmp_path: Path) -> None:
     config = replace(base_config(tiny_model, tmp_path), eval=EvalConfig(perplexity_model=str(tiny_model)))
     prepared = preflight.check(config)
-    assert isinstance(prepared.evaluator, Guarded) and prepared.evaluator._perplexity._device == "cpu"
+    assert isinstance(prepared.evaluator, WithPerplexity) and prepared.evaluator._perplexity._device == "cpu"
     assert "evaluation actors" in [group.name for group in Plan(config).groups()]
     on_gpu = preflight.check(replace(config, cluster=ClusterConfig(gpus_per_evaluator=0.5))).evaluator
-    assert isinstance(on_gpu, Guarded) and on_gpu._perplexity._device == "cuda"
+    assert isinstance(on_gpu, WithPerplexity) and on_gpu._perplexity._device == "cuda"
     with pytest.raises(DataError, match="question .*: document: expected a text for the factscore evaluator"):
         preflight.check(replace(config, eval=replace(config.eval, evaluator="factscore")))
     rollout = replace(config.rollout, max_new_tokens=2000)  # the policy has a larger context than the other model
