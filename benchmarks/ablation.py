@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each saving of our training is worth: none of them, each alone, all but each, all.
+"""Worth of each saving of our training: none of them, each alone, all but each, all.
 
 PYTHONPATH=. python benchmarks/ablation.py --json ablation.json
 

@@ -126,7 +126,7 @@ def measured(annotator: AnahAnnotator, num_answers: int, num_baseline: int) -> d
 
 
 def shown(found: dict[str, Any]) -> str:
-    """As text; seconds with and without prefix cache, and how many times as long as in waves that is."""
+    """Text of the figures; seconds with and without prefix cache, and how many times as long as in waves that is."""
     lines = [
         f"{found['answers']} answers, {found['sentences']} sentences, {found['distinct']} distinct",
         f"in waves {found['seconds']:.1f} s",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What an iteration takes beside what its work takes: (longer of rollout and annotation) + training + sync.
+"""Time of an iteration beside that of its work: (longer of rollout and annotation) + training + sync.
 
 PYTHONPATH=. python benchmarks/iteration.py --config configs/quickstart.yaml --run.iterations 2 --json iteration.json
 
@@ -58,7 +58,7 @@ class Stopwatch:
         Tracker.stage = watched  # type: ignore[method-assign]
 
     def _take(self, name: str, step: int | None, seconds: float, busy: dict[str, float]) -> None:
-        """Of a stage that is through: its seconds, and those in which each group of actors had work."""
+        """Note of a finished stage its seconds, and those in which each group of actors had work."""
         if step is None or name not in STAGES:
             return
         row = self.rows.setdefault(step, dict.fromkeys(COLUMNS, 0.0))
@@ -108,7 +108,7 @@ def take_part(command: Sequence[str]) -> turns.Outcome:
 
 
 def report(outcomes: dict[str, list[turns.Outcome]]) -> dict[str, Any]:
-    """Of each iteration, over the turns: seconds by column, their ratio to the work's, and idle shares by group."""
+    """Figures of each iteration, over the turns: seconds by column, ratio to the work's, idle shares by group."""
     taken: dict[int, list[dict[str, Any]]] = {}
     for outcome in outcomes["ours"]:
         for each in outcome["iterations"]:

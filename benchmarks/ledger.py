@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What share of a run's time the driver spends on the run folder: ledger, answers, hashes, metrics, waits for the disk.
+"""Share of a run's time that the driver spends on the run folder: ledger, answers, hashes, metrics, waits for the disk.
 
 PYTHONPATH=. python benchmarks/ledger.py --config configs/smoke.yaml --run.dir /tmp/ledger --run.name a --json a.json
 

@@ -1,4 +1,4 @@
-"""What benchmarks have in common: counted work, this machine's matrix rate, memory, spreads, tables and JSON."""
+"""Common parts of benchmarks: counted work, this machine's matrix rate, memory, spreads, tables and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a Llama-like model: what its matrix products cost."""
+    """Shape of a Llama-like model, from which its matrix products' cost follows."""
 
     hidden: int
     intermediate: int
@@ -50,7 +50,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Work:
-    """What went through a model in one kind of pass."""
+    """Tokens that went through a model in one kind of pass."""
 
     tokens: int = 0
     """Rows that the layers computed, padding included."""
@@ -158,7 +158,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where figures were made: processor, cores, memory, versions."""
+    """Machine that made the figures: processor, cores, memory, versions."""
     import importlib.metadata as metadata
 
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())

@@ -73,7 +73,7 @@ def sizes(phrases: simulated.Phrases, prompt: list[int], answers: int, tokens: i
 
 
 def show(found: list[dict[str, float]], answers: int) -> None:
-    """As a Markdown table: a column for each length."""
+    """Print a Markdown table: a column for each length."""
     heads = [f"{row['tokens of an answer']:.0f} tokens" for row in found]
     print(f"| bytes, {answers} answers to a question | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
     for name in list(found[0])[1:]:

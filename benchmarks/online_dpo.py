@@ -71,7 +71,7 @@ def by_us(config: Config) -> dict[str, Any]:
 
 
 def by_trl(config: Config, micro_batch_size: int) -> dict[str, Any]:
-    """Its trainer, with our annotator as the reward."""
+    """Measure TRL's trainer, with our annotator as the reward."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer

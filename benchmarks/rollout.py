@@ -41,7 +41,7 @@ Answers = Sequence[tuple[Sequence[int], str]]
 
 @dataclass(frozen=True)
 class Work:
-    """What every contender gets."""
+    """Work of every contender."""
 
     config: Config
     chat: Chat
@@ -50,7 +50,7 @@ class Work:
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> Work:
-        """As the command line says: the first training questions of a config."""
+        """Work that the command line describes: the first training questions of a config."""
         config = cli.read(given.config)
         overrides = {"n_samples_per_prompt": given.samples, "max_new_tokens": given.max_new_tokens}
         changed = {name: value for name, value in overrides.items() if value is not None}

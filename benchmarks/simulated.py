@@ -44,7 +44,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Phrases:
-    """What answers are put together from: per topic and place in the answer, right and wrong sentences."""
+    """Parts of answers: per topic and place in the answer, right and wrong sentences."""
 
     by_topic: dict[str, tuple[tuple[Phrase, ...], ...]]
     eos: int

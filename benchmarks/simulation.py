@@ -105,7 +105,7 @@ class Seen:
     mib: float
     """The driver's memory."""
     cpu_s: float
-    """That the driver's main thread, which runs the loop, has worked."""
+    """Seconds that the driver's main thread, which runs the loop, has worked."""
 
 
 class Watch(threading.Thread):
@@ -135,7 +135,7 @@ class Watch(threading.Thread):
         self.join()
 
     def cpu_ms(self) -> float | None:
-        """Of the main thread for each question, between the first and the last that were seen; None of too few."""
+        """Milliseconds of the main thread for each question between the first and the last seen; None of too few."""
         rows = [row for row in self.rows if 0 < row.questions < self.rows[-1].questions]
         if len(rows) < 2 or rows[0].questions == rows[-1].questions:
             return None
@@ -181,7 +181,7 @@ def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_seconds: float) -> dict[str, Any]:
-    """What a run left, as numbers."""
+    """Figures that a run left."""
     timings: dict[str, float] = {}
     for line in (path / "metrics.jsonl").read_text().splitlines():
         timings |= {name: value for name, value in json.loads(line).items() if name.startswith("timing/")}
@@ -206,7 +206,7 @@ def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_second
 
 
 def show(found: dict[str, Any]) -> None:
-    """As text."""
+    """Print the figures."""
     print(
         f"{found['answers']} answers, {found['engines']} engines x {found['slots']} slots x {found['seconds']} s: "
         f"{found['collect_s']} s, {found['answers_per_s']} answers/s; ideal {found['ideal_s']} s, "

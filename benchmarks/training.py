@@ -54,7 +54,7 @@ def turn(name: str, workload: Workload) -> dict[str, Any]:
 
 
 def summary(name: str, outcomes: list[dict[str, Any]], workload: Workload, rate: float | None) -> dict[str, Any]:
-    """What the turns of one contender come to.
+    """Summary of one contender's turns.
 
     `rate`: operations per second that this machine's matrix products reach, for the share of it that we use.
     """
@@ -80,7 +80,7 @@ def summary(name: str, outcomes: list[dict[str, Any]], workload: Workload, rate:
 
 
 def ratios(summaries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each contender: how many times as fast as TRL, and its share of TRL's memory, by medians."""
+    """Ratios of each contender: how many times as fast as TRL, and its share of TRL's memory, by medians."""
     by_name = {each["contender"]: each for each in summaries if "failed" not in each}
     found: dict[str, dict[str, float]] = {}
     for name, each in by_name.items():
@@ -182,7 +182,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def workload_of(given: argparse.Namespace) -> Workload:
-    """What the options say. Raises ValueError when the pairs don't suffice."""
+    """Workload of the options. Raises ValueError when the pairs don't suffice."""
     workload = Workload(
         pairs=given.pairs,
         model=given.model,
@@ -197,7 +197,7 @@ def workload_of(given: argparse.Namespace) -> Workload:
 
 
 def options_of(contender: str, given: argparse.Namespace) -> dict[str, Any]:
-    """What a contender's process is told. Raises SystemExit on an unknown name."""
+    """Options of a contender's process. Raises SystemExit on an unknown name."""
     name, _, pairs = contender.partition(":")
     if name not in NAMES or not (pairs or "1").isdecimal():
         raise SystemExit(

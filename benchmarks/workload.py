@@ -15,12 +15,12 @@ from maskdpo_ray.records import PreferencePair, TrainingExample
 from maskdpo_ray.training import batches as batching
 
 MASK_EOS = "chosen"
-"""As in configs/quickstart.yaml."""
+"""`mask.eos` of configs/quickstart.yaml."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained, and how. Crosses to a contender's process as JSON."""
+    """Pairs to train on, and how. Crosses to a contender's process as JSON."""
 
     pairs: str
     """A file of pairs of ours."""
@@ -41,11 +41,11 @@ class Workload:
     dtype: str = "fp32"
     threads: int = 2
     options: dict[str, Any] = field(default_factory=dict)
-    """Of one contender: micro-batch size, our savings."""
+    """Options of one contender: micro-batch size, our savings."""
 
     @classmethod
     def from_json(cls, text: str) -> Workload:
-        """Of `to_json`."""
+        """Read what `to_json` wrote."""
         values = json.loads(text)
         return cls(**{**values, "betas": tuple(values["betas"])})
 
@@ -85,16 +85,16 @@ class Workload:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one contender's process found."""
+    """Figures of one contender's process."""
 
     seconds: float
     """Reference log-probs and all steps."""
     reference_seconds: float
-    """Of these, before the first step; 0 where the reference runs in each step."""
+    """Seconds before the first step; 0 where the reference runs in each step."""
     loading_seconds: float
     """Not counted above: start-up, loading models, making the optimizer."""
     peak_rss: int
     """Bytes, of the process that trains, over its whole life."""
     losses: list[float]
-    """Of each optimizer step."""
+    """Loss of each optimizer step."""
     details: dict[str, Any] = field(default_factory=dict)

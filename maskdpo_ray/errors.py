@@ -20,7 +20,7 @@ def one_line(error: object) -> str:
 
 
 def described(error: BaseException) -> str:
-    """What code that isn't ours raised, as one line: its class, what it says, and the file and line that it is from."""
+    """Describe in one line an error of code that isn't ours: its class, its text, and the file and line that raised it."""
     text = one_line(error)
     text = type(error).__name__ if text == type(error).__name__ else f"{type(error).__name__}: {text}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
@@ -87,7 +87,7 @@ class ModelError(UserError):
 
 
 class ReplyError(UserError):
-    """What came back about one question is not what was asked for. Others may fare better: a run asks again."""
+    """Reply about one question that is not what was asked for. Another try may succeed: a run asks again."""
 
 
 class RolloutError(ReplyError):

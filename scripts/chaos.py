@@ -8,7 +8,7 @@ that a run takes a minute (--config takes any other). Then the same run once for
 stage one process gets SIGKILL, and the run is to end as the undisturbed one did, byte for byte: answers with the policy
 versions that they record, labels, pairs, statistics and weights; each question committed once; no process left. A
 driver that was killed is started again with the same command. A table at the end, the same as JSON Lines in
-FOLDER/faults.jsonl; exit code 1 unless all were survived. A stopped call goes on.
+FOLDER/faults.jsonl; exit code 1 unless all were survived. A stopped call resumes.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one fault."""
+    """Outcome of one fault."""
 
     number: int
     fault: str
@@ -101,7 +101,7 @@ class Outcome:
 
 
 def arguments(config: Path, folder: Path, options: dict[str, Any]) -> list[str]:
-    """Of the run in `folder`."""
+    """Command line of the run in `folder`."""
     given = {"run.dir": folder.parent, "run.name": folder.name, **tiny_run.OPTIONS, **options}
     return ["--config", str(config), *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
 
@@ -134,7 +134,7 @@ def committed(folder: Path) -> int:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What a run is to leave, whatever happened to it: answers, labels, pairs, figures and weights."""
+    """Contents that a run must leave, whatever happened to it: answers, labels, pairs, figures and weights."""
     found: dict[str, Any] = {}
     for file in sorted(folder.glob("*_*/*.jsonl")):
         found[str(file.relative_to(folder))] = sorted(file.read_bytes().splitlines())  # questions end in any order
@@ -146,7 +146,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def problems(folder: Path, undisturbed: dict[str, Any]) -> Iterator[str]:
-    """What is not as it should be in a run that has ended."""
+    """Problems of a run that has ended."""
     units = Counter(
         (entry["log"], entry["question_id"])
         for entry in map(json.loads, (folder / "ledger.jsonl").read_bytes().splitlines())
@@ -273,7 +273,7 @@ class Run:
         return None
 
     def _see_what_is_left(self, driver: Driver, cluster: LocalCluster | None) -> None:
-        """Of all processes since the driver's start, or of actors where processes are the cluster's, after a while."""
+        """Note the processes that are left since the driver's start, or actors where processes are the cluster's."""
         end = time.monotonic() + _END_S
         while left := self._left(driver, cluster):
             if time.monotonic() > end:

@@ -149,7 +149,7 @@ class ClassifierAnnotator:
         return annotations
 
     def _passages(self, question: Question, sentence: str) -> list[str]:
-        """What is read with a sentence; nothing when the sentence itself isn't read."""
+        """Passages of the document that are read with a sentence; none when the sentence itself isn't read."""
         size = self._size(sentence)
         if self._says_too_little(sentence) or size > self._max_length // 2:
             return []

@@ -28,7 +28,7 @@ class Labeller:
     annotator: str
     options: dict[str, Any]
     files: dict[str, str] | None = None
-    """As `named_files.checksums` gives them; None in what earlier versions wrote."""
+    """Checksums by path, from `fingerprint.checksums_of`; None in files of earlier versions."""
 
 
 class LabelsFile:
@@ -135,5 +135,5 @@ class LabelsFile:
 
 
 def key(question_id: str, text: str) -> bytes:
-    """What tells answers apart, however long they are."""
+    """Digest of an answer, which tells it apart from all others however long it is."""
     return hashlib.blake2b(f"{len(question_id)} {question_id}{text}".encode(), digest_size=16).digest()

@@ -19,14 +19,14 @@ Built = TypeVar("Built")
 
 @dataclass(frozen=True)
 class Slot(Generic[Built]):
-    """Where a config names a class."""
+    """Option of a config that names a class."""
 
     name_field: str
     options_field: str
     known: Mapping[str, tuple[str, str]]
     """Name -> (module, class)."""
     methods: tuple[str, ...]
-    """What the class must have."""
+    """Methods that the class must have."""
 
     def build(self, name: str, options: Mapping[str, Any] | None = None) -> Built:
         """An object of the class that `name` stands for, its keyword arguments being `options`; not started yet.
@@ -70,7 +70,7 @@ class Slot(Generic[Built]):
 
 
 class HostedSlot(Slot[Built]):
-    """Where a config names what an actor hosts, which checks questions and may say what it needs of the actor."""
+    """Option that names what an actor hosts: a class that checks questions and may say what it needs of its actor."""
 
     def build(self, name: str, options: Mapping[str, Any] | None = None) -> Built:
         """See `Slot.build`. Raises ConfigError, too, for a `max_concurrency` that is no whole number above 0, and for

@@ -53,7 +53,7 @@ _SLOT: HostedSlot[Annotator] = HostedSlot(
     "annotation.annotator", "annotation.options", KNOWN, ("check", "start", "annotate")
 )
 _SLOT_WITH_JUDGE = replace(_SLOT, known={**KNOWN, "claims": ("maskdpo_ray.annotation.llm.claims", "ClaimsByJudge")})
-"""What the names stand for where the option `judge` is given."""
+"""Classes of the names when the option `judge` is given."""
 check, num_gpus = _SLOT.check, _SLOT.num_gpus
 """See `plugins.HostedSlot`."""
 

@@ -1,9 +1,4 @@
-"""What an annotator or an evaluator gives back: one reply to each of the answers that it was given.
-
-Whether what an annotator gives back is an annotation of what it was given.
-
-Whether what an evaluator gives back are judgements of what it was given.
-"""
+"""Replies of annotators and evaluators: one to each answer that they were given, checked before anything uses it."""
 
 from __future__ import annotations
 
@@ -62,7 +57,7 @@ def refuse_annotation_faults(items: Sequence[tuple[Question, Rollout]], annotati
 
 
 def _annotation_fault(sentence: Sentence, text: str, least: int) -> str | None:
-    """What is wrong with a labelled span that may start at `least`, or None."""
+    """Fault of a labelled span that may start at `least`, None if it has none."""
     if not isinstance(sentence, Sentence):
         return f"expected a Sentence, got {type(sentence).__name__}"
     start, end, confidence = sentence.start, sentence.end, sentence.confidence

@@ -180,7 +180,7 @@ class _Block:
         self.text, self.start, self.end, self.language = text, start, end, language
         prefix = _PREFIX.match(text, start, end)
         self.body = prefix.end()
-        """Where the words of the current sentence (from `start`) begin: after its list marker."""
+        """Begin of the current sentence's words (from `start`), after its list marker."""
         self.count = int(prefix["number"] or 0)
         """The list number last seen; inside a line, only the next one is a list marker."""
         self.next_item = ""
@@ -282,7 +282,7 @@ class _Block:
         )
 
     def _cut(self, first: int, last: int) -> int | None:
-        """Where the sentence with end marks at [first, last) ends, or None if it continues."""
+        """End of the sentence with end marks at [first, last), None if it continues."""
         text, end = self.text, self.end
         tail = _TAIL.match(text, last, end).end()
         if tail > last:

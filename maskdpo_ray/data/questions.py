@@ -19,7 +19,7 @@ from maskdpo_ray.records import LANGUAGES, Question
 BUILTIN = ("countries", "elements")
 FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language")
 LONGEST_NAME = 200
-"""Of an id and a topic, characters."""
+"""Longest id and topic, characters."""
 
 
 def load(source: str, dropped: Dropped | None = None) -> list[Question]:

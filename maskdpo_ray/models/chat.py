@@ -324,7 +324,7 @@ class _Finished:
 
 
 def of(config: Config, tokenizer: Any) -> Chat:
-    """The chat of the config's policy; `tokenizer` comes from `model_folder.load`."""
+    """The chat of the config's policy; `tokenizer` comes from `folder.load`."""
     listed = _listed(Path(config.model.model_name_or_path) / "generation_config.json")
     tags = thinking.tags(config.rollout.thinking, config.model)
     return Chat(tokenizer, config.model.chat_template_kwargs or {}, listed, tags, clock(config))
@@ -338,7 +338,7 @@ def clock(config: Config) -> datetime:
 
 
 def _listed(file: Path) -> tuple[int, ...]:
-    """`eos_token_id` of a generation_config.json that `model_folder.load` has validated."""
+    """`eos_token_id` of a generation_config.json that `folder.load` has validated."""
     if not file.is_file():
         return ()
     given = json.loads(file.read_bytes()).get("eos_token_id")

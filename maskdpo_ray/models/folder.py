@@ -38,10 +38,10 @@ Shapes = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a checked folder holds."""
+    """Contents of a checked folder."""
 
     file: Path
-    """Its config.json."""
+    """Path of config.json."""
     config: Any
     """The same as transformers reads it, defaults filled in."""
     tokenizer: Any
@@ -214,7 +214,7 @@ def _refuse_misfits(report: dict[str, Any], folder: Path) -> None:
 
 
 def _shapes(folder: Path, dtypes: Collection[str] | None = _DTYPES) -> Shapes:
-    """Of the tensors that transformers would load, all of one of the `dtypes` if given.
+    """Shapes of the tensors that transformers would load, all of one of the `dtypes` if given.
 
     Reads the header of every file of weights: a truncated file and a Git LFS pointer have none that fits.
     """
@@ -248,7 +248,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _json_object(file: Path) -> dict[str, Any]:
-    """What a JSON file of the model holds. Raises ModelError when it is no object."""
+    """Object in a JSON file of the model. Raises ModelError when it is no object."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -369,7 +369,7 @@ def _reason(error: Exception) -> str:
 
 _ATTENTION = ("eager", "sdpa")
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")
-"""What transformers computes itself; any other name may be a repository whose compiled code it fetches and runs."""
+"""Implementations of transformers' own; any other name may be a repository whose compiled code it fetches and runs."""
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 _MOST_LAYERS = 1000
 
@@ -415,9 +415,9 @@ def open_weights(file: Path) -> Iterator[Any]:
 
 
 def describe_model(model: str, field: str) -> dict[str, Any]:
-    """What config.json in the folder `model` holds; nothing when that is no object.
+    """Fields of config.json in the folder `model`; none when that is no object.
 
-    Raises ConfigError about the option `field` when there is no such file, ModelError as `plain_model.check` does.
+    Raises ConfigError about the option `field` when there is no such file, ModelError as `check_plain` does.
     """
     try:
         value = json.loads((Path(str(model)) / "config.json").read_bytes())
@@ -450,7 +450,7 @@ def refuse_damaged_weights(folder: Path) -> None:
 
 @quiet()
 def load_config(folder: Path) -> Any:
-    """As transformers reads it from the folder. Raises ModelError, one line, when it can't."""
+    """Config of the model as transformers reads it from the folder. Raises ModelError, one line, when it can't."""
     from transformers import AutoConfig
 
     try:

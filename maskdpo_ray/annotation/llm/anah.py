@@ -121,7 +121,7 @@ class AnahAnnotator:
         ]
 
     def _pieces(self, answers: Sequence[Sequence[tuple[int, int, Claim]]]) -> Sequence[Sequence[Piece]]:
-        """What gets a label, from the sentences of each answer: they themselves."""
+        """Pieces of each answer that get a label: its sentences."""
         return answers
 
     def close(self) -> None:

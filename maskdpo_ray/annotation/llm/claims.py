@@ -1,7 +1,4 @@
-"""The parts of a sentence, one fact each, into which a judge cuts it.
-
-`claims` with a judge: it cuts each sentence into its facts, and labels each as `anah` labels a sentence.
-"""
+"""`claims` with a judge, which cuts each sentence into parts of one fact each and labels each as `anah` does."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 
-from maskdpo_ray.annotation.llm import turns as llm_turns
+from maskdpo_ray.annotation.llm import turns as turns_file
 from maskdpo_ray.annotation.llm.anah import AnahAnnotator, Piece
 from maskdpo_ray.annotation.llm.interviews import Claim, Once, Verdict, get_each
 from maskdpo_ray.annotation.llm.judge import Judge, ask
@@ -47,7 +44,7 @@ def locate(sentence: str, reply: str) -> list[tuple[int, int]] | None:
 
 
 def _ends(keys: Sequence[str], begin: int, line: str) -> Iterator[int]:
-    """Where the words of `line` end, if they stand in `keys` from `begin` on; then its words after a list marker."""
+    """Ends of the words of `line` in `keys`, from `begin` on; then those of its words after a list marker."""
     for text in (line, _LIST_MARK.sub("", line)):
         wanted = [plain(word) for word in _WORD.findall(text)]
         for end in range(begin + len(wanted), len(keys) + 1):
@@ -56,7 +53,7 @@ def _ends(keys: Sequence[str], begin: int, line: str) -> Iterator[int]:
 
 
 def _start(sentence: str, end: int, word: int) -> int:
-    """Where a part starts whose first word is at `word`, the word before it ending at `end`.
+    """Start of the part whose first word is at `word`, the word before it ending at `end`.
 
     Marks between them belong to the word that they touch, to the one before if both: "(its", "Kigali,".
     """
@@ -94,19 +91,19 @@ class Parts:
 
 
 class ClaimsByJudge(AnahAnnotator):
-    """As AnahAnnotator, with the same options, fact by fact.
+    """AnahAnnotator fact by fact, with the same options.
 
     Before the three turns there is one about each sentence, asked together for all of a call. A sentence whose parts
     can't be found in it is one `unparsed` span.
     """
 
     _name = "claims"
-    _turn_names = llm_turns.CLAIMS
+    _turn_names = turns_file.CLAIMS
 
     def start(self) -> None:
         """Start the judge. Raises UserError, one line, when that fails."""
         super().start()
-        split = {language: each[llm_turns.SPLIT] for language, each in self._turns.items()}
+        split = {language: each[turns_file.SPLIT] for language, each in self._turns.items()}
         self._parts = Parts(self.judge, split, self._limits.max_reference_tokens)
 
     def _pieces(self, answers: Sequence[Sequence[tuple[int, int, Claim]]]) -> Sequence[Sequence[Piece]]:

@@ -220,7 +220,7 @@ class HttpJudge:
         return f"; judge_options: {'; '.join(_INSTEAD[name] for name in named)}" if named else ""
 
     def _said(self, what: object) -> str:
-        """What comes from the endpoint, for an error line: it may repeat the key that it was sent."""
+        """Text of the endpoint for an error line, without the key that it was sent and may repeat."""
         text = str(what)
         return one_line(text.replace(self._key, "***") if self._key else text)
 

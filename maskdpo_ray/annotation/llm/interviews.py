@@ -1,7 +1,4 @@
-"""Work that many threads ask for, done once for each key.
-
-Asks a judge about sentences, all first turns together, then the second ones, then the third.
-"""
+"""Interviews of a judge about sentences: all first turns together, then the second ones, then the third."""
 
 from __future__ import annotations
 
@@ -20,22 +17,22 @@ from maskdpo_ray.annotation.llm.turns import ANAH, HAS_FACT, NO_REFERENCE, PASSA
 from maskdpo_ray.records import UNPARSED, UNVERIFIABLE, Question
 
 Item = TypeVar("Item")
-_Result = TypeVar("Result")
+Result = TypeVar("Result")
 
 
-class Once(Generic[Item, _Result]):
-    """Results by key, kept for good; whoever asks for a key first works it out, the others wait."""
+class Once(Generic[Item, Result]):
+    """Results by key, worked out once and kept for good; whoever asks for a key first works it out, the others wait."""
 
-    def __init__(self, work: Callable[[Sequence[Item]], Sequence[_Result]]) -> None:
+    def __init__(self, work: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
         """`work` gives one result for each item, in order. It may be called from several threads at once."""
         self._work = work
         self._lock = threading.Lock()
-        self._futures: dict[Hashable, Future[_Result]] = {}
+        self._futures: dict[Hashable, Future[Result]] = {}
 
-    def get(self, items: Mapping[Hashable, Item]) -> dict[Hashable, _Result]:
+    def get(self, items: Mapping[Hashable, Item]) -> dict[Hashable, Result]:
         """The result for each key. Raises what `work` raised, here or in the thread that was first."""
         with self._lock:
-            mine = {key: Future[_Result]() for key in items if key not in self._futures}
+            mine = {key: Future[Result]() for key in items if key not in self._futures}
             self._futures.update(mine)
             futures = {key: self._futures[key] for key in items}
         # Own work comes before waiting: two threads that wait for each other's keys both finish.
@@ -52,9 +49,6 @@ class Once(Generic[Item, _Result]):
             for future, result in zip(mine.values(), results, strict=True):
                 future.set_result(result)
         return {key: future.result() for key, future in futures.items()}
-
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ class Claim:
 
     @classmethod
     def of(cls, question: Question, sentence: str) -> Claim:
-        """Of a conversation the last message counts as the question: those before it may be examples."""
+        """Claim about a question; the last message of a conversation counts, as those before it may be examples."""
         return cls(question.language, question.prompt[-1]["content"], question.document or "", sentence, sentence)
 
     def digest(self) -> bytes:
@@ -87,14 +81,14 @@ class Claim:
 
 
 def get_each(once: Once[Claim, Result], claims: Sequence[Claim]) -> dict[Claim, Result]:
-    """What `once` has for each claim, by the claim itself."""
+    """Result of `once` for each claim, by the claim itself."""
     digests = {claim: claim.digest() for claim in claims}
     found = once.get({digest: claim for claim, digest in digests.items()})
     return {claim: found[digest] for claim, digest in digests.items()}
 
 
 class Verdict(NamedTuple):
-    """As in `records.Sentence`."""
+    """Label of a claim, with confidence and evidence as `records.Sentence` has them."""
 
     label: str
     confidence: float | None
@@ -102,7 +96,7 @@ class Verdict(NamedTuple):
 
     @classmethod
     def unparsed(cls, turn: Turn, reply: Reply) -> Verdict:
-        """For a reply to `turn` that can't be read."""
+        """Verdict of a reply to `turn` that can't be read."""
         return cls(UNPARSED, None, f"{turn.name}: {reply.quoted()}")
 
 

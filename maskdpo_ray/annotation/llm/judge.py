@@ -1,7 +1,4 @@
-"""Judges: models that reply to chat conversations, for annotators that ask one. Loaded when named.
-
-Judges (models that reply to conversations) as evaluators use them.
-"""
+"""Judges: models that reply to chat conversations, for annotators and evaluators that ask one. Loaded when named."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ Conversation = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge said."""
+    """Answer of a judge to a conversation."""
 
     text: str
     logprob: float | None = None
@@ -32,7 +29,7 @@ class Reply:
     """Why it can't be taken for a reply (cut off, the conversation was too long), or None."""
 
     def quoted(self) -> str:
-        """As evidence that it could not be read."""
+        """Text of the reply as evidence that it could not be read."""
         return f"{shown(self.text)} ({self.fault})" if self.fault else shown(self.text)
 
 
@@ -41,7 +38,7 @@ class Judge(Protocol):
 
     Its constructor raises OptionError naming a bad option. Optional attributes: `max_model_len`, its context in tokens,
     and `max_completion_tokens`, its longest reply including thinking, so that replies that can't fit are refused before
-    the run; `thinking`, the tags of its thinking blocks (`thoughts.KNOWN`).
+    the run; `thinking`, the tags of its thinking blocks (`thinking.KNOWN`).
     """
 
     def start(self) -> None:
@@ -64,6 +61,7 @@ class Judge(Protocol):
 _KNOWN = {"http": ("maskdpo_ray.annotation.llm.http", "HttpJudge"), "vllm": ("actors.vllm_judge", "VllmJudge")}
 require = partial(plugins.require, error=OptionError)
 require_count = partial(plugins.require_count, error=OptionError)
+_OF_EVALUATORS = "eval.options"
 _RENDERS = ("add_generation_prompt", "continue_final_message", "conversation", "messages", "return_dict", "tokenize")
 
 
@@ -84,7 +82,7 @@ def require_reply_options(stop: Any, max_completion_tokens: Any, chat_template_k
 def build(name: str, options: Mapping[str, Any], max_tokens: int, field: str = "annotation.options") -> Judge:
     """The judge that `judge` and `judge_options` below `field` name, not started yet.
 
-    Raises ConfigError as `annotators.build` does, and when replies of `max_tokens` leave no room for a prompt.
+    Raises ConfigError as `protocol.build` does, and when replies of `max_tokens` leave no room for a prompt.
     """
     slot = plugins.Slot(f"{field}.judge", f"{field}.judge_options", _KNOWN, ("start", "ask", "close"))
     with _options_below(field):
@@ -99,7 +97,7 @@ def build(name: str, options: Mapping[str, Any], max_tokens: int, field: str = "
 
 
 def start(judge: Judge, field: str = "annotation.options") -> None:
-    """Start it. Raises UserError, one line, when that fails; `field` as in `build`."""
+    """Start a judge. Raises UserError, one line, when that fails; `field` as in `build`."""
     with _options_below(field):
         judge.start()
 
@@ -129,7 +127,7 @@ def _without_thinking(reply: Reply, known: tuple[thinking.TagPair, ...]) -> Repl
 
 
 def _fault(reply: object) -> str | None:
-    """What is wrong with a reply, or None."""
+    """Fault of a reply, None if it has none."""
     if not isinstance(reply, Reply):
         return f"expected a Reply, got {type(reply).__name__}"
     if not isinstance(reply.text, str):
@@ -150,23 +148,25 @@ def _options_below(field: str) -> Iterator[None]:
         raise ConfigError(f"{field}.judge_options.{error}") from None
 
 
-_FIELD = "eval.options"
-
-
 def build_for_evaluator(judge: str | None, options: Mapping[str, Any] | None, max_tokens: int) -> Judge | None:
-    """The judge that `eval.options.judge` names, not started; None without one. Raises ConfigError as `judges.build`.
+    """The judge that `eval.options.judge` names, not started; None without one. Raises ConfigError as `build` does.
 
     `max_tokens`: the longest reply.
     """
     is_name = judge is None or isinstance(judge, str)
-    plugins.require(is_name, f"{_FIELD}.judge", "a name or none", judge)
-    plugins.require(options is None or isinstance(options, Mapping), f"{_FIELD}.judge_options", "a mapping", options)
+    plugins.require(is_name, f"{_OF_EVALUATORS}.judge", "a name or none", judge)
     plugins.require(
-        judge is not None or not options, f"{_FIELD}.judge_options", f"none without {_FIELD}.judge", options
+        options is None or isinstance(options, Mapping), f"{_OF_EVALUATORS}.judge_options", "a mapping", options
     )
-    return None if judge is None else build(judge, options or {}, max_tokens, _FIELD)
+    plugins.require(
+        judge is not None or not options,
+        f"{_OF_EVALUATORS}.judge_options",
+        f"none without {_OF_EVALUATORS}.judge",
+        options,
+    )
+    return None if judge is None else build(judge, options or {}, max_tokens, _OF_EVALUATORS)
 
 
 def start_for_evaluator(judge: Judge) -> None:
-    """Start it. Raises UserError, one line, when that fails."""
-    start(judge, _FIELD)
+    """Start an evaluator's judge. Raises UserError, one line, when that fails."""
+    start(judge, _OF_EVALUATORS)

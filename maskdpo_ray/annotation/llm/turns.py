@@ -1,4 +1,5 @@
-"""What a judge is asked and which replies count, read from YAML: ANAH-v2's three turns, and how to cut a sentence."""
+"""Turns of a judge's interview, read from YAML: prompts and the replies that count. ANAH-v2's three, and one that cuts
+a sentence."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ class ClaimReader:
         return None
 
     def _no_entity(self, clause: Clause, signal: Signal) -> str:
-        """What stands as a neighbour and is no entity of the table ("West Africa"); no sea or river."""
+        """Name that stands as a neighbour and is no entity of the table ("West Africa"); no sea or river."""
         start = signal.end
         while start < len(clause.words) and clause.words[start].key in {"by", "with", "the", "on", "to", "of"}:
             start += 1

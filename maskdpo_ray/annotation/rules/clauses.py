@@ -31,12 +31,12 @@ class Clause:
     mentions: tuple[Mention, ...]
     signals: tuple[Signal, ...]
     start: int
-    """Its first character in the sentence, an "and" before it included; it ends where the next one starts."""
+    """First character in the sentence, an "and" before it included; the clause ends where the next one starts."""
     subject: tuple[str, ...]
     """Entities that the sentence gives it from outside ("Uganda, whose capital ..."); mostly empty."""
 
     def region(self, signal: Signal) -> tuple[int, int]:
-        """Where the values stand: after "... is", or before "is the capital", or anywhere."""
+        """Words among which the values stand: after "... is", or before "is the capital", or anywhere."""
         if (copula := self.copula_after(signal)) is not None:
             return copula, len(self.words)
         if (end := self.copula_before(signal)) is not None:

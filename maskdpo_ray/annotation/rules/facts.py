@@ -140,7 +140,7 @@ class FactsAnnotator:
 
 
 class ClaimsByRules(FactsAnnotator):
-    """As FactsAnnotator, clause by clause: a wrong clause leaves the right ones beside it their label."""
+    """FactsAnnotator clause by clause: a wrong clause leaves the right ones beside it their label."""
 
     def __init__(
         self, tables: Mapping[str, FactTable | str] | None = None, judge: None = None, judge_options: Any = None
@@ -154,7 +154,7 @@ class ClaimsByRules(FactsAnnotator):
             )
 
     def _spans(self, domain: _Domain, topic: Entity, text: str, start: int, end: int) -> Iterator[Sentence]:
-        """Its clauses. One that claims nothing ("Rwanda, which ...") is part of the next, if there is one."""
+        """Clauses of a sentence. One that claims nothing ("Rwanda, which ...") is part of the next, if there is one."""
         body = _body(text[start:end])
         offset = end - len(body)
         read = domain.reader.read(body)

@@ -32,14 +32,14 @@ class Token:
     """A word of a sentence, or a sign that may change what it says: "≠", "%", the minus of "-6"."""
 
     text: str
-    """As written, a possessive 's cut off."""
+    """Word as written, a possessive 's cut off."""
     key: str
     """Lower case, without accents, apostrophes and dots; "and" for "&"."""
     possessive: bool
     start: int
     end: int
     gap: str
-    """What stands between it and the next word."""
+    """Text between it and the next word."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,7 +297,7 @@ def questions() -> list[Question]:
 
 
 def _document(row: _Row) -> str:
-    """What the data file says, one line a field; apart from the facts, which are worked over."""
+    """Fields of the data file, one a line; unlike the facts, which are derived from them."""
     fields = {
         "Chemical symbol": row.symbol,
         "Atomic number (protons)": row.number,

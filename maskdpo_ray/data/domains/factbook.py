@@ -19,7 +19,7 @@ _NOT_LANGUAGES = {"Other", "Indigenous", "Amerindian", "Many", "Native", "Creole
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the countries table takes from one Factbook record; empty where the record says nothing."""
+    """Fields of one Factbook record that the countries table takes; empty where the record says nothing."""
 
     code: str
     """The Factbook's own two-letter code ("rw")."""
@@ -32,7 +32,7 @@ class Record:
     languages: tuple[str, ...]
     """All listed ones, official ones included."""
     neighbours: tuple[str, ...]
-    """As the Factbook spells them, each with the length of the border cut off."""
+    """Names as the Factbook spells them, without the length of the border."""
     landlocked: bool | None
     place: tuple[float, float] | None
     """Latitude and longitude of its centre, degrees north and east."""

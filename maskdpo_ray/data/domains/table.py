@@ -33,7 +33,7 @@ class Kind:
     name: str
     """Key in `Entity.facts`, and the `kind` of a labelled sentence."""
     label: str
-    """As evidence text says it ("official language")."""
+    """Name in evidence ("official language")."""
     triggers: tuple[str, ...]
     """Words that announce a fact of this kind. What follows is a claim even if its value is unknown."""
     cues: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """What answers are about: a country, an element."""
+    """Subject of answers: a country, an element."""
 
     name: str
     aliases: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Preference data of others, in and out: the Mask-DPO authors' JSON, TRL's and OpenRLHF's.
 
 Every format is read into a `Preference` (text and, where there are any, labelled sentences) and written from one;
-`tokenized.py` turns it into the `PreferencePair` that is learned from. docs/formats.md shows them.
+`pairing/pair_files.py` turns it into the `PreferencePair` that is learned from. docs/formats.md shows them.
 """
 
 from __future__ import annotations

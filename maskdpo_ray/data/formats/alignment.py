@@ -1,4 +1,4 @@
-"""Where the sentences that another splitter cut and rewrote stand in the answer itself.
+"""Places in an answer of the sentences that another splitter cut and rewrote.
 
 The ANAH splitter moves white space ("3.5" comes out as "3. 5", "Jan. 5" as "Jan.5") and others strip Markdown, so
 only the other characters are compared: each sentence's must stand in the answer unchanged and in order. What stands

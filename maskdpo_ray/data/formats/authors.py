@@ -146,7 +146,7 @@ def _item(answer: Answer, side: str) -> Item:
 
 
 def _type(label: str, side: str) -> str:
-    """What the authors' loss has to be told so that it masks what ours does."""
+    """Type with which the authors' loss masks what ours does."""
     if label == UNPARSED:  # masked on both sides
         return WRONG if side == "chosen" else RIGHT
     return RIGHT if label in CORRECT else WRONG

@@ -52,7 +52,7 @@ def to_trl(preference: Preference) -> dict[str, Any]:
 
 
 def to_openrlhf(preference: Preference) -> dict[str, Any]:
-    """What OpenRLHF's train_dpo reads with `--data.apply_chat_template`: two conversations, no prompt column."""
+    """Item that OpenRLHF's train_dpo reads with `--data.apply_chat_template`: two conversations, no prompt column."""
     return {
         "chosen": [*preference.prompt, _said(preference.chosen)],
         "rejected": [*preference.prompt, _said(preference.rejected)],
