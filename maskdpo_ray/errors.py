@@ -20,7 +20,7 @@ def one_line(error: object) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Describe in one line an error of code that isn't ours: its class, its text, and the file and line that raised it."""
+    """Describe in one line an error of code that isn't ours: class, text, and the file and line that raised it."""
     text = one_line(error)
     text = type(error).__name__ if text == type(error).__name__ else f"{type(error).__name__}: {text}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
