@@ -1,7 +1,7 @@
 """Finished runs side by side, as a Markdown table: `python -m maskdpo_ray.report.comparison runs/a runs/b`.
 
-Runs that share seed, model and questions and differ in the mask also share their first iteration's
-answers, because rollouts are seeded; a line below the table says whether they do.
+Runs with the same seed, model and questions and different masks have the same answers in their first iteration, because
+rollouts are seeded; a line below the table says whether they do.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from maskdpo_ray.config import cli
 from maskdpo_ray.errors import RunFolderError, UserError, printable, shown
 from maskdpo_ray.evaluation.intervals import Change, Statistic
 from maskdpo_ray.records import Record, from_json
-from maskdpo_ray.store import files as json_file
-from maskdpo_ray.store import fingerprint
+from maskdpo_ray.report.tables import number
+from maskdpo_ray.store import files, fingerprint
 
-# Metric of the summary -> (heading, format); of the held-out questions but for the last one.
 _METRICS = {
     "score": ("score", ".3f"),
     "correct_facts": ("correct facts", ".2f"),
@@ -31,43 +30,45 @@ _METRICS = {
     "cut_off": ("cut off", ".1%"),
     "transfer_score": ("transfer score", ".3f"),
 }
+"""Metric of the held-out questions, but for the last -> (heading, format): a new column is one line."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What the table shows of one run folder."""
+    """Figures of one run folder that the table shows."""
 
     mask: str
     seed: int
     metrics: dict[str, tuple[float | None, float | None]]
-    """Name -> (before training, after the last iteration), None where it is not defined; without transfer_score when
-    that wasn't evaluated."""
+    """Metric -> (before training, after the last iteration), None where not defined; transfer_score may be absent."""
     gain: Change
-    """Of the score."""
+    """Change of the score."""
     pairs: str
     """Hash of the first iteration's pairs, whatever their order in the file."""
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
         """Raises RunFolderError naming the file, and its field, that is not there or not whole."""
-        files = (folder / "summary.json", folder / "config.yaml", folder / "iter_000" / "pairs.jsonl")
-        for file in files:
+        summary_file, config_file, pairs_file = wanted = [
+            folder / name for name in ("summary.json", "config.yaml", "iter_000/pairs.jsonl")
+        ]
+        for file in wanted:
             if not os.path.isfile(file):
                 raise RunFolderError(f"{file}: expected a file of a finished run, found none")
-        summary = _Values(files[0], json_file.load_json(files[0]))
-        stored = fingerprint.read_config(files[1]) or {}
-        policy = _Values(files[1], stored).at("mask.policy")
-        eos = fingerprint.config_field(files[1], stored, "mask.eos", str)
+        summary = _Values(summary_file, files.load_json(summary_file))
+        config = fingerprint.read_config(config_file) or {}
+        policy = _Values(config_file, config).at("mask.policy")
+        eos = fingerprint.config_field(config_file, config, "mask.eos", str)
         metrics = {name: summary.ends("heldout", name) for name in _METRICS if name != "transfer_score"}
         if "transfer" in summary.at("evaluations"):
             metrics["transfer_score"] = summary.ends("transfer", "score")
         try:
-            pairs = sorted(files[2].read_bytes().splitlines())
+            pairs = sorted(pairs_file.read_bytes().splitlines())
         except OSError as error:
-            raise RunFolderError(f"{files[2]}: can't be read: {error.strerror}") from error
+            raise RunFolderError(f"{pairs_file}: can't be read: {error.strerror}") from error
         return cls(
             mask=f"{policy if isinstance(policy, str) else 'custom'}, EOS {eos}",
-            seed=fingerprint.config_field(files[1], stored, "run.seed", int),
+            seed=fingerprint.config_field(config_file, config, "run.seed", int),
             metrics=metrics,
             gain=summary.record(Change, "evaluations.heldout.-1.gain.score"),
             pairs=hashlib.sha256(b"\n".join(pairs)).hexdigest(),
@@ -76,13 +77,13 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class _Values:
-    """What a file holds, as plain JSON values."""
+    """JSON values of a file, and errors that name it."""
 
     file: Path
     values: Any
 
     def at(self, path: str) -> Any:
-        """What stands at the dotted `path`, a number being the place in a list. Raises RunFolderError."""
+        """The value at the dotted `path`, in which a number is a place in a list. Raises RunFolderError."""
         value, names = self.values, path.split(".")
         for depth, name in enumerate(names):
             try:
@@ -107,15 +108,15 @@ class _Values:
 
 def table(runs: Sequence[FinishedRun]) -> list[str]:
     """Markdown lines: a row for each run, the mean of each mask, and whether a seed's runs had the same pairs."""
-    headings = [heading for heading, _ in _METRICS.values()]
-    lines = [_line(["mask", "seed", "gain [95% interval]", *headings]), "|---" * (3 + len(headings)) + "|"]
+    headings = ["mask", "seed", "gain [95% interval]", *(heading for heading, _ in _METRICS.values())]
+    lines = [_line(headings), "|---" * len(headings) + "|"]
     masks = sorted({run.mask for run in runs})
     groups = [sorted((run for run in runs if run.mask == mask), key=lambda run: run.seed) for mask in masks]
     for run in (run for group in groups for run in group):
-        gain, low, high = (_shown(value, "+.3f") for value in (run.gain.gain, run.gain.low, run.gain.high))
+        gain, low, high = (number(value, "+.3f", "-") for value in (run.gain.gain, run.gain.low, run.gain.high))
         lines.append(_line([run.mask, str(run.seed), f"{gain} [{low}, {high}]", *_cells([run])]))
     for group in groups:
-        gain = _shown(_mean(run.gain.gain for run in group), "+.3f")
+        gain = number(_mean([run.gain.gain for run in group]), "+.3f", "-")
         lines.append(_line([f"**{group[0].mask}**", f"mean of {len(group)}", gain, *_cells(group)]))
     lines.append("")
     for seed in sorted({run.seed for run in runs}):
@@ -127,7 +128,7 @@ def table(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def main(folders: Sequence[str]) -> None:
-    """Print the table of the runs in `folders`. Raises RunFolderError for what is no folder of a finished run."""
+    """Print the table of the runs in `folders`. Raises RunFolderError for a folder without a finished run."""
     if not folders or any(folder.startswith("-") for folder in folders):
         raise RunFolderError("usage: python -m maskdpo_ray.report.comparison RUN_FOLDER [RUN_FOLDER ...]")
     print("\n".join(map(printable, table([FinishedRun.read(Path(folder)) for folder in folders]))))
@@ -141,18 +142,14 @@ def _cells(runs: Sequence[FinishedRun]) -> list[str]:
             cells.append("-")
             continue
         ends = zip(*(run.metrics[name] for run in runs), strict=True)
-        cells.append(" → ".join(_shown(_mean(end), form) for end in ends))
+        cells.append(" → ".join(number(_mean(end), form, "-") for end in ends))
     return cells
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     """None when a value is not defined: a mean of the others would be of other runs."""
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None) / len(known)
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _line(cells: Sequence[str]) -> str:

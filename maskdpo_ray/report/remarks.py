@@ -1,4 +1,4 @@
-"""What the figures of a run say, in words: above all, what a higher score hides."""
+"""Remarks on the figures of a run, in words: above all on what a higher score hides."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WATCHED = {
 
 
 def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Sentences about the last policy of each set of questions (entries as in summary.json)."""
+    """Remarks on the last policy of each set of questions (entries as in summary.json)."""
     found: list[str] = []
     for split, versions in evaluations.items():
         last = versions[-1]
@@ -31,7 +31,7 @@ def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _left_out(version: dict[str, Any]) -> str:
-    """Topics that a policy was not evaluated on."""
+    """The topics on which a policy was not evaluated."""
     topics = list(version["left_out"])
     return (
         f"{len(topics)} topics are LEFT OUT of its figures and of gains over it or of it, "
@@ -40,7 +40,7 @@ def _left_out(version: dict[str, Any]) -> str:
 
 
 def _unread(last: dict[str, Any]) -> list[str]:
-    """What the annotator, and what the second evaluator, could not read, each with an example."""
+    """Shares of unparsed labels and of unparsed verdicts, each with an example."""
     found = []
     if last["unparsed_example"] is not None:
         share = _mean(last, "unparsed") / _mean(last, "sentences")
@@ -81,7 +81,7 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
 
 
 def _second_opinion(score: dict[str, Any], judged: dict[str, Any]) -> list[str]:
-    """Whether the second evaluator's score moved as the annotator's did, and whether it still does for its length."""
+    """Whether the second evaluator's score moved as the annotator's did, and still does with its length penalty."""
     who = f"the second evaluator, {judged['evaluator']},"
     change, penalized = judged["gain"]["score"], judged["gain"]["penalized_score"]
     if change["gain"] is None:
@@ -120,7 +120,7 @@ def _moved(change: dict[str, Any]) -> int:
 
 
 def _rarer(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The kinds of fact that one answer in twenty or more no longer states, the largest fall first."""
+    """Kinds of fact that at least one answer in twenty no longer states, the largest fall first."""
 
     def stated(kinds: dict[str, Any], kind: str) -> float:
         return kinds[kind]["correct"] + kinds[kind]["incorrect"] if kind in kinds else 0.0

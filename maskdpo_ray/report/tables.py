@@ -1,9 +1,13 @@
-"""The summary of a run as tables, for a terminal of 80 columns or more."""
+"""The summary of a run as tables, for a terminal of 80 columns or more.
+
+A table is a list of columns, (heading, entry -> cell): a new column is one line. Entries are those of summary.json.
+"""
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 from rich import box
@@ -14,45 +18,42 @@ from rich.text import Text
 from maskdpo_ray.errors import printable
 from maskdpo_ray.evaluation.judged_metrics import perplexity
 
-_TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
+Entry = dict[str, Any]
+Column = tuple[str, Callable[[Entry], str]]
 
 
-def render(summary: dict[str, Any], width: int = 80, color: bool = False) -> str:
+def render(summary: Entry, width: int = 80, color: bool = False) -> str:
     """The tables as text, at most `width` columns (80 or more), with colour codes only when asked for."""
     text = io.StringIO()
     _print(summary, Console(file=text, width=width, no_color=not color, force_terminal=color, highlight=False))
     return text.getvalue()
 
 
-def show(summary: dict[str, Any], file: TextIO | None = None) -> None:
+def show(summary: Entry, file: TextIO | None = None) -> None:
     """Print the tables on `file` or standard output; colour only on a terminal."""
     _print(summary, Console(file=file or sys.stdout, highlight=False))
 
 
-def _print(summary: dict[str, Any], console: Console) -> None:
+def number(value: float | None, form: str = ".3f", absent: str = "") -> str:
+    """A figure by its format specification; `absent` where it is not defined."""
+    return absent if value is None else format(value, form)
+
+
+def _print(summary: Entry, console: Console) -> None:
     summary = _printable(summary)
     console.print(f"Run {summary['run']}", style="bold", markup=False)
     for name, subject in summary.get("subjects", {}).items():  # of an evaluation on its own
         console.print(f"  {name}: {subject}", markup=False, soft_wrap=True)
-    for split, versions in summary["evaluations"].items():
-        tables = [_scores(split, versions), _contents(versions)]
-        if len(versions) > 1:
-            last = versions[-1]
-            tables.append(_changes(last["name"], last["gain"], _SHOWN))
-        if any(version["kinds"] for version in versions):
-            tables.append(_kinds(versions))
-        if versions[-1]["replications"] > 1:
-            tables.append(_best_of(versions))
-        if "judged" in versions[-1]:
-            tables += _judged(versions)
-        for table in tables:
-            console.print(table, Text(), sep="\n")
+    tables = [table for split, versions in summary["evaluations"].items() for table in _evaluation(split, versions)]
     if summary["pairs"]:
-        console.print(_pairs(summary["pairs"]), Text(), sep="\n")
+        tables.append(_pairs(summary["pairs"]))
     if summary["stages"]:
-        console.print(_stage_table(summary["stages"]), Text(), sep="\n")
+        step = "step: the iteration; of an evaluation, the policy (0: before training)."
+        tables.append(_table("Stages", _STAGES, summary["stages"], step, text_columns=2))
     if summary["idle"]:
-        console.print(_idle_table(summary["idle"]), Text(), sep="\n")
+        tables.append(_idle(summary["idle"]))
+    for table in tables:
+        console.print(table, Text(), sep="\n")
     if summary["restarts"]:
         replaced = ", ".join(f"{group} {count}" for group, count in summary["restarts"].items())
         console.print(f"Actors that died or hung and were replaced: {replaced}\n", markup=False)
@@ -72,7 +73,7 @@ def _print(summary: dict[str, Any], console: Console) -> None:
 
 
 def _printable(value: Any) -> Any:
-    """JSON values with no text that steers a terminal: kinds and examples come from annotators and models."""
+    """JSON values without text that steers a terminal: kinds and examples come from annotators and models."""
     if isinstance(value, dict):
         return {printable(name): _printable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -80,7 +81,10 @@ def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def _table(title: str, *columns: str, text_columns: int = 1, caption: str | None = None) -> Table:
+def _table(
+    title: str, columns: Sequence[Column], entries: Iterable[Entry], caption: str | None = None, text_columns: int = 1
+) -> Table:
+    """A row for each entry; the first `text_columns` are flush left."""
     table = Table(
         title=title,
         caption=caption,
@@ -91,74 +95,81 @@ def _table(title: str, *columns: str, text_columns: int = 1, caption: str | None
         title_style="bold",
         caption_style="",
     )
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < text_columns else "right")
+    for position, (heading, _) in enumerate(columns):
+        table.add_column(heading, justify="left" if position < text_columns else "right")
+    for entry in entries:
+        table.add_row(*(cell(entry) for _, cell in columns))
     return table
 
 
-def _ends(versions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first and the last, or the only one."""
-    return versions if len(versions) == 1 else [versions[0], versions[-1]]
+# Cells
 
 
-_GAIN = ("gain", "95% interval")
+def _field(name: str, form: str = "") -> Callable[[Entry], str]:
+    return lambda entry: number(entry.get(name), form)
 
 
-def _gain(entry: dict[str, Any]) -> tuple[str, str]:
-    """Cells of the gain of the score; empty in the first row, which the others are compared with."""
-    change = entry["gain"] and entry["gain"]["score"]
-    return (_signed(change["gain"]), _bounds(change)) if change else ("", "")
+def _mean(metric: str, form: str = ".3f") -> Callable[[Entry], str]:
+    return lambda entry: number(entry["metrics"][metric]["mean"], form)
 
 
-def _scores(split: str, versions: list[dict[str, Any]]) -> Table:
-    last, is_compared = versions[-1], len(versions) > 1
-    table = _table(
-        f"{_TITLES[split]}: factuality ({last['topics']} topics, {last['questions']} questions, "
-        f"{last['replications']} answers each)",
-        "policy",
-        "score",
-        *_GAIN * is_compared,
-        "pooled score",
-        caption="score: correct sentences / sentences, mean over answers; pooled: correct facts / facts. "
-        "±: standard deviation over the replications." + " Interval: paired bootstrap over topics." * is_compared,
-    )
-    for version in versions:
-        table.add_row(
-            version["name"],
-            _spread(version["metrics"]["score"]),
-            *_gain(version) * is_compared,
-            _spread(version["metrics"]["pooled_score"]),
-        )
-    return table
+def _spread(metric: str, form: str = ".3f") -> Callable[[Entry], str]:
+    """Mean ± standard deviation, where there is one."""
+
+    def cell(entry: Entry) -> str:
+        statistic = entry["metrics"][metric]
+        sd = statistic["sd"]
+        return number(statistic["mean"], form) + ("" if sd is None else f" ± {sd:{form}}")
+
+    return cell
 
 
-def _contents(versions: list[dict[str, Any]]) -> Table:
-    table = _table(
-        "What an answer holds",
-        "policy",
-        "correct",
-        "incorrect",
-        "sentences",
-        "tokens",
-        "nothing",
-        "cut off",
-        caption="correct, incorrect: facts. nothing: share of answers that say nothing checkable.",
-    )
-    for version in versions:
-        metrics = version["metrics"]
-        table.add_row(
-            version["name"],
-            _spread(metrics["correct_facts"], 2),
-            _spread(metrics["incorrect_facts"], 2),
-            _plain(metrics["sentences"]["mean"], 2),
-            _plain(metrics["tokens"]["mean"], 1),
-            _percent(metrics["nothing_checkable"]["mean"]),
-            _percent(metrics["cut_off"]["mean"]),
-        )
-    return table
+def _gain(entry: Entry, metric: str = "score") -> Entry:
+    """The change of a metric; empty in the first row, which the others are compared with."""
+    return entry["gain"][metric] if entry["gain"] else dict.fromkeys(("gain", "low", "high"))
 
 
-_SHOWN = {
+def _bounds(change: Entry, form: Callable[[float | None], str]) -> str:
+    return "" if change["low"] is None else f"{form(change['low'])} to {form(change['high'])}"
+
+
+def _signed(value: float | None) -> str:
+    return number(value, "+.3f")
+
+
+def _perplexity(nats: float | None) -> str:
+    return "" if nats is None else f"{perplexity(nats):#.4g}"
+
+
+_POLICY: Column = ("policy", lambda entry: entry["name"])
+_GAIN: list[Column] = [
+    ("gain", lambda entry: _signed(_gain(entry)["gain"])),
+    ("95% interval", lambda entry: _bounds(_gain(entry), _signed)),
+]
+_CONTENTS: list[Column] = [
+    _POLICY,
+    ("correct", _spread("correct_facts", ".2f")),
+    ("incorrect", _spread("incorrect_facts", ".2f")),
+    ("sentences", _mean("sentences", ".2f")),
+    ("tokens", _mean("tokens", ".1f")),
+    ("nothing", _mean("nothing_checkable", ".1%")),
+    ("cut off", _mean("cut_off", ".1%")),
+]
+_CHANGES: list[Column] = [
+    ("", lambda change: change["label"]),
+    ("before", _field("before", ".3f")),
+    ("after", _field("after", ".3f")),
+    ("gain", _field("gain", "+.3f")),
+    ("95% interval", lambda change: _bounds(change, _signed)),
+]
+_STAGES: list[Column] = [
+    ("step", _field("step")),
+    ("stage", lambda entry: entry["stage"]),
+    ("seconds", _field("seconds", ".1f")),
+    ("tokens", _field("tokens", ",.0f")),
+    ("tokens/s", lambda entry: number(_ratio(entry.get("tokens"), entry.get("seconds")), ",.0f")),
+]
+_CHANGED = {
     "score": "score",
     "pooled_score": "pooled score",
     "correct_facts": "correct facts",
@@ -175,7 +186,8 @@ _SHOWN = {
     "cut_off": "cut off",
     "nothing_checkable": "nothing checkable",
 }
-_SHOWN_OF_SECOND = {
+"""Rows of the table of changes: metric -> label."""
+_CHANGED_BY_SECOND = {
     "score": "score",
     "penalized_score": "score with length penalty",
     "pooled_score": "pooled score",
@@ -186,184 +198,135 @@ _SHOWN_OF_SECOND = {
     "abstained": "abstained",
 }
 _ONLY_IF_SEEN = ("contradictory", "unverifiable", "no_fact", "unparsed", "irrelevant", "abstained", "thinking")
+_TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
 
 
-def _changes(name: str, gain: dict[str, Any], shown: dict[str, str], by: str = "") -> Table:
-    table = _table(f"Change from before to {name}, per answer{by}", "", "before", "after", "gain", "95% interval")
-    for metric, label in shown.items():
-        change = gain[metric]
-        if metric in _ONLY_IF_SEEN and not (change["before"] or change["after"]):
-            continue
-        table.add_row(
-            label, _plain(change["before"]), _plain(change["after"]), _signed(change["gain"]), _bounds(change)
-        )
-    return table
+def _ratio(value: float | None, by: float | None) -> float | None:
+    return value / by if value and by else None
 
 
-def _kinds(versions: list[dict[str, Any]]) -> Table:
-    ends = [version["kinds"] for version in _ends(versions)]
-    columns = ("correct before", "after", "incorrect before", "after") if len(ends) > 1 else ("correct", "incorrect")
-    table = _table("By kind of fact, per answer", "kind", *columns)
+# Tables
+
+
+def _evaluation(split: str, versions: list[Entry]) -> list[Table]:
+    """All tables of one split."""
+    last, is_compared = versions[-1], len(versions) > 1
+    tables = [
+        _table(
+            f"{_TITLES[split]}: factuality ({last['topics']} topics, {last['questions']} questions, "
+            f"{last['replications']} answers each)",
+            [_POLICY, ("score", _spread("score")), *_GAIN * is_compared, ("pooled score", _spread("pooled_score"))],
+            versions,
+            "score: correct sentences / sentences, mean over answers; pooled: correct facts / facts. "
+            "±: standard deviation over the replications." + " Interval: paired bootstrap over topics." * is_compared,
+        ),
+        _table(
+            "What an answer holds",
+            _CONTENTS,
+            versions,
+            "correct, incorrect: facts. nothing: share of answers that say nothing checkable.",
+        ),
+    ]
+    ends = [versions[0], last] if is_compared else versions
+    if is_compared:
+        tables.append(_changes(last["name"], last["gain"], _CHANGED))
+    if any(version["kinds"] for version in versions):
+        tables.append(_kinds([version["kinds"] for version in ends]))
+    if last["replications"] > 1:
+        tables.append(_best_of(ends))
+    if "judged" in last and last["judged"]["evaluator"] is not None:
+        tables += _second_opinion(versions)
+    if "judged" in last and last["judged"]["perplexity_model"] is not None:
+        tables.append(_language([{"name": version["name"], **version["judged"]} for version in versions]))
+    return tables
+
+
+def _changes(name: str, gain: Entry, labels: dict[str, str], by: str = "") -> Table:
+    changes = [{"label": label, **gain[metric]} for metric, label in labels.items() if _is_shown(metric, gain[metric])]
+    return _table(f"Change from before to {name}, per answer{by}", _CHANGES, changes)
+
+
+def _is_shown(metric: str, change: Entry) -> bool:
+    return metric not in _ONLY_IF_SEEN or bool(change["before"] or change["after"])
+
+
+def _kinds(ends: list[Entry]) -> Table:
+    headings = ("correct before", "after", "incorrect before", "after") if len(ends) > 1 else ("correct", "incorrect")
     nothing = {"correct": 0.0, "incorrect": 0.0}
+    rows = []
     for kind in sorted({kind for kinds in ends for kind in kinds}):
         sides = [kinds.get(kind, nothing) for kinds in ends]
-        table.add_row(kind, *(_plain(side[label], 2) for label in ("correct", "incorrect") for side in sides))
-    return table
+        rows.append({"kind": kind, "cells": [side[label] for label in ("correct", "incorrect") for side in sides]})
+    cells = [(heading, lambda row, i=i: number(row["cells"][i], ".2f")) for i, heading in enumerate(headings)]
+    return _table("By kind of fact, per answer", [("kind", lambda row: row["kind"]), *cells], rows)
 
 
-def _best_of(versions: list[dict[str, Any]]) -> Table:
-    sizes = list(versions[-1]["best_of"])
-    table = _table("Score of the best of n answers", "policy", *(f"n = {n}" for n in sizes))
-    for version in _ends(versions):
-        table.add_row(version["name"], *(_plain(version["best_of"].get(n)) for n in sizes))
-    return table
+def _best_of(ends: list[Entry]) -> Table:
+    cells = [(f"n = {n}", lambda entry, n=n: number(entry["best_of"].get(n))) for n in ends[-1]["best_of"]]
+    return _table("Score of the best of n answers", [_POLICY, *cells], ends)
 
 
-def _judged(versions: list[dict[str, Any]]) -> list[Table]:
-    """What others than the annotator say of the answers."""
-    last = versions[-1]["judged"]
-    by_evaluator = [] if last["evaluator"] is None else _second_opinion(versions)
-    return by_evaluator if last["perplexity_model"] is None else [*by_evaluator, _language(versions)]
-
-
-def _language(versions: list[dict[str, Any]]) -> Table:
+def _language(entries: list[Entry]) -> Table:
     """Perplexities; after a gain in nats per token it is exp(gain) times as high."""
-    is_compared = len(versions) > 1
-    table = _table(
-        f"Perplexity of the answers under {versions[-1]['judged']['perplexity_model']}",
-        "policy",
-        "perplexity",
-        "95% interval",
-        *("factor", "95% interval") * is_compared,
-        "unread",
-        caption="High where answers are not like language. "
+    is_compared = len(entries) > 1
+    factor: list[Column] = [
+        ("factor", lambda entry: _perplexity(_gain(entry, "nats_per_token")["gain"])),
+        ("95% interval", lambda entry: _bounds(_gain(entry, "nats_per_token"), _perplexity)),
+    ]
+    return _table(
+        f"Perplexity of the answers under {entries[-1]['perplexity_model']}",
+        [
+            _POLICY,
+            ("perplexity", lambda entry: _perplexity(entry["metrics"]["nats_per_token"]["mean"])),
+            ("95% interval", lambda entry: _bounds(entry["metrics"]["nats_per_token"], _perplexity)),
+            *factor * is_compared,
+            ("unread", _mean("unread", ".1%")),
+        ],
+        entries,
+        "High where answers are not like language. "
         + "factor: after / before. " * is_compared
         + "unread: share of answers that are too long for the model.",
     )
-    for version in versions:
-        metrics, gain = version["judged"]["metrics"], version["judged"]["gain"]
-        statistic, change = metrics["nats_per_token"], gain and gain["nats_per_token"]
-        factor = (_perplexity(change["gain"]), _perplexities(change)) if change else ("", "")
-        table.add_row(
-            version["name"],
-            _perplexity(statistic["mean"]),
-            _perplexities(statistic),
-            *factor * is_compared,
-            _percent(metrics["unread"]["mean"]),
-        )
-    return table
 
 
-def _second_opinion(versions: list[dict[str, Any]]) -> list[Table]:
+def _second_opinion(versions: list[Entry]) -> list[Table]:
     """The annotator's figures beside those of a second evaluator, and all of the latter's."""
     last, evaluator, is_compared = versions[-1], versions[-1]["judged"]["evaluator"], len(versions) > 1
+    rows = [{**version, "judge": "annotator"} for version in versions]
+    rows += [{**version["judged"], "name": version["name"], "judge": "second"} for version in versions]
     table = _table(
         f"Two judges: the annotator of training, and {evaluator}",
-        "judge",
-        "policy",
-        "score",
-        *_GAIN * is_compared,
-        "correct",
-        "incorrect",
+        [
+            ("judge", lambda entry: entry["judge"]),
+            _POLICY,
+            ("score", _mean("score")),
+            *_GAIN * is_compared,
+            ("correct", _mean("correct_facts", ".2f")),
+            ("incorrect", _mean("incorrect_facts", ".2f")),
+        ],
+        rows,
+        "correct, incorrect: facts per answer, each judge's own.",
         text_columns=2,
-        caption="correct, incorrect: facts per answer, each judge's own.",
     )
-    for judge, entries in (("annotator", versions), ("second", [version["judged"] for version in versions])):
-        for version, entry in zip(versions, entries, strict=True):
-            table.add_row(
-                judge,
-                version["name"],
-                _plain(entry["metrics"]["score"]["mean"]),
-                *_gain(entry) * is_compared,
-                *(_plain(entry["metrics"][f"{side}_facts"]["mean"], 2) for side in ("correct", "incorrect")),
-            )
-    if len(versions) == 1:
+    if not is_compared:
         return [table]
-    by = f", by {evaluator}"
-    return [table, _changes(last["name"], last["judged"]["gain"], _SHOWN_OF_SECOND, by)]
+    return [table, _changes(last["name"], last["judged"]["gain"], _CHANGED_BY_SECOND, f", by {evaluator}")]
 
 
-def _pairs(iterations: list[dict[str, Any]]) -> Table:
-    shares = list(dict.fromkeys(name for entry in iterations for name in entry["mixture"]))
+def _pairs(iterations: list[Entry]) -> Table:
+    names = list(dict.fromkeys(name for entry in iterations for name in entry["mixture"]))
+    shares = [(name.replace("_", " "), lambda entry, name=name: number(entry["mixture"].get(name))) for name in names]
     dropped = [
         f"dropped in iteration {entry['iteration']}: "
         + (", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in entry["drops"].items()) or "none")
         + (f"; failed, such as: {entry['failed_example']}" if entry["failed_example"] else "")
         for entry in iterations
     ]
-    table = _table(
-        "Pairs",
-        "iteration",
-        "questions",
-        "pairs",
-        *(name.replace("_", " ") for name in shares),
-        caption="\n".join(dropped),
-    )
-    for entry in iterations:
-        table.add_row(
-            str(entry["iteration"]),
-            str(entry["questions"]),
-            str(entry["pairs"]),
-            *(_plain(entry["mixture"].get(name), 3) for name in shares),
-        )
-    return table
+    counts = [(name, _field(name)) for name in ("iteration", "questions", "pairs")]
+    return _table("Pairs", [*counts, *shares], iterations, "\n".join(dropped))
 
 
-def _stage_table(stages: list[dict[str, Any]]) -> Table:
-    table = _table(
-        "Stages",
-        "step",
-        "stage",
-        "seconds",
-        "tokens",
-        "tokens/s",
-        text_columns=2,
-        caption="step: the iteration; of an evaluation, the policy (0: before training).",
-    )
-    for entry in stages:
-        seconds, tokens = entry.get("seconds"), entry.get("tokens")
-        table.add_row(
-            str(entry["step"]),
-            entry["stage"],
-            _plain(seconds, 1),
-            "" if tokens is None else f"{tokens:,.0f}",
-            f"{tokens / seconds:,.0f}" if tokens and seconds else "",
-        )
-    return table
-
-
-def _idle_table(iterations: list[dict[str, Any]]) -> Table:
+def _idle(iterations: list[Entry]) -> Table:
     groups = list(dict.fromkeys(name for entry in iterations for name in entry if name != "iteration"))
-    table = _table("Idle share of each group of actors, evaluations included", "iteration", *groups)
-    for entry in iterations:
-        table.add_row(str(entry["iteration"]), *(_percent(entry.get(group)) for group in groups))
-    return table
-
-
-def _plain(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _spread(statistic: dict[str, Any], digits: int = 3) -> str:
-    sd = statistic["sd"]
-    return _plain(statistic["mean"], digits) + ("" if sd is None else f" ± {sd:.{digits}f}")
-
-
-def _perplexity(nats: float | None) -> str:
-    return "" if nats is None else f"{perplexity(nats):#.4g}"
-
-
-def _perplexities(nats: dict[str, Any]) -> str:
-    return "" if nats["low"] is None else f"{_perplexity(nats['low'])} to {_perplexity(nats['high'])}"
-
-
-def _bounds(change: dict[str, Any]) -> str:
-    return "" if change["low"] is None else f"{change['low']:+.3f} to {change['high']:+.3f}"
+    columns = [("iteration", _field("iteration")), *((group, _field(group, ".1%")) for group in groups)]
+    return _table("Idle share of each group of actors, evaluations included", columns, iterations)
