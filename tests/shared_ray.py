@@ -18,6 +18,8 @@ import psutil
 
 _RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 _NUM_CPUS = 2
+# Ray gives a node 30 s, fixed in its code, which a busy machine may not keep.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def started() -> Iterator[SharedRay]:
         for said in shell.stdout:  # Ray prints lines of its own before
             if said.startswith("{"):
                 break
+        if not said.startswith("{"):
+            raise RuntimeError("the shared Ray cluster did not start: see above")
         cluster = SharedRay(**json.loads(said))
         process = psutil.Process(cluster.pid)
         try:
@@ -76,15 +80,20 @@ def started() -> Iterator[SharedRay]:
 def _main() -> None:
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": _NUM_CPUS,
-            "include_dashboard": False,
-            "node_ip_address": "127.0.0.2",  # for 127.0.0.1 itself Ray puts the outer address
-            "_system_config": {"worker_niceness": 0},  # as in a run's own cluster
-        },
-    )
+    for tries_left in reversed(range(_ATTEMPTS)):
+        cluster = Cluster()
+        try:
+            cluster.add_node(
+                num_cpus=_NUM_CPUS,
+                include_dashboard=False,
+                node_ip_address="127.0.0.2",  # for 127.0.0.1 itself Ray puts the outer address
+                _system_config={"worker_niceness": 0},  # as in a run's own cluster
+            )
+            break
+        except Exception:  # Ray raises plain ones when its processes don't come up in time
+            cluster.shutdown()
+            if not tries_left:
+                raise
     try:
         print(json.dumps({"address": cluster.address, "pid": os.getpid()}), flush=True)
         sys.stdin.read()
