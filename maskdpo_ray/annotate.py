@@ -21,7 +21,7 @@ from maskdpo_ray.annotation import protocol
 from maskdpo_ray.annotation.labels_file import LabelsFile, key
 from maskdpo_ray.annotation.protocol import Annotator
 from maskdpo_ray.config import cli, resources
-from maskdpo_ray.config.cli import Parser, files_read, with_config
+from maskdpo_ray.config.cli import Parser
 from maskdpo_ray.config.file import located
 from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config, DataConfig
@@ -45,12 +45,13 @@ def prepare(argv: list[str]) -> Job:
 
     Raises UserError for whatever labelling would trip over later.
     """
-    arguments, command = with_config(_parser(), argv)
+    command = _parser().parse(argv)
+    arguments = command.own
     config = command.config
     with located(command.given, command.config_path):
         annotator = protocol.build(config.annotation.annotator, config.annotation.options)
         sources = _sources(config.data) if arguments.questions is None else [arguments.questions]
-        inputs = [arguments.answers, *sources, *files_read(command)]
+        inputs = [arguments.answers, *sources, *command.files_read()]
         labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force, inputs)
         loaded = [(source, Dropped(source, config.data.max_dropped)) for source in sources]
         by_id = {question.id: question for each in loaded for question in questions.load(*each)}
@@ -161,12 +162,7 @@ def _sources(data: DataConfig) -> list[str]:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog=cli.program("annotate"),
-        usage="%(prog)s ANSWERS -o FILE [--questions SOURCE] [--force] --config FILE [--section.field VALUE ...]",
-        description=__doc__ or "",
-        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written.",
-    )
+    parser = Parser("annotate", __doc__, "ANSWERS -o FILE [--questions SOURCE] [--force]")
     parser.add_argument("answers", metavar="ANSWERS", help="Rollouts or pairs of ours, or preference data of others.")
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="Labels to write; one that is there is gone on with."
@@ -175,7 +171,7 @@ def _parser() -> Parser:
         "--questions", metavar="SOURCE", help="What data.train takes; default: all questions of the config."
     )
     parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
-    return parser
+    return parser.add_config()
 
 
 def main(argv: list[str]) -> None:

@@ -208,7 +208,7 @@ def _fault(attempt: Callable[[], object]) -> str | None:
 
 def main(argv: list[str]) -> None:
     """Print what was tried, with --dry_run without starting it; raise SystemExit(1) when what a run needs failed."""
-    command = cli.parse(argv)
+    command = cli.parse(argv, "check_annotator", __doc__)
     config = command.config
     annotator = protocol.build(config.annotation.annotator, config.annotation.options)
     source = config.data.train

@@ -18,7 +18,7 @@ from typing import Any
 
 from maskdpo_ray import terminal
 from maskdpo_ray.config import cli, resources
-from maskdpo_ray.config.cli import Parser, with_config
+from maskdpo_ray.config.cli import Parser
 from maskdpo_ray.config.file import located
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
@@ -48,7 +48,8 @@ def prepare(argv: list[str]) -> Job:
 
     Raises UserError for whatever the evaluation would trip over later.
     """
-    arguments, command = with_config(_parser(), argv)
+    command = _parser().parse(argv)
+    arguments = command.own
     config = command.config
     if arguments.answers is None and arguments.questions is not None:
         raise ConfigError("--questions: expected ANSWERS to them, got none; data.eval is what engines answer")
@@ -162,14 +163,7 @@ def _of(against: Baseline) -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog=cli.program("evaluate"),
-        usage="%(prog)s [ANSWERS [--questions SOURCE]] [--against FOLDER[:VERSION]] --config FILE "
-        "[--section.field VALUE ...]",
-        description=__doc__ or "",
-        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written. "
-        "The results come to lie in run.dir/run.name.",
-    )
+    parser = Parser("evaluate", __doc__, "[ANSWERS [--questions SOURCE]] [--against FOLDER[:VERSION]]")
     parser.add_argument(
         "answers",
         metavar="ANSWERS",
@@ -184,7 +178,7 @@ def _parser() -> Parser:
         metavar="FOLDER[:VERSION]",
         help="Run folder whose evaluation of policy VERSION (default: the last one) this one is compared with.",
     )
-    return parser
+    return parser.add_config()
 
 
 def main(argv: list[str]) -> None:

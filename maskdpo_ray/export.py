@@ -99,7 +99,7 @@ def _pairs_of_run(folder: Path, iteration: int | None) -> list[Path]:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog=cli.program("export"), description=__doc__ or "")
+    parser = Parser("export", __doc__, "SOURCE --to FORMAT -o FILE [options]")
     parser.add_argument("source", metavar="SOURCE", help="A run folder, or a pairs.jsonl of ours.")
     parser.add_argument(
         "--to",

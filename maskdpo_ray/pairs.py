@@ -15,7 +15,7 @@ from typing import Any
 from maskdpo_ray.annotation.replay import ReplayAnnotator
 from maskdpo_ray.annotation.replies import refuse_annotation_faults
 from maskdpo_ray.config import cli
-from maskdpo_ray.config.cli import Parser, files_read, with_config
+from maskdpo_ray.config.cli import Parser
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import answers as answers_file
 from maskdpo_ray.data.dropped import Dropped, Reason, counted
@@ -33,9 +33,10 @@ from maskdpo_ray.terminal import SHORT, track
 
 def main(argv: list[str]) -> None:
     """Raises UserError."""
-    arguments, command = with_config(_parser(), argv)
+    command = _parser().parse(argv)
+    arguments = command.own
     output = Path(arguments.output)
-    inputs = [arguments.rollouts, arguments.annotations, *files_read(command)]
+    inputs = [arguments.rollouts, arguments.annotations, *command.files_read()]
     files.refuse_existing(output, arguments.force, inputs)
     prepared = check(command.config)
     dropped = Dropped(arguments.rollouts, command.config.data.max_dropped)
@@ -165,12 +166,7 @@ def _has_texts(annotations: Path) -> bool:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog=cli.program("pairs"),
-        usage="%(prog)s ROLLOUTS ANNOTATIONS -o FILE [--force] --config FILE [--section.field VALUE ...]",
-        description=__doc__ or "",
-        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written.",
-    )
+    parser = Parser("pairs", __doc__, "ROLLOUTS ANNOTATIONS -o FILE [--force]")
     parser.add_argument("rollouts", metavar="ROLLOUTS", help="Answers, as a run folder has them.")
     parser.add_argument(
         "annotations", metavar="ANNOTATIONS", help="Their labels: in the same order, or what annotate wrote."
@@ -179,7 +175,7 @@ def _parser() -> Parser:
         "-o", "--output", metavar="FILE", required=True, help="Pairs to write, JSON Lines; .jsonl.gz, .parquet."
     )
     parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
-    return parser
+    return parser.add_config()
 
 
 if __name__ == "__main__":

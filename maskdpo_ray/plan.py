@@ -2,7 +2,8 @@
 
 python -m maskdpo_ray.plan --config configs/paper.yaml --model_size 8b --annotator_size internlm2-7b --num_gpus 16
 
-Whether a config fits, as tables.
+The exit code is 0 when everything fits, 1 when not. Without --config every option has its default, and a GPU's option
+means cluster.device cuda. docs/sizing.md says what is exact and what is estimated.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maskdpo_ray.config import cli
-from maskdpo_ray.config.cli import Parser, number, split
+from maskdpo_ray.config.cli import Parser, number
 from maskdpo_ray.config.file import Given
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ConfigError, printable, shown
@@ -39,15 +40,8 @@ _GPU_OPTIONS = ("gpu_memory_gib", "num_gpus")
 
 def main(argv: list[str]) -> None:
     """Print the sums; ends with 1 when something does not fit. Raises UserError for what a user can mend."""
-    own, words = split(_parser(), argv)
-    given = {}
-    if own.model_size is not None:
-        given["model.model_name_or_path"] = Given(own.model_size, "--model_size")
-    if any(getattr(own, name) is not None for name in _GPU_OPTIONS):
-        given["cluster.device"] = Given("cuda", "--num_gpus, --gpu_memory_gib")
-    if own.model_size is None and not any(word.startswith(("--config", "--model.")) for word in words):
-        raise ConfigError("--model_size: expected the size of a model, or --config with a model's folder, got nothing")
-    command = cli.parse(words, without_file=given)
+    command = _parser().parse(argv, without_file=_given)
+    own = command.own
     config = command.config
     models, machines = _models(own, config), _machines(own, config)
     found = fitting.verdicts(config, models, machines)
@@ -60,6 +54,18 @@ def main(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
+def _given(own: Namespace) -> dict[str, Given]:
+    """What the options mean for the config where there is no file. Raises ConfigError when they name no model."""
+    given = {}
+    if own.model_size is not None:
+        given["model.model_name_or_path"] = Given(own.model_size, "--model_size")
+    elif getattr(own, "model.model_name_or_path") is None:
+        raise ConfigError("--model_size: expected the size of a model, or --config with a model's folder, got nothing")
+    if any(getattr(own, name) is not None for name in _GPU_OPTIONS):
+        given["cluster.device"] = Given("cuda", "--num_gpus, --gpu_memory_gib")
+    return given
+
+
 def _assumed(own: Namespace, config: Config, is_device_given: bool) -> list[str]:
     """Assumptions about the machines that no option states."""
     if config.cluster.device == "cpu":
@@ -69,15 +75,7 @@ def _assumed(own: Namespace, config: Config, is_device_given: bool) -> list[str]
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog=cli.program("plan"),
-        usage="%(prog)s [--config FILE] [--model_size SIZE] [options] [--section.field VALUE ...]",
-        description="Say whether a config's models fit into memory, before anything is started: exit code 0 when they "
-        "do, 1 when not.",
-        epilog="Without --config every option has its default, and a GPU's option means cluster.device cuda. "
-        "docs/sizing.md says what is exact and what is estimated. The config's own options: python -m maskdpo_ray.run "
-        "--help",
-    )
+    parser = Parser("plan", __doc__, "[--model_size SIZE] [options]")
     sizes = ", ".join(model_shape.SIZES)
     parser.add_argument("--model_size", metavar="SIZE", help=f"in place of the policy's folder: {sizes}")
     parser.add_argument("--annotator_size", metavar="SIZE", help="in place of the folder of a judge on a GPU")
@@ -94,7 +92,7 @@ def _parser() -> Parser:
         help="longest prompt (default: what vllm.max_model_len leaves beside an answer, "
         f"or {_PROMPT_TOKENS} without that)",
     )
-    return parser
+    return parser.add_config(is_required=False)
 
 
 def _gib(text: str) -> float:

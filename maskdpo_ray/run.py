@@ -17,7 +17,7 @@ from maskdpo_ray.config.file import located
 
 def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError for what a user can mend."""
-    command = cli.parse(argv)  # before the heavy imports: --help and bad options answer at once
+    command = cli.parse(argv, "run", __doc__)  # before the heavy imports: --help and bad options answer at once
     from maskdpo_ray.config.resources import Plan
     from maskdpo_ray.report import summary
     from maskdpo_ray.stages import preflight

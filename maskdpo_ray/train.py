@@ -18,7 +18,7 @@ from typing import Any
 
 from maskdpo_ray import terminal
 from maskdpo_ray.config import cli, resources
-from maskdpo_ray.config.cli import Parser, with_config
+from maskdpo_ray.config.cli import Parser
 from maskdpo_ray.config.file import located
 from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config
@@ -49,7 +49,8 @@ def prepare(argv: list[str]) -> Job:
 
     Raises UserError for whatever training would trip over later.
     """
-    arguments, command = with_config(_parser(), argv)
+    command = _parser().parse(argv)
+    arguments = command.own
     config, path = command.config, Path(arguments.pairs)
     annotations = None if arguments.annotations is None else Path(arguments.annotations)
     if annotations is not None and not os.path.isfile(annotations):
@@ -167,18 +168,12 @@ def _number(value: float | None) -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog=cli.program("train"),
-        usage="%(prog)s PAIRS [--annotations FILE] --config FILE [--section.field VALUE ...]",
-        description=__doc__ or "",
-        epilog="--config and --section.field are those of maskdpo_ray.run; with --dry_run nothing is written. "
-        "The policy comes to lie in run.dir/run.name/iter_000/policy.",
-    )
+    parser = Parser("train", __doc__, "PAIRS [--annotations FILE]")
     parser.add_argument("pairs", metavar="PAIRS", help="Pairs of ours, or preference data of others with labels.")
     parser.add_argument(
         "--annotations", metavar="FILE", help="Labels of answers that have none in PAIRS, as annotate writes them."
     )
-    return parser
+    return parser.add_config()
 
 
 def main(argv: list[str]) -> None:

@@ -29,7 +29,7 @@ TO = "-o out.jsonl --config config.yaml"
 REPLAY = f"rollouts.jsonl {TO} --annotation.annotator replay --annotation.options {{file: labels.jsonl}}"
 CASES: dict[str, Case] = {
     "no such answers": (None, f"no.jsonl {TO}", "no.jsonl: expected a JSON file, got: No such file or directory"),
-    "no config": (None, "rollouts.jsonl -o out.jsonl", "--config: expected a YAML file, got nothing (--help lists ..."),
+    "no config": (None, "rollouts.jsonl -o out.jsonl", "--config: expected a YAML file, got nothing (see --help)"),
     "no JSON": (
         write("rollouts.jsonl", "{'text': 1}"),
         f"rollouts.jsonl {TO}",
@@ -201,7 +201,7 @@ def test_a_bad_reply_is_one_line(
 ) -> None:
     """Through the actor that hosts an annotator of the user's own; no label is written."""
     monkeypatch.setitem(sys.modules, "maskdpo_ray.cluster", SimpleNamespace(Cluster=InProcess))  # type: ignore[arg-type]
-    own = f"--annotation.annotator python:test_bad_labels:Replying --annotation.options {{case: {name}}}"
+    own = f"--annotation.annotator python:test_annotate_bad_labels:Replying --annotation.options {{case: {name}}}"
     before = contents(labelled_folder)
     assert refusal(annotate.main, words(f"rollouts.jsonl {TO} {own}", labelled_folder), capfd) == REPLIES[name][1]
     new = {path.name: data for path, data in contents(labelled_folder).items() if path not in before}

@@ -232,7 +232,7 @@ def test_what_a_run_refuses_does_not_fit(kind: str, others: dict[str, int], expe
     [
         ([], "--model_size: expected the size of a model, or --config with a model's folder, got nothing"),
         (["--model_size", "9b"], "--model_size: expected one of 135m, "),
-        (["--model_size", "8b", "--num_gpus", "many"], "--num_gpus: expected a whole number from 0 on, got 'many'"),
+        (["--model_size", "8b", "--num_gpus", "many"], "--num_gpus: expected a whole number of at least 0, got 'many'"),
         (["--model_size", "8b", "--gpu_memory_gib", "0"], "--gpu_memory_gib: expected GiB above 0, got '0'"),
         (["--model_size", "8b", "--num_nodes", "0"], "--num_nodes: expected a whole number above 0, got '0'"),
         (["--model_size", "8b", "--train.num_rank", "2"], "--train.num_rank: unknown option; did you mean"),

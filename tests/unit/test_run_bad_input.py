@@ -53,7 +53,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 8)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
 )
 CASES: dict[str, Case] = {
-    "no config": (None, "", "--config: expected a YAML file, got nothing (--help lists every option)"),
+    "no config": (None, "", "--config: expected a YAML file, got nothing (see --help)"),
     "no such config": (None, "--config no.yaml", "no.yaml: expected a config file, got: No such file or directory"),
     "a folder": (None, "--config model", "model: expected a config file, got: Is a directory"),
     "empty config": (
@@ -90,7 +90,7 @@ CASES: dict[str, Case] = {
     "unknown option": (
         None,
         "--config config.yaml --train.bta 1",
-        "--train.bta: unknown option; did you mean --train.beta? (--help lists every option)",
+        "--train.bta: unknown option; did you mean --train.beta? (see --help)",
     ),
     "wrong type": (
         add_config("train: {beta: big}"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.config.cli import Parser, with_config
+from maskdpo_ray.config.cli import Parser
 from maskdpo_ray.errors import ConfigError
 
 PARTS = (
@@ -23,7 +23,7 @@ def parser() -> Parser:
     parser = Parser("test", "")
     parser.add_argument("answers", nargs="?")
     parser.add_argument("-o", "--output")
-    return parser
+    return parser.add_config()
 
 
 @pytest.fixture
@@ -35,30 +35,28 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_any_order_and_values_with_spaces(parser: Parser, config: list[str]) -> None:
     for parts in itertools.permutations((*PARTS, config)):
-        own, command = with_config(parser, [word for part in parts for word in part])
-        assert (own.answers, own.output, command.dry_run) == ("a b.jsonl", "my out", True)
+        command = parser.parse([word for part in parts for word in part])
+        assert (command.own.answers, command.own.output, command.dry_run) == ("a b.jsonl", "my out", True)
         assert command.config.run.name == "my eval" and command.config.annotation.options == {"tables": {}}
 
 
 def test_values_behind_an_equals_sign(parser: Parser, config: list[str]) -> None:
-    own, command = with_config(
-        parser, ["--run.name=--x y", "--eval.options={a: '--b=c  d'}", "--eval.evaluator=e", *config]
-    )
-    assert own.answers is None and command.config.run.name == "--x y"
+    command = parser.parse(["--run.name=--x y", "--eval.options={a: '--b=c  d'}", "--eval.evaluator=e", *config])
+    assert command.own.answers is None and command.config.run.name == "--x y"
     assert command.config.eval.options == {"a": "--b=c  d"}
 
 
 REFUSED = {
-    "no value": (["--run.name", "--dry_run"], "--run.name: expected text, got nothing (--help lists every option)"),
-    "no value, a file": (["a", "--run.name"], "--run.name: expected text, got nothing (--help lists every option)"),
-    "no value, own option": (["--run.name", "-o", "x"], "--run.name: expected text, got nothing (--help"),
-    "no value, other option": (["--run.name", "--run.seed", "1"], "--run.name: expected text, got nothing (--help"),
-    "no own value": (["-o", "--run.name", "x"], "-o/--output: expected a value, got nothing (--help shows"),
+    "no value": (["--run.name", "--dry_run"], "--run.name: expected text, got nothing (see"),
+    "no value, a file": (["a", "--run.name"], "--run.name: expected text, got nothing (see"),
+    "no value, own option": (["--run.name", "-o", "x"], "--run.name: expected text, got nothing (see"),
+    "no value, other option": (["--run.name", "--run.seed", "1"], "--run.name: expected text, got nothing (see"),
+    "no own value": (["-o", "--run.name", "x"], "-o/--output: expected a value, got nothing (see --help)"),
     "negative": (["--run.seed", "-1"], "--run.seed: expected 0 to 2^31-1, got -1"),
-    "two files": (["a", "--dry_run", "b c"], "b c: expected no further file, got one (--help shows the command line)"),
-    "unknown": (["a", "--dry-run", "b"], "--dry-run: unknown option; did you mean --dry_run? (--help lists"),
+    "two files": (["a", "--dry_run", "b c"], "'b c': expected no further file, got one (see --help)"),
+    "unknown": (["a", "--dry-run", "b"], "--dry-run: unknown option; did you mean --dry_run? (see --help)"),
     "unknown of config": (["a", "--train.bta", "b c"], "--train.bta: unknown option; did you mean --train.beta? ("),
-    "far off": (["--eval-n", "3"], "--eval-n: unknown option (--help lists every option)"),
+    "far off": (["--eval-n", "3"], "--eval-n: unknown option (see --help)"),
 }
 
 
@@ -66,5 +64,5 @@ REFUSED = {
 def test_what_is_refused(parser: Parser, config: list[str], words: list[str], message: str) -> None:
     for argv in ([*config, *words], [*words, *config]):
         with pytest.raises(ConfigError) as caught:
-            with_config(parser, argv)
+            parser.parse(argv)
         assert str(caught.value).startswith(message)

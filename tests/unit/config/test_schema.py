@@ -237,22 +237,19 @@ BAD_OVERRIDES = {
     "equals sign": (["--train.beta=abc"], "--train.beta: expected a number, got 'abc'"),
     "bool": (["--vllm.enforce_eager", "treu"], "--vllm.enforce_eager: expected true or false, got 'treu'"),
     "list": (["--adam.betas", "[0.9"], "--adam.betas: expected a list of 2 numbers, got '[0.9'"),
-    "unknown": (
-        ["--train.bta", "1"],
-        "--train.bta: unknown option; did you mean --train.beta? (--help lists every option)",
-    ),
+    "unknown": (["--train.bta", "1"], "--train.bta: unknown option; did you mean --train.beta? (see --help)"),
     "abbreviation": (
         ["--rollout.top", "1"],
-        "--rollout.top: unknown option; did you mean --rollout.top_p? (--help lists every option)",
+        "--rollout.top: unknown option; did you mean --rollout.top_p? (see --help)",
     ),
     "option of another section": (
         ["--train.lr", "1"],
-        "--train.lr: unknown option; did you mean --adam.lr? (--help lists every option)",
+        "--train.lr: unknown option; did you mean --adam.lr? (see --help)",
     ),
-    "no value": (["--train.beta"], "--train.beta: expected a number, got nothing (--help lists every option)"),
+    "no value": (["--train.beta"], "--train.beta: expected a number, got nothing (see --help)"),
     "bool alone": (
         ["--vllm.enforce_eager", "--dry_run"],
-        "--vllm.enforce_eager: expected true or false, got nothing (--help lists every option)",
+        "--vllm.enforce_eager: expected true or false, got nothing (see --help)",
     ),
     "negative exponent": (["--adam.lr", "-5e-6"], "--adam.lr: expected above 0, got -5e-06"),
     "negative infinity": (["--adam.lr", "-inf"], "--adam.lr: expected a number, got '-inf'"),
@@ -262,10 +259,10 @@ BAD_OVERRIDES = {
         ["--run.name", "a\udcff"],
         "--run.name: expected text, got 'a\\udcff', which holds unprintable characters",
     ),
-    "value for a switch": (["--dry_run=1"], "--dry_run: expected no value, got '1' (--help lists every option)"),
-    "far off": (["--eval-n", "3"], "--eval-n: unknown option (--help lists every option)"),
-    "word": (["a.yaml"], "'a.yaml': expected options only, got a word without -- (--help lists them)"),
-    "dash": (["--dry-run"], "--dry-run: unknown option; did you mean --dry_run? (--help lists every option)"),
+    "value for a switch": (["--dry_run=1"], "--dry_run: expected no value, got '1' (see --help)"),
+    "far off": (["--eval-n", "3"], "--eval-n: unknown option (see --help)"),
+    "word": (["a.yaml"], "'a.yaml': expected options only, got a word without -- (see --help)"),
+    "dash": (["--dry-run"], "--dry-run: unknown option; did you mean --dry_run? (see --help)"),
 }
 
 
