@@ -1,9 +1,10 @@
-"""Everything that can be checked before an actor starts: fail now, not after an hour."""
+"""Checks before an actor starts, so that a run fails now and not after an hour, and the plan of a run in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity, WithPerplexity
 from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
 from maskdpo_ray.models import chat, lora_targets
-from maskdpo_ray.models import folder as models_folder
-from maskdpo_ray.models import prompts as models_prompts
+from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.models.prompts import Prompts
 from maskdpo_ray.pairing.masks import MaskPolicy
 from maskdpo_ray.records import Question
 from maskdpo_ray.store.ledger import Entry, Finished, Unit
@@ -33,8 +34,8 @@ class Prepared:
     """Checked inputs of a run."""
 
     train: Sequence[Question]
-    evaluation: dict[str, Sequence[Question]]
-    """By split: `heldout`, and `transfer` when there is a second domain."""
+    evaluation: Mapping[str, Sequence[Question]]
+    """Held-out questions by split: `heldout`, and `transfer` when there is a second domain."""
     annotator: Annotator
     chat: Chat
     evaluator: Evaluator | None = None
@@ -43,62 +44,60 @@ class Prepared:
     """Records read from each source of questions."""
 
     def dropped_lines(self) -> list[str]:
-        """The dropped records, in words."""
+        """Dropped records, in words."""
         return [line for each in self.dropped for line in each.lines()]
 
     def dropped_json(self) -> dict[str, Any]:
-        """The summary's entry for dropped records; empty if none were."""
+        """The summary's entry for dropped records; empty without any."""
         found = {str(each.source): each.to_json() for each in self.dropped if each.counts}
         return {"dropped": found} if found else {}
 
 
 @dataclass
 class Splits:
-    """The questions of a config."""
+    """The questions of a config by split: `train`, `heldout` and, with a second domain, `transfer`."""
 
-    train: list[Question]
-    """Training questions."""
-    evaluation: dict[str, Sequence[Question]]
-    """Evaluation questions by split."""
-    dropped: dict[str, Dropped] = field(default_factory=dict)
-    """Dropped records by split, including `train`; shared by two splits that come from one source."""
+    questions: dict[str, list[Question]]
+    dropped: Mapping[str, Dropped]
+    """Dropped records by split; one counter for two splits that come from one source."""
 
-    def sift(self, make: Callable[[str, Question], Question]) -> None:
-        """Keep the questions for which `make(split, question)` does not raise RecordError."""
-
-        def kept(split: str, asked: Sequence[Question]) -> list[Question]:
-            return list(self.dropped[split].sift(asked, lambda question: make(split, question)))
-
-        self.train = kept("train", self.train)
-        self.evaluation = {split: kept(split, asked) for split, asked in self.evaluation.items()}
-
-    def check(self) -> None:
-        """Raise DataError when too many were dropped, or all of a split."""
-        for dropped in self.sources:
-            dropped.check()
-        for split, asked in {"train": self.train, **self.evaluation}.items():
-            if not asked:
-                raise DataError(self.dropped[split].none_left(f"{split} questions"))
+    @property
+    def evaluation(self) -> dict[str, list[Question]]:
+        """The splits that are not trained on."""
+        return {split: asked for split, asked in self.questions.items() if split != "train"}
 
     @property
     def sources(self) -> list[Dropped]:
         """The counters, each once."""
         return list({id(each): each for each in self.dropped.values()}.values())
 
+    def sift(self, make: Callable[[str, Question], Question]) -> None:
+        """Keep the questions for which `make(split, question)` does not raise RecordError."""
+        for split, asked in self.questions.items():
+            self.questions[split] = list(self.dropped[split].sift(asked, partial(make, split)))
+
+    def check(self) -> None:
+        """Raise DataError when too many records were dropped, or all of a split."""
+        for dropped in self.sources:
+            dropped.check()
+        for split, asked in self.questions.items():
+            if not asked:
+                raise DataError(self.dropped[split].none_left(f"{split} questions"))
+
 
 def check(config: Config) -> Prepared:
     """Load questions and tokenizer and check all that the config names.
 
-    Raises UserError (one line) for whatever a run would trip over later.
+    Raises UserError, one line, for whatever would stop a run later.
     """
     MaskPolicy.from_config(config.mask.policy)
     annotator, evaluator = judges(config)
     splits = load_questions(config.data)
     splits.sift(lambda split, question: judgeable(annotator, None if split == "train" else evaluator, question))
     splits.check()
-    model = models_folder.load(config.model)
+    model = model_folder.load(config.model)
     lora_targets.check(config.lora, config.model, model.config)
-    limit = models_folder.max_len(model, config.vllm)
+    limit = model_folder.max_len(model, config.vllm)
     if config.rollout.max_new_tokens >= limit:
         raise ConfigError(
             f"rollout.max_new_tokens: expected less than the model's context ({limit}), which also holds the prompt, "
@@ -106,14 +105,14 @@ def check(config: Config) -> Prepared:
         )
     schema.check_engine_limits(config, model.config, model.file, limit)
     own = chat.of(config, model.tokenizer)
-    prompts = models_prompts.Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
+    prompts = Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     splits.sift(lambda _, question: prompts.check(question))
     splits.check()
-    return Prepared(splits.train, splits.evaluation, annotator, own, evaluator, splits.sources)
+    return Prepared(splits.questions["train"], splits.evaluation, annotator, own, evaluator, splits.sources)
 
 
 def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
-    """The annotator and, where there is one, the second evaluator, not started. Raises ConfigError and ModelError."""
+    """The annotator and, where there is one, the evaluator, not started. Raises ConfigError and ModelError."""
     annotator, evaluator = annotators.build(config.annotation.annotator, config.annotation.options), _evaluator(config)
     _refuse_few_gpus("gpus_per_annotator", annotators.num_gpus(annotator), config.cluster.gpus_per_annotator)
     if evaluator is not None:
@@ -122,7 +121,7 @@ def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
 
 
 def judgeable(annotator: Annotator, evaluator: Evaluator | None, question: Question) -> Question:
-    """The question, if annotator and evaluator can judge answers to it; else RecordError."""
+    """Return the question. Raises RecordError when annotator or evaluator can't judge answers to it."""
     try:
         annotators.check(annotator, question)
         if evaluator is not None:
@@ -145,7 +144,7 @@ def _evaluator(config: Config) -> Evaluator | None:
 
 
 def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:
-    """Raise ConfigError. Several actors may share one GPU, so any part of it will do; Ray gives more only whole."""
+    """Raise ConfigError. Several actors may share one GPU, so a fraction will do; Ray gives more only as whole ones."""
     if reserved <= needed - 1:
         expected = f"expected more than {needed - 1}, as its model runs on {needed} (device: cuda)"
         raise ConfigError(f"cluster.{name}: {expected}, got {reserved:g}")
@@ -164,20 +163,19 @@ def load_questions(data: DataConfig) -> Splits:
         train, heldout = questions.split_by_topic(train, data.num_eval_topics, data.split_seed)
     else:
         heldout, by_split["heldout"] = load(data.eval)
-    evaluation: dict[str, Sequence[Question]] = {"heldout": heldout}
+    splits = {"train": train[: data.max_questions], "heldout": heldout}
     if data.transfer is not None:
-        transfer, by_split["transfer"] = load(data.transfer)
+        splits["transfer"], by_split["transfer"] = load(data.transfer)
         if data.num_transfer_topics is not None:
-            transfer = questions.limit_topics(transfer, data.num_transfer_topics, data.split_seed)
-        evaluation["transfer"] = transfer
-    questions.check_disjoint(train, heldout, evaluation.get("transfer", []))
-    return Splits(train[: data.max_questions], evaluation, by_split)
+            splits["transfer"] = questions.limit_topics(splits["transfer"], data.num_transfer_topics, data.split_seed)
+    questions.check_disjoint(train, heldout, splits.get("transfer", []))
+    return Splits(splits, by_split)
 
 
 def describe(
     plan: Plan, num_train: int, num_eval: Mapping[str, int], folder: Path, entries: Sequence[Entry] = ()
 ) -> str:
-    """The plan of a run in words: actors, resources, steps, and what `entries` of a ledger say is done."""
+    """The plan of a run in words: actors, resources, steps, and what is done according to a ledger's `entries`."""
     config = plan.config
     k, replications = config.rollout.n_samples_per_prompt, config.eval.replications
     answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
@@ -193,7 +191,7 @@ def describe(
 
 
 def resumed(folder: Path, entries: Sequence[Entry]) -> list[str]:
-    """A line of what the run folder holds already, if anything: finished stages, questions of the one under way."""
+    """A line that names the finished stages and the questions of the one under way, if there are any."""
     done = [f"{e.stage} {e.iteration}" for e in entries if isinstance(e, Finished) and e.stage != "begin"]
     for name in dict.fromkeys(entry.log for entry in entries if isinstance(entry, Unit)):
         committed, sealed = units(entries, name)

@@ -23,7 +23,7 @@ def test_both_get_two_answers_to_the_configs_first_questions(words: list[str], t
     assert (config.run.iterations, config.rollout.n_samples_per_prompt, config.train.max_epochs) == (1, 2, 1)
     assert (config.rollout.temperature, config.rollout.top_k, config.train.beta) == (0.8, 40, 0.1)
     splits = preflight.load_questions(config.data)
-    assert len(splits.train) == 4 and set(splits.evaluation) == {"heldout"}
+    assert len(splits.questions["train"]) == 4 and set(splits.evaluation) == {"heldout"}
 
 
 def test_trl_is_rewarded_by_the_share_of_correct_sentences(words: list[str], tmp_path: Path) -> None:
