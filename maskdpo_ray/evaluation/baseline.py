@@ -1,4 +1,4 @@
-"""The evaluation that another one is compared with: what `--against FOLDER[:VERSION]` names."""
+"""The evaluation that another one is compared with, named by `--against FOLDER[:VERSION]`."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class Baseline:
 
     run: Path
     version: int
-    """Of the policy that was evaluated."""
+    """Version of the evaluated policy."""
     other_options: tuple[str, ...]
-    """Fields of the config that its judges had other values of."""
+    """Fields of the judges' options that differ from the config's."""
     other_sampling: tuple[str, ...]
-    """The same for the sampling options of its answers."""
+    """Sampling options of the answers that differ."""
 
     @property
     def folder(self) -> Path:
-        """The evaluation's."""
+        """Folder of the evaluation."""
         return self.run / f"eval_{self.version:03d}"
 
     @classmethod
     def find(cls, name: str, config: Config, questions: Mapping[str, Sequence[Question]]) -> Baseline:
-        """What `name` names: FOLDER:VERSION, or FOLDER for its last version that is finished.
+        """Find FOLDER:VERSION, or the last finished version of FOLDER.
 
-        Raises RunFolderError unless it is of the topics of `questions` (by split), by the judges of `config`, and as
-        its run left it.
+        Raises RunFolderError unless it is on the topics of `questions` (by split), by the judges of `config`, and
+        unchanged since its run.
         """
         run, version = _parsed(name)
         if not files.is_run_folder(run):
@@ -55,8 +55,8 @@ class Baseline:
         before = config_file.flatten(fingerprint.read_config(run / "config.yaml") or {})
         now = config_file.flatten(json.loads(json.dumps(cli.resolved(config))))
         other_options = _compare_judges(run, before, now)
-        sampled = _sampling(before), _sampling(now)
-        other_sampling = tuple(name for name in sampled[1] if sampled[0][name] != sampled[1][name])
+        sampled = _sampling(before)
+        other_sampling = tuple(name for name, value in _sampling(now).items() if sampled[name] != value)
         finished = _finished(run, questions)
         if version is None:
             version = max(finished, default=None)
@@ -96,7 +96,7 @@ def _sampling(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compare_judges(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options that differ. Raises RunFolderError when a judge is another one."""
+    """Names of the options that differ. Raises RunFolderError when a judge does."""
     for judge in (*_JUDGES, "eval.perplexity_model"):
         if before.get(judge) != now[judge]:
             raise RunFolderError(
@@ -110,7 +110,7 @@ def _compare_judges(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def _finished(run: Path, splits: Mapping[str, Any]) -> dict[int, list[Finished]]:
-    """Policy version -> the ledger's line of each split, for the versions that have all of them."""
+    """Policy version -> the ledger's entry of each split, for versions with an entry of every split."""
     entries = read_entries(run / "ledger.jsonl")
     finished = {}
     for version in {entry.iteration for entry in entries if isinstance(entry, Finished)}:

@@ -42,25 +42,21 @@ class BackgroundStream(Generic[Item]):
 
     def ready(self) -> Iterator[Item]:
         """Yield what has arrived, without waiting for more. Raises what the stream raised."""
-        while not self._has_ended:
-            try:
-                item = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            yield from self._given(item)
+        return self._items(lambda: self.has_more)
 
     def rest(self) -> Iterator[Item]:
         """Yield all that arrives until the stream ends. Raises what the stream raised."""
-        while not self._has_ended:
-            yield from self._given(self._waiting.get())
+        return self._items(lambda: True)
 
-    def _given(self, item: Item | _End) -> Iterator[Item]:
-        if not isinstance(item, _End):
-            yield item
-            return
-        self._has_ended = True
-        if item.error is not None:
-            raise item.error
+    def _items(self, is_wanted: Callable[[], bool]) -> Iterator[Item]:
+        while not self._has_ended and is_wanted():
+            item = self._waiting.get()
+            if not isinstance(item, _End):
+                yield item
+                continue
+            self._has_ended = True
+            if item.error is not None:
+                raise item.error
 
     def _draw(self) -> None:
         error = None

@@ -1,4 +1,4 @@
-"""Answers that exist, evaluated as they stand."""
+"""Answers of a file, evaluated in place of an engine's."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from maskdpo_ray.terminal import SHORT, track
 
 @dataclass(frozen=True)
 class GivenAnswers:
-    """The answers of a file in place of engines (`stages.Engines`)."""
+    """Implements `protocols.Engines` with the answers of a file."""
 
     file: Path
     by_question: Mapping[str, tuple[Rollout, ...]]
-    """Question id -> its answers, `replications` of them, numbered in the file's order; as of policy 0."""
+    """Question id -> its answers, `replications` of them, numbered in the file's order; stamped as policy 0's."""
     replications: int
     restarts: int = 0
-    """See `stages.Group`: there is no actor."""
+    """No actor is there to be replaced."""
 
     @classmethod
     def read(
         cls, file: Path, questions: Iterable[Question], chat: Chat, vocab_size: int, dropped: Dropped | None = None
     ) -> GivenAnswers:
-        """Read given answers; those without token ids get the chat's, with the end of turn unless they were cut off.
+        """Read a file; answers without token ids get the chat's, with the end of turn unless they were cut off.
 
         Raises DataError naming a line that does not answer one of `questions` or has a token id of `vocab_size` or
         more, or a question that has fewer answers than another.
@@ -43,45 +43,44 @@ class GivenAnswers:
         by_id = {question.id: question for question in questions}
         dropped = dropped or Dropped(file)
 
-        def answer_of(each: tuple[str, dict[str, Any]]) -> Rollout:
-            where, item = each
+        def answer_of(line: tuple[str, dict[str, Any]]) -> Rollout:
+            where, item = line
             try:
                 return _answer(answers_file.given(item, by_id, "a held-out question", where), chat, vocab_size)
             except RecordError:
                 short.add(str(item.get("question_id")))
                 raise
 
-        of_file = track(objects(file, dropped), f"read {file}", num_lines(file), delay=SHORT)
-        for answer in dropped.sift(of_file, answer_of):
-            of_question = found.setdefault(answer.question_id, [])
-            of_question.append(replace(answer, sample=len(of_question)))
+        lines = track(objects(file, dropped), f"read {file}", num_lines(file), delay=SHORT)
+        for answer in dropped.sift(lines, answer_of):
+            answers = found.setdefault(answer.question_id, [])
+            answers.append(replace(answer, sample=len(answers)))
         most = max(found, key=lambda name: len(found[name]))
-        for name, of_question in list(found.items()):
-            if len(of_question) < len(found[most]):
-                message = (
-                    f"{file}: question {name!r}: expected {len(found[most])} answers, as there are to {most!r}, "
-                    f"got {len(of_question)}"
-                )
+        replications = len(found[most])
+        for name, answers in list(found.items()):
+            if len(answers) < replications:
+                expected = f"expected {replications} answers, as there are to {most!r}"
+                message = f"{file}: question {name!r}: {expected}, got {len(answers)}"
                 if name not in short and not dropped.counts[Reason.MALFORMED]:
                     raise DataError(message)
                 # A dropped line may have answered it; its figures would then rest on fewer answers than the others'.
                 dropped.take(RecordError(message, Reason.TOO_FEW_ANSWERS))
                 del found[name]
         dropped.check()
-        return cls(file, {name: tuple(answers) for name, answers in found.items()}, len(found[most]))
+        return cls(file, {name: tuple(answers) for name, answers in found.items()}, replications)
 
     @property
     def policy(self) -> Policy:
-        """Stands for whoever gave them."""
+        """A policy that stands for the file's author."""
         return Policy(0, str(self.file), "none: answers of a file")
 
     def load(self, policy: Policy) -> None:
-        """Nothing."""
+        """Do nothing: no model is behind the answers."""
 
     def stream(
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
     ) -> Iterator[Answered]:
-        """The answers to `questions`, in order; there are `replications` of them, whatever `num_samples`."""
+        """Yield the `replications` answers to each question, in order, whatever `num_samples`."""
         for question in questions:
             yield Answered(question, (), self.by_question[question.id])
 
@@ -100,8 +99,8 @@ def _answer(given: Given, chat: Chat, vocab_size: int) -> Rollout:
 
 
 def with_ids(answer: Rollout, chat: Chat, where: str, prompt_ids: Sequence[int] = (), prompt: Messages = ()) -> Rollout:
-    """An answer with its thinking blocks and token ids, by default the chat's, the end of turn included unless it was
-    cut off; `prompt_ids`, `prompt`: see `Chat.noted`. Raises RecordError as `Chat.answer_ids` does.
+    """An answer with its thinking blocks and token ids; without ids it gets the chat's, with the end of turn unless it
+    was cut off. `prompt_ids`, `prompt`: see `Chat.noted`. Raises RecordError as `Chat.answer_ids` does.
     """
     if answer.token_ids:
         return chat.noted(answer, prompt_ids, prompt)
