@@ -1,6 +1,6 @@
-"""The Ray edge: connects, starts the actors, and ends them all.
+"""The Ray edge: connects, starts the actors, and ends them all; `actors.groups` gives them work.
 
-`actors.groups` feeds them. Together with the entry points this is the only module of the package that knows Ray.
+Besides the commands this is the only module of the package that imports Ray.
 """
 
 from __future__ import annotations
@@ -41,16 +41,15 @@ from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.records import Policy
 from maskdpo_ray.stages.protocols import ActorGroups, AnsweringGroups, Engines
 
-# How often Ray repeats a call while actors start; later calls are repeated by `actors.dispatch`, and fail only so
-# often, so that a dead actor can be restarted as often as it takes.
 _START_RETRIES = 3
-_START_TRIES = 3
+"""Ray's retries of a call while actors start; `actors.dispatch` retries later ones, however often an actor restarts."""
+_CONNECT_TRIES = 3
 _ENGINE_CALLS = 10_000
-"""Calls that an engine takes at a time, more than it is ever given: what finds no place in its batch queues in vLLM."""
+"""Concurrent calls of an engine, more than it is ever given: what finds no place in its batch queues in vLLM."""
 _CLOSE_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 5.0  # whoever sent SIGTERM sends SIGKILL after a while
 _EXIT_TIMEOUT_S = 3.0
-_LOOK_S = 0.05
+_POLL_S = 0.05
 
 
 class Cluster:
@@ -64,51 +63,51 @@ class Cluster:
         self._handles: list[Any] = []
         self._engines: list[Any] = []
         self._ranks: list[Any] = []
-        self._group: Any = None
-        """The room that training ranks have, those of now and those that take their place."""
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
-        """The thread that starts Ray, whose processes end with it: the kernel takes a thread for their parent."""
+        self._placement: Any = None
+        """Placement group of the training ranks, and of those that replace them."""
+        self._connector = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
+        """The thread that starts Ray, whose processes end with it: to the kernel a thread is their parent."""
         self._is_stopped = False
-        """Before Ray was there."""
-        self._others: set[psutil.Process] = set()
-        """Children of this process that are none of Ray's (W&B has one)."""
+        """Set when the run is stopped while Ray starts."""
+        self._not_rays: set[psutil.Process] = set()
+        """Children of this process that Ray did not start (W&B has one)."""
 
     def __enter__(self) -> Cluster:
         _check_actors_package()
         address = resources.ray_address_of(self._config.cluster)
         resources.check_ray_address(self._config.cluster)
-        self._others = set(psutil.Process().children(recursive=True))
+        self._not_rays = set(psutil.Process().children(recursive=True))
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        # In the main thread Ray would put in a SIGTERM handler that exits with another code, if it exits, and a stop
-        # would break into its C++. Here it waits until Ray is there.
-        connected = self._beside.submit(self._connect, address)
+        # In the main thread Ray would install a SIGTERM handler that exits with another code, if at all, and a stop
+        # would interrupt its C++. Here a stop waits until Ray has started.
+        connected = self._connector.submit(self._connect, address)
         try:
-            while not wait([connected], timeout=_LOOK_S).done:
-                _put_back(on_sigterm)
+            while not wait([connected], timeout=_POLL_S).done:
+                _restore_sigterm(on_sigterm)
             connected.result()
-            _put_back(on_sigterm)
+            _restore_sigterm(on_sigterm)
         except BaseException:  # a stop, too: nobody calls __exit__
             self._is_stopped = True
             wait([connected])
             self._shut_down()
-            self._beside.shutdown()
+            self._connector.shutdown()
             raise
         return self
 
     def _connect(self, address: str | None) -> None:
         loopback: dict[str, Any] = {}
         if not address:
-            # Ray's workers run at nice 15 by default: on a machine with other load an engine then starves until vLLM
-            # gives it up, and a step takes minutes.
+            # Ray's workers run at nice 15 by default: on a machine with other load an engine then starves until vLLM's
+            # own deadline, and a step takes minutes.
             loopback = {"_node_ip_address": "127.0.0.1", "_system_config": {"worker_niceness": 0}}
-            # This thread's children inherit it. Whoever stops a run often sends SIGTERM to all of its processes
-            # (timeout, a job manager); without its raylet the driver would be ended by Ray's C++, at once.
+            # Ray's processes inherit it. A job manager or `timeout` often sends SIGTERM to all processes of a run;
+            # without its raylet Ray's C++ would end the driver at once.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         logging.getLogger("ray._private.worker").addFilter(_is_not_about_sigterm)
-        for tries_left in reversed(range(_START_TRIES)):
+        for tries_left in reversed(range(_CONNECT_TRIES)):
             try:
                 with warnings.catch_warnings():
-                    # About actors without GPUs that see all of them in future: ours ask for what they use.
+                    # It says that actors without GPUs will see all of them: ours ask for what they use.
                     warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
                     ray.init(
                         # Without an address Ray would join whatever cluster it finds on this machine.
@@ -131,7 +130,7 @@ class Cluster:
         self, policy: Policy, chat: Chat, annotator: Annotator, evaluator: Evaluator | None = None
     ) -> ActorGroups:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
-        self._check_room()
+        self._check_resources()
         rollout, annotation = self._start_engines(policy, chat), self._start_annotators(annotator)
         evaluation = None if evaluator is None else self._start_evaluators(evaluator)
         ranks = self._start_ranks()
@@ -150,7 +149,7 @@ class Cluster:
 
         Raises ClusterError as `start` does.
         """
-        self._check_room(*evaluating(with_engines=answers is None))
+        self._check_resources(*evaluating(with_engines=answers is None))
         rollout = None if answers is not None else self._start_engines(policy, chat)
         annotation = self._start_annotators(annotator)
         evaluation = None if evaluator is None else self._start_evaluators(evaluator)
@@ -159,17 +158,17 @@ class Cluster:
 
     def start_annotators(self, annotator: Annotator) -> AnnotationGroup:
         """Start annotation actors only. Raises ClusterError as `start` does."""
-        self._check_room("annotation actors")
+        self._check_resources("annotation actors")
         annotation = self._start_annotators(annotator)
         self._await_ready(None, annotation, None)
         return annotation
 
     def start_trainer(self) -> TrainingGroup:
         """Start training ranks only. Raises ClusterError as `start` does."""
-        self._check_room("training ranks")
+        self._check_resources("training ranks")
         return self._training_group(self._start_ranks())
 
-    def _check_room(self, *names: str) -> None:
+    def _check_resources(self, *names: str) -> None:
         Plan(self._config).check(ray.cluster_resources(), *names)
 
     @staticmethod
@@ -177,7 +176,7 @@ class Cluster:
         return sum(node["Alive"] for node in ray.nodes())
 
     def _threads(self, sharing: int) -> int:
-        """Of each of `sharing` actors that work at the same time on one node."""
+        """Threads of each of `sharing` actors that work at the same time on one node."""
         cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
         return self._config.cluster.threads or max(1, cores // sharing)
 
@@ -214,7 +213,7 @@ class Cluster:
     def _start_hosts(
         self, kind: type, hosted: Annotator | Evaluator, count: int, cpus: float, gpus: float
     ) -> tuple[list[Any], Stored[Any]]:
-        """The actors, and what they host: every call to them takes it along."""
+        """Start actors; returns them and the stored object that they host, which every call to them brings along."""
         concurrency = getattr(hosted, "max_concurrency", 1)
         actor = self._actor(kind, cpus, gpus, concurrency)
         hosts = [actor.remote() for _ in range(count)]
@@ -267,9 +266,9 @@ class Cluster:
         bundle = {"CPU": config.cluster.cpus_per_rank, "GPU": 1 if config.cluster.device == "cuda" else 0}
         bundle = {name: amount for name, amount in bundle.items() if amount}
         num_ranks = config.train.num_ranks
-        if self._group is None:
-            self._group = placement_group([bundle or {"CPU": 0.001}] * num_ranks, strategy="PACK")
-        if not self._group.wait(config.cluster.start_timeout_s):
+        if self._placement is None:
+            self._placement = placement_group([bundle or {"CPU": 0.001}] * num_ranks, strategy="PACK")
+        if not self._placement.wait(config.cluster.start_timeout_s):
             raise ClusterError(
                 f"training ranks: no room for {num_ranks} x {bundle} within {config.cluster.start_timeout_s:.0f} s"
             )
@@ -278,7 +277,9 @@ class Cluster:
             .options(
                 num_cpus=bundle.get("CPU", 0),
                 num_gpus=bundle.get("GPU", 0),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    self._placement, placement_group_bundle_index=rank
+                ),
             )
             .remote(settings, rank, num_ranks)
             for rank in range(num_ranks)
@@ -292,26 +293,26 @@ class Cluster:
         )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # A rank in the middle of a step would answer after it only, and has no processes of its own.
+        # After an error ranks are not asked: one in the middle of a step would answer after it, and has no children.
         try:
             ending = self._engines + (self._ranks if kind is None else [])
-            # No retries: an actor may be gone by now (the signal may have reached it, too), and Ray would restart
-            # it and print a line about each call that it retries.
+            # No retries: an actor may be gone by now (the signal may have reached it too), and Ray would restart it
+            # and print a line about each call that it retries.
             closing = [each.close.options(max_task_retries=0).remote() for each in ending]
             if closing:
                 timeout = _CLOSE_TIMEOUT_S if kind is None else _STOP_TIMEOUT_S
                 ray.wait(closing, num_returns=len(closing), timeout=timeout)
             for handle in self._handles + self._ranks:
                 ray.kill(handle)
-            if self._group is not None:
-                remove_placement_group(self._group)
+            if self._placement is not None:
+                remove_placement_group(self._placement)
         finally:
             self._shut_down()
-            self._beside.shutdown()
+            self._connector.shutdown()
 
     def _shut_down(self) -> None:
         # A local cluster's processes are our children; Ray's agents outlive their raylet by a while.
-        started = set(psutil.Process().children(recursive=True)) - self._others
+        started = set(psutil.Process().children(recursive=True)) - self._not_rays
         ray.shutdown()
         _, left = psutil.wait_procs(started, timeout=_EXIT_TIMEOUT_S)
         for process in left:
@@ -319,8 +320,8 @@ class Cluster:
         psutil.wait_procs(left, timeout=_EXIT_TIMEOUT_S)
 
 
-def _put_back(on_sigterm: Any) -> None:
-    """Ray's C++ puts in a handler of SIGTERM that prints a stack trace and ends the process where it stands."""
+def _restore_sigterm(on_sigterm: Any) -> None:
+    """Replace the handler that Ray's C++ installs, which prints a stack trace and ends the process at once."""
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
 
@@ -330,7 +331,7 @@ def _is_not_about_sigterm(record: logging.LogRecord) -> bool:
 
 
 def _check_actors_package() -> None:
-    """`actors` is a common name: refuse one that is not ours."""
+    """Refuse another package of the name `actors`, which is a common one."""
     ours, found = (Path(file).resolve().parents[1] for file in (__file__, actors.__file__))
     if ours != found:
         raise ConfigError(f"package 'actors': expected the one beside maskdpo_ray in {ours}, found {found}")
