@@ -1,13 +1,21 @@
-"""An actor that hosts an object which the driver built: it starts it here, once."""
+"""Actors that host an annotator or an evaluator: it is built on the driver, and started here, once."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from actors.faults import told
 from actors.process import BusyClock, end_with_raylet
+from maskdpo_ray import errors
+from maskdpo_ray.annotation import replies
+from maskdpo_ray.annotation.protocol import Annotator
+from maskdpo_ray.errors import ReplyError, UserError, described
+from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
+from maskdpo_ray.models import thinking
+from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
 
 
 class Startable(Protocol):
@@ -56,7 +64,7 @@ class Host(Generic[Hosted]):
     def _started(self, stored: Stored[Hosted]) -> Hosted:
         with self._starting:
             if self._hosted is None:
-                with told():
+                with portable_errors():
                     hosted = stored.fetch()
                     hosted.start()
                 self._hosted = hosted
@@ -69,3 +77,58 @@ class Host(Generic[Hosted]):
     def until_gone(self) -> None:
         """Never returns: who waits for it learns of the end of this process."""
         threading.Event().wait()
+
+
+class AnnotationActor(Host[Annotator]):
+    """Labels the answers to whole questions."""
+
+    def annotate(self, stored: Stored[Annotator], question: Question, rollouts: list[Rollout]) -> list[Annotation]:
+        """Label every answer to one question, in order.
+
+        Raises AnnotatorError when the annotator's reply does not fit the answers.
+        """
+        annotator = self._started(stored)
+        answers = thinking.judged(rollouts, annotator)
+        items = [(question, answer.rollout) for answer in answers]
+        with self._clock, portable_errors():
+            annotations = annotator.annotate(items)
+        replies.refuse_annotation_faults(items, annotations)
+        return [answer.restored(labels) for answer, labels in zip(answers, annotations, strict=True)]
+
+
+class EvaluationActor(Host[Evaluator]):
+    """Judges the answers to whole questions."""
+
+    def judge(self, stored: Stored[Evaluator], question: Question, rollouts: list[Rollout]) -> list[Judgement]:
+        """Judge every answer to one question, in order.
+
+        Raises EvaluatorError when the evaluator's reply does not fit the answers.
+        """
+        evaluator = self._started(stored)
+        items = [(question, answer.rollout) for answer in thinking.judged(rollouts, evaluator)]
+        with self._clock, portable_errors():
+            judgements = evaluator.judge(items)
+        replies.refuse_judgement_faults(items, judgements)
+        return judgements
+
+
+@contextmanager
+def portable_errors() -> Iterator[None]:
+    """Inside, an error raised by a hosted class becomes one of ours, with its file and line.
+
+    Raises UserErrors of ours unchanged; for a class that the user derived from one, that one; and ReplyError for all
+    else. An exception that can't be pickled, or unpickled, would be lost on its way to the driver; after `sys.exit` Ray
+    ends the actor and says nothing.
+    """
+    try:
+        yield
+    except UserError as error:
+        if _is_ours(type(error)):
+            raise
+        raise next(filter(_is_ours, type(error).__mro__))(str(error)) from None
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        raise ReplyError(described(error)) from None
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__ == errors.__name__

@@ -22,10 +22,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import actors
 from actors import calls
-from actors.annotation import AnnotationActor
-from actors.evaluation import EvaluationActor
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
-from actors.host import Stored
+from actors.host import AnnotationActor, EvaluationActor, Stored
 from actors.ranks import Ranks
 from actors.rollout import EngineSettings, RolloutEngine
 from actors.strategy import OptimizerSettings

@@ -12,7 +12,7 @@ import pytest
 from bad_input import TEXTS, Case, Change, begun_run, changed, contents, lines, refusal, refuses, words, write
 from fakes import Accepting, Held
 
-from actors.annotation import AnnotationActor
+from actors.host import AnnotationActor
 from maskdpo_ray import annotate
 from maskdpo_ray.records import Annotation, Answered, Labelled, Question, Rollout, Sentence
 

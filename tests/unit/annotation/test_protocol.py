@@ -20,7 +20,7 @@ import fakes
 import psutil
 import pytest
 
-from actors.annotation import AnnotationActor
+from actors.host import AnnotationActor
 from maskdpo_ray import check_annotator
 from maskdpo_ray.annotation.protocol import KNOWN, build, check
 from maskdpo_ray.annotation.replies import refuse_annotation_faults

@@ -19,7 +19,7 @@ from test_preflight import base_config
 from test_run_folder import CONFIG, VERSIONS, unit
 from test_summary import FULL, QUESTIONS, make
 
-from actors.evaluation import EvaluationActor
+from actors.host import EvaluationActor
 from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import ClusterConfig, Config, EvalConfig, ModelConfig
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError, RunFolderError

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors.annotation import AnnotationActor
-from actors.host import Stored
+from actors.host import AnnotationActor, Stored
 from maskdpo_ray.annotation import protocol
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import ModelConfig
