@@ -45,7 +45,7 @@ _CONNECT_TRIES = 3
 _ENGINE_CALLS = 10_000
 """Concurrent calls of an engine, more than it is ever given: what finds no place in its batch queues in vLLM."""
 _CLOSE_TIMEOUT_S = 15.0
-_STOP_TIMEOUT_S = 5.0  # whoever sent SIGTERM sends SIGKILL after a while
+_STOP_TIMEOUT_S = 5.0  # the sender of SIGTERM sends SIGKILL after a while
 _EXIT_TIMEOUT_S = 3.0
 _POLL_S = 0.05
 

@@ -8,15 +8,16 @@
 
 An iteration has three stages, each in a file of `stages/`: `collect` (answers, labels, pairs and examples), `train` and
 `evaluate`. Within `collect` engines and annotators work at the same time, with a bounded number of questions between
-them; `train` starts when the iteration's examples are complete. What the run folder holds already is not done again, so
-that the same command resumes an interrupted run.
+them; `train` starts when the iteration's examples are complete. Policy 0 is the initial one; iteration i answers with
+policy i and trains policy i + 1. What the run folder holds already is not done again, so that the same command resumes
+an interrupted run.
 
 The actors are behind the Protocols of `stages/protocols.py`; docs/architecture.md follows an answer through all files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,6 @@ from maskdpo_ray.config.schema import Config
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairing.examples import Lessons
 from maskdpo_ray.records import PairsSummary, Policy, Question
-from maskdpo_ray.stages import evaluate
 from maskdpo_ray.stages.collect import CollectStage
 from maskdpo_ray.stages.evaluate import EvaluateStage
 from maskdpo_ray.stages.protocols import ActorGroups
@@ -34,11 +34,6 @@ from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.training import batches
-
-
-def is_finished(config: Config, splits: Iterable[str], folder: RunFolder) -> bool:
-    """Whether the run folder holds the evaluation of the last iteration's policy."""
-    return evaluate.is_finished(folder, splits, config.run.iterations)
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,7 @@ class Loop:
         self.groups.engines.load(policy)
         self.evaluate(policy)
         for iteration in range(policy.version, self.config.run.iterations):
+            # `idle` and `stage` measure: the share of time without work of each group, the seconds of the iteration.
             with self.tracker.idle(iteration, self.groups.busy_seconds, self.groups.restarts):
                 with self.tracker.stage("iteration", iteration):
                     examples = self.collect(iteration, policy)
@@ -89,7 +85,8 @@ class Loop:
         stage = EvaluateStage(self.config, self.groups, self.folder, self.tracker, self._watch)
         stage.run(policy, self.eval_questions)
 
-    # Collecting ahead (`rollout.ahead`): the policy in training answers the next iteration's questions meanwhile.
+    # Collecting ahead (`rollout.ahead`): while ranks train the next policy, engines answer the next iteration's
+    # questions with the present one.
 
     def collecting_ahead(self, iteration: int, policy: Policy) -> AbstractContextManager[Callable[[], None]]:
         """Collect in the background of the block, which calls what this yields to commit what has arrived."""
@@ -107,17 +104,15 @@ class Loop:
             self.groups.engines.load(before)
             self.collect(iteration, before)
 
-    # State that the run folder holds
+    # What the run folder holds
 
     def _newest_policy(self) -> Policy:
-        trained = [version for version in range(1, self.config.run.iterations + 1) if self._is_trained(version)]
+        iterations = range(self.config.run.iterations)
+        trained = [iteration + 1 for iteration in iterations if self.folder.finished("train", iteration) is not None]
         return self._policy(max(trained, default=0))
 
-    def _is_trained(self, version: int) -> bool:
-        return self.folder.finished("train", version - 1) is not None
-
     def _policy(self, version: int) -> Policy:
-        """The initial policy or one of the run folder. Raises RunFolderError when its files have changed."""
+        """The initial policy or a trained one. Raises RunFolderError when its files have changed since."""
         finished = self.folder.finished("train", version - 1)
         if finished is None:
             return self.initial
@@ -130,11 +125,10 @@ class Loop:
 
     @cached_property
     def _collect_stage(self) -> CollectStage:
-        tokenizer = self.chat.tokenizer
-        shared = (self.groups, self.folder, self.tracker, self._watch)
-        return CollectStage(self.config, self.train_questions, tokenizer, *shared)
+        outside = (self.groups, self.folder, self.tracker, self._watch)
+        return CollectStage(self.config, self.train_questions, self.chat.tokenizer, *outside)
 
     @cached_property
     def _watch(self) -> Watch:
-        """One for all stages."""
+        """The watch over failures and unparsed labels, shared by all stages."""
         return Watch(self.config, self.folder.counts())

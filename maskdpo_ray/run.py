@@ -40,10 +40,11 @@ def main(argv: list[str]) -> None:
     resources.prefer_loopback(config.cluster)
     from actors import weights
     from maskdpo_ray.cluster import Cluster
-    from maskdpo_ray.loop import Loop, is_finished
+    from maskdpo_ray.loop import Loop
+    from maskdpo_ray.stages.evaluate import is_finished
 
     with run_folder.open_run(config) as (folder, tracker):
-        if is_finished(config, prepared.evaluation, folder):
+        if is_finished(folder, prepared.evaluation, config.run.iterations):
             print(f"{path} is finished: nothing is left to do", flush=True)
         else:
             with terminal.error_log(path):

@@ -21,7 +21,8 @@ from maskdpo_ray.config.schema import (
     SavingsConfig,
     TrainConfig,
 )
-from maskdpo_ray.loop import Loop, is_finished
+from maskdpo_ray.loop import Loop
+from maskdpo_ray.stages.evaluate import is_finished
 from maskdpo_ray.stages.protocols import ActorGroups
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
@@ -74,7 +75,7 @@ def run(
         groups = groups_of(config, events, shuffle)
         questions = [fakes.question(name) for name in names]
         Loop(config, questions, evaluation, CharChat(), initial, groups, folder, tracker).run()
-        assert is_finished(config, evaluation, folder)
+        assert is_finished(folder, evaluation, iterations)
     return events
 
 

@@ -51,7 +51,7 @@ class JudgedEvaluation:
     questions: int
     replications: int
     metrics: dict[str, Statistic]
-    """By the names of `METRICS` with an evaluator, and of `LANGUAGE_METRICS` with a perplexity model."""
+    """Metric -> statistic: `METRICS` with an evaluator, `LANGUAGE_METRICS` with a perplexity model."""
     topic_sums: TopicSums
     """Resampled by `intervals.compare`."""
     perplexity_model: str | None = None

@@ -50,11 +50,12 @@ METRICS: dict[str, tuple[str, str]] = {
 
 score: mean over answers of correct / parsed sentences, no_fact among the correct (paper 2.2);
 pooled_score: correct facts / (correct + incorrect facts) over all answers (paper Table 1);
-correct_facts: no_hallucination sentences per answer; incorrect_facts: contradictory and unverifiable
-ones; tokens: length of the answer without thinking; thinking: its length; distinct_1, distinct_2: distinct tokens /
-tokens, distinct bigrams / bigrams, within answers (after Li et al. 2016, arXiv:1510.03055): they fall when a policy
-repeats itself; cut_off: share that met the length limit; nothing_checkable: share without a sentence other
-than no_fact; scored: share with a parsed sentence, the others being no part of `score`.
+correct_facts: no_hallucination sentences per answer; incorrect_facts: contradictory and unverifiable ones;
+tokens: length of the answer without thinking; thinking: length of that;
+distinct_1, distinct_2: distinct tokens / tokens and distinct bigrams / bigrams within answers (after Li et al. 2016,
+arXiv:1510.03055), which fall when a policy repeats itself;
+cut_off: share of answers that reached the length limit; nothing_checkable: share with no_fact sentences only;
+scored: share with a parsed sentence; the others are no part of `score`.
 """
 _SUMS = tuple(
     "answers scored score facts correct incorrect contradictory unverifiable no_fact unparsed sentences tokens "
@@ -81,9 +82,9 @@ class Evaluation:
     questions: int
     replications: int
     metrics: dict[str, Statistic]
-    """By the names of `METRICS`."""
+    """Metric of `METRICS` -> statistic."""
     kinds: dict[str, KindOfFact]
-    """By `Sentence.kind`; sentences without a kind are under "other". no_fact and unparsed are in none."""
+    """`Sentence.kind`, or "other" -> facts; no_fact and unparsed sentences count in none."""
     topic_scores: dict[str, float | None]
     """Topic -> mean score over its answers."""
     topic_sums: TopicSums

@@ -1,1 +1,1 @@
-"""What a run found, for people."""
+"""Results of a run, for people."""

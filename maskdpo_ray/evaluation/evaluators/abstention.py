@@ -4,7 +4,7 @@ An answer abstains if it says nothing, or if one of its clauses says that the an
 no clause claims anything about the world, not even in an exception ("other than Paris") or a second negation. The
 subject decides, not a keyword: in "I do not know", "there is no information about her" and "the passages do not
 mention it" it is the answerer and its sources; in "he did not know", "as an AI pioneer, Turing ..." or the title of a
-song it is not. Beside it only asides, which claim nothing, may occur: apologies, questions, requests, offers, pointers
+song it is not. Besides it only asides, which claim nothing, may occur: apologies, questions, requests, offers, pointers
 to sources, guesses why nothing is known. A clause of any other form counts as a claim, so the answer commits itself and
 is judged: precision takes priority over recall.
 """

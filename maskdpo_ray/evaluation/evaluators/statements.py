@@ -1,8 +1,7 @@
-"""Words as the rules compare them: without case, accents and the commonest endings; numbers by value.
-
-What a clause states, by rules: the words that say which fact it is about, and those that it claims.
+"""Statements of clauses, by rules: the words that say which fact a clause is about, and those that it claims.
 
 "The capital of Rwanda is Kigali" is about "capital" and claims "Kigali"; "Kigali is the capital of Rwanda" too.
+Words are compared without case, accents and the commonest endings, numbers by value.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ class Word:
 
     text: str
     key: str
-    """What is compared: "Mexicans" and "mexican" have one key."""
+    """Form for comparison: "Mexicans" and "mexican" have one key."""
     value: float | None = None
-    """Of a number, "1.2 million" being one word."""
+    """Value of a number; "1.2 million" is one word."""
 
     def matches(self, other: Word, loosely: bool = False) -> bool:
         """Whether two words are one: numbers by value; names by key; `loosely` also "koruna" and "koruny"."""
@@ -135,7 +134,7 @@ def clauses(sentence: str) -> Iterator[str]:
 
 
 def read(clause: str, topic: str, common: frozenset[str]) -> Statement | None:
-    """What `clause` states of `topic`; None when it claims nothing (no verb, or nothing beyond the topic).
+    """Read a clause about `topic`; None when it claims nothing (no verb, or nothing beyond the topic).
 
     `common` are words that the reference text has in lower case: at the beginning of a clause they are no names.
     """
