@@ -40,7 +40,7 @@ class Pool:
         """Deaths and hangs that calls met."""
         self.is_stopped = False
         """Set by another thread: dispatchers end soon, without the rest of their answers."""
-        self._what, self._cluster = what, cluster
+        self.what, self._cluster = what, cluster
         self._restarting: dict[int, _Restart] = {}
         self._methods: dict[tuple[int, str], Any] = {}
 
@@ -49,7 +49,7 @@ class Pool:
 
     def name(self, actor: int) -> str:
         """The actor's name in messages."""
-        return f"{self._what} {actor}"
+        return f"{self.what} {actor}"
 
     def submit(self, actor: int, method: str, *arguments: Any) -> Any:
         """Object reference of a call that Ray does not repeat by itself."""

@@ -130,7 +130,7 @@ class Cluster:
         """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
         self._check_resources()
         rollout, annotation = self._start_engines(policy, chat), self._start_annotators(annotator)
-        evaluation = None if evaluator is None else self._start_evaluators(evaluator)
+        evaluation = self._start_evaluators(evaluator)
         ranks = self._start_ranks()
         self._await_ready(rollout, annotation, evaluation)
         return ActorGroups(rollout, annotation, evaluation, trainer=self._training_group(ranks))
@@ -148,9 +148,8 @@ class Cluster:
         Raises ClusterError as `start` does.
         """
         self._check_resources(*evaluating(with_engines=answers is None))
-        rollout = None if answers is not None else self._start_engines(policy, chat)
-        annotation = self._start_annotators(annotator)
-        evaluation = None if evaluator is None else self._start_evaluators(evaluator)
+        rollout = self._start_engines(policy, chat) if answers is None else None
+        annotation, evaluation = self._start_annotators(annotator), self._start_evaluators(evaluator)
         self._await_ready(rollout, annotation, evaluation)
         return AnsweringGroups(answers or rollout, annotation, evaluation)
 
@@ -158,7 +157,7 @@ class Cluster:
         """Start annotation actors only. Raises ClusterError as `start` does."""
         self._check_resources("annotation actors")
         annotation = self._start_annotators(annotator)
-        self._await_ready(None, annotation, None)
+        self._await_ready(annotation)
         return annotation
 
     def start_trainer(self) -> TrainingGroup:
@@ -178,15 +177,10 @@ class Cluster:
         cores = int(min(n["Resources"].get("CPU", 1) for n in ray.nodes() if n["Alive"]))
         return self._config.cluster.threads or max(1, cores // sharing)
 
-    def _await(self, pending: list[Any], what: str, step: str) -> list[Any]:
-        return calls.gather(pending, self._config.cluster.start_timeout_s, what, step)
-
-    def _await_ready(
-        self, rollout: RolloutGroup | None, annotation: AnnotationGroup, evaluation: EvaluationGroup | None
-    ) -> None:
-        named = {"rollout engine": rollout, "annotation actor": annotation, "evaluation actor": evaluation}
-        for what, group in named.items():
-            self._await([] if group is None else group.ready(), what, "start")
+    def _await_ready(self, *groups: RolloutGroup | AnnotationGroup | EvaluationGroup | None) -> None:
+        for group in groups:
+            if group is not None:
+                calls.gather(group.ready(), self._config.cluster.start_timeout_s, group.pool.what, "start")
 
     def _training_group(self, handles: list[Any]) -> TrainingGroup:
         ranks = Ranks(self._config, handles, self._restart_ranks)
@@ -203,7 +197,9 @@ class Cluster:
         share = (cluster.cpus_per_annotator, cluster.gpus_per_annotator)
         return AnnotationGroup(self._config, *self._start_hosts(AnnotationActor, annotator, count, *share))
 
-    def _start_evaluators(self, evaluator: Evaluator) -> EvaluationGroup:
+    def _start_evaluators(self, evaluator: Evaluator | None) -> EvaluationGroup | None:
+        if evaluator is None:
+            return None
         cluster, count = self._config.cluster, self._config.eval.num_actors
         share = (cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)
         return EvaluationGroup(self._config, *self._start_hosts(EvaluationActor, evaluator, count, *share))
