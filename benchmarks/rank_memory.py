@@ -21,8 +21,7 @@ from actors.strategy import OptimizerSettings
 from actors.training import TrainingRank, TrainingSettings
 from benchmarks import measures
 from maskdpo_ray.config.schema import Config, DeepspeedConfig, ModelConfig, TrainConfig
-from maskdpo_ray.models import memory
-from maskdpo_ray.models import shape as counted_shape
+from maskdpo_ray.models import memory, shape
 from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import prefix_tree
 
@@ -62,8 +61,8 @@ def main() -> None:
     parser.add_argument("--threads", type=measures.count, default=2)
     given = parser.parse_args()
 
-    shape = counted_shape.of_folder(given.model)
-    batches = [pairs(given.pairs, given.prompt, given.answer, shape.vocab_size, seed) for seed in (1, 2)]
+    model = shape.of_folder(given.model)
+    batches = [pairs(given.pairs, given.prompt, given.answer, model.vocab_size, seed) for seed in (1, 2)]
     sides = [(e.prompt_token_ids, e.chosen_token_ids, e.chosen_weights) for e in batches[0]]
     sides += [(e.prompt_token_ids, e.rejected_token_ids, e.rejected_weights) for e in batches[0]]
     tree = prefix_tree.build(*map(list, zip(*sides, strict=True)))
@@ -73,7 +72,7 @@ def main() -> None:
         train=TrainConfig(batch_size=2 * given.pairs),
     )
     largest = memory.Pass(len(tree.token_ids), len(set(tree.nodes.tolist())))
-    fullest = memory.TrainingRank(shape, config, largest).fullest()
+    predicted = sum(memory.RankMemory(model, config, largest).on_cpu()[1].values())
 
     settings = TrainingSettings(
         optimizer=OptimizerSettings(1e-5, (0.9, 0.95), 1e-8, 0.0, 1.0, "constant", 0.0, 0.1),
@@ -99,17 +98,15 @@ def main() -> None:
     rank.train_step(batches, reference, 2 * given.pairs)
     peak = kernel_says("VmHWM")
     rank.close()
-    exact = sum(term.size for term in fullest.terms if term.is_exact)
     print(
         json.dumps(
             {
                 "tokens": largest.tokens,
                 "targets": largest.targets,
                 "process_mib": round(empty / MIB),
-                "predicted_tensors_mib": round(fullest.size / MIB),
-                "of_them_exact_mib": round(exact / MIB),
-                "measured_peak_mib": round(peak / MIB),
-                "kept_by_allocator": round((peak - empty - fullest.size) / (fullest.size - exact), 2),
+                "predicted_mib": round(predicted / MIB),
+                "measured_mib": round(peak / MIB),
+                "error": round(predicted / peak - 1, 3),
             }
         )
     )

@@ -5,6 +5,7 @@ A Ray cluster that we start ourselves is for this machine only.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -59,6 +60,18 @@ class Plan:
         cluster = self.config.cluster
         count = self.config.eval.num_actors
         return [ActorGroup("evaluation actors", count, cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)]
+
+    def gpu_groups(self) -> list[ActorGroup]:
+        """The groups whose actors have GPUs."""
+        return [group for group in self.groups() if group.gpus]
+
+    def gpus(self) -> int:
+        """GPUs of all groups; parts of a GPU are put together within a group."""
+        return sum(math.ceil(group.count * group.gpus - 1e-6) for group in self.gpu_groups())
+
+    def gpu_terms(self) -> str:
+        """The sum that `gpus` makes, in words."""
+        return " + ".join(f"{group.count} x {group.gpus:g} ({group.name})" for group in self.gpu_groups())
 
     def named(self, names: Collection[str]) -> list[ActorGroup]:
         """The groups of these names; all without a name."""

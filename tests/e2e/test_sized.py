@@ -82,13 +82,13 @@ def rank_main(rank: int, world: int, port: int, stage: int, dtype: str, model: s
     trainer.close()
 
 
-def predicted(model: Path, stage: int, dtype: str) -> memory.TrainingRank:
+def predicted(model: Path, stage: int, dtype: str) -> memory.RankMemory:
     config = Config(
         model=ModelConfig(str(model)),
         ds=DeepspeedConfig(zero_stage=stage, param_dtype=dtype),
         train=TrainConfig(num_ranks=WORLD, batch_size=2 * WORLD),
     )
-    return memory.TrainingRank(shape.of_folder(model), config, memory.Pass(8, 5))
+    return memory.RankMemory(shape.of_folder(model), config, memory.Pass(8, 5))
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,9 @@ def test_weights_gradients_and_optimizer(tiny_model: Path, tmp_path: Path, stage
     rank_processes.run(rank_main, WORLD, stage, dtype, str(tiny_model), str(tmp_path))
     reports = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD)]
     rank = predicted(tiny_model, stage, dtype)
-    lasting = sum(term.size for term in rank.lasting())
+    lasting = sum(rank.lasting().values())
     assert max(report["lasting"] for report in reports) == pytest.approx(lasting, rel=0.01)
     # Before a step gradients of all passes are summed up; beside them nothing of a pass is left.
-    backward = next(moment for moment in rank.moments() if moment.name == "backward pass")
-    gradients = sum(term.size for term in backward.terms if term.name == "gradients of this rank's share") / 2
+    gradients = rank.moments()["backward pass"]["gradients of this rank's share"] / 2
     expected = lasting + gradients
     assert max(report["before_step"] for report in reports) == pytest.approx(expected, rel=0.01)

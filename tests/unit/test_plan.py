@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from maskdpo_ray import plan
 from maskdpo_ray.config.schema import VllmConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models import memory
 from maskdpo_ray.models.folder import ModelFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -43,20 +45,31 @@ def test_the_papers_config_fits_what_its_header_says(capsys: pytest.CaptureFixtu
     assert "a policy of 14.96 GiB to 4 engines = 59.83 GiB" in text
 
 
-def test_a_sum_is_marked_as_what_it_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+def weights(text: str) -> list[str]:
+    """GiB of weights of ranks, engines and annotators, as printed."""
+    return [line.split()[0] for line in text.splitlines() if line.partition("GiB  ")[2].startswith("weights")]
+
+
+def test_a_sum_is_what_its_terms_add_up_to(capsys: pytest.CaptureFixture[str]) -> None:
     text = output([*PAPER, "--vllm.tensor_parallel_size", "2"], capsys)
-    lines = [line.split() for line in text.splitlines()]
-    assert [line[-1][0] for line in lines if line[:1] == ["sum"]] == ["~"] * 4
-    assert text.count(": fits, ~") == 3 and "KV cache: room for ~" in text
-    weights = [line[-1] for line in lines if line[:1] == ["weights"]]  # of ranks, engines and annotators
-    assert weights == ["1.87", "~7.48", "14.41"] and ["weights", "/", "2", "~7.48"] in lines  # parts are not even
+    assert weights(text) == ["1.87", "7.48", "14.41"] and "7.48 GiB  weights / 2" in text
+    groups = text.split("\n\n")[1:5]
+    for group in groups:
+        terms = [float(line.split()[0].replace(",", "")) for line in group.splitlines() if "GiB  " in line]
+        found = re.search(r": (?:fits, )?([0-9.,]+) (?:of|GiB)", group.splitlines()[-1])
+        assert found and sum(terms) == pytest.approx(float(found[1].replace(",", "")), abs=0.05)
+
+
+def test_the_error_is_stated(capsys: pytest.CaptureFixture[str]) -> None:
+    last = output(PAPER, capsys).splitlines()[-1]
+    assert last.startswith(f"Error of a rank's sum: at most {memory.ERROR:.0%}, as measured on CPUs; nothing has been")
 
 
 def test_what_several_ranks_send_each_other_with_adapters(capsys: pytest.CaptureFixture[str]) -> None:
     """ZeRO-2: gradients once, trained weights twice, 7/8 of them from each of 8 ranks."""
     text = output([*PAPER, "--ds.zero_stage", "2", "--lora.rank", "16"], capsys)
     adapted = 32 * 16 * (4 * 4096 + 2 * (4096 + 1024) + 3 * (4096 + 14336))  # q, o; k, v; gate, up, down
-    assert f"and ~{2 * 3 * adapted * 7 / 8 / 2**30:.2f} GiB from each rank" in text
+    assert f"and {2 * 3 * adapted * 7 / 8 / 2**30:.2f} GiB from each rank" in text
 
 
 def test_too_few_gpus(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,14 +166,14 @@ def test_what_is_assumed(argv: str, expected: str | None, capsys: pytest.Capture
 
 def test_annotators_that_share_a_gpu_must_take_no_more_than_their_part(capsys: pytest.CaptureFixture[str]) -> None:
     text = output([*PAPER, "--cluster.gpus_per_annotator", "0.5"], capsys)
-    assert "annotation actors: fits, ~21.06 of 40.00 GiB" in text
+    assert "annotation actors: fits, 20.94 of 40.00 GiB" in text
     assert "set judge_options.gpu_memory_utilization to at most 0.5" in text
     assert "2 x" not in text and "GPUs: 14 = 4 x 1 (rollout engines) + 4 x 0.5 (annotation actors)" in text
 
 
 def test_annotators_of_another_dtype(capsys: pytest.CaptureFixture[str]) -> None:
     text = output([*PAPER, "--annotation.options", "{judge_options: {dtype: float32}}"], capsys)
-    assert [line.split()[-1] for line in text.splitlines() if line.startswith(" weights ")][2] == "28.83"
+    assert weights(text)[2] == "28.83"
 
 
 def test_on_a_cpu_all_actors_share_the_machine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Memory from shapes: parameters as published, sums written out by hand, and what must grow with what."""
+"""Memory from shapes: sums written out by hand, peaks of real ranks, and what must grow with what."""
 
 from __future__ import annotations
 
@@ -21,118 +21,114 @@ from maskdpo_ray.config.schema import (
     TrainConfig,
     VllmConfig,
 )
-from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.models import memory
-from maskdpo_ray.models import shape as model_shape
-from maskdpo_ray.models.memory import Engine, Pass, TrainingRank, in_flight, largest_pass
-from maskdpo_ray.models.shape import SIZES, ModelShape
+from maskdpo_ray.models.memory import EngineMemory, Pass, RankMemory, in_flight, largest_pass
+from maskdpo_ray.models.shape import ModelShape, of_size
 
-PUBLISHED = {
-    "135m": 134_515_008,
-    "360m": 361_821_120,
-    "1.7b": 1_711_376_384,
-    "1b": 1_235_814_400,
-    "3b": 3_212_749_824,
-    "8b": 8_030_261_248,
-    "70b": 70_553_706_496,
-    "0.5b": 494_032_768,
-    "1.5b": 1_543_714_304,
-    "7b": 7_615_616_512,
-    "14b": 14_770_033_664,
-    "32b": 32_763_876_352,
-    "72b": 72_706_203_648,
-    "internlm2-7b": 7_737_708_544,
-}
-"""Elements of the published safetensors, tied ones once."""
-TINY = ModelShape("tiny", 8, 16, 2, 4, 2, 2, 32, True, 64)
-LAYER = [64, 32, 32, 64, 128, 128, 128, 8, 8]  # q, k, v, o, gate, up, down and two norms
-PARAMETERS = 32 * 8 + 2 * sum(LAYER) + 8
+REFERENCE = "reference model (savings.reference_once: false)"
 
 
-def config(shape: str = "model", **sections: Any) -> Config:
-    return Config(model=ModelConfig(shape), **sections)
+def made(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int, is_tied: bool) -> ModelShape:
+    """A Llama by hand: q, k, v, o, gate, up, down and two norms a layer."""
+    key = hidden // heads * kv_heads
+    sizes = {
+        "q_proj": (hidden, hidden), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (hidden, hidden),
+        "gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden),
+    }  # fmt: skip
+    layer = [*(inputs * outputs for inputs, outputs in sizes.values()), hidden, hidden]
+    linears = {f"model.layers.{n}.{name}": size for n in range(layers) for name, size in sizes.items()}
+    head = [] if is_tied else [vocab * hidden]
+
+    def kept(width: int, is_lean: bool) -> int:
+        return layers * width * ((4 if is_lean else 8) * hidden + 2 * (hidden + key) + (2 if is_lean else 4) * inner)
+
+    return ModelShape(
+        "made", (vocab * hidden, *layer * layers, hidden, *head), {**linears, "lm_head": (hidden, vocab)}, "lm_head",
+        hidden, layers, heads, vocab, 64, ((kv_heads, 2 * hidden // heads),) * layers, kept,
+    )  # fmt: skip
 
 
-def rank(shape: ModelShape, of: Config, tokens: int = 10, targets: int = 5) -> TrainingRank:
-    return TrainingRank(shape, of, Pass(tokens, targets))
+TINY = made(8, 16, 2, 4, 2, 32, is_tied=True)
+PARAMETERS = 32 * 8 + 2 * (64 + 32 + 32 + 64 + 3 * 128 + 8 + 8) + 8
 
 
-def sizes(moment: memory.Moment) -> dict[str, int]:
-    return {term.name: term.size for term in moment.terms}
+def config(**sections: Any) -> Config:
+    return Config(model=ModelConfig("model"), **sections)
 
 
-def test_parameters_are_the_published_ones() -> None:
-    assert {name: shape.parameters for name, shape in SIZES.items()} == PUBLISHED
+def rank(shape: ModelShape, of: Config, tokens: int = 10, targets: int = 5) -> RankMemory:
+    return RankMemory(shape, of, Pass(tokens, targets))
+
+
+def nonzero(terms: dict[str, int]) -> dict[str, int]:
+    return {name: size for name, size in terms.items() if size}
 
 
 def test_parameters_by_hand() -> None:
-    assert TINY.tensors() == [256, *LAYER, *LAYER, 8]
-    assert dataclasses.replace(TINY, is_tied=False).parameters == TINY.parameters + 256
-
-
-def test_adapters_are_those_of_peft() -> None:
-    from peft import LoraConfig as PeftConfig
-    from peft import get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    llama = LlamaConfig(
-        hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=32,
-    )  # fmt: skip
-    for modules in ("all-linear", "q_proj,v_proj", "self_attn.q_proj, layers.1.mlp.up_proj", "o_proj,lm_head"):
-        lora = LoraConfig(rank=3, target_modules=modules)
-        names = lora.modules or modules
-        model = get_peft_model(LlamaForCausalLM(llama), PeftConfig(r=3, target_modules=names, task_type="CAUSAL_LM"))
-        trained = [p.numel() for p in model.parameters() if p.requires_grad]
-        assert sorted(TINY.adapters(lora)) == sorted(trained)
+    assert TINY.parameters == PARAMETERS
 
 
 @pytest.mark.parametrize(("stage", "dtype", "width"), [(2, "bf16", 2), (3, "bf16", 2), (2, "fp32", 4)])
 def test_what_lasts_by_hand(stage: int, dtype: str, width: int) -> None:
     ds, train = DeepspeedConfig(zero_stage=stage, param_dtype=dtype), TrainConfig(num_ranks=4)
-    found = {term.name: term.size for term in rank(TINY, config(ds=ds, train=train)).lasting()}
     share = PARAMETERS / 4
     expected = {"fp32 master weights": 4 * share, "Adam's moments": 8 * share}
     if stage == 2:
         expected["weights"] = width * PARAMETERS
-    else:  # smaller than 100,000 elements, so whole, too
-        expected |= {"weights": width * share, "fp32 gradients": 4 * share, "small weights, held whole": 2 * PARAMETERS}
-    assert found == expected
+    else:  # smaller than 100,000 elements, so held whole as well
+        expected |= {"weights": width * (share + PARAMETERS), "fp32 gradients": 4 * share}
+    assert nonzero(rank(TINY, config(ds=ds, train=train)).lasting()) == expected
 
 
 def test_gradients_by_hand() -> None:
     """A rank keeps gradients of whole tensors: of two ranks the first holds the embedding and most of layer one."""
     ds = DeepspeedConfig(zero_stage=2)
-    moments = rank(TINY, config(ds=ds, train=TrainConfig(num_ranks=2, batch_size=64))).moments()
-    backward = sizes(moments[0])
+    train = TrainConfig(num_ranks=2, batch_size=64)
+    backward = rank(TINY, config(ds=ds, train=train)).moments()["backward pass"]
     half, held, start = PARAMETERS / 2, [0, 0], 0
-    for size in TINY.tensors():
+    for size in TINY.weights:
         held[0] += size * (start < half)
         held[1] += size * (start + size > half)
         start += size
     assert backward["gradients of this rank's share"] == 2 * 2 * max(held)
-    assert backward["DeepSpeed's gradient bucket"] == 2 * PARAMETERS
-    alone = sizes(rank(TINY, config(ds=ds, train=TrainConfig(num_ranks=1, batch_size=1))).moments()[0])
+    assert backward["DeepSpeed's gradient buckets"] == 2 * (2 * PARAMETERS + 256)  # two, and the largest gradient
+    alone = rank(TINY, config(ds=ds, train=TrainConfig(num_ranks=1, batch_size=1))).moments()["backward pass"]
     assert alone["gradients of this rank's share"] == 2 * PARAMETERS  # one pass: nothing to add up
-    assert "its copy on the way to other ranks" not in alone
+    assert alone["DeepSpeed's gradient buckets"] == 2 * (PARAMETERS + 256)  # none on the way to other ranks
 
 
-def test_layers_that_lean_layers_do_not_know_count_in_full() -> None:
-    """InternLM2 has code of its own."""
-    kept = {name: shape.kept_per_token(2, True) / shape.kept_per_token(2, False) for name, shape in SIZES.items()}
-    assert [name for name, share in kept.items() if share == 1] == ["internlm2-7b"]
+def test_activations_and_logits_by_hand() -> None:
+    def of(is_checkpointed: bool, tokens: int, targets: int) -> list[int]:
+        model = ModelConfig("model", gradient_checkpointing_enable=is_checkpointed)
+        backward = rank(TINY, Config(model=model), tokens, targets).moments()["backward pass"]
+        return list(backward.values())[-2:]
+
+    layer = 10 * TINY.kept_per_token(2, True) // 2
+    assert of(False, 10, 5) == [2 * layer, layer]
+    assert of(False, 10, 1000) == [2 * layer, 2 * 2 * 1000 * 32]  # logits and their gradients
+    assert of(True, 10, 5) == [2 * 10 * 8 * 2, 2 * layer]
+
+
+def test_rows_have_masks_and_shared_prompts_have_none() -> None:
+    """transformers' attention makes a mask of floats for each layer, of every row's tokens by the longest row's."""
+    rollout, train = RolloutConfig(max_new_tokens=100), TrainConfig(micro_batch_size=4, max_tokens_per_gpu=1000)
+    rows = config(rollout=rollout, train=train, savings=SavingsConfig(prefix_tree=False))
+    largest = largest_pass(rows, 50)
+    assert largest == Pass(1000, 800, 1000 * 150)
+    with_masks = RankMemory(TINY, rows, largest).moments()["backward pass"]["activations"]
+    assert with_masks == 1000 * TINY.kept_per_token(2, True) + 2 * 2 * 1000 * 150
 
 
 def test_on_a_gpu_the_bucket_is_there_in_full() -> None:
-    on_gpu = config(cluster=ClusterConfig(device="cuda"))
-    assert sizes(rank(TINY, on_gpu).moments()[0])["DeepSpeed's gradient bucket"] == 10**9
+    backward = rank(TINY, config(cluster=ClusterConfig(device="cuda"))).moments()["backward pass"]
+    assert backward["DeepSpeed's gradient buckets"] == 10**9 + 2 * 256
 
 
 def test_adapters_have_optimizer_state_and_the_rest_none() -> None:
     trained = sum(TINY.adapters(LoraConfig(rank=2)))
+    assert trained == 2 * 2 * (2 * (8 + 8) + 2 * (8 + 4) + 3 * (8 + 16))
     of = config(lora=LoraConfig(rank=2), savings=SavingsConfig(reference_once=False))
-    found = {term.name: term.size for term in rank(TINY, of).lasting()}
-    assert found == {
+    assert nonzero(rank(TINY, of).lasting()) == {
         "weights": 2 * (PARAMETERS + trained),
         "fp32 master weights": 4 * trained,
         "Adam's moments": 8 * trained,
@@ -141,16 +137,16 @@ def test_adapters_have_optimizer_state_and_the_rest_none() -> None:
 
 def test_offload_takes_the_optimizer_to_the_nodes_memory() -> None:
     cuda = {"cluster": ClusterConfig(device="cuda"), "train": TrainConfig(num_ranks=2)}
-    offloaded = rank(SIZES["1b"], config(ds=DeepspeedConfig(adam_offload=True), **cuda))
-    assert [term.name for term in offloaded.lasting() if term.size] == ["weights"]
-    share = PUBLISHED["1b"] / 2
-    assert [term.size for term in offloaded.in_host_memory()] == [(4 + 8 + 4 + 2) * share]
+    shape = of_size("1b", "--model_size")
+    offloaded = rank(shape, config(ds=DeepspeedConfig(adam_offload=True), **cuda))
+    assert nonzero(offloaded.lasting()) == {"weights": 2 * shape.parameters}
+    assert list(nonzero(offloaded.on_host()).values()) == [(4 + 8 + 4 + 2) * shape.parameters / 2]
 
 
 def test_a_second_model_when_references_are_made_in_every_step() -> None:
     def has_second(**sections: Any) -> bool:
         of = config(savings=SavingsConfig(reference_once=False), **sections)
-        return "reference model (savings.reference_once: false)" in [term.name for term in rank(TINY, of).lasting()]
+        return REFERENCE in nonzero(rank(TINY, of).lasting())
 
     lora, initial = LoraConfig(rank=4), TrainConfig(reference="initial")
     assert has_second()
@@ -168,25 +164,41 @@ def test_largest_pass() -> None:
     assert largest_pass(config(rollout=rollout, train=train, savings=ungrouped), 50) == Pass(1000, 800)
     assert largest_pass(config(rollout=rollout, train=train, savings=ungrouped), 2000) == Pass(2200, 800)
     padded = SavingsConfig(prefix_tree=False, head_at_targets=False)
-    assert largest_pass(config(rollout=rollout, train=train, savings=padded), 50) == Pass(1000, 1000)
+    assert largest_pass(config(rollout=rollout, train=train, savings=padded), 50) == Pass(1000, 1000, 150_000)
 
 
 def test_kv_cache_and_sequences() -> None:
-    engine = Engine(SIZES["8b"], "bfloat16", 1, 4096, 256)
+    engine = EngineMemory(of_size("8b", "--model_size"), "bfloat16", 1, 4096, 256)
     assert engine.kv_per_token() == 128 * 1024
-    assert dataclasses.replace(engine, gpus=16).kv_per_token() == 16 * 1024  # a head on every GPU, at least
+    assert dataclasses.replace(engine, gpus=16).kv_per_token() == 16 * 1024  # at least one head on every GPU
     rollout = RolloutConfig(num_engines=2, max_in_flight=8, n_samples_per_prompt=4, max_new_tokens=10)
-    shared = in_flight(config(rollout=rollout), 100)
-    assert (shared.sequences, shared.tokens) == (16, 4 * 100 + 16 * 10)
+    assert in_flight(config(rollout=rollout), 100) == (16, 4 * 100 + 16 * 10)
     alone = in_flight(config(rollout=rollout, vllm=VllmConfig(enable_prefix_caching=False)), 100)
-    assert alone.tokens == 16 * 110
+    assert alone == (16, 16 * 110)
+
+
+MEASURED = {(2, "bf16", False, 4): (Pass(1240, 764), 4190), (3, "bf16", True, 4): (Pass(1240, 764), 3649)}
+"""(ZeRO stage, dtype, checkpointing, pairs a pass) -> (pass, peak of the rank's process in MiB), of SmolLM2-135M:
+benchmarks/rank_memory.py --model models/smollm2-135m-instruct with these options."""
+
+
+@pytest.mark.parametrize("options", MEASURED, ids=str)
+def test_peaks_of_real_ranks_are_within_the_stated_error(options: tuple[int, str, bool, int]) -> None:
+    (stage, dtype, is_checkpointed, pairs), (largest, peak) = options, MEASURED[options]
+    of = Config(
+        model=ModelConfig("model", gradient_checkpointing_enable=is_checkpointed),
+        ds=DeepspeedConfig(zero_stage=stage, param_dtype=dtype),
+        train=TrainConfig(batch_size=2 * pairs),
+    )
+    _, terms = RankMemory(of_size("135m", "--model_size"), of, largest).on_cpu()
+    assert sum(terms.values()) / 2**20 == pytest.approx(peak, rel=memory.ERROR)
 
 
 shapes = st.builds(
-    lambda hidden, inner, layers, kv, group, vocab, is_tied: ModelShape(
-        "any", 8 * hidden, inner, layers, kv * group, kv, 8, vocab, is_tied, 64
+    lambda hidden, inner, layers, kv, group, vocab, is_tied: made(
+        8 * kv * group * hidden, inner, layers, kv * group, kv, vocab, is_tied
     ),
-    st.integers(1, 64), st.integers(1, 4096), st.integers(1, 40), st.integers(1, 8), st.integers(1, 4),
+    st.integers(1, 8), st.integers(1, 4096), st.integers(1, 40), st.integers(1, 8), st.integers(1, 4),
     st.integers(10, 100_000), st.booleans(),
 )  # fmt: skip
 configs = st.builds(
@@ -201,37 +213,40 @@ configs = st.builds(
 )  # fmt: skip
 
 
-@given(shapes, configs, st.integers(1, 9000), st.integers(1, 100))
-def test_grows_with_model_and_tokens(shape: ModelShape, of: Config, tokens: int, more: int) -> None:
-    def size(shape: ModelShape, tokens: int, targets: int) -> int:
-        """Without what ZeRO-3 holds whole: a tensor that grows beyond its limit is cut."""
-        moments = [sizes(moment) for moment in rank(shape, of, tokens, targets).moments()]
-        return max(sum(found.values()) - found.get("small weights, held whole", 0) for found in moments)
+def size(shape: ModelShape, of: Config, tokens: int, targets: int) -> int:
+    found = rank(shape, of, tokens, targets)
+    return sum(found.lasting().values()) + sum(found.fullest()[1].values())
 
-    now = size(shape, tokens, tokens)
-    assert size(shape, tokens + more, tokens) >= now
-    assert size(shape, tokens, tokens + more) >= now
-    for field in ("num_layers", "hidden_size", "intermediate_size", "vocab_size"):
-        bigger = dataclasses.replace(shape, **{field: getattr(shape, field) + more})
-        assert size(bigger, tokens, tokens) >= now, field
+
+@given(shapes, configs, st.integers(1, 9000), st.integers(1, 100))
+def test_grows_with_tokens(shape: ModelShape, of: Config, tokens: int, more: int) -> None:
+    now = size(shape, of, tokens, tokens)
+    assert size(shape, of, tokens + more, tokens) >= now
+    assert size(shape, of, tokens, tokens + more) >= now
+
+
+@given(st.integers(1, 16), st.integers(1, 512), st.integers(1, 20), st.integers(10, 4000), st.booleans(), configs)
+def test_grows_with_the_model(hidden: int, inner: int, layers: int, vocab: int, is_tied: bool, of: Config) -> None:
+    """Of tensors that ZeRO-3 holds whole: one that outgrows its limit is cut."""
+    now = size(made(8 * hidden, inner, layers, 4, 2, vocab, is_tied), of, 100, 100)
+    assert 8 * 17 * 512 < 100_000
+    for larger in ((8 * hidden + 8, inner, layers), (8 * hidden, inner + 1, layers), (8 * hidden, inner, layers + 1)):
+        if vocab * larger[0] < 100_000 or of.ds.zero_stage == 2:
+            assert size(made(*larger, 4, 2, vocab, is_tied), of, 100, 100) >= now
 
 
 @given(shapes, configs, st.integers(2, 4))
 def test_more_ranks_take_less_each_of_what_is_shared(shape: ModelShape, of: Config, factor: int) -> None:
     more = dataclasses.replace(of, train=dataclasses.replace(of.train, num_ranks=of.train.num_ranks * factor))
     few, many = rank(shape, of).lasting(), rank(shape, more).lasting()
-    for before, after in zip(few, many, strict=True):
-        if before.name != "small weights, held whole":
-            assert after.size <= before.size
+    for name, before in few.items():
+        if name != "weights":  # ZeRO-3 holds small ones whole as well, where there are several ranks
+            assert many[name] <= before
 
 
 @given(shapes, configs)
 def test_no_moment_is_left_out_and_none_is_negative(shape: ModelShape, of: Config) -> None:
     of_rank = rank(shape, of)
-    assert of_rank.fullest().size == max(moment.size for moment in of_rank.moments())
-    assert all(term.size > 0 for moment in of_rank.moments() for term in moment.terms)
-
-
-def test_an_unknown_size() -> None:
-    with pytest.raises(ConfigError, match=r"--model_size: expected one of 135m, .*, got '9b'"):
-        model_shape.of_size("9b", "--model_size")
+    moments = of_rank.moments().values()
+    assert sum(of_rank.fullest()[1].values()) == max(sum(moment.values()) for moment in moments)
+    assert all(term >= 0 for moment in moments for term in moment.values())

@@ -14,10 +14,10 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from maskdpo_ray.config.schema import Config, LoraConfig, ModelConfig, SavingsConfig
-from maskdpo_ray.errors import ModelError
-from maskdpo_ray.models import shape as counted_shape
-from maskdpo_ray.models.memory import Engine, Pass, TrainingRank
-from maskdpo_ray.models.shape import CountedShape, ModelShape
+from maskdpo_ray.errors import ConfigError, ModelError
+from maskdpo_ray.models import shape as shapes
+from maskdpo_ray.models.memory import EngineMemory, Pass, RankMemory
+from maskdpo_ray.models.shape import SIZES, ModelShape, of_size
 from maskdpo_ray.training import lean_layers, prefix_tree, tree_attention
 
 SHAPE = {
@@ -48,10 +48,10 @@ EXACT = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
 attention makes a copy on CPUs."""
 
 
-def counted(folder: Path, kind: str, **changes: Any) -> CountedShape:
+def counted(folder: Path, kind: str, **changes: Any) -> ModelShape:
     described = {"model_type": kind, **SHAPE, **KINDS[kind], **changes}
     (folder / "config.json").write_text(json.dumps(described))
-    return counted_shape.of_folder(folder)
+    return shapes.of_folder(folder)
 
 
 def real(folder: Path, width: int = 4) -> Any:
@@ -64,15 +64,14 @@ def real(folder: Path, width: int = 4) -> Any:
 def test_parameters_are_those_of_the_model(kind: str, tmp_path: Path) -> None:
     shape = counted(tmp_path, kind)
     parameters = list(real(tmp_path).parameters())
-    assert shape.tensors() == [parameter.numel() for parameter in parameters]
+    assert list(shape.weights) == [parameter.numel() for parameter in parameters]
     assert shape.parameters == sum(parameter.numel() for parameter in parameters)
 
 
 def test_a_head_that_config_json_leaves_out_is_tied_as_the_models_class_says(tmp_path: Path) -> None:
-    tied = {kind: counted(tmp_path, kind).is_tied for kind in KINDS}
-    assert {kind for kind in tied if tied[kind]} == {"gemma", "gemma2", "cohere", "minicpm3", "starcoder2"}
-    untied = counted(tmp_path, "gemma2", tie_word_embeddings=False)
-    assert untied.parameters == counted(tmp_path, "gemma2").parameters + 50 * 24
+    untied = {kind: counted(tmp_path, kind, tie_word_embeddings=False).parameters for kind in KINDS}
+    tied = {kind for kind in KINDS if counted(tmp_path, kind).parameters == untied[kind] - 50 * 24}
+    assert tied == {"gemma", "gemma2", "cohere", "minicpm3", "starcoder2"}
 
 
 @pytest.mark.parametrize("modules", ["all-linear", "q_proj, down_proj", "o_proj,lm_head"])
@@ -121,29 +120,13 @@ def test_activations_are_those_that_autograd_keeps(kind: str, width: int, is_lea
         assert expected <= found <= 1.2 * expected
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_published_sizes_are_counted_alike(kind: str, tmp_path: Path) -> None:
-    """`ModelShape` has formulas of its own, for these two."""
-    changes = {"attention_bias": False, "mlp_bias": False} if kind == "llama" else {}
-    shape, fewer = (counted(tmp_path, kind, num_hidden_layers=layers, **changes) for layers in (2, 1))
-    formula = ModelShape("formula", 24, 40, 2, 4, 2, 6, 50, False, 64, attention_bias=kind == "qwen2")
-    assert formula.tensors() == shape.tensors()
-    assert {**formula.linears()} == {
-        path.removeprefix("model.layers.1."): sizes for path, sizes in shape.linear_layers.items() if ".1." in path
-    }
-    for width in (2, 4):
-        for is_lean in (False, True):
-            of_layer = shape.kept_per_token(width, is_lean) - fewer.kept_per_token(width, is_lean)
-            assert formula.kept_per_token(width, is_lean) == 2 * of_layer
-
-
 def test_what_lean_layers_leave_as_it_is_counts_in_full(tmp_path: Path) -> None:
     """Of Phi-3 they have the norms, not the MLP; of StarCoder2 nothing."""
 
     def activations(shape: ModelShape, is_lean: bool) -> int:
         config = Config(model=ModelConfig("model"), savings=SavingsConfig(lean_layers=is_lean))
-        backward = TrainingRank(shape, config, Pass(8192, 1)).moments()[0]
-        return next(term.size for term in backward.terms if term.name == "activations")
+        backward = RankMemory(shape, config, Pass(8192, 1)).moments()["backward pass"]
+        return backward["activations"]
 
     saved = {}
     for kind in ("llama", "phi3", "starcoder2"):
@@ -160,12 +143,11 @@ def test_caches_are_those_of_the_model(kind: str, tmp_path: Path) -> None:
     shape = counted(tmp_path, kind)
     cache = real(tmp_path)(input_ids=torch.arange(7)[None], use_cache=True).past_key_values
     size = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
-    engine = Engine(shape, "float32", 1, 64, 1)
-    assert shape.has_plain_cache == engine.terms()[-1].is_exact == (kind != "minicpm3")
-    if shape.has_plain_cache:
-        assert 7 * engine.kv_per_token() == size
+    per_token = EngineMemory(shape, "float32", 1, 64, 1).kv_per_token()
+    if kind == "minicpm3":  # caches the latent that keys and values are made of: theirs is a bound
+        assert 7 * per_token > size
     else:
-        assert 7 * engine.kv_per_token() > size
+        assert 7 * per_token == size
 
 
 BAD = [
@@ -174,7 +156,7 @@ BAD = [
     ('{"hidden_size": 8}', "config.json: expected a decoder that transformers builds (--model_size and --annotator_"),
     ('{"model_type": "internlm2"}', "config.json: expected a decoder that transformers builds (--model_size and "),
     ('{"model_type": "llama", "hidden_size": "8"}', "config.json: expected a decoder that transformers builds"),
-    ('{"model_type": "llama", "num_hidden_layers": 0}', "config.json: expected a decoder that transformers builds"),
+    ('{"model_type": "llama", "num_hidden_layers": 0}', "num_hidden_layers: expected a whole number above 0, got 0"),
     ('{"model_type": "llama", "num_hidden_layers": 5000}', "config.json: num_hidden_layers: expected at most 1000"),
     ('{"model_type": "mixtral"}', "config.json: num_experts_per_tok: expected a dense decoder"),
     ('{"model_type": "llama", "quantization_config": {"bits": 4}}', "config.json: quantization_config: expected a d"),
@@ -186,7 +168,7 @@ BAD = [
 def test_a_config_that_tells_no_size(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError) as caught:
-        counted_shape.of_folder(tmp_path)
+        shapes.of_folder(tmp_path)
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -199,3 +181,33 @@ def test_an_adapter_is_no_model(tmp_path: Path) -> None:
 def test_shapes_are_values(tmp_path: Path) -> None:
     shape = counted(tmp_path, "llama")
     assert shape == counted(tmp_path, "llama") != dataclasses.replace(shape, vocab_size=51)
+
+
+PUBLISHED = {
+    "135m": 134_515_008,
+    "360m": 361_821_120,
+    "1.7b": 1_711_376_384,
+    "1b": 1_235_814_400,
+    "3b": 3_212_749_824,
+    "8b": 8_030_261_248,
+    "70b": 70_553_706_496,
+    "0.5b": 494_032_768,
+    "1.5b": 1_543_714_304,
+    "7b": 7_615_616_512,
+    "14b": 14_770_033_664,
+    "32b": 32_763_876_352,
+    "72b": 72_706_203_648,
+    "internlm2-7b": 7_737_708_544,
+}
+"""Elements of the published safetensors, tied ones once."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_the_published_ones(name: str) -> None:
+    assert SIZES.keys() == PUBLISHED.keys()
+    assert of_size(name, "--model_size").parameters == PUBLISHED[name]
+
+
+def test_an_unknown_size() -> None:
+    with pytest.raises(ConfigError, match=r"--model_size: expected one of 135m, .*, got '9b'"):
+        of_size("9b", "--model_size")
