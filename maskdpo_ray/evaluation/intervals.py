@@ -135,7 +135,17 @@ class Ratios:
         seed: int,
         bootstrap_samples: int,
     ) -> dict[str, Any]:
-        """Fields that all evaluations have; `counts` as in `_add_up`, which raises ValueError."""
+        """Values of the fields that all evaluations have.
+
+        Args:
+            counts: ((question id, replication), what the answer adds to each sum), in any order.
+            left_out: topics that are not among `questions` because a question of theirs failed -> the error.
+            seed: of the bootstrap over topics.
+            bootstrap_samples: number of resamples.
+
+        Raises ValueError when a question is not answered exactly once per replication, or an answer is to an unknown
+        question.
+        """
         sums = self._add_up(questions, counts)
         metrics = self._statistics(sums, seed, bootstrap_samples)
         return {
@@ -149,11 +159,6 @@ class Ratios:
     def _add_up(
         self, questions: Sequence[Question], counts: Iterable[tuple[tuple[str, int], Mapping[str, float]]]
     ) -> TopicSums:
-        """Sum up `counts`, ((question id, replication), what the answer adds to each sum), in any order.
-
-        Raises ValueError when a question is not answered exactly once per replication, or an answer is to an unknown
-        question.
-        """
         topic_of = topics_of(questions)
         if not questions or len(topic_of) != len(questions):
             raise ValueError(f"expected questions with different ids, got {len(questions)} with {len(topic_of)} ids")

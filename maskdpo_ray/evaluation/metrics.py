@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import comb
-from typing import Any, ClassVar
+from typing import Any
 
 from maskdpo_ray.errors import shown
 from maskdpo_ray.evaluation.intervals import Ratios, Statistic, TopicSums
@@ -76,9 +76,11 @@ class KindOfFact:
 class Evaluation:
     """Statistics of one policy on one set of questions, by the annotator."""
 
-    ratios: ClassVar[Ratios] = RATIOS
-    judges: ClassVar[tuple[str | None, ...]] = ()
-    """The annotator is the config's."""
+    # Without annotations, so that they are no fields of the file.
+    ratios = RATIOS
+    judges = ()
+    """The annotator is the config's, which the run folder compares."""
+
     questions: int
     replications: int
     metrics: dict[str, Statistic]
