@@ -112,7 +112,7 @@ def test_in_process(in_process: Any, over_http: Judge) -> None:
 
 def test_a_killed_actor_leaves_no_engine(bundled_model: Path, tmp_path: Path) -> None:
     code = (
-        "from maskdpo_ray.annotation.protocol import judge\n"
+        "from maskdpo_ray.annotation.llm import judge\n"
         "if __name__ == '__main__':\n"
         f"    built = judge.build('vllm', {options(bundled_model)!r}, {MAX_TOKENS})\n"
         "    built.start()\n"
