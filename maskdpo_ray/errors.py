@@ -120,3 +120,9 @@ class NotFiniteError(UserError):
 
 class MaskError(ValueError):
     """Token ids do not spell the text, or a span lies outside it. Never answered by unmasking."""
+
+
+def require(holds: bool, name: str, expected: str, got: object, error: type[ConfigError] = ConfigError) -> None:
+    """Raise `error`, one line, unless `holds` is true of the option `name`."""
+    if not holds:
+        raise error(f"{name}: expected {expected}, got {shown(got)}")

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import cloudpickle
 
-from maskdpo_ray.errors import ConfigError, UserError, described, shown
+from maskdpo_ray.errors import ConfigError, UserError, described, require, shown
 from maskdpo_ray.records import Question
 
 Built = TypeVar("Built")
@@ -115,12 +115,6 @@ def _faults(where: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{where}: {described(error)}") from error
-
-
-def require(holds: bool, field: str, expected: str, got: object, error: type[ConfigError] = ConfigError) -> None:
-    """Raise `error` about one option when `holds` is false."""
-    if not holds:
-        raise error(f"{field}: expected {expected}, got {shown(got)}")
 
 
 def require_count(field: str, value: object, error: type[ConfigError] = ConfigError) -> None:

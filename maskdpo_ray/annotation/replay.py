@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from maskdpo_ray.annotation import replies
-from maskdpo_ray.config.schema import DataConfig, require
+from maskdpo_ray.config.schema import DataConfig
 from maskdpo_ray.data import jsonl
 from maskdpo_ray.data.dropped import Dropped, Reason
-from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, RecordError, shown
+from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, RecordError, require, shown
 from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
 from maskdpo_ray.terminal import note
 

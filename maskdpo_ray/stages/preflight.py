@@ -10,7 +10,6 @@ from typing import Any
 
 from maskdpo_ray.annotation import protocol as annotators
 from maskdpo_ray.annotation.protocol import Annotator
-from maskdpo_ray.config import schema
 from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import questions
@@ -19,7 +18,7 @@ from maskdpo_ray.errors import ConfigError, DataError, RecordError
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity, WithPerplexity
 from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
-from maskdpo_ray.models import chat, lora_targets
+from maskdpo_ray.models import chat, engine_limits, lora_targets
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.prompts import Prompts
@@ -103,7 +102,7 @@ def check(config: Config) -> Prepared:
             f"rollout.max_new_tokens: expected less than the model's context ({limit}), which also holds the prompt, "
             f"got {config.rollout.max_new_tokens}"
         )
-    schema.check_engine_limits(config, model.config, model.file, limit)
+    engine_limits.check(config, model.config, model.file, limit)
     own = chat.of(config, model.tokenizer)
     prompts = Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     splits.sift(lambda _, question: prompts.check(question))

@@ -9,6 +9,7 @@ from functools import partial
 from numbers import Real
 from typing import Any, Protocol
 
+from maskdpo_ray import errors
 from maskdpo_ray.annotation import plugins
 from maskdpo_ray.annotation.llm import thoughts
 from maskdpo_ray.errors import AnnotatorError, ConfigError, OptionError, shown
@@ -59,7 +60,7 @@ class Judge(Protocol):
 
 
 _KNOWN = {"http": ("maskdpo_ray.annotation.llm.http", "HttpJudge"), "vllm": ("actors.vllm_judge", "VllmJudge")}
-require = partial(plugins.require, error=OptionError)
+require = partial(errors.require, error=OptionError)
 require_count = partial(plugins.require_count, error=OptionError)
 _OF_EVALUATORS = "eval.options"
 _RENDERS = ("add_generation_prompt", "continue_final_message", "conversation", "messages", "return_dict", "tokenize")

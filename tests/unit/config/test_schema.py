@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from processor_time import processor_seconds
 
+from maskdpo_ray.config import schema
 from maskdpo_ray.config.cli import fail, parse, read, resolved, shown_default, to_yaml
 from maskdpo_ray.config.file import options
 from maskdpo_ray.config.schema import Config, MaskConfig, ModelConfig, TrainConfig
@@ -369,6 +370,40 @@ def test_every_field_has_a_meaning_and_a_default():
     for name, option in options().items():
         assert len(option.meaning) >= 10 and option.meaning.endswith((".", ")")), name
         assert option.default is not dataclasses.MISSING, name
+
+
+def test_a_section_says_which_stages_it_affects():
+    affected = {name: schema.affects(name) for name in options()}
+    assert affected["pairs.ties"] == affected["mask.policy"] == ("collect",)
+    assert affected["train.beta"] == ("train",) and affected["eval.top_k"] == ("evaluate",)
+    assert affected["run.seed"] == schema.affects("newer.option") == ("collect", "train", "evaluate")
+    assert schema.affects("annotation.options.file") == affected["annotation.options"] == ("collect", "evaluate")
+    free = {name for name, stages in affected.items() if not stages}
+    sections = {"cluster", "logger", "savings"}
+    assert {name for name in options() if name.split(".")[0] in sections} <= free
+    assert {name for name in free if name.split(".")[0] not in sections} == {
+        "run.dir",
+        "run.max_failed",
+        "model.gradient_checkpointing_enable",
+        "data.max_dropped",
+        "rollout.max_in_flight",
+        "annotation.max_in_flight",
+        "annotation.max_unparsed",
+        "train.micro_batch_size",
+        "train.max_tokens_per_gpu",
+        "train.save_steps",
+        "eval.max_in_flight",
+        "eval.max_unparsed",
+    }
+
+
+def test_every_rule_holds_of_its_default():
+    config = Config(model=ModelConfig("m"))
+    for section in vars(config).values():
+        for field in dataclasses.fields(section):
+            for rule in schema._notes(type(section))[field.name]:
+                if isinstance(rule, schema.Rule) and field.name != "model_name_or_path":
+                    assert field.default is None or rule.holds(field.default), field.name
 
 
 def test_schedules_are_transformers_own():

@@ -70,7 +70,7 @@ def test_a_greedy_stage(tmp_path: Path) -> None:
     ("options", "expected"),
     [
         ({"temperature": -0.1}, "eval.temperature: expected at least 0 (greedy), got -0.1"),
-        ({"top_k": 0}, "eval.top_k: expected at least 1 or -1 (all), got 0"),
+        ({"top_k": 0}, "eval.top_k: expected 1 to 2^31-1, or -1 (all), got 0"),
         ({"top_p": 0}, "eval.top_p: expected above 0, at most 1, got 0"),
     ],
 )
