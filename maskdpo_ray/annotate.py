@@ -1,10 +1,6 @@
 """Label answers with the config's annotator.
 
 python -m maskdpo_ray.annotate rollouts.jsonl -o annotations.jsonl --config configs/quickstart.yaml
-
-Entry point: label answers with the config's annotator, on annotation actors alone.
-
-python -m maskdpo_ray.annotate rollouts.jsonl -o annotations.jsonl --config configs/quickstart.yaml
 """
 
 from __future__ import annotations
@@ -38,6 +34,36 @@ from maskdpo_ray.stages import preflight
 from maskdpo_ray.stages.protocols import Annotators
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.terminal import track
+
+
+def main(argv: list[str]) -> None:
+    """Raises UserError, and SystemExit(1) when questions failed: what comes next would lack their labels."""
+    job = prepare(argv)
+    print(job.describe(), flush=True)
+    if job.dry_run:
+        return
+    if job.num_answers:
+        resources.prefer_loopback(job.config.cluster)
+        from maskdpo_ray.cluster import Cluster
+
+        with job.labels, Cluster(job.config) as cluster:
+            job.run(cluster.start_annotators(job.annotator))
+    print(job.summary())
+    if job.failed:
+        raise SystemExit(1)
+
+
+def _parser() -> Parser:
+    parser = Parser("annotate", __doc__, "ANSWERS -o FILE [--questions SOURCE] [--force]")
+    parser.add_argument("answers", metavar="ANSWERS", help="Rollouts or pairs of ours, or preference data of others.")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="Labels to write; one that is there is gone on with."
+    )
+    parser.add_argument(
+        "--questions", metavar="SOURCE", help="What data.train takes; default: all questions of the config."
+    )
+    parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
+    return parser.add_config()
 
 
 def prepare(argv: list[str]) -> Job:
@@ -159,36 +185,6 @@ class Job:
 
 def _sources(data: DataConfig) -> list[str]:
     return [source for source in (data.train, data.eval, data.transfer) if source is not None]
-
-
-def _parser() -> Parser:
-    parser = Parser("annotate", __doc__, "ANSWERS -o FILE [--questions SOURCE] [--force]")
-    parser.add_argument("answers", metavar="ANSWERS", help="Rollouts or pairs of ours, or preference data of others.")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help="Labels to write; one that is there is gone on with."
-    )
-    parser.add_argument(
-        "--questions", metavar="SOURCE", help="What data.train takes; default: all questions of the config."
-    )
-    parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
-    return parser.add_config()
-
-
-def main(argv: list[str]) -> None:
-    """Raises UserError, and SystemExit(1) when questions failed: what comes next would lack their labels."""
-    job = prepare(argv)
-    print(job.describe(), flush=True)
-    if job.dry_run:
-        return
-    if job.num_answers:
-        resources.prefer_loopback(job.config.cluster)
-        from maskdpo_ray.cluster import Cluster
-
-        with job.labels, Cluster(job.config) as cluster:
-            job.run(cluster.start_annotators(job.annotator))
-    print(job.summary())
-    if job.failed:
-        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether an annotator keeps the protocol: try yours before a run does.
+"""Try an annotator on odd answers before a run does: whether it keeps the protocol, and how fast it is.
 
 python -m maskdpo_ray.check_annotator --config mine.yaml --annotation.annotator python:my_package.my_module:MyAnnotator
 """
@@ -41,7 +41,25 @@ ANSWERS = (
     "word " * 500,
     "It borders Uganda. " * 120,
 )
-"""Texts that a policy does sample, and that annotators trip over."""
+"""Texts of the kinds that policies sample and annotators trip over."""
+
+
+def main(argv: list[str]) -> None:
+    """Print what was tried, with --dry_run without starting it; raise SystemExit(1) when what a run needs failed."""
+    command = cli.parse(argv, "check_annotator", __doc__)
+    config = command.config
+    annotator = protocol.build(config.annotation.annotator, config.annotation.options)
+    source = config.data.train
+    asked = questions.load(source, Dropped(source, config.data.max_dropped))[:NUM_QUESTIONS]
+    print(f"{config.annotation.annotator} on {len(asked)} questions of {config.data.train}")
+    failed = 0
+    for finding in check_apart(annotator, asked, config, start=not command.dry_run):
+        verdict = "ok" if finding.fault is None else "FAILED" if finding.must else "note"
+        failed += verdict == "FAILED"
+        remark = printable(" ".join((finding.fault or finding.note).split()))
+        print(f"{verdict:>8}  {finding.tried}" + (f": {remark}" if remark else ""), flush=True)
+    if failed:
+        raise SystemExit(1)
 
 
 @dataclass(frozen=True)
@@ -52,9 +70,9 @@ class Finding:
     fault: str | None
     """One line, None when all was well."""
     must: bool = True
-    """False for what a run survives."""
+    """False where a run survives the fault."""
     note: str = ""
-    """What else there is to say when all was well."""
+    """A remark, when all was well."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +84,17 @@ class Try:
     limit_s: float
     must: bool = True
     is_last: bool = False
-    """Whether there is no point in going on when it fails."""
+    """Whether a failure makes the tries after it pointless."""
     note: Callable[[], str] = str
 
     def made(self) -> Finding:
-        """What came of it."""
+        """Try it, and return the finding."""
         fault = _fault(self.attempt)
         return Finding(self.tried, fault, self.must, self.note() if fault is None else "")
 
 
 def tries(annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True) -> Iterator[Try]:
-    """What there is to try with the config's annotator, on `ANSWERS` to each question, one after the other.
-
-    Without `start` only what can be tried before that.
-    """
+    """Tries of the config's annotator on `ANSWERS` to each question; without `start` only those before that."""
     limit_s = config.cluster.step_timeout_s * max(1, len(asked))
     yield Try("check() takes every question", lambda: [annotator.check(question) for question in asked], limit_s)
     if not start:
@@ -111,8 +126,16 @@ def tries(annotator: Annotator, asked: Sequence[Question], config: Config, start
 
 
 def check(annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True) -> Iterator[Finding]:
-    """Make all `tries`; findings come as they are made."""
+    """Make all `tries`, one finding each."""
+    yield from (each for each in _steps(annotator, asked, config, start) if isinstance(each, Finding))
+
+
+def _steps(
+    annotator: Annotator, asked: Sequence[Question], config: Config, start: bool
+) -> Iterator[tuple[str, float] | Finding]:
+    """(what is tried, seconds that it has), and then its finding, for each try."""
     for each in tries(annotator, asked, config, start):
+        yield each.tried, each.limit_s
         finding = each.made()
         yield finding
         if finding.fault and each.is_last:
@@ -122,7 +145,7 @@ def check(annotator: Annotator, asked: Sequence[Question], config: Config, start
 def check_apart(
     annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True
 ) -> Iterator[Finding]:
-    """`check` in a process of its own, as an actor's: that it ends, or hangs, is a finding too."""
+    """`check` in a process of its own, like an actor's: that it ends, or hangs, is a finding too."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     arguments = (sender, cloudpickle.dumps(annotator), asked, config, start)
@@ -158,19 +181,12 @@ def check_apart(
 
 
 def _try_all(sender: Connection, pickled: bytes, asked: Sequence[Question], config: Config, start: bool) -> None:
-    """Send (what is tried, seconds that it has) and then its Finding, for each try; at the end None."""
+    """Unpickle the annotator, send all `_steps`, and None at the end."""
     found: list[Annotator] = []
     unpickling = Try(UNPICKLED, lambda: found.append(pickle.loads(pickled)), 0)
     finding = unpickling.made()
-    if finding.fault:
-        sender.send(finding)
-    else:
-        for each in tries(found[0], asked, config, start):
-            sender.send((each.tried, each.limit_s))
-            finding = each.made()
-            sender.send(finding)
-            if finding.fault and each.is_last:
-                break
+    for message in [finding] if finding.fault else _steps(found[0], asked, config, start):
+        sender.send(message)
     sender.send(None)
 
 
@@ -204,24 +220,6 @@ def _fault(attempt: Callable[[], object]) -> str | None:
     except (Exception, SystemExit) as error:  # this is about code that we don't know
         return described(error)
     return None
-
-
-def main(argv: list[str]) -> None:
-    """Print what was tried, with --dry_run without starting it; raise SystemExit(1) when what a run needs failed."""
-    command = cli.parse(argv, "check_annotator", __doc__)
-    config = command.config
-    annotator = protocol.build(config.annotation.annotator, config.annotation.options)
-    source = config.data.train
-    asked = questions.load(source, Dropped(source, config.data.max_dropped))[:NUM_QUESTIONS]
-    print(f"{config.annotation.annotator} on {len(asked)} questions of {config.data.train}")
-    failed = 0
-    for finding in check_apart(annotator, asked, config, start=not command.dry_run):
-        verdict = "ok" if finding.fault is None else "FAILED" if finding.must else "note"
-        failed += verdict == "FAILED"
-        remark = printable(" ".join((finding.fault or finding.note).split()))
-        print(f"{verdict:>8}  {finding.tried}" + (f": {remark}" if remark else ""), flush=True)
-    if failed:
-        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,6 @@
 
 python -m maskdpo_ray.evaluate --config configs/quickstart.yaml --run.name eval
 python -m maskdpo_ray.evaluate answers.jsonl --config configs/quickstart.yaml --run.name eval --against runs/quickstart
-
-Entry point: evaluate a model, or answers that exist, without training ranks.
-
-python -m maskdpo_ray.evaluate --config configs/quickstart.yaml --run.name eval
 """
 
 from __future__ import annotations
@@ -41,6 +37,55 @@ from maskdpo_ray.store.fingerprint import Questions
 from maskdpo_ray.store.ledger import Entry
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
+
+
+def main(argv: list[str]) -> None:
+    """Raises UserError."""
+    job = prepare(argv)
+    print(job.describe(), flush=True)
+    if job.dry_run:
+        return
+    resources.prefer_loopback(job.config.cluster)
+    from actors import weights
+    from maskdpo_ray.cluster import Cluster
+    from maskdpo_ray.report import tables
+
+    with run_folder.open_run(job.config) as (folder, tracker):
+        if job.is_finished(folder):
+            print(f"{folder.path} is finished: nothing is left to do", flush=True)
+        else:
+            with terminal.error_log(folder.path):
+                given, prepared = job.answers, job.prepared
+                policy = given.policy if given else weights.publish(job.config.model.model_name_or_path, 0)
+                folder.begin(policy, job.inputs(), job.prepared.chat.now)
+                with Cluster(job.config) as cluster:
+                    with tracker.stage("start", 0):
+                        groups = cluster.start_evaluation(
+                            policy, prepared.chat, prepared.annotator, prepared.evaluator, given
+                        )
+                    job.run(policy, groups, folder, tracker)
+        summary = job.summary(folder)
+        folder.write_json("summary.json", summary)
+    tables.show(summary)
+
+
+def _parser() -> Parser:
+    parser = Parser("evaluate", __doc__, "[ANSWERS [--questions SOURCE]] [--against FOLDER[:VERSION]]")
+    parser.add_argument(
+        "answers",
+        metavar="ANSWERS",
+        nargs="?",
+        help="Rollouts of ours, or {question_id, text}; default: engines answer.",
+    )
+    parser.add_argument(
+        "--questions", metavar="SOURCE", help="What data.eval takes; default: the held-out questions of the config."
+    )
+    parser.add_argument(
+        "--against",
+        metavar="FOLDER[:VERSION]",
+        help="Run folder whose evaluation of policy VERSION (default: the last one) this one is compared with.",
+    )
+    return parser.add_config()
 
 
 def prepare(argv: list[str]) -> Job:
@@ -160,55 +205,6 @@ class Job:
 
 def _of(against: Baseline) -> str:
     return f"policy {against.version} of {against.run}"
-
-
-def _parser() -> Parser:
-    parser = Parser("evaluate", __doc__, "[ANSWERS [--questions SOURCE]] [--against FOLDER[:VERSION]]")
-    parser.add_argument(
-        "answers",
-        metavar="ANSWERS",
-        nargs="?",
-        help="Rollouts of ours, or {question_id, text}; default: engines answer.",
-    )
-    parser.add_argument(
-        "--questions", metavar="SOURCE", help="What data.eval takes; default: the held-out questions of the config."
-    )
-    parser.add_argument(
-        "--against",
-        metavar="FOLDER[:VERSION]",
-        help="Run folder whose evaluation of policy VERSION (default: the last one) this one is compared with.",
-    )
-    return parser.add_config()
-
-
-def main(argv: list[str]) -> None:
-    """Raises UserError."""
-    job = prepare(argv)
-    print(job.describe(), flush=True)
-    if job.dry_run:
-        return
-    resources.prefer_loopback(job.config.cluster)
-    from actors import weights
-    from maskdpo_ray.cluster import Cluster
-    from maskdpo_ray.report import tables
-
-    with run_folder.open_run(job.config) as (folder, tracker):
-        if job.is_finished(folder):
-            print(f"{folder.path} is finished: nothing is left to do", flush=True)
-        else:
-            with terminal.error_log(folder.path):
-                given, prepared = job.answers, job.prepared
-                policy = given.policy if given else weights.publish(job.config.model.model_name_or_path, 0)
-                folder.begin(policy, job.inputs(), job.prepared.chat.now)
-                with Cluster(job.config) as cluster:
-                    with tracker.stage("start", 0):
-                        groups = cluster.start_evaluation(
-                            policy, prepared.chat, prepared.annotator, prepared.evaluator, given
-                        )
-                    job.run(policy, groups, folder, tracker)
-        summary = job.summary(folder)
-        folder.write_json("summary.json", summary)
-    tables.show(summary)
 
 
 if __name__ == "__main__":

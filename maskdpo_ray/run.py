@@ -1,4 +1,4 @@
-"""Entry point: parse -> check -> plan -> connect -> loop -> close.
+"""Run the loop: answer, annotate, pair and train, iteration after iteration, and evaluate every policy.
 
 python -m maskdpo_ray.run --config configs/quickstart.yaml
 """
@@ -16,12 +16,10 @@ from maskdpo_ray.config.file import located
 
 
 def main(argv: list[str]) -> None:
-    """Run, or with --dry_run say what a run would do. Raises UserError for what a user can mend."""
+    """Run, or with --dry_run say what a run would do. Raises UserError."""
     command = cli.parse(argv, "run", __doc__)  # before the heavy imports: --help and bad options answer at once
-    from maskdpo_ray.config.resources import Plan
     from maskdpo_ray.report import summary
     from maskdpo_ray.stages import preflight
-    from maskdpo_ray.stages.preflight import describe
     from maskdpo_ray.store import run_folder
 
     config = command.config
@@ -30,10 +28,10 @@ def main(argv: list[str]) -> None:
         resources.check_ray_address(config.cluster)
     path = run_folder.run_path(config)
     entries = run_folder.check_run(config, {"train": prepared.train, **prepared.evaluation})
-    plan = Plan(config)
+    plan = resources.Plan(config)
     plan.check_here()
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
-    said = describe(plan, len(prepared.train), num_eval, path, entries)
+    said = preflight.describe(plan, len(prepared.train), num_eval, path, entries)
     print("\n".join([said, *prepared.dropped_lines()]), flush=True)
     if command.dry_run:
         return

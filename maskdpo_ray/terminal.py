@@ -1,11 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log.
-
-Transformers without what it says along the way: it repeats what a model's files hold, which may steer a terminal.
-
-Ctrl-C and SIGTERM: one orderly end, with the exit code that a shell expects.
-
-error.log: the traceback of a run's last attempt, when it failed.
-"""
+"""The terminal of a command: progress, quiet libraries, one orderly end on a signal, and error.log for what failed."""
 
 from __future__ import annotations
 
@@ -26,11 +19,10 @@ from tqdm import tqdm
 from maskdpo_ray.errors import printable
 
 Item = TypeVar("Item")
-# In a log file a bar that redraws itself is noise; a line every so often is not.
-_SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_BETWEEN_LINES = 15.0  # in a log file, where a bar that redraws itself is noise
 _under_way: list[tqdm] = []
 SHORT = 2.0
-"""Seconds: a `delay` for what is mostly over at once, and may end with an error line."""
+"""Seconds: a `delay` for work that is mostly over at once."""
 
 
 def note(line: str) -> None:

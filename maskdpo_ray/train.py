@@ -1,10 +1,6 @@
 """Mask-DPO on the pairs of a file, as the loop trains on its own.
 
 python -m maskdpo_ray.train pairs.jsonl --config configs/quickstart.yaml --run.name offline
-
-Entry point: Mask-DPO on the pairs of a file, on training ranks alone.
-
-python -m maskdpo_ray.train pairs.jsonl --config configs/quickstart.yaml --run.name offline
 """
 
 from __future__ import annotations
@@ -42,6 +38,41 @@ from maskdpo_ray.training import batches
 
 SHOWN = ("loss", "accuracy")
 """Metrics that the summary compares."""
+
+
+def main(argv: list[str]) -> None:
+    """Raises UserError."""
+    job = prepare(argv)
+    print(job.describe(), flush=True)
+    if job.dry_run:
+        return
+    resources.prefer_loopback(job.config.cluster)
+    from actors import weights
+    from maskdpo_ray.cluster import Cluster
+
+    with run_folder.open_run(job.config) as (folder, tracker):
+        if is_finished(folder):
+            print(f"{folder.path} is finished: nothing is left to do", flush=True)
+        else:
+            with terminal.error_log(folder.path):
+                initial = weights.publish(job.config.model.model_name_or_path, 0)
+                job.begin(initial, folder)
+                with Cluster(job.config) as cluster:
+                    with tracker.stage("start", 0):
+                        trainer = cluster.start_trainer()
+                    job.run(initial, trainer, folder, tracker)
+        summary = job.summary(folder)
+        folder.write_json("summary.json", summary)
+    print(shown(summary))
+
+
+def _parser() -> Parser:
+    parser = Parser("train", __doc__, "PAIRS [--annotations FILE]")
+    parser.add_argument("pairs", metavar="PAIRS", help="Pairs of ours, or preference data of others with labels.")
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="Labels of answers that have none in PAIRS, as annotate writes them."
+    )
+    return parser.add_config()
 
 
 def prepare(argv: list[str]) -> Job:
@@ -165,41 +196,6 @@ def _steps(file: Path) -> dict[int, dict[str, Any]]:
 
 def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"
-
-
-def _parser() -> Parser:
-    parser = Parser("train", __doc__, "PAIRS [--annotations FILE]")
-    parser.add_argument("pairs", metavar="PAIRS", help="Pairs of ours, or preference data of others with labels.")
-    parser.add_argument(
-        "--annotations", metavar="FILE", help="Labels of answers that have none in PAIRS, as annotate writes them."
-    )
-    return parser.add_config()
-
-
-def main(argv: list[str]) -> None:
-    """Raises UserError."""
-    job = prepare(argv)
-    print(job.describe(), flush=True)
-    if job.dry_run:
-        return
-    resources.prefer_loopback(job.config.cluster)
-    from actors import weights
-    from maskdpo_ray.cluster import Cluster
-
-    with run_folder.open_run(job.config) as (folder, tracker):
-        if is_finished(folder):
-            print(f"{folder.path} is finished: nothing is left to do", flush=True)
-        else:
-            with terminal.error_log(folder.path):
-                initial = weights.publish(job.config.model.model_name_or_path, 0)
-                job.begin(initial, folder)
-                with Cluster(job.config) as cluster:
-                    with tracker.stage("start", 0):
-                        trainer = cluster.start_trainer()
-                    job.run(initial, trainer, folder, tracker)
-        summary = job.summary(folder)
-        folder.write_json("summary.json", summary)
-    print(shown(summary))
 
 
 if __name__ == "__main__":
