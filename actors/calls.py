@@ -1,4 +1,4 @@
-"""Calls to Ray actors of which none may fail: each with a deadline, each failure with the actor's name."""
+"""Calls to Ray actors that must all succeed, with a deadline and the actor's name in errors; what errors of Ray say."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def is_death(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Why an actor died, after a colon and without its ids; nothing where Ray says no more: of one that it restarts."""
+    """Why an actor died, after a colon and without ids; empty where Ray does not say, as of one that it restarts."""
     from ray.exceptions import ActorUnavailableError
 
     if isinstance(error, ActorUnavailableError):
@@ -96,12 +96,12 @@ def reason(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """One line about what an actor raised; with its class, unless that is an error of ours."""
+    """One line about an error raised by an actor, with its class unless that is ours."""
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return f"{kind}{printable(one_line(error))}"
 
 
 def first_line(error: BaseException) -> str:
-    """Of what the error says, as text that any file and terminal takes."""
+    """First line of an error's text, as any file and terminal takes it; its class where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return printable(lines[0]) if lines else type(error).__name__

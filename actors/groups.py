@@ -34,7 +34,7 @@ _BLOCK_TOKENS = 2**16
 """For each rank, of pairs whose reference log-probs are asked for in one call: about what a training step takes."""
 
 
-class _Replaced:
+class _PooledGroup:
     """A group of actors that are replaced when they die or hang."""
 
     def __init__(self, actors: Sequence[Any], what: str, config: Config) -> None:
@@ -55,14 +55,14 @@ class _Replaced:
         return fmean(call_each(self.pool, "busy_seconds").values())
 
 
-class RolloutGroup(_Replaced):
+class RolloutGroup(_PooledGroup):
     """vLLM engines as one source of answers (`stages.Engines`)."""
 
     def __init__(self, config: Config, engines: Sequence[Any], chat: Chat) -> None:
         super().__init__(engines, "rollout engine", config)
         self._chat = chat
         self._files: Stored[dict[str, bytes]] | None = None
-        """Of the policy that was loaded last, when an engine's node does not see them."""
+        """Files of the policy that was loaded last, where an engine's node does not see them."""
 
     def ready(self) -> list[Any]:
         """Calls that end when the engines have started."""
@@ -110,7 +110,7 @@ def sampling_of(config: Config, num_samples: int, purpose: str) -> Sampling:
     return replace(sampling, **{name: value for name, value in given.items() if value is not None})
 
 
-class AnnotationGroup(_Replaced):
+class AnnotationGroup(_PooledGroup):
     """Annotation actors as one labeller (`stages.Annotators`)."""
 
     def __init__(self, config: Config, annotators: Sequence[Any], hosted: Stored[Any]) -> None:
@@ -135,7 +135,7 @@ class AnnotationGroup(_Replaced):
             yield _failed(item, labels) or Labelled(item.question, item.prompt_token_ids, item.rollouts, tuple(labels))
 
 
-class EvaluationGroup(_Replaced):
+class EvaluationGroup(_PooledGroup):
     """Evaluation actors as one judge (`stages.Evaluators`)."""
 
     def __init__(self, config: Config, evaluators: Sequence[Any], hosted: Stored[Any]) -> None:
