@@ -72,7 +72,7 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         _check_actors_package()
-        address = resources.ray_address_of(self._config.cluster)
+        address = resources.ray_address(self._config.cluster)
         resources.check_ray_address(self._config.cluster)
         self._not_rays = set(psutil.Process().children(recursive=True))
         on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -121,7 +121,7 @@ class Cluster:
                 # Ray gives a node 30 s and has no option for it; a busy machine needs longer.
                 if tries_left and not self._is_stopped and loopback and "timed out during startup" in str(error):
                     continue
-                where = resources.nobody(self._config.cluster) if address else "Ray did not start"
+                where = resources.no_cluster(self._config.cluster) if address else "Ray did not start"
                 raise ClusterError(f"{where}: {calls.first_line(error)}") from error
 
     def start(

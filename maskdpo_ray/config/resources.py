@@ -1,7 +1,4 @@
-"""Where Ray is: a cluster to join, or one that is started here.
-
-A Ray cluster that we start ourselves is for this machine only.
-"""
+"""Actors that a run reserves CPUs and GPUs for, and the Ray cluster that has them: one to join, or a local one."""
 
 from __future__ import annotations
 
@@ -16,6 +13,14 @@ import psutil
 
 from maskdpo_ray.config.schema import ClusterConfig, Config
 from maskdpo_ray.errors import ClusterError, ConfigError, shown
+
+_TIMEOUT_S = 10.0
+_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})")
+_NOTES = {
+    "ray://": "is Ray Client's, which is not supported: start the run on a node of the cluster",
+    "http://": "is the dashboard's, for `ray job`",
+    "https://": "is the dashboard's, for `ray job`",
+}
 
 
 @dataclass(frozen=True)
@@ -36,30 +41,16 @@ class Plan:
 
     def groups(self) -> list[ActorGroup]:
         """Rollout engines, annotation and, where there is something to judge, evaluation actors, training ranks."""
-        config, on_gpu = self.config, self.config.cluster.device == "cuda"
+        config, cluster = self.config, self.config.cluster
+        split, gpu = (config.vllm.tensor_parallel_size, 1) if cluster.device == "cuda" else (0, 0)
+        judges = config.annotation.num_actors, cluster.cpus_per_annotator, cluster.gpus_per_annotator
+        evaluators = config.eval.num_actors, cluster.cpus_per_evaluator, cluster.gpus_per_evaluator
         return [
-            ActorGroup(
-                "rollout engines",
-                config.rollout.num_engines,
-                config.cluster.cpus_per_engine,
-                config.vllm.tensor_parallel_size if on_gpu else 0,
-            ),
-            ActorGroup(
-                "annotation actors",
-                config.annotation.num_actors,
-                config.cluster.cpus_per_annotator,
-                config.cluster.gpus_per_annotator,
-            ),
-            *self._evaluators(),
-            ActorGroup("training ranks", config.train.num_ranks, config.cluster.cpus_per_rank, 1 if on_gpu else 0),
+            ActorGroup("rollout engines", config.rollout.num_engines, cluster.cpus_per_engine, split),
+            ActorGroup("annotation actors", *judges),
+            *([ActorGroup("evaluation actors", *evaluators)] if config.eval.is_judged else []),
+            ActorGroup("training ranks", config.train.num_ranks, cluster.cpus_per_rank, gpu),
         ]
-
-    def _evaluators(self) -> list[ActorGroup]:
-        if not self.config.eval.is_judged:
-            return []
-        cluster = self.config.cluster
-        count = self.config.eval.num_actors
-        return [ActorGroup("evaluation actors", count, cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)]
 
     def gpu_groups(self) -> list[ActorGroup]:
         """The groups whose actors have GPUs."""
@@ -92,7 +83,7 @@ class Plan:
 
     def check_here(self, *names: str) -> None:
         """`check` before Ray starts, where it is to start on this machine: what that has is the most it can give."""
-        if ray_address_of(self.config.cluster) is None:
+        if ray_address(self.config.cluster) is None:
             import torch
 
             self.check({"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}, *names)
@@ -111,7 +102,7 @@ class Plan:
     def actors(self, work: str, *names: str) -> list[str]:
         """`work`, where it is done, and a line for each of the named groups."""
         cluster = self.config.cluster
-        where = ray_address_of(cluster) or "a local Ray cluster"
+        where = ray_address(cluster) or "a local Ray cluster"
         lines = [f"{work} on {where} ({cluster.device})"]
         for group in self.named(names):
             gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""
@@ -120,20 +111,11 @@ class Plan:
 
 
 def evaluating(with_engines: bool) -> list[str]:
-    """Names of the groups that evaluate; answers that exist need no engines."""
+    """Names of the groups that evaluate; given answers need no engines."""
     return ["rollout engines"] * with_engines + ["annotation actors", "evaluation actors"]
 
 
-_TIMEOUT_S = 10.0
-_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})")
-_NOTES = {
-    "ray://": "is Ray Client's, which is not supported: start the run on a node of the cluster",
-    "http://": "is the dashboard's, for `ray job`",
-    "https://": "is the dashboard's, for `ray job`",
-}
-
-
-def ray_address_of(cluster: ClusterConfig) -> str | None:
+def ray_address(cluster: ClusterConfig) -> str | None:
     """The address of the cluster to join, `auto` or host:port; None when a local one is started.
 
     Raises ClusterError for an address of any other form.
@@ -147,17 +129,17 @@ def ray_address_of(cluster: ClusterConfig) -> str | None:
 
 
 def check_ray_address(cluster: ClusterConfig) -> None:
-    """Raise ClusterError when nobody answers there. Ray itself tries for minutes, and then ends the process."""
-    address = ray_address_of(cluster)
+    """Raise ClusterError when no one answers there. Ray itself tries for minutes, and then ends the process."""
+    address = ray_address(cluster)
     if address is None or address == "auto":
         return
     try:
         socket.create_connection(_host_and_port(_named(cluster)[0], address), timeout=_TIMEOUT_S).close()
-    except (OSError, UnicodeError) as error:  # the latter of what can be no host's name
-        raise ClusterError(f"{nobody(cluster)}: {error}") from error
+    except (OSError, UnicodeError) as error:  # the latter where it can be no host's name
+        raise ClusterError(f"{no_cluster(cluster)}: {error}") from error
 
 
-def nobody(cluster: ClusterConfig) -> str:
+def no_cluster(cluster: ClusterConfig) -> str:
     """Start of an error line: there is no cluster at the given address."""
     name, address = _named(cluster)
     return f"{name}: no Ray cluster at {address!r}"
@@ -182,8 +164,8 @@ def _host_and_port(name: str, address: str) -> tuple[str, int]:
 
 
 def prefer_loopback(cluster: ClusterConfig) -> None:
-    """Let a local cluster listen to 127.0.0.1 alone. Call it before anything imports Ray."""
-    if ray_address_of(cluster) is None:
+    """Have a local cluster listen on 127.0.0.1 only. Call it before anything imports Ray."""
+    if ray_address(cluster) is None:
         # With clusters off, Ray keeps the 127.0.0.1 that cluster.py gives it, and a local one listens there only. With
         # clusters on it puts the machine's outward address in its place. It reads the variable when it is imported.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any
 
 from maskdpo_ray.config.resources import Plan
@@ -44,7 +43,10 @@ def find(config: Config, models: Models, machines: Machines) -> Config | None:
     """
 
     def made(taken: Sequence[Lever]) -> Config | None:
-        return _on_the_gpus(reduce(lambda made, lever: _stepped(made, lever, models), taken, config), machines)
+        made: Config | None = config
+        for name, value in taken:
+            made = made and _changed(made, {name: value(made, models)})
+        return _on_the_gpus(made, machines)
 
     def lack(taken: Sequence[Lever]) -> float:
         return _lack(made(taken), models, machines)
@@ -75,11 +77,6 @@ def options(config: Config, other: Config) -> dict[str, Any]:
         for name, value in fields.items()
         if value != ours[section][name]
     }
-
-
-def _stepped(config: Config | None, lever: Lever, models: Models) -> Config | None:
-    name, value = lever
-    return None if config is None else _changed(config, {name: value(config, models)})
 
 
 def _changed(config: Config, options: dict[str, Any]) -> Config | None:

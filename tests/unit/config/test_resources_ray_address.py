@@ -37,7 +37,7 @@ def test_taken(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if variable is not None:
         monkeypatch.setenv("RAY_ADDRESS", variable)
-    assert resources.ray_address_of(ClusterConfig(address=address)) == expected
+    assert resources.ray_address(ClusterConfig(address=address)) == expected
 
 
 REFUSED = {
@@ -69,7 +69,7 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, name: str, address: str) -> No
         monkeypatch.setenv(name, address)
         config = ClusterConfig()
     with pytest.raises(ClusterError) as refused:
-        resources.ray_address_of(config)
+        resources.ray_address(config)
     assert str(refused.value).startswith(f"{name}: expected {FORMS}")
     assert f"got {address!r}{REFUSED[address]}" in str(refused.value)
 
@@ -78,7 +78,7 @@ def test_an_empty_option(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty string in YAML is an error, unlike an empty variable: someone wrote it."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ClusterError, match="^cluster.address: expected auto, .*, got ''$"):
-        resources.ray_address_of(ClusterConfig(address=""))
+        resources.ray_address(ClusterConfig(address=""))
 
 
 def test_the_dry_run_refuses_the_variable(good_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
