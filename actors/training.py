@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from maskdpo_ray.records import PairLogps, TrainingExample
-    from maskdpo_ray.store.ledger import Proof
+    from maskdpo_ray.store.files import Proof
 
 
 DTYPES: dict[str, Literal["bfloat16", "float32"]] = {"bf16": "bfloat16", "fp32": "float32"}

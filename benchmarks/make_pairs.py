@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from msgspec import structs
+
 from benchmarks import measures
 from maskdpo_ray.annotation import protocol
 from maskdpo_ray.config import cli, resources
@@ -35,7 +37,7 @@ def asked_plainly(question: Question) -> Question:
         f"Tell me about {question.topic}: its capital, the continent that it lies in, its official language, its "
         "currency and its neighbours. Write plain sentences, no list."
     )
-    return replace(question, prompt=({"role": "user", "content": text},))
+    return structs.replace(question, prompt=({"role": "user", "content": text},))
 
 
 def pairs(config: Config, asked: list[Question], num_pairs: int) -> Iterator[PreferencePair]:

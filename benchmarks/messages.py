@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray.cloudpickle
+from msgspec import structs
 
 from actors.host import Stored
 from actors.rollout import Request, Sampled, Sampling
@@ -37,7 +38,7 @@ def answer(phrases: simulated.Phrases, question: Question, sample: int, tokens: 
     """One of about `tokens` tokens."""
     one = phrases.answers(question.id, sample, version=0, count=1)[0]
     longer = replace(phrases, rounds=max(1, round(tokens / len(one.token_ids))))
-    return replace(longer.answers(question.id, sample, version=0, count=1)[0], sample=sample)
+    return structs.replace(longer.answers(question.id, sample, version=0, count=1)[0], sample=sample)
 
 
 def sizes(phrases: simulated.Phrases, prompt: list[int], answers: int, tokens: int) -> dict[str, float]:

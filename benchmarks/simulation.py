@@ -45,6 +45,7 @@ from maskdpo_ray.loop import Loop
 from maskdpo_ray.models import chat as models_chat
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.store.question_log import log_path
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 
@@ -109,23 +110,23 @@ class Seen:
 
 
 class Watch(threading.Thread):
-    """Looks at the run from outside the loop; questions are the ledger's lines."""
+    """Looks at the run from outside the loop; questions are the lines of the first iteration's log."""
 
-    def __init__(self, ledger: Path, interval_s: float = 1.0) -> None:
+    def __init__(self, log: Path, interval_s: float = 1.0) -> None:
         super().__init__(daemon=True)
-        self._ledger, self._interval_s = ledger, interval_s
+        self._log, self._interval_s = log, interval_s
         self._done = threading.Event()
         self.rows: list[Seen] = []
 
     def run(self) -> None:
         start, count, process, at = time.monotonic(), 0, psutil.Process(), 0
         while not self._done.wait(self._interval_s):
-            with self._ledger.open("rb") as file:
-                file.seek(at)
-                new = file.read()
-            new = new[: new.rfind(b"\n") + 1]  # a line may be half written
-            at += len(new)
-            count += new.count(b'"stage":"question","log":"iter_')
+            if self._log.exists():
+                with self._log.open("rb") as file:
+                    file.seek(at)
+                    while new := file.read(2**20):
+                        at += len(new)
+                        count += new.count(b"\n")
             main = next(thread for thread in process.threads() if thread.id == process.pid)
             cpu_s, mib = main.user_time + main.system_time, process.memory_info().rss / 2**20
             self.rows.append(Seen(time.monotonic() - start, count, mib, cpu_s))
@@ -172,7 +173,7 @@ def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         shape = (phrases, min(arguments.processes, arguments.engines), arguments.slots, arguments.seconds)
         with SimulatedCluster(config, *shape) as cluster:
             groups = cluster.start(initial, own, simulated.SimulatedAnnotator(phrases))
-            watch = Watch(path / "ledger.jsonl")
+            watch = Watch(path / log_path(0))
             watch.start()
             Loop(config, train, evaluation, own, initial, groups, run_folder, tracker).run()
             watch.stop()

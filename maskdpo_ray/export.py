@@ -24,6 +24,7 @@ from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.pairing.pair_files import OwnPairs
 from maskdpo_ray.records import PairsSummary, Question
 from maskdpo_ray.store import files as new_file
+from maskdpo_ray.store.ledger import read_entries
 from maskdpo_ray.terminal import SHORT, track
 
 
@@ -60,9 +61,11 @@ def _items(
     for file, of_file in zip(files, dropped, strict=True):
         own, count = OwnPairs(), 0
 
-        def exported(found: tuple[str, dict[str, Any]], own: OwnPairs = own) -> dict[str, Any]:
+        def exported(found: tuple[str, dict[str, Any]], own: OwnPairs = own) -> dict[str, Any] | None:
             where, item = found
             pair = own.read(item, where)
+            if pair is None:
+                return None
             question = by_id.get(pair.question_id)
             if question is None:
                 message = f"{where}: question_id: expected one of {asked}, got {shown(pair.question_id)}"
@@ -74,8 +77,9 @@ def _items(
 
         items = track(objects(file, of_file), f"export {file}", num_lines(file), delay=SHORT)
         for item in of_file.sift(items, exported):
-            count += 1
-            yield item
+            if item is not None:
+                count += 1
+                yield item
         if is_run:
             _refuse_lost(file, count)
 
@@ -88,9 +92,10 @@ def _refuse_lost(file: Path, count: int) -> None:
 
 
 def _pairs_of_run(folder: Path, iteration: int | None) -> list[Path]:
-    """The pairs files of a run that are complete: their summary is written once the last question is done."""
+    """The question logs of a run that are complete: their summary is written once the last question is done."""
+    read_entries(folder / "ledger.jsonl")  # refuses a folder of another version
     name = "iter_*" if iteration is None else f"iter_{iteration:03d}"
-    files = sorted(summary.with_name("pairs.jsonl") for summary in folder.glob(f"{name}/pairs-summary.json"))
+    files = sorted(summary.with_name("questions.jsonl") for summary in folder.glob(f"{name}/pairs-summary.json"))
     if not files:
         raise DataError(
             f"{folder}: expected a run folder with all pairs of an iteration, found no {name} that has them"
@@ -100,7 +105,7 @@ def _pairs_of_run(folder: Path, iteration: int | None) -> list[Path]:
 
 def _parser() -> Parser:
     parser = Parser("export", __doc__, "SOURCE --to FORMAT -o FILE [options]")
-    parser.add_argument("source", metavar="SOURCE", help="A run folder, or a pairs.jsonl of ours.")
+    parser.add_argument("source", metavar="SOURCE", help="A run folder, its questions.jsonl, or a file of our pairs.")
     parser.add_argument(
         "--to",
         metavar="FORMAT",

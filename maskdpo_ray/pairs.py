@@ -1,16 +1,18 @@
 """Make preference pairs of answers and their labels, as the loop does.
 
-python -m maskdpo_ray.pairs rollouts.jsonl annotations.jsonl -o pairs.jsonl --config configs/quickstart.yaml
+python -m maskdpo_ray.pairs rollouts.jsonl labels.jsonl -o pairs.jsonl --config configs/quickstart.yaml
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import groupby, islice, zip_longest
+from dataclasses import dataclass
+from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from maskdpo_ray.annotation.replay import ReplayAnnotator
 from maskdpo_ray.annotation.replies import refuse_annotation_faults
@@ -24,7 +26,7 @@ from maskdpo_ray.data.tables import Found
 from maskdpo_ray.errors import AnnotatorError, DataError, RecordError
 from maskdpo_ray.models import thinking
 from maskdpo_ray.pairing.examples import pair_of
-from maskdpo_ray.records import Annotation, DropReason, Labelled, PreferencePair, Question, Rollout
+from maskdpo_ray.records import Annotation, CommittedQuestion, DropReason, Labelled, PreferencePair, Question, Rollout
 from maskdpo_ray.stages import given_answers
 from maskdpo_ray.stages.preflight import Prepared, check
 from maskdpo_ray.store import files
@@ -36,11 +38,13 @@ def main(argv: list[str]) -> None:
     command = _parser().parse(argv)
     arguments = command.own
     output = Path(arguments.output)
-    inputs = [arguments.rollouts, arguments.annotations, *command.files_read()]
+    rollouts = Path(arguments.rollouts)
+    annotations = None if arguments.annotations is None else Path(arguments.annotations)
+    inputs = [rollouts, *[annotations] * (annotations is not None), *command.files_read()]
     files.refuse_existing(output, arguments.force, inputs)
     prepared = check(command.config)
-    dropped = Dropped(arguments.rollouts, command.config.data.max_dropped)
-    labelled = _labelled(Path(arguments.rollouts), Path(arguments.annotations), prepared, dropped)
+    dropped = Dropped(rollouts, command.config.data.max_dropped)
+    labelled = _labelled(rollouts, annotations, prepared, dropped)
     drops: Counter[str] = Counter()
     made = _pairs(labelled, command.config, prepared, drops)
     count = sum(1 for _ in made) if command.dry_run else files.write_new(output, made)
@@ -74,7 +78,7 @@ class _Answer:
     labels: Annotation
 
 
-def _labelled(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dropped) -> Iterator[Labelled]:
+def _labelled(rollouts: Path, annotations: Path | None, prepared: Prepared, dropped: Dropped) -> Iterator[Labelled]:
     """One question at a time: its answers follow each other."""
     done: set[str] = set()
 
@@ -98,10 +102,11 @@ def _labelled(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dr
     dropped.check()
 
 
-def _answers(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dropped) -> Iterator[_Answer]:
+def _answers(rollouts: Path, annotations: Path | None, prepared: Prepared, dropped: Dropped) -> Iterator[_Answer]:
     """Every answer with its labels. Raises DataError naming the line."""
     by_id = {question.id: question for question in prepared.train}
-    replayed = ReplayAnnotator(str(annotations), dropped.highest) if _has_texts(annotations) else None
+    has_texts = annotations is not None and _has_texts(annotations)
+    replayed = ReplayAnnotator(str(annotations), dropped.highest) if has_texts else None
     samples: Counter[str] = Counter()
 
     def answer(lines: _Lines) -> _Answer:
@@ -121,6 +126,9 @@ def _answers(rollouts: Path, annotations: Path, prepared: Prepared, dropped: Dro
         except AnnotatorError as error:
             raise RecordError(f"{where}: {error}", Reason.UNLABELLED) from None
         if replayed is None:
+            if annotations is None and lines[0] is lines[1]:
+                message = f"{where}: expected a question of a run, or a file of labels (ANNOTATIONS), got neither"
+                raise RecordError(message, Reason.UNLABELLED)
             labels_where, item = _found(lines[1])
             labels = record(Annotation, item, labels_where)
         try:
@@ -139,17 +147,28 @@ _Lines = tuple[_Line, _Line]
 
 
 def _line_by_line(rollouts: Path, annotations: Path | None, dropped: Dropped) -> Iterator[_Lines]:
-    """Lines of answers and labels in the same order, as in a run folder; or each answer's line twice."""
-    if annotations is None:
-        both: Iterator[tuple[_Line | None, _Line | None]] = ((line, line) for line in attempts(rollouts))
-    else:
-        both = zip_longest(attempts(rollouts), attempts(annotations))
+    """Answers and labels, of two files in the same order or of a run's questions; or each answer's line twice."""
+    both: Iterator[tuple[_Line | None, _Line | None]] = chain.from_iterable(map(_answers_of, attempts(rollouts)))
+    if annotations is not None:
+        both = zip_longest((answer for answer, _ in both), attempts(annotations))
     for answer, labels in both:
         if answer is None or labels is None:
             longer, shorter = (annotations, rollouts) if answer is None else (rollouts, annotations)
             raise DataError(f"{shorter}: expected as many lines as {longer} has, got the end of the file")
         dropped.met()
         yield answer, labels
+
+
+def _answers_of(line: _Line) -> list[_Lines]:
+    """The answers of a line, each with its labels: those to a question of a run, else one, its line twice."""
+    where, item = line
+    if isinstance(item, RecordError) or "rollouts" not in item:
+        return [(line, line)]
+    try:
+        record(CommittedQuestion, item, where)
+    except RecordError as error:
+        return [((where, error), (where, error))]
+    return [((where, a), (where, labels)) for a, labels in zip(item["rollouts"], item["annotations"], strict=True)]
 
 
 def _found(line: _Line) -> tuple[str, dict[str, Any]]:
@@ -161,15 +180,19 @@ def _found(line: _Line) -> tuple[str, dict[str, Any]]:
 
 
 def _has_texts(annotations: Path) -> bool:
-    """Whether labels come with their texts, in any order, as `annotate` writes them."""
-    return any("text" in item for _, item in islice(attempts(annotations), 20) if not isinstance(item, RecordError))
+    """Whether labels come with their texts, in any order, as `annotate` and runs write them."""
+    first = [item for _, item in islice(attempts(annotations), 20) if not isinstance(item, RecordError)]
+    return any("text" in item or "rollouts" in item for item in first)
 
 
 def _parser() -> Parser:
-    parser = Parser("pairs", __doc__, "ROLLOUTS ANNOTATIONS -o FILE [--force]")
-    parser.add_argument("rollouts", metavar="ROLLOUTS", help="Answers, as a run folder has them.")
+    parser = Parser("pairs", __doc__, "ANSWERS [ANNOTATIONS] -o FILE [--force]")
+    parser.add_argument("rollouts", metavar="ANSWERS", help="Rollouts, or a run's questions.jsonl.")
     parser.add_argument(
-        "annotations", metavar="ANNOTATIONS", help="Their labels: in the same order, or what annotate wrote."
+        "annotations",
+        metavar="ANNOTATIONS",
+        nargs="?",
+        help="Their labels: in the same order, or what annotate wrote; default: those of the run's questions.",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="Pairs to write, JSON Lines; .jsonl.gz, .parquet."

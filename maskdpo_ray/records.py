@@ -2,28 +2,24 @@
 
 One record a line (JSON Lines, UTF-8). Readers refuse unknown or missing fields, so that a file of
 another schema is an error and not a guess.
-
-A published policy: what engines load and rollouts are stamped with.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import re
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from operator import attrgetter
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from maskdpo_ray.errors import shown
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NO_FACT = "no_fact"
 NO_HALLUCINATION = "no_hallucination"
 CONTRADICTORY = "contradictory"
@@ -39,11 +35,13 @@ SUPPORTED = "supported"
 UNSUPPORTED = "unsupported"
 IRRELEVANT = "irrelevant"
 VERDICTS = (SUPPORTED, UNSUPPORTED, IRRELEVANT, UNPARSED)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of what lands on disk: immutable, compared by value, pickled as a call of its class."""
+
+
+class Question(Record):
     """One question of one topic, and what its answers can be checked against.
 
     Example: `Question("rwanda/five", "Rwanda", ({"role": "user", "content": "Give five ..."},))`
@@ -64,8 +62,7 @@ class Question:
     language: str = "en"
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Record):
     """A part of a reply's text outside the answer: a thinking block (with its tags and trailing white space), or the
     prefix that the chat template writes before every answer. No sentences, weight 0, not counted in the length.
     """
@@ -80,8 +77,7 @@ class Block:
     """Number of token ids in it; 0 for an answer without token ids."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rollout:
+class Rollout(Record):
     """One sampled answer."""
 
     question_id: str
@@ -99,8 +95,7 @@ class Rollout:
     """Blocks in order, not overlapping."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sentence:
+class Sentence(Record):
     """A labelled span of an answer. A sentence by default; a clause or a fact works the same."""
 
     start: int
@@ -114,11 +109,10 @@ class Sentence:
     evidence: str | None = None
     """Why: the fact or passage that decided."""
     kind: str | None = None
-    """Kind of fact ("capital", "currency"), for reports; None when not known."""
+    """Decoded of fact ("capital", "currency"), for reports; None when not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
+class Annotation(Record):
     """The labels of one answer, sentences in order and not overlapping."""
 
     question_id: str
@@ -126,8 +120,7 @@ class Annotation:
     sentences: tuple[Sentence, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class JudgedFact:
+class JudgedFact(Record):
     """A fact of an answer, as a second evaluator reads it."""
 
     text: str
@@ -138,8 +131,7 @@ class JudgedFact:
     """The passage that decided."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surprisal:
+class Surprisal(Record):
     """How little a language model expected an answer."""
 
     nats: float
@@ -148,8 +140,7 @@ class Surprisal:
     """The model's own, which need not be the policy's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Record):
     """What a second evaluator, and a second language model, make of one answer."""
 
     question_id: str
@@ -161,8 +152,7 @@ class Judgement:
     """None: not measured, as no model measures it or the answer is too long for that model."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredAnswer:
+class ScoredAnswer(Record):
     """An answer with its labels and its factuality score (Mask-DPO section 2.2)."""
 
     rollout: Rollout
@@ -171,8 +161,7 @@ class ScoredAnswer:
     """Correct sentences / parsed sentences, 0 to 1; None when no sentence could be parsed."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreferencePair:
+class PreferencePair(Record):
     """The unit that the policy learns from."""
 
     question_id: str
@@ -184,101 +173,91 @@ class PreferencePair:
     policy_version: int
 
 
-def _by_fields(kind: type) -> None:
-    """Pickle records as calls of their class: what dataclasses do themselves takes three times as long."""
-    values = attrgetter(*(field.name for field in dataclasses.fields(kind)))
+class CommittedPair(Record):
+    """A preference pair beside the answers that it is of."""
 
-    def __reduce__(self: Any) -> tuple[Any, ...]:
-        return kind, values(self)
-
-    kind.__reduce__ = __reduce__  # type: ignore[method-assign]
-
-
-for _kind in (Question, Block, Rollout, Sentence, Annotation, JudgedFact, Judgement, ScoredAnswer, PreferencePair):
-    _by_fields(_kind)  # each has more than one field
-
-
-Record = TypeVar("Record")
+    topic: str
+    prompt_token_ids: tuple[int, ...]
+    """The rendered chat prompt, generation prompt included, as the engine saw it."""
+    chosen: int
+    """`Rollout.sample` of the chosen answer."""
+    chosen_score: float | None
+    """`ScoredAnswer.score`."""
+    rejected: int
+    rejected_score: float | None
 
 
-def is_text(value: object) -> bool:
-    """Whether `value` is text that a file can hold: lone surrogates, which JSON's escapes can spell, are no UTF-8."""
-    return isinstance(value, str) and (value.isascii() or _SURROGATE.search(value) is None)
+class CommittedQuestion(Record):
+    """A question with all that came of it: a line of a question log.
 
-
-def to_json(record: Any) -> dict[str, Any]:
-    """A record as plain JSON values."""
-    return dataclasses.asdict(record)
-
-
-@cache
-def _fields(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def from_json(kind: type[Record], value: Any) -> Record:
-    """Build a record of `kind` from parsed JSON.
-
-    Raises ValueError naming the field, what was expected and what came.
+    Raises ValueError when rollouts, annotations, judgements and pair are not of the same answers.
     """
-    if not isinstance(value, dict):
-        raise ValueError(f"expected an object with the fields of {_words(kind)}, got {_short(value)}")
-    hints = _fields(kind)
-    unknown = value.keys() - hints.keys()
-    if unknown:
-        raise ValueError(f"unknown field {shown(min(unknown))} in {_words(kind)}; known: {', '.join(hints)}")
-    required = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
-    missing = required - value.keys()
-    if missing:
-        raise ValueError(f"missing field {sorted(missing)[0]!r} in {_words(kind)}")
-    return kind(**{name: _convert(hints[name], item, name) for name, item in value.items()})
 
+    question_id: str
+    rollouts: tuple[Rollout, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
+    """One for each rollout, in the same order."""
+    judgements: tuple[Judgement, ...] = ()
+    """Of held-out answers, where a second evaluator or a perplexity model judges: one for each rollout."""
+    pair: CommittedPair | None = None
+    drop: str | None = None
+    """Why a training question gave no pair; "failed", of held-out questions too, with an error."""
+    error: str | None = None
+    """Of a question that failed and has no answers: the last error, one line."""
 
-def _words(kind: type) -> str:
-    """`PreferencePair` as "the preference pair"."""
-    return "the " + re.sub("(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+    def __post_init__(self) -> None:
+        answers = [(rollout.question_id, rollout.sample) for rollout in self.rollouts]
+        if any(name != self.question_id for name, _ in answers):
+            raise ValueError(f"question {self.question_id!r}: holds a rollout of another question")
+        for part, of_part in (("annotations", self.annotations), ("judgements", self.judgements)):
+            is_left_out = part == "judgements" and not of_part
+            if not is_left_out and [(each.question_id, each.sample) for each in of_part] != answers:
+                raise ValueError(f"question {self.question_id!r}: rollouts and {part} are not of the same answers")
+        if self.pair is not None:
+            samples = [sample for _, sample in answers]
+            for sample in (self.pair.chosen, self.pair.rejected):
+                if samples.count(sample) != 1:
+                    raise ValueError(
+                        f"question {self.question_id!r}: pair: expected one answer {sample}, got {samples}"
+                    )
 
+    @classmethod
+    def of(
+        cls,
+        question_id: str,
+        rollouts: Iterable[Rollout],
+        annotations: Iterable[Annotation],
+        outcome: PreferencePair | str | None = None,
+        judgements: Iterable[Judgement] = (),
+        error: str | None = None,
+    ) -> CommittedQuestion:
+        """Join what came of a question; `outcome`: its pair or why it has none, of training questions only."""
+        pair, drop = None, outcome
+        if isinstance(outcome, PreferencePair):
+            sides = [(side.rollout.sample, side.score) for side in (outcome.chosen, outcome.rejected)]
+            pair, drop = CommittedPair(outcome.topic, outcome.prompt_token_ids, *sides[0], *sides[1]), None
+        parts = tuple(rollouts), tuple(annotations), tuple(judgements)
+        made = cls(question_id, *parts, pair, None if drop is None else str(drop), error)
+        if isinstance(outcome, PreferencePair) and made.preference_pair() != outcome:
+            raise ValueError(
+                f"question {question_id!r}: holds a pair of question {outcome.question_id!r}, other answers"
+            )
+        return made
 
-def _convert(hint: Any, value: Any, name: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
+    def preference_pair(self) -> PreferencePair | None:
+        """The pair with its answers and their labels; None when the question gave none."""
+        if self.pair is None:
             return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, name)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"field {name!r}: expected a list, got {_short(value)}")
-        if arguments[0] is int and set(map(type, value)) <= {int}:  # token ids, of which there are many
-            return tuple(value)
-        return tuple(_convert(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
-    if origin in (dict, Mapping):
-        if not isinstance(value, dict):
-            raise ValueError(f"field {name!r}: expected an object, got {_short(value)}")
-        return {str(k): _convert(arguments[1], item, f"{name}.{k}") for k, item in value.items()}
-    if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint):
-        try:
-            return from_json(hint, value)
-        except ValueError as error:
-            raise ValueError(f"field {name!r}: {error}") from None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise ValueError(f"field {name!r}: expected float, got {_short(value)}") from None
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"field {name!r}: expected {hint.__name__}, got {_short(value)}")
-    return value
+        answers = {r.sample: (r, a) for r, a in zip(self.rollouts, self.annotations, strict=True)}
+        chosen = ScoredAnswer(*answers[self.pair.chosen], self.pair.chosen_score)
+        rejected = ScoredAnswer(*answers[self.pair.rejected], self.pair.rejected_score)
+        version = chosen.rollout.policy_version
+        return PreferencePair(self.question_id, self.pair.topic, self.pair.prompt_token_ids, chosen, rejected, version)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+class Policy(Record):
+    """A published policy: what engines load and rollouts are stamped with."""
 
-
-@dataclass(frozen=True, slots=True)
-class Policy:
     version: int
     """0 is the initial policy, i + 1 the policy after iteration i."""
     path: str
@@ -376,8 +355,7 @@ class DropReason(StrEnum):
     """The actors that were to answer or label it failed, again and again: it has no answers."""
 
 
-@dataclass(frozen=True)
-class PairsSummary:
+class PairsSummary(Record):
     """What an iteration's questions gave: pairs-summary.json."""
 
     questions: int
@@ -388,5 +366,114 @@ class PairsSummary:
     """What `mixture` gives."""
     failed_example: str | None = None
     """The error of a question that failed, if one did."""
-    examples: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, str] = {}
     """Reason -> the error of the first record of a pairs file that was dropped for it."""
+
+
+Decoded = TypeVar("Decoded")
+
+
+def _plain(value: Any) -> str | float:
+    """numpy's strings and numbers, say, which msgspec does not take for what they are."""
+    for kind in (str, float):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"expected JSON values or records, got {type(value).__name__}")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+_STRICT_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encode_record(record: Any) -> bytes:
+    """A record of finite numbers as one UTF-8 line, newline included: `encode_line` ten times as fast, for answers.
+
+    What isn't finite becomes null: `formats` and both `conformance` refuse it before.
+    """
+    return _ENCODER.encode(record) + b"\n"
+
+
+def encode_line(value: Any) -> bytes:
+    """JSON values and records as one UTF-8 line, newline included. NaN raises ValueError."""
+    return _STRICT_ENCODER.encode(to_json(value)).encode() + b"\n"
+
+
+def to_json(record: Any) -> Any:
+    """A record as plain JSON values."""
+    return msgspec.to_builtins(record, enc_hook=_plain)
+
+
+class NotJSON(ValueError):
+    """The text is no JSON, whatever record it was to hold."""
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def decode(kind: type[Decoded], data: bytes) -> Decoded:
+    """A record of `kind` from JSON. Raises NotJSON; ValueError as `from_json` does."""
+    try:
+        return _decoder(kind).decode(data)
+    except (ValueError, RecursionError):  # in msgspec's words, which don't tell the value
+        try:
+            value = msgspec.json.decode(data)
+        except (ValueError, RecursionError) as error:
+            raise NotJSON(f"expected JSON, got: {error}") from None
+        return from_json(kind, value)
+
+
+def from_json(kind: type[Decoded], value: Any) -> Decoded:
+    """A record of `kind` from parsed JSON. Raises ValueError naming the field, what was expected and what came."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(_in_words(kind, value, str(error))) from None
+
+
+_TYPES = re.compile("Expected `(.+)`, got `.+`")
+_FIELD = re.compile("Object (missing required|contains unknown) field `(.+)`")
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]|(.)")
+_WORDS = {"object": "an object", "array": "a list"}
+
+
+def _in_words(kind: type, value: Any, said: str) -> str:
+    """An error of msgspec's with the value that it is about."""
+    said, _, path = said.partition(" - at `$")
+    path = path.removesuffix("`")
+    where = f"field {path.removeprefix('.')!r}: " if path else ""
+    if found := _FIELD.fullmatch(said):
+        of_whole = "" if path else f" in {_name(kind)}"
+        if found[1] == "missing required":
+            return f"{where}missing field {found[2]!r}{of_whole}"
+        known = "" if path else f"; known: {', '.join(kind.__struct_fields__)}"
+        return f"{where}unknown field {shown(found[2])}{of_whole}{known}"
+    if not (found := _TYPES.fullmatch(said)):
+        return f"{where}{said}"
+    if found[1] == "object" and not path:
+        return f"expected an object with the fields of {_name(kind)}, got {_short(value)}"
+    expected = " or ".join(_WORDS.get(each, each) for each in found[1].split(" | "))
+    for name, index, other in _STEP.findall(path):
+        if other:  # msgspec doesn't tell the key of a dict's value
+            return f"{where}expected {expected}, got {said.split('`')[-2]}"
+        value = value[name or int(index)]
+    return f"{where}expected {expected}, got {_short(value)}"
+
+
+def _name(kind: type) -> str:
+    """`PreferencePair` as "the preference pair"."""
+    return "the " + re.sub("(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_text(value: object) -> bool:
+    """Whether `value` is text that a file can hold: lone surrogates, which JSON's escapes can spell, are no UTF-8."""
+    return isinstance(value, str) and (value.isascii() or _SURROGATE.search(value) is None)

@@ -6,8 +6,7 @@ python -m maskdpo_ray.train pairs.jsonl --config configs/quickstart.yaml --run.n
 from __future__ import annotations
 
 import os
-from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from maskdpo_ray.pairing.examples import lesson_of
 from maskdpo_ray.pairing.masks import VANILLA, MaskPolicy
 from maskdpo_ray.pairing.pair_files import PairsReader
 from maskdpo_ray.pairing.scoring import mixture
-from maskdpo_ray.records import DropReason, PairsSummary, Policy, TrainingExample
+from maskdpo_ray.records import DropReason, PairsSummary, Policy, TrainingExample, to_json
 from maskdpo_ray.stages.protocols import Trainer
 from maskdpo_ray.stages.train import TrainStage
 from maskdpo_ray.store import files, run_folder
@@ -96,7 +95,7 @@ def prepare(argv: list[str]) -> Job:
     Plan(config).check_here("training ranks")
     own = chat.of(config, model.tokenizer)
     reader = PairsReader(own, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
-    kept, examples, drops = [], [], Counter[str]()
+    kept, examples, drops = [], [], reader.drops
     dropped = Dropped(path, config.data.max_dropped)
     pairs = track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT)
     for number, pair in enumerate(pairs):
@@ -160,7 +159,7 @@ class Job:
         return {
             "run": self.config.run.name,
             "file": str(self.pairs),
-            "pairs": asdict(self.read),
+            "pairs": to_json(self.read),
             "steps": len(steps),
             "tokens": sum(step["tokens"] for step in steps.values()),
             "first": steps[min(steps)],

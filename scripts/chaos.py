@@ -130,7 +130,8 @@ def steps(lines: Metrics) -> Metrics:
 
 def committed(folder: Path) -> int:
     """Bytes of all that tells how far a run is."""
-    return sum(file.stat().st_size for file in (folder / "ledger.jsonl", folder / "metrics.jsonl") if file.exists())
+    files = (folder / "ledger.jsonl", folder / "metrics.jsonl", *folder.glob("*_*/*questions.jsonl"))
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -148,9 +149,9 @@ def contents(folder: Path) -> dict[str, Any]:
 def problems(folder: Path, undisturbed: dict[str, Any]) -> Iterator[str]:
     """Problems of a run that has ended."""
     units = Counter(
-        (entry["log"], entry["question_id"])
-        for entry in map(json.loads, (folder / "ledger.jsonl").read_bytes().splitlines())
-        if entry["stage"] == "question"
+        (str(log.relative_to(folder)), question["question_id"])
+        for log in sorted(folder.glob("*_*/*questions.jsonl"))
+        for question in map(json.loads, log.read_bytes().splitlines())
     )
     yield from (f"{log}: {question} committed {count} times" for (log, question), count in units.items() if count > 1)
     found = contents(folder)

@@ -17,7 +17,7 @@ from fakes import fake_logps, write_checkpoint, write_policy
 from actors import weights
 from maskdpo_ray.errors import NotFiniteError
 from maskdpo_ray.records import TrainingExample
-from maskdpo_ray.store.ledger import Proof
+from maskdpo_ray.store.files import Proof
 
 
 class FakeRank:

@@ -22,8 +22,10 @@ from maskdpo_ray.config.schema import (
     TrainConfig,
 )
 from maskdpo_ray.loop import Loop
+from maskdpo_ray.records import to_json
 from maskdpo_ray.stages.evaluate import is_finished
 from maskdpo_ray.stages.protocols import ActorGroups
+from maskdpo_ray.store.question_log import log_path, read_questions
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 
@@ -80,7 +82,8 @@ def run(
 
 
 def pairs_of(path: Path, iteration: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (path / f"run/iter_{iteration:03d}/pairs.jsonl").read_text().splitlines()]
+    questions = read_questions(path / "run" / log_path(iteration))
+    return [to_json(pair) for pair in (question.preference_pair() for question in questions) if pair is not None]
 
 
 def metrics_of(path: Path) -> list[dict[str, Any]]:
@@ -102,14 +105,16 @@ def results(path: Path) -> dict[str, Any]:
 
 
 def committed(path: Path) -> set[tuple[str, str]]:
-    """(log, question) of every question that the ledger holds."""
-    ledger = path / "run/ledger.jsonl"
-    entries = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
-    return {(entry["log"], entry["question_id"]) for entry in entries if entry["stage"] == "question"}
+    """(log, question) of every question that the logs hold."""
+    return {
+        (str(log.relative_to(path / "run")), question.question_id)
+        for log in (path / "run").glob("*_*/*questions.jsonl")
+        for question in read_questions(log)
+    }
 
 
 def log_name(purpose: str, version: int) -> str:
     """Where what a policy answers for this purpose is committed."""
     if purpose in ("train", "ahead"):
-        return f"iter_{version + (purpose == 'ahead'):03d}"
-    return f"eval_{version:03d}/{purpose.removeprefix('evaluate-')}"
+        return log_path(version + (purpose == "ahead"))
+    return log_path(version, purpose.removeprefix("evaluate-"))

@@ -43,7 +43,7 @@ from maskdpo_ray.records import (
 from maskdpo_ray.stages.protocols import ActorGroups
 from maskdpo_ray.store import files
 from maskdpo_ray.store.checkpoints import Checkpoints
-from maskdpo_ray.store.ledger import Proof
+from maskdpo_ray.store.files import Proof
 from maskdpo_ray.training import batches as batching
 
 EOS = 0

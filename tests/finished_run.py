@@ -11,8 +11,7 @@ from driver import Driver, describe
 
 from maskdpo_ray.data.formats import WRITERS
 from maskdpo_ray.data.formats.preference import Answer, Preference
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Sentence
-from maskdpo_ray.store.ledger import encode_line
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Sentence, encode_line
 
 SMALLEST = {
     "data.max_questions": 6,
@@ -40,6 +39,10 @@ class Run:
     def lines(self, name: str) -> list[dict[str, Any]]:
         """A JSON Lines file of the run folder, every line an object."""
         return [json.loads(line) for line in (self.folder / name).read_text(encoding="utf-8").splitlines()]
+
+    def parts(self, log: str, part: str) -> list[dict[str, Any]]:
+        """Rollouts, annotations or judgements of all questions of a log, in its order."""
+        return [each for question in self.lines(f"{log}questions.jsonl") for each in question[part]]
 
     def read(self, name: str) -> Any:
         """A JSON file of the run folder."""

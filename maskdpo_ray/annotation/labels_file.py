@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,19 @@ from maskdpo_ray.annotation.replay import LabelledAnswer
 from maskdpo_ray.config.schema import AnnotationConfig
 from maskdpo_ray.data import jsonl
 from maskdpo_ray.errors import DataError, RunFolderError
-from maskdpo_ray.records import Annotation, Labelled, Rollout
+from maskdpo_ray.records import Annotation, Labelled, Record, Rollout, encode_line
 from maskdpo_ray.store import files, fingerprint, ledger
-from maskdpo_ray.store.ledger import AppendFile, Counts, encode_line
+from maskdpo_ray.store.files import AppendFile
+from maskdpo_ray.store.ledger import Counts
 
 
-@dataclass(frozen=True)
-class Labeller:
+class Labeller(Record):
     """Who labels."""
 
     annotator: str
     options: dict[str, Any]
-    files: dict[str, str] | None = None
-    """Checksums by path, from `fingerprint.checksums_of`; None in files of earlier versions."""
+    files: dict[str, str]
+    """Checksums by option, from `fingerprint.checksums_of`."""
 
 
 class LabelsFile:
@@ -50,7 +49,7 @@ class LabelsFile:
         files.refuse_existing(self._by_file, force=True, inputs=())
         self._done: set[bytes] = set()
         self.counts: Counts = {}
-        """The sentences that an earlier attempt left, as in `unparsed.py`."""
+        """The sentences that an earlier attempt left, as `count_unparsed` counts them."""
         self._size = 0
         """Bytes of whole lines."""
         self._found = path.stat().st_size if path.exists() else 0
@@ -78,7 +77,7 @@ class LabelsFile:
             if file.size != self._found:
                 raise RunFolderError(f"{self.path}: expected the {self._found} bytes that were read, got {file.size}")
             files.write_new(self._by_file, [self._by])
-            file.truncate(self._size)
+            file.cut(self._size)
         except BaseException:
             file.close()
             raise
@@ -90,8 +89,7 @@ class LabelsFile:
         if self._file is None:
             raise RuntimeError("the file is not entered: use `with LabelsFile(...) as labels`")
         lines = [LabelledAnswer.of(*each) for each in zip(item.rollouts, item.annotations, strict=True)]
-        self._file.append(b"".join(map(encode_line, lines)))
-        self._file.sync()
+        self._file.append(b"".join(map(encode_line, lines)), durable=True)
         self._done.update(key(line.question_id, line.text) for line in lines)
 
     def __exit__(self, *_: object) -> None:
@@ -115,7 +113,7 @@ class LabelsFile:
                     f"annotation.{name}: expected {before!r}, as {self.path} was begun with, got {now!r}; "
                     "give it back, choose another file, or replace it with --force"
                 )
-        if name := fingerprint.changed_files(begun.files, self._by.files or {}):
+        if name := fingerprint.changed_files(begun.files, self._by.files):
             raise DataError(
                 f"{name}: expected the file as {self.path} was begun with it, got another; "
                 "give it back, choose another file, or replace it with --force"

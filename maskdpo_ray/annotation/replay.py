@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,12 +16,11 @@ from maskdpo_ray.config.schema import DataConfig
 from maskdpo_ray.data import jsonl
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.errors import AnnotatorError, ConfigError, DataError, RecordError, require, shown
-from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
+from maskdpo_ray.records import Annotation, CommittedQuestion, Question, Record, Rollout, Sentence
 from maskdpo_ray.terminal import note
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledAnswer:
+class LabelledAnswer(Record):
     """An `Annotation` with the text that it is of."""
 
     question_id: str
@@ -106,10 +104,10 @@ class ReplayAnnotator:
             )
         file.seek(starts[digest])
         try:
-            line = self._line(file)
+            line = self._line(file, rollout.question_id, rollout.text)
         except DataError:
             line = None
-        if line is None or (line.question_id, line.text) != (rollout.question_id, rollout.text):
+        if line is None:
             raise AnnotatorError(f"{where}: expected the file as it was at the start, it has changed since")
         self._matched.add((rollout.question_id, digest))
         return Annotation(rollout.question_id, rollout.sample, line.sentences)
@@ -131,21 +129,28 @@ class ReplayAnnotator:
 
     def _add(self, raw: bytes, number: int, offset: int, again: BinaryIO) -> None:
         """Store the labels of one line. Raises RecordError naming the line."""
-        line, where = self._parse(raw, number), f"{self._path}:{number}"
-        _refuse_faults(line, where)
-        start = self._starts.setdefault(line.question_id, {}).setdefault(_digest(line.text), offset)
-        if start != offset:
+        where = f"{self._path}:{number}"
+        for answer in self._parse(raw, number):
+            _refuse_faults(answer, where)
+            start = self._starts.setdefault(answer.question_id, {}).setdefault(_digest(answer.text), offset)
             again.seek(start)
-            if line.spans() != self._line(again).spans():
+            first = self._line(again, answer.question_id, answer.text)
+            if first is None or answer.spans() != first.spans():
                 expected = "expected the labels that an earlier line gives this text, got others"
                 raise RecordError(f"{where}: {expected}", Reason.DUPLICATE)
 
-    def _line(self, file: BinaryIO) -> LabelledAnswer:
-        """The line at the file's position."""
-        return self._parse(file.readline())
+    def _line(self, file: BinaryIO, question_id: str, text: str) -> LabelledAnswer | None:
+        """The first answer of this text in the line at the file's position."""
+        found = self._parse(file.readline())
+        return next((each for each in found if (each.question_id, each.text) == (question_id, text)), None)
 
-    def _parse(self, raw: bytes, number: int = 1) -> LabelledAnswer:
-        return jsonl.record(LabelledAnswer, jsonl.parsed(self._path, number, raw.strip()), f"{self._path}:{number}")
+    def _parse(self, raw: bytes, number: int = 1) -> list[LabelledAnswer]:
+        """The answers of a line: one, or those to a question of a run."""
+        item, where = jsonl.parsed(self._path, number, raw.strip()), f"{self._path}:{number}"
+        if not isinstance(item, dict) or "rollouts" not in item:
+            return [jsonl.record(LabelledAnswer, item, where)]
+        question = jsonl.record(CommittedQuestion, item, where)
+        return [LabelledAnswer.of(*each) for each in zip(question.rollouts, question.annotations, strict=True)]
 
 
 def _refuse_faults(line: LabelledAnswer, where: str) -> None:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import asdict
 
 from maskdpo_ray.data import formats
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.formats.preference import SIDES
 from maskdpo_ray.data.jsonl import objects, record, refuse_list
 from maskdpo_ray.errors import RecordError, shown
-from maskdpo_ray.records import Block, PreferencePair, Question, Rollout
+from maskdpo_ray.records import Block, CommittedQuestion, PreferencePair, Question, Record, Rollout
 
 Given = tuple[str, Question, tuple[Rollout, ...]]
 """An object of a file: ("file:line", question, answers to it)."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Record):
     """A `Rollout` of which only the first two fields are needed."""
 
     question_id: str
@@ -34,7 +34,7 @@ class Answer:
 def read(
     path: Path, by_id: Mapping[str, Question], whose: str = "a question", dropped: Dropped | None = None
 ) -> Iterator[Given]:
-    """Read the answers of each object: our rollouts, our pairs, or preferences in another trainer's format.
+    """Read the answers of each object: a question of a run, our rollouts or pairs, another trainer's preferences.
 
     The question comes from `by_id`; a preference may have its own, with a `document` but no facts. `whose` names the
     owner of the ids of `by_id` in errors. Bad objects go to `dropped`. Raises DataError.
@@ -45,6 +45,11 @@ def read(
 
 def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where: str) -> Given:
     """The answers of one object. Raises RecordError."""
+    if "rollouts" in item:
+        committed = record(CommittedQuestion, item, where)
+        for answer in committed.rollouts:
+            refuse_impossible(answer, where)
+        return where, _named(committed.question_id, by_id, whose, where), committed.rollouts
     if "prompt_token_ids" in item:
         pair = record(PreferencePair, item, where)
         return where, _named(pair.question_id, by_id, whose, where), (pair.chosen.rollout, pair.rejected.rollout)
@@ -58,7 +63,7 @@ def any_rollout(item: dict[str, Any], where: str) -> Rollout:
     """An answer from any source. Raises RecordError naming `where` and the field."""
     refuse_list(item, where)
     answer = record(Answer, item, where)
-    found = Rollout(**{each.name: getattr(answer, each.name) for each in fields(Rollout)})
+    found = Rollout(**asdict(answer))
     refuse_impossible(found, where)
     return found
 

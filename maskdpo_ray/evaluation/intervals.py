@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskdpo_ray.data.questions import topic_key
-from maskdpo_ray.records import Question
+from maskdpo_ray.records import Question, Record
 
 TopicSums = dict[str, dict[str, tuple[float, ...]]]
 """Topic -> sum -> one number per replication."""
 
 
-@dataclass(frozen=True)
-class Statistic:
+class Statistic(Record):
     """A metric over R replications; None where it is not defined (score when nothing could be scored)."""
 
     mean: float | None
@@ -35,8 +34,7 @@ class Statistic:
     per_replication: tuple[float | None, ...]
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Record):
     """A metric before and after, and the 95% bootstrap interval of after - before."""
 
     before: float | None
@@ -46,8 +44,7 @@ class Change:
     high: float | None
 
 
-@dataclass(frozen=True)
-class Gain:
+class Gain(Record):
     """Changes between two evaluations of the same topics."""
 
     topics: int

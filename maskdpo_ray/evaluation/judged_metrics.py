@@ -5,13 +5,12 @@ perplexity model's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from math import exp, inf
 from typing import Any
 
 from maskdpo_ray.errors import shown
 from maskdpo_ray.evaluation.intervals import Ratios, Statistic, TopicSums
-from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNPARSED, UNSUPPORTED, Judgement, Question
+from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNPARSED, UNSUPPORTED, Judgement, Question, Record
 
 GAMMA = 10
 """Answers of fewer facts are penalised: Min et al.'s gamma."""
@@ -42,8 +41,7 @@ _SUMS = tuple("answers scored score penalized facts supported unsupported irrele
 _LANGUAGE_SUMS = ("answers", "nats", "tokens", "unread")
 
 
-@dataclass(frozen=True)
-class JudgedEvaluation:
+class JudgedEvaluation(Record):
     """Statistics of one policy on one set of questions, by an evaluator, a perplexity model or both."""
 
     evaluator: str | None
@@ -58,7 +56,7 @@ class JudgedEvaluation:
     """Its folder in the config; None without one."""
     unparsed_example: str | None = None
     """A fact whose verdict could not be read, and what was said, if there is one."""
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = {}
     """Topics with a failed question, which count nowhere -> the error."""
 
     def __post_init__(self) -> None:

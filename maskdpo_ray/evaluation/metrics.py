@@ -6,7 +6,6 @@ A new figure takes one line in `METRICS`, its sums in `_SUMS` and `_count`, and 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from math import comb
 from typing import Any
@@ -25,6 +24,7 @@ from maskdpo_ray.records import (
     UNVERIFIABLE,
     Annotation,
     Question,
+    Record,
     Rollout,
 )
 
@@ -64,16 +64,14 @@ _SUMS = tuple(
 RATIOS = Ratios(_SUMS, METRICS)
 
 
-@dataclass(frozen=True)
-class KindOfFact:
+class KindOfFact(Record):
     """Facts of one kind ("capital") per answer, mean over replications."""
 
     correct: float
     incorrect: float
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """Statistics of one policy on one set of questions, by the annotator."""
 
     # Without annotations, so that they are no fields of the file.
@@ -95,7 +93,7 @@ class Evaluation:
     """N -> mean over questions of the expected best score of N answers; None where no question has N scores."""
     unparsed_example: str | None = None
     """A sentence whose label could not be read, and why, if there is one."""
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = {}
     """Topics with a failed question, which count nowhere -> the error."""
 
     def __post_init__(self) -> None:

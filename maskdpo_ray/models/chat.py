@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data.dropped import Reason

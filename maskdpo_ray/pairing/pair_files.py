@@ -1,17 +1,16 @@
-"""Answers and pairs of ours, read back from files that anybody may have edited.
+"""Pairs of a file to learn from: questions of a run, pairs of ours, or preference data of others.
 
-A pair is whole when `pairs.py` could have made it: two labelled answers to its question, the chosen one's score higher.
-
-Conversion of text preferences to training pairs: answers as token ids, rendered by the policy's chat.
-
-Pairs of a file to learn from: ours, or preference data of others.
+A pair of ours, which anybody may have edited, is whole when `maskdpo_ray.pairs` could have made it: two labelled
+answers to its question, the chosen one's score higher. Text preferences become token ids as the policy's chat renders
+them.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,17 @@ from maskdpo_ray.errors import AnnotatorError, DataError, RecordError, shown
 from maskdpo_ray.models import prompts
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairing.scoring import score, scored
-from maskdpo_ray.records import UNPARSED, Annotation, PreferencePair, Question, Rollout, ScoredAnswer, Sentence
-from maskdpo_ray.store.ledger import encode_line
+from maskdpo_ray.records import (
+    UNPARSED,
+    Annotation,
+    CommittedQuestion,
+    PreferencePair,
+    Question,
+    Rollout,
+    ScoredAnswer,
+    Sentence,
+    encode_line,
+)
 
 
 class Once:
@@ -50,9 +58,17 @@ class OwnPairs:
     def __init__(self) -> None:
         self._once = Once()
 
-    def read(self, item: dict[str, Any], where: str) -> PreferencePair:
-        """A JSON object of the file as a whole pair. Raises RecordError naming `where` and the field."""
-        pair = record(PreferencePair, item, where)
+    def read(self, item: dict[str, Any], where: str) -> PreferencePair | None:
+        """A JSON object of the file as a whole pair; None of a run's question that gave none.
+
+        Raises RecordError naming `where` and the field.
+        """
+        if "rollouts" in item:
+            pair = record(CommittedQuestion, item, where).preference_pair()
+        else:
+            pair = record(PreferencePair, item, where)
+        if pair is None:
+            return None
         _refuse_incomplete(pair, where)
         self._once.refuse(pair, where)
         return pair
@@ -137,6 +153,8 @@ class PairsReader:
     """Labels of answers that have none, as `annotate` writes them."""
     needs_labels: bool
     """False under a mask to which all labels are the same."""
+    drops: Counter[str] = field(default_factory=Counter)
+    """Why questions of a run gave no pair, counted by `read`."""
 
     def read(self, path: Path, dropped: Dropped | None = None) -> Iterator[PreferencePair]:
         """Read every pair in file order; unusable ones go to `dropped`.
@@ -147,10 +165,13 @@ class PairsReader:
         labels = None if self.annotations is None else ReplayAnnotator(str(self.annotations), dropped.highest)
         own, once = OwnPairs(), Once()
 
-        def pair_of(found: tuple[str, dict[str, Any]]) -> PreferencePair:
+        def pair_of(found: tuple[str, dict[str, Any]]) -> PreferencePair | None:
             where, item = found
-            if "prompt_token_ids" in item:
+            if "prompt_token_ids" in item or "rollouts" in item:
                 pair = own.read(item, where)
+                if pair is None:
+                    self.drops[item.get("drop") or "no_pair"] += 1
+                    return None
             else:
                 preference = formats.preference(item, where)
                 unnamed = {"question_id": "", "topic": ""} if preference.question_id == where else {}
@@ -160,7 +181,7 @@ class PairsReader:
             self._refuse_unfit(pair, where)
             return pair
 
-        return dropped.sift(objects(path, dropped), pair_of)
+        return (pair for pair in dropped.sift(objects(path, dropped), pair_of) if pair is not None)
 
     def _labelled(self, preference: Preference, labels: ReplayAnnotator | None, path: Path, where: str) -> Preference:
         for sample, side in enumerate(SIDES):

@@ -17,9 +17,11 @@ from typing import Any
 from maskdpo_ray.config import cli
 from maskdpo_ray.errors import RunFolderError, UserError, printable, shown
 from maskdpo_ray.evaluation.intervals import Change, Statistic
-from maskdpo_ray.records import Record, from_json
+from maskdpo_ray.records import Decoded, encode_record, from_json
 from maskdpo_ray.report.tables import number
 from maskdpo_ray.store import files, fingerprint
+from maskdpo_ray.store.ledger import read_entries
+from maskdpo_ray.store.question_log import log_path, read_questions
 
 _METRICS = {
     "score": ("score", ".3f"),
@@ -49,29 +51,27 @@ class FinishedRun:
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
         """Raises RunFolderError naming the file, and its field, that is not there or not whole."""
-        summary_file, config_file, pairs_file = wanted = [
-            folder / name for name in ("summary.json", "config.yaml", "iter_000/pairs.jsonl")
-        ]
+        read_entries(folder / "ledger.jsonl")  # refuses a folder of another version
+        names = ("summary.json", "config.yaml", log_path(0))
+        summary_file, config_file, log = wanted = [folder / name for name in names]
         for file in wanted:
             if not os.path.isfile(file):
                 raise RunFolderError(f"{file}: expected a file of a finished run, found none")
-        summary = _Values(summary_file, files.load_json(summary_file))
+        summary = _Values(summary_file, files.read_json(summary_file, Any))
         config = fingerprint.read_config(config_file) or {}
         policy = _Values(config_file, config).at("mask.policy")
         eos = fingerprint.config_field(config_file, config, "mask.eos", str)
         metrics = {name: summary.ends("heldout", name) for name in _METRICS if name != "transfer_score"}
         if "transfer" in summary.at("evaluations"):
             metrics["transfer_score"] = summary.ends("transfer", "score")
-        try:
-            pairs = sorted(pairs_file.read_bytes().splitlines())
-        except OSError as error:
-            raise RunFolderError(f"{pairs_file}: can't be read: {error.strerror}") from error
+        found = (question.preference_pair() for question in read_questions(log))
+        pairs = sorted(encode_record(pair) for pair in found if pair is not None)
         return cls(
             mask=f"{policy if isinstance(policy, str) else 'custom'}, EOS {eos}",
             seed=fingerprint.config_field(config_file, config, "run.seed", int),
             metrics=metrics,
             gain=summary.record(Change, "evaluations.heldout.-1.gain.score"),
-            pairs=hashlib.sha256(b"\n".join(pairs)).hexdigest(),
+            pairs=hashlib.sha256(b"".join(pairs)).hexdigest(),
         )
 
 
@@ -93,7 +93,7 @@ class _Values:
                 raise RunFolderError(f"{self.file}: {where}: expected an entry {name}, got {shown(value)}") from None
         return value
 
-    def record(self, kind: type[Record], path: str) -> Record:
+    def record(self, kind: type[Decoded], path: str) -> Decoded:
         """The record of `kind` at `path`. Raises RunFolderError."""
         try:
             return from_json(kind, self.at(path))

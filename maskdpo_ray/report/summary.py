@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from maskdpo_ray.errors import RunFolderError, shown
 from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
 from maskdpo_ray.evaluation.metrics import Evaluation
-from maskdpo_ray.records import PairsSummary
+from maskdpo_ray.records import PairsSummary, decode, encode_line, to_json
 from maskdpo_ray.report.remarks import remarks
 from maskdpo_ray.report.tables import render, show
 from maskdpo_ray.store import files, fingerprint
-from maskdpo_ray.store.ledger import encode_line
 
 SPLITS = ("heldout", "transfer")
 __all__ = ["build", "render", "show"]
@@ -67,7 +66,7 @@ def build(
         "folder": str(folder),
         "evaluations": evaluations,
         "pairs": [
-            {"iteration": number, **asdict(files.read_json(file, PairsSummary))}
+            {"iteration": number, **to_json(files.read_json(file, PairsSummary))}
             for number, file in _numbered(folder, "iter", "pairs-summary.json")
         ],
         **_usage(folder / "metrics.jsonl"),
@@ -117,7 +116,7 @@ def _versions(
         if not os.path.isfile(file):
             continue
         results.append(files.read_json(file, kind))
-        value = json.loads(encode_line(results[-1]))
+        value = decode(dict[str, Any], encode_line(results[-1]))
         topics = len(value.pop("topic_sums"))  # the sums stay in their own file
         gain = None
         try:

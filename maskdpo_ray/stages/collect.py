@@ -38,15 +38,15 @@ class CollectStage:
         Raises ClusterError when too many questions fail, DataError when none gives a pair.
         """
         examples = Lessons(self.folder.iteration_dir(iteration))
-        for pair in self.folder.pairs(iteration):
+        for pair in self.folder.questions(iteration).pairs():
             examples.add(pair, pairing_examples.example_of(pair, self.config, self.tokenizer))
         todo, failed = self.todo(iteration), dict[str, str]()
         with self.groups.measured(self.tracker, "collect", iteration):
             labelled = track(self._labelled(todo, iteration, policy), _doing(iteration), len(todo))
             self._commit(iteration, labelled, failed, examples)
             self._set_aside(iteration, failed)
-        drops = self.folder.drops(iteration)
-        failed_example = next(iter(self.folder.errors(iteration).values()), None)
+        log = self.folder.questions(iteration)
+        drops, failed_example = log.drops(), next(iter(log.errors().values()), None)
         summary = PairsSummary(len(self.questions), len(examples), dict(drops), examples.mixture(), failed_example)
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
@@ -83,7 +83,7 @@ class CollectStage:
 
     def todo(self, iteration: int) -> list[Question]:
         """Questions that the run folder does not hold yet."""
-        done = self.folder.committed_questions(iteration)
+        done = self.folder.questions(iteration).question_ids
         return [question for question in self.questions if question.id not in done]
 
     def _labelled(self, questions: Sequence[Question], iteration: int, policy: Policy) -> Iterator[Labelled | Failed]:
@@ -105,7 +105,7 @@ class CollectStage:
     ) -> None:
         """Commit questions as they come; their examples go to `examples`, the errors of failed ones to `failed`."""
         num_tokens = 0
-        with self.folder.committing(iteration) as committer:
+        with self.folder.questions(iteration).committing() as committer:
             for item in self.watch.sift(labelled, failed):
                 outcome = pairing_examples.taught_by(item, self.config, self.tokenizer)
                 if not isinstance(outcome, DropReason):
@@ -119,7 +119,7 @@ class CollectStage:
     def _set_aside(self, iteration: int, failed: dict[str, str]) -> None:
         """Write failures down at the end: a run that stops earlier retries them all when it resumes."""
         for question_id, error in failed.items():
-            self.folder.set_aside_question(iteration, question_id, error)
+            self.folder.questions(iteration).set_aside(question_id, error)
 
 
 def _doing(iteration: int) -> str:

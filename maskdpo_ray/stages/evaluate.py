@@ -46,18 +46,17 @@ class EvaluateStage:
 
     def _run_split(self, policy: Policy, split: str, questions: Sequence[Question]) -> None:
         version, stage = policy.version, f"{EVALUATE}{split}"
-        done = self.folder.committed_answers(version, split)
+        log = self.folder.evaluated(version, split)
+        done = log.question_ids
         todo = [question for question in questions if question.id not in done]
         num_tokens, failed = 0, dict[str, str]()
         with self.groups.measured(self.tracker, stage, version):
             judged = self.watch.sift(self._judged(todo, policy, stage), failed)
             for item in track(judged, f"evaluate {split} (policy {version})", len(todo)):
-                self.folder.commit_answers(
-                    version, split, item.question.id, item.rollouts, item.annotations, item.judgements
-                )
+                log.commit(item.question.id, item.rollouts, item.annotations, judgements=item.judgements)
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
             for question_id, error in failed.items():
-                self.folder.set_aside_answers(version, split, question_id, error)
+                log.set_aside(question_id, error)
         self.tracker.log({f"tokens/{stage}": num_tokens}, version)
         self.folder.finish(stage, version, self._write_results(version, split, questions))
 
@@ -73,23 +72,21 @@ class EvaluateStage:
         ("heldout-judged.json"). Topics with a failed question are left out here, and on both sides of a gain.
         Raises DataError when none is left.
         """
-        folder, draws = (
-            self.folder,
-            {"seed": self.config.run.seed, "bootstrap_samples": self.config.eval.bootstrap_samples},
-        )
-        errors, topic_of = folder.evaluation_errors(version, split), topics_of(questions)
+        folder, log = self.folder, self.folder.evaluated(version, split)
+        draws = {"seed": self.config.run.seed, "bootstrap_samples": self.config.eval.bootstrap_samples}
+        errors, topic_of = log.errors(), topics_of(questions)
         left_out = {topic_of[question.id]: errors[question.id] for question in questions if question.id in errors}
         kept = {question.id: question for question in questions if topic_of[question.id] not in left_out}
         if not kept:
             error = next(iter(left_out.values()))
             raise DataError(f"{split}, policy {version}: a question of every topic failed: {error}")
-        answers = (each for each in folder.answers(version, split) if each[0].question_id in kept)
+        answers = (each for each in log.answers() if each[0].question_id in kept)
         results: dict[str, Evaluation | JudgedEvaluation] = {
             split: metrics.evaluate(list(kept.values()), answers, left_out=left_out, **draws)
         }
         if self.config.eval.is_judged:
             by = self.config.eval
-            judgements = (each for each in folder.judgements(version, split) if each.question_id in kept)
+            judgements = (each for each in log.judgements() if each.question_id in kept)
             results[f"{split}-judged"] = judged_metrics.evaluate(
                 by.evaluator, list(kept.values()), judgements, by.perplexity_model, left_out=left_out, **draws
             )

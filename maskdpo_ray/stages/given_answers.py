@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from maskdpo_ray.data import answers as answers_file
-from maskdpo_ray.data.answers import Given
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RecordError
@@ -43,18 +44,24 @@ class GivenAnswers:
         by_id = {question.id: question for question in questions}
         dropped = dropped or Dropped(file)
 
-        def answer_of(line: tuple[str, dict[str, Any]]) -> Rollout:
+        def answers_of(line: tuple[str, dict[str, Any]]) -> list[Rollout]:
             where, item = line
             try:
-                return _answer(answers_file.given(item, by_id, "a held-out question", where), chat, vocab_size)
+                _, question, answers = answers_file.given(item, by_id, "a held-out question", where)
+                if len(answers) != 1 and "rollouts" not in item:
+                    raise RecordError(f"{where}: expected an answer, got a pair of them", Reason.INVALID_FIELD)
+                return [_as_sampled(answer, question, chat, vocab_size, where) for answer in answers]
             except RecordError:
                 short.add(str(item.get("question_id")))
                 raise
 
         lines = track(objects(file, dropped), f"read {file}", num_lines(file), delay=SHORT)
-        for answer in dropped.sift(lines, answer_of):
-            answers = found.setdefault(answer.question_id, [])
-            answers.append(replace(answer, sample=len(answers)))
+        for of_line in dropped.sift(lines, answers_of):
+            for answer in of_line:
+                answers = found.setdefault(answer.question_id, [])
+                answers.append(replace(answer, sample=len(answers)))
+        if not found:
+            raise DataError(dropped.none_left("answers"))
         most = max(found, key=lambda name: len(found[name]))
         replications = len(found[most])
         for name, answers in list(found.items()):
@@ -85,11 +92,7 @@ class GivenAnswers:
             yield Answered(question, (), self.by_question[question.id])
 
 
-def _answer(given: Given, chat: Chat, vocab_size: int) -> Rollout:
-    where, question, answers = given
-    if len(answers) != 1:
-        raise RecordError(f"{where}: expected an answer, got a pair of them", Reason.INVALID_FIELD)
-    answer = answers[0]
+def _as_sampled(answer: Rollout, question: Question, chat: Chat, vocab_size: int, where: str) -> Rollout:
     if unknown := [token for token in answer.token_ids if token >= vocab_size]:
         raise RecordError(
             f"{where}: token_ids: expected ids below the model's vocab_size {vocab_size}, got {unknown[0]}",

@@ -24,8 +24,8 @@ from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.prompts import Prompts
 from maskdpo_ray.pairing.masks import MaskPolicy
 from maskdpo_ray.records import Question
-from maskdpo_ray.store.ledger import Entry, Finished, Unit
-from maskdpo_ray.store.question_log import units
+from maskdpo_ray.store.ledger import Entry, Finished
+from maskdpo_ray.store.question_log import num_unsealed
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,5 @@ def describe(
 def resumed(folder: Path, entries: Sequence[Entry]) -> list[str]:
     """A line that names the finished stages and the questions of the one under way, if there are any."""
     done = [f"{e.stage} {e.iteration}" for e in entries if isinstance(e, Finished) and e.stage != "begin"]
-    for name in dict.fromkeys(entry.log for entry in entries if isinstance(entry, Unit)):
-        committed, sealed = units(entries, name)
-        done += [f"{len(committed)} questions of {name}"] * (len(committed) > sealed)
+    done += [f"{count} questions of {name}" for name, count in num_unsealed(folder, entries).items()]
     return [f"  resumed: {folder} holds {', '.join(done)}"] if done else []

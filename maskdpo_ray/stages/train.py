@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TypeVar
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.pairing import examples as pairing_examples
-from maskdpo_ray.records import Policy, TrainingExample
+from maskdpo_ray.records import Policy, TrainingExample, to_json
 from maskdpo_ray.stages.protocols import Trainer
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.store.run_folder import RunFolder
@@ -92,7 +92,7 @@ class TrainStage:
         tracked = self._between(track(computed, description, len(examples)))
         logps = ReferenceLogps.of(examples, tracked, against.checksum)
         reference_file.save(file, examples, logps, against.checksum)
-        self.folder.finish("reference", iteration, [file], policy=asdict(against))
+        self.folder.finish("reference", iteration, [file], policy=to_json(against))
         return logps
 
     def _between(self, items: Iterable[Item]) -> Iterator[Item]:

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.errors import RunFolderError, shown
-from maskdpo_ray.store import files as stage_files
-from maskdpo_ray.store.ledger import Proof, encode_line
+from maskdpo_ray.records import Record, encode_line
+from maskdpo_ray.store import files
+from maskdpo_ray.store.files import Proof
 from maskdpo_ray.terminal import note
 
 _MARKER = "marker.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Marker:
+class Marker(Record, kw_only=True):
     """That a checkpoint is whole."""
 
     training: dict[str, Any]
@@ -68,14 +67,14 @@ class Checkpoints:
         self._remove(step)
         return self.path(step)
 
-    def commit(self, step: int, files: Mapping[str, Proof]) -> None:
-        """Say that the checkpoint after `step` steps is whole: `files`, by their paths in it, are on the disk.
+    def commit(self, step: int, written: Mapping[str, Proof]) -> None:
+        """Say that the checkpoint after `step` steps is whole: `written`, by their paths in it, are on the disk.
 
         Raises RunFolderError when they can't be seen from here: ranks and driver must share the file system.
         """
         path = self.path(step)
-        stage_files.check_proof(path, files, "the training ranks", with_hash=False)
-        stage_files.write_whole(path / _MARKER, encode_line(Marker(training=self._training, files=dict(files))))
+        files.check_proof(path, written, "the training ranks", with_hash=False)
+        files.write_whole(path / _MARKER, encode_line(Marker(training=self._training, files=dict(written))))
         before, self.step = self.step, step
         if before != step:
             self._remove(before)
@@ -90,8 +89,8 @@ class Checkpoints:
         if not (path / _MARKER).exists():
             return f"{path}: expected {_MARKER}, got none: it is half written"
         try:
-            marker = stage_files.read_json(path / _MARKER, Marker)
-            stage_files.check_proof(path, marker.files, "the training ranks")
+            marker = files.read_json(path / _MARKER, Marker)
+            files.check_proof(path, marker.files, "the training ranks")
         except RunFolderError as error:
             return str(error)
         for name in sorted(self._training.keys() | marker.training.keys()):

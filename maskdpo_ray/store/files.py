@@ -1,12 +1,7 @@
-"""A file that is there whole, the old one or the new one, whatever happens while it is written.
+"""Files that survive kills, power losses and full disks: how a run, and the commands beside it, write them.
 
-Files that a finished stage left, and the proof that they are still the same.
-
-Records that a run left in files of their own, one JSON object a file.
-
-The lock of a run folder: one process writes it at a time. The system frees it when that process ends.
-
-A new file of JSON Lines, or a table if its suffix says so, that appears whole or not at all.
+A whole file is the old one or the new one, whatever happens while it is written. A file that grows does so by whole
+lines. What a finished stage left is proven by size and SHA-256. One process at a time writes a run folder.
 """
 
 from __future__ import annotations
@@ -18,15 +13,118 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, TypeVar
 
 from maskdpo_ray.errors import DataError, RunFolderError, one_line
-from maskdpo_ray.records import Record, from_json
-from maskdpo_ray.store.ledger import Proof, encode_line, sync_folder
+from maskdpo_ray.records import Decoded, NotJSON, Record, decode, encode_line
+
+Parsed = TypeVar("Parsed")
+_CHUNK = 2**16
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new and renamed names in `folder` survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class AppendFile:
+    """A file that grows by whole lines; what could not be written is taken back."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create. Raises RunFolderError when that can't be."""
+        self.path = path
+        new = not path.exists()
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise RunFolderError(f"{path}: can't be written: {error.strerror}") from error
+        if new:
+            sync_folder(path.parent)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def append(self, data: bytes, durable: bool = False) -> None:
+        """Add lines; `durable`: they are on the disk when this returns.
+
+        Raises RunFolderError (disk full, for one) and leaves the file as it was.
+        """
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+            if durable:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, self.size)
+            raise RunFolderError(f"{self.path}: can't be written: {error.strerror}") from error
+        self.size += len(data)
+
+    def cut(self, size: int) -> int:
+        """Cut off what comes after `size` bytes; how many bytes that were."""
+        torn = self.size - size
+        if torn:
+            os.ftruncate(self._descriptor, size)
+            self.size = size
+        return torn
+
+    def cut_torn(self) -> int:
+        """Cut off a last line that a kill left without its end; how many bytes that were."""
+        end = self.size
+        while end:
+            start = max(0, end - _CHUNK)
+            newline = os.pread(self._descriptor, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                return self.cut(start + newline + 1)
+            end = start
+        return self.cut(0)
+
+    def hold(self) -> None:
+        """Keep other processes from writing it, until it is closed. Raises RunFolderError when one does."""
+        if not _locks(self._descriptor, fcntl.LOCK_EX):
+            raise RunFolderError(f"{self.path}: another process writes this file; wait for it or stop it")
+        self.size = os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def read_lines(path: Path, parse: Callable[[bytes], Parsed]) -> Iterator[tuple[Parsed, bytes]]:
+    """(value, line) of each whole line, none when there is no file.
+
+    A last line without an end, or without JSON (a power loss can leave the newline and not what stood before it), is
+    torn: left out. Raises RunFolderError naming any other line for which `parse` raises NotJSON or ValueError.
+    """
+    not_json: RunFolderError | None = None
+    try:
+        if not path.exists():
+            return
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not_json is not None:
+                    raise not_json
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    value = parse(line[:-1])
+                except NotJSON as error:
+                    not_json = RunFolderError(f"{path}, line {number}: {error}")
+                    continue
+                except ValueError as error:
+                    raise RunFolderError(f"{path}, line {number}: {error}") from error
+                yield value, line
+    except OSError as error:
+        raise RunFolderError(f"{path}: can't be read: {error.strerror}") from error
+
 
 _WRITE_ERRORS = ("inline_container", "PytorchStreamWriter", "(os error ")
 
@@ -35,7 +133,7 @@ def write_whole(target: Path, data: bytes) -> None:
     """Write or replace `target`, its folder made when missing. Raises RunFolderError when that can't be."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target, target.with_name(f".{target.name}.tmp")) as file:
+        with _replacing(target) as file:
             file.write(data)
     except OSError as error:
         raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
@@ -70,11 +168,12 @@ def _follow_umask(path: Path) -> None:
 
 
 @contextmanager
-def replacing(target: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """`temporary`, opened to be written; it takes the name `target` at the end, and goes when that does not come to be.
+def _replacing(target: Path) -> Iterator[BinaryIO]:
+    """A temporary file, opened to be written; it takes the name `target` at the end, and goes after an exception.
 
     Raises OSError.
     """
+    temporary = target.with_name(f".{os.getpid()}.tmp")  # short: with the name in it, it could be too long
     file = temporary.open("wb")
     try:
         with file:
@@ -86,6 +185,13 @@ def replacing(target: Path, temporary: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+class Proof(Record):
+    """What a file held when its stage was finished."""
+
+    bytes: int
+    sha256: str
 
 
 def prove(folder: Path, files: Iterable[str | os.PathLike[str]]) -> dict[str, Proof]:
@@ -136,28 +242,16 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def read_json(file: Path, kind: type[Record]) -> Record:
-    """The record of `kind` in `file`. Raises RunFolderError when it is missing or is not one."""
-    try:
-        return from_json(kind, load_json(file))
-    except ValueError as error:
-        raise RunFolderError(f"{file}: {error}") from error
-
-
-def load_json(file: Path) -> Any:
-    """The JSON value in `file`. Raises RunFolderError when it is missing or is none."""
+def read_json(file: Path, kind: type[Decoded]) -> Decoded:
+    """The record of `kind`, or the JSON values, in `file`. Raises RunFolderError when it is missing or is not one."""
     if not os.path.isfile(file):
         raise RunFolderError(f"{file}: expected a file that an earlier stage wrote, got none")
     try:
-        return json.loads(file.read_bytes(), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{file}: expected JSON, got: {error}") from error
+        return decode(kind, file.read_bytes())
+    except ValueError as error:
+        raise RunFolderError(f"{file}: {error}") from error
     except OSError as error:
         raise RunFolderError(f"{file}: can't be read: {error.strerror}") from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name}, which JSON does not have")
 
 
 LOCK_NAME = "run.lock"
@@ -192,11 +286,18 @@ def refuse_held(folder: Path) -> None:
 
 
 def _lock(descriptor: int, folder: Path, kind: int) -> None:
+    if not _locks(descriptor, kind):
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+        raise RunFolderError(f"{folder}: another run writes this folder ({holder}); wait for it or stop it")
+
+
+def _locks(descriptor: int, kind: int) -> bool:
+    """Lock an open file; the system frees it when the process ends. False when another process holds it."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
-        raise RunFolderError(f"{folder}: another run writes this folder ({holder}); wait for it or stop it") from error
+    except BlockingIOError:
+        return False
+    return True
 
 
 _ROWS = 1024
@@ -251,7 +352,6 @@ def write_new(path: Path, values: Iterable[Any]) -> int:
     One per line; .gz is compressed, .parquet is a table. Returns their number. An exception of `values` propagates and
     leaves no file behind. Raises DataError when the file can't be written.
     """
-    temporary = path.with_name(f".{os.getpid()}.tmp")  # short: with the name in it, it could be too long
     count = 0
 
     def lines() -> Iterator[bytes]:
@@ -261,7 +361,7 @@ def write_new(path: Path, values: Iterable[Any]) -> int:
             yield encode_line(value)
 
     try:
-        with replacing(path, temporary) as file:
+        with _replacing(path) as file:
             if path.suffix.lower() == ".parquet":
                 _write_table(path, lines(), file)
             elif path.suffix.lower() == ".gz":

@@ -1,20 +1,14 @@
-"""What a run began with: the weights, the questions or pairs, and the files that its options name.
+"""What tells one run from another: its config, weights and questions, and the files that its options name.
 
-It resumes with the same ones only.
-
-Files and model folders that options name: prompts and labels depend on their contents.
-
-The config that a run folder began with: written once, and compared when a run resumes.
-
-The versions of the packages and the git commit stand above it as comments, so that the file is a
-config that `--config` reads.
+A run begins with them, and resumes with the same ones only. The config lies in config.yaml, with versions of packages
+and the git commit as comments, so that it is a config that `--config` reads; the rest are facts of the ledger's line
+"begin".
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,14 +17,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import yaml
 
 from maskdpo_ray.config import file as yaml_nodes
 from maskdpo_ray.config import schema
 from maskdpo_ray.config.file import flatten, options
 from maskdpo_ray.errors import ConfigError, RunFolderError
-from maskdpo_ray.records import Policy, to_json
-from maskdpo_ray.store.ledger import Finished
+from maskdpo_ray.records import Policy
+from maskdpo_ray.store.ledger import Finished, find_finished, read_entries
 
 _MODEL_FILES = (".json", ".jinja", ".model", ".txt")
 Questions = Mapping[str, Sequence[Any]]
@@ -59,15 +54,11 @@ def facts(
 def rendered_at(path: Path) -> datetime | None:
     """Date and time that the run in `path` gave its chat template when it began; None before that."""
     try:
-        with (path / "ledger.jsonl").open("rb") as ledger:
-            for line in ledger:
-                entry = json.loads(line)
-                if entry["stage"] == "begin":
-                    given = entry["facts"].get("rendered_at")  # earlier versions did not keep it
-                    return None if given is None else datetime.fromisoformat(given)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        pass  # `RunFolder.check` reports a damaged ledger
-    return None
+        begun = find_finished(read_entries(path / "ledger.jsonl"), "begin", 0)
+        given = None if begun is None else begun.facts["rendered_at"]
+        return None if given is None else datetime.fromisoformat(given)
+    except (RunFolderError, LookupError, TypeError, ValueError):
+        return None  # `RunFolder.check` reports a damaged ledger
 
 
 def has_moved(begun: Finished | None, config: Mapping[str, Any]) -> Callable[[str], bool]:
@@ -77,7 +68,7 @@ def has_moved(begun: Finished | None, config: Mapping[str, Any]) -> Callable[[st
     def now() -> dict[str, str]:
         return checksums_of(config)
 
-    before = (begun.facts.get("named_files") or {}) if begun else {}
+    before = begun.facts.get("named_files", {}) if begun else {}
     return lambda name: name in BY_CONTENT or (name in before and before[name] == now().get(name))
 
 
@@ -91,7 +82,7 @@ def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) 
             f"{path} began with, got {initial.checksum[:12]}... in {initial.path}"
         )
     now = _model_files(initial)
-    if name := changed_files(begun.get("model_files"), now):
+    if name := changed_files(begun.get("model_files", {}), now):
         raise RunFolderError(
             f"model.model_name_or_path: expected {Path(initial.path) / name} as the run in {path} began with it, "
             f"got {'another' if name in now else 'none'}"
@@ -100,23 +91,18 @@ def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) 
 
 def refuse_other_questions(path: Path, begun: Mapping[str, Any], questions: Questions) -> None:
     """Raise RunFolderError naming a split whose questions, or whose order, the run in `path` did not begin with."""
-    before = begun.get("questions")
-    if before is None:  # runs of earlier versions did not keep it
-        return
     now = {split: _checksum(asked) for split, asked in questions.items()}
-    for split in [*now, *before]:
-        if before.get(split) != now.get(split):
-            what = split if split in ("pairs", "answers") else f"data, {split} questions"
-            got = "others" if split in now else "none"
-            raise RunFolderError(
-                f"{what}: expected those that the run in {path} began with, got {got}; "
-                "give them back or choose another run.name"
-            )
+    if split := changed_files(begun.get("questions", {}), now):
+        what = split if split in ("pairs", "answers") else f"data, {split} questions"
+        raise RunFolderError(
+            f"{what}: expected those that the run in {path} began with, got {'others' if split in now else 'none'}; "
+            "give them back or choose another run.name"
+        )
 
 
 def refuse_other_files(path: Path, begun: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise RunFolderError naming an option whose file held something else when the run in `path` began."""
-    if name := changed_files(begun.get("named_files"), checksums_of(config)):
+    if name := changed_files(begun.get("named_files", {}), checksums_of(config)):
         raise RunFolderError(
             f"{name}: expected the file as the run in {path} began with it, got another; "
             "give it back or choose another run.name"
@@ -130,9 +116,9 @@ def _model_files(initial: Policy) -> dict[str, str]:
 
 
 def _checksum(asked: Sequence[Any]) -> str:
-    digest = hashlib.sha256()
+    digest, encoder = hashlib.sha256(), msgspec.json.Encoder(order="sorted")
     for record in asked:
-        digest.update(json.dumps(to_json(record), sort_keys=True).encode() + b"\n")
+        digest.update(encoder.encode(record) + b"\n")
     return digest.hexdigest()
 
 
@@ -154,10 +140,8 @@ def checksums_of(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: _file_checksum(name, path) for option, value in named.items() for name, path in _paths(option, value)}
 
 
-def changed_files(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str | None:
-    """The first option whose file is another one than before; None too when that is not known, of earlier versions."""
-    if before is None:
-        return None
+def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """The first name (an option, a file) whose checksum is another one than before, None when there is none."""
     return next((name for name in [*now, *before] if before.get(name) != now.get(name)), None)
 
 

@@ -1,308 +1,228 @@
-"""Answers, labels and pairs of questions on disk: each question is one unit, there wholly or not at all.
+"""Questions on disk, a JSON line for each with all that came of it: it is there wholly or not at all.
 
-The unit's ledger line is on the disk before its lines are appended to the files: it holds where the
-unit ends in each of them and the SHA-256 of its bytes. So after a kill or a power loss (a ledger line
-without its bytes) the log is cut back to the last unit that is whole. Units that are committed
-together share one write to each file and one fsync. Earlier versions wrote the ledger line last.
+A log belongs to the collection of an iteration, or to the evaluation of a policy on a split. A kill or a power loss can
+only tear the end of what was being written, and that is cut off when the log is opened.
 
 Questions go to the disk beside the work on the next ones: those that end meanwhile share one wait for it.
-
-A ledger that lost lines: answers on disk that it should name and does not.
-
-Questions are committed one after the other, and a question's ledger line is on the disk before the
-next question is written. So a kill or a power loss leaves at most one question without its line, in
-the whole folder; that one is cut off and done again. If there are more, the ledger lost lines, and to
-cut would lose committed answers. The results of stages are not looked at: without their lines they
-are made again, from the same answers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import queue
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from maskdpo_ray.data.jsonl import num_lines
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.records import Annotation, DropReason, Judgement, PreferencePair, Rollout, from_json
-from maskdpo_ray.store.ledger import (
-    AppendFile,
-    Counts,
-    Entry,
-    Finished,
-    Ledger,
-    Rewind,
-    Unit,
-    count_unparsed,
+from maskdpo_ray.records import (
+    Annotation,
+    CommittedQuestion,
+    DropReason,
+    Judgement,
+    PreferencePair,
+    Rollout,
+    decode,
     encode_record,
 )
+from maskdpo_ray.store.files import AppendFile, read_lines
+from maskdpo_ray.store.ledger import Entry, Finished, Sealed, added_counts, count_unparsed, sealed_logs
+
+_REMEDY = "restore the ledger or choose another run.name"
 
 
-def log_files(folder: Path, name: str, judged: bool) -> dict[str, Path]:
-    """Part -> file of the log `name` in the run folder.
+def log_path(number: int, split: str | None = None) -> str:
+    """Path of a log within the run folder: of iteration `number`, or of policy `number` evaluated on `split`."""
+    return f"iter_{number:03d}/questions.jsonl" if split is None else f"eval_{number:03d}/{split}-questions.jsonl"
 
-    "rollouts", "annotations" and, for training, "pairs"; of an evaluation, where the run is `judged` by a second
-    evaluator, "judgements".
+
+def log_sizes(folder: Path) -> dict[str, int]:
+    """Path within the run folder -> bytes, of the logs that hold anything."""
+    files = sorted(folder.glob("iter_*/questions.jsonl")) + sorted(folder.glob("eval_*/*-questions.jsonl"))
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files if file.is_file()}
+    return {name: size for name, size in sizes.items() if size}
+
+
+def refuse_damage(folder: Path, entries: Sequence[Entry]) -> None:
+    """Compare logs with the ledger, as far as their sizes and first lines tell.
+
+    Raises RunFolderError when a log is shorter than when a finished stage was built on it, or the ledger lost lines:
+    it has none, or not that of the policy that gave a log's answers.
     """
-    parent, _, split = name.partition("/")
-    if split:
-        parts = ("rollouts", "annotations", *["judgements"] * judged)
-        return {part: folder / parent / f"{split}-{part}.jsonl" for part in parts}
-    parts = {part: folder / parent / f"{part}-000.jsonl" for part in ("rollouts", "annotations")}
-    return {**parts, "pairs": folder / parent / "pairs.jsonl"}
+    sizes = log_sizes(folder)
+    for name, seal in sealed_logs(entries).items():
+        if (size := sizes.get(name, 0)) < seal.bytes:
+            raise RunFolderError(
+                f"{folder / name}: expected at least the {seal.bytes} bytes that a finished stage was built on, "
+                f"got {size}; restore it or choose another run.name"
+            )
+    trained = {entry.iteration + 1 for entry in entries if isinstance(entry, Finished) and entry.stage == "train"}
+    for name in sizes:
+        expected = "" if entries else "of the run's beginning"
+        for question in read_questions(folder / name):
+            if question.rollouts:
+                version = question.rollouts[0].policy_version
+                if version and version not in trained:
+                    expected = expected or f"of the training that gave policy {version}"
+                break
+        if expected:
+            raise RunFolderError(
+                f"{folder / 'ledger.jsonl'}: expected a line {expected}, as {name} holds answers, got none; {_REMEDY}"
+            )
 
 
-def names(folder: Path) -> list[str]:
-    """The logs that the run folder holds files of, whatever its ledger says."""
-    training = [file.parent.name for file in folder.glob("iter_*/rollouts-000.jsonl")]
-    suffix = "-rollouts.jsonl"
-    evaluated = [f"{f.parent.name}/{f.name.removesuffix(suffix)}" for f in folder.glob(f"eval_*/*{suffix}")]
-    return sorted(training) + sorted(evaluated)
+def num_unsealed(folder: Path, entries: Sequence[Entry]) -> dict[str, int]:
+    """Log ("iter_000", "eval_000/heldout") -> its questions, of logs that have grown since the last finished stage."""
+    sealed = sealed_logs(entries)
+    grown = [name for name, size in log_sizes(folder).items() if name not in sealed or size > sealed[name].bytes]
+    return {name.removesuffix("questions.jsonl").rstrip("-/"): num_lines(folder / name) for name in grown}
 
 
-def units(entries: Iterable[Entry], name: str) -> tuple[list[Unit], int]:
-    """The units of a log, and how many of them a finished stage was built on."""
-    found: list[Unit] = []
-    sealed = 0
-    for entry in entries:
-        if isinstance(entry, Finished):
-            sealed = len(found)
-        elif isinstance(entry, Unit) and entry.log == name:
-            found.append(entry)
-        elif isinstance(entry, Rewind) and entry.log == name:
-            del found[entry.keep :]
-    return found, sealed
+def read_questions(file: Path) -> Iterator[CommittedQuestion]:
+    """The whole lines of a log. Raises RunFolderError naming a damaged one."""
+    return (question for question, _ in read_lines(file, _parsed))
 
 
-def refuse_short(folder: Path, name: str, entries: Iterable[Entry], judged: bool) -> None:
-    """Raise RunFolderError when a file of the log lacks bytes that a finished stage was built on. Hashes nothing."""
-    found, sealed = units(entries, name)
-    paths = log_files(folder, name, judged)
-    for unit in found[:sealed][-1:]:
-        for part, expected in unit.end.items():
-            size = paths[part].stat().st_size if paths[part].exists() else 0
-            if size < expected:
-                raise RunFolderError(
-                    f"{paths[part]}: expected at least the {expected} bytes that a finished stage was built on, "
-                    f"got {size}; restore it or choose another run.name"
-                )
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A question as it goes to the disk."""
-
-    question_id: str
-    data: dict[str, bytes]
-    """Part -> lines."""
-    count: int
-    """Answers."""
-    drop: str | None
-    sha256: str
-    counts: Counts
-    error: str | None
+def _parsed(line: bytes) -> CommittedQuestion:
+    return decode(CommittedQuestion, line)
 
 
 class QuestionLog:
-    """The questions committed under `name` ("iter_000", "eval_001/heldout")."""
+    """The committed questions of one file. Keeps ids and counts in memory, and no answers."""
 
-    def __init__(self, folder: Path, name: str, ledger: Ledger, judged: bool = False) -> None:
-        """Cuts off what no ledger line covers; `notes` says what was cut.
+    def __init__(self, path: Path, seal: Sealed | None = None, judged: bool = False) -> None:
+        """Open or create, and cut off a torn end; `notes` says how much.
 
-        Raises RunFolderError when bytes that a finished stage was built on have changed.
+        Args:
+            seal: what a finished stage was built on.
+            judged: whether each answer needs a judgement.
+
+        Raises RunFolderError when a line is damaged or the sealed bytes have changed.
         """
-        self.name = name
-        self.notes: list[str] = []
-        self._ledger = ledger
-        paths = log_files(folder, name, judged)
-        self._files = {part: AppendFile(path) for part, path in paths.items()}
-        self._ends = dict.fromkeys(self._files, 0)
-        """Where the last unit ends in each file."""
+        self._file = AppendFile(path)
+        self._judged = judged
+        self._hash = hashlib.sha256()
         self._committed: set[str] = set()
         self._drops: Counter[str] = Counter()
         self._errors: dict[str, str] = {}
-        whole, damaged = self._read_whole()
-        if damaged is not None and whole < ledger.num_sealed(name):
-            self.close()
-            raise RunFolderError(
-                f"{paths['rollouts'].parent}: the files of question {damaged.question_id!r} changed after "
-                "a stage was built on them: expected the bytes that ledger.jsonl names; "
-                "restore them or start a new run"
-            )
-        lost = ledger.num_units(name) - whole
-        for part, file in self._files.items():
-            if file.size > self._ends[part]:
-                whose = f"{lost} damaged questions" if lost else "an unfinished question"
-                self.notes.append(f"{file.path}: cut off {file.size - self._ends[part]} bytes of {whose}")
-            file.truncate(self._ends[part])
-        if damaged is not None:
-            first = f"from {damaged.question_id!r} on"
-            self.notes.append(f"{name}: {lost} questions, {first}, are not on the disk as committed and are done again")
-            # What the ledger does not name is never more than one question (lost_lines.py): cut first, then say so.
-            self.sync()
-            ledger.append(Rewind(log=name, keep=whole))
-
-    def _read_whole(self) -> tuple[int, Unit | None]:
-        """Take in the units whose bytes are there; how many they are, and the first other one."""
-        for number, unit in enumerate(self._ledger.units(self.name)):
-            digest = hashlib.sha256()
-            for part, file in self._files.items():
-                digest.update(file.read(self._ends[part], unit.end[part]))
-            if digest.hexdigest() != unit.sha256:
-                return number, unit
-            self._take(unit)
-        return self._ledger.num_units(self.name), None
-
-    def _take(self, unit: Unit) -> None:
-        self._ends = unit.end
-        self._committed.add(unit.question_id)
-        if unit.drop:
-            self._drops[unit.drop] += 1
-        if unit.error is not None:
-            self._errors[unit.question_id] = unit.error
-
-    def commit(
-        self,
-        question_id: str,
-        rollouts: Sequence[Rollout],
-        annotations: Sequence[Annotation],
-        outcome: PreferencePair | str | None = None,
-        judgements: Sequence[Judgement] = (),
-        error: str | None = None,
-    ) -> None:
-        """Write one question; see `encode`. It is committed when this returns."""
-        self.commit_all([self.encode(question_id, rollouts, annotations, outcome, judgements, error)])
-
-    def encode(
-        self,
-        question_id: str,
-        rollouts: Sequence[Rollout],
-        annotations: Sequence[Annotation],
-        outcome: PreferencePair | str | None = None,
-        judgements: Sequence[Judgement] = (),
-        error: str | None = None,
-    ) -> Encoded:
-        """A question's answers, labels, judgements (same order) and pair or drop reason, to be committed.
-
-        `error` is that of a question that failed.
-        Raises ValueError when the question is there already, or rollouts, annotations and judgements do not match.
-        """
-        if question_id in self._committed:
-            raise ValueError(f"question {question_id!r} is committed already in {self.name}")
-        if [(r.question_id, r.sample) for r in rollouts] != [(a.question_id, a.sample) for a in annotations]:
-            raise ValueError(f"question {question_id!r}: rollouts and annotations are not of the same answers")
-        expected = [(r.question_id, r.sample) for r in rollouts] if "judgements" in self._files else []
-        if [(j.question_id, j.sample) for j in judgements] != expected:
-            raise ValueError(f"question {question_id!r}: rollouts and judgements are not of the same answers")
-        if any(r.question_id != question_id for r in rollouts):
-            raise ValueError(f"question {question_id!r}: holds a rollout of another question")
-        pair = outcome if isinstance(outcome, PreferencePair) else None
-        if pair is not None and pair.question_id != question_id:
-            raise ValueError(f"question {question_id!r}: holds a pair of question {pair.question_id!r}")
-        records = {
-            "rollouts": rollouts,
-            "annotations": annotations,
-            "judgements": judgements,
-            "pairs": [pair] if pair else [],
-        }
-        data = {part: b"".join(map(encode_record, records[part])) for part in self._files}
-        return Encoded(
-            question_id=question_id,
-            data=data,
-            count=len(rollouts),
-            drop=None if outcome is None or pair else str.__str__(outcome),  # an enum's value
-            sha256=hashlib.sha256(b"".join(data.values())).hexdigest(),
-            counts=dict(count_unparsed(annotations, judgements)),
-            error=error,
-        )
-
-    def commit_all(self, questions: Sequence[Encoded]) -> None:
-        """Write questions together: all are committed when this returns, none when it raises.
-
-        Raises ValueError when one is there already, RunFolderError when the disk is full.
-        """
-        if not questions:
-            return
-        found, end, others = [], self._ends, set[str]()
-        for question in questions:
-            if question.question_id in self._committed or question.question_id in others:
-                raise ValueError(f"question {question.question_id!r} is committed already in {self.name}")
-            others.add(question.question_id)
-            end = {part: end[part] + len(question.data[part]) for part in self._files}
-            found.append(
-                Unit(
-                    log=self.name,
-                    question_id=question.question_id,
-                    count=question.count,
-                    drop=question.drop,
-                    end=end,
-                    bytes=sum(map(len, question.data.values())),
-                    sha256=question.sha256,
-                    counts=dict(question.counts),
-                    error=question.error,
-                )
-            )
-        self._ledger.append(*found)
+        self.counts = added_counts()
+        """Sentences and facts."""
+        self.notes: list[str] = []
         try:
-            for part, file in self._files.items():
-                file.append(b"".join(question.data[part] for question in questions))
-        except RunFolderError:
-            for part, file in self._files.items():
-                file.truncate(self._ends[part])
-            self._ledger.take_back(self.name, len(found))
+            self._read(seal)
+        except BaseException:
+            self.close()
             raise
-        for unit in found:
-            self._take(unit)
+
+    def _read(self, seal: Sealed | None) -> None:
+        path, end, intact = self._file.path, 0, seal is None
+        for question, line in read_lines(path, _parsed):
+            if question.question_id in self._committed:
+                raise RunFolderError(
+                    f"{path}: expected each question once, got {question.question_id!r} again; "
+                    "restore the file or choose another run.name"
+                )
+            self._take(question, line)
+            end += len(line)
+            if seal is not None and end == seal.bytes:
+                intact = self._hash.hexdigest() == seal.sha256
+        if seal is not None and not intact:
+            raise RunFolderError(
+                f"{path}: its first {seal.bytes} bytes changed after a stage was built on them: expected those whose "
+                "SHA-256 is in ledger.jsonl; restore them or choose another run.name"
+            )
+        if torn := self._file.cut(end):
+            self.notes.append(f"{path}: cut off {torn} bytes of a half-written question")
+
+    def _take(self, question: CommittedQuestion, line: bytes) -> None:
+        self._hash.update(line)
+        self._committed.add(question.question_id)
+        if question.drop is not None:
+            self._drops[question.drop] += 1
+        if question.error is not None:
+            self._errors[question.question_id] = question.error
+        self.counts = added_counts(self.counts, count_unparsed(question.annotations, question.judgements))
 
     @property
     def question_ids(self) -> frozenset[str]:
-        """Committed questions."""
+        """Committed questions, which need not be done again."""
         return frozenset(self._committed)
 
     def drops(self) -> Counter[str]:
         """How many questions gave no pair, by reason."""
         return self._drops.copy()
 
-    def set_aside(self, question_id: str, error: str) -> None:
-        """Write that a question failed and has no answers."""
-        self.commit(question_id, (), (), DropReason.FAILED, error=error)
-
     def errors(self) -> dict[str, str]:
         """Question -> error, of those that failed."""
         return dict(self._errors)
 
-    def read(self, part: str, kind: type) -> Iterator[Any]:
-        """The committed records of one part, in the order of commitment. Raises RunFolderError naming a bad line."""
-        end, read = self._ends[part], 0
-        if not end:
-            return
-        path = self._files[part].path
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    record = from_json(kind, json.loads(line))
-                except (ValueError, RecursionError) as error:  # another version's: the hash says that it is not damaged
-                    raise RunFolderError(f"{path}, line {number}: {error}") from error
-                yield record
-                read += len(line)
-                if read >= end:
-                    return
+    def questions(self) -> Iterator[CommittedQuestion]:
+        """Committed questions in the order of commitment, which depends on timing: sort before use."""
+        return read_questions(self._file.path)
 
-    def sync(self) -> None:
-        """Return when every committed byte is on the disk."""
-        for file in self._files.values():
-            file.sync()
+    def pairs(self) -> Iterator[PreferencePair]:
+        """Pairs in the order of commitment."""
+        return (pair for question in self.questions() if (pair := question.preference_pair()) is not None)
+
+    def answers(self) -> Iterator[tuple[Rollout, Annotation]]:
+        """Answers with their labels in the order of commitment."""
+        for question in self.questions():
+            yield from zip(question.rollouts, question.annotations, strict=True)
+
+    def judgements(self) -> Iterator[Judgement]:
+        """Judgements in the order of commitment."""
+        return (judgement for question in self.questions() for judgement in question.judgements)
+
+    def commit(
+        self,
+        question_id: str,
+        rollouts: Iterable[Rollout],
+        annotations: Iterable[Annotation],
+        outcome: PreferencePair | str | None = None,
+        judgements: Iterable[Judgement] = (),
+        error: str | None = None,
+    ) -> None:
+        """Write one question; see `CommittedQuestion.of`. It is committed when this returns."""
+        question = CommittedQuestion.of(question_id, rollouts, annotations, outcome, judgements, error)
+        self.write([(question, self.encode(question))])
+
+    def set_aside(self, question_id: str, error: str) -> None:
+        """Write that a question failed and has no answers; `drops` counts it."""
+        self.commit(question_id, (), (), DropReason.FAILED, error=error)
+
+    def encode(self, question: CommittedQuestion) -> bytes:
+        """The line of a question to be committed. Raises ValueError when judgements lack, or there should be none."""
+        if len(question.judgements) != len(question.rollouts) * self._judged:
+            raise ValueError(f"question {question.question_id!r}: rollouts and judgements are not of the same answers")
+        return encode_record(question)
+
+    def write(self, questions: Sequence[tuple[CommittedQuestion, bytes]]) -> None:
+        """Write questions together: all are committed when this returns, none when it raises.
+
+        Raises ValueError when one is there already, RunFolderError when the disk is full.
+        """
+        ids = Counter(question.question_id for question, _ in questions)
+        for name, count in ids.items():
+            if count > 1 or name in self._committed:
+                raise ValueError(f"question {name!r} is committed already in {self._file.path}")
+        self._file.append(b"".join(line for _, line in questions), durable=True)
+        for question, line in questions:
+            self._take(question, line)
+
+    def committing(self) -> Committer:
+        """Commit many questions: beside the work on the next ones, those that end meanwhile together."""
+        return Committer(self)
+
+    def seal(self) -> Sealed:
+        """All that is committed, for the ledger."""
+        return Sealed(self._file.size, self._hash.hexdigest(), dict(self.counts))
 
     def close(self) -> None:
-        """Close the files."""
-        for file in self._files.values():
-            file.close()
+        """Close the file."""
+        self._file.close()
 
 
 _MOST = 256
@@ -312,12 +232,12 @@ _MOST = 256
 class Committer:
     """A context manager. When it is left, after an error too, all questions that it was given are on the disk.
 
-    Meanwhile nobody else may write to the run folder's ledger.
+    Meanwhile nobody else may write to the log.
     """
 
     def __init__(self, log: QuestionLog) -> None:
         self._log = log
-        self._waiting: queue.Queue[Encoded | None] = queue.Queue(_MOST)
+        self._waiting: queue.Queue[tuple[CommittedQuestion, bytes] | None] = queue.Queue(_MOST)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._write, name="commit", daemon=True)
 
@@ -328,15 +248,16 @@ class Committer:
     def commit(
         self,
         question_id: str,
-        rollouts: Sequence[Rollout],
-        annotations: Sequence[Annotation],
+        rollouts: Iterable[Rollout],
+        annotations: Iterable[Annotation],
         outcome: PreferencePair | str,
     ) -> None:
         """Take a question, which is committed soon. Raises RunFolderError when an earlier one could not be."""
-        question = self._log.encode(question_id, rollouts, annotations, outcome)
+        question = CommittedQuestion.of(question_id, rollouts, annotations, outcome)
+        line = self._log.encode(question)
         if self._failure is not None:
             raise self._failure
-        self._waiting.put(question)
+        self._waiting.put((question, line))
 
     def _write(self) -> None:
         is_last = False
@@ -345,9 +266,10 @@ class Committer:
             while not self._waiting.empty():
                 together.append(self._waiting.get())
             is_last = together[-1] is None
-            if self._failure is None:  # else only make room for whoever puts
+            questions = [each for each in together if each is not None]
+            if questions and self._failure is None:  # else only make room for whoever puts
                 try:
-                    self._log.commit_all([question for question in together if question is not None])
+                    self._log.write(questions)
                 except BaseException as error:
                     self._failure = error
 
@@ -358,48 +280,3 @@ class Committer:
         self._thread.join()
         if self._failure is not None and kind is None:
             raise self._failure
-
-
-_REMEDY = "restore the ledger or choose another run.name"
-
-
-def refuse_lost_lines(path: Path, entries: Sequence[Entry], judged: bool) -> None:
-    """Raise RunFolderError when lines are missing from the ledger in `path`, read as `entries`. Writes nothing.
-
-    `judged`: the run has judgements of held-out answers.
-    """
-    ledger = path / "ledger.jsonl"
-    unnamed: dict[tuple[str, str], None] = {}  # (log, question), in order
-    for name in dict.fromkeys([*(e.log for e in entries if isinstance(e, Unit)), *names(path)]):
-        files = log_files(path, name, judged)
-        end = dict.fromkeys(files, 0)
-        for unit in units(entries, name)[0]:
-            if unit.end.keys() != end.keys() or sum(unit.end.values()) - sum(end.values()) != unit.bytes:
-                raise RunFolderError(
-                    f"{ledger}: expected question {unit.question_id!r} of {name} to start where the one before it "
-                    f"ends, got a gap; {_REMEDY}"
-                )
-            end = unit.end
-        unnamed |= {(name, question): None for part in files for question in _question_ids(files[part], end[part])}
-    # The first line, of the opened folder, is on the disk before any answer.
-    if len(unnamed) > (1 if entries else 0):
-        name, question = next(iter(unnamed))
-        raise RunFolderError(
-            f"{ledger}: expected a line for each committed question, got none for {len(unnamed)} that are on disk, "
-            f"first {question!r} of {name}; {_REMEDY}"
-        )
-
-
-def _question_ids(file: Path, start: int) -> Iterator[str]:
-    """Of the whole lines from byte `start` on."""
-    if not file.exists():
-        return
-    with file.open("rb") as opened:
-        opened.seek(start)
-        for line in opened.read().split(b"\n")[:-1]:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue  # what a power loss left in place of a line: no answer is lost with it
-            if isinstance(record, dict) and "question_id" in record:
-                yield str(record["question_id"])

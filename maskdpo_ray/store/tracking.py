@@ -20,7 +20,7 @@ from typing import Any
 
 from maskdpo_ray.config.schema import LoggerConfig
 from maskdpo_ray.errors import ConfigError, one_line
-from maskdpo_ray.store.ledger import AppendFile
+from maskdpo_ray.store.files import AppendFile
 
 
 class Tracker:
@@ -55,8 +55,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         self.check()
         self._file = AppendFile(self._folder / "metrics.jsonl")
-        whole = self._file.read(0, self._file.size)
-        self._file.truncate(whole.rfind(b"\n") + 1)  # a kill can leave half a line
+        self._file.cut_torn()
         if self._logger.wandb_mode != "disabled":
             try:
                 self._wandb_run = self._start_wandb()

@@ -115,9 +115,7 @@ def test_every_file_is_there(run: Run) -> None:
     expected = {"config.yaml", "ledger.jsonl", "metrics.jsonl", "summary.json"}
     for iteration in ITERATIONS:
         names = (
-            "rollouts-000.jsonl",
-            "annotations-000.jsonl",
-            "pairs.jsonl",
+            "questions.jsonl",
             "pairs-summary.json",
             "reference-logps.safetensors",
             "policy/config.json",
@@ -129,7 +127,7 @@ def test_every_file_is_there(run: Run) -> None:
         expected |= {f"iter_{iteration:03d}/{name}" for name in names}
     for version in VERSIONS:
         for split in SPLITS:
-            names = [f"{split}.json", f"{split}-rollouts.jsonl", f"{split}-annotations.jsonl"]
+            names = [f"{split}.json", f"{split}-questions.jsonl"]
             expected |= {f"eval_{version:03d}/{name}" for name in names}
             expected |= {f"eval_{version:03d}/{split}-gain.json"} if version else set()
     assert {name for name in expected if not (run.folder / name).is_file()} == set()
@@ -149,9 +147,9 @@ def test_config_is_resolved(run: Run) -> None:
 @pytest.mark.parametrize("iteration", ITERATIONS)
 def test_rollouts_annotations_and_pairs(run: Run, iteration: int) -> None:
     base = f"iter_{iteration:03d}"
-    rollouts = run.lines(f"{base}/rollouts-000.jsonl")
-    annotations = run.lines(f"{base}/annotations-000.jsonl")
-    pairs = run.lines(f"{base}/pairs.jsonl")
+    rollouts, annotations = (run.parts(f"{base}/", part) for part in ("rollouts", "annotations"))
+    asked = run.lines(f"{base}/questions.jsonl")
+    pairs = {question["question_id"]: question["pair"] for question in asked if question["pair"]}
     grouped = answers_by_question(rollouts)
     assert len(grouped) == SMALLEST["data.max_questions"]
     assert all([r["sample"] for r in answers] == list(range(K)) for answers in grouped.values())
@@ -164,11 +162,10 @@ def test_rollouts_annotations_and_pairs(run: Run, iteration: int) -> None:
             assert rollout["text"][sentence["start"] : sentence["end"]].strip()
     texts = {(r["question_id"], r["sample"]): r["text"] for r in rollouts}
     assert pairs
-    for pair in pairs:
-        assert pair["chosen"]["score"] > pair["rejected"]["score"]
-        for side in ("chosen", "rejected"):
-            rollout = pair[side]["rollout"]
-            assert rollout["text"] == texts[pair["question_id"], rollout["sample"]]
+    for name, pair in pairs.items():
+        assert pair["chosen_score"] > pair["rejected_score"]
+        assert texts[name, pair["chosen"]] != texts[name, pair["rejected"]]
+    assert all((question["pair"] is None) == (question["drop"] is not None) for question in asked)
     summary = run.read(f"{base}/pairs-summary.json")
     assert summary["questions"] == len(grouped) == summary["pairs"] + sum(summary["drops"].values())
     assert summary["pairs"] == len(pairs)
@@ -179,16 +176,16 @@ def test_evaluations(run: Run) -> None:
     for version in VERSIONS:
         for split, topics in zip(SPLITS, ("data.num_eval_topics", "data.num_transfer_topics"), strict=True):
             base = f"eval_{version:03d}/{split}"
-            rollouts = run.lines(f"{base}-rollouts.jsonl")
+            rollouts = run.parts(f"{base}-", "rollouts")
             for part in ("annotations", "judgements"):
-                assert is_in_order(rollouts, run.lines(f"{base}-{part}.jsonl"))
+                assert is_in_order(rollouts, run.parts(f"{base}-", part))
             assert {rollout["policy_version"] for rollout in rollouts} == {version}
             assert {len(answers) for answers in answers_by_question(rollouts).values()} == {R}
             assert len(rollouts) == SMALLEST[topics] * R
             for name in (base, f"{base}-judged"):
                 assert 0 <= run.read(f"{name}.json")["metrics"]["score"]["mean"] <= 1
-    held = {r["question_id"] for r in run.lines("eval_000/heldout-rollouts.jsonl")}
-    trained = {r["question_id"] for i in ITERATIONS for r in run.lines(f"iter_{i:03d}/rollouts-000.jsonl")}
+    held = {r["question_id"] for r in run.lines("eval_000/heldout-questions.jsonl")}
+    trained = {r["question_id"] for i in ITERATIONS for r in run.lines(f"iter_{i:03d}/questions.jsonl")}
     assert not held & trained
 
 
@@ -220,7 +217,7 @@ def test_metrics(run: Run) -> None:
     assert expected - names == set()
     steps = [line["step"] for line in metrics if "train/loss" in line]
     assert steps == list(range(len(steps)))  # on through the iterations
-    sampled = [sum(len(r["token_ids"]) for r in run.lines(f"iter_{i:03d}/rollouts-000.jsonl")) for i in ITERATIONS]
+    sampled = [sum(len(r["token_ids"]) for r in run.parts(f"iter_{i:03d}/", "rollouts")) for i in ITERATIONS]
     assert [line["tokens/collect"] for line in metrics if "tokens/collect" in line] == sampled
 
 
@@ -272,7 +269,7 @@ def test_wandb_is_on_disk(run: Run) -> None:
 
 def test_again_says_finished(told: Told, runs_dir: Path) -> None:
     run = told.run
-    before = {name: (run.folder / name).read_bytes() for name in ("summary.json", "iter_001/pairs.jsonl")}
+    before = {name: (run.folder / name).read_bytes() for name in ("summary.json", "iter_001/questions.jsonl")}
     code, output, seconds = call(arguments(run.folder, told.config), runs_dir / "again.log")
     assert code == 0 and "is finished" in output
     assert seconds < 60
@@ -329,7 +326,7 @@ def test_repository_is_untouched(run: Run) -> None:
 def test_evaluated_against_the_start(told: Told, runs_dir: Path) -> None:
     """`evaluate` finds of the last policy's answers what the run found, and the same gain over the first policy."""
     last, answers = told.run.folder / "eval_002", runs_dir / f"{told.run.folder.name}-answers.jsonl"
-    answers.write_text("".join((last / f"{split}-rollouts.jsonl").read_text() for split in SPLITS))
+    answers.write_text("".join((last / f"{split}-questions.jsonl").read_text() for split in SPLITS))
     folder = runs_dir / f"{told.run.folder.name}-evaluated"
     options = [str(answers), *arguments(folder, told.config), "--against", f"{told.run.folder}:0"]
     with Driver(options, folder.with_suffix(".log"), EVALUATE) as driver:
@@ -394,7 +391,7 @@ def stopped(undisturbed: Told, runs_dir: Path, story: Path) -> Stopped:
     """The run of `undisturbed`, stopped while it answers and while it trains, and deprived of its engine."""
     folder, seen = runs_dir / "stopped", Stopped()
     options = arguments(folder, story)
-    rollouts, metrics = folder / "iter_000" / "rollouts-000.jsonl", folder / "metrics.jsonl"
+    log, metrics = folder / "iter_000" / "questions.jsonl", folder / "metrics.jsonl"
 
     def stop(name: str, number: signal.Signals, when: Callable[[], bool], all_at_once: bool = False) -> None:
         with Driver(options, runs_dir / f"stopped-{name}.log") as driver:
@@ -404,12 +401,12 @@ def stopped(undisturbed: Told, runs_dir: Path, story: Path) -> Stopped:
             seen.seconds[name] = time.monotonic() - start
             seen.left[name] = describe(driver.left())
             seen.outputs[name] = driver.output
-        seen.committed[name] = len(rollouts.read_text(encoding="utf-8").splitlines())
+        seen.committed[name] = len(log.read_text(encoding="utf-8").splitlines())
 
-    stop("answering", signal.SIGINT, lambda: holds(rollouts, "\n"))
+    stop("answering", signal.SIGINT, lambda: holds(log, "\n"))
     stop("training", signal.SIGTERM, lambda: holds(metrics, "train/loss"), all_at_once=True)
     with Driver(options, runs_dir / "stopped-end.log") as driver:
-        driver.wait_for(lambda: holds(folder / "iter_001" / "rollouts-000.jsonl", "\n"))
+        driver.wait_for(lambda: holds(folder / "iter_001" / "questions.jsonl", "\n"))
         seen.orphans = kill_engine(driver)
         seen.end = finish(driver, folder)
     return seen
@@ -426,7 +423,7 @@ def test_no_process_is_left(stopped: Stopped) -> None:
 
 def test_it_was_in_the_middle(stopped: Stopped, undisturbed: Told) -> None:
     """Else the other tests say nothing."""
-    total = len(undisturbed.run.lines("iter_000/rollouts-000.jsonl"))
+    total = len(undisturbed.run.lines("iter_000/questions.jsonl"))
     assert 0 < stopped.committed["answering"] < total == stopped.committed["training"]
     entries = stopped.end.lines("ledger.jsonl")
     assert [entry["stage"] for entry in entries].count("open") == 3
@@ -465,9 +462,8 @@ def test_it_resumes_and_ends_as_if_undisturbed(stopped: Stopped, undisturbed: To
     run = stopped.end
     assert run.code == 0, run.output
     assert run.left == []
-    files = ("rollouts-000.jsonl", "annotations-000.jsonl", "pairs.jsonl")
-    names = [f"iter_{i:03d}/{name}" for i in (0, 1) for name in files]
-    for name in [*names, "eval_000/heldout-rollouts.jsonl", "eval_001/heldout-rollouts.jsonl"]:
+    folders = ("iter_000/", "iter_001/", "eval_000/heldout-", "eval_001/heldout-")
+    for name in [f"{folder}questions.jsonl" for folder in folders]:
         ours, theirs = ((each.folder / name).read_bytes() for each in (run, undisturbed.run))
         assert sorted(ours.splitlines()) == sorted(theirs.splitlines()), name
     for iteration in (0, 1):

@@ -46,8 +46,8 @@ def test_labels_are_the_judges(anah_run: Run) -> None:
     fact = turns.read(turns.TEMPLATES / "anah.yaml", turns.ANAH)["en"][turns.FACT]
     labels = {"Consistent": NO_HALLUCINATION, "Contradictory": CONTRADICTORY}
     seen = set()
-    rollouts = anah_run.lines("iter_000/rollouts-000.jsonl")
-    for rollout, annotation in zip(rollouts, anah_run.lines("iter_000/annotations-000.jsonl"), strict=True):
+    rollouts, annotations = (anah_run.parts("iter_000/", part) for part in ("rollouts", "annotations"))
+    for rollout, annotation in zip(rollouts, annotations, strict=True):
         question = by_id[rollout["question_id"]]
         for sentence in annotation["sentences"]:
             text = rollout["text"][sentence["start"] : sentence["end"]]

@@ -24,8 +24,8 @@ def test_every_answer_is_committed_once(bundled_model: Path, tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    lines = (tmp_path / "run/iter_000/rollouts-000.jsonl").read_text().splitlines()
-    answers = [(row["question_id"], row["sample"]) for row in map(json.loads, lines)]
+    lines = (tmp_path / "run/iter_000/questions.jsonl").read_text().splitlines()
+    answers = [(row["question_id"], row["sample"]) for line in lines for row in json.loads(line)["rollouts"]]
     assert found["answers"] == len(answers) == len(set(answers)) == 480
     # 60 questions of 0.1 s, give or take a fifth, over 24 slots.
     assert found["ideal_s"] > 60 * 0.08 / 24 and 0 <= found["lost"] < 1

@@ -15,12 +15,7 @@ from local_cluster import LocalCluster
 
 pytestmark = pytest.mark.timeout(3600)
 ON_TWO_NODES = {"rollout__num_engines": 2, "train__num_ranks": 2, "cluster__threads": 1, "run__iterations": 1}
-FILES = (
-    "iter_000/rollouts-000.jsonl",
-    "iter_000/annotations-000.jsonl",
-    "iter_000/pairs.jsonl",
-    "eval_000/heldout-rollouts.jsonl",
-)
+FILES = ("iter_000/questions.jsonl", "eval_000/heldout-questions.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,7 @@ from maskdpo_ray.annotation.replay import ReplayAnnotator
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.formats import WRITERS
 from maskdpo_ray.data.formats.preference import Answer, Preference
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Rollout, Sentence
-from maskdpo_ray.store.ledger import encode_line
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Rollout, Sentence, encode_line
 
 # Worker processes don't have tests/ on their path: the fakes travel to them by value.
 for module in (fakes, fake_engine, fake_rank):
@@ -122,7 +121,7 @@ def test_evaluate(
     evaluate.main(call)
     notes = [json.loads(line) for line in (tmp_path / "engine.jsonl").read_text().splitlines()]
     assert len([note for note in notes if note["event"] == "generate"]) == 3
-    given = str(tmp_path / "base/eval_000/heldout-rollouts.jsonl")
+    given = str(tmp_path / "base/eval_000/heldout-questions.jsonl")
     evaluate.main([given, *options, "--against", str(tmp_path / "base")])
     assert cluster_of_all.actors_left() == []
     for name in ("heldout.json", "heldout-judged.json"):

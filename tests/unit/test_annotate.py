@@ -14,8 +14,17 @@ from fakes import RIGHT, WRONG, Events, FakeAnnotators, Stopped
 from maskdpo_ray import annotate
 from maskdpo_ray.annotation.replay import LabelledAnswer, ReplayAnnotator
 from maskdpo_ray.errors import ClusterError, DataError, UserError
-from maskdpo_ray.records import Answered, Failed, Labelled, PreferencePair, Question, Rollout, ScoredAnswer, from_json
-from maskdpo_ray.store.ledger import encode_line
+from maskdpo_ray.records import (
+    Answered,
+    Failed,
+    Labelled,
+    PreferencePair,
+    Question,
+    Rollout,
+    ScoredAnswer,
+    encode_line,
+    from_json,
+)
 
 FACTS = {"table": "countries", "entity": "Rwanda"}
 TEXTS = {"q0": (RIGHT, WRONG, RIGHT), "q1": (f"{RIGHT} {WRONG}", WRONG), "q2": (WRONG,)}
@@ -245,7 +254,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
         ["--annotation.options", TABLES],
         "annotation.options.tables.a: expected the file as ",
     ),
-    "damaged": (damaged, [], "labels.jsonl:1: missing field 'sentences' in the labelled answer"),
+    "damaged": (damaged, [], "labels.jsonl:1: missing field 'text' in the labelled answer"),
     "no Unicode": (
         lambda folder: label(folder) and replaced("labels.jsonl", '{"question_id": "q0", "text": "\\ud800"}\n')(folder),
         [],

@@ -22,12 +22,11 @@ from maskdpo_ray.evaluation import metrics as evaluation
 from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.loop import Loop
 from maskdpo_ray.models.folder import ModelFolder
-from maskdpo_ray.records import to_json
+from maskdpo_ray.records import encode_line, to_json
 from maskdpo_ray.report import tables
 from maskdpo_ray.stages import preflight
 from maskdpo_ray.store import run_folder as own_folder
 from maskdpo_ray.store.files import read_json
-from maskdpo_ray.store.ledger import encode_line
 from maskdpo_ray.store.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("once")
@@ -129,7 +128,7 @@ def test_answers_of_a_file_have_the_figures_of_the_run_that_gave_them(folder: Pa
     assert results(folder / "eval/eval_000") == results(loop / "eval_001")
     assert [entry["replications"] for entry in summary["evaluations"]["heldout"]] == [2]
     with own_folder.open_run(job.config) as (run_folder, _):
-        assert {rollout.policy_version for rollout, _ in run_folder.answers(0, "heldout")} == {0}
+        assert {rollout.policy_version for rollout, _ in run_folder.evaluated(0, "heldout").answers()} == {0}
 
 
 TEXTS = {"h1": (RIGHT, WRONG, RIGHT), "h0": (f"{RIGHT} {WRONG}", WRONG, RIGHT)}
@@ -151,7 +150,7 @@ def test_texts_alone(folder: Path, once: ModelFolder) -> None:
     }
     run(job)
     with own_folder.open_run(job.config) as (run_folder, _):
-        found = {(r.question_id, r.sample): r for r, _ in run_folder.answers(0, "heldout")}
+        found = {(r.question_id, r.sample): r for r, _ in run_folder.evaluated(0, "heldout").answers()}
     assert {key: rollout.text for key, rollout in found.items()} == {
         (name, i): text for name, texts in TEXTS.items() for i, text in enumerate(texts)
     }

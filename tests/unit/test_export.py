@@ -21,15 +21,16 @@ from maskdpo_ray.records import (
     CONTRADICTORY,
     NO_HALLUCINATION,
     Annotation,
+    CommittedQuestion,
     DropReason,
     PairsSummary,
     PreferencePair,
     Rollout,
     Sentence,
+    encode_line,
     from_json,
 )
 from maskdpo_ray.stages.preflight import Prepared
-from maskdpo_ray.store.ledger import encode_line
 
 ASKED = ("q0", "q1", "q2")
 FACTS = {"table": "countries", "entity": "Rwanda"}
@@ -200,16 +201,21 @@ def test_labels_may_come_by_text(folder: Path) -> None:
 
 @pytest.fixture
 def run_folder(folder: Path) -> Path:
-    """Pairs of q0 and q1, as a file and as a run: complete in two iterations, under way in a third."""
+    """Pairs of q0 and q1, as a file and as a run with q2: complete in two iterations, under way in a third."""
     rollouts = [from_json(Rollout, value) for value in lines_of(folder / "rollouts.jsonl")]
     annotations = [from_json(Annotation, value) for value in lines_of(folder / "annotations.jsonl")]
     answers = [scored(r, a) for r, a in zip(rollouts, annotations, strict=True)]
     made = [PreferencePair(f"q{i}", f"t-q{i}", (1,), answers[2 * i], answers[2 * i + 1], 0) for i in range(2)]
     write(folder / "pairs.jsonl", made)
+    outcomes = (*made, "same_score")
+    committed = [
+        CommittedQuestion.of(f"q{i}", rollouts[2 * i : 2 * i + 2], annotations[2 * i : 2 * i + 2], outcome)
+        for i, outcome in enumerate(outcomes)
+    ]
     for iteration in range(3):
         iteration_dir = folder / f"iter_{iteration:03d}"
         iteration_dir.mkdir()
-        write(iteration_dir / "pairs.jsonl", made)
+        write(iteration_dir / "questions.jsonl", committed)
         if iteration < 2:
             write(iteration_dir / "pairs-summary.json", [PairsSummary(3, 2, {"same_score": 1}, {})])
     return folder
@@ -232,6 +238,38 @@ def asked(folder: Path) -> list[str]:
     return ["--questions", str(folder / "questions.jsonl")]
 
 
+def test_questions_of_a_run_are_pairs_and_answers_with_labels(run_folder: Path) -> None:
+    """Every command that takes pairs, or answers and labels, takes the file of a run that has both."""
+    log, files = run_folder / "iter_000/questions.jsonl", [run_folder / name for name in ("a.jsonl", "b.jsonl")]
+    for source, output in zip((log, run_folder / "pairs.jsonl"), files, strict=True):
+        export.main([str(source), "--to", "trl", "-o", str(output), *asked(run_folder)])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    make_pairs(run_folder, "--force")
+    expected = (run_folder / "pairs.jsonl").read_bytes()
+    config = ["--config", str(run_folder / "config.yaml")]
+    for sources in ([str(log)], [str(log), str(log)], [str(run_folder / "rollouts.jsonl"), str(log)]):
+        pairs.main([*config, "--force", *sources, "-o", str(run_folder / "pairs.jsonl")])
+        assert (run_folder / "pairs.jsonl").read_bytes() == expected
+    with pytest.raises(DataError, match="rollouts.jsonl:1: expected a question of a run, or a file of labels"):
+        pairs.main([*config, str(run_folder / "rollouts.jsonl"), "-o", str(run_folder / "p.jsonl")])
+
+
+def test_a_damaged_question_is_dropped_by_reason(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = run_folder / "iter_000/questions.jsonl"
+    changed(lambda v: v[2].update(annotations=[]), "iter_000/questions.jsonl")(run_folder)
+    more = ["--config", str(run_folder / "config.yaml"), "--data.max_dropped", "0.5"]
+    pairs.main([*more, str(log), "-o", str(run_folder / "p.jsonl")])
+    assert len(lines_of(run_folder / "p.jsonl")) == 2
+    assert "dropped 1 invalid_field: " in capsys.readouterr().out
+
+
+def test_a_run_of_another_version_is_refused(run_folder: Path) -> None:
+    opened = {"stage": "open", "time": 1.0, "schema": 1, "pid": 1, "host": "h", "versions": {}, "changed": {}}
+    write(run_folder / "ledger.jsonl", [opened])
+    with pytest.raises(UserError, match="schema: expected 2, got 1: a run folder of an earlier version"):
+        export.main([str(run_folder), "--to", "trl", "-o", str(run_folder / "out")])
+
+
 def test_export_of_a_run_takes_what_is_complete(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = run_folder / "out.jsonl"
     export.main([str(run_folder), "--to", "trl", "-o", str(output)])
@@ -244,9 +282,9 @@ def test_export_of_a_run_takes_what_is_complete(run_folder: Path, capsys: pytest
 BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
     "there already": (["{}", "-o", "{}/held-out.jsonl"], DataError, "held-out.jsonl: expected no such file yet, got"),
     "its pairs": (
-        ["{}", "-o", "{}/iter_000/pairs.jsonl", "--force"],
+        ["{}", "-o", "{}/iter_000/questions.jsonl", "--force"],
         DataError,
-        "/iter_000/pairs.jsonl, which is read",
+        "/iter_000/questions.jsonl, which is read",
     ),
     "its questions": (["{}", "-o", "{}/questions.jsonl", "--force"], DataError, "/questions.jsonl, which is read"),
     "a folder": (["{}", "-o", "{}", "--force"], DataError, "expected a file to write, got a folder"),
@@ -257,7 +295,7 @@ BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
     "no pairs": (
         ["{}/rollouts.jsonl", "-o", "{}/out", "--questions", "{}/questions.jsonl"],
         DataError,
-        "rollouts.jsonl:1: unknown field 'blocks' in the preference pair",
+        "rollouts.jsonl:1: unknown field 'sample' in the preference pair",
     ),
     "other questions": (
         ["{}/pairs.jsonl", "-o", "{}/out", "--questions", "{}/held-out.jsonl"],
@@ -305,16 +343,18 @@ def test_bad_exports_are_refused_and_leave_nothing(
 
 
 BAD_CONTENTS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
-    "lost": (lambda v: v.pop(), "pairs.jsonl: expected 2 pairs, as pairs-summary.json beside it says, got 1"),
-    "twice": (lambda v: v.__setitem__(1, v[0]), "pairs.jsonl:2: expected each pair once, got that of "),
-    "topic": (lambda v: v[1].update(topic="x"), "pairs.jsonl:2: topic: expected 't-q1', its question's, got 'x'"),
-    "score": (lambda v: v[1]["chosen"].update(score=None), "pairs.jsonl:2: chosen: score: expected 1.0, which its"),
+    "lost": (lambda v: v.pop(0), "questions.jsonl: expected 2 pairs, as pairs-summary.json beside it says, got 1"),
+    "twice": (lambda v: v.__setitem__(1, v[0]), "questions.jsonl:2: expected each pair once, got that of "),
+    "topic": (lambda v: v[1]["pair"].update(topic="x"), "questions.jsonl:2: topic: expected 't-q1', its question's, "),
+    "score": (lambda v: v[1]["pair"].update(chosen_score=None), "questions.jsonl:2: chosen: score: expected 1.0, "),
+    "answers": (lambda v: v[1]["pair"].update(chosen=7), "questions.jsonl:2: question 'q1': pair: expected one answer"),
+    "labels": (lambda v: v[1]["annotations"].pop(), "questions.jsonl:2: question 'q1': rollouts and annotations"),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_CONTENTS.values(), ids=BAD_CONTENTS.keys())
 def test_damaged_pairs_are_not_exported(run_folder: Path, change: Callable[[list[Any]], Any], message: str) -> None:
-    changed(change, "iter_001/pairs.jsonl")(run_folder)
+    changed(change, "iter_001/questions.jsonl")(run_folder)
     before = set(run_folder.iterdir())
     with pytest.raises(DataError) as caught:
         export.main([str(run_folder), "--to", "trl", "-o", str(run_folder / "out")])

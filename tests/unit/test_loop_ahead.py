@@ -17,6 +17,7 @@ from fakes import Events, Stopped
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.records import Answered, Failed, Question
 from maskdpo_ray.stages.protocols import ActorGroups
+from maskdpo_ray.store.question_log import log_path
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -105,7 +106,7 @@ def test_engines_and_ranks_work_at_the_same_time(tmp_path: Path) -> None:
                 for metrics in super().train(*arguments):
                     is_training.set()
                     assert engines.answered.wait(WAIT_S)
-                    seen.append(("iter_001", "a") in committed(tmp_path))
+                    seen.append((log_path(1), "a") in committed(tmp_path))
                     yield metrics
 
         return replace(fakes.groups(config, events, shuffle), engines=engines, trainer=Trainer(config, events))
@@ -147,7 +148,7 @@ def test_stopped_between_training_and_the_rest_of_the_answers(whole: tuple[Path,
 
     with pytest.raises(Stopped):
         run_ahead(tmp_path, groups_of=groups_of)
-    kept = {name for log, name in committed(tmp_path) if log == "iter_001"}
+    kept = {name for log, name in committed(tmp_path) if log == log_path(1)}
     assert len(kept) == 3
     resumed = run_ahead(tmp_path)
     assert [event[1] for event in resumed.of("load")] == [0, 1, 2, 3]

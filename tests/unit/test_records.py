@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -21,10 +20,11 @@ from maskdpo_ray.records import (
     Rollout,
     ScoredAnswer,
     Sentence,
+    encode_line,
+    encode_record,
     from_json,
     to_json,
 )
-from maskdpo_ray.store.ledger import encode_line, encode_record
 
 text = st.text(max_size=20)
 unit = st.floats(0, 1)
@@ -101,12 +101,12 @@ def test_whole_numbers_are_read_as_floats_where_a_float_is_meant():
     assert read.confidence == 1.0 and type(read.confidence) is float
 
 
-ROLLOUT = asdict(Rollout("q", 0, (1, 2), "a", "stop", 0))
+ROLLOUT = to_json(Rollout("q", 0, (1, 2), "a", "stop", 0))
 REFUSED = {
     "not an object": (Rollout, [1], "expected an object with the fields of the rollout, got list [1]"),
     "unknown": (Rollout, {**ROLLOUT, "extra": 1}, "unknown field 'extra' in the rollout; known: question_id, "),
     "missing": (Rollout, {k: v for k, v in ROLLOUT.items() if k != "text"}, "missing field 'text' in the rollout"),
-    "two words": (ScoredAnswer, {}, "missing field 'annotation' in the scored answer"),
+    "two words": (ScoredAnswer, {}, "missing field 'rollout' in the scored answer"),
     "type": (Rollout, {**ROLLOUT, "sample": "0"}, "field 'sample': expected int, got str '0'"),
     "bool for int": (Rollout, {**ROLLOUT, "sample": True}, "field 'sample': expected int, got bool True"),
     "float for int": (Rollout, {**ROLLOUT, "sample": 0.0}, "field 'sample': expected int, got float 0.0"),
@@ -116,12 +116,12 @@ REFUSED = {
     "bool for float": (
         Sentence,
         {"start": 0, "end": 1, "label": "no_fact", "confidence": True},
-        "field 'confidence': expected float, got bool True",
+        "field 'confidence': expected float or null, got bool True",
     ),
     "list for object": (
         Question,
         {"id": "a", "topic": "t", "prompt": [], "facts": []},
-        "field 'facts': expected an object, got list []",
+        "field 'facts': expected an object or null, got list []",
     ),
     "in a message": (
         Question,
@@ -131,7 +131,7 @@ REFUSED = {
     "nested": (
         Annotation,
         {"question_id": "a", "sample": 0, "sentences": [{"start": 0, "end": 1}]},
-        "missing field 'label' in the sentence",
+        "field 'sentences[0]': missing field 'label'",
     ),
     "long values are cut": (Rollout, {**ROLLOUT, "sample": "x" * 500}, "'" + "x" * 56 + "..."),
 }

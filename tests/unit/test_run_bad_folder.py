@@ -64,18 +64,25 @@ CASES: dict[str, Case] = {
     "no ledger": (
         write(LEDGER, ""),
         ASK,
-        f"{{}}/{LEDGER}: expected a line for each committed question, got none for 1 that are on disk, first 'a' of "
-        "iter_000; restore the ledger or choose another run.name",
+        f"{{}}/{LEDGER}: expected a line of the run's beginning, as iter_000/questions.jsonl holds answers, got none; "
+        "restore the ledger or choose another run.name",
     ),
     "a ledger of a newer version": (
         line(0, schema=9),
         ASK,
-        f"{{}}/{LEDGER}, line 1: schema: expected at most 1, got 9; a newer version wrote this folder",
+        f"{{}}/{LEDGER}, line 1: schema: expected 2, got 9: a run folder of a newer version, which this version does "
+        "not read",
+    ),
+    "a ledger of an earlier version": (
+        line(0, schema=1),
+        ASK,
+        f"{{}}/{LEDGER}, line 1: schema: expected 2, got 1: a run folder of an earlier version, which this version "
+        "does not read",
     ),
     "a ledger that leads elsewhere": (
-        line(2, log="../../elsewhere"),
+        line(2, logs={"../../elsewhere": {"bytes": 1, "sha256": "", "counts": {}}}),
         ASK,
-        f"{{}}/{LEDGER}, line 3: log: expected iter_000, eval_000/heldout or the like, got '../../elsewhere'",
+        f"{{}}/{LEDGER}, line 3: logs: expected paths within the run folder, got '../../elsewhere'",
     ),
     "no config": (
         write("runs/r/config.yaml", "run: ["),
@@ -92,8 +99,7 @@ def begun(good_folder: Path) -> Path:
     prepared = preflight.check(config)
     with OPEN("runs/r", cli.resolved(config), {}) as folder:
         folder.begin(weights.publish("model", 0), {"train": prepared.train, **prepared.evaluation})
-        folder.commit_question(0, "a", (), (), "same_score")
-        (folder.path / "iter_000" / "rollouts-000.jsonl").write_text('{"question_id": "a"}\n')
+        folder.questions(0).commit("a", (), (), "same_score")
         shutil.copytree("model", folder.policy_dir(0))
         folder.finish("train", 0, [folder.policy_dir(0)], checksum="c")
     return good_folder

@@ -16,8 +16,8 @@ from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import ConfigError, DataError, RecordError
+from maskdpo_ray.records import encode_line
 from maskdpo_ray.stages import preflight
-from maskdpo_ray.store.ledger import encode_line
 
 PLAIN = "theirs.jsonl --config config.yaml --mask.policy vanilla --dry_run"
 

@@ -12,10 +12,12 @@ import fakes
 import pytest
 from fake_run import ITERATIONS, ORDINARY, metrics_of, results
 from fakes import Events, Stopped
+from msgspec import structs
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ClusterError, DataError
 from maskdpo_ray.report import summary
+from maskdpo_ray.store.question_log import log_path, read_questions
 from maskdpo_ray.store.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -43,17 +45,17 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, bool], None]:
     return bear
 
 
-def failed_units(path: Path) -> list[tuple[str, str, str, str]]:
-    ledger = [json.loads(line) for line in (path / "run/ledger.jsonl").read_text().splitlines()]
-    units = [entry for entry in ledger if entry["stage"] == "question" and entry["error"]]
-    return [(unit["log"], unit["question_id"], unit["drop"], unit["error"]) for unit in units]
+def failed_units(path: Path) -> list[tuple[str, str, str | None, str]]:
+    run = path / "run"
+    logs = [(str(log.relative_to(run)), read_questions(log)) for log in run.glob("*_*/*questions.jsonl")]
+    return [(name, each.question_id, each.drop, each.error) for name, log in logs for each in log if each.error]
 
 
 def test_committed_with_the_error_and_counted(tmp_path: Path) -> None:
     fake_run.run(tmp_path, names=NAMES)
     error = "rollout engine 0: no answer to failed/"
-    expected = [(f"iter_{i:03d}", "failed/x", "failed", f"{error}x") for i in range(ITERATIONS)]
-    expected += [(f"eval_{v:03d}/heldout", "failed/h3", "failed", f"{error}h3") for v in range(ITERATIONS + 1)]
+    expected = [(log_path(i), "failed/x", "failed", f"{error}x") for i in range(ITERATIONS)]
+    expected += [(log_path(v, "heldout"), "failed/h3", "failed", f"{error}h3") for v in range(ITERATIONS + 1)]
     assert sorted(failed_units(tmp_path)) == sorted(expected)
     pairs = json.loads((tmp_path / "run/iter_000/pairs-summary.json").read_text())
     assert (pairs["questions"], pairs["pairs"], pairs["drops"]) == (6, 5, {"failed": 1})
@@ -88,9 +90,9 @@ def test_a_topic_goes_with_its_question(tmp_path: Path, monkeypatch: pytest.Monk
         fakes,
         "question",
         lambda name: (
-            replace(ask(name), topic="A")
+            structs.replace(ask(name), topic="A")
             if name == "h2"
-            else replace(ask(name), topic="a")
+            else structs.replace(ask(name), topic="a")
             if name == "failed/h3"
             else ask(name)
         ),
@@ -130,7 +132,7 @@ def test_goes_on_without_asking_again(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         fake_run.run(tmp_path / "stopped", Events(stop_at=40), names=NAMES)
     kept = fake_run.committed(tmp_path / "stopped")
-    assert ("iter_000", "failed/x") in kept
+    assert (log_path(0), "failed/x") in kept
     resumed = fake_run.run(tmp_path / "stopped", names=NAMES)
     asked = {(fake_run.log_name(purpose, version), name) for _, purpose, version, name in resumed.of("answer")}
     assert not asked & kept
@@ -163,7 +165,7 @@ def test_too_many_held_out_ones_are_tried_again(
     assert failed_units(tmp_path) == []
     lenient(1.0)
     fake_run.run(tmp_path)
-    assert {unit[1] for unit in failed_units(tmp_path) if unit[0] == "eval_000/heldout"} == set(failing)
+    assert {unit[1] for unit in failed_units(tmp_path) if unit[0] == log_path(0, "heldout")} == set(failing)
 
 
 @pytest.mark.parametrize(
@@ -188,16 +190,16 @@ def test_survives_in_the_folder(tmp_path: Path) -> None:
 
     path = tmp_path / "run"
     with RunFolder.open(path, CONFIG, VERSIONS) as folder:
-        folder.commit_question(0, "q0", *unit("q0"))
-        folder.set_aside_question(0, "x", "annotation actor 0: no memory")
-        folder.commit_question(0, "q1", *unit("q1"))
-        folder.set_aside_answers(0, "heldout", "y", "gone")
-    with (path / "iter_000/rollouts-000.jsonl").open("ab") as file:
+        folder.questions(0).commit("q0", *unit("q0"))
+        folder.questions(0).set_aside("x", "annotation actor 0: no memory")
+        folder.questions(0).commit("q1", *unit("q1"))
+        folder.evaluated(0, "heldout").set_aside("y", "gone")
+    with (path / log_path(0)).open("ab") as file:
         file.write(b'{"question_id": "q3"')
     with RunFolder.open(path, CONFIG, VERSIONS) as folder:
-        assert folder.committed_questions(0) == {"q0", "x", "q1"}
-        assert folder.errors(0) == {"x": "annotation actor 0: no memory"}
-        assert folder.drops(0) == {"failed": 1}
-        assert [pair.question_id for pair in folder.pairs(0)] == ["q0", "q1"]
-        assert folder.evaluation_errors(0, "heldout") == {"y": "gone"}
-        assert list(folder.answers(0, "heldout")) == []
+        assert folder.questions(0).question_ids == {"q0", "x", "q1"}
+        assert folder.questions(0).errors() == {"x": "annotation actor 0: no memory"}
+        assert folder.questions(0).drops() == {"failed": 1}
+        assert [pair.question_id for pair in folder.questions(0).pairs()] == ["q0", "q1"]
+        assert folder.evaluated(0, "heldout").errors() == {"y": "gone"}
+        assert list(folder.evaluated(0, "heldout").answers()) == []

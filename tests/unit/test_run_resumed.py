@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import bad_input
 import pytest
 import yaml
+from msgspec.structs import replace
 from test_preflight import base_config
 from test_run_folder import CONFIG, open_folder
 from transformers.utils import chat_template_utils
@@ -89,16 +89,6 @@ def test_other_questions_are_refused(copy, split, others):
     assert (copy / "ledger.jsonl").read_bytes().startswith(ledger)
 
 
-def test_a_run_of_an_earlier_version_goes_on(copy):
-    ledger = copy / "ledger.jsonl"
-    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
-    for line in lines:
-        line.get("facts", {}).pop("questions", None)
-    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for attempt in (check, begin):
-        attempt(copy, {**SPLITS, "train": [asked("other")]})
-
-
 @pytest.mark.parametrize("change", [lambda file: edit(file), lambda file: file.unlink()])
 def test_another_tokenizer_or_template_is_refused(tmp_path, change):
     model = tmp_path / "model"
@@ -166,12 +156,6 @@ def test_changed_files_of_the_options_are_refused(tmp_path, name, option, change
     with RunFolder.open(path, config, {}) as folder, pytest.raises(RunFolderError) as caught:
         folder.begin(INITIAL, SPLITS)
     assert str(caught.value).startswith(expected)
-    ledger = path / "ledger.jsonl"
-    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
-    for line in lines:
-        line.get("facts", {}).pop("named_files", None)  # as earlier versions began
-    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    attempts()
 
 
 def test_built_in_questions_have_a_checksum(tmp_path):

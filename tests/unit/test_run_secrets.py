@@ -20,7 +20,7 @@ from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.schema import AnnotationConfig, ClusterConfig, Config, LoggerConfig
 from maskdpo_ray.errors import AnnotatorError, DataError, UserError
 from maskdpo_ray.loop import Loop
-from maskdpo_ray.records import Question
+from maskdpo_ray.records import Question, encode_line
 from maskdpo_ray.report import comparison, summary
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
@@ -111,8 +111,8 @@ def test_summaries_steer_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert is_tame(summary.render(built)) and "\\x1b]0;owned" in summary.render(built)
     config = 'run: {name: r, seed: 3}\neval: {bootstrap_samples: 100}\nmask: {policy: mask_dpo, eos: "\\x1b[2J"}\n'
     (folder / "config.yaml").write_text(config)
-    (folder / "summary.json").write_bytes(summary.encode_line(summary.build(folder)))
-    (folder / "iter_000" / "pairs.jsonl").touch()
+    (folder / "summary.json").write_bytes(encode_line(summary.build(folder)))
+    (folder / "iter_000" / "questions.jsonl").touch()
     comparison.main([str(folder)])
     said = capsys.readouterr().out
     assert is_tame(said) and "EOS \\x1b" in said

@@ -23,9 +23,8 @@ from maskdpo_ray.models.folder import ModelFolder
 from maskdpo_ray.pairing import examples
 from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.pairing.pair_files import to_pair
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Policy, Question, Sentence, to_json
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Policy, Question, Sentence, encode_line, to_json
 from maskdpo_ray.store import run_folder as own_folder
-from maskdpo_ray.store.ledger import encode_line
 
 pytestmark = pytest.mark.usefixtures("once")
 RIGHT, WRONG = NO_HALLUCINATION, CONTRADICTORY

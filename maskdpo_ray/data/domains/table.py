@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from maskdpo_ray.records import Record
 
 NAME = "name"
 """Shape of a kind whose values are names, written with a capital letter ("Kigali")."""
@@ -15,8 +16,7 @@ ENTITY = "entity"
 """Shape of a kind whose values are other entities of the table ("Uganda" as a neighbour)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Record):
     """One value of a kind, such as `Value("Rwandan franc", ("RWF", "franc"))`.
 
     Two values may share an alias: a sentence that says "franc" then names either of them.
@@ -26,8 +26,7 @@ class Value:
     aliases: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Record):
     """One kind of fact, and how a sentence that states one is recognised."""
 
     name: str
@@ -47,22 +46,20 @@ class Kind:
     shape: str = NAME
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
+class Entity(Record):
     """Subject of answers: a country, an element."""
 
     name: str
     aliases: tuple[str, ...] = ()
     adjectives: tuple[str, ...] = ()
     """"Rwandan": tells that "Burundian franc" is not any franc."""
-    facts: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    facts: Mapping[str, tuple[Value, ...]] = {}
     """Kind name -> accepted values. A kind that is absent or empty is not known and never matches."""
     place: tuple[float, float] | None = None
     """Degrees north and east of its centre, to check claims such as "to the north"."""
 
 
-@dataclass(frozen=True, slots=True)
-class FactTable:
+class FactTable(Record):
     """Everything that the annotator knows of a domain."""
 
     name: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from maskdpo_ray.data import jsonl
 from maskdpo_ray.data.domains.table import ENTITY, NAME, NUMBER, WORDS, Entity, FactTable, Kind, Value

@@ -31,12 +31,12 @@ from maskdpo_ray.records import (
     SUPPORTED,
     UNVERIFIABLE,
     Question,
+    Record,
     Rollout,
 )
 
 
-@dataclass(frozen=True)
-class HandLabel:
+class HandLabel(Record):
     """One line of a file: a sentence of an answer, labelled by hand."""
 
     split: str

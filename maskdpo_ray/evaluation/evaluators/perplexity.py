@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from maskdpo_ray.annotation import replies
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, shown

@@ -118,7 +118,7 @@ def test_labels_that_annotate_goes_on_with(tmp_path: Path) -> None:
         return LabelsFile(path, AnnotationConfig(), force=False, inputs=()).num_answers
 
     by, labels = tmp_path / "labels.annotator.json", tmp_path / "labels"
-    by.write_text(bad_input.lines({"annotator": "facts", "options": {}}))
+    by.write_text(bad_input.lines({"annotator": "facts", "options": {}, "files": {}}))
     good = bad_input.lines(LINE).encode()
     fuzz.check(fuzz.from_file(labels, read), good)
     labels.write_bytes(good)

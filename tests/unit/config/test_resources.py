@@ -18,7 +18,8 @@ from maskdpo_ray.config.schema import (
 )
 from maskdpo_ray.errors import ClusterError
 from maskdpo_ray.stages.preflight import describe
-from maskdpo_ray.store.ledger import Entry, Finished, Rewind, Unit
+from maskdpo_ray.store.ledger import Entry, Finished, Sealed
+from maskdpo_ray.store.question_log import log_path
 
 MODEL = ModelConfig(model_name_or_path="model")
 CPU = Config(
@@ -121,19 +122,22 @@ def test_description(tmp_path: Path) -> None:
     assert "rollout engines: 2, CPUs for each: 1, GPUs: 2" in describe(Plan(GPU), 1, {}, tmp_path)
 
 
-def test_description_of_a_resumed_run() -> None:
-    def finished(stage: str, iteration: int) -> Finished:
-        return Finished(stage=stage, iteration=iteration, finished=1.0, facts={}, files={})
+def test_description_of_a_resumed_run(tmp_path: Path) -> None:
+    def finished(stage: str, iteration: int, **sealed: int) -> Finished:
+        logs = {log_path(0, split): Sealed(size, "", {}) for split, size in sealed.items()}
+        return Finished(stage=stage, iteration=iteration, finished=1.0, facts={}, files={}, logs=logs)
 
-    def unit(log: str) -> Unit:
-        return Unit(log=log, question_id="q", count=1, drop=None, end={}, bytes=0, sha256="")
+    def commit(log: str, count: int) -> None:
+        (tmp_path / log).parent.mkdir(exist_ok=True)
+        (tmp_path / log).write_text('{"question_id": "q"}\n' * count)
 
     def last(*entries: Entry) -> str:
-        return describe(Plan(CPU), 1, {"heldout": 1}, Path("runs/r"), entries).splitlines()[-1]
+        return describe(Plan(CPU), 1, {"heldout": 1}, tmp_path, entries).splitlines()[-1]
 
-    done = (finished("begin", 0), unit("eval_000/heldout"), finished("evaluate-heldout", 0))
-    assert "resumed" not in last(*done[:1])
-    assert last(*done[:2]) == "  resumed: runs/r holds 1 questions of eval_000/heldout"
-    assert last(*done) == "  resumed: runs/r holds evaluate-heldout 0"
-    under_way = (unit("iter_000"), unit("iter_000"), Rewind(log="iter_000", keep=1), unit("iter_000"))
-    assert last(*done, *under_way) == "  resumed: runs/r holds evaluate-heldout 0, 2 questions of iter_000"
+    assert "resumed" not in last(finished("begin", 0))
+    commit(log_path(0, "heldout"), 1)
+    assert last(finished("begin", 0)) == f"  resumed: {tmp_path} holds 1 questions of eval_000/heldout"
+    done = (finished("begin", 0), finished("evaluate-heldout", 0, heldout=3))
+    assert last(*done) == f"  resumed: {tmp_path} holds evaluate-heldout 0"
+    commit(log_path(0), 2)
+    assert last(*done) == f"  resumed: {tmp_path} holds evaluate-heldout 0, 2 questions of iter_000"

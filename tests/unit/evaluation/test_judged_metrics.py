@@ -1,10 +1,10 @@
 """A second evaluator's statistics: closed forms, and the length penalty of Min et al. 2023."""
 
 import json
-from dataclasses import replace
 from math import exp, inf
 
 import pytest
+from msgspec.structs import replace
 
 from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.evaluation.judged_metrics import LANGUAGE_METRICS, METRICS, JudgedEvaluation, evaluate, perplexity

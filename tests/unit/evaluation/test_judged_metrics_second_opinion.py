@@ -15,6 +15,7 @@ import pytest
 import test_summary
 from fake_run import ITERATIONS, results
 from fakes import Events, Stopped
+from msgspec import structs
 from test_preflight import base_config
 from test_run_folder import CONFIG, VERSIONS, unit
 from test_summary import FULL, QUESTIONS, make
@@ -25,9 +26,10 @@ from maskdpo_ray.config.schema import ClusterConfig, Config, EvalConfig, ModelCo
 from maskdpo_ray.errors import ConfigError, DataError, EvaluatorError, RunFolderError
 from maskdpo_ray.evaluation import judged_metrics
 from maskdpo_ray.evaluation.evaluators import protocol
-from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal, to_json
+from maskdpo_ray.records import JudgedFact, Judgement, Question, Rollout, Surprisal, encode_line, to_json
 from maskdpo_ray.report.summary import build, render
 from maskdpo_ray.stages import preflight
+from maskdpo_ray.store.question_log import log_path
 from maskdpo_ray.store.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -61,7 +63,15 @@ def test_held_out_answers_are_judged_and_the_rest_is_as_without(
     monkeypatch.undo()
     fake_run.run(tmp_path / "without")
     without = results(tmp_path / "without")
-    assert {name: value for name, value in found.items() if "judge" not in name} == without
+    found = {name: value for name, value in found.items() if "judge" not in name}
+    for version in range(ITERATIONS + 1):
+        for split in ("heldout", "transfer"):
+            lines = [json.loads(line) for line in found[log_path(version, split)]]
+            assert all(len(line["judgements"]) == len(line["rollouts"]) for line in lines)
+            found[log_path(version, split)] = [
+                encode_line(line | {"judgements": []}).decode().strip() for line in lines
+            ]
+    assert found == without
 
 
 @pytest.mark.parametrize("stop_at", [2, 3, 4, 9, 30])
@@ -69,7 +79,7 @@ def test_goes_on_after_a_stop_without_judging_twice(tmp_path: Path, stop_at: int
     fake_run.run(tmp_path / "whole")
     with pytest.raises(Stopped):
         fake_run.run(tmp_path / "stopped", Events(stop_at))
-    kept = {name for log, name in fake_run.committed(tmp_path / "stopped") if log == "eval_000/heldout"}
+    kept = {name for log, name in fake_run.committed(tmp_path / "stopped") if log == log_path(0, "heldout")}
     resumed = fake_run.run(tmp_path / "stopped")
     first = [event[1] for event in resumed.of("judge")][: len(fake_run.HELDOUT) - len(kept)]
     assert not kept & set(first)
@@ -84,46 +94,25 @@ def test_judgements_are_part_of_the_unit(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with RunFolder.open(path, JUDGED_CONFIG, VERSIONS) as folder:
         for name in ("h0", "h1"):
-            folder.commit_answers(0, "heldout", name, *unit(name)[:2], judgements(name))
+            folder.evaluated(0, "heldout").commit(name, *unit(name)[:2], judgements=judgements(name))
         for wrong in ([], judgements("h3")[:1], judgements("h4")):
             with pytest.raises(ValueError, match="rollouts and judgements are not of the same answers"):
-                folder.commit_answers(0, "heldout", "h3", *unit("h3")[:2], wrong)
-        assert list(folder.judgements(0, "heldout")) == [*judgements("h0"), *judgements("h1")]
-    file = path / "eval_000/heldout-judgements.jsonl"
+                folder.evaluated(0, "heldout").commit("h3", *unit("h3")[:2], judgements=wrong)
+        assert list(folder.evaluated(0, "heldout").judgements()) == [*judgements("h0"), *judgements("h1")]
+    file = path / "eval_000/heldout-questions.jsonl"
     file.write_bytes(file.read_bytes()[:-5])  # as a power loss may leave it
     with RunFolder.open(path, JUDGED_CONFIG, VERSIONS) as folder:
-        assert folder.committed_answers(0, "heldout") == {"h0"}
-        assert list(folder.judgements(0, "heldout")) == judgements("h0")
-
-
-@pytest.mark.parametrize("size", [None, 0, -1])
-@pytest.mark.parametrize("part", ["rollouts", "annotations", "judgements"])
-def test_cut_files_of_a_finished_evaluation_are_refused(tmp_path: Path, part: str, size: int | None) -> None:
-    path = tmp_path / "run"
-    with RunFolder.open(path, JUDGED_CONFIG, VERSIONS) as folder:
-        for name in ("h0", "h1"):
-            folder.commit_answers(0, "heldout", name, *unit(name)[:2], judgements(name))
-        folder.finish("evaluate-heldout", 0)
-        folder.commit_answers(0, "transfer", "t0", *unit("t0")[:2], judgements("t0"))
-    (path / "eval_000/transfer-rollouts.jsonl").write_bytes(b"")  # of no finished stage: done again
-    RunFolder.check(path, JUDGED_CONFIG)
-    file = path / f"eval_000/heldout-{part}.jsonl"
-    whole = file.stat().st_size
-    file.unlink() if size is None else file.write_bytes(file.read_bytes()[:size])
-    got = 0 if size is None else whole + size if size else 0
-    expected = f"{file}: expected at least the {whole} bytes that a finished stage was built on, got {got}; restore"
-    for attempt in (RunFolder.check, RunFolder.open):
-        with pytest.raises(RunFolderError, match=expected):
-            attempt(path, JUDGED_CONFIG)
+        assert folder.evaluated(0, "heldout").question_ids == {"h0"}
+        assert list(folder.evaluated(0, "heldout").judgements()) == judgements("h0")
 
 
 def test_a_run_without_a_second_evaluator_takes_none_on(tmp_path: Path) -> None:
     """Nor is its log, which has no judgements, taken for a damaged one."""
     path = tmp_path / "run"
     with RunFolder.open(path, CONFIG, VERSIONS) as folder:
-        folder.commit_answers(0, "heldout", "h0", *unit("h0")[:2])
+        folder.evaluated(0, "heldout").commit("h0", *unit("h0")[:2])
         with pytest.raises(ValueError, match="rollouts and judgements"):
-            folder.commit_answers(0, "heldout", "h1", *unit("h1")[:2], judgements("h1"))
+            folder.evaluated(0, "heldout").commit("h1", *unit("h1")[:2], judgements=judgements("h1"))
     with pytest.raises(RunFolderError, match=r"eval.evaluator: expected .*, as the run in"):
         RunFolder.check(path, JUDGED_CONFIG)
 
@@ -231,24 +220,39 @@ def test_the_actor_starts_its_evaluator_once() -> None:
         (None, "evaluator: expected a list of 1 judgements, got NoneType"),
         ([], "got 0"),
         (["x"], "question 'q0', answer 0: expected a Judgement, got str"),
-        ([replace(GOOD, sample=1)], "expected its judgement, got that of question 'q0', answer 1"),
-        ([replace(GOOD, facts=["f"])], "facts: expected a tuple, got list"),
-        ([replace(GOOD, facts=("f",))], "fact 0: expected a JudgedFact, got str"),
-        ([replace(GOOD, facts=(JudgedFact("f", "true"),))], "fact 0: verdict: expected one of supported, unsupp"),
-        ([replace(GOOD, facts=(JudgedFact(3, "supported"),))], "fact 0: text: expected Unicode text, got 3"),
-        ([replace(GOOD, facts=(JudgedFact("f\ud800", "supported"),))], "fact 0: text: expected Unicode text, got 'f"),
+        ([structs.replace(GOOD, sample=1)], "expected its judgement, got that of question 'q0', answer 1"),
+        ([structs.replace(GOOD, facts=["f"])], "facts: expected a tuple, got list"),
+        ([structs.replace(GOOD, facts=("f",))], "fact 0: expected a JudgedFact, got str"),
         (
-            [replace(GOOD, facts=(JudgedFact("f", "supported", 3),))],
+            [structs.replace(GOOD, facts=(JudgedFact("f", "true"),))],
+            "fact 0: verdict: expected one of supported, unsupp",
+        ),
+        ([structs.replace(GOOD, facts=(JudgedFact(3, "supported"),))], "fact 0: text: expected Unicode text, got 3"),
+        (
+            [structs.replace(GOOD, facts=(JudgedFact("f\ud800", "supported"),))],
+            "fact 0: text: expected Unicode text, got 'f",
+        ),
+        (
+            [structs.replace(GOOD, facts=(JudgedFact("f", "supported", 3),))],
             "fact 0: evidence: expected Unicode text or None, ",
         ),
-        ([replace(GOOD, facts=(JudgedFact("f", "supported", "\ud800"),))], "fact 0: evidence: expected Unicode text "),
-        ([replace(GOOD, abstained=None)], "abstained: expected true or false, got None"),
         (
-            [replace(GOOD, surprisal=2.0)],
+            [structs.replace(GOOD, facts=(JudgedFact("f", "supported", "\ud800"),))],
+            "fact 0: evidence: expected Unicode text ",
+        ),
+        ([structs.replace(GOOD, abstained=None)], "abstained: expected true or false, got None"),
+        (
+            [structs.replace(GOOD, surprisal=2.0)],
             "surprisal: expected None or a Surprisal of a finite number and a whole one, ",
         ),
-        ([replace(GOOD, surprisal=Surprisal(nan, 3))], "and a whole one, got Surprisal(nats=nan, num_tokens=3)"),
-        ([replace(GOOD, surprisal=Surprisal(1.0, 0.5))], "and a whole one, got Surprisal(nats=1.0, num_tokens=0.5)"),
+        (
+            [structs.replace(GOOD, surprisal=Surprisal(nan, 3))],
+            "and a whole one, got Surprisal(nats=nan, num_tokens=3)",
+        ),
+        (
+            [structs.replace(GOOD, surprisal=Surprisal(1.0, 0.5))],
+            "and a whole one, got Surprisal(nats=1.0, num_tokens=0.5)",
+        ),
     ],
 )
 def test_a_reply_that_does_not_fit_is_one_line(reply: Any, message: str) -> None:

@@ -4,11 +4,11 @@ import itertools
 import json
 import random
 import statistics
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.evaluation.metrics import METRICS, Evaluation, best_of_n, evaluate, sizes

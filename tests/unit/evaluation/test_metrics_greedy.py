@@ -62,7 +62,7 @@ def test_a_greedy_stage(tmp_path: Path) -> None:
         folder.begin(policy, {"heldout": asked})
         groups.engines.load(policy)
         EvaluateStage(config, groups, folder, tracker, Watch(config, {})).run(policy, {"heldout": asked})
-        answers = list(folder.answers(0, "heldout"))
+        answers = list(folder.evaluated(0, "heldout").answers())
     assert sorted((rollout.question_id, rollout.sample) for rollout, _ in answers) == [("h1", 0), ("h2", 0)]
 
 

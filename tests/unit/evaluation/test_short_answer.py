@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from test_factscore import THIS
 
 from maskdpo_ray.annotation.llm.judge import Reply

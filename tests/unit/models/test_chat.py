@@ -12,6 +12,7 @@ from typing import Any
 
 import bad_input
 import pytest
+from msgspec import structs
 
 from maskdpo_ray.config import cli
 from maskdpo_ray.data.formats.preference import Answer, Preference
@@ -347,4 +348,4 @@ def test_answers_of_a_prompt_that_opens_a_block(make: Make) -> None:
     assert closed.blocks[0].tokens == len(closed.token_ids) - len(own.tokenizer.encode("Lima."))
     never = noted("Cusco? No.")
     assert (never.blocks[0].end, never.finish_reason) == (10, "length")
-    assert make(CHATML).noted(replace(never, blocks=(), finish_reason="stop"), prompt[:-3]).blocks == ()
+    assert make(CHATML).noted(structs.replace(never, blocks=(), finish_reason="stop"), prompt[:-3]).blocks == ()

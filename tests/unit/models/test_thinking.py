@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from actors.host import AnnotationActor, Stored
 from maskdpo_ray.annotation import protocol

@@ -94,7 +94,7 @@ FAULTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no ids": (set_at("chosen.rollout.token_ids", []), "chosen: expected an answer of words, got "),
     "ids": (set_at("chosen.rollout.token_ids", [3, -1]), "chosen: token_ids: expected token ids of 0 or more, got -1"),
     "prompt": (set_at("prompt_token_ids", [-7]), "prompt_token_ids: expected token ids of 0 or more, got -7"),
-    "field": (set_at("chosen.rollout.sample", "x"), "field 'chosen': field 'rollout': field 'sample': expected int"),
+    "field": (set_at("chosen.rollout.sample", "x"), "field 'chosen.rollout.sample': expected int"),
 }
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from test_run_folder import unit
 
 from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.records import CommittedQuestion, encode_record
 from maskdpo_ray.report import comparison
 
 METRICS = ("score", "correct_facts", "incorrect_facts", "sentences", "nothing_checkable", "cut_off")
@@ -22,9 +24,10 @@ def versions(before: float, after: float) -> list[dict[str, Any]]:
     return [first, {**last, "gain": {"score": gain}}]
 
 
-def make(folder: Path, mask: str, seed: int, after: float, pairs: str = "a\nb\n", transfer: bool = False) -> str:
+def make(folder: Path, mask: str, seed: int, after: float, pairs: str = "ab", transfer: bool = False) -> str:
     (folder / "iter_000").mkdir(parents=True)
-    (folder / "iter_000" / "pairs.jsonl").write_text(pairs)
+    questions = [CommittedQuestion.of(name, *unit(name)) for name in pairs]
+    (folder / "iter_000" / "questions.jsonl").write_bytes(b"".join(map(encode_record, questions)))
     config = {"mask": {"policy": mask, "eos": "drop"}, "run": {"seed": seed}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     evaluations = {"heldout": versions(0.5, after)} | ({"transfer": versions(0.25, 0.375)} if transfer else {})
@@ -35,10 +38,10 @@ def make(folder: Path, mask: str, seed: int, after: float, pairs: str = "a\nb\n"
 def test_rows_means_and_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     comparison.main(
         [
-            make(tmp_path / "v2", "vanilla", 2, 0.5, pairs="a\nc\n"),
+            make(tmp_path / "v2", "vanilla", 2, 0.5, pairs="ac"),
             make(tmp_path / "m2", "mask_dpo", 2, 0.75),
             make(tmp_path / "m1", "mask_dpo", 1, 0.625, transfer=True),
-            make(tmp_path / "v1", "vanilla", 1, 0.5, pairs="b\na\n"),
+            make(tmp_path / "v1", "vanilla", 1, 0.5, pairs="ba"),
         ]
     )
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
@@ -117,14 +120,14 @@ def test_damaged_files_are_refused_by_field(tmp_path: Path, name: str, text: str
     ("path", "value", "message"),
     [
         ("evaluations.heldout.1.gain.score.low", ..., f"{GAIN}: missing field 'low' in the change"),
-        ("evaluations.heldout.1.gain.score.low", "x", f"{GAIN}: field 'low': expected float, got str 'x'"),
+        ("evaluations.heldout.1.gain.score.low", "x", f"{GAIN}: field 'low': expected float or null, got str 'x'"),
         (
             "evaluations.heldout.1.gain.score",
             [1],
             f"{GAIN}: expected an object with the fields of the change, got list",
         ),
         ("evaluations.heldout.1.gain", None, "evaluations.heldout.-1.gain: expected an entry score, got None"),
-        (f"{SCORE}.mean", "x", f"{SCORE}: field 'mean': expected float, got str 'x'"),
+        (f"{SCORE}.mean", "x", f"{SCORE}: field 'mean': expected float or null, got str 'x'"),
         ("evaluations.heldout", [], "evaluations.heldout: expected an entry 0, got []"),
         ("evaluations.heldout", ..., "evaluations: expected an entry heldout, got {}"),
         ("evaluations.transfer", None, "evaluations.transfer: expected an entry 0, got None"),

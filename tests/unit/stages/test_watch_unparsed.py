@@ -11,6 +11,7 @@ import fakes
 import pytest
 import test_annotate
 from fakes import Events, FakeAnnotators, FakeEvaluators
+from msgspec import structs
 from test_annotate import folder  # noqa: F401 (a fixture)
 
 from maskdpo_ray.config.schema import AnnotationConfig, Config, EvalConfig, ModelConfig
@@ -101,11 +102,13 @@ class GarbledEvaluators(FakeEvaluators):
 
 
 def garbled(annotation: Annotation) -> Annotation:
-    return replace(annotation, sentences=tuple(replace(each, label=UNPARSED) for each in annotation.sentences))
+    return structs.replace(
+        annotation, sentences=tuple(structs.replace(each, label=UNPARSED) for each in annotation.sentences)
+    )
 
 
 def judged_so(judgement: Judgement) -> Judgement:
-    return replace(judgement, facts=tuple(replace(fact, verdict=UNPARSED) for fact in judgement.facts))
+    return structs.replace(judgement, facts=tuple(structs.replace(fact, verdict=UNPARSED) for fact in judgement.facts))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,9 @@ def test_annotate_counts_what_its_file_holds(folder: Path) -> None:  # noqa: F81
     job = test_annotate.prepare(folder)
     with job.labels as labels:
         (item, *_) = FakeAnnotators(Events()).stream(job.todo())
-        labels.append(replace(item, annotations=tuple(replace(each, sentences=sentences) for each in item.annotations)))
+        labels.append(
+            replace(item, annotations=tuple(structs.replace(each, sentences=sentences) for each in item.annotations))
+        )
     again = test_annotate.prepare(folder)
     assert again.labels.counts == {"annotations": Count(2 * len(sentences), 2 * len(sentences))}
     with again.labels, pytest.raises(AnnotatorError, match="got 51 of 51"):

@@ -30,7 +30,7 @@ def test_the_loop_on_a_disk_that_grows(disk: Path, tmp_path: Path) -> None:
     said = json.loads(done.stdout.splitlines()[-1])
     assert all(line.endswith("can't be written: No space left on device") and "\n" not in line for line in said)
     files = {Path(line.split(":")[0]).name for line in said}
-    assert {"ledger.jsonl", "metrics.jsonl", "rollouts-000.jsonl", "reference-logps.safetensors"} <= files, files
+    assert {"ledger.jsonl", "metrics.jsonl", "questions.jsonl", "reference-logps.safetensors"} <= files, files
 
 
 @pytest.mark.parametrize("save", ["safetensors.torch.save_file({{'a': big}}, {})", "torch.save(big, {})"])

@@ -5,15 +5,9 @@ import errno
 import json
 import math
 import os
-import shutil
-import signal
-import subprocess
-import sys
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from maskdpo_ray.config.file import flatten
 from maskdpo_ray.errors import RunFolderError
@@ -30,7 +24,6 @@ CONFIG = {
     "cluster": {"address": None},
 }
 VERSIONS = {"torch": "2"}
-PARTS = ("rollouts-000", "annotations-000", "pairs")
 
 
 def answer(question_id, sample=0):
@@ -55,164 +48,36 @@ def open_folder(path, config=CONFIG):
 def fill(folder, count, iteration=0):
     for number in range(count):
         question_id = f"q{number}"
-        if question_id not in folder.committed_questions(iteration):
-            folder.commit_question(iteration, question_id, *unit(question_id))
+        if question_id not in folder.questions(iteration).question_ids:
+            folder.questions(iteration).commit(question_id, *unit(question_id))
 
 
-def data_files(path):
-    return {part: (path / "iter_000" / f"{part}.jsonl").read_bytes() for part in PARTS}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A folder with four questions and the sizes of its files after three of them."""
-    path = tmp_path_factory.mktemp("whole") / "run"
-    with open_folder(path) as folder:
-        fill(folder, 3)
-        before = {name: file.stat().st_size for name, file in _files(path).items()}
-        fill(folder, 4)
-    return path, before
-
-
-def _files(path):
-    return {**{part: path / "iter_000" / f"{part}.jsonl" for part in PARTS}, "ledger": path / "ledger.jsonl"}
+def log_of(path, iteration=0):
+    return path / f"iter_{iteration:03d}" / "questions.jsonl"
 
 
 def test_round_trip_and_resume(tmp_path):
     path = tmp_path / "runs" / "r"
     with open_folder(path) as folder:
-        assert not folder.resumed and folder.committed_questions(0) == frozenset()
+        assert not folder.resumed and folder.questions(0).question_ids == frozenset()
         fill(folder, 4)
-        folder.commit_answers(1, "heldout", "q9", *unit("q9")[:2])
+        folder.evaluated(1, "heldout").commit("q9", *unit("q9")[:2])
     with open_folder(path) as folder:
         assert folder.resumed and folder.notes == []
-        assert folder.committed_questions(0) == {"q0", "q1", "q2", "q3"}
-        assert folder.committed_questions(1) == frozenset()
-        assert list(folder.pairs(0)) == [unit(q)[2] for q in ("q0", "q1", "q3")]
-        assert folder.drops(0) == {"same_score": 1}
-        assert folder.committed_answers(1, "heldout") == {"q9"}
-        assert folder.committed_answers(1, "transfer") == frozenset()
-        assert list(folder.answers(1, "heldout")) == [answer("q9", 0), answer("q9", 1)]
+        assert folder.questions(0).question_ids == {"q0", "q1", "q2", "q3"}
+        assert folder.questions(1).question_ids == frozenset()
+        assert list(folder.questions(0).pairs()) == [unit(q)[2] for q in ("q0", "q1", "q3")]
+        assert folder.questions(0).drops() == {"same_score": 1}
+        assert folder.evaluated(1, "heldout").question_ids == {"q9"}
+        assert folder.evaluated(1, "transfer").question_ids == frozenset()
+        assert list(folder.evaluated(1, "heldout").answers()) == [answer("q9", 0), answer("q9", 1)]
     assert all(json.loads(line) for file in path.rglob("*.jsonl") for line in file.read_bytes().split(b"\n")[:-1])
-    assert len((path / "iter_000/rollouts-000.jsonl").read_bytes().split(b"\n")[:-1]) == 8
-
-
-def test_committing_twice_or_the_wrong_answers_is_an_error(tmp_path):
-    with open_folder(tmp_path / "r") as folder:
-        fill(folder, 1)
-        rollouts, annotations, pair = unit("q1")
-        for question_id, parts, message in [
-            ("q0", unit("q0"), "committed already"),
-            ("q1", (rollouts, annotations[:1], pair), "not of the same answers"),
-            ("q1", unit("q3"), "rollout of another question"),
-            ("q1", (rollouts, annotations, unit("q3")[2]), "pair of question 'q3'"),
-        ]:
-            with pytest.raises(ValueError, match=message):
-                folder.commit_question(0, question_id, *parts)
-        assert folder.committed_questions(0) == {"q0"}
-
-
-def test_one_fsync_per_question(tmp_path, monkeypatch):
-    with open_folder(tmp_path / "r") as folder:
-        fill(folder, 1)
-        calls, real = [], os.fsync
-        monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(fd), real(fd)))
-        fill(folder, 3)
-        assert len(calls) == 2
-
-
-@given(share=st.floats(0, 1))
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_a_kill_at_any_byte_of_a_commit_costs_that_question_only(whole, tmp_path_factory, share):
-    original, before = whole
-    path = tmp_path_factory.mktemp("kill") / "run"
-    shutil.copytree(original, path)
-    added = {name: file.stat().st_size - before[name] for name, file in _files(path).items()}
-    written = left = round(share * sum(added.values()))
-    for name, file in _files(path).items():  # in the order of writing, the ledger last
-        os.truncate(file, before[name] + min(left, added[name]))
-        left -= min(left, added[name])
-    with open_folder(path) as folder:
-        complete = written == sum(added.values())
-        assert folder.committed_questions(0) == {"q0", "q1", "q2"} | ({"q3"} if complete else set())
-        assert bool(folder.notes) == (0 < written < sum(added.values()))
-        fill(folder, 4)
-    assert data_files(path) == data_files(original)
-    shutil.rmtree(path)
-
-
-@given(name=st.sampled_from(PARTS), share=st.floats(0, 1), zeros=st.booleans())
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_a_power_loss_leaves_the_longest_whole_beginning(whole, tmp_path_factory, name, share, zeros):
-    original, _ = whole
-    path = tmp_path_factory.mktemp("power") / "run"
-    shutil.copytree(original, path)
-    file = _files(path)[name]
-    size = file.stat().st_size
-    kept = round(share * size)
-    os.truncate(file, kept)
-    if zeros:
-        os.truncate(file, size)  # a file system may give the size back and not the bytes
-    with open_folder(path) as folder:
-        committed = sorted(folder.committed_questions(0))
-        assert committed == [f"q{i}" for i in range(len(committed))]
-        assert len(committed) == 4 or kept < size
-        assert [pair.question_id for pair in folder.pairs(0)] == [q for q in committed if q != "q2"]
-        fill(folder, 4)
-    assert data_files(path) == data_files(original)
-    with open_folder(path) as folder:
-        assert folder.notes == [] and len(folder.committed_questions(0)) == 4
-    shutil.rmtree(path)
-
-
-def test_changed_bytes_under_a_finished_stage_are_an_error(tmp_path):
-    path = tmp_path / "r"
-    with open_folder(path) as folder:
-        fill(folder, 3)
-        folder.finish("reference", 0)
-    file = path / "iter_000" / "pairs.jsonl"
-    file.write_bytes(file.read_bytes().replace(b"Kigali", b"Nairob", 1))
-    with open_folder(path) as folder, pytest.raises(RunFolderError, match="question 'q0' changed after a stage"):
-        folder.pairs(0)
-
-
-def test_a_damaged_ledger_line_in_the_middle_is_an_error(whole, tmp_path):
-    path = tmp_path / "r"
-    shutil.copytree(whole[0], path)
-    lines = (path / "ledger.jsonl").read_bytes().split(b"\n")
-    lines[2] = lines[2][:-5]
-    (path / "ledger.jsonl").write_bytes(b"\n".join(lines))
-    with pytest.raises(RunFolderError, match=r"ledger.jsonl, line 3: expected a JSON object"):
-        open_folder(path)
-
-
-CHILD = """
-import sys
-sys.path[:0] = [{here!r}, {root!r}]
-from test_run_folder import open_folder, unit
-folder = open_folder({path!r})
-for number in range(10**6):
-    folder.commit_question(0, f"q{{number}}", *unit(f"q{{number}}"))
-    print(number, flush=True)
-"""
-
-
-def test_sigkill_in_the_middle_loses_no_committed_question(tmp_path):
-    here = os.path.dirname(__file__)
-    code = CHILD.format(here=here, root=os.path.dirname(os.path.dirname(here)), path=str(tmp_path / "r"))
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        for _ in range(20):
-            last = int(child.stdout.readline())
-        with pytest.raises(RunFolderError, match=f"another run writes this folder .process {child.pid} on "):
-            open_folder(tmp_path / "r")
-    finally:
-        child.send_signal(signal.SIGKILL)
-        rest = child.communicate()[0].split()
-    last = int(rest[-1]) if rest else last
-    with open_folder(tmp_path / "r") as folder:  # the lock went with the process
-        assert len(folder.committed_questions(0)) - last - 1 in (0, 1)
-        assert len(list(folder.pairs(0))) + folder.drops(0).total() == len(folder.committed_questions(0))
+    first, _, third, _ = map(json.loads, log_of(path).read_bytes().split(b"\n")[:-1])
+    assert first["pair"] == {
+        "topic": "topic", "prompt_token_ids": [7, 8],
+        "chosen": 0, "chosen_score": 0.5, "rejected": 1, "rejected_score": 0.5,
+    }  # fmt: skip
+    assert (first["drop"], third["drop"], third["pair"], len(third["rollouts"])) == (None, "same_score", None, 2)
 
 
 def test_two_writers_are_refused_and_close_lets_go(tmp_path):
@@ -313,7 +178,7 @@ def test_more_questions_after_a_finished_stage(tmp_path):
         fill(folder, 3)
         assert len(os.listdir("/proc/self/fd")) < 200
     with open_folder(tmp_path / "r") as folder:
-        assert len(folder.committed_questions(0)) == 3
+        assert len(folder.questions(0).question_ids) == 3
 
 
 def test_json_files_are_replaced_whole(tmp_path, monkeypatch):
@@ -332,30 +197,6 @@ def test_json_files_are_replaced_whole(tmp_path, monkeypatch):
         monkeypatch.undo()
         assert json.loads(target.read_text())["confidence"] == 0.5
         assert folder.read_json("eval_000/heldout.json", Sentence) == value
-
-
-@pytest.mark.parametrize("fits", [0, 100, 700, 1500])
-def test_a_full_disk_takes_the_question_back(tmp_path, monkeypatch, fits):
-    with open_folder(tmp_path / "r") as folder:
-        fill(folder, 1)
-        before = data_files(tmp_path / "r")
-        room, real = [fits], os.write
-
-        def write(descriptor, data):
-            if not room[0]:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            written = real(descriptor, data[: room[0]])
-            room[0] -= written
-            return written
-
-        monkeypatch.setattr(os, "write", write)
-        with pytest.raises(RunFolderError, match="No space left"):
-            fill(folder, 2)
-        monkeypatch.undo()
-        assert data_files(tmp_path / "r") == before and folder.committed_questions(0) == {"q0"}
-        fill(folder, 2)
-    with open_folder(tmp_path / "r") as folder:
-        assert folder.notes == [] and folder.committed_questions(0) == {"q0", "q1"}
 
 
 def test_versions_name_what_decides_the_figures():

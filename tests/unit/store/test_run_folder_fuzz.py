@@ -10,12 +10,12 @@ from pathlib import Path
 import fuzz
 import numpy as np
 import pytest
-from test_run_folder import CONFIG, PARTS, VERSIONS, answer, unit
+from test_run_folder import CONFIG, VERSIONS, answer, unit
 from test_summary import FULL, SHORT, make
 
 from maskdpo_ray.config.schema import LoggerConfig, ModelConfig
 from maskdpo_ray.models import folder as model_folder
-from maskdpo_ray.records import JudgedFact, Judgement, Surprisal, TrainingExample
+from maskdpo_ray.records import JudgedFact, Judgement, Surprisal, TrainingExample, encode_line
 from maskdpo_ray.report import summary
 from maskdpo_ray.report.comparison import FinishedRun, table
 from maskdpo_ray.store import fingerprint
@@ -32,13 +32,13 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("begun") / "run"
     with RunFolder.open(path, JUDGED, VERSIONS) as folder:
         for name in ("q0", "q1", "q2"):
-            folder.commit_question(0, name, *unit(name))
+            folder.questions(0).commit(name, *unit(name))
         policy = folder.policy_dir(0)
         policy.mkdir()
         (policy / "model.safetensors").write_bytes(b"weights")
         folder.finish("train", 0, [policy], checksum="c")
         judgement = Judgement("h0", 0, (JudgedFact("f", "supported"),), surprisal=Surprisal(1.5, 2))
-        folder.commit_answers(1, "heldout", "h0", *([each] for each in answer("h0")), [judgement])
+        folder.evaluated(1, "heldout").commit("h0", *([each] for each in answer("h0")), judgements=[judgement])
     return path
 
 
@@ -46,10 +46,10 @@ def go_on(path: Path) -> None:
     """What a resumed run reads."""
     RunFolder.check(path, JUDGED)
     with RunFolder.open(path, JUDGED, VERSIONS) as folder:
-        list(folder.pairs(0))
-        folder.drops(0)
-        list(folder.answers(1, "heldout"))
-        list(folder.judgements(1, "heldout"))
+        list(folder.questions(0).pairs())
+        folder.questions(0).drops()
+        list(folder.evaluated(1, "heldout").answers())
+        list(folder.evaluated(1, "heldout").judgements())
         if folder.finished("train", 0) is not None:
             folder.check_files("train", 0)
 
@@ -69,12 +69,7 @@ def in_copy(original: Path, copy: Path, name: str, read: Callable[[Path], object
     return read_bytes
 
 
-FILES = (
-    "config.yaml",
-    "ledger.jsonl",
-    *(f"iter_000/{part}.jsonl" for part in PARTS),
-    "eval_001/heldout-judgements.jsonl",
-)
+FILES = ("config.yaml", "ledger.jsonl", "iter_000/questions.jsonl", "eval_001/heldout-questions.jsonl")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -108,8 +103,8 @@ def test_comparisons(finished: Path, tmp_path: Path, name: str) -> None:
     (original / "config.yaml").write_bytes(
         fingerprint.config_text({**config, "eval": {"bootstrap_samples": 100}}, VERSIONS)
     )
-    (original / "summary.json").write_bytes(summary.encode_line(summary.build(original)))
-    (original / "iter_000" / "pairs.jsonl").write_text("{}\n")
+    (original / "summary.json").write_bytes(encode_line(summary.build(original)))
+    (original / "iter_000" / "questions.jsonl").write_bytes(b"")
     (tmp_path / "a").mkdir()
     read = in_copy(original, tmp_path / "a" / "run", name, lambda path: table([FinishedRun.read(path)] * 2))
     fuzz.check(read, (original / name).read_bytes(), lines=False, examples=30)

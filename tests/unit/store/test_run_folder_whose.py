@@ -30,7 +30,7 @@ def test_check_refuses_without_writing(tmp_path):
         (tmp_path / "link" / "run", "run: expected a folder, .*link is a link to nothing"),
         (Path("/proc/x"), r"^/proc/x: expected a place to write to, got: .* \(/proc\)$"),
         (tmp_path / ("n" * 300), "can't be used: File name too long"),
-        (tmp_path / "broken", "ledger.jsonl, line 1: expected a JSON object with a stage, got b'garbage'"),
+        (tmp_path / "broken", "ledger.jsonl, line 1: expected a JSON object with a stage, got 'garbage'"),
     ]:
         with pytest.raises(RunFolderError, match=message) as caught:
             RunFolder.check(path, CONFIG)
