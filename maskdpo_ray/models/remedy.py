@@ -38,8 +38,9 @@ _LEVERS: tuple[Lever, ...] = (
 def find(config: Config, models: Models, machines: Machines) -> Config | None:
     """The config with which all groups fit on the available GPUs; None if there is none.
 
-    The mildest step that brings it closer is taken, again and again; then those are dropped, harshest first, without
-    which it fits as well. The memory of annotation actors is left out: it depends on the judge's own options.
+    The mildest step that brings it closer is taken, or an earlier one undone, again and again; then those are dropped,
+    harshest first, without which it fits as well. The memory of annotation actors is left out: it depends on the
+    judge's own options.
     """
 
     def made(taken: Sequence[Lever]) -> Config | None:
@@ -55,9 +56,10 @@ def find(config: Config, models: Models, machines: Machines) -> Config | None:
     lacking, closer = lack(taken), True
     while lacking and closer:
         closer = False
-        for longer in ([*taken, lever] for lever in _LEVERS):
-            if (less := lack(longer)) < lacking:
-                taken, lacking, closer = longer, less, True
+        shorter = [taken[:n] + taken[n + 1 :] for n in range(len(taken))]
+        for other in (*([*taken, lever] for lever in _LEVERS), *shorter):
+            if (less := lack(other)) < lacking:
+                taken, lacking, closer = other, less, True
                 break
     if lacking:
         return None
