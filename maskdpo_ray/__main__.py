@@ -25,7 +25,8 @@ def main() -> None:
     elif name in COMMANDS:
         from maskdpo_ray.config import cli
 
-        cli.start(import_module(f"maskdpo_ray.{name}").main, rest)
+        command = import_module(f"maskdpo_ray.{name}")
+        cli.start(command.main, rest, resumes=getattr(command, "RESUMES", True))
     else:
         close = difflib.get_close_matches(name.replace("-", "_"), COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(COMMANDS)}"

@@ -26,6 +26,8 @@ from maskdpo_ray.errors import UserError, described, printable
 from maskdpo_ray.records import Annotation, Question, Rollout
 from maskdpo_ray.stages.watch import Watch
 
+RESUMES = False
+"""It keeps nothing that a second call could resume from."""
 NUM_QUESTIONS = 8
 UNPICKLED, STARTED = "it can be unpickled in another process", "start()"
 ANSWERS = (
@@ -223,4 +225,4 @@ def _fault(attempt: Callable[[], object]) -> str | None:
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.start(main, resumes=RESUMES)

@@ -83,13 +83,13 @@ def quiet() -> Iterator[None]:
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ON_STOP = "stopping: what is committed is kept; the same command resumes from there"
+RESUMES = "stopping: what is committed is kept; the same command resumes from there"
 _AGAIN_S = 0.1
 
 
 @contextmanager
-def orderly_stop() -> Iterator[None]:
-    """Inside, the first Ctrl-C or SIGTERM unwinds every `with` block, and the process exits with 128 + its number.
+def orderly_stop(note: str = RESUMES) -> Iterator[None]:
+    """Inside, the first Ctrl-C or SIGTERM prints `note`, unwinds every `with` block, and exits with 128 + its number.
 
     Later signals are ignored: they would interrupt the cleanup and leave processes behind.
     """
@@ -101,7 +101,7 @@ def orderly_stop() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         if not received:
             end_progress()
-            print(_ON_STOP, file=sys.stderr, flush=True)
+            print(note, file=sys.stderr, flush=True)
         received.append(number)
         # Not SystemExit: Ray, when it is waiting, would let that through with another exit code.
         raise KeyboardInterrupt

@@ -203,13 +203,13 @@ def share(text: str) -> float:
     return value
 
 
-def start(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
+def start(main: Callable[[list[str]], None], argv: list[str] | None = None, resumes: bool = True) -> None:
     """Run a command on the process's arguments, or on `argv`.
 
-    A user's error is one line and exit code 2, a signal an orderly end.
+    A user's error is one line and exit code 2, a signal an orderly end, which says whether the command resumes.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning for each fork
-    with terminal.orderly_stop():
+    with terminal.orderly_stop(terminal.RESUMES if resumes else "stopping"):
         try:
             main(sys.argv[1:] if argv is None else argv)
         except UserError as error:

@@ -84,10 +84,10 @@ def _meanings(kind: type) -> dict[str, str]:
     definition = ast.parse(inspect.getsource(kind)).body[0]
     body = definition.body if isinstance(definition, ast.ClassDef) else []
     found = {}
-    for before, after in zip(body, body[1:], strict=False):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if is_text and isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
-            found[before.target.id] = " ".join(str(after.value.value).split())
+    for pair in zip(body, body[1:], strict=False):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                found[name] = " ".join(str(text).split())
     return found
 
 
@@ -102,8 +102,8 @@ def read_values(path: Path) -> dict[str, Given]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from None
     except yaml.MarkedYAMLError as error:
-        line, reason = yaml_fault(error)
-        raise ConfigError(f"{path}{line}: expected YAML, got: {reason}") from None
+        place, reason = yaml_fault(error)
+        raise ConfigError(f"{path}{place}: expected YAML, got: {reason}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: expected YAML, got: {str(error).splitlines()[0]}") from None
     except RecursionError:

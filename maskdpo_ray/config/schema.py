@@ -84,33 +84,32 @@ class Section:
         cls.affects = affects
 
     def __post_init__(self) -> None:
-        prefix = _name_of(type(self))
-        for name, notes in _notes(type(self)).items():
+        section = next(name for name, kind in _sections().items() if kind is type(self))
+        for name, notes in _notes(section).items():
             value = getattr(self, name)
             for rule in notes:
                 if isinstance(rule, Rule):
-                    require(value is None or rule.holds(value), f"{prefix}.{name}", rule.expected, value)
+                    require(value is None or rule.holds(value), f"{section}.{name}", rule.expected, value)
 
 
 @cache
-def _name_of(kind: type[Section]) -> str:
-    return next(name for name, section in typing.get_type_hints(Config).items() if section is kind)
+def _sections() -> dict[str, Any]:
+    return typing.get_type_hints(Config)
 
 
 @cache
-def _notes(kind: type[Section]) -> dict[str, tuple[Any, ...]]:
+def _notes(section: str) -> dict[str, tuple[Any, ...]]:
     """Field -> its rules and marks."""
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = typing.get_type_hints(_sections()[section], include_extras=True)
     return {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
 
 
 def affects(option: str) -> tuple[str, ...]:
     """Stages whose results an option (`section.field`, or a name within one) decides; an unknown one: all of them."""
     section, name = [*option.split("."), ""][:2]
-    kind = typing.get_type_hints(Config).get(section)
-    if kind is None:
+    if section not in _sections():
         return COLLECT, TRAIN, EVALUATE
-    return () if MAY_CHANGE in _notes(kind).get(name, ()) else tuple(kind.affects)
+    return () if MAY_CHANGE in _notes(section).get(name, ()) else tuple(_sections()[section].affects)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def of_option(name: str, known: Collection[str]) -> list[str]:
     for option in known:
         by_field.setdefault(option.rpartition(".")[2].lower(), []).append(option)
     for ending in _endings(written):
-        if (ours := _OPTION_OF.get(ending)) in known:
+        if (ours := _OPTION_OF.get(ending, "")) in known:
             return [ours]
         if ending in by_field:
             return by_field[ending][:_MOST]
@@ -120,7 +120,7 @@ def of_option(name: str, known: Collection[str]) -> list[str]:
 def of_section(name: str, sections: Collection[str], known: Collection[str]) -> list[str]:
     """The section, or else the option, that an unknown top-level key of a config most likely means."""
     written = name.lower().replace("-", "_")
-    if close := [section for section in (written, _SECTION_OF.get(written)) if section in sections]:
+    if close := [section for section in (written, _SECTION_OF.get(written, "")) if section in sections]:
         return close[:1]
     return difflib.get_close_matches(written, sections, n=1, cutoff=0.75) or of_option(name, known)
 

@@ -63,5 +63,4 @@ def _cache_bytes(model: Any, width: int) -> int | None:
     differs = any(getattr(model, name, None) for name in ("kv_lora_rank", "num_kv_shared_layers", "global_head_dim"))
     if differs or not all(type(value) is int and value > 0 for value in values):
         return None
-    layers, heads, size = values
-    return 2 * layers * heads * size * width
+    return 2 * math.prod(map(int, values)) * width

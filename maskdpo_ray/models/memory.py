@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from maskdpo_ray.config.schema import BATCHED_TOKENS, Config, require
+from maskdpo_ray.config.schema import BATCHED_TOKENS, Config
+from maskdpo_ray.errors import require
 from maskdpo_ray.models.shape import ModelShape
 
 GIB = 2**30

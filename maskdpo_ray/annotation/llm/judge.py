@@ -155,11 +155,11 @@ def build_for_evaluator(judge: str | None, options: Mapping[str, Any] | None, ma
     `max_tokens`: the longest reply.
     """
     is_name = judge is None or isinstance(judge, str)
-    plugins.require(is_name, f"{_OF_EVALUATORS}.judge", "a name or none", judge)
-    plugins.require(
+    errors.require(is_name, f"{_OF_EVALUATORS}.judge", "a name or none", judge)
+    errors.require(
         options is None or isinstance(options, Mapping), f"{_OF_EVALUATORS}.judge_options", "a mapping", options
     )
-    plugins.require(
+    errors.require(
         judge is not None or not options,
         f"{_OF_EVALUATORS}.judge_options",
         f"none without {_OF_EVALUATORS}.judge",

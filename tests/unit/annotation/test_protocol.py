@@ -142,7 +142,7 @@ class NoAnnotator:
     def check(self, question: Question) -> None: ...
 
 
-HERE = f"python:{__name__}"
+HERE = "python:test_protocol"  # the name by which other processes import this file
 EXPECTED = f"annotator: expected one of {', '.join(sorted(KNOWN))}, python:package.module:Class; got "
 
 
@@ -350,14 +350,14 @@ def test_a_failure_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 @pytest.mark.parametrize(
     ("kind", "tried", "fault"),
     [
-        (Dies, "start()", "its process ended, with code 3"),
-        (Hangs, "no answers: no annotations", "no end within 2 s (cluster.step_timeout_s)"),
-        (StaysPickled, "it can be unpickled in another process", f"ValueError: not here ({__file__}:"),
+        ("Dies", "start()", "its process ended, with code 3"),
+        ("Hangs", "no answers: no annotations", "no end within 2 s (cluster.step_timeout_s)"),
+        ("StaysPickled", "it can be unpickled in another process", f"ValueError: not here ({__file__}:"),
     ],
 )
-def test_an_end_or_a_hang_is_a_finding(kind: type, tried: str, fault: str) -> None:
+def test_an_end_or_a_hang_is_a_finding(kind: str, tried: str, fault: str) -> None:
     config = Config(model=ModelConfig("m"), cluster=ClusterConfig(step_timeout_s=2, start_timeout_s=60))
-    *fine, last = check_annotator.check_apart(kind(), [QUESTION], config)
+    *fine, last = check_annotator.check_apart(build(f"{HERE}:{kind}"), [QUESTION], config)
     assert all(finding.fault is None for finding in fine)
     assert last.tried == tried and last.fault is not None and last.fault.startswith(fault)
 

@@ -399,9 +399,9 @@ def test_a_section_says_which_stages_it_affects():
 
 def test_every_rule_holds_of_its_default():
     config = Config(model=ModelConfig("m"))
-    for section in vars(config).values():
+    for name, section in vars(config).items():
         for field in dataclasses.fields(section):
-            for rule in schema._notes(type(section))[field.name]:
+            for rule in schema._notes(name)[field.name]:
                 if isinstance(rule, schema.Rule) and field.name != "model_name_or_path":
                     assert field.default is None or rule.holds(field.default), field.name
 
