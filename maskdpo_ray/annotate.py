@@ -37,7 +37,7 @@ from maskdpo_ray.terminal import track
 
 
 def main(argv: list[str]) -> None:
-    """Raises UserError, and SystemExit(1) when questions failed: what comes next would lack their labels."""
+    """Label answers. Raises UserError, and SystemExit(1) when questions failed, whose labels would be missing next."""
     job = prepare(argv)
     print(job.describe(), flush=True)
     if job.dry_run:
@@ -55,21 +55,21 @@ def main(argv: list[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser("annotate", __doc__, "ANSWERS -o FILE [--questions SOURCE] [--force]")
-    parser.add_argument("answers", metavar="ANSWERS", help="Rollouts or pairs of ours, or preference data of others.")
+    parser.add_argument("answers", metavar="ANSWERS", help="our rollouts or pairs, or other trainers' preference data")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help="Labels to write; one that is there is gone on with."
+        "-o", "--output", metavar="FILE", required=True, help="labels to write; an existing file is resumed"
     )
     parser.add_argument(
-        "--questions", metavar="SOURCE", help="What data.train takes; default: all questions of the config."
+        "--questions", metavar="SOURCE", help="questions, as data.train takes them; default: all of the config's"
     )
-    parser.add_argument("--force", action="store_true", help="Replace FILE when it is there.")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing FILE")
     return parser.add_config()
 
 
 def prepare(argv: list[str]) -> Job:
     """Read the command line and, once, all that it names; nothing is written.
 
-    Raises UserError for whatever labelling would trip over later.
+    Raises UserError for everything that labelling would fail on later.
     """
     command = _parser().parse(argv)
     arguments = command.own
@@ -95,7 +95,7 @@ def prepare(argv: list[str]) -> Job:
 
 @dataclass
 class Job:
-    """What one call is to do."""
+    """Work of one call: the answers to label, and the file that labels go to."""
 
     config: Config
     dry_run: bool

@@ -40,7 +40,7 @@ from maskdpo_ray.store.tracking import Tracker
 
 
 def main(argv: list[str]) -> None:
-    """Raises UserError."""
+    """Evaluate, or with --dry_run say what would be evaluated. Raises UserError."""
     job = prepare(argv)
     print(job.describe(), flush=True)
     if job.dry_run:
@@ -72,18 +72,15 @@ def main(argv: list[str]) -> None:
 def _parser() -> Parser:
     parser = Parser("evaluate", __doc__, "[ANSWERS [--questions SOURCE]] [--against FOLDER[:VERSION]]")
     parser.add_argument(
-        "answers",
-        metavar="ANSWERS",
-        nargs="?",
-        help="Rollouts of ours, or {question_id, text}; default: engines answer.",
+        "answers", metavar="ANSWERS", nargs="?", help="our rollouts, or {question_id, text}; default: engines answer"
     )
     parser.add_argument(
-        "--questions", metavar="SOURCE", help="What data.eval takes; default: the held-out questions of the config."
+        "--questions", metavar="SOURCE", help="questions, as data.eval takes them; default: the config's held-out ones"
     )
     parser.add_argument(
         "--against",
         metavar="FOLDER[:VERSION]",
-        help="Run folder whose evaluation of policy VERSION (default: the last one) this one is compared with.",
+        help="run folder whose evaluation of policy VERSION (default: the last one) this one is compared with",
     )
     return parser.add_config()
 
@@ -91,7 +88,7 @@ def _parser() -> Parser:
 def prepare(argv: list[str]) -> Job:
     """Read the command line and all that it names; nothing is written.
 
-    Raises UserError for whatever the evaluation would trip over later.
+    Raises UserError for everything that the evaluation would fail on later.
     """
     command = _parser().parse(argv)
     arguments = command.own
@@ -137,7 +134,7 @@ def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers
 
 @dataclass(frozen=True)
 class Job:
-    """What one call is to do: the first evaluation of a run that has no iteration."""
+    """Work of one call: the only evaluation of a run without iterations."""
 
     config: Config
     dry_run: bool
@@ -149,7 +146,7 @@ class Job:
     """Of the run folder's ledger."""
 
     def inputs(self) -> Questions:
-        """What the run begins with."""
+        """Questions, and given answers, that the run begins with."""
         given = {} if self.answers is None else {"answers": [*chain(*self.answers.by_question.values())]}
         return {**given, **self.prepared.evaluation}
 
@@ -190,7 +187,7 @@ class Job:
         return self.config.model.model_name_or_path if self.answers is None else f"the answers of {self.answers.file}"
 
     def summary(self, folder: RunFolder) -> dict[str, Any]:
-        """What summary.json holds: that of a run, with what was evaluated, and compared with what."""
+        """Contents of summary.json: those of a run, what was evaluated, and what it is compared with."""
         own, against = folder.evaluation_dir(0), self.against
         evaluated, subjects, notes = [Evaluated("this", 0, own)], {"this": self._subject}, []
         if against is not None:

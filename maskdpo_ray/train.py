@@ -40,7 +40,7 @@ SHOWN = ("loss", "accuracy")
 
 
 def main(argv: list[str]) -> None:
-    """Raises UserError."""
+    """Train, or with --dry_run say on what. Raises UserError."""
     job = prepare(argv)
     print(job.describe(), flush=True)
     if job.dry_run:
@@ -67,9 +67,9 @@ def main(argv: list[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser("train", __doc__, "PAIRS [--annotations FILE]")
-    parser.add_argument("pairs", metavar="PAIRS", help="Pairs of ours, or preference data of others with labels.")
+    parser.add_argument("pairs", metavar="PAIRS", help="our pairs, or other trainers' preference data with labels")
     parser.add_argument(
-        "--annotations", metavar="FILE", help="Labels of answers that have none in PAIRS, as annotate writes them."
+        "--annotations", metavar="FILE", help="labels, as annotate writes them, of answers that have none in PAIRS"
     )
     return parser.add_config()
 
@@ -77,7 +77,7 @@ def _parser() -> Parser:
 def prepare(argv: list[str]) -> Job:
     """Read the command line and all that it names; nothing is written.
 
-    Raises UserError for whatever training would trip over later.
+    Raises UserError for everything that training would fail on later.
     """
     command = _parser().parse(argv)
     arguments = command.own
@@ -122,14 +122,14 @@ def is_finished(folder: RunFolder) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """What one call is to do: iteration 0 of a run that has no other, on pairs that are given."""
+    """Work of one call: iteration 0, the only one of its run, on given pairs."""
 
     config: Config
     dry_run: bool
     pairs: Path
     examples: list[TrainingExample]
     read: PairsSummary
-    """What `pairs` holds; its questions are the pairs before any is dropped."""
+    """Counts of `pairs`; its questions are the pairs before any is dropped."""
     rendered_at: datetime
     """`Chat.now` of the run."""
 
@@ -154,7 +154,7 @@ class Job:
         return "\n".join([*Plan(self.config).actors(work, "training ranks"), epochs, *reasons])
 
     def summary(self, folder: RunFolder) -> dict[str, Any]:
-        """What summary.json holds: what was read, and the first and the last step."""
+        """Contents of summary.json: what was read, and the first and the last step."""
         steps = _steps(folder.path / "metrics.jsonl")
         return {
             "run": self.config.run.name,
