@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
     output = Path(arguments.output)
     rollouts = Path(arguments.rollouts)
     annotations = None if arguments.annotations is None else Path(arguments.annotations)
-    inputs = [rollouts, *[annotations] * (annotations is not None), *command.files_read()]
-    files.refuse_existing(output, arguments.force, inputs)
+    given = [rollouts] if annotations is None else [rollouts, annotations]
+    files.refuse_existing(output, arguments.force, [*given, *command.files_read()])
     prepared = check(command.config)
     dropped = Dropped(rollouts, command.config.data.max_dropped)
     labelled = _labelled(rollouts, annotations, prepared, dropped)
