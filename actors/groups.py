@@ -23,15 +23,17 @@ from actors.rollout import Request, Sampling, refuse_faults, request_seed
 from maskdpo_ray.config.schema import Config, TrainConfig
 from maskdpo_ray.errors import ActorLost, ClusterError, ModelError, NotFiniteError
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.records import EVALUATE, Answered, Failed, Labelled, PairLogps, Policy, Question, TrainingExample
+from maskdpo_ray.records import EVALUATE, Answered, Failed, Labelled, PairLogps, Policy, Question
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.training import batches as batching
-from maskdpo_ray.training import publication
+from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.guards import PublishedPolicy
+from maskdpo_ray.training.reference import ReferenceLogps
 
 _PUBLISHED_PAIRS = 16
 """Pairs whose log-probs are compared between the trained and the published policy."""
 _BLOCK_TOKENS = 2**16
-"""For each rank, of pairs whose reference log-probs are asked for in one call: about what a training step takes."""
+"""For each rank, of pairs whose reference log-probs are computed in one call: about what a training step takes."""
 
 
 class _PooledGroup:
@@ -160,20 +162,20 @@ class EvaluationGroup(_PooledGroup):
 class _Training:
     """State of the current training: all that a new group of ranks needs to resume it."""
 
-    examples: Sequence[TrainingExample]
-    reference: Sequence[PairLogps] | Policy
+    examples: ExampleStore
+    reference: ReferenceLogps | Policy
     policy: Policy
     seed: int
     checkpoints: Checkpoints
 
-    def starts_at_reference(self) -> bool:
-        """True if policy and reference are known to have the same weights."""
-        return getattr(self.reference, "checksum", None) == self.policy.checksum
+    def batches(self, train: TrainConfig) -> Iterator[list[int]]:
+        """Indices of the examples of each step."""
+        return batching.epoch_batches(len(self.examples), train.batch_size, train.max_epochs, self.seed)
 
     def last_pairs(self, train: TrainConfig) -> list[int]:
         """The last `_PUBLISHED_PAIRS` pairs, or all: a last step may have one pair, which says little."""
-        batches = batching.epoch_batches(len(self.examples), train.batch_size, train.max_epochs, self.seed)
-        return list(deque(chain.from_iterable(batches), maxlen=min(_PUBLISHED_PAIRS, len(self.examples))))
+        indices = chain.from_iterable(self.batches(train))
+        return list(deque(indices, maxlen=min(_PUBLISHED_PAIRS, len(self.examples))))
 
     def kept(self) -> str:
         """Words for the checkpoint that a stop keeps."""
@@ -190,32 +192,29 @@ class TrainingGroup:
         self._training: _Training | None = None
         self._clock = BusyClock()
 
-    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> Iterator[PairLogps]:
+    def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[PairLogps]:
         """See `stages.Trainer.reference_logps`."""
         for block in _blocks(examples, _BLOCK_TOKENS * len(self._ranks)):
-            yield from self._logps_of(block, policy)
+            yield from self._reference_block(examples, block, policy)
 
-    def _logps_of(self, examples: Sequence[TrainingExample], policy: Policy) -> list[PairLogps]:
+    def _reference_block(self, examples: ExampleStore, indices: Sequence[int], policy: Policy) -> list[PairLogps]:
         while True:
             try:
-                return self._logps("reference_logps", examples, policy.path)
+                return self._logps("reference_logps", examples, indices, policy.path)
             except ActorLost as died:
                 self._ranks.start_again(died, "with the reference log-probs")
 
-    def _logps(self, method: str, examples: Sequence[TrainingExample], path: str | None) -> list[PairLogps]:
-        """Results of a method of the ranks for `examples`, in their order."""
-        shares = self._split(examples)
-        arguments = [([[examples[i] for i in places] for places in share], path) for share in shares]
-        answers = self._call(method, arguments)
+    def _logps(self, method: str, examples: ExampleStore, indices: Sequence[int], path: str | None) -> list[PairLogps]:
+        """Results of a method of the ranks for examples, in the order of `indices`."""
         logps: dict[int, PairLogps] = {}
-        for share, answer in zip(shares, answers, strict=True):
-            logps.update(zip(chain.from_iterable(share), answer, strict=True))
-        return [logps[place] for place in range(len(examples))]
+        for share in self._call(method, str(examples.path), list(indices), path):
+            logps |= share
+        return [logps[index] for index in indices]
 
     def train(
         self,
-        examples: Sequence[TrainingExample],
-        reference: Sequence[PairLogps] | Policy,
+        examples: ExampleStore,
+        reference: ReferenceLogps | Policy,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
@@ -240,26 +239,24 @@ class TrainingGroup:
 
     def _publish(self, training: _Training, folder: str) -> dict[str, float]:
         """Save the policy and load it back: a folder that differs from the trained policy must not replace it."""
-        places = training.last_pairs(self._config.train)
-        examples = [training.examples[place] for place in places]
-        trained = self._logps("reference_logps", examples, None)
-        self._call_all("save_policy", folder)
+        examples, indices = training.examples, training.last_pairs(self._config.train)
+        trained = self._logps("reference_logps", examples, indices, None)
+        self._call("save_policy", folder)
         # Free engine and optimizer first: there is no memory for the published model beside them.
-        self._call_all("release")
-        published = self._logps("published_logps", examples, folder)
+        self._call("release")
+        published = self._logps("published_logps", examples, indices, folder)
         if isinstance(training.reference, Policy):
-            reference = self._logps("reference_logps", examples, training.reference.path)
+            reference = self._logps("reference_logps", examples, indices, training.reference.path)
         else:
-            reference = [training.reference[place] for place in places]
+            reference = [training.reference[index] for index in indices]
         # The next iteration's reference model, and engines on the same node, need the memory.
-        self._call_all("release")
-        found = publication.compare(examples, trained, published, reference)
+        self._call("release")
+        found = PublishedPolicy.compare([examples[index] for index in indices], trained, published, reference)
         try:
-            publication.check(found, folder, self._config)
-            publication.check_margin(examples, trained, published, reference, folder, self._config)
+            found.check(folder, self._config)
         except ModelError as error:
             raise ModelError(f"{error}; {training.kept()}") from error
-        return found
+        return found.metrics()
 
     def busy_seconds(self) -> float:
         """Seconds in which the ranks, which work together, had a call to answer."""
@@ -280,66 +277,56 @@ class TrainingGroup:
 
     def _steps_of_a_life(self, training: _Training) -> Iterator[tuple[int, dict[str, float]]]:
         """(number from 1, metrics) of the steps after the newest checkpoint, up to the end or a death."""
-        train, checkpoints = self._config.train, training.checkpoints
-        num_examples, done = len(training.examples), checkpoints.step
-        total = batching.num_steps(num_examples, train.batch_size, train.max_epochs)
-        of_each_step = training.reference.path if isinstance(training.reference, Policy) else None
-        is_same = training.starts_at_reference()
-        self._call_all("begin", training.policy.path, total, training.seed, of_each_step, is_same)
+        train, checkpoints, done = self._config.train, training.checkpoints, training.checkpoints.step
+        total = batching.num_steps(len(training.examples), train.batch_size, train.max_epochs)
+        self._begin(training, total)
         if done:
-            self._call_all("load_checkpoint", str(checkpoints.path(done)))
-        batches = batching.epoch_batches(num_examples, train.batch_size, train.max_epochs, training.seed)
-        for step, batch in islice(enumerate(batches, start=1), done, None):
+            self._call("load_checkpoint", str(checkpoints.path(done)))
+        for step, batch in islice(enumerate(training.batches(train), start=1), done, None):
             try:
-                metrics = self._call("train_step", self._step(training, batch))[0]
+                metrics = self._call("train_step", batch)[0]
             except NotFiniteError as error:
-                pairs = ", ".join(training.examples[i].pair_id for i in batch)
+                pairs = ", ".join(training.examples[index].pair_id for index in batch)
                 line = f"step {step} of {total}: {error}; its pairs: {pairs}; {training.kept()}"
                 raise NotFiniteError(line) from error
             yield step, metrics
             if checkpoints.is_due(step):
-                written = self._call_all("save_checkpoint", str(checkpoints.clear(step)))
+                written = self._call("save_checkpoint", str(checkpoints.clear(step)))
                 checkpoints.commit(step, {name: proof for files in written for name, proof in files.items()})
 
-    def _step(self, training: _Training, batch: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Arguments of each rank's `train_step`."""
-        arguments = []
-        for share in self._split([training.examples[i] for i in batch]):
-            indices = [[batch[place] for place in places] for places in share]
-            examples = [[training.examples[i] for i in together] for together in indices]
-            reference = None
-            if not isinstance(training.reference, Policy):
-                reference = [[training.reference[i] for i in together] for together in indices]
-            arguments.append((examples, reference, len(batch)))
-        return arguments
-
-    def _split(self, examples: Sequence[TrainingExample]) -> list[list[list[int]]]:
-        """For each rank its micro-batches, as places in `examples`."""
-        return batching.split(examples, len(self._ranks), self._config.train, self._config.savings)
+    def _begin(self, training: _Training, total_steps: int) -> None:
+        reference = training.reference
+        in_each_step = isinstance(reference, Policy)
+        self._call(
+            "begin",
+            training.policy.path,
+            str(training.examples.path),
+            total_steps,
+            training.seed,
+            reference.path if in_each_step else None,
+            None if in_each_step else str(reference.path),
+            reference.checksum == training.policy.checksum,  # the same weights
+        )
 
     def _start_again(self, died: ActorLost, training: _Training) -> None:
         self._ranks.start_again(died, f"after step {training.checkpoints.step}")
 
-    def _call_all(self, method: str, *arguments: Any) -> list[Any]:
-        """Call every rank with the same arguments."""
-        return self._call(method, [arguments] * len(self._ranks))
-
-    def _call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _call(self, method: str, *arguments: Any) -> list[Any]:
+        """Results of a method of all ranks, in their order."""
         with self._clock:
-            return self._ranks.call(method, arguments)
+            return self._ranks.call(method, *arguments)
 
 
-def _blocks(examples: Iterable[TrainingExample], num_tokens: int) -> Iterator[list[TrainingExample]]:
-    """`examples` in runs of about `num_tokens`: as objects they take 36 bytes a token."""
-    block, size = [], 0
-    for example in examples:
-        block.append(example)
-        size += len(example.prompt_token_ids) + len(example.chosen_token_ids) + len(example.rejected_token_ids)
+def _blocks(examples: ExampleStore, num_tokens: int) -> Iterator[range]:
+    """Indices in runs of examples of about `num_tokens`: a call that takes about as long as a training step."""
+    start, size = 0, 0
+    for index, count in enumerate(examples.num_tokens.tolist()):
+        size += count
         if size >= num_tokens:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+            yield range(start, index + 1)
+            start, size = index + 1, 0
+    if start < len(examples):
+        yield range(start, len(examples))
 
 
 def _failed(item: Answered | Labelled | Failed, reply: Any) -> Failed | None:

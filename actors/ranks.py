@@ -1,4 +1,4 @@
-"""A group of training ranks that is started anew when one of them dies."""
+"""A group of training ranks that is restarted when one of them dies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEWS_TIMEOUT_S = 60.0
 
 
 class Ranks:
-    """Handles of ranks, which `join` makes one group."""
+    """Handles of ranks that `join` makes one group."""
 
     def __init__(self, config: Config, handles: Sequence[Any], restart: Callable[[], Sequence[Any]]) -> None:
         """`restart` kills the ranks, and returns new ones."""
@@ -31,13 +31,13 @@ class Ranks:
     def __len__(self) -> int:
         return len(self._handles)
 
-    def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Results in the order of the ranks.
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """Call every rank with the same arguments; results in the order of the ranks.
 
         Raises ActorLost when a rank has died: `start_again` comes next. ClusterError, or the rank's own UserError, when
         something else went wrong.
         """
-        pending = [getattr(rank, method).remote(*args) for rank, args in zip(self._handles, arguments, strict=True)]
+        pending = [getattr(rank, method).remote(*arguments) for rank in self._handles]
         return self._gather(pending, self._config.cluster.step_timeout_s, method)
 
     def join(self) -> None:
@@ -90,7 +90,7 @@ class Ranks:
 
 
 def _savers(config: Config) -> str:
-    """What to change so that training takes less memory."""
+    """Options to change so that training takes less memory."""
     train, ds = config.train, config.ds
     now = [f"lower train.micro_batch_size ({train.micro_batch_size})"] if train.micro_batch_size > 1 else []
     if not config.model.gradient_checkpointing_enable:

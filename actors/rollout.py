@@ -9,34 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors import weights
 from actors.host import Stored
 from actors.process import BusyClock, end_with_raylet
 from actors.vllm_process import CONFIG, Guard, set_environment
-from maskdpo_ray.config.schema import BATCHED_TOKENS
+from maskdpo_ray.config.schema import BATCHED_TOKENS, Config
 from maskdpo_ray.errors import ActorLost, ClusterError, RolloutError, one_line, shown
 from maskdpo_ray.records import Policy, Rollout
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What an engine is built from; plain values, so that it crosses processes cheaply."""
-
-    device: str
-    threads: int
-    dtype: str
-    seed: int
-    tensor_parallel_size: int
-    gpu_memory_utilization: float
-    cpu_kv_cache_gib: int
-    max_model_len: int | None
-    enforce_eager: bool
-    enable_prefix_caching: bool
-    max_num_seqs: int
-    trust_remote_code: bool
 
 
 @dataclass(frozen=True)
@@ -99,10 +81,11 @@ def refuse_faults(reply: object, question_id: str, policy: Policy, num_samples: 
 class RolloutEngine:
     """One vLLM `AsyncLLM` and the policy that it holds. It starts with the first call."""
 
-    def __init__(self, settings: EngineSettings, policy: Policy) -> None:
+    def __init__(self, config: Config, policy: Policy, threads: int) -> None:
+        """`threads` is for a CPU."""
         end_with_raylet()
-        set_environment(settings.device, settings.threads, settings.cpu_kv_cache_gib)
-        self._settings = settings
+        set_environment(config.cluster.device, threads, config.vllm.cpu_kv_cache_gib)
+        self._config = config
         self._policy = policy
         self._loading = asyncio.Lock()
         self._clock = BusyClock()
@@ -111,7 +94,7 @@ class RolloutEngine:
         self._engine: Any = None
         self._setting_up = asyncio.Lock()
         self._is_set_up = False
-        self._guard = Guard("vLLM", settings.device, "vllm.")
+        self._guard = Guard("vLLM", config.cluster.device, "vllm.")
 
     async def ready(self) -> tuple[int, str]:
         """(version, checksum) of the policy that is loaded, once the engine answers.
@@ -138,8 +121,8 @@ class RolloutEngine:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(self._settings, self._policy.path)))
-        if self._settings.device == "cpu":
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(self._config, self._policy.path)))
+        if self._config.cluster.device == "cpu":
             await self._engine.collective_rpc("sample_from_top_k")
 
     async def generate(self, request: Request) -> Sampled:
@@ -276,20 +259,15 @@ class WorkerExtension:
         sampler.forward = TopKSampler(sampler.forward)
 
 
-def _engine_args(settings: EngineSettings, path: str) -> dict[str, Any]:
+def _engine_args(config: Config, path: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {
+        **asdict(config.vllm),  # whose options are vLLM's own, but for the last one below
         "model": path,
-        "dtype": settings.dtype,
-        "seed": settings.seed,
-        "tensor_parallel_size": settings.tensor_parallel_size,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "max_model_len": settings.max_model_len,
-        "enforce_eager": settings.enforce_eager,
-        "enable_prefix_caching": settings.enable_prefix_caching,
-        "max_num_seqs": settings.max_num_seqs,
+        "dtype": config.engine_dtype,
+        "seed": config.run.seed,
         # vLLM's own default depends on the caller: 2048 for an engine like this one.
-        "max_num_batched_tokens": max(BATCHED_TOKENS[settings.device], settings.max_num_seqs),
-        "trust_remote_code": settings.trust_remote_code,
+        "max_num_batched_tokens": max(BATCHED_TOKENS[config.cluster.device], config.vllm.max_num_seqs),
+        "trust_remote_code": config.model.trust_remote_code,
         "load_format": "safetensors",
         # Sampling defaults are the config's alone, never the model folder's generation_config.
         "generation_config": "vllm",
@@ -297,7 +275,8 @@ def _engine_args(settings: EngineSettings, path: str) -> dict[str, Any]:
         "additional_config": CONFIG,
         "disable_log_stats": True,
     }
-    if settings.device == "cpu":
+    del arguments["cpu_kv_cache_gib"]
+    if config.cluster.device == "cpu":
         # vLLM 0.29 on CPU can't split a seeded prompt's prefill ("CPU Generator does not use
         # offset"). Remove this when a seeded request survives chunked prefill there.
         arguments["enable_chunked_prefill"] = False

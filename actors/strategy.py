@@ -13,12 +13,12 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from maskdpo_ray.config.schema import LoraConfig
+from maskdpo_ray.config.schema import Config, LoraConfig
 from maskdpo_ray.errors import ModelError, one_line
 from maskdpo_ray.models import lora_targets
 
@@ -27,43 +27,6 @@ if TYPE_CHECKING:
 
 
 Device = Literal["cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class StrategySettings:
-    """What decides how weights, gradients and optimizer state are kept and shared."""
-
-    device: Device
-    zero_stage: int
-    param_dtype: Literal["bf16", "fp32"]
-    seed: int
-    adam_offload: bool = False
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW, its schedule over one iteration, and clipping."""
-
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    max_norm: float
-    lr_scheduler: str
-    lr_warmup_ratio: float
-    min_lr_ratio: float
-
-    def for_openrlhf(self, total_steps: int) -> dict[str, Any]:
-        """The `cfg` that OpenRLHF's `strategy.prepare((model, cfg))` takes."""
-        return {
-            "optim": "adam",
-            "adam": {"lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay},
-            "lr_scheduler": self.lr_scheduler,
-            "lr_warmup_ratio": self.lr_warmup_ratio,
-            "min_lr_ratio": self.min_lr_ratio,
-            "max_norm": self.max_norm,
-            "scheduler_steps": total_steps,
-        }
 
 
 def prepare_process(device: Device, rank: int, world_size: int, address: str, port: int, num_threads: int) -> None:
@@ -82,7 +45,7 @@ def prepare_process(device: Device, rank: int, world_size: int, address: str, po
 
 
 def slow_dtype(device: Device, param_dtype: str) -> str | None:
-    """What to change where the processor of this node multiplies weights of this dtype in software; None: nothing."""
+    """Advice where the processor of this node multiplies weights of this dtype in software; None: there is none."""
     import torch
 
     # Measured with torch 2.13 on an AMD EPYC with AVX2, one thread: 0.9 GFLOP/s in bfloat16, 75 in float32.
@@ -91,30 +54,43 @@ def slow_dtype(device: Device, param_dtype: str) -> str | None:
     return "training: a CPU without AVX-512 multiplies bfloat16 some 80 times as slowly; set ds.param_dtype fp32"
 
 
-def build(settings: StrategySettings, world_size: int) -> Any:
-    """A `DeepspeedStrategy` of OpenRLHF for `settings.device`; its process group is not yet set up."""
+def build(config: Config, world_size: int) -> Any:
+    """A `DeepspeedStrategy` of OpenRLHF for `cluster.device`; its process group is not yet set up."""
     with _flash_attn_stand_ins():
         from openrlhf.utils.deepspeed import deepspeed as openrlhf_deepspeed
     args = SimpleNamespace(
         local_rank=-1,
         optim="adam",
         ds=SimpleNamespace(
-            param_dtype=settings.param_dtype,
-            zero_stage=settings.zero_stage,
-            adam_offload=settings.adam_offload,
+            param_dtype=config.ds.param_dtype,
+            zero_stage=config.ds.zero_stage,
+            adam_offload=config.ds.adam_offload,
             tensor_parallel_size=1,
             # Micro-batches are to add up in fp32: in bf16 a sum of many small gradients loses the small ones.
             # DeepSpeed 0.19.6 does so under stage 3; under stage 2 it takes this and sums in the weights' dtype all
-            # the same (few passes a step make that matter less). Stage 1 would switch to another optimizer class.
-            grad_accum_dtype="fp32" if settings.zero_stage >= 2 else None,
+            # the same (few passes a step make that matter less).
+            grad_accum_dtype="fp32",
         ),
         # Makes OpenRLHF leave gradient accumulation to us: micro-batches differ in number from step to step.
         train=SimpleNamespace(dynamic_batch_enable=True),
     )
     base = openrlhf_deepspeed.DeepspeedStrategy
-    strategy_class = base if settings.device == "cuda" else _cpu_strategy(openrlhf_deepspeed)
+    strategy_class = base if config.cluster.device == "cuda" else _cpu_strategy(openrlhf_deepspeed)
     # DeepSpeed insists on a batch size, though we count pairs: one micro-batch of 1 per rank and step.
-    return strategy_class(seed=settings.seed, zero_stage=settings.zero_stage, train_batch_size=world_size, args=args)
+    return strategy_class(seed=config.run.seed, zero_stage=config.ds.zero_stage, train_batch_size=world_size, args=args)
+
+
+def optimizer(config: Config, total_steps: int) -> dict[str, Any]:
+    """AdamW, its schedule and clipping: the `cfg` that OpenRLHF's `strategy.prepare((model, cfg))` takes."""
+    return {
+        "optim": "adam",
+        "adam": asdict(config.adam),
+        "lr_scheduler": config.train.lr_scheduler,
+        "lr_warmup_ratio": config.train.lr_warmup_ratio,
+        "min_lr_ratio": config.train.min_lr_ratio,
+        "max_norm": config.train.max_norm,
+        "scheduler_steps": total_steps,
+    }
 
 
 def seed_everything(text: str) -> None:
@@ -296,7 +272,7 @@ def _flash_attn_stand_ins() -> Iterator[None]:
 
 
 _PREFIX, _BASE, _A, _B = "base_model.model.", ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
-"""How PEFT names things in a state dict."""
+"""Parts of PEFT's names in a state dict."""
 
 
 def wrap(model: Any, lora: LoraConfig) -> Any:
@@ -354,7 +330,8 @@ def dropouts(wrapped: Any) -> list[torch.nn.Module]:
 
 
 def merged(wrapped: Any, weights: dict[str, torch.Tensor], dtype: str, seed: int) -> dict[str, torch.Tensor]:
-    """The state dict of a wrapped model as one of the plain model: W + (alpha / rank) B A, added up in float32.
+    """The state dict of a wrapped model as one of the plain model: W + (alpha / rank) B A (arXiv 2106.09685, eq. 3),
+    added up in float32.
 
     Args:
         wrapped: what `wrap` returned.
@@ -378,7 +355,8 @@ def merged(wrapped: Any, weights: dict[str, torch.Tensor], dtype: str, seed: int
 
 
 def _rounded(exact: torch.Tensor, dtype: str, seed: str) -> torch.Tensor:
-    """Round `exact` (float32) to `dtype`; to bfloat16 stochastically, up or down, so that the mean is exact.
+    """Round `exact` (float32) to `dtype`; to bfloat16 stochastically (arXiv 1502.02551, section 3), so that the mean is
+    exact.
 
     An adapter's update to a weight is mostly less than half the distance to the next bfloat16 number: rounding to
     nearest would give the old weight back and lose up to half of what was learned.

@@ -1,10 +1,7 @@
-"""Settings of one group of training ranks as plain values; maskdpo_ray/config/schema.py documents each.
+"""One DeepSpeed rank: log-probs under the policy, masked DPO steps, and the policy as a Hugging Face folder.
 
-Loading a model from its folder into a rank, for training and the reference, and reading its weights back.
-
-One DeepSpeed rank: log-probs under the policy, masked DPO steps, and the policy as an HF folder.
-
-All methods but `address` are collective: every rank of the group calls them, in the same order.
+All methods but `address` are collective: every rank of the group calls them with the same arguments, in the same
+order, and works on its own share of the examples that they name.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import shutil
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from actors import patches
 from actors import strategy as strategies
 from actors.process import end_with_raylet
-from actors.strategy import OptimizerSettings
-from maskdpo_ray.config.schema import LoraConfig, SavingsConfig
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ModelError, NotFiniteError
 from maskdpo_ray.store import files
-from maskdpo_ray.training import reference as pair_logps
+from maskdpo_ray.training import batches, guards
+from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.reference import ReferenceLogps, pad_logps, split_logps
 
 if TYPE_CHECKING:
     import torch
@@ -35,38 +32,375 @@ if TYPE_CHECKING:
     from maskdpo_ray.records import PairLogps, TrainingExample
     from maskdpo_ray.store.files import Proof
 
-
-DTYPES: dict[str, Literal["bfloat16", "float32"]] = {"bf16": "bfloat16", "fp32": "float32"}
-"""Config dtype -> torch's name."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    optimizer: OptimizerSettings
-    beta: float
-    zero_stage: int
-    param_dtype: Literal["bf16", "fp32"]
-    seed: int
-    device: Literal["cpu", "cuda"]
-    num_threads: int
-    timeout_s: float
-    adam_offload: bool = False
-    gradient_checkpointing: bool = False
-    trust_remote_code: bool = False
-    chat_template: str | None = None
-    lora: LoraConfig = LoraConfig()
-    savings: SavingsConfig = SavingsConfig()
-    engine_dtype: Literal["bfloat16", "float32"] = "float32"
-    """Dtype of the weights in engines, torch's name."""
-
-    @property
-    def sampled_dtype(self) -> Literal["bfloat16", "float32"]:
-        """The coarser of the published dtype and the engines' dtype, torch's name."""
-        return "bfloat16" if "bfloat16" in (DTYPES[self.param_dtype], self.engine_dtype) else "float32"
+_TAG = "state"
+"""The folder that DeepSpeed makes within a checkpoint's."""
 
 
-def load_policy(path: str, strategy: Any, settings: TrainingSettings, any_rank: Callable[[bool], bool]) -> Any:
-    """An HF causal language model; under ZeRO-3 every rank holds its part only. Collective.
+class TrainingRank:
+    """Rank `rank` of a group of `world_size`; wrapped as a Ray actor in maskdpo_ray/cluster.py."""
+
+    def __init__(
+        self, config: Config, rank: int, world_size: int, threads: int = 1, chat_template: str | None = None
+    ) -> None:
+        """
+        Args:
+            threads: for a CPU.
+            chat_template: text of the template that published policies get in place of their own.
+        """
+        end_with_raylet()
+        self._config = config
+        self._rank, self._world_size = rank, world_size
+        self._threads, self._chat_template = threads, chat_template
+        self._strategy: Any = None
+        self._engine: Any = None
+        self._reference: Any = None
+        """The reference model, while its log-probs are computed, or where every step computes them."""
+        self._reference_path: str | None = None
+        self._is_own_reference = False
+        """Whether the policy without its adapters is the reference."""
+        self._examples: ExampleStore | None = None
+        self._reference_logps: ReferenceLogps | None = None
+        self._tokenizer: Any = None
+        self._seed = 0
+        self._starts_at_reference = False
+
+    def address(self) -> tuple[str, int]:
+        """This node's address and a free port, where the ranks are to meet; rank 0 is asked."""
+        import ray
+
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            return ray.util.get_node_ip_address(), listener.getsockname()[1]
+
+    def setup(self, master_addr: str, master_port: int) -> str | None:
+        """Join the process group; once in the life of a rank. Returns what the user should know of this node."""
+        device = self._config.cluster.device
+        strategies.prepare_process(device, self._rank, self._world_size, master_addr, master_port, self._threads)
+        self._strategy = strategies.build(self._config, self._world_size)
+        self._strategy.setup_distributed(timeout=timedelta(seconds=self._config.cluster.step_timeout_s))
+        return strategies.slow_dtype(device, self._config.ds.param_dtype)
+
+    def reference_logps(
+        self, examples: str, indices: Sequence[int], policy_path: str | None = None
+    ) -> dict[int, PairLogps]:
+        """Per-token log-probs of this rank's share, under the current weights or those of `policy_path`.
+
+        Args:
+            examples: path of an `ExampleStore`.
+            indices: of all ranks' examples in it.
+
+        Returns:
+            Index -> arrays of the lengths of its chosen and rejected response; 0 where a token's weight is 0. A model
+            of `policy_path` stays loaded for the next call, until `begin` or `release`.
+        """
+        if policy_path is None:
+            return self._logps(self._engine, examples, indices)
+        self._load_reference(policy_path)
+        return self._logps(self._reference, examples, indices)
+
+    def published_logps(self, examples: str, indices: Sequence[int], path: str) -> dict[int, PairLogps]:
+        """`reference_logps` of a published policy, its weights rounded as in engines. Call `release` before."""
+        self._load_reference(path, self._config.sampled_dtype)
+        return self._logps(self._reference, examples, indices)
+
+    def begin(
+        self,
+        policy_path: str,
+        examples: str,
+        total_steps: int,
+        seed: int = 0,
+        reference_path: str | None = None,
+        reference_logps: str | None = None,
+        starts_at_reference: bool = False,
+    ) -> None:
+        """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.
+
+        Args:
+            examples: path of the `ExampleStore` of all steps.
+            seed: of the adapters: initialisation, dropout, and the rounding when they are merged.
+            reference_path: folder of the reference model if `train_step` is to compute its log-probs.
+            reference_logps: else the file of `ReferenceLogps`.
+            starts_at_reference: the reference has the same weights, so that the first step's loss is known.
+
+        Always loads from the folder, even when the same weights are in memory, so that an iteration starts
+        from the published (bf16) policy whether or not the run was interrupted before it.
+        """
+        from transformers import AutoTokenizer
+
+        from maskdpo_ray.training import lean_layers
+
+        self.release()
+        config = self._config
+        self._examples, self._reference_logps = ExampleStore(Path(examples)), None
+        if reference_logps is not None:
+            self._reference_logps = ReferenceLogps(Path(reference_logps), self._examples)
+        model = self._load(policy_path)
+        if config.model.gradient_checkpointing_enable:
+            lean_layers.recompute(model)
+        if config.lora.rank:
+            strategies.seed_everything(f"{seed}/adapters")  # the same on every rank
+            model = strategies.wrap(model, config.lora)
+        self._tokenizer = AutoTokenizer.from_pretrained(policy_path, trust_remote_code=config.model.trust_remote_code)
+        if self._chat_template is not None:  # a published policy renders prompts as in training
+            self._tokenizer.chat_template = self._chat_template
+        self._engine, _, _ = self._strategy.prepare((model, strategies.optimizer(config, total_steps)))
+        self._engine.checkpoint_engine = patches.build_checkpoint_engine()
+        self._seed, self._starts_at_reference = seed, starts_at_reference
+        # Under ZeRO-3 a gradient here would corrupt DeepSpeed's per-layer pass counts, by which it reduces the
+        # gradients of a step: only frozen models (reference, published policy) have their gradient compared there.
+        self._check_tree(self._engine, has_gradient=config.ds.zero_stage < 3)
+        self._is_own_reference = config.lora.rank > 0 and reference_path == policy_path
+        if reference_path is not None and not self._is_own_reference:
+            self._load_reference(reference_path)
+        strategies.free_memory(config.cluster.device)  # of loading
+
+    def train_step(self, batch: Sequence[int]) -> dict[str, float]:
+        """One optimizer step over a global batch: indices of examples.
+
+        Shares of the ranks may differ in size and may be empty: loss and gradients are means over the global batch,
+        whatever the number of ranks and micro-batches.
+
+        Returns:
+            Of the global batch: loss, accuracy (share of pairs whose chosen reward is the higher),
+            chosen_reward, rejected_reward (means per pair), tokens (of weight > 0), grad_norm (before
+            clipping) and lr (used in this step).
+
+        Raises:
+            NotFiniteError: when the loss is not finite (no step is taken) or the gradient is not (the weights are
+                corrupt). Training can only resume from a checkpoint.
+            ModelError: when the first step's loss or log-probs are not those of identical policy and reference.
+        """
+        from maskdpo_ray.training.forward import response_logps
+        from maskdpo_ray.training.objectives import dpo
+
+        assert self._examples is not None
+        engine, device, beta = self._engine, self._device(), self._config.train.beta
+        micro_batches = self._micro_batches(self._examples, batch)
+        num_passes = self._num_passes(micro_batches)
+        lr = engine.get_lr()[0]
+        # So that dropout depends on the step, and not on what this process has done before.
+        strategies.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
+        sums = [0.0] * 6
+        for number in range(num_passes):
+            # ZeRO reduces gradients in every backward pass, and steps after the last one only.
+            engine.set_gradient_accumulation_boundary(number == num_passes - 1)
+            indices, pairs = micro_batches[number] if number < len(micro_batches) else ([], [])
+            reference = self._reference_of(indices, pairs)
+            self._set_learning()
+            if reference is None:
+                engine.backward(self._filler_loss(engine))
+                continue
+            logps, weights = response_logps(engine, pairs, device, self._config.savings)
+            loss, chosen_rewards, rejected_rewards = dpo.masked_dpo_loss(
+                logps, reference, weights, beta, reduction="sum"
+            )
+            # DeepSpeed divides by the number of ranks; the mean is over the global batch.
+            engine.backward(loss * (self._world_size / len(batch)))
+            accurate = (chosen_rewards > rejected_rewards).sum()
+            moved = (logps.detach() - reference).abs()[weights > 0].sum()
+            values = (loss, accurate, chosen_rewards.sum(), rejected_rewards.sum(), (weights > 0).sum(), moved)
+            sums = [total + value.item() for total, value in zip(sums, values, strict=True)]
+        loss_sum, accurate_sum, chosen_sum, rejected_sum, tokens, moved_sum = self._reduce(sums, "sum")
+        if not math.isfinite(loss_sum):
+            raise NotFiniteError(f"expected a finite loss, got {loss_sum}")
+        if self._starts_at_reference and engine.global_steps == 0:
+            expected, dtype = dpo.loss_at_reference(beta), self._config.ds.param_dtype
+            guards.check_first_step(loss_sum / len(batch), expected, moved_sum, beta, dtype, tokens, len(batch))
+        strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
+        engine.step()
+        grad_norm = self._strategy.get_grad_norm(engine)
+        if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
+            raise NotFiniteError("expected a finite gradient, got one that holds NaN or infinity")
+        return {
+            "loss": loss_sum / len(batch),
+            "accuracy": accurate_sum / len(batch),
+            "chosen_reward": chosen_sum / len(batch),
+            "rejected_reward": rejected_sum / len(batch),
+            "tokens": tokens,
+            "grad_norm": grad_norm,
+            "lr": lr,
+        }
+
+    def save_policy(self, path: str) -> None:
+        """Write the policy as a Hugging Face folder that transformers and vLLM load; it appears at once, complete.
+
+        Raises RunFolderError when the disk is full.
+        """
+        import torch.distributed as dist
+
+        partial = f"{path}.partial"
+        if self._config.ds.zero_stage == 3:
+            weights = self._engine._consolidated_16bit_state_dict()  # gathered on rank 0
+        elif self._rank == 0:
+            weights = state_dict(self._engine.module)
+        if self._rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            with files.written_by_others(Path(path), Path(partial)):
+                plain = self._engine.module
+                if self._config.lora.rank:
+                    weights = strategies.merged(plain, weights, self._config.sampled_dtype, self._seed)
+                    plain = plain.get_base_model()
+                plain.save_pretrained(partial, state_dict=weights)
+                self._tokenizer.save_pretrained(partial)
+            if os.path.exists(path):
+                shutil.rmtree(path)
+            os.rename(partial, path)
+        dist.barrier()
+
+    def save_checkpoint(self, folder: str) -> dict[str, Proof]:
+        """Write this rank's part of weights, optimizer and schedule into `folder`.
+
+        Returns proofs of the files that this rank wrote, by their paths within `folder`; they are on the disk.
+        Raises RunFolderError when the disk is full.
+        """
+        # Not the strategy's save_ckpt, which removes an old checkpoint before the new one is whole.
+        written = self._engine.checkpoint_engine.written
+        written.clear()
+        with files.written_by_others(Path(folder)):
+            self._engine.save_checkpoint(folder, tag=_TAG, save_latest=False)
+            return {os.path.relpath(path, folder): files.proof(Path(path)) for path in written}
+
+    def load_checkpoint(self, folder: str) -> None:
+        """Continue from what `save_checkpoint` of a group of the same size wrote, right after `begin`."""
+        self._engine.load_checkpoint(folder, tag=_TAG)
+
+    def release(self) -> None:
+        """Free the models, gradients and optimizer; `begin` loads them again."""
+        self._free_reference()
+        if self._engine is not None:
+            strategies.destroy_engine(self._engine)
+            self._engine = None
+        strategies.free_memory(self._config.cluster.device)
+
+    def close(self) -> None:
+        """Free the engine and leave the process group."""
+        import torch.distributed as dist
+
+        self.release()
+        self._strategy = None
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    # Models
+
+    def _load(self, path: str) -> Any:
+        return load_policy(path, self._strategy, self._config, lambda holds: self._reduce([float(holds)], "max")[0] > 0)
+
+    def _load_reference(self, path: str, dtype: str | None = None) -> None:
+        """A model that is not trained; under ZeRO-3 inside an engine, which gathers its weights.
+
+        `dtype`: torch's name of the dtype that its weights are rounded to.
+        """
+        if self._reference_path == path:
+            return
+        self._free_reference()
+        model = self._load(path).requires_grad_(False)
+        if dtype:
+            round_to(model, dtype)
+        if self._config.ds.zero_stage == 3:
+            model = self._strategy.prepare(model)
+        model.eval()
+        self._check_tree(model, has_gradient=True)
+        self._reference, self._reference_path = model, path
+
+    def _free_reference(self) -> None:
+        if self._reference is not None and self._config.ds.zero_stage == 3:
+            strategies.destroy_engine(self._reference)
+        self._reference = self._reference_path = None
+
+    def _check_tree(self, model: Any, has_gradient: bool) -> None:
+        """Refuse a model that can't be computed as a prefix tree if `savings.prefix_tree` is on."""
+        from maskdpo_ray.training import tree_check
+
+        if self._config.savings.prefix_tree:
+            model.eval()
+            # The module, not the DeepSpeed engine, which would count this gradient towards a training step.
+            model = getattr(model, "module", model)
+            tree_check.check(model, self._config.ds.param_dtype, self._device(), has_gradient)
+
+    def _set_learning(self) -> None:
+        """Make the policy compute as its reference does: no dropout from the model's config, no router noise.
+
+        Only the adapters' own dropout stays on: adapters differ from the reference anyway.
+        """
+        self._engine.eval()
+        if self._config.lora.rank:
+            for module in strategies.dropouts(self._engine.module):
+                module.train()
+
+    # Passes
+
+    def _micro_batches(
+        self, examples: ExampleStore, indices: Sequence[int]
+    ) -> list[tuple[list[int], list[TrainingExample]]]:
+        """This rank's share of `indices`: (indices, examples) of each forward pass."""
+        batch = [examples[index] for index in indices]
+        config = self._config
+        places = batches.micro_batches(batch, self._rank, self._world_size, config.train, config.savings)
+        return [([indices[place] for place in each], [batch[place] for place in each]) for each in places]
+
+    def _reference_of(self, indices: Sequence[int], pairs: Sequence[TrainingExample]) -> torch.Tensor | None:
+        """Log-probs of pairs under the reference, as `response_logps` has them; None without a pair."""
+        import torch
+
+        from maskdpo_ray.training.forward import response_logps
+
+        if self._reference_logps is not None:
+            found = [self._reference_logps[index] for index in indices]
+            return pad_logps(found).to(self._device()) if found else None
+        model = self._engine if self._is_own_reference else self._reference
+        model.eval()
+        without = self._engine.module.disable_adapter() if self._is_own_reference else nullcontext()
+        with torch.no_grad(), without:
+            if pairs:
+                return response_logps(model, pairs, self._device(), self._config.savings)[0]
+            self._filler_loss(model)
+            return None
+
+    def _logps(self, model: Any, examples: str, indices: Sequence[int]) -> dict[int, PairLogps]:
+        import torch
+
+        from maskdpo_ray.training.forward import response_logps
+
+        micro_batches = self._micro_batches(ExampleStore(Path(examples)), indices)
+        model.eval()
+        result: dict[int, PairLogps] = {}
+        with torch.no_grad():
+            for number in range(self._num_passes(micro_batches)):
+                if number >= len(micro_batches):
+                    self._filler_loss(model)
+                    continue
+                together, pairs = micro_batches[number]
+                logps, _ = response_logps(model, pairs, self._device(), self._config.savings)
+                result.update(zip(together, split_logps(logps.cpu().numpy(), pairs), strict=True))
+        return result
+
+    def _num_passes(self, micro_batches: Sequence[Any]) -> int:
+        """Passes of the rank that has most: ZeRO communicates in each, so all ranks run as many."""
+        return int(self._reduce([float(len(micro_batches))], "max")[0])
+
+    def _filler_loss(self, model: Any) -> torch.Tensor:
+        """A pass that contributes nothing, for ranks with fewer micro-batches than the others."""
+        import torch
+
+        token = torch.zeros(1, 1, dtype=torch.long, device=self._device())
+        return model(input_ids=token, use_cache=False).logits.float().sum() * 0.0
+
+    def _reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
+        """Sum or maximum over the ranks."""
+        import torch
+        import torch.distributed as dist
+
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._device())
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def _device(self) -> torch.device:
+        return strategies.device_of(self._config.cluster.device)
+
+
+def load_policy(path: str, strategy: Any, config: Config, any_rank: Callable[[bool], bool]) -> Any:
+    """A Hugging Face causal language model; under ZeRO-3 every rank holds its part only. Collective.
 
     Args:
         strategy: the result of `strategies.build`, set up.
@@ -79,27 +413,28 @@ def load_policy(path: str, strategy: Any, settings: TrainingSettings, any_rank: 
 
     from maskdpo_ray.training import lean_layers, tree_attention
 
+    trusts = config.model.trust_remote_code
     with strategies.partitioned_loading(strategy):
         model, report = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=getattr(torch, DTYPES[settings.param_dtype]),
+            dtype=getattr(torch, config.ds.torch_dtype),
             use_safetensors=True,
-            trust_remote_code=settings.trust_remote_code,
+            trust_remote_code=trusts,
             output_loading_info=True,
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{path}: expected a weight for every parameter, {len(missing)} missing: {missing[0]}")
     # A model with custom code may load its weights in its own way.
-    if (unexpected := sorted(report["unexpected_keys"])) and not settings.trust_remote_code:
+    if (unexpected := sorted(report["unexpected_keys"])) and not trusts:
         raise ModelError(f"{path}: expected the model's weights only, {len(unexpected)} more: {unexpected[0]}")
     odd = next((name for name, own in own_parts(model) if not own.isfinite().all()), "")
     if any_rank(bool(odd)):
         raise ModelError(f"{path}: expected finite weights, got NaN or infinity in {odd or 'the part of another rank'}")
     if strategy.stage < 3:
-        model = model.to(strategies.device_of(settings.device))
-    if settings.savings.prefix_tree:
+        model = model.to(strategies.device_of(config.cluster.device))
+    if config.savings.prefix_tree:
         tree_attention.install(model)
-    if settings.savings.lean_layers:
+    if config.savings.lean_layers:
         lean_layers.install(model)
     return model
 
@@ -126,366 +461,3 @@ def state_dict(model: Any) -> dict[str, torch.Tensor]:
             seen.add(id(tensor))
             weights[name] = tensor.detach().clone()
     return weights
-
-
-# The folder that DeepSpeed makes within a checkpoint's.
-_TAG = "state"
-
-
-class TrainingRank:
-    """Rank `rank` of a group of `world_size`; wrapped as a Ray actor in maskdpo_ray/cluster.py."""
-
-    def __init__(self, settings: TrainingSettings, rank: int, world_size: int) -> None:
-        end_with_raylet()
-        self._settings = settings
-        self._rank = rank
-        self._world_size = world_size
-        self._strategy: Any = None
-        self._engine: Any = None
-        self._reference: Any = None
-        """The reference model, while its log-probs are computed, or where every step computes them."""
-        self._reference_path: str | None = None
-        self._is_own_reference = False
-        """Whether the policy without its adapters is the reference."""
-        self._tokenizer: Any = None
-        self._seed = 0
-        self._starts_at_reference = False
-
-    def address(self) -> tuple[str, int]:
-        """Where the ranks meet: this node's address and a free port (asked of rank 0)."""
-        import ray
-
-        with socket.socket() as listener:
-            listener.bind(("", 0))
-            return ray.util.get_node_ip_address(), listener.getsockname()[1]
-
-    def setup(self, master_addr: str, master_port: int) -> str | None:
-        """Join the process group; once in the life of a rank. Returns what the user should know of this node."""
-        settings = self._settings
-        strategies.prepare_process(
-            settings.device, self._rank, self._world_size, master_addr, master_port, settings.num_threads
-        )
-        self._strategy = strategies.build(
-            strategies.StrategySettings(
-                device=settings.device,
-                zero_stage=settings.zero_stage,
-                param_dtype=settings.param_dtype,
-                seed=settings.seed,
-                adam_offload=settings.adam_offload,
-            ),
-            self._world_size,
-        )
-        self._strategy.setup_distributed(timeout=timedelta(seconds=settings.timeout_s))
-        return strategies.slow_dtype(settings.device, settings.param_dtype)
-
-    def begin(
-        self,
-        policy_path: str,
-        total_steps: int,
-        seed: int = 0,
-        reference_path: str | None = None,
-        starts_at_reference: bool = False,
-    ) -> None:
-        """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.
-
-        Args:
-            seed: of the adapters: initialisation, dropout, and the rounding when they are merged.
-            reference_path: folder of the reference model if `train_step` is to compute its log-probs.
-            starts_at_reference: the reference has the same weights, so that the first step's loss is known.
-
-        Always loads from the folder, even when the same weights are in memory, so that an iteration starts
-        from the published (bf16) policy whether or not the run was interrupted before it.
-        """
-        from transformers import AutoTokenizer
-
-        from maskdpo_ray.training import lean_layers
-
-        self.release()
-        settings = self._settings
-        model = self._load(policy_path)
-        if settings.gradient_checkpointing:
-            lean_layers.recompute(model)
-        if settings.lora.rank:
-            strategies.seed_everything(f"{seed}/adapters")  # the same on every rank
-            model = strategies.wrap(model, settings.lora)
-        self._tokenizer = AutoTokenizer.from_pretrained(policy_path, trust_remote_code=settings.trust_remote_code)
-        if settings.chat_template is not None:  # a published policy renders prompts as in training
-            self._tokenizer.chat_template = settings.chat_template
-        cfg = settings.optimizer.for_openrlhf(total_steps)
-        self._engine, _, _ = self._strategy.prepare((model, cfg))
-        self._engine.checkpoint_engine = patches.build_checkpoint_engine()
-        self._seed, self._starts_at_reference = seed, starts_at_reference
-        # Under ZeRO-3 a gradient here would corrupt DeepSpeed's per-layer pass counts, by which it reduces the
-        # gradients of a step: only frozen models (reference, published policy) have their gradient compared there.
-        self._check_tree(self._engine, has_gradient=settings.zero_stage < 3)
-        self._is_own_reference = settings.lora.rank > 0 and reference_path == policy_path
-        if reference_path is not None and not self._is_own_reference:
-            self._load_reference(reference_path)
-        strategies.free_memory(settings.device)  # of loading
-
-    def reference_logps(
-        self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
-    ) -> list[PairLogps]:
-        """Per-token log-probs of this rank's pairs, under the current weights or those of `policy_path`.
-
-        Returns:
-            Per pair, in the order given, arrays of the lengths of its chosen and rejected response;
-            0 where a token's weight is 0. A model of `policy_path` stays loaded for the next call, until `begin` or
-            `release`.
-        """
-        if policy_path is None:
-            return self._logps(self._engine, micro_batches)
-        self._load_reference(policy_path)
-        return self._logps(self._reference, micro_batches)
-
-    def published_logps(self, micro_batches: Sequence[Sequence[TrainingExample]], path: str) -> list[PairLogps]:
-        """`reference_logps` of a published policy, its weights rounded as in engines. Call `release` before."""
-        self._load_reference(path, self._settings.sampled_dtype)
-        return self._logps(self._reference, micro_batches)
-
-    def train_step(
-        self,
-        micro_batches: Sequence[Sequence[TrainingExample]],
-        references: Sequence[Sequence[PairLogps]] | None,
-        global_batch_size: int,
-    ) -> dict[str, float]:
-        """One optimizer step over this rank's share of a global batch of `global_batch_size` pairs.
-
-        Shares may differ in size and may be empty: loss and gradients are means over the global batch,
-        whatever the number of ranks and micro-batches.
-
-        Args:
-            micro_batches: this rank's pairs, one forward and backward pass each.
-            references: log-probs under the reference, same shape as `micro_batches`; None: computed here.
-
-        Returns:
-            Of the global batch: loss, accuracy (share of pairs whose chosen reward is the higher),
-            chosen_reward, rejected_reward (means per pair), tokens (of weight > 0), grad_norm (before
-            clipping) and lr (used in this step).
-
-        Raises:
-            ValueError: when the shares don't add up to `global_batch_size`.
-            NotFiniteError: when the loss is not finite (no step is taken) or the gradient is not (the weights are
-                corrupt). Training can only resume from a checkpoint.
-            ModelError: when the first step's loss or log-probs are not those of identical policy and reference.
-        """
-        from maskdpo_ray.training.forward import response_logps
-        from maskdpo_ray.training.objectives.dpo import check_first_logps, check_first_loss, masked_dpo_loss
-
-        engine, device = self._engine, strategies.device_of(self._settings.device)
-        num_passes = self._num_passes(micro_batches)
-        num_pairs = self._reduce([float(sum(len(batch) for batch in micro_batches))], "sum")[0]
-        if num_pairs != global_batch_size:
-            raise ValueError(f"the ranks hold {num_pairs:.0f} pairs, expected a global batch of {global_batch_size}")
-        lr = engine.get_lr()[0]
-        # So that dropout depends on the step, and not on what this process has done before.
-        strategies.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
-        sums = [0.0] * 6
-        for index in range(num_passes):
-            # ZeRO reduces gradients in every backward pass, and steps after the last one only.
-            engine.set_gradient_accumulation_boundary(index == num_passes - 1)
-            pairs = micro_batches[index] if index < len(micro_batches) else ()
-            if references is None:
-                reference = self._reference_of(pairs)
-            elif pairs:
-                reference = pair_logps.pad_logps(references[index])
-            self._set_learning()
-            if not pairs:
-                engine.backward(self._filler_loss(engine, device))
-                continue
-            logps, weights = response_logps(engine, pairs, device, self._settings.savings)
-            reference = reference.to(device)
-            loss, chosen_rewards, rejected_rewards = masked_dpo_loss(
-                logps, reference, weights, self._settings.beta, reduction="sum"
-            )
-            # DeepSpeed divides by the number of ranks; the mean is over the global batch.
-            engine.backward(loss * (self._world_size / global_batch_size))
-            accurate = (chosen_rewards > rejected_rewards).sum()
-            moved = (logps.detach() - reference).abs()[weights > 0].sum()
-            values = (loss, accurate, chosen_rewards.sum(), rejected_rewards.sum(), (weights > 0).sum(), moved)
-            sums = [total + value.item() for total, value in zip(sums, values, strict=True)]
-        sums = self._reduce(sums, "sum")
-        if not math.isfinite(sums[0]):
-            raise NotFiniteError(f"expected a finite loss, got {sums[0]}")
-        if self._starts_at_reference and engine.global_steps == 0:
-            loss, dtype = sums[0] / global_batch_size, self._settings.param_dtype
-            check_first_loss(loss, self._settings.beta, dtype, sums[4], global_batch_size)
-            check_first_logps(sums[5], dtype, sums[4])
-        strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
-        engine.step()
-        grad_norm = self._strategy.get_grad_norm(engine)
-        if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
-            raise NotFiniteError("expected a finite gradient, got one that holds NaN or infinity")
-        loss_sum, accurate_sum, chosen_sum, rejected_sum, tokens, _ = sums
-        return {
-            "loss": loss_sum / global_batch_size,
-            "accuracy": accurate_sum / global_batch_size,
-            "chosen_reward": chosen_sum / global_batch_size,
-            "rejected_reward": rejected_sum / global_batch_size,
-            "tokens": tokens,
-            "grad_norm": grad_norm,
-            "lr": lr,
-        }
-
-    def save_policy(self, path: str) -> None:
-        """Write the policy as an HF folder that transformers and vLLM load; it appears at once, complete.
-
-        Raises RunFolderError when the disk is full.
-        """
-        import torch.distributed as dist
-
-        partial = f"{path}.partial"
-        if self._settings.zero_stage == 3:
-            weights = self._engine._consolidated_16bit_state_dict()  # gathered on rank 0
-        elif self._rank == 0:
-            weights = state_dict(self._engine.module)
-        if self._rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-            with files.written_by_others(Path(path), Path(partial)):
-                plain = self._engine.module
-                if self._settings.lora.rank:
-                    weights = strategies.merged(plain, weights, self._settings.sampled_dtype, self._seed)
-                    plain = plain.get_base_model()
-                plain.save_pretrained(partial, state_dict=weights)
-                self._tokenizer.save_pretrained(partial)
-            if os.path.exists(path):
-                shutil.rmtree(path)
-            os.rename(partial, path)
-        dist.barrier()
-
-    def save_checkpoint(self, folder: str) -> dict[str, Proof]:
-        """Write this rank's part of weights, optimizer and schedule into `folder`.
-
-        Returns proofs of the files that this rank wrote, by their paths within `folder`; they are on the disk.
-        Raises RunFolderError when the disk is full.
-        """
-        # Not the strategy's save_ckpt, which removes an old checkpoint before the new one is whole.
-        written = self._engine.checkpoint_engine.written
-        written.clear()
-        with files.written_by_others(Path(folder)):
-            self._engine.save_checkpoint(folder, tag=_TAG, save_latest=False)
-            return {os.path.relpath(path, folder): files.proof(Path(path)) for path in written}
-
-    def load_checkpoint(self, folder: str) -> None:
-        """Continue from what `save_checkpoint` of a group of the same size wrote, right after `begin`."""
-        self._engine.load_checkpoint(folder, tag=_TAG)
-
-    def close(self) -> None:
-        """Free the engine and leave the process group."""
-        import torch.distributed as dist
-
-        self.release()
-        self._strategy = None
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-    def _load(self, path: str) -> Any:
-        return load_policy(
-            path, self._strategy, self._settings, lambda holds: self._reduce([float(holds)], "max")[0] > 0
-        )
-
-    def _check_tree(self, model: Any, has_gradient: bool) -> None:
-        """Refuse a model that can't be computed as a prefix tree if `savings.prefix_tree` is on."""
-        from maskdpo_ray.training import tree_check
-
-        settings = self._settings
-        if settings.savings.prefix_tree:
-            model.eval()
-            # The module, not the DeepSpeed engine, which would count this gradient towards a training step.
-            model = getattr(model, "module", model)
-            tree_check.check(model, settings.param_dtype, strategies.device_of(settings.device), has_gradient)
-
-    def _set_learning(self) -> None:
-        """Make the policy compute as its reference does: no dropout from the model's config, no router noise.
-
-        Only the adapters' own dropout stays on: adapters differ from the reference anyway.
-        """
-        self._engine.eval()
-        if self._settings.lora.rank:
-            for module in strategies.dropouts(self._engine.module):
-                module.train()
-
-    def _load_reference(self, path: str, dtype: str | None = None) -> None:
-        """A model that is not trained; under ZeRO-3 inside an engine, which gathers its weights.
-
-        `dtype`: torch's name of the dtype that its weights are rounded to.
-        """
-        if self._reference_path == path:
-            return
-        self._free_reference()
-        model = self._load(path).requires_grad_(False)
-        if dtype:
-            round_to(model, dtype)
-        if self._settings.zero_stage == 3:
-            model = self._strategy.prepare(model)
-        model.eval()
-        self._check_tree(model, has_gradient=True)
-        self._reference, self._reference_path = model, path
-
-    def _free_reference(self) -> None:
-        if self._reference is not None and self._settings.zero_stage == 3:
-            strategies.destroy_engine(self._reference)
-        self._reference = self._reference_path = None
-
-    def release(self) -> None:
-        """Free the models, gradients and optimizer; `begin` loads anew."""
-        self._free_reference()
-        if self._engine is not None:
-            strategies.destroy_engine(self._engine)
-            self._engine = None
-        strategies.free_memory(self._settings.device)
-
-    def _reference_of(self, pairs: Sequence[TrainingExample]) -> torch.Tensor | None:
-        """Log-probs of pairs under the reference, as `response_logps` has them; None without a pair."""
-        import torch
-
-        from maskdpo_ray.training.forward import response_logps
-
-        model = self._engine if self._is_own_reference else self._reference
-        device = strategies.device_of(self._settings.device)
-        model.eval()
-        without = self._engine.module.disable_adapter() if self._is_own_reference else nullcontext()
-        with torch.no_grad(), without:
-            if pairs:
-                logps = response_logps(model, pairs, device, self._settings.savings)[0]
-            else:
-                logps = self._filler_loss(model, device)
-        return logps if pairs else None
-
-    def _logps(self, model: Any, micro_batches: Sequence[Sequence[TrainingExample]]) -> list[PairLogps]:
-        import torch
-
-        from maskdpo_ray.training.forward import response_logps
-
-        device = strategies.device_of(self._settings.device)
-        model.eval()
-        result: list[PairLogps] = []
-        with torch.no_grad():
-            for index in range(self._num_passes(micro_batches)):
-                if index >= len(micro_batches):
-                    self._filler_loss(model, device)
-                    continue
-                logps, _ = response_logps(model, micro_batches[index], device, self._settings.savings)
-                result.extend(pair_logps.split_logps(logps.cpu().numpy(), micro_batches[index]))
-        return result
-
-    def _num_passes(self, micro_batches: Sequence[Sequence[TrainingExample]]) -> int:
-        """Passes of the rank that has most: ZeRO communicates in each, so all ranks run as many."""
-        return int(self._reduce([float(len(micro_batches))], "max")[0])
-
-    @staticmethod
-    def _filler_loss(model: Any, device: torch.device) -> torch.Tensor:
-        """A pass that contributes nothing, for ranks with fewer micro-batches than the others."""
-        import torch
-
-        token = torch.zeros(1, 1, dtype=torch.long, device=device)
-        return model(input_ids=token, use_cache=False).logits.float().sum() * 0.0
-
-    def _reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
-        """Sum or maximum over the ranks."""
-        import torch
-        import torch.distributed as dist
-
-        tensor = torch.tensor(values, dtype=torch.float64, device=strategies.device_of(self._settings.device))
-        dist.all_reduce(tensor, op=dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX)
-        return tensor.tolist()

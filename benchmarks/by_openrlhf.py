@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import measures
 from benchmarks.workload import Outcome, Workload
+from maskdpo_ray.config.schema import AdamConfig, Config, DeepspeedConfig, ModelConfig, RunConfig, TrainConfig
 
 
 class _Sides:
@@ -44,7 +45,14 @@ def train(workload: Workload) -> Outcome:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     strategies.prepare_process("cpu", 0, 1, "127.0.0.1", port, workload.threads)
-    strategy = strategies.build(strategies.StrategySettings("cpu", 2, workload.dtype, workload.seed), 1)
+    config = Config(
+        run=RunConfig(seed=workload.seed),
+        model=ModelConfig(workload.model),
+        train=TrainConfig(max_norm=workload.max_norm, lr_scheduler=workload.lr_scheduler, lr_warmup_ratio=0.0),
+        adam=AdamConfig(workload.lr, workload.betas, workload.eps, workload.weight_decay),
+        ds=DeepspeedConfig(param_dtype=workload.dtype),
+    )
+    strategy = strategies.build(config, 1)
     micro_batch_size = workload.options.get("micro_batch_size", 4)
     # As its own command line sets these; `build` leaves gradient accumulation to us, here DeepSpeed does it.
     strategy.use_dynamic_batch = False
@@ -79,17 +87,7 @@ def train(workload: Workload) -> Outcome:
         return made
 
     model, reference = actor(), actor()
-    optimizer = strategies.OptimizerSettings(
-        lr=workload.lr,
-        betas=workload.betas,
-        eps=workload.eps,
-        weight_decay=workload.weight_decay,
-        max_norm=workload.max_norm,
-        lr_scheduler=workload.lr_scheduler,
-        lr_warmup_ratio=0.0,
-        min_lr_ratio=0.1,
-    )
-    prepared = strategy.prepare((model, optimizer.for_openrlhf(workload.num_steps)), reference)
+    prepared = strategy.prepare((model, strategies.optimizer(config, workload.num_steps)), reference)
     (model, optim, scheduler), reference = prepared
     collate = SimpleNamespace(is_dpo=True, tokenizer=tokenizer)
     losses: list[float] = []

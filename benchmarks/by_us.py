@@ -165,6 +165,8 @@ def train(workload: Workload, mask: str) -> Outcome:
     from maskdpo_ray.cluster import Cluster
     from maskdpo_ray.config import resources
     from maskdpo_ray.store.checkpoints import Checkpoints
+    from maskdpo_ray.training.example_store import ExampleStore
+    from maskdpo_ray.training.reference import save
 
     pairs = workload.read()
     examples = workload.examples(pairs, mask, AutoTokenizer.from_pretrained(workload.model))
@@ -175,9 +177,12 @@ def train(workload: Workload, mask: str) -> Outcome:
         trainer = cluster.start_trainer()
         checkpoints = Checkpoints(Path(folder), 0, {})
         begin = time.perf_counter()
-        reference = list(trainer.reference_logps(examples, policy)) if config.savings.reference_once else policy
+        store, reference = ExampleStore.write(Path(folder), examples), policy
+        if config.savings.reference_once:
+            logps = trainer.reference_logps(store, policy)
+            reference = save(Path(folder) / "logps.safetensors", store, logps, policy.checksum)
         referenced = time.perf_counter()
-        steps = list(trainer.train(examples, reference, policy, workload.seed, checkpoints))
+        steps = list(trainer.train(store, reference, policy, workload.seed, checkpoints))
         end = time.perf_counter()
     last: dict[str, Any] = steps[-1]["measured"]  # type: ignore[assignment]
     seconds = last["seconds"]

@@ -15,13 +15,21 @@ import logging
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from actors.strategy import OptimizerSettings
-from actors.training import TrainingRank, TrainingSettings
-from maskdpo_ray.config.schema import AdamConfig, LoraConfig
+from actors.training import TrainingRank
+from maskdpo_ray.config.schema import (
+    AdamConfig,
+    Config,
+    DeepspeedConfig,
+    LoraConfig,
+    ModelConfig,
+    TrainConfig,
+    VllmConfig,
+)
 from maskdpo_ray.records import TrainingExample
-from maskdpo_ray.training import publication
+from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.guards import PublishedPolicy
+from maskdpo_ray.training.reference import save
 
 CAPITALS = {
     "Rwanda": ("Kigali", "Kampala"), "Chad": ("N'Djamena", "Bamako"), "Peru": ("Lima", "Quito"),
@@ -46,29 +54,35 @@ def examples(model: str) -> list[TrainingExample]:
     return found
 
 
-def measure(trainer: Any, model: str, num_steps: int) -> dict[str, float]:
+def measure(trainer: TrainingRank, config: Config, num_steps: int) -> dict[str, float]:
     """Shares of the trained margin, and the error of log-probs in nats."""
-    pairs = examples(model)
-    reference = trainer.reference_logps([pairs], model)
-    trainer.begin(model, num_steps, 0, starts_at_reference=True)
-    for _ in range(num_steps):
-        trainer.train_step([pairs], [reference], len(pairs))
-    trained = trainer.reference_logps([pairs])
+    model = config.model.model_name_or_path
     found: dict[str, float] = {"steps": num_steps}
-    settings = trainer._settings
     with tempfile.TemporaryDirectory() as folder:
-        exact, published = (str(Path(folder) / name) for name in ("exact", "published"))
-        trainer.save_policy(exact)
-        trainer._settings = dataclasses.replace(settings, engine_dtype="bfloat16")
-        trainer.save_policy(published)
-        for name, path in (("nearest", exact), ("published", published)):
+        store = ExampleStore.write(Path(folder), examples(model))
+        path, indices = str(store.path), range(len(store))
+        reference = trainer.reference_logps(path, indices, model)
+        file = Path(folder) / "logps.safetensors"
+        save(file, store, (reference[index] for index in indices), "")
+        trainer.begin(model, path, num_steps, reference_logps=str(file), starts_at_reference=True)
+        for _ in range(num_steps):
+            trainer.train_step(indices)
+        trained = trainer.reference_logps(path, indices)
+        in_bfloat16 = dataclasses.replace(config, vllm=VllmConfig(dtype="bfloat16"))
+        saved = {}
+        for name, held in (("nearest", config), ("published", in_bfloat16)):
+            trainer._config = held
+            saved[name] = str(Path(folder) / name)
+            trainer.save_policy(saved[name])
+        for name, policy in saved.items():
             trainer.release()
-            logps = trainer.published_logps([pairs], path)  # rounded to the nearest, where it is not bfloat16 already
-            compared = publication.compare(pairs, trained, logps, reference)
+            logps = trainer.published_logps(path, indices, policy)  # to the nearest, where not in bfloat16 already
+            each = ([given[index] for index in indices] for given in (trained, logps, reference))
+            compared = PublishedPolicy.compare(store, *each).metrics()
             found[f"{name}_margin"] = compared["published_margin"]
             found[f"{name}_logp_error"] = compared["published_logp_error"]
     trainer.release()
-    trainer._settings = settings
+    trainer._config = config
     return found
 
 
@@ -80,26 +94,21 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     given = parser.parse_args()
     logging.disable(logging.INFO)
-    adam = dataclasses.asdict(AdamConfig(lr=given.lr))
-    optimizer = OptimizerSettings(**adam, max_norm=1.0, lr_scheduler="cosine", lr_warmup_ratio=0.0, min_lr_ratio=0.1)
-    settings = TrainingSettings(
-        optimizer=optimizer,
-        beta=0.1,
-        zero_stage=2,
-        param_dtype="fp32",
-        seed=1,
-        device="cpu",
-        num_threads=2,
-        timeout_s=60.0,
+    config = Config(
+        model=ModelConfig(given.model),
+        train=TrainConfig(lr_warmup_ratio=0.0),
+        adam=AdamConfig(lr=given.lr),
+        ds=DeepspeedConfig(param_dtype="fp32"),
         lora=LoraConfig(rank=given.rank, alpha=2 * given.rank),
+        vllm=VllmConfig(dtype="float32"),
     )
-    trainer = TrainingRank(settings, 0, 1)
+    trainer = TrainingRank(config, 0, 1, threads=2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     trainer.setup("127.0.0.1", port)
     for num_steps in given.steps:
-        found = measure(trainer, given.model, num_steps)
+        found = measure(trainer, config, num_steps)
         print(json.dumps({name: round(value, 4) for name, value in found.items()}), flush=True)
 
 

@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import ray.cloudpickle
 from msgspec import structs
 
@@ -22,7 +23,7 @@ from actors.rollout import Request, Sampled, Sampling
 from benchmarks import measures, simulated
 from maskdpo_ray.config.schema import Config, ModelConfig
 from maskdpo_ray.models import folder
-from maskdpo_ray.records import Policy, Question, Rollout, TrainingExample
+from maskdpo_ray.records import Policy, Question, Rollout
 
 PROTOCOL = 5  # as Ray
 
@@ -49,10 +50,7 @@ def sizes(phrases: simulated.Phrases, prompt: list[int], answers: int, tokens: i
     sampling = Sampling(answers, 0.8, 40, 1.0, tokens)
     hosted: Stored[Any] = Stored(None)
     labels = simulated.SimulatedAnnotator(phrases).annotate([(question, rollout) for rollout in rollouts])
-    chosen, rejected = rollouts[0].token_ids, rollouts[1].token_ids
-    weights = tuple(tuple(float(i % 2) for i in range(len(ids))) for ids in (chosen, rejected))
-    example = TrainingExample("train/000001#0", tuple(prompt), chosen, rejected, *weights)
-    logps = simulated.SimulatedRank(None, 0, 1).reference_logps([[example]])[0]
+    logps = {0: tuple(np.zeros(len(rollout.token_ids), np.float32) for rollout in rollouts[:2])}
     request = Request(question.id, tuple(prompt), sampling, 1, policy)
     of_question = {
         "to an engine: prompt": (request,),
@@ -61,9 +59,9 @@ def sizes(phrases: simulated.Phrases, prompt: list[int], answers: int, tokens: i
         "from it: labels": labels,
     }
     of_pair = {
-        "to a rank, for the reference: pair": ([[example]], policy.path),
-        "from it: log-probs": [logps],
-        "to a rank, each epoch: pair, log-probs": ([[example]], [[logps]], 1),
+        "to a rank, for the reference: file, index": (f"{policy.path}/../examples.bin", [100_000], policy.path),
+        "from it: log-probs": logps,
+        "to a rank, each epoch: index": ([100_000],),
     }
     length = sum(len(rollout.token_ids) for rollout in rollouts) / answers
     return {

@@ -13,17 +13,18 @@ import argparse
 import json
 import random
 import socket
+import tempfile
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from actors.strategy import OptimizerSettings
-from actors.training import TrainingRank, TrainingSettings
+from actors.training import TrainingRank
 from benchmarks import measures
-from maskdpo_ray.config.schema import Config, DeepspeedConfig, ModelConfig, TrainConfig
+from maskdpo_ray.config.schema import AdamConfig, Config, DeepspeedConfig, ModelConfig, TrainConfig
 from maskdpo_ray.models import memory, shape
 from maskdpo_ray.records import TrainingExample
-from maskdpo_ray.training import prefix_tree
+from maskdpo_ray.training import prefix_tree, reference
+from maskdpo_ray.training.example_store import ExampleStore
 
 MIB = 2**20
 
@@ -62,40 +63,36 @@ def main() -> None:
     given = parser.parse_args()
 
     model = shape.of_folder(given.model)
-    batches = [pairs(given.pairs, given.prompt, given.answer, model.vocab_size, seed) for seed in (1, 2)]
-    sides = [(e.prompt_token_ids, e.chosen_token_ids, e.chosen_weights) for e in batches[0]]
-    sides += [(e.prompt_token_ids, e.rejected_token_ids, e.rejected_weights) for e in batches[0]]
+    examples = pairs(2 * given.pairs, given.prompt, given.answer, model.vocab_size, seed=1)
+    batch = examples[: given.pairs]
+    sides = [(e.prompt_token_ids, e.chosen_token_ids, e.chosen_weights) for e in batch]
+    sides += [(e.prompt_token_ids, e.rejected_token_ids, e.rejected_weights) for e in batch]
     tree = prefix_tree.build(*map(list, zip(*sides, strict=True)))
     config = Config(
         model=ModelConfig(str(given.model), gradient_checkpointing_enable=given.gradient_checkpointing),
         ds=DeepspeedConfig(zero_stage=given.zero_stage, param_dtype=given.param_dtype),
-        train=TrainConfig(batch_size=2 * given.pairs),
+        train=TrainConfig(
+            batch_size=2 * given.pairs, micro_batch_size=given.pairs, max_tokens_per_gpu=10**9, lr_scheduler="constant"
+        ),
+        adam=AdamConfig(lr=1e-5),
     )
     largest = memory.Pass(len(tree.token_ids), len(set(tree.nodes.tolist())))
     predicted = sum(memory.RankMemory(model, config, largest).on_cpu()[1].values())
 
-    settings = TrainingSettings(
-        optimizer=OptimizerSettings(1e-5, (0.9, 0.95), 1e-8, 0.0, 1.0, "constant", 0.0, 0.1),
-        beta=0.1,
-        zero_stage=given.zero_stage,
-        param_dtype=given.param_dtype,
-        seed=1,
-        device="cpu",
-        num_threads=given.threads,
-        timeout_s=600,
-        gradient_checkpointing=given.gradient_checkpointing,
-    )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    rank = TrainingRank(settings, 0, 1)
+    rank = TrainingRank(config, 0, 1, given.threads)
     rank.setup("127.0.0.1", port)
     empty = kernel_says("VmRSS")
-    reference = [[(torch.zeros(given.answer).numpy(),) * 2 for _ in batch] for batch in batches]
-    rank.begin(str(given.model), 2)
-    rank.train_step(batches, reference, 2 * given.pairs)
-    forget_peak()
-    rank.train_step(batches, reference, 2 * given.pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        store = ExampleStore.write(Path(folder), examples)
+        zeros = ((np.zeros(given.answer, np.float32),) * 2 for _ in examples)
+        logps = reference.save(Path(folder) / "logps.safetensors", store, zeros, "")
+        rank.begin(str(given.model), str(store.path), 2, reference_logps=str(logps.path))
+        rank.train_step(range(len(store)))
+        forget_peak()
+        rank.train_step(range(len(store)))
     peak = kernel_says("VmHWM")
     rank.close()
     print(

@@ -22,6 +22,7 @@ from actors import weights
 from actors.process import BusyClock, end_with_raylet
 from actors.rollout import Request, Sampled
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Annotation, Policy, Question, Rollout, Sentence
+from maskdpo_ray.training.example_store import ExampleStore
 
 TOPICS = ("Rwanda", "Peru", "Norway", "Laos", "Chad", "Fiji", "Malta", "Togo", "Cuba", "Nepal", "Oman", "Iceland")
 _FACTS = (
@@ -186,8 +187,8 @@ class SimulatedAnnotator:
 class SimulatedRank:
     """A training rank whose log-probs are zeros and whose steps take no time."""
 
-    def __init__(self, settings: Any, rank: int, world_size: int) -> None:
-        self._rank = rank
+    def __init__(self, config: Any, rank: int, world_size: int, threads: int, chat_template: str | None) -> None:
+        self._rank, self._world_size = rank, world_size
 
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", 29500
@@ -196,24 +197,34 @@ class SimulatedRank:
         return None
 
     def begin(
-        self, policy_path: str, total_steps: int, seed: int, reference_path: str | None, starts_at_reference: bool
+        self,
+        policy_path: str,
+        examples: str,
+        total_steps: int,
+        seed: int,
+        reference_path: str | None,
+        reference_logps: str | None,
+        starts_at_reference: bool,
     ) -> None:
         pass
 
-    def published_logps(self, micro_batches: Sequence[Sequence[Any]], path: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        return self.reference_logps(micro_batches, path)
+    def published_logps(
+        self, examples: str, indices: Sequence[int], path: str
+    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return self.reference_logps(examples, indices, path)
 
     def reference_logps(
-        self, micro_batches: Sequence[Sequence[Any]], policy_path: str | None = None
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [
-            (np.zeros(len(e.chosen_token_ids), np.float32), np.zeros(len(e.rejected_token_ids), np.float32))
-            for batch in micro_batches
-            for e in batch
-        ]
+        self, examples: str, indices: Sequence[int], policy_path: str | None = None
+    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        store = ExampleStore(Path(examples))
+        own = {index: store[index] for index in indices[self._rank :: self._world_size]}
+        return {
+            index: (np.zeros(len(e.chosen_token_ids), np.float32), np.zeros(len(e.rejected_token_ids), np.float32))
+            for index, e in own.items()
+        }
 
-    def train_step(self, micro_batches: Any, references: Any, global_batch_size: int) -> dict[str, float]:
-        return {"loss": 0.5, "accuracy": 0.5, "tokens": float(global_batch_size)}
+    def train_step(self, batch: Sequence[int]) -> dict[str, float]:
+        return {"loss": 0.5, "accuracy": 0.5, "tokens": float(len(batch))}
 
     def save_policy(self, path: str) -> None:
         write_policy(Path(path), b"trained")

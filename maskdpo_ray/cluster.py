@@ -5,7 +5,6 @@ Besides the commands this is the only module of the package that imports Ray.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import signal
@@ -25,9 +24,8 @@ from actors import calls
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
 from actors.host import AnnotationActor, EvaluationActor, Stored
 from actors.ranks import Ranks
-from actors.rollout import EngineSettings, RolloutEngine
-from actors.strategy import OptimizerSettings
-from actors.training import TrainingRank, TrainingSettings
+from actors.rollout import RolloutEngine
+from actors.training import TrainingRank
 from maskdpo_ray.annotation.protocol import Annotator
 from maskdpo_ray.config import resources
 from maskdpo_ray.config.resources import Plan, evaluating
@@ -216,46 +214,15 @@ class Cluster:
 
     def _start_engines(self, policy: Policy, chat: Chat) -> RolloutGroup:
         config = self._config
-        vllm = dataclasses.asdict(config.vllm) | {"dtype": config.engine_dtype}
-        settings = EngineSettings(
-            device=config.cluster.device,
-            threads=self._threads(sharing=math.ceil(config.rollout.num_engines / self._num_nodes())),
-            seed=config.run.seed,
-            trust_remote_code=config.model.trust_remote_code,
-            **vllm,
-        )
+        threads = self._threads(sharing=math.ceil(config.rollout.num_engines / self._num_nodes()))
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
         actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, _ENGINE_CALLS)
-        self._engines = [actor.remote(settings, policy) for _ in range(config.rollout.num_engines)]
+        self._engines = [actor.remote(config, policy, threads) for _ in range(config.rollout.num_engines)]
         self._handles += self._engines
         return RolloutGroup(config, self._engines, chat)
 
     def _start_ranks(self) -> list[Any]:
         config = self._config
-        template = config.model.chat_template
-        settings = TrainingSettings(
-            optimizer=OptimizerSettings(
-                **dataclasses.asdict(config.adam),
-                max_norm=config.train.max_norm,
-                lr_scheduler=config.train.lr_scheduler,
-                lr_warmup_ratio=config.train.lr_warmup_ratio,
-                min_lr_ratio=config.train.min_lr_ratio,
-            ),
-            beta=config.train.beta,
-            zero_stage=config.ds.zero_stage,
-            param_dtype=config.ds.param_dtype,
-            seed=config.run.seed,
-            device=config.cluster.device,
-            num_threads=self._threads(sharing=config.train.num_ranks),
-            timeout_s=config.cluster.step_timeout_s,
-            adam_offload=config.ds.adam_offload,
-            gradient_checkpointing=config.model.gradient_checkpointing_enable,
-            trust_remote_code=config.model.trust_remote_code,
-            chat_template=None if template is None else folder.template(template),
-            lora=config.lora,
-            savings=config.savings,
-            engine_dtype=config.engine_dtype,
-        )
         # One group for all ranks: they start together or not at all, near each other where possible.
         bundle = {"CPU": config.cluster.cpus_per_rank, "GPU": 1 if config.cluster.device == "cuda" else 0}
         bundle = {name: amount for name, amount in bundle.items() if amount}
@@ -266,6 +233,8 @@ class Cluster:
             raise ClusterError(
                 f"training ranks: no room for {num_ranks} x {bundle} within {config.cluster.start_timeout_s:.0f} s"
             )
+        threads, template = self._threads(sharing=num_ranks), config.model.chat_template
+        text = None if template is None else folder.template(template)  # which ranks' nodes need not see
         self._ranks = [
             ray.remote(self._rank_class)
             .options(
@@ -275,7 +244,7 @@ class Cluster:
                     self._placement, placement_group_bundle_index=rank
                 ),
             )
-            .remote(settings, rank, num_ranks)
+            .remote(config, rank, num_ranks, threads, text)
             for rank in range(num_ranks)
         ]
         return self._ranks

@@ -24,7 +24,6 @@ from functools import cached_property
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.pairing.examples import Lessons
 from maskdpo_ray.records import PairsSummary, Policy, Question
 from maskdpo_ray.stages.collect import CollectStage
 from maskdpo_ray.stages.evaluate import EvaluateStage
@@ -34,6 +33,7 @@ from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.training import batches
+from maskdpo_ray.training.example_store import ExampleStore
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,13 @@ class Loop:
                         self.groups.engines.load(policy)
                 self.evaluate(policy)
 
-    def collect(self, iteration: int, policy: Policy) -> Lessons:
+    def collect(self, iteration: int, policy: Policy) -> ExampleStore:
         """Answer, label and pair every question; returns the iteration's training examples."""
         return self._collect_stage.run(iteration, policy)
 
-    def train(self, iteration: int, examples: Lessons, policy: Policy, between_steps: Callable[[], None]) -> Policy:
+    def train(
+        self, iteration: int, examples: ExampleStore, policy: Policy, between_steps: Callable[[], None]
+    ) -> Policy:
         """Train on the examples with Mask-DPO; returns the new policy, published in the run folder."""
         reference = self.initial if self.config.train.reference == "initial" else policy
         # Metrics are logged by optimizer step, counted over all iterations.

@@ -22,7 +22,7 @@ from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RunFolderError
 from maskdpo_ray.models import chat, lora_targets
 from maskdpo_ray.models import folder as model_folder
-from maskdpo_ray.pairing.examples import lesson_of
+from maskdpo_ray.pairing.examples import usable_example
 from maskdpo_ray.pairing.masks import VANILLA, MaskPolicy
 from maskdpo_ray.pairing.pair_files import PairsReader
 from maskdpo_ray.pairing.scoring import mixture
@@ -34,6 +34,7 @@ from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.terminal import SHORT, track
 from maskdpo_ray.training import batches
+from maskdpo_ray.training.example_store import ExampleStore
 
 SHOWN = ("loss", "accuracy")
 """Metrics that the summary compares."""
@@ -99,13 +100,13 @@ def prepare(argv: list[str]) -> Job:
     dropped = Dropped(path, config.data.max_dropped)
     pairs = track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT)
     for number, pair in enumerate(pairs):
-        lesson = lesson_of(pair, config, model.tokenizer)
-        if isinstance(lesson, DropReason):
-            drops[lesson.value] += 1
+        example = usable_example(pair, config, model.tokenizer)
+        if isinstance(example, DropReason):
+            drops[example.value] += 1
             continue
         kept.append(pair)
         # Several pairs may be of one question; each needs an id of its own.
-        examples.append(replace(lesson, pair_id=f"{lesson.pair_id}#{number}"))
+        examples.append(replace(example, pair_id=f"{example.pair_id}#{number}"))
     if not examples:
         raise DataError(f"{path}: expected pairs that something can be learned from, got none: {dict(drops)}")
     drops += dropped.counts
@@ -140,7 +141,8 @@ class Job:
 
     def run(self, initial: Policy, trainer: Trainer, folder: RunFolder, tracker: Tracker) -> Policy:
         """Train; the new policy is in the run folder."""
-        return TrainStage(self.config, trainer, folder, tracker).run(0, self.examples, initial, against=initial)
+        examples = ExampleStore.write(folder.checkpoint_dir(0), self.examples)
+        return TrainStage(self.config, trainer, folder, tracker).run(0, examples, initial, against=initial)
 
     def describe(self) -> str:
         """The plan in words."""

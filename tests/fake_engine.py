@@ -29,7 +29,7 @@ class FakeEngine:
     log = ""
     seconds = 0.05
 
-    def __init__(self, settings: Any, policy: Policy) -> None:
+    def __init__(self, config: Any, policy: Policy, threads: int) -> None:
         self._policy = policy
         self._running = 0
         self._note("start", version=policy.version)

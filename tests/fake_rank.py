@@ -18,6 +18,9 @@ from actors import weights
 from maskdpo_ray.errors import NotFiniteError
 from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.store.files import Proof
+from maskdpo_ray.training import batches
+from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.reference import ReferenceLogps
 
 
 class FakeRank:
@@ -33,8 +36,8 @@ class FakeRank:
 
     log = ""
 
-    def __init__(self, settings: Any, rank: int, world_size: int) -> None:
-        self._settings, self._rank, self._world_size = settings, rank, world_size
+    def __init__(self, config: Any, rank: int, world_size: int, threads: int, chat_template: str | None) -> None:
+        self._config, self._rank, self._world_size = config, rank, world_size
         self._state = b""
 
     def _note(self, event: str, **values: Any) -> None:
@@ -49,7 +52,7 @@ class FakeRank:
         self._survived = {path.name for path in Path(self.log).parent.glob("died-of-*")}
         if self._rank == 1 and Path(self.log).with_name("die-in-setup").exists():
             self._meet(["die/setup"], "die")
-        savings = dataclasses.asdict(self._settings.savings)
+        savings = dataclasses.asdict(self._config.savings)
         self._note("setup", address=[master_addr, master_port], world_size=self._world_size, savings=savings)
         return None
 
@@ -70,42 +73,58 @@ class FakeRank:
                 raise NotFiniteError("expected a finite loss, got nan")
 
     def begin(
-        self, policy_path: str, total_steps: int, seed: int, reference_path: str | None, starts_at_reference: bool
+        self,
+        policy_path: str,
+        examples: str,
+        total_steps: int,
+        seed: int,
+        reference_path: str | None,
+        reference_logps: str | None,
+        starts_at_reference: bool,
     ) -> None:
         self._note("begin", path=policy_path, total_steps=total_steps, seed=seed, reference=reference_path)
-        self._reference = reference_path
+        self._examples, self._reference = ExampleStore(Path(examples)), reference_path
+        self._logps = reference_logps and ReferenceLogps(Path(reference_logps), self._examples)
         self._state = weights.checksum(policy_path).encode()
 
+    def _share(self, examples: Sequence[TrainingExample], indices: Sequence[int]) -> list[list[int]]:
+        """This rank's micro-batches."""
+        batch, config = [examples[index] for index in indices], self._config
+        share = batches.micro_batches(batch, self._rank, self._world_size, config.train, config.savings)
+        return [[indices[place] for place in places] for places in share]
+
     def reference_logps(
-        self, micro_batches: Sequence[Sequence[TrainingExample]], policy_path: str | None = None
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        self._note("reference", sizes=[len(batch) for batch in micro_batches])
-        self._meet((example.pair_id for batch in micro_batches for example in batch), "die-reference")
-        return [fake_logps(example, str(policy_path)) for batch in micro_batches for example in batch]
+        self, examples: str, indices: Sequence[int], policy_path: str | None = None
+    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        store = ExampleStore(Path(examples))
+        share = self._share(store, indices)
+        self._note("reference", sizes=[len(batch) for batch in share])
+        own = {index: store[index] for batch in share for index in batch}
+        self._meet((example.pair_id for example in own.values()), "die-reference")
+        return {index: fake_logps(example, str(policy_path)) for index, example in own.items()}
 
     def published_logps(
-        self, micro_batches: Sequence[Sequence[TrainingExample]], path: str
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        self, examples: str, indices: Sequence[int], path: str
+    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         self._note("published", path=path)
-        return [fake_logps(example, "None") for batch in micro_batches for example in batch]
+        store = ExampleStore(Path(examples))
+        return {index: fake_logps(store[index], "None") for batch in self._share(store, indices) for index in batch}
 
-    def train_step(
-        self,
-        micro_batches: Sequence[Sequence[TrainingExample]],
-        references: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]] | None,
-        global_batch_size: int,
-    ) -> dict[str, float]:
-        ids = [[example.pair_id for example in batch] for batch in micro_batches]
-        self._note("step", ids=ids, size=global_batch_size)
+    def train_step(self, batch: Sequence[int]) -> dict[str, float]:
+        share = self._share(self._examples, batch)
+        ids = [[self._examples[index].pair_id for index in together] for together in share]
+        self._note("step", ids=ids, size=len(batch))
         self._meet(sum(ids, []), "die")
-        if references is None:
-            assert self._reference is not None
-            references = [[fake_logps(example, self._reference) for example in batch] for batch in micro_batches]
-        for batch, logps in zip(micro_batches, references, strict=True):
-            for example, (chosen, rejected) in zip(batch, logps, strict=True):
-                assert len(chosen) == len(example.chosen_token_ids)
-                assert len(rejected) == len(example.rejected_token_ids)
-                self._state = hashlib.sha256(self._state + chosen.tobytes() + rejected.tobytes()).digest()
+        for index in (index for together in share for index in together):
+            example = self._examples[index]
+            if self._logps:
+                chosen, rejected = self._logps[index]
+            else:
+                assert self._reference is not None
+                chosen, rejected = fake_logps(example, self._reference)
+            assert len(chosen) == len(example.chosen_token_ids)
+            assert len(rejected) == len(example.rejected_token_ids)
+            self._state = hashlib.sha256(self._state + chosen.tobytes() + rejected.tobytes()).digest()
         return {"loss": float(self._rank), "accuracy": 0.5, "tokens": float(sum(map(len, ids)))}
 
     def save_checkpoint(self, folder: str) -> dict[str, Proof]:

@@ -45,6 +45,8 @@ from maskdpo_ray.store import files
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.store.files import Proof
 from maskdpo_ray.training import batches as batching
+from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.reference import ReferenceLogps
 
 EOS = 0
 CONFIG = Config(model=ModelConfig(model_name_or_path="m"))
@@ -231,29 +233,30 @@ class FakeTrainer(FakeGroup):
         self._train, self._events = config.train, events
         self._state = b""
 
-    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> Iterator[PairLogps]:
+    def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[PairLogps]:
         self._events.note("reference", policy.version, tuple(example.pair_id for example in examples))
         return (fake_logps(example, policy.checksum) for example in examples)
 
     def train(
         self,
-        examples: Sequence[TrainingExample],
-        reference: Sequence[PairLogps] | Policy,
+        examples: ExampleStore,
+        reference: ReferenceLogps | Policy,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
     ) -> Iterator[dict[str, float]]:
         self._events.note("begin", policy.version, tuple(example.pair_id for example in examples))
         assert weights.is_here(policy)
+        given: Any = reference
         if isinstance(reference, Policy):
-            reference = [fake_logps(example, reference.checksum) for example in examples]
+            given = [fake_logps(example, reference.checksum) for example in examples]
         train, done = self._train, checkpoints.step
         self._state = (checkpoints.path(done) / "state").read_bytes() if done else policy.checksum.encode()
         batches = batching.epoch_batches(len(examples), train.batch_size, train.max_epochs, seed)
         for step, batch in islice(enumerate(batches, start=1), done, None):
             self._events.note("step", policy.version, tuple(examples[i].pair_id for i in batch))
             for i in batch:
-                values = b"".join(side.tobytes() for side in reference[i])
+                values = b"".join(side.tobytes() for side in given[i])
                 self._state = hashlib.sha256(self._state + repr(examples[i]).encode() + values).digest()
             tokens = sum(sum(w > 0 for w in examples[i].chosen_weights) for i in batch)
             yield {"loss": int.from_bytes(self._state[:2]) / 2**16, "accuracy": 0.5, "tokens": float(tokens)}

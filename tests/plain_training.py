@@ -1,37 +1,32 @@
-"""What tests of real training ranks share: pairs, settings, and log-probs computed in the plainest way."""
+"""What tests of real training ranks share: pairs, a config, ranks, and log-probs computed in the plainest way."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
-from actors.strategy import OptimizerSettings
-from actors.training import TrainingSettings
-from maskdpo_ray.records import TrainingExample
+from actors.training import TrainingRank
+from maskdpo_ray.config.schema import AdamConfig, ClusterConfig, Config, DeepspeedConfig, ModelConfig, TrainConfig
+from maskdpo_ray.records import PairLogps, TrainingExample
+from maskdpo_ray.training import reference
+from maskdpo_ray.training.example_store import ExampleStore
 
 BETA = 0.5
 # A large eps: AdamW forgives gradients that are wrong by a factor otherwise, and the tests would too.
-OPTIMIZER = OptimizerSettings(
-    lr=2e-3,
-    betas=(0.9, 0.95),
-    eps=1e-2,
-    weight_decay=0.1,
-    max_norm=1.0,
-    lr_scheduler="cosine",
-    lr_warmup_ratio=0.2,
-    min_lr_ratio=0.1,
-)
+ADAM = AdamConfig(lr=2e-3, eps=1e-2, weight_decay=0.1)
+TRAIN = TrainConfig(beta=BETA, micro_batch_size=2, lr_warmup_ratio=0.2)
 # Five pairs over two ranks: shares of three and two, micro-batches of two: two passes and one.
 # The batch of one pair leaves the second rank empty-handed.
 BATCHES = [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [2], [4, 3, 2, 1, 0], [0, 1, 2, 3, 4]]
 LR = [0.0, 1.0, 0.5 * (1 + math.cos(math.pi / 4)), 0.5, 0.5 * (1 + math.cos(3 * math.pi / 4))]
-MICRO_BATCH_SIZE = 2
 
 
 def examples() -> list[TrainingExample]:
@@ -78,26 +73,26 @@ def train_plainly(folder: Path) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     pairs = examples()
     with torch.no_grad():
-        reference, _ = padded_logps(model, pairs)
+        before, _ = padded_logps(model, pairs)
     decayed = [p for name, p in model.named_parameters() if "norm" not in name]
     others = [p for name, p in model.named_parameters() if "norm" in name]
     adam = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": OPTIMIZER.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        betas=OPTIMIZER.betas,
-        eps=OPTIMIZER.eps,
+        [{"params": decayed, "weight_decay": ADAM.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        betas=ADAM.betas,
+        eps=ADAM.eps,
     )
     steps = []
     for batch, lr in zip(BATCHES, LR, strict=True):
         logps, weights = padded_logps(model, [pairs[i] for i in batch])
         rows = [*batch, *(len(pairs) + i for i in batch)]
-        rewards = BETA * (weights * (logps - reference[rows, : weights.shape[1]])).sum(-1)
+        rewards = BETA * (weights * (logps - before[rows, : weights.shape[1]])).sum(-1)
         chosen, rejected = rewards[: len(batch)], rewards[len(batch) :]
         loss = -F.logsigmoid(chosen - rejected).mean()
         model.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.max_norm)
         for group in adam.param_groups:
-            group["lr"] = lr * OPTIMIZER.lr
+            group["lr"] = lr * ADAM.lr
         adam.step()
         steps.append(
             {
@@ -107,21 +102,64 @@ def train_plainly(folder: Path) -> dict[str, Any]:
                 "rejected_reward": rejected.mean().item(),
                 "tokens": float((weights > 0).sum()),
                 "grad_norm": norm.item(),
-                "lr": lr * OPTIMIZER.lr,
+                "lr": lr * ADAM.lr,
             }
         )
-    return {"steps": steps, "weights": dict(model.named_parameters()), "reference": reference}
+    return {"steps": steps, "weights": dict(model.named_parameters()), "reference": before}
 
 
-def settings(stage: int, dtype: str) -> TrainingSettings:
-    return TrainingSettings(
-        optimizer=OPTIMIZER,
-        beta=BETA,
-        zero_stage=stage,
-        param_dtype=dtype,
-        seed=1,
-        device="cpu",
-        num_threads=1,
-        timeout_s=120,
-        gradient_checkpointing=stage == 3,
+def config(stage: int, dtype: str) -> Config:
+    return Config(
+        model=ModelConfig("model", gradient_checkpointing_enable=stage == 3),
+        train=TRAIN,
+        adam=ADAM,
+        ds=DeepspeedConfig(zero_stage=stage, param_dtype=dtype),
+        cluster=ClusterConfig(step_timeout_s=120),
     )
+
+
+class Member:
+    """A rank that is driven in its own process; every rank of the group is, in the same way."""
+
+    def __init__(
+        self, config: Config, rank: int, world: int, port: int, folder: str, examples: Sequence[TrainingExample]
+    ) -> None:
+        self.trainer = TrainingRank(config, rank, world)
+        self.trainer.setup("127.0.0.1", port)
+        self._folder = Path(folder) / f"rank-{rank}"
+        self._store = ExampleStore.write(self._folder, examples)
+
+    def begin(
+        self,
+        model: str,
+        num_steps: int,
+        seed: int = 0,
+        logps: Sequence[PairLogps] | None = None,
+        reference_path: str | None = None,
+        starts_at_reference: bool = False,
+    ) -> None:
+        """Begin a training against `logps`, or against `reference_path` in each step."""
+        file = None
+        if logps is not None:
+            file = str(reference.save(self._folder / "logps", self._store, logps, "").path)
+        path = str(self._store.path)
+        self.trainer.begin(model, path, num_steps, seed, reference_path, file, starts_at_reference)
+
+    def steps(self, batches: Iterable[list[int]]) -> list[dict[str, float]]:
+        """Metrics of a step on each batch."""
+        return [self.trainer.train_step(batch) for batch in batches]
+
+    def logps(self, path: str | None = None) -> list[PairLogps]:
+        """Log-probs of all examples, each rank's share put together: of the policy, or of the one at `path`."""
+        return self._whole(self.trainer.reference_logps(str(self._store.path), range(len(self._store)), path))
+
+    def published_logps(self, path: str) -> list[PairLogps]:
+        return self._whole(self.trainer.published_logps(str(self._store.path), range(len(self._store)), path))
+
+    @staticmethod
+    def _whole(share: dict[int, PairLogps]) -> list[PairLogps]:
+        shares: list[dict[int, PairLogps]] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(shares, share)
+        found = {index: pair for each in shares for index, pair in each.items()}
+        assert len(found) == sum(map(len, shares))
+        return [found[index] for index in range(len(found))]

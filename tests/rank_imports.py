@@ -3,6 +3,7 @@
 import gc
 
 from actors import strategy, training  # noqa: F401
+from maskdpo_ray.config.schema import Config, ModelConfig
 
-strategy.build(strategy.StrategySettings(device="cpu", zero_stage=2, param_dtype="fp32", seed=0), world_size=1)
+strategy.build(Config(model=ModelConfig("model")), world_size=1)
 gc.freeze()  # a collection, of which a training does many, would look at a million objects of the imports

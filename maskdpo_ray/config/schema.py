@@ -352,6 +352,11 @@ class DeepspeedConfig(Section, affects=(COLLECT, TRAIN, EVALUATE)):
     adam_offload: bool = False
     """Keep the optimizer's state in CPU memory (GPU only)."""
 
+    @property
+    def torch_dtype(self) -> Literal["bfloat16", "float32"]:
+        """torch's name of `param_dtype`."""
+        return "bfloat16" if self.param_dtype == "bf16" else "float32"
+
 
 @dataclass(frozen=True)
 class LoraConfig(Section, affects=(TRAIN,)):
@@ -540,6 +545,9 @@ class Config:
     @property
     def engine_dtype(self) -> str:
         """Dtype of the engines' weights and activations: `vllm.dtype`, or training's where that is auto."""
-        if self.vllm.dtype == "auto":
-            return {"bf16": "bfloat16", "fp32": "float32"}[self.ds.param_dtype]
-        return self.vllm.dtype
+        return self.ds.torch_dtype if self.vllm.dtype == "auto" else self.vllm.dtype
+
+    @property
+    def sampled_dtype(self) -> str:
+        """The coarser of the dtypes of published weights and of engines: torch's name."""
+        return "bfloat16" if "bfloat16" in (self.ds.torch_dtype, self.engine_dtype) else "float32"

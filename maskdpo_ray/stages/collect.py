@@ -10,7 +10,7 @@ from typing import Any
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.pairing import examples as pairing_examples
-from maskdpo_ray.pairing.examples import Lessons
+from maskdpo_ray.pairing.examples import CollectedExamples
 from maskdpo_ray.records import DropReason, Failed, Labelled, PairsSummary, Policy, Question
 from maskdpo_ray.stages.background import BackgroundStream
 from maskdpo_ray.stages.protocols import AnsweringGroups
@@ -18,6 +18,7 @@ from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.terminal import track
+from maskdpo_ray.training.example_store import ExampleStore
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class CollectStage:
     tracker: Tracker
     watch: Watch
 
-    def run(self, iteration: int, policy: Policy) -> Lessons:
+    def run(self, iteration: int, policy: Policy) -> ExampleStore:
         """Answer, label and pair every question; each is committed as one unit when it is done.
 
         Raises ClusterError when too many questions fail, DataError when none gives a pair.
         """
-        examples = Lessons(self.folder.iteration_dir(iteration))
+        examples = CollectedExamples(self.folder.checkpoint_dir(iteration))  # which go with the checkpoints
         for pair in self.folder.questions(iteration).pairs():
             examples.add(pair, pairing_examples.example_of(pair, self.config, self.tokenizer))
         todo, failed = self.todo(iteration), dict[str, str]()
@@ -52,11 +53,11 @@ class CollectStage:
         counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
         shares = {f"pairs/{name}": share for name, share in summary.mixture.items()}
         self.tracker.log({"pairs/count": len(examples), **counts, **shares}, iteration)
-        if not examples:
+        if not len(examples):
             raise DataError(
                 f"iteration {iteration}: none of {len(self.questions)} questions gave a pair: {dict(drops)}"
             )
-        return examples
+        return examples.finish()
 
     @contextmanager
     def in_background(self, iteration: int, policy: Policy) -> Iterator[Callable[[], None]]:
@@ -101,13 +102,13 @@ class CollectStage:
         iteration: int,
         labelled: Iterable[Labelled | Failed],
         failed: dict[str, str],
-        examples: Lessons | None = None,
+        examples: CollectedExamples | None = None,
     ) -> None:
         """Commit questions as they come; their examples go to `examples`, the errors of failed ones to `failed`."""
         num_tokens = 0
         with self.folder.questions(iteration).committing() as committer:
             for item in self.watch.sift(labelled, failed):
-                outcome = pairing_examples.taught_by(item, self.config, self.tokenizer)
+                outcome = pairing_examples.pair_and_example(item, self.config, self.tokenizer)
                 if not isinstance(outcome, DropReason):
                     if examples is not None:
                         examples.add(*outcome)

@@ -6,14 +6,16 @@ No heavy import here or in `loop.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from maskdpo_ray.records import Answered, Failed, Labelled, PairLogps, Policy, Question, TrainingExample
+from maskdpo_ray.records import Answered, Failed, Labelled, PairLogps, Policy, Question
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.store.tracking import Tracker
+from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.reference import ReferenceLogps
 
 
 class Group(Protocol):
@@ -71,13 +73,13 @@ class Trainer(Protocol):
         """See `Group.busy_seconds`."""
         ...
 
-    def reference_logps(self, examples: Sequence[TrainingExample], policy: Policy) -> Iterator[PairLogps]:
+    def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[PairLogps]:
         """Log-probs of every example under `policy`, in order."""
 
     def train(
         self,
-        examples: Sequence[TrainingExample],
-        reference: Sequence[PairLogps] | Policy,
+        examples: ExampleStore,
+        reference: ReferenceLogps | Policy,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
@@ -92,7 +94,7 @@ class Trainer(Protocol):
     def publish(self, folder: str, version: int) -> tuple[Policy, dict[str, float]]:
         """Write the trained policy as a Hugging Face folder, load it back, and describe it.
 
-        Returns it with metrics of its difference from the trained policy (`publication.compare`). Raises ModelError
+        Returns it with metrics of its difference from the trained policy (`guards.PublishedPolicy`). Raises ModelError
         when they differ too much.
         """
 

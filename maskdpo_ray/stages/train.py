@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.pairing import examples as pairing_examples
-from maskdpo_ray.records import Policy, TrainingExample, to_json
+from maskdpo_ray.records import Policy, to_json
 from maskdpo_ray.stages.protocols import Trainer
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.store.run_folder import RunFolder
@@ -16,6 +15,7 @@ from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.terminal import note, track
 from maskdpo_ray.training import batches
 from maskdpo_ray.training import reference as reference_file
+from maskdpo_ray.training.example_store import ExampleStore
 from maskdpo_ray.training.reference import ReferenceLogps
 
 Item = TypeVar("Item")
@@ -33,7 +33,7 @@ class TrainStage:
     """Called between optimizer steps, to serve work that runs concurrently."""
 
     def run(
-        self, iteration: int, examples: Sequence[TrainingExample], policy: Policy, against: Policy, first_step: int = 0
+        self, iteration: int, examples: ExampleStore, policy: Policy, against: Policy, first_step: int = 0
     ) -> Policy:
         """Train `policy` against the reference `against`; returns the new policy, published in the run folder.
 
@@ -58,7 +58,7 @@ class TrainStage:
                 self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, number)
             published, found = self.trainer.publish(str(target), iteration + 1)
         # Of all steps, those of an earlier process too.
-        num_tokens = train.max_epochs * sum(pairing_examples.num_weighted(example) for example in examples)
+        num_tokens = train.max_epochs * examples.num_weighted
         published_metrics = {f"train/{name}": value for name, value in found.items()}
         self.tracker.log({"tokens/train": float(num_tokens), **published_metrics}, iteration)
         self.folder.finish("train", iteration, [target], checksum=published.checksum)
@@ -81,7 +81,7 @@ class TrainStage:
             note(f"iteration {iteration}: training resumes after step {found.step} of {num_steps}")
         return found
 
-    def _reference_logps(self, iteration: int, examples: Sequence[TrainingExample], against: Policy) -> ReferenceLogps:
+    def _reference_logps(self, iteration: int, examples: ExampleStore, against: Policy) -> ReferenceLogps:
         """Once per pair and iteration, kept on disk, reused by every epoch and after a stop."""
         file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
         if self.folder.finished("reference", iteration) is not None:
@@ -90,8 +90,7 @@ class TrainStage:
         computed = self.trainer.reference_logps(examples, against)
         description = f"iteration {iteration}: reference log-probs"
         tracked = self._between(track(computed, description, len(examples)))
-        logps = ReferenceLogps.of(examples, tracked, against.checksum)
-        reference_file.save(file, examples, logps, against.checksum)
+        logps = reference_file.save(file, examples, tracked, against.checksum)
         self.folder.finish("reference", iteration, [file], policy=to_json(against))
         return logps
 

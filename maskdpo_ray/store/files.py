@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from maskdpo_ray.records import Decoded, NotJSON, Record, decode, encode_line
 
 Parsed = TypeVar("Parsed")
 _CHUNK = 2**16
+_temporaries = itertools.count()
 
 
 def sync_folder(folder: Path) -> None:
@@ -133,7 +135,7 @@ def write_whole(target: Path, data: bytes) -> None:
     """Write or replace `target`, its folder made when missing. Raises RunFolderError when that can't be."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(target) as file:
+        with replacing(target) as file:
             file.write(data)
     except OSError as error:
         raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
@@ -168,12 +170,13 @@ def _follow_umask(path: Path) -> None:
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
+def replacing(target: Path) -> Iterator[BinaryIO]:
     """A temporary file, opened to be written; it takes the name `target` at the end, and goes after an exception.
 
     Raises OSError.
     """
-    temporary = target.with_name(f".{os.getpid()}.tmp")  # short: with the name in it, it could be too long
+    # Short: with the name in it, it could be too long. One of its own, as another file may be written meanwhile.
+    temporary = target.with_name(f".{os.getpid()}-{next(_temporaries)}.tmp")
     file = temporary.open("wb")
     try:
         with file:
@@ -361,7 +364,7 @@ def write_new(path: Path, values: Iterable[Any]) -> int:
             yield encode_line(value)
 
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             if path.suffix.lower() == ".parquet":
                 _write_table(path, lines(), file)
             elif path.suffix.lower() == ".gz":

@@ -1,6 +1,4 @@
-"""Pairs -> training examples with token weights -> global batches -> each rank's micro-batches.
-
-A global batch as the micro-batches of each rank.
+"""An iteration's examples as global batches, and a rank's share of a batch as micro-batches.
 
 Pairs that begin alike go through the model together, because a prefix tree computes what they share once; and as many
 of them as the limits on pairs and tokens allow, because a pass of few tokens uses the processor badly.
@@ -48,22 +46,22 @@ def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
         yield list(items[start : start + size])
 
 
-def split(
-    batch: Sequence[TrainingExample], num_ranks: int, train: TrainConfig, savings: SavingsConfig
-) -> list[list[list[int]]]:
-    """For each rank its micro-batches, as places in `batch`.
+def micro_batches(
+    batch: Sequence[TrainingExample], rank: int, num_ranks: int, train: TrainConfig, savings: SavingsConfig
+) -> list[list[int]]:
+    """A rank's share of a global batch as micro-batches of places in `batch`.
 
-    Each place stands there once; the ranks' numbers of pairs differ by one at most, and may be 0.
+    The ranks' shares are disjoint and hold every place; they differ by one pair at most, and may be empty.
     """
     places = list(range(len(batch)))
     if savings.group_pairs:
         # In this order a pair shares more with its neighbours than with anyone else.
         places.sort(key=lambda place: (batch[place].prompt_token_ids, batch[place].chosen_token_ids))
-        ends = [-(-len(places) * rank // num_ranks) for rank in range(num_ranks + 1)]
-        shares = [places[start:end] for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        start, end = (-(-len(places) * bound // num_ranks) for bound in (rank, rank + 1))
+        share = places[start:end]
     else:
-        shares = [shard(places, rank, num_ranks) for rank in range(num_ranks)]
-    return [_filled(batch, share, train, savings) for share in shares]
+        share = shard(places, rank, num_ranks)
+    return _filled(batch, share, train, savings)
 
 
 def _filled(

@@ -1,6 +1,6 @@
-"""log softmax of logits at given tokens, without a float32 copy of all logits.
+"""Per-token log-probs of responses under a causal language model, at the tokens that have weight.
 
-Per-token log-probs of responses under a causal language model, at the tokens that have weight.
+They are read off the logits without a float32 copy of all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import prefix_tree, tree_attention
 
 _ROWS_AT_A_TIME = 128
-"""Rows of logits that are there in float32 together."""
+"""Rows of logits that exist in float32 at a time."""
 
 
 def token_logps(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -69,7 +69,7 @@ class _Inputs:
     """One forward pass: R rows of N tokens, whose outputs at M positions give the logits that Q targets need."""
 
     arguments: dict[str, Any]
-    """Of the model's forward, but for those below."""
+    """Arguments of the model's forward besides the tokens and positions below."""
     token_ids: np.ndarray
     """[R, N] int64."""
     positions: np.ndarray | None

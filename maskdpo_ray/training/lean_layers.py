@@ -91,12 +91,12 @@ def _source(kind: type) -> str:
 
 
 def _norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    """RMSNorm of [..., D]."""
+    """RMSNorm (arXiv 1910.07467, eq. 4) of [..., D]."""
     return _Norm.apply(hidden_states, module.weight, module.variance_epsilon)
 
 
 def _gated(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """The MLP of [..., D]: products with gate and up are kept, what is made of them is not."""
+    """The gated MLP (arXiv 2002.05202, eq. 6) of [..., D]: products with gate and up are kept, their product is not."""
     if not torch.is_grad_enabled():
         return type(module).forward(module, x)
 
@@ -118,7 +118,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """With n = x / rms(x) and g the gradient of n: (g - n * mean(g * n)) / rms(x)."""
+        """(g - n * mean(g * n)) / rms(x), where n = x / rms(x) and g is the gradient of n."""
         x, weight, scale = ctx.saved_tensors
         normed = x.to(torch.float32) * scale
         of_weight = None

@@ -118,7 +118,7 @@ def _inputs(
 
 
 def common_length(one: np.ndarray, other: np.ndarray) -> int:
-    """How many tokens two sequences begin with in common."""
+    """Length of the longest common prefix of two sequences, tokens."""
     length = min(len(one), len(other))
     differ = np.flatnonzero(one[:length] != other[:length])
     return int(differ[0]) if len(differ) else length

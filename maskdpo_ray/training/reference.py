@@ -1,115 +1,111 @@
-"""Reference log-probs: of many pairs in one array, and on disk, beside the pairs that they belong to.
+"""Log-probs under the reference: computed once, kept in a file beside the pairs, read where they are used.
 
-The file says whose they are: the reference policy's checksum, and a digest of the token ids and of which of them have
-weight. So they serve every epoch and every start of a run, and no other model's or pairs' are ever taken for them.
-
-Log-probs of single pairs, as they cross processes and lie on disk, and of a micro-batch, as the loss takes them.
+The file says what it is of: the reference policy's checksum, and a digest of the token ids and of which of them have
+weight. So it serves every epoch, rank and start of a run, and never another model or other pairs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
-import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from maskdpo_ray.errors import RunFolderError, one_line, shown
 from maskdpo_ray.records import PairLogps, TrainingExample
 from maskdpo_ray.store import files
+from maskdpo_ray.training.example_store import ExampleStore
 
 if TYPE_CHECKING:
     import torch
 
-
 _TENSOR = "logps"
 
 
-class ReferenceLogps(Sequence[PairLogps]):
-    """Log-probs of pairs, views of one array: 125,000 pairs as arrays of their own would take gigabytes on their way
-    to the disk."""
+class ReferenceLogps:
+    """Log-probs of the examples of a store, in a file of one float32 array that is read piece by piece."""
 
-    def __init__(self, flat: np.ndarray, lengths: Sequence[int], checksum: str | None = None) -> None:
+    def __init__(self, path: Path, examples: ExampleStore, checksum: str | None = None) -> None:
         """
         Args:
-            flat: [sum of lengths] float32: chosen and rejected response of each pair, one after the other.
-            lengths: tokens of each response.
+            path: what `save` wrote of `examples`.
             checksum: the reference policy's, if known.
-        """
-        self.flat = flat
-        self.checksum = checksum
-        self._ends = np.fromiter(accumulate(lengths, initial=0), np.int64, len(lengths) + 1)
 
-    @classmethod
-    def of(
-        cls, examples: Sequence[TrainingExample], logps: Iterable[PairLogps], checksum: str | None = None
-    ) -> ReferenceLogps:
-        """Take `logps` in, one pair after the other. Raises ValueError unless they have the lengths of `examples`."""
-        lengths = _lengths(examples)
-        found = cls(np.empty(sum(lengths), np.float32), lengths, checksum)
-        for mine, given in zip(found, logps, strict=True):
-            for own, side in zip(mine, given, strict=True):
-                if own.shape != side.shape:
-                    raise ValueError(f"expected log-probs of shape {own.shape}, got {side.shape}")
-                own[:] = side
-        return found
+        Raises RunFolderError when the file is damaged.
+        """
+        self.path, self.checksum = path, checksum
+        self._examples = examples
+        try:
+            self._file = safe_open(path, "np")
+            self.metadata: dict[str, str] = self._file.metadata() or {}
+            self._logps = self._file.get_slice(_TENSOR)
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"{path}: expected log-probs in safetensors, got: {one_line(error)}") from error
+        self.shape, self.dtype = self._logps.get_shape(), self._logps.get_dtype()
 
     def __len__(self) -> int:
-        return len(self._ends) // 2
+        return len(self._examples)
 
-    @overload
-    def __getitem__(self, index: int) -> PairLogps: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[PairLogps]: ...
-    def __getitem__(self, index: int | slice) -> PairLogps | list[PairLogps]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start, middle, end = self._ends[2 * index : 2 * index + 3]
-        return self.flat[start:middle], self.flat[middle:end]
+    def __getitem__(self, index: int) -> PairLogps:
+        """[response length] float32 of the chosen and the rejected response. Raises IndexError."""
+        example, end = self._examples[index], int(self._examples.response_ends[index])
+        middle = end - len(example.rejected_token_ids)
+        return self._logps[middle - len(example.chosen_token_ids) : middle], self._logps[middle:end]
 
 
-def save(file: Path, examples: Sequence[TrainingExample], logps: ReferenceLogps, checksum: str) -> None:
-    """Write one safetensors file: the array, and whose it is.
+def save(path: Path, examples: ExampleStore, logps: Iterable[PairLogps], checksum: str) -> ReferenceLogps:
+    """Write `logps` of `examples`, in order, as they come: one safetensors file.
 
-    `checksum` is the reference policy's. Raises RunFolderError when the file can't be written.
+    `checksum` is the reference policy's. Raises RunFolderError when the file can't be written, ValueError unless the
+    log-probs are as many as the response tokens.
     """
-    # One entry: safetensors writes several in any order, and a run's files are to be the same each time.
-    metadata = {"of": f"{checksum} {_digest(examples)}"}
-    files.write_whole(file, safetensors.numpy.save({_TENSOR: logps.flat}, metadata))
+    # Written by hand, as safetensors takes whole arrays only.
+    total = _total(examples)
+    header = {
+        "__metadata__": {"of": f"{checksum} {_digest(examples)}"},
+        _TENSOR: {"dtype": "F32", "shape": [total], "data_offsets": [0, 4 * total]},
+    }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    try:
+        with files.replacing(path) as file:
+            file.write(len(encoded).to_bytes(8, "little") + encoded)
+            for example, sides in zip(examples, logps, strict=True):
+                for ids, side in zip((example.chosen_token_ids, example.rejected_token_ids), sides, strict=True):
+                    if side.shape != (len(ids),):
+                        raise ValueError(f"expected log-probs of {len(ids)} tokens, got shape {side.shape}")
+                    file.write(np.asarray(side, "<f4").tobytes())
+    except OSError as error:
+        raise RunFolderError(f"{path}: can't be written: {error.strerror}") from error
+    return ReferenceLogps(path, examples, checksum)
 
 
-def load(file: Path, examples: Sequence[TrainingExample], checksum: str) -> ReferenceLogps:
-    """Read what `save` wrote of `examples`, in the same order.
+def load(path: Path, examples: ExampleStore, checksum: str) -> ReferenceLogps:
+    """Open what `save` wrote of `examples`, in the same order.
 
     Raises RunFolderError when the file is damaged, or the log-probs are another policy's or of other tokens.
     """
-    try:
-        with safe_open(file, "np") as tensors:
-            metadata = tensors.metadata() or {}
-            flat = tensors.get_tensor(_TENSOR)
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(f"{file}: expected log-probs in safetensors, got: {one_line(error)}") from error
-    policy, _, tokens = metadata.get("of", "").partition(" ")
+    found = ReferenceLogps(path, examples, checksum)
+    policy, _, tokens = found.metadata.get("of", "").partition(" ")
     for what, expected, got in (("policy", checksum, policy), ("tokens", _digest(examples), tokens)):
         if got != expected:
-            raise RunFolderError(f"{file}: {what}: expected log-probs of {shown(expected)}, got those of {shown(got)}")
-    lengths = _lengths(examples)
-    if flat.dtype != np.float32 or flat.shape != (sum(lengths),):
-        raise RunFolderError(f"{file}: expected {sum(lengths)} numbers in float32, got {flat.shape} in {flat.dtype}")
-    return ReferenceLogps(flat, lengths, checksum)
+            raise RunFolderError(f"{path}: {what}: expected log-probs of {shown(expected)}, got those of {shown(got)}")
+    total = _total(examples)
+    if (found.shape, found.dtype) != ([total], "F32"):
+        raise RunFolderError(f"{path}: expected {total} numbers in float32, got {found.shape} in {found.dtype}")
+    return found
 
 
-def _lengths(examples: Sequence[TrainingExample]) -> list[int]:
-    return [len(ids) for example in examples for ids in (example.chosen_token_ids, example.rejected_token_ids)]
+def _total(examples: ExampleStore) -> int:
+    """Response tokens."""
+    return int(examples.response_ends[-1]) if len(examples) else 0
 
 
-def _digest(examples: Sequence[TrainingExample]) -> str:
+def _digest(examples: Iterable[TrainingExample]) -> str:
     """SHA-256 over the pairs' tokens, and which of them have weight, in their order."""
     digest = hashlib.sha256()
     for example in examples:
@@ -123,7 +119,7 @@ def _digest(examples: Sequence[TrainingExample]) -> str:
 
 
 def pad_logps(references: Sequence[PairLogps]) -> torch.Tensor:
-    """Reference log-probs as [2B, T] float32, chosen rows first, right-padded with 0 to the longest response."""
+    """Log-probs as [2B, T] float32, chosen rows first, right-padded with 0 to the longest response."""
     import torch
 
     rows = [chosen for chosen, _ in references] + [rejected for _, rejected in references]
@@ -134,7 +130,7 @@ def pad_logps(references: Sequence[PairLogps]) -> torch.Tensor:
 
 
 def split_logps(logps: np.ndarray, examples: Sequence[TrainingExample]) -> list[PairLogps]:
-    """Rows of [2B, T] (chosen first) back to pairs, without padding."""
+    """Rows of [2B, T], chosen first, back to pairs, without padding."""
     half = len(examples)
     return [
         (

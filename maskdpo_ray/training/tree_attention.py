@@ -26,7 +26,7 @@ from maskdpo_ray.training.prefix_tree import SHARED, PrefixTree
 
 GROUPED, FLEX = "maskdpo_grouped", "flex_attention"
 _CHANGES = ("softcap", "s_aux", "position_bias", "block_indices", "indices")
-"""What transformers' models hand to their attention where it is not softmax(q k^T * scaling) v over all keys before."""
+"""Arguments of transformers' attention where it is not softmax(q k^T * scaling) v over all keys before."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Layout:
 
 
 def layout(tree: PrefixTree, device: torch.device | str) -> Layout:
-    """How a tree is cut; on `device`."""
+    """The cut of a tree into trunk and owners, on `device`."""
     trunk = np.flatnonzero(tree.owners == SHARED)
     owned = [np.flatnonzero(tree.owners == owner) for owner in np.unique(tree.owners[tree.owners != SHARED])]
     longest = max(map(len, owned), default=0)
@@ -167,7 +167,7 @@ def _attend(
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q k^T * scaling) v, with scores in the dtype of q.
+    """softmax(q k^T * scaling) v (arXiv 1706.03762, eq. 1), with scores in the dtype of q.
 
     torch's own kernel for CPUs takes two to three times as long in bfloat16 (its products don't use the CPU's matrix
     instructions). Rounds as transformers' "eager" attention does. Remove when torch's kernel is as fast.
@@ -177,7 +177,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float
     ) -> torch.Tensor:
-        """As `_attend`; query [count, K, R * L, D], key [count, K, S, D], value [count, K, S, E]."""
+        """Attend as `_attend` does; query [count, K, R * L, D], key [count, K, S, D], value [count, K, S, E]."""
         ctx.scaling = scaling
         ctx.save_for_backward(query, key, value, mask)
         return _shares(query, key, mask, scaling) @ value
@@ -278,7 +278,7 @@ def _try_out(model: Any) -> None:
 
 
 def arguments(model: Any, tree: PrefixTree, device: torch.device | str) -> dict[str, Any]:
-    """What `model`'s forward wants to know of a tree, by the way that it attends."""
+    """Arguments of `model`'s forward that describe a tree, by the way that it attends."""
     way = model.config._attn_implementation
     if way == GROUPED:
         return {"attention_mask": None, "tree": layout(tree, device)}

@@ -17,7 +17,7 @@ import torch
 
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.records import TrainingExample
-from maskdpo_ray.training import noise, tree_attention
+from maskdpo_ray.training import guards, tree_attention
 from maskdpo_ray.training.forward import ALL_SAVINGS, response_logps
 
 
@@ -44,11 +44,11 @@ def check(model: Any, dtype: str, device: torch.device | str, has_gradient: bool
     wrong = []  # limits times sizes, not shares: a head of zeros has no gradient; NaN is wrong
     num_tokens = sum(len(pair.chosen_weights + pair.rejected_weights) for pair in pairs)
     error = (got[0] - expected[0]).abs().sum().item()
-    if not error <= noise.LOGPS[dtype] * num_tokens:
+    if not error <= guards.LOGPS[dtype] * num_tokens:
         wrong.append(f"log-probs by {error / num_tokens:.2g} on average")
     if has_gradient:
         error, norm = (got[1] - expected[1]).norm().item(), expected[1].norm().item()
-        if not error <= noise.GRADIENT[dtype] * norm:
+        if not error <= guards.GRADIENT[dtype] * norm:
             wrong.append(f"gradients by {error / norm if norm else math.inf:.0%}")
     if wrong:
         raise ModelError(

@@ -9,26 +9,15 @@ from pathlib import Path
 import pytest
 import rank_processes
 import torch
+from plain_training import Member
 
-from actors.strategy import OptimizerSettings
-from actors.training import TrainingRank, TrainingSettings
-from maskdpo_ray.config.schema import Config, DeepspeedConfig, ModelConfig, TrainConfig
+from maskdpo_ray.config.schema import AdamConfig, ClusterConfig, Config, DeepspeedConfig, ModelConfig, TrainConfig
 from maskdpo_ray.models import memory, shape
 from maskdpo_ray.records import TrainingExample
 
 pytestmark = pytest.mark.timeout(600)
 
 WORLD = 2
-OPTIMIZER = OptimizerSettings(
-    lr=1e-3,
-    betas=(0.9, 0.95),
-    eps=1e-8,
-    weight_decay=0.0,
-    max_norm=1.0,
-    lr_scheduler="constant",
-    lr_warmup_ratio=0.0,
-    min_lr_ratio=0.1,
-)
 PAIR = TrainingExample("q", (11, 12, 13), (14, 15, 16), (17, 18), (1.0,) * 3, (1.0,) * 2)
 REFERENCE = (torch.zeros(3).numpy(), torch.zeros(2).numpy())
 
@@ -43,10 +32,10 @@ def allocated(buckets: list[torch.Tensor]) -> int:
     return sum(storages.values())
 
 
-def measure(trainer: TrainingRank, model: str, stage: int) -> dict[str, int]:
+def measure(member: Member, model: str, stage: int) -> dict[str, int]:
     """Bytes of tensors just before an optimizer step and after it, in an iteration of two steps of two passes each."""
-    trainer.begin(model, 2)
-    engine = trainer._engine
+    member.begin(model, 2, logps=[REFERENCE] * 2 * WORLD)
+    engine = member.trainer._engine
     step = engine.step
     buckets = [bucket.buffer for bucket in engine.optimizer.ipg_buckets.values()] if stage == 3 else []
     found = {}
@@ -56,8 +45,7 @@ def measure(trainer: TrainingRank, model: str, stage: int) -> dict[str, int]:
         step()
 
     engine.step = measured_step
-    for _ in range(2):
-        trainer.train_step([[PAIR], [PAIR]], [[REFERENCE], [REFERENCE]], 2 * WORLD)
+    member.steps([[*range(2 * WORLD)]] * 2)
     found["lasting"] = allocated(buckets)
     engine.step = step
     return found
@@ -66,29 +54,24 @@ def measure(trainer: TrainingRank, model: str, stage: int) -> dict[str, int]:
 def rank_main(rank: int, world: int, port: int, stage: int, dtype: str, model: str, folder: str) -> None:
     """What lies in memory goes to `folder`."""
     torch.set_num_threads(1)
-    settings = TrainingSettings(
-        optimizer=OPTIMIZER,
-        beta=0.1,
-        zero_stage=stage,
-        param_dtype=dtype,
-        seed=1,
-        device="cpu",
-        num_threads=1,
-        timeout_s=120,
+    # Of all examples two are a rank's, each in a pass of its own.
+    member = Member(config_of(model, stage, dtype), rank, world, port, folder, [PAIR] * 2 * WORLD)
+    Path(f"{folder}/{rank}.json").write_text(json.dumps(measure(member, model, stage)))
+    member.trainer.close()
+
+
+def config_of(model: str, stage: int, dtype: str) -> Config:
+    return Config(
+        model=ModelConfig(model),
+        ds=DeepspeedConfig(zero_stage=stage, param_dtype=dtype),
+        train=TrainConfig(num_ranks=WORLD, batch_size=2 * WORLD, micro_batch_size=1, lr_scheduler="constant"),
+        adam=AdamConfig(lr=1e-3),
+        cluster=ClusterConfig(step_timeout_s=120),
     )
-    trainer = TrainingRank(settings, rank, world)
-    trainer.setup("127.0.0.1", port)
-    Path(f"{folder}/{rank}.json").write_text(json.dumps(measure(trainer, model, stage)))
-    trainer.close()
 
 
 def predicted(model: Path, stage: int, dtype: str) -> memory.RankMemory:
-    config = Config(
-        model=ModelConfig(str(model)),
-        ds=DeepspeedConfig(zero_stage=stage, param_dtype=dtype),
-        train=TrainConfig(num_ranks=WORLD, batch_size=2 * WORLD),
-    )
-    return memory.RankMemory(shape.of_folder(model), config, memory.Pass(8, 5))
+    return memory.RankMemory(shape.of_folder(model), config_of(str(model), stage, dtype), memory.Pass(8, 5))
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,11 @@ import numpy as np
 import pytest
 import rank_processes
 import torch
-from plain_training import BATCHES, MICRO_BATCH_SIZE, OPTIMIZER, examples, padded_logps, settings, train_plainly
+from plain_training import BATCHES, TRAIN, Member, config, examples, padded_logps, train_plainly
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.training import TrainingRank
 from maskdpo_ray.errors import ModelError, NotFiniteError
-from maskdpo_ray.records import PairLogps
-from maskdpo_ray.training import batches as batching
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -29,25 +26,6 @@ CASES = [(world, stage, dtype) for world in (1, 2) for dtype in ("fp32", "bf16")
 DEFAULT = {(1, 2, "fp32"), (2, 2, "bf16"), (2, 3, "fp32")}
 """Both group sizes, stages and dtypes; the others are nightly."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def shares(items: list[Any], rank: int, world: int) -> list[list[Any]]:
-    return list(batching.chunks(batching.shard(items, rank, world), MICRO_BATCH_SIZE))
-
-
-def train_steps(
-    trainer: TrainingRank, rank: int, world: int, reference: list[PairLogps], batches: list[list[int]]
-) -> list[dict[str, float]]:
-    """Train on batches of indices into `examples()` and `reference`; returns each step's metrics."""
-    pairs = examples()
-    return [
-        trainer.train_step(
-            shares([pairs[i] for i in batch], rank, world),
-            shares([reference[i] for i in batch], rank, world),
-            len(batch),
-        )
-        for batch in batches
-    ]
 
 
 def allocated() -> int:
@@ -60,46 +38,38 @@ def allocated() -> int:
 def rank_main(rank: int, world: int, port: int, stage: int, dtype: str, model: str, lacking: str, folder: str) -> None:
     """Everything that one rank does; what the tests check goes to `folder`."""
     torch.set_num_threads(1)
-    pairs = examples()
     report: dict[str, Any] = {}
-    trainer = TrainingRank(settings(stage, dtype), rank, world)
-    trainer.setup("127.0.0.1", port)
+    member = Member(config(stage, dtype), rank, world, port, folder, examples())
+    trainer = member.trainer
 
-    # Every rank needs the reference of all pairs here, so each computes all of them.
-    everything = list(batching.chunks(pairs, MICRO_BATCH_SIZE))
-    reference = trainer.reference_logps(everything, model)
-    trainer.begin(model, len(BATCHES))
-    own = trainer.reference_logps(everything)
+    reference = member.logps(model)
+    member.begin(model, len(BATCHES), logps=reference)
+    own = member.logps()
     report["same_reference"] = all(
         np.array_equal(a, b) for x, y in zip(reference, own, strict=True) for a, b in zip(x, y, strict=True)
     )
     report["reference"] = [[side.tolist() for side in pair] for pair in reference]
-    report["steps"] = train_steps(trainer, rank, world, reference, BATCHES[:3])
+    report["steps"] = member.steps(BATCHES[:3])
     trainer.save_checkpoint(f"{folder}/checkpoint")
-    report["steps"] += train_steps(trainer, rank, world, reference, BATCHES[3:])
+    report["steps"] += member.steps(BATCHES[3:])
     trainer.save_policy(f"{folder}/policy")
     trainer.save_policy(f"{folder}/policy")  # over an earlier one, as after a crash
-    report["trained"] = [[side.tolist() for side in pair] for pair in trainer.reference_logps(everything)]
-    report["initial_again"] = [[side.tolist() for side in pair] for pair in trainer.reference_logps(everything, model)]
+    report["trained"] = [[side.tolist() for side in pair] for pair in member.logps()]
+    report["initial_again"] = [[side.tolist() for side in pair] for pair in member.logps(model)]
 
-    trainer.begin(model, len(BATCHES))
+    member.begin(model, len(BATCHES), logps=reference)
     report["allocated"] = [allocated()]
     trainer.load_checkpoint(f"{folder}/checkpoint")
-    report["resumed_steps"] = train_steps(trainer, rank, world, reference, BATCHES[3:])
+    report["resumed_steps"] = member.steps(BATCHES[3:])
     trainer.save_policy(f"{folder}/resumed")
-    trainer.begin(model, len(BATCHES))
+    member.begin(model, len(BATCHES), logps=[(chosen * np.nan, rejected) for chosen, rejected in reference])
     report["allocated"].append(allocated())
     try:
-        trainer.train_step(shares(pairs, rank, world), shares(reference, rank, world), 4)
-    except ValueError as error:
-        report["wrong_size"] = str(error)
-    reference = [(chosen * np.nan, rejected) for chosen, rejected in reference]
-    try:
-        train_steps(trainer, rank, world, reference, [[0, 1, 2, 3, 4]])
+        member.steps([[0, 1, 2, 3, 4]])
     except NotFiniteError as error:
         report["not_finite"] = str(error)
     try:
-        trainer.begin(lacking, 1)
+        member.begin(lacking, 1)
     except ModelError as error:
         report["lacking"] = str(error)
     trainer.close()
@@ -184,7 +154,7 @@ def test_weights_equal_the_plain_ones(case: Case, plain: dict[str, Any], tiny_mo
 def test_steps_are_clipped_and_learn(plain: dict[str, Any]) -> None:
     """The comparison says something only where clipping acts and the policy moves."""
     norms, losses = ([step[name] for step in plain["steps"]] for name in ("grad_norm", "loss"))
-    assert max(norms) > 2 * OPTIMIZER.max_norm
+    assert max(norms) > 2 * TRAIN.max_norm
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses[4] < losses[3] < losses[1] - 0.1
 
@@ -233,7 +203,6 @@ def test_a_checkpoint_continues_as_if_never_stopped(case: Case) -> None:
 def test_memory_does_not_grow_and_errors_stop_the_step(case: Case) -> None:
     before, after = case.report["allocated"]
     assert after <= before * 1.01
-    assert "5 pairs" in case.report["wrong_size"] and "4" in case.report["wrong_size"]
     assert "nan" in case.report["not_finite"]
 
 

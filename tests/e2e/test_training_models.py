@@ -15,15 +15,14 @@ import pytest
 import rank_processes
 import torch
 import torch.nn.functional as F
-from plain_training import BETA, OPTIMIZER, examples, padded_logps, settings
+from plain_training import ADAM, BETA, TRAIN, Member, config, examples, padded_logps
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, PretrainedConfig, Qwen2Config
 
 from actors import strategy
-from actors.training import TrainingRank
-from maskdpo_ray.config.schema import LoraConfig, SavingsConfig, TrainConfig
+from maskdpo_ray.config.schema import Config, LoraConfig
 from maskdpo_ray.errors import ModelError
-from maskdpo_ray.training import batches, publication
+from maskdpo_ray.training.guards import PublishedPolicy
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -44,11 +43,15 @@ LORA, PLAIN = LoraConfig(rank=3, alpha=12), LoraConfig()
 VARIANTS = {"plain-2": (2, PLAIN), "plain-3": (3, PLAIN), "lora-2": (2, LORA), "lora-3": (3, LORA)}
 """Name -> (ZeRO stage, adapters)."""
 BATCHES = [[0, 1, 2, 3, 4], [1], [3, 0, 2]]
-CONSTANT = replace(OPTIMIZER, lr_scheduler="constant", weight_decay=0.0)
-TRAIN = TrainConfig(micro_batch_size=2)
+CONSTANT = replace(TRAIN, lr_scheduler="constant")
 SEED = 5
 DEFAULT = {"biases-plain-3", "experts-lora-2", "plain-3"}
 """Cases, and refusals by variant; the others are nightly."""
+
+
+def config_of(variant: str) -> Config:
+    stage, lora = VARIANTS[variant]
+    return replace(config(stage, "fp32"), train=CONSTANT, adam=replace(ADAM, weight_decay=0.0), lora=lora)
 
 
 def marks(name: str) -> list[Any]:
@@ -58,27 +61,14 @@ def marks(name: str) -> list[Any]:
 def rank_main(rank: int, world: int, port: int, model: str, variant: str, folder: str) -> None:
     """All work of one rank; results for the tests go to `folder`."""
     torch.set_num_threads(1)
-    pairs, (stage, lora) = examples(), VARIANTS[variant]
-    everything = list(batches.chunks(pairs, TRAIN.micro_batch_size))
-    trainer = TrainingRank(replace(settings(stage, "fp32"), optimizer=CONSTANT, lora=lora), rank, world)
-    trainer.setup("127.0.0.1", port)
-    reference, steps = trainer.reference_logps(everything, model), []
-    trainer.begin(model, len(BATCHES), SEED, starts_at_reference=True)
-    for batch in BATCHES:
-        share = batches.split([pairs[i] for i in batch], world, TRAIN, SavingsConfig())[rank]
-        indices = [[batch[place] for place in places] for places in share]
-        steps.append(
-            trainer.train_step(
-                [[pairs[i] for i in places] for places in indices],
-                [[reference[i] for i in places] for places in indices],
-                len(batch),
-            )
-        )
-    trained = trainer.reference_logps(everything)
+    member = Member(config_of(variant), rank, world, port, folder, examples())
+    trainer, reference = member.trainer, member.logps(model)
+    member.begin(model, len(BATCHES), SEED, logps=reference, starts_at_reference=True)
+    steps, trained = member.steps(BATCHES), member.logps()
     trainer.save_policy(f"{folder}/policy")
     trainer.release()
-    published = trainer.published_logps(everything, f"{folder}/policy")
-    found = publication.compare(pairs, trained, published, reference)
+    published = member.published_logps(f"{folder}/policy")
+    found = PublishedPolicy.compare(examples(), trained, published, reference).metrics()
     trainer.close()
     if rank == 0:
         Path(f"{folder}/report.json").write_text(json.dumps({"steps": steps, "published": found}))
@@ -87,14 +77,12 @@ def rank_main(rank: int, world: int, port: int, model: str, variant: str, folder
 def refusing_main(rank: int, world: int, port: int, model: str, variant: str, folder: str) -> None:
     """Begin with weights that are not finite; what each rank says goes to `folder`."""
     torch.set_num_threads(1)
-    stage, lora = VARIANTS[variant]
-    trainer = TrainingRank(replace(settings(stage, "fp32"), optimizer=CONSTANT, lora=lora), rank, world)
-    trainer.setup("127.0.0.1", port)
+    member = Member(config_of(variant), rank, world, port, folder, examples())
     try:
-        trainer.begin(model, 1)
+        member.begin(model, 1)
     except ModelError as error:
         Path(f"{folder}/{rank}.txt").write_text(str(error))
-    trainer.close()
+    member.trainer.close()
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +140,7 @@ def train_plainly(folder: Path, lora: LoraConfig) -> tuple[list[dict[str, float]
         model = strategy.wrap(model, lora)
     model.eval()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    adam = torch.optim.AdamW(trained, lr=CONSTANT.lr, betas=CONSTANT.betas, eps=CONSTANT.eps, weight_decay=0.0)
+    adam = torch.optim.AdamW(trained, lr=ADAM.lr, betas=ADAM.betas, eps=ADAM.eps, weight_decay=0.0)
     for batch in BATCHES:
         logps, weights = padded_logps(model, [pairs[i] for i in batch])
         rows = [*batch, *(len(pairs) + i for i in batch)]

@@ -12,23 +12,11 @@ import pytest
 import rank_processes
 import torch
 import torch.nn.functional as F
-from plain_training import (
-    BATCHES,
-    BETA,
-    LR,
-    MICRO_BATCH_SIZE,
-    OPTIMIZER,
-    examples,
-    padded_logps,
-    settings,
-    train_plainly,
-)
+from plain_training import ADAM, BATCHES, BETA, LR, TRAIN, Member, config, examples, padded_logps, train_plainly
 from transformers import AutoModelForCausalLM
 
 from actors import strategy
-from actors.training import TrainingRank
-from maskdpo_ray.config.schema import LoraConfig, SavingsConfig, TrainConfig
-from maskdpo_ray.training import batches as micro_batches
+from maskdpo_ray.config.schema import LoraConfig, SavingsConfig
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -36,7 +24,7 @@ NONE = SavingsConfig(**{field.name: False for field in fields(SavingsConfig)})
 ALL = SavingsConfig()
 EACH_STEP = replace(ALL, reference_once=False)
 LORA, PLAIN = LoraConfig(rank=3, alpha=12), LoraConfig()
-TRAIN = TrainConfig(micro_batch_size=MICRO_BATCH_SIZE, max_tokens_per_gpu=70)
+TIGHT = replace(TRAIN, max_tokens_per_gpu=70)
 CASES: dict[str, tuple[int, int, SavingsConfig, LoraConfig]] = {
     "none-1-2": (1, 2, NONE, PLAIN),
     "none-2-3": (2, 3, NONE, PLAIN),
@@ -55,34 +43,19 @@ DEFAULT = {"all-2-3", "lora-1-2"}
 def rank_main(rank: int, world: int, port: int, name: str, model: str, folder: str) -> None:
     """Everything that one rank does in a case; what the tests check goes to `folder`."""
     torch.set_num_threads(1)
-    pairs, (_, stage, savings, lora) = examples(), CASES[name]
-    trainer = TrainingRank(replace(settings(stage, "fp32"), savings=savings, lora=lora), rank, world)
-    trainer.setup("127.0.0.1", port)
-    reference = trainer.reference_logps([[pair] for pair in pairs], model)
-    each_step = None if savings.reference_once else model
-    trainer.begin(model, len(BATCHES), 5, each_step)
-
-    def steps(batches: list[list[int]]) -> list[dict[str, float]]:
-        metrics = []
-        for batch in batches:
-            share = micro_batches.split([pairs[i] for i in batch], world, TRAIN, savings)[rank]
-            given = [[reference[batch[place]] for place in places] for places in share]
-            metrics.append(
-                trainer.train_step(
-                    [[pairs[batch[place]] for place in places] for places in share],
-                    given if savings.reference_once else None,
-                    len(batch),
-                )
-            )
-        return metrics
-
-    report = steps(BATCHES[:3])
+    _, stage, savings, lora = CASES[name]
+    given = replace(config(stage, "fp32"), train=TIGHT, savings=savings, lora=lora)
+    member = Member(given, rank, world, port, folder, examples())
+    trainer, reference = member.trainer, member.logps(model)
+    against = {"logps": reference} if savings.reference_once else {"reference_path": model}
+    member.begin(model, len(BATCHES), 5, **against)
+    report = member.steps(BATCHES[:3])
     trainer.save_checkpoint(f"{folder}/checkpoint")
-    report += steps(BATCHES[3:])
+    report += member.steps(BATCHES[3:])
     trainer.save_policy(f"{folder}/policy")
-    trainer.begin(model, len(BATCHES), 5, each_step)
+    member.begin(model, len(BATCHES), 5, **against)
     trainer.load_checkpoint(f"{folder}/checkpoint")
-    resumed = steps(BATCHES[3:])
+    resumed = member.steps(BATCHES[3:])
     trainer.save_policy(f"{folder}/resumed")
     trainer.close()
     if rank == 0:
@@ -114,9 +87,9 @@ def train_adapters_plainly(folder: Path) -> dict[str, Any]:
     model, pairs, steps = strategy.wrap(model, LORA), examples(), []
     adam = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
-        betas=OPTIMIZER.betas,
-        eps=OPTIMIZER.eps,
-        weight_decay=OPTIMIZER.weight_decay,
+        betas=ADAM.betas,
+        eps=ADAM.eps,
+        weight_decay=ADAM.weight_decay,
     )
     for batch, lr in zip(BATCHES, LR, strict=True):
         chosen_pairs = [pairs[i] for i in batch]
@@ -127,9 +100,9 @@ def train_adapters_plainly(folder: Path) -> dict[str, Any]:
         loss = -F.logsigmoid(chosen - rejected).mean()
         model.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.max_norm)
         for group in adam.param_groups:
-            group["lr"] = lr * OPTIMIZER.lr
+            group["lr"] = lr * ADAM.lr
         adam.step()
         steps.append({"loss": loss.item(), "grad_norm": norm.item()})
     return {"steps": steps, "weights": dict(model.merge_and_unload().named_parameters())}

@@ -12,17 +12,32 @@ import pytest
 import rank_processes
 import torch
 from fakes import Held
+from plain_training import Member
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors import weights
-from actors.rollout import EngineSettings, Request, RolloutEngine, Sampling, request_seed
-from actors.strategy import OptimizerSettings
-from actors.training import TrainingRank, TrainingSettings
+from actors.rollout import Request, RolloutEngine, Sampling, request_seed
+from maskdpo_ray.config.schema import (
+    AdamConfig,
+    ClusterConfig,
+    Config,
+    ModelConfig,
+    RolloutConfig,
+    TrainConfig,
+    VllmConfig,
+)
 from maskdpo_ray.records import Policy, Rollout, TrainingExample
 
 pytestmark = pytest.mark.timeout(900)
 STEPS = 6
-LR = 2e-2  # moves every log-prob of the text by far more than any rounding
+CONFIG = Config(
+    model=ModelConfig("model"),
+    vllm=VllmConfig(cpu_kv_cache_gib=1, max_model_len=1024, enforce_eager=True, max_num_seqs=64),
+    rollout=RolloutConfig(max_new_tokens=24),
+    train=TrainConfig(lr_scheduler="constant", lr_warmup_ratio=0.0),
+    adam=AdamConfig(lr=2e-2),  # moves every log-prob of the text by far more than any rounding
+    cluster=ClusterConfig(step_timeout_s=300),
+)
 SIDES = ("The capital of Kenya is Nairobi. Kenya is in Africa.", "The capital of Kenya is Lima. Kenya lies in Asia.")
 # Longer than several blocks of the engine's cache, so that a stale prefix would be used if it were kept.
 PROMPT = "Give five short facts about Kenya: capital, continent, official language, currency and one neighbour. " * 8
@@ -40,36 +55,14 @@ def example(folder: Path) -> TrainingExample:
 
 def train(rank: int, world: int, port: int, model: str, folder: str) -> None:
     """In a process of its own: a few steps with a large learning rate; the policy, and log-probs before and after."""
-    optimizer = OptimizerSettings(
-        lr=LR,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-        weight_decay=0.0,
-        max_norm=1.0,
-        lr_scheduler="constant",
-        lr_warmup_ratio=0.0,
-        min_lr_ratio=0.0,
-    )
-    settings = TrainingSettings(
-        optimizer=optimizer,
-        beta=0.1,
-        zero_stage=2,
-        param_dtype="bf16",
-        seed=1,
-        device="cpu",
-        num_threads=1,
-        timeout_s=300,
-    )
-    trainer, pair = TrainingRank(settings, rank, world), example(Path(model))
-    trainer.setup("127.0.0.1", port)
-    reference = trainer.reference_logps([[pair]], model)
-    trainer.begin(model, STEPS)
-    for _ in range(STEPS):
-        trainer.train_step([[pair]], [reference], 1)
-    trainer.save_policy(f"{folder}/policy")
-    after = trainer.reference_logps([[pair]])
+    member = Member(CONFIG, rank, world, port, folder, [example(Path(model))])
+    reference = member.logps(model)
+    member.begin(model, STEPS, logps=reference)
+    member.steps([[0]] * STEPS)
+    member.trainer.save_policy(f"{folder}/policy")
+    after = member.logps()
     np.savez(f"{folder}/logps.npz", before=np.concatenate(reference[0]), after=np.concatenate(after[0]))
-    trainer.close()
+    member.trainer.close()
 
 
 @dataclass
@@ -114,22 +107,8 @@ async def answers(engine: RolloutEngine, policy: Policy, model: Path, backwards:
 
 async def observe(initial: Policy, trained: Policy, model: Path) -> Observed:
     """One engine through every way of loading."""
-    settings = EngineSettings(
-        device="cpu",
-        threads=1,
-        dtype="bfloat16",
-        seed=1,
-        tensor_parallel_size=1,
-        gpu_memory_utilization=0.9,
-        cpu_kv_cache_gib=1,
-        max_model_len=1024,
-        enforce_eager=True,
-        enable_prefix_caching=True,
-        max_num_seqs=64,
-        trust_remote_code=False,
-    )
     seen, pair = Observed(initial, trained), example(model)
-    engine = RolloutEngine(settings, initial)
+    engine = RolloutEngine(CONFIG, initial, threads=1)
 
     async def greedy(policy: Policy) -> tuple[int, ...]:
         request = Request("greedy", pair.prompt_token_ids, GREEDY, 0, policy)

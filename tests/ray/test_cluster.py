@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from maskdpo_ray.errors import ClusterError, DataError
 from maskdpo_ray.records import Answered, Policy, Question, TrainingExample
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.training import batches as batching
+from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.reference import ReferenceLogps, save
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as in running.py
 
@@ -133,7 +136,7 @@ class TestRunningCluster:
     @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
     def test_reference_logps_come_in_order(self, running: Running, count: int) -> None:
         """Micro-batches of 2 over 2 ranks: uneven shares, an odd last one, a rank without any."""
-        examples = [example(f"p{index}") for index in range(count)]
+        examples = stored(running, *(f"p{index}" for index in range(count)))
         since = running.count("rank")
         logps = list(running.groups.trainer.reference_logps(examples, running.initial))
         assert len(logps) == count
@@ -145,9 +148,9 @@ class TestRunningCluster:
         assert sizes == {rank: [2] * (share // 2) + [1] * (share % 2) for rank, share in enumerate(shares)}
 
     def test_reference_logps_in_blocks(self, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Few pairs are on their way at a time, whatever the number of all."""
+        """Few pairs are in one call, whatever the number of all."""
         monkeypatch.setattr(groups, "_BLOCK_TOKENS", 1)
-        examples = [example(f"p{index}") for index in range(3)]
+        examples = stored(running, "p0", "p1", "p2")
         since = running.count("rank")
         logps = list(running.groups.trainer.reference_logps(examples, running.initial))
         for given, asked in zip(logps, examples, strict=True):
@@ -157,8 +160,8 @@ class TestRunningCluster:
 
     def test_batches_are_shared_out(self, running: Running) -> None:
         """5 pairs in batches of 4: every step's pairs on exactly one rank, the last batch of an epoch is 1 pair."""
-        examples = [example(f"s{index}") for index in range(5)]
-        reference = [fakes.fake_logps(item, "reference") for item in examples]
+        examples = stored(running, *(f"s{index}" for index in range(5)))
+        reference = reference_of(running, examples, "reference")
         since = running.count("rank")
         none = Checkpoints(running.tmp_path / "none", -1, {})
         metrics = list(running.groups.trainer.train(examples, reference, running.initial, 11, none))
@@ -176,8 +179,8 @@ class TestRunningCluster:
 
     def test_reference_in_every_step(self, running: Running) -> None:
         """Ranks are told of which policy, get no log-probs with the pairs, and come to the same weights."""
-        examples, against = [example(f"e{index}") for index in range(5)], running.policy(1)
-        reference = [fakes.fake_logps(item, against.path) for item in examples]
+        examples, against = stored(running, *(f"e{index}" for index in range(5))), running.policy(1)
+        reference = reference_of(running, examples, against.path)
         trained = []
         for given in (reference, against):
             since = running.count("rank")
@@ -195,9 +198,9 @@ class TestRunningCluster:
         assert [note["savings"] for note in running.notes("rank", "setup", 0)][:1] == [dataclasses.asdict(SAVINGS)]
 
     def test_published_policy_is_described(self, running: Running) -> None:
-        folder, examples = running.tmp_path / "published", [example("p")]
+        folder, examples = running.tmp_path / "published", stored(running, "p")
         none = Checkpoints(running.tmp_path / "none", -1, {})
-        reference = [fakes.fake_logps(examples[0], "reference")]
+        reference = reference_of(running, examples, "reference")
         list(running.groups.trainer.train(examples, reference, running.initial, 11, none))
         since = running.count("rank")
         policy, found = running.groups.trainer.publish(str(folder), 5)
@@ -221,6 +224,15 @@ class TestRunningCluster:
 def example(pair_id: str) -> TrainingExample:
     """A pair with answers of 3 and 2 tokens."""
     return TrainingExample(pair_id, (1, 2), (3, 4, 0), (5, 0), (1.0, 1.0, 1.0), (1.0, 1.0))
+
+
+def stored(running: Running, *names: str) -> ExampleStore:
+    return ExampleStore.write(Path(tempfile.mkdtemp(dir=running.tmp_path)), map(example, names))
+
+
+def reference_of(running: Running, examples: ExampleStore, salt: str) -> ReferenceLogps:
+    logps = (fakes.fake_logps(each, salt) for each in examples)
+    return save(examples.path.with_name("logps"), examples, logps, "reference")
 
 
 def test_a_question_always_comes_to_the_same_annotator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ from maskdpo_ray.errors import ClusterError, NotFiniteError
 from maskdpo_ray.records import Policy, TrainingExample
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.training import batches
+from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.reference import save
 
 # Worker processes don't have tests/ on their path: the fakes travel to them by value.
 for module in (fakes, fake_rank):
@@ -57,9 +59,10 @@ class Running:
 
     def trained(self, names: tuple[str, ...], folder: str, every: int = 1, seed: int = SEED) -> tuple[int, Policy]:
         """(number of metrics given, new policy) of a training with a checkpoint every so many steps."""
-        examples = [example(name) for name in names]
+        examples = ExampleStore.write(self.tmp_path / f"{folder}-examples", map(example, names))
         # Those of the pair at this place, whatever its name: trainings that differ in deaths only give equal policies.
-        reference = [fakes.fake_logps(example(str(index)), "reference") for index in range(len(names))]
+        logps = (fakes.fake_logps(example(str(index)), "reference") for index in range(len(names)))
+        reference = save(self.tmp_path / f"{folder}-logps", examples, logps, "reference")
         checkpoints = Checkpoints(self.tmp_path / f"{folder}-checkpoint", every, {})
         metrics = list(self.trainer.train(examples, reference, self.initial, seed, checkpoints))
         return len(metrics), self.trainer.publish(str(self.tmp_path / folder), 1)[0]
@@ -113,7 +116,8 @@ class TestDeaths:
         assert said[0].endswith(f"; the group starts again after step {resumed}")
 
     def test_in_the_reference_logps(self, running: Running, capfd: Any) -> None:
-        examples = [example(name) for name in ("die-reference/r", "a", "wait/r", "b")]
+        names = ("die-reference/r", "a", "wait/r", "b")
+        examples = ExampleStore.write(running.tmp_path / "reference", map(example, names))
         logps = list(running.trainer.reference_logps(examples, running.initial))
         for given, asked in zip(logps, examples, strict=True):
             for side, expected in zip(given, fakes.fake_logps(asked, running.initial.path), strict=True):
@@ -127,8 +131,8 @@ class TestDeaths:
         _, policy = running.trained(ORDINARY, "die-save", every=-1)
         assert policy.checksum == plain.checksum
         assert [note["rank"] for note in running.notes("step", since=since)].count(0) == 2 * 2
-        since = running.count()
-        list(running.trainer.reference_logps([example("a")], running.initial))
+        since, one = running.count(), ExampleStore.write(running.tmp_path / "one", [example("a")])
+        list(running.trainer.reference_logps(one, running.initial))
         assert running.notes("setup", since=since) == []  # those that came stay
 
     def test_again_and_again(self, running: Running, capfd: Any) -> None:

@@ -31,6 +31,7 @@ from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.records import Policy, PreferencePair, from_json
 from maskdpo_ray.training import batches as batching
 from maskdpo_ray.training import reference
+from maskdpo_ray.training.example_store import ExampleStore
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -132,6 +133,7 @@ def test_reference_policy(tmp_path: Path, which: str) -> None:
     for iteration, version in enumerate(versions):
         records = [from_json(PreferencePair, value) for value in pairs_of(tmp_path, iteration)]
         examples = [pairing_examples.make_example(pair, CharTokenizer(), MASK_DPO, "last_sentence") for pair in records]
+        examples = ExampleStore.write(tmp_path / f"examples-{iteration}", examples)
         stored = reference.load(
             tmp_path / f"run/iter_{iteration:03d}/reference-logps.safetensors", examples, checksums[version]
         )

@@ -88,7 +88,7 @@ def run(job: train.Job, tiny_model: Path, stop_at: int | None = None) -> tuple[E
 
 
 @pytest.mark.parametrize("source", ["ours", "anah", "trl", "openrlhf"])
-def test_every_format_is_the_same_lesson(folder: Path, once: ModelFolder, source: str) -> None:
+def test_every_format_gives_the_same_examples(folder: Path, once: ModelFolder, source: str) -> None:
     job = prepare(folder, source=f"{source}.jsonl")
     assert [example.pair_id for example in job.examples] == [f"q{i}#{i}" for i in range(5)]
     for example, each in zip(job.examples, PREFERENCES, strict=True):

@@ -18,11 +18,10 @@ from typing import Any
 import pytest
 
 from actors import rollout
-from actors.rollout import EngineSettings
-from actors.training import TrainingRank, TrainingSettings
+from actors.training import TrainingRank
 from actors.vllm_judge import VllmJudge
 from maskdpo_ray.annotation.classifier import ClassifierAnnotator
-from maskdpo_ray.config.schema import ModelConfig
+from maskdpo_ray.config.schema import Config, DeepspeedConfig, ModelConfig
 from maskdpo_ray.errors import UserError
 from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity
 from maskdpo_ray.models import folder as model_folder
@@ -92,8 +91,7 @@ def policy(folder: Path) -> None:
 
 
 def rank(folder: Path) -> None:
-    settings: Any = SimpleNamespace(param_dtype="fp32", trust_remote_code=False, zero_stage=2, device="cpu")
-    trained: Any = TrainingRank(settings, 0, 1)
+    trained: Any = TrainingRank(Config(model=ModelConfig(str(folder)), ds=DeepspeedConfig(param_dtype="fp32")), 0, 1)
     trained._strategy = SimpleNamespace(stage=2)
     trained._load(str(folder))
 
@@ -168,10 +166,10 @@ def test_the_plants_are_alive(small_model: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_engines_load_safetensors_and_trust_nobody(small_model: Path) -> None:
-    settings = EngineSettings("cpu", 1, "float32", 0, 1, 0.9, 1, None, True, True, 8, trust_remote_code=False)
-    for arguments in (rollout._engine_args(settings, str(small_model)), VllmJudge(str(small_model))._engine_args):
+    config = Config(model=ModelConfig(str(small_model)))
+    for arguments in (rollout._engine_args(config, str(small_model)), VllmJudge(str(small_model))._engine_args):
         assert (arguments["load_format"], arguments["trust_remote_code"]) == ("safetensors", False)
-    assert TrainingSettings.trust_remote_code is False and ModelConfig.trust_remote_code is False
+    assert ModelConfig.trust_remote_code is False  # a rank's
 
 
 UNSAFE = ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "numpy.load", "np.load", "yaml.unsafe_load")

@@ -22,6 +22,7 @@ from maskdpo_ray.store import fingerprint
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.training import reference
+from maskdpo_ray.training.example_store import ExampleStore
 
 JUDGED = {**CONFIG, "eval": {"evaluator": "factscore"}}
 
@@ -111,10 +112,10 @@ def test_comparisons(finished: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_reference_logps(tmp_path: Path) -> None:
-    examples = [TrainingExample("p", (1,), (2, 3), (4,), (1.0, 1.0), (1.0,))]
+    examples = ExampleStore.write(tmp_path, [TrainingExample("p", (1,), (2, 3), (4,), (1.0, 1.0), (1.0,))])
     file = tmp_path / "logps.safetensors"
     logps = [(np.zeros(2, np.float32), np.zeros(1, np.float32))]
-    reference.save(file, examples, reference.ReferenceLogps.of(examples, logps), "5f")
+    reference.save(file, examples, logps, "5f")
     read = fuzz.from_file(file, lambda path: reference.load(path, examples, "5f"))
     fuzz.check(read, file.read_bytes(), lines=False)
 

@@ -74,7 +74,7 @@ def losses(
     """(loss, gradients) of a step over `pairs`, in micro-batches as a rank makes them."""
     model.zero_grad()
     total = 0.0
-    for places in batches.split(pairs, 1, train, savings)[0]:
+    for places in batches.micro_batches(pairs, 0, 1, train, savings):
         batch = [pairs[place] for place in places]
         logps, weights = response_logps(model, batch, savings=savings)
         with torch.no_grad():
@@ -146,7 +146,7 @@ def test_a_step_computes_fewer_tokens() -> None:
     counts = {}
     for name, savings in {"none": NONE, **CASES}.items():
         computed |= {"tokens": 0, "logits": 0}
-        for places in batches.split(pairs, 1, TrainConfig(micro_batch_size=3), savings)[0]:
+        for places in batches.micro_batches(pairs, 0, 1, TrainConfig(micro_batch_size=3), savings):
             response_logps(model, [pairs[place] for place in places], savings=savings)
         counts[name] = dict(computed)
     assert counts["all"]["tokens"] < counts["only prefix_tree"]["tokens"] < counts["none"]["tokens"] / 1.5
@@ -168,7 +168,7 @@ def test_micro_batches(seed: int, count: int, num_ranks: int, pairs: int, tokens
     """Every pair once, ranks alike, and limits kept."""
     batch, savings = examples(seed, count), CASES[case]
     train = TrainConfig(micro_batch_size=pairs, max_tokens_per_gpu=tokens)
-    shares = batches.split(batch, num_ranks, train, savings)
+    shares = [batches.micro_batches(batch, rank, num_ranks, train, savings) for rank in range(num_ranks)]
     assert sorted(place for share in shares for places in share for place in places) == list(range(count))
     sizes = [sum(map(len, share)) for share in shares]
     assert len(sizes) == num_ranks and max(sizes) - min(sizes) <= 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -17,6 +18,7 @@ from safetensors.numpy import save_file
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.records import PairLogps, TrainingExample
 from maskdpo_ray.training import reference
+from maskdpo_ray.training.example_store import ExampleStore
 from maskdpo_ray.training.reference import ReferenceLogps
 
 OWN = "5f"
@@ -36,12 +38,20 @@ def values(examples: list[TrainingExample]) -> list[PairLogps]:
     ]
 
 
-def save(file: Path, examples: list[TrainingExample], logps: list[PairLogps] | None = None) -> None:
-    logps = values(examples) if logps is None else logps
-    reference.save(file, examples, ReferenceLogps.of(examples, iter(logps)), OWN)
+def stored(file: Path, examples: Sequence[TrainingExample]) -> ExampleStore:
+    """`examples` in a store of their own beside `file`."""
+    return ExampleStore.write(file.with_name(f"examples-of-{len(list(file.parent.iterdir()))}"), examples)
 
 
-def equal(left: Sequence[PairLogps], right: Sequence[PairLogps]) -> bool:
+def save(file: Path, examples: list[TrainingExample], logps: list[PairLogps] | None = None) -> ReferenceLogps:
+    return reference.save(file, stored(file, examples), iter(values(examples) if logps is None else logps), OWN)
+
+
+def load(file: Path, examples: list[TrainingExample], checksum: str = OWN) -> ReferenceLogps:
+    return reference.load(file, stored(file, examples), checksum)
+
+
+def equal(left: ReferenceLogps, right: list[PairLogps]) -> bool:
     return len(left) == len(right) and all(
         np.array_equal(a, b) and a.dtype == b.dtype
         for x, y in zip(left, right, strict=True)
@@ -53,17 +63,15 @@ lengths = st.tuples(st.integers(1, 5), st.integers(1, 5))
 pair_ids = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=10)
 
 
-@given(st.dictionaries(pair_ids, lengths, max_size=6), st.slices(6))
-def test_round_trip(tmp_path_factory: pytest.TempPathFactory, pairs: dict[str, tuple[int, int]], some: slice) -> None:
+@given(st.dictionaries(pair_ids, lengths, max_size=6))
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, pairs: dict[str, tuple[int, int]]) -> None:
     file = tmp_path_factory.mktemp("logps") / "reference-logps.safetensors"
     examples = [example(name, *sizes) for name, sizes in pairs.items()]
     logps = values(examples)
-    save(file, examples, logps)
-    found = reference.load(file, examples, OWN)
-    assert equal(found, logps)
-    assert equal([found[i] for i in range(len(found))], logps)
-    assert equal(found[some], logps[some])
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert equal(save(file, examples, logps), logps)
+    assert equal(load(file, examples), logps)
+    assert equal(ReferenceLogps(file, stored(file, examples)), logps)
+    assert [path.name for path in file.parent.iterdir() if path.is_file()] == [file.name]
 
 
 def test_slices_of_a_batch_are_kept_right(tmp_path: Path) -> None:
@@ -71,7 +79,7 @@ def test_slices_of_a_batch_are_kept_right(tmp_path: Path) -> None:
     batch = np.arange(12, dtype=np.float32).reshape(3, 4).T
     examples = [example("a", 3, 2)]
     save(tmp_path / "r", examples, [(batch[0], batch[1, :2])])
-    assert equal(reference.load(tmp_path / "r", examples, OWN), [(np.float32([0, 4, 8]), np.float32([1, 5]))])
+    assert equal(load(tmp_path / "r", examples), [(np.float32([0, 4, 8]), np.float32([1, 5]))])
 
 
 def test_saving_anew_replaces(tmp_path: Path) -> None:
@@ -79,7 +87,7 @@ def test_saving_anew_replaces(tmp_path: Path) -> None:
     for factor in (1, 2):
         logps = [(np.full(2, factor, np.float32), np.full(2, -factor, np.float32))]
         save(tmp_path / "r", examples, logps)
-    assert equal(reference.load(tmp_path / "r", examples, OWN), logps)
+    assert equal(load(tmp_path / "r", examples), logps)
 
 
 @pytest.mark.parametrize("asked", [example("b", 2, 3), example("a", 1, 3), example("a", 2, 4)])
@@ -87,7 +95,7 @@ def test_other_pairs_are_refused(tmp_path: Path, asked: TrainingExample) -> None
     examples = [example("a", 2, 3)]
     save(tmp_path / "r", examples)
     with pytest.raises(RunFolderError, match="tokens: expected log-probs of") as caught:
-        reference.load(tmp_path / "r", [asked], OWN)
+        load(tmp_path / "r", [asked])
     assert "\n" not in str(caught.value)
 
 
@@ -96,19 +104,20 @@ def test_pairs_in_another_order_are_refused(tmp_path: Path) -> None:
     examples = [example("a", 2, 2), example("b", 2, 2)]
     save(tmp_path / "r", examples)
     with pytest.raises(RunFolderError, match="tokens: expected log-probs of"):
-        reference.load(tmp_path / "r", examples[::-1], OWN)
+        load(tmp_path / "r", examples[::-1])
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_as_many_log_probs_as_pairs(count: int) -> None:
+def test_as_many_log_probs_as_pairs(tmp_path: Path, count: int) -> None:
     with pytest.raises(ValueError):
-        ReferenceLogps.of([example("a", 1, 1)], values([example("a", 1, 1)] * count))
+        save(tmp_path / "r", [example("a", 1, 1)], values([example("a", 1, 1)] * count))
+    assert not list(tmp_path.glob("*r*"))
 
 
 @pytest.mark.parametrize("sizes", [(1, 2), (2, 1), (3, 2), (2, 4)])
-def test_log_probs_of_another_length(sizes: tuple[int, int]) -> None:
+def test_log_probs_of_another_length(tmp_path: Path, sizes: tuple[int, int]) -> None:
     with pytest.raises(ValueError):
-        ReferenceLogps.of([example("a", 2, 2)], values([example("a", *sizes)]))
+        save(tmp_path / "r", [example("a", 2, 2)], values([example("a", *sizes)]))
 
 
 @pytest.mark.parametrize("flat", [np.zeros(4, np.float32), np.zeros(5, np.float64), np.zeros((5, 1), np.float32)])
@@ -119,24 +128,34 @@ def test_an_array_of_another_shape_is_refused(tmp_path: Path, flat: np.ndarray) 
         metadata = file.metadata()
     save_file({"logps": flat}, tmp_path / "r", metadata)
     with pytest.raises(RunFolderError, match="expected 5 numbers in float32, got"):
-        reference.load(tmp_path / "r", examples, OWN)
+        load(tmp_path / "r", examples)
 
 
-def test_takes_little_more_memory_than_the_numbers() -> None:
-    """Of 20,000 pairs at a time: 9.6 MB as numbers, and as much again while they are written."""
-    examples = [example("a", 60, 60)] * 20_000
-    one = values(examples[:1])[0]
+def test_memory_does_not_grow_with_the_numbers(tmp_path: Path) -> None:
+    """9.6 MB of 20,000 pairs go to the disk as they come, and are read pair by pair."""
+    examples = stored(tmp_path / "r", [example("a", 60, 60)] * 20_000)
+    one = values([example("a", 60, 60)])[0]
     tracemalloc.start()
-    logps = ReferenceLogps.of(examples, (one for _ in examples))
-    assert tracemalloc.get_traced_memory()[0] < 1.2 * logps.flat.nbytes
+    found = reference.save(tmp_path / "r", examples, (one for _ in examples), OWN)
+    found = reference.load(tmp_path / "r", examples, OWN)
+    assert np.array_equal(found[19_999], one)
+    assert tracemalloc.get_traced_memory()[1] < 1e6 < found.path.stat().st_size / 9
     tracemalloc.stop()
+
+
+def test_safetensors_writes_the_same(tmp_path: Path) -> None:
+    """The file is laid out here, as safetensors takes whole arrays only."""
+    examples = [example("a", 2, 3)]
+    found = save(tmp_path / "r", examples)
+    flat = np.concatenate(values(examples)[0])
+    assert found.path.read_bytes() == safetensors.numpy.save({"logps": flat}, found.metadata)
 
 
 def test_another_policys_are_refused(tmp_path: Path) -> None:
     examples = [example("a", 2, 3)]
     save(tmp_path / "r", examples)
     with pytest.raises(RunFolderError, match="policy: expected log-probs of 'other', got those of '5f'"):
-        reference.load(tmp_path / "r", examples, "other")
+        load(tmp_path / "r", examples, "other")
 
 
 @pytest.mark.parametrize(
@@ -153,10 +172,10 @@ def test_those_of_other_tokens_are_refused(tmp_path: Path, change: dict[str, tup
     examples = [example("a", 2, 3)]
     save(tmp_path / "r", examples)
     with pytest.raises(RunFolderError, match="tokens: expected log-probs of"):
-        reference.load(tmp_path / "r", [replace(examples[0], **change)], OWN)
+        load(tmp_path / "r", [replace(examples[0], **change)])
 
 
 def test_a_weights_size_does_not_matter(tmp_path: Path) -> None:
     examples = [example("a", 2, 3)]
     save(tmp_path / "r", examples)
-    reference.load(tmp_path / "r", [replace(examples[0], chosen_weights=(0.5, 2.0))], OWN)
+    load(tmp_path / "r", [replace(examples[0], chosen_weights=(0.5, 2.0))])
