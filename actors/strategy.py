@@ -205,7 +205,9 @@ def _cpu_strategy(openrlhf_deepspeed: ModuleType) -> type:
             self.ds_device_mesh = init_device_mesh("cpu", shape, mesh_dim_names=("dp", "sp", "tp"))
             self.setup_ring_attn(self.ds_device_mesh)
 
-        def get_ds_train_config(self, optim_dict: dict | None = None, *, max_norm: float | None = None) -> dict:
+        def get_ds_train_config(
+            self, optim_dict: dict[str, Any] | None = None, *, max_norm: float | None = None
+        ) -> Any:
             # torch's fused CPU AdamW: DeepSpeed's own would be compiled with g++ at start.
             if optim_dict is not None:
                 optim_dict = {**optim_dict, "params": {**optim_dict["params"], "torch_adam": True, "fused": True}}

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -40,7 +40,7 @@ class ReferenceLogps:
         self.path, self.checksum = path, checksum
         self._examples = examples
         try:
-            self._file = safe_open(path, "np")
+            self._file = cast(Any, safe_open(path, "np"))  # which has no types
             self.metadata: dict[str, str] = self._file.metadata() or {}
             self._logps = self._file.get_slice(_TENSOR)
         except (OSError, SafetensorError) as error:
