@@ -20,8 +20,16 @@ from typing import Any
 
 from benchmarks import measures
 from maskdpo_ray import run
+from maskdpo_ray.store.question_log import Committer, QuestionLog
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
+
+WATCHED: list[tuple[type, str]] = [
+    (kind, name)
+    for kind in (RunFolder, QuestionLog)
+    for name, _ in inspect.getmembers(kind, inspect.isfunction)
+    if not name.startswith("_") and name != "write"  # which a thread calls beside the run
+] + [(Committer, "commit"), (Committer, "__exit__"), (Tracker, "log")]
 
 
 class Clock:
@@ -95,10 +103,8 @@ def main(words: Sequence[str]) -> None:
     measures.json_option(made)
     given, command = made.parse_known_args(words)
     clock = Clock()
-    for name, _ in inspect.getmembers(RunFolder, inspect.isfunction):
-        if not name.startswith("_"):
-            clock.watch(RunFolder, name)
-    clock.watch(Tracker, "log")
+    for kind, name in WATCHED:
+        clock.watch(kind, name)
     begin = time.perf_counter()
     run.main(command)
     found = report(clock, time.perf_counter() - begin)

@@ -86,7 +86,7 @@ class Rollout(Record):
     token_ids: tuple[int, ...]
     """Exactly as sampled, EOS included when the engine stopped at it."""
     text: str
-    """What `token_ids` spell, special tokens left out."""
+    """Text that `token_ids` spell, special tokens left out."""
     finish_reason: str
     """`stop` or `length` (cut off at the limit)."""
     policy_version: int
@@ -132,7 +132,7 @@ class JudgedFact(Record):
 
 
 class Surprisal(Record):
-    """How little a language model expected an answer."""
+    """Surprisal of an answer under a language model."""
 
     nats: float
     """Sum of -log p over the answer's tokens, each after the prompt and the tokens before it."""
@@ -141,7 +141,7 @@ class Surprisal(Record):
 
 
 class Judgement(Record):
-    """What a second evaluator, and a second language model, make of one answer."""
+    """Judgement of one answer by a second evaluator, a perplexity model or both."""
 
     question_id: str
     sample: int
@@ -198,12 +198,12 @@ class CommittedQuestion(Record):
     annotations: tuple[Annotation, ...] = ()
     """One for each rollout, in the same order."""
     judgements: tuple[Judgement, ...] = ()
-    """Of held-out answers, where a second evaluator or a perplexity model judges: one for each rollout."""
+    """One for each rollout of a held-out question, where a second evaluator or a perplexity model judges."""
     pair: CommittedPair | None = None
     drop: str | None = None
     """Why a training question gave no pair; "failed", of held-out questions too, with an error."""
     error: str | None = None
-    """Of a question that failed and has no answers: the last error, one line."""
+    """Last error of a question that failed and has no answers, one line."""
 
     def __post_init__(self) -> None:
         answers = [(rollout.question_id, rollout.sample) for rollout in self.rollouts]
@@ -296,14 +296,14 @@ class TrainingExample:
 
 
 PairLogps = tuple[np.ndarray, np.ndarray]
-"""Of one pair's responses, chosen and rejected: [response length] float32 each, 0 where the weight is 0."""
+"""Log-probs of one pair's responses, chosen and rejected: [response length] float32 each, 0 where the weight is 0."""
 EVALUATE = "evaluate-"
 """Prefix of the `purpose` of evaluated answers, which are sampled by the options of `eval`."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A question that a group gave up; the groups after it let it pass."""
+    """A question that a group of actors abandoned; the groups after it pass it on."""
 
     question: Question
     error: str
@@ -328,7 +328,7 @@ class Labelled:
     rollouts: tuple[Rollout, ...]
     annotations: tuple[Annotation, ...]
     judgements: tuple[Judgement, ...] = ()
-    """By others than the annotator, of held-out answers and only where there are such."""
+    """Judgements of held-out answers, where a second evaluator or a perplexity model judges."""
 
 
 class DropReason(StrEnum):
@@ -356,14 +356,14 @@ class DropReason(StrEnum):
 
 
 class PairsSummary(Record):
-    """What an iteration's questions gave: pairs-summary.json."""
+    """Counts of an iteration's questions and pairs: pairs-summary.json."""
 
     questions: int
     pairs: int
     drops: dict[str, int]
     """Reason -> questions without a pair; of a pairs file, records that were dropped."""
     mixture: dict[str, float]
-    """What `mixture` gives."""
+    """Shares from `pairing.scoring.mixture`."""
     failed_example: str | None = None
     """The error of a question that failed, if one did."""
     examples: dict[str, str] = {}
@@ -388,7 +388,7 @@ _STRICT_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 def encode_record(record: Any) -> bytes:
     """A record of finite numbers as one UTF-8 line, newline included: `encode_line` ten times as fast, for answers.
 
-    What isn't finite becomes null: `formats` and both `conformance` refuse it before.
+    Numbers that aren't finite become null; readers of files and replies refuse them before.
     """
     return _ENCODER.encode(record) + b"\n"
 

@@ -22,7 +22,7 @@ from maskdpo_ray.store.ledger import Counts
 
 
 class Labeller(Record):
-    """Who labels."""
+    """The annotator whose labels a file holds."""
 
     annotator: str
     options: dict[str, Any]

@@ -23,12 +23,12 @@ _MARKER = "marker.json"
 
 
 class Marker(Record, kw_only=True):
-    """That a checkpoint is whole."""
+    """Marker of a whole checkpoint."""
 
     training: dict[str, Any]
-    """What tells one training from another: JSON values by name."""
+    """Identity of a training: JSON values by name."""
     files: dict[str, Proof]
-    """By their paths within the checkpoint."""
+    """Path within the checkpoint -> proof."""
 
 
 class Checkpoints:

@@ -191,7 +191,7 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
 
 
 class Proof(Record):
-    """What a file held when its stage was finished."""
+    """Size and hash of a file when its stage was finished."""
 
     bytes: int
     sha256: str
@@ -209,7 +209,7 @@ def prove(folder: Path, files: Iterable[str | os.PathLike[str]]) -> dict[str, Pr
 
 
 def proof(file: Path) -> Proof:
-    """What `file` holds; it is on the disk when this returns."""
+    """Size and hash of `file`, which is on the disk when this returns."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
     sync_folder(file.parent)

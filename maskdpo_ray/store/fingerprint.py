@@ -1,4 +1,4 @@
-"""What tells one run from another: its config, weights and questions, and the files that its options name.
+"""Fingerprint of a run: its config, weights and questions, and the files that its options name.
 
 A run begins with them, and resumes with the same ones only. The config lies in config.yaml, with versions of packages
 and the git commit as comments, so that it is a config that `--config` reads; the rest are facts of the ledger's line
@@ -253,7 +253,7 @@ def refuse_changes(
 
 
 def _default(name: str) -> Any:
-    """Of an option, as it comes back from YAML."""
+    """The default of an option, as it comes back from YAML."""
     if name not in options():
         return "(absent)"
     default = options()[name].default
@@ -261,6 +261,6 @@ def _default(name: str) -> Any:
 
 
 def config_text(config: dict[str, Any], package_versions: dict[str, str]) -> bytes:
-    """What `read` reads, with the versions as comments."""
+    """The stored form of a config, with the versions as comments."""
     head = "".join(f"# {name}: {version}\n" for name, version in package_versions.items())
     return (head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)).encode()

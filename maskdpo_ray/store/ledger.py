@@ -34,7 +34,7 @@ class Count(Record):
 
 
 Counts = Mapping[str, Count]
-"""Of `annotations` and `judgements`; a part without a sentence or fact is left out."""
+"""Part, `annotations` or `judgements` -> its sentences or facts; a part without any is left out."""
 
 
 def count_unparsed(annotations: Iterable[Annotation], judgements: Iterable[Judgement] = ()) -> Counts:
@@ -83,7 +83,7 @@ class Finished(Record, kw_only=True):
     """Unix seconds."""
     facts: dict[str, Any]
     files: dict[str, Proof]
-    """By their paths within the run folder."""
+    """Path within the run folder -> proof."""
     logs: dict[str, Sealed] = {}
     """Question logs that have grown since the stage before, by their paths within the run folder."""
 
@@ -100,7 +100,7 @@ _WITH_CHECKSUM = ("begin", "train")
 
 
 class Ledger:
-    """What is finished, read at the start and appended since."""
+    """The ledger of an open run folder, read at the start and appended since."""
 
     def __init__(self, path: Path) -> None:
         """Open or create. `torn` is the number of bytes of a half-written last line that were cut off.

@@ -152,7 +152,7 @@ class QuestionLog:
         return frozenset(self._committed)
 
     def drops(self) -> Counter[str]:
-        """How many questions gave no pair, by reason."""
+        """Number of questions that gave no pair, by reason."""
         return self._drops.copy()
 
     def errors(self) -> dict[str, str]:

@@ -43,7 +43,7 @@ class RunFolder:
         self.resumed = resumed
         """Whether the folder was there before."""
         self.notes: list[str] = []
-        """What was found damaged by a kill and cut off, one line each."""
+        """Damage by a kill that was cut off, one line each."""
         self._lock = lock
         self._ledger = ledger
         self._sealed = sealed_logs(ledger.entries)
@@ -151,11 +151,11 @@ class RunFolder:
         return self._dir(f"iter_{iteration:03d}")
 
     def policy_dir(self, iteration: int) -> Path:
-        """Where iteration `iteration` leaves its policy (version iteration + 1). Not made."""
+        """Folder of the policy that iteration `iteration` leaves (version iteration + 1). Not made."""
         return self.iteration_dir(iteration) / "policy"
 
     def checkpoint_dir(self, iteration: int) -> Path:
-        """Where the training of iteration `iteration` leaves its checkpoints. Not made."""
+        """Folder of the checkpoints of iteration `iteration`. Not made."""
         return self.path / f"iter_{iteration:03d}" / "checkpoint"
 
     def evaluation_dir(self, version: int) -> Path:
@@ -278,7 +278,7 @@ def _read(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, li
 
 
 def _changes(path: Path, config: dict[str, Any], entries: Sequence[Entry]) -> dict[str, Any] | None:
-    """What differs from the config that the run began with, None for a new run. Raises RunFolderError."""
+    """Differences from the config that the run began with, None for a new run. Raises RunFolderError."""
     stored = fingerprint.read_config(path / "config.yaml")
     if stored is None:
         return None
@@ -313,7 +313,7 @@ def _refuse_strangers(path: Path) -> None:
 
 
 def run_path(config: Config) -> Path:
-    """Where it lies."""
+    """Path of the run folder that the config names."""
     return Path(config.run.dir) / config.run.name
 
 

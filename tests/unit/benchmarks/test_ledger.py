@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import pytest
 
 from benchmarks import ledger
 from maskdpo_ray import run
-from maskdpo_ray.store.run_folder import RunFolder
-from maskdpo_ray.store.tracking import Tracker
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -27,15 +24,14 @@ def test_a_run_is_done_with_a_clock_around_its_folder(
         fake_run.run(tmp_path)
 
     monkeypatch.setattr(run, "main", fake_main)
-    for kind, names in ((RunFolder, [name for name, _ in inspect.getmembers(RunFolder)]), (Tracker, ["log"])):
-        for name in names:
-            if name in vars(kind) and not name.startswith("__"):
-                monkeypatch.setattr(kind, name, vars(kind)[name])  # given back at the end
+    for kind, name in ledger.WATCHED:
+        monkeypatch.setattr(kind, name, vars(kind)[name])  # given back at the end
     file = tmp_path / "figures.json"
     ledger.main(["--config", "a.yaml", "--json", str(file), "--run.name", "b"])
     assert commands == [["--config", "a.yaml", "--run.name", "b"]]
     found = json.loads(file.read_text())
     assert found["methods"]["log"]["calls"] == len(fake_run.metrics_of(tmp_path))
+    assert found["methods"]["__exit__"]["calls"] == fake_run.ITERATIONS and found["methods"]["commit"]["calls"] > 10
     seconds = [own["seconds"] for own in found["methods"].values()]
     assert seconds == sorted(seconds, reverse=True)
     assert found["all"]["seconds"] == pytest.approx(sum(seconds)) and 0 < found["share"] <= 1
