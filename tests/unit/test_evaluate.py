@@ -22,11 +22,12 @@ from maskdpo_ray.evaluation import metrics as evaluation
 from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.loop import Loop
 from maskdpo_ray.models.folder import ModelFolder
-from maskdpo_ray.records import encode_line, to_json
+from maskdpo_ray.records import encode_line, encode_record, to_json
 from maskdpo_ray.report import tables
 from maskdpo_ray.stages import preflight
 from maskdpo_ray.store import run_folder as own_folder
 from maskdpo_ray.store.files import read_json
+from maskdpo_ray.store.question_log import read_questions
 from maskdpo_ray.store.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("once")
@@ -94,8 +95,8 @@ def results(evaluated: Path) -> dict[str, bytes]:
 
 
 def rollouts(evaluated: Path) -> list[str]:
-    files = [evaluated / f"{split}-rollouts.jsonl" for split in ("heldout", "transfer")]
-    return [line for file in files for line in file.read_text().splitlines()]
+    logs = [read_questions(evaluated / f"{split}-questions.jsonl") for split in ("heldout", "transfer")]
+    return [encode_record(each).decode()[:-1] for log in logs for question in log for each in question.rollouts]
 
 
 def test_a_base_model_has_the_figures_of_a_runs_policy_0(folder: Path, loop: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import random
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 import fakes
 import psutil
 import pytest
+from msgspec import structs
 
 from actors.host import AnnotationActor
 from maskdpo_ray import check_annotator
@@ -66,7 +66,7 @@ class Raises(WholeAnswer):
 class Overlaps(WholeAnswer):
     def answer(self, rollout: Rollout) -> Annotation:
         whole = super().answer(rollout)
-        return dataclasses.replace(whole, sentences=whole.sentences * 2)
+        return structs.replace(whole, sentences=whole.sentences * 2)
 
 
 class Guesses(WholeAnswer):
@@ -230,7 +230,7 @@ def test_good_annotations_pass() -> None:
 def sentence(**fields: Any) -> Callable[[], list[Any]]:
     """The good annotation with its second sentence changed."""
     first, second = GOOD.sentences
-    return lambda: [dataclasses.replace(GOOD, sentences=(first, dataclasses.replace(second, **fields)))]
+    return lambda: [structs.replace(GOOD, sentences=(first, structs.replace(second, **fields)))]
 
 
 @pytest.mark.parametrize(
@@ -240,11 +240,8 @@ def sentence(**fields: Any) -> Callable[[], list[Any]]:
         (lambda: [], ": expected a list of 1 annotations, got 0"),
         (lambda: [GOOD, GOOD], ": expected a list of 1 annotations, got 2"),
         (lambda: ["no_fact"], ": question 'q', answer 2: expected an Annotation, got str"),
-        (
-            lambda: [dataclasses.replace(GOOD, sample=1)],
-            ": expected its annotation, got that of question 'q', answer 1",
-        ),
-        (lambda: [dataclasses.replace(GOOD, sentences=((0, 6),))], "sentence 0: expected a Sentence, got tuple"),
+        (lambda: [structs.replace(GOOD, sample=1)], ": expected its annotation, got that of question 'q', answer 1"),
+        (lambda: [structs.replace(GOOD, sentences=((0, 6),))], "sentence 0: expected a Sentence, got tuple"),
         (sentence(end=14), "sentence 1: expected a span within 6 to 13, got 7 to 14"),
         (sentence(start=-1), "sentence 1: expected a span within 6 to 13, got -1 to 13"),
         (sentence(start=5), "sentence 1: expected a span within 6 to 13, got 5 to 13"),
@@ -318,7 +315,7 @@ def test_the_check_finds_what_is_wrong() -> None:
     for at, (name, count) in {"start": ("start()", 1), "annotate": ("no answers: no annotations", 2)}.items():
         ended = tried(Fails(at, SystemExit(0)))
         assert ended[name].startswith("FAILED: SystemExit: 0 (") and len(ended) == count
-    refused = tried(WholeAnswer(), dataclasses.replace(QUESTION, id="refused"))
+    refused = tried(WholeAnswer(), structs.replace(QUESTION, id="refused"))
     assert refused == {"check() takes every question": "FAILED: question 'refused': no"}
 
 

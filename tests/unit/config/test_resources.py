@@ -137,7 +137,7 @@ def test_description_of_a_resumed_run(tmp_path: Path) -> None:
     assert "resumed" not in last(finished("begin", 0))
     commit(log_path(0, "heldout"), 1)
     assert last(finished("begin", 0)) == f"  resumed: {tmp_path} holds 1 questions of eval_000/heldout"
-    done = (finished("begin", 0), finished("evaluate-heldout", 0, heldout=3))
+    done = (finished("begin", 0), finished("evaluate-heldout", 0, heldout=21))
     assert last(*done) == f"  resumed: {tmp_path} holds evaluate-heldout 0"
     commit(log_path(0), 2)
     assert last(*done) == f"  resumed: {tmp_path} holds evaluate-heldout 0, 2 questions of iter_000"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from maskdpo_ray.data.questions import check_disjoint, limit_topics, load, split_by_topic
 from maskdpo_ray.errors import DataError, ModelError
@@ -48,7 +48,7 @@ def test_a_line_needs_only_a_prompt(folder):
     chinese = '{"prompt": "与谢野晶子是谁？", "language": "zh"}'
     assert load(write('{"prompt": "Who was Ada Lovelace?"}', "", chinese, "")) == [
         ask("q.jsonl:1", "q.jsonl:1", "Who was Ada Lovelace?"),
-        dataclasses.replace(ask("q.jsonl:3", "q.jsonl:3", "与谢野晶子是谁？"), language="zh"),
+        structs.replace(ask("q.jsonl:3", "q.jsonl:3", "与谢野晶子是谁？"), language="zh"),
     ]
 
 
@@ -67,7 +67,7 @@ def test_every_field_of_a_question_is_read(folder):
             {"role": "user", "content": "v"},
         ),
     )
-    assert load(write(json.dumps(dataclasses.asdict(question)))) == [question]
+    assert load(write(json.dumps(structs.asdict(question)))) == [question]
 
 
 def test_byte_order_mark_windows_line_ends_and_line_separators_in_text(folder):

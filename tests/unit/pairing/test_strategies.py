@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.errors import ConfigError
@@ -121,8 +121,8 @@ def test_drop_reasons(items: list[ScoredAnswer], reason: DropReason) -> None:
 def test_filters_look_at_the_labels_and_not_only_at_the_score() -> None:
     """Imported answers bring scores of their own."""
     high, low = answer(0, UNVERIFIABLE), answer(1, CONTRADICTORY)
-    assert unfit(dataclasses.replace(high, score=0.9), low, ANY) is DropReason.CHOSEN_WITHOUT_CORRECT
-    low = dataclasses.replace(answer(1, NO_FACT), score=0.1)
+    assert unfit(structs.replace(high, score=0.9), low, ANY) is DropReason.CHOSEN_WITHOUT_CORRECT
+    low = structs.replace(answer(1, NO_FACT), score=0.1)
     assert unfit(answer(0, NO_FACT), low, ANY) is DropReason.REJECTED_WITHOUT_INCORRECT
     assert unfit(answer(0, NO_FACT), answer(1, CONTRADICTORY), ANY) is None
     assert unfit(answer(0, NO_FACT), answer(1, CONTRADICTORY)) is DropReason.TOO_FEW_FACTS
@@ -130,7 +130,7 @@ def test_filters_look_at_the_labels_and_not_only_at_the_score() -> None:
 
 
 def test_answers_of_another_question_or_several_policies_are_refused() -> None:
-    other = dataclasses.replace(QUESTION, id="kenya/five")
+    other = structs.replace(QUESTION, id="kenya/five")
     with pytest.raises(ValueError, match="expected 'kenya/five'"):
         best_worst(other, [7], [answer(0, NO_FACT), answer(1, CONTRADICTORY)])
     with pytest.raises(ValueError, match=r"one policy version, got \[0, 1\]"):
