@@ -50,7 +50,7 @@ def _written_out(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind(kind: dict[str, Any]) -> dict[str, Any]:
-    given = {"label": kind.get("name"), "triggers": [], **kind}
+    given = {"triggers": [], **({"label": kind["name"]} if "name" in kind else {}), **kind}
     where = f"kind {kind.get('name')!r}: lexicon"
     return {**given, "lexicon": _values(kind["lexicon"], where)} if "lexicon" in kind else given
 

@@ -10,7 +10,7 @@ annotator has four others. Sentences are text, cut and rewritten by their splitt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from maskdpo_ray.data.dropped import Reason
@@ -18,7 +18,7 @@ from maskdpo_ray.data.formats import conversation
 from maskdpo_ray.data.formats.alignment import locate
 from maskdpo_ray.data.formats.preference import SIDES, Answer, Preference, columns, from_columns
 from maskdpo_ray.errors import RecordError, shown
-from maskdpo_ray.records import CONTRADICTORY, CORRECT, LABELS, NO_FACT, NO_HALLUCINATION, UNPARSED, Sentence
+from maskdpo_ray.records import CONTRADICTORY, CORRECT, LABELS, NO_FACT, NO_HALLUCINATION, UNPARSED, Record, Sentence
 from maskdpo_ray.records import from_json as record_of
 from maskdpo_ray.records import to_json as fields_of
 
@@ -28,8 +28,7 @@ _LABELS = {label: label for label in LABELS} | {WRONG: CONTRADICTORY, "ok": NO_H
 _NAMED = ("prompt", "chosen", "chosen_item", "rejected", "rejected_item")
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Record):
     """The labels of one answer, as the authors write them."""
 
     sents: tuple[str, ...]
@@ -37,8 +36,7 @@ class Item:
     """One per sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorsPair:
+class AuthorsPair(Record):
     """One item of a file, with nothing changed."""
 
     prompt: tuple[dict[str, Any], ...]
@@ -47,7 +45,7 @@ class AuthorsPair:
     chosen_item: Item
     rejected: tuple[dict[str, Any], ...]
     rejected_item: Item
-    others: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = {}
     """Columns that the format does not name."""
 
 

@@ -103,19 +103,22 @@ def changed(change: dict[str, Any]) -> str:
         (changed({"kind": []}), "unknown field 'kind' in the fact table; known: "),
         (changed({"kinds": []}), "kinds: expected at least one, got none"),
         (changed({"kinds": [{"name": "a"}]}), "kind 'a': expected triggers or cues that announce it, got neither"),
-        (changed({"kinds": [{"triggers": ["a"]}]}), "missing field 'name' in the kind"),
-        (changed({"kinds": ["a"]}), "expected an object with the fields of the kind, got str 'a'"),
+        (changed({"kinds": [{"triggers": ["a"]}]}), "field 'kinds[0]': missing field 'name'"),
+        (changed({"kinds": ["a"]}), "field 'kinds[0]': expected an object, got str 'a'"),
         (
             changed({"kinds": [{"name": "a", "triggers": ["a"], "shape": "date"}]}),
             "kind 'a': shape: expected one of name, words, number, entity; got 'date'",
         ),
-        (changed({"kinds": [{"name": "a", "triggers": "a"}]}), "field 'triggers': expected a list, got str 'a'"),
+        (changed({"kinds": [{"name": "a", "triggers": "a"}]}), "field 'kinds[0].triggers': expected a list, got str"),
         (
             changed({"entities": [{"name": "X"}, {"name": "X"}]}),
             "entities: expected names that differ by more than case",
         ),
         (changed({"entities": [{"name": "X", "facts": {"c": "b"}}]}), "entity 'X': facts.c: expected one of a"),
-        (changed({"entities": [{"name": "X", "facts": []}]}), "field 'facts': expected an object, got list []"),
+        (
+            changed({"entities": [{"name": "X", "facts": []}]}),
+            "field 'entities[0].facts': expected an object, got list",
+        ),
         *(
             (
                 changed(

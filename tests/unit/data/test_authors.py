@@ -153,14 +153,11 @@ def test_our_labels_become_the_types_that_mask_the_same_sentences(side: str, mas
 
 OURS = [{"start": 0, "end": 13, "label": "no_fact"}, {"start": 14, "end": 18, "label": "unverifiable"}]
 REFUSED = {
-    "missing": (
-        {"chosen_item": None},
-        "field 'chosen_item': expected an object with the fields of the item, got NoneType None",
-    ),
+    "missing": ({"chosen_item": None}, "field 'chosen_item': expected an object, got NoneType None"),
     "types": ({"chosen_item": {"sents": ["Far."], "type": []}}, "chosen_item: expected one type per sentence, got 0"),
     "type": ({"chosen_item": {"sents": ["Far."], "type": ["bad"]}}, "chosen_item.type[0]: expected one of no_fact"),
     "sentence": ({"chosen_item": {"sents": ["Fat."], "type": ["ok"]}}, "chosen_item.sents[0]: expected a sentence"),
-    "field": ({"chosen_item": {"sents": [], "type": [], "x": 1}}, "unknown field 'x' in the item"),
+    "field": ({"chosen_item": {"sents": [], "type": [], "x": 1}}, "field 'chosen_item': unknown field 'x'"),
     "two answers": ({"chosen": given_item()["chosen"] * 2}, "chosen: expected one message, the assistant's, got"),
     "no question": ({"prompt": given_item()["chosen"]}, "prompt: expected the user's message last, got 'assistant'"),
     "labels of ours that differ": ({"chosen_sentences": OURS}, "chosen_item: expected the sentences and types of"),

@@ -33,7 +33,7 @@ FAULTS = {
     "JSON": ("{", ":1: expected a JSON object, got one whose brackets or quotes are not closed"),
     "list": ("[]", ": expected JSON objects, got none"),
     "empty": ("", ": expected JSON objects, got none"),
-    "missing": ('{"split": "dev"}', ":1: missing field 'end' in the hand label"),
+    "missing": ('{"split": "dev"}', ":1: missing field 'question_id' in the hand label"),
     "type": (json.dumps(ROW | {"start": "0"}), ":1: field 'start': expected int, got str '0'"),
     "question": (json.dumps(ROW | {"question_id": "x"}), ":1: question_id: expected a built-in question, got 'x'"),
     "label": (json.dumps(ROW | {"label": "x"}), ":1: label: expected one of no_fact, "),
