@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests in the environment of scripts/install.sh, tier by tier (docs/contributing.md). Every tier runs, whatever
+# Run the tests in the environment of scripts/install.sh, tier by tier (docs/testing.md). Every tier runs, whatever
 # the one before it gave; the exit code is that of the first one that failed. Needs no GPU.
 #
 #   bash scripts/test.sh                              unit, ray and e2e: before every commit, and what CI runs
