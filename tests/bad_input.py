@@ -189,7 +189,7 @@ def refuses(
     before = contents(folder)
     message, expected = refusal(main, [*more, *words(arguments, folder)], capfd), expected.replace("{}", str(folder))
     if expected.endswith("..."):
-        assert message.startswith(expected.removesuffix("..."))
+        assert message.startswith(expected.removesuffix("...")), message
     else:
-        assert message == expected
+        assert message == expected, message
     assert contents(folder) == before

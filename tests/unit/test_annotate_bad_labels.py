@@ -106,7 +106,7 @@ CASES: dict[str, Case] = {
     "confidence beyond numbers": (
         replayed(span(0, 4, confidence=10**400)),
         REPLAY,
-        "labels.jsonl:1: field 'sentences[0]': field 'confidence': expected float, got int 1...",
+        "labels.jsonl:1: field 'sentences[0].confidence': Number out of range",
     ),
     "labels of other questions": (
         replayed(span(0, 4)),

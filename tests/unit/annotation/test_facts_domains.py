@@ -108,7 +108,7 @@ def test_elements_against_known_values() -> None:
 
 def test_importing_the_elements_does_not_import_mendeleev() -> None:
     code = (
-        "import sys; from maskdpo_ray.domains import elements; elements.questions(); "
+        "import sys; from maskdpo_ray.data.domains import elements; elements.questions(); "
         "sys.exit('mendeleev' in sys.modules or 'pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
