@@ -415,7 +415,8 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 def decode(kind: type[Decoded], data: bytes) -> Decoded:
     """A record of `kind` from JSON. Raises NotJSON; ValueError as `from_json` does."""
     try:
-        return _decoder(kind).decode(data)
+        found: Decoded = _decoder(kind).decode(data)  # type: ignore[arg-type]
+        return found
     except (ValueError, RecursionError):  # in msgspec's words, which don't tell the value
         try:
             value = msgspec.json.decode(data)
@@ -447,7 +448,8 @@ def _in_words(kind: type, value: Any, said: str) -> str:
         of_whole = "" if path else f" in {_name(kind)}"
         if found[1] == "missing required":
             return f"{where}missing field {found[2]!r}{of_whole}"
-        known = "" if path else f"; known: {', '.join(kind.__struct_fields__)}"
+        fields: tuple[str, ...] = getattr(kind, "__struct_fields__", ())
+        known = "" if path else f"; known: {', '.join(fields)}"
         return f"{where}unknown field {shown(found[2])}{of_whole}{known}"
     if not (found := _TYPES.fullmatch(said)):
         return f"{where}{said}"

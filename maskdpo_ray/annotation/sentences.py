@@ -193,7 +193,8 @@ class _Block:
 
     def _matches(self) -> dict[int, int]:
         """Opening position -> closing position of each bracket, quotation and code span that closes."""
-        text, matches, open_at = self.text, {}, {}
+        text, matches = self.text, {}
+        open_at: dict[str, list[int]] = {}
         position = self.start
         while found := _BRACKET.search(text, position, self.end):
             at, mark = found.start(), found.group()
@@ -241,8 +242,8 @@ class _Block:
         while event := self.event.search(self.text, position, self.end):
             first, position = event.span()
             if self.text[first] not in _ENDS and position > first + 1:
-                cut, position = self._emoticon(first, position)
-                if cut:
+                is_cut, position = self._emoticon(first, position)
+                if is_cut:
                     yield self.start, position
                     self.start = self.body = position
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import MaskError
@@ -57,10 +57,10 @@ def make_example(pair: PreferencePair, tokenizer: Any, policy: MaskPolicy, eos: 
     Raises MaskError when an answer's ids don't spell its text or a sentence can't be located.
     """
 
-    def weigh(answer: ScoredAnswer, side: str) -> tuple[float, ...]:
+    def weigh(answer: ScoredAnswer, side: Literal["chosen", "rejected"]) -> tuple[float, ...]:
         spans = [(sentence.start, sentence.end) for sentence in answer.annotation.sentences]
         weights = policy.span_weights(answer.annotation, side)
-        rule = {"chosen": "keep", "rejected": "drop"}[side] if eos == "chosen" else eos
+        rule: Any = {"chosen": "keep", "rejected": "drop"}[side] if eos == "chosen" else eos
         rollout = answer.rollout
         blocks = [(block.start, block.end) for block in rollout.blocks]
         ended = rollout.finish_reason == "stop"
