@@ -30,7 +30,7 @@ def gather(references: Sequence[Any], timeout_s: float, what: str, step: str) ->
 
 
 def death(references: Sequence[Any], timeout_s: float, what: str) -> ActorLost | None:
-    """Of the actors that these calls went to, the first that is known to be dead within `timeout_s`."""
+    """Find the first actor of these calls that is known to be dead within `timeout_s`."""
     import ray
 
     end, waiting = time.monotonic() + timeout_s, list(references)

@@ -330,7 +330,7 @@ def _blocks(examples: ExampleStore, num_tokens: int) -> Iterator[range]:
 
 
 def _failed(item: Answered | Labelled | Failed, reply: Any) -> Failed | None:
-    """What stands for a question that failed, here or in the group before."""
+    """Failure of a question in this group or the one before, None if it has an answer."""
     return Failed(item.question, reply.error) if isinstance(reply, Failure) else None
 
 

@@ -19,7 +19,7 @@ from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
 
 
 class Startable(Protocol):
-    """What can be hosted."""
+    """An annotator or evaluator, which an actor can host."""
 
     def start(self) -> None:
         """Load what the work needs."""
@@ -44,7 +44,7 @@ class Stored(Generic[Hosted]):
 
 
 class Host(Generic[Hosted]):
-    """Its methods are called from several threads when what it hosts has a `max_concurrency` above 1.
+    """Actor around an annotator or evaluator, called from several threads when that has a `max_concurrency` above 1.
 
     Each call brings what is hosted along: Ray restarts an actor without asking `ready`, and does not keep what a
     constructor was given by reference, as it gives everything large.

@@ -43,7 +43,7 @@ class Request:
     sampling: Sampling
     seed: int
     policy: Policy
-    """Whose weights are to answer."""
+    """Policy that answers."""
     files: Stored[dict[str, bytes]] | None = None
     """The policy folder's files, for an engine that was restarted on a node that doesn't see `policy.path`."""
 

@@ -119,7 +119,7 @@ class VllmJudge:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._num_requests = 0
         self.prompt_tokens = 0
-        """Of all prompts so far."""
+        """Tokens of all prompts so far."""
         self.cached_tokens = 0
         """Those of them that the prefix cache held."""
         self._open_tokenizer()

@@ -47,7 +47,7 @@ def set_environment(device: str, threads: int, cpu_kv_cache_gib: int) -> None:
 
 
 class _Joining(str):
-    """Where it is unpickled, `_join` runs."""
+    """Text that runs `_join` in the process that unpickles it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (str(self),)
@@ -70,7 +70,7 @@ class Guard:
     """In messages: "vLLM"."""
     device: str
     prefix: str
-    """Of vLLM's options in the config: "vllm."."""
+    """Prefix of vLLM's options in the config: "vllm."."""
 
     @contextmanager
     def start(self) -> Iterator[None]:

@@ -61,7 +61,7 @@ class Looks:
         self._last: tuple[Policy, list[tuple[str, int, int, int]]] | None = None
 
     def is_here(self, policy: Policy) -> bool:
-        """As above."""
+        """Tell whether the policy's folder is here and unchanged; a folder that was checked is not read again."""
         now, before = time.time_ns(), _touched(policy.path)
         if self._last == (policy, before):
             return True

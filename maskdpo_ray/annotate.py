@@ -169,7 +169,7 @@ class Job:
         return "\n".join(lines)
 
     def summary(self) -> str:
-        """What was done, in words."""
+        """Summary of what was done, in words."""
         if not self.num_answers:
             return f"{self.labels.path} is finished: nothing is left to do"
         labels = ", ".join(f"{count} {label}" for label, count in self.counts.most_common())

@@ -214,7 +214,7 @@ def _labels(annotations: Iterable[Annotation]) -> Counter[str]:
 
 
 def _fault(attempt: Callable[[], object]) -> str | None:
-    """What went wrong, as one line; None when nothing did."""
+    """Error of an attempt, as one line; None when it succeeded."""
     try:
         attempt()
     except UserError as error:

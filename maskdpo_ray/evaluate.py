@@ -143,7 +143,7 @@ class Job:
     """None when engines are to answer."""
     against: Baseline | None
     entries: Sequence[Entry] = ()
-    """Of the run folder's ledger."""
+    """Entries of the run folder's ledger."""
 
     def inputs(self) -> Questions:
         """Questions, and given answers, that the run begins with."""

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
 
 
 def _given(own: Namespace) -> dict[str, Given]:
-    """What the options mean for the config where there is no file. Raises ConfigError when they name no model."""
+    """Config that the options describe where there is no file. Raises ConfigError when they name no model."""
     given = {}
     if own.model_size is not None:
         given["model.model_name_or_path"] = Given(own.model_size, "--model_size")

@@ -29,7 +29,7 @@ from maskdpo_ray.errors import ConfigError, UserError, line, shown
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What one call of a command asks for."""
+    """Options and paths of one call of a command."""
 
     own: Namespace
     """The command's own arguments."""
@@ -37,7 +37,7 @@ class CommandLine:
     dry_run: bool
     config_path: Path
     given: dict[str, Given]
-    """What the file and the overrides say, and where."""
+    """Values of the file and the overrides, and where they stand."""
 
     def files_read(self) -> list[str]:
         """Files that no output may overwrite: the config, its questions, files of its models and among its options."""

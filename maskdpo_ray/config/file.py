@@ -92,7 +92,7 @@ def _meanings(kind: type) -> dict[str, str]:
 
 
 def read_values(path: Path) -> dict[str, Given]:
-    """What a config file gives, by dotted option name. Raises ConfigError with file and line."""
+    """Values of a config file by dotted option name. Raises ConfigError with file and line."""
     try:
         documents = list(yaml.compose_all(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader))
         for document in documents:
@@ -270,7 +270,7 @@ def _convert_mapping(node: yaml.MappingNode, kinds: tuple[Any, Any], where: str)
 
 
 def _remark(node: yaml.Node, hint: Any) -> str:
-    """What the end of an error line says about a value whose fault can't be seen."""
+    """End of an error line about a value whose fault can't be seen."""
     if not isinstance(node, yaml.ScalarNode):
         return ""
     kinds = _alternatives(hint)

@@ -23,7 +23,7 @@ from maskdpo_ray.records import LABELS
 
 @dataclass(frozen=True)
 class Rule:
-    """What the value of a field must satisfy, unless it is None."""
+    """Condition that the value of a field must satisfy, unless it is None."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -481,7 +481,7 @@ class ClusterConfig(Section):
     """Ray cluster to join: `auto`, or host:port as `ray start` prints it; `local`: start one here; none: RAY_ADDRESS if
     set, else `local`."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where engines and ranks run."""
+    """Machines that engines and ranks run on."""
     cpus_per_engine: Cpus = 1
     """Ray CPUs that a rollout engine reserves."""
     cpus_per_rank: Cpus = 1

@@ -45,7 +45,7 @@ class JudgedEvaluation(Record):
     """Statistics of one policy on one set of questions, by an evaluator, a perplexity model or both."""
 
     evaluator: str | None
-    """Its name in the config; None without one."""
+    """Name in the config; None without an evaluator."""
     questions: int
     replications: int
     metrics: dict[str, Statistic]
@@ -53,7 +53,7 @@ class JudgedEvaluation(Record):
     topic_sums: TopicSums
     """Resampled by `intervals.compare`."""
     perplexity_model: str | None = None
-    """Its folder in the config; None without one."""
+    """Folder in the config; None without a perplexity model."""
     unparsed_example: str | None = None
     """A fact whose verdict could not be read, and what was said, if there is one."""
     left_out: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What vLLM asks of a model and an engine's options together: told by option before an engine starts.
+"""Limits of vLLM on a model and an engine's options together, checked before an engine starts.
 
 From vLLM 0.29.0: `ModelConfig.verify_with_parallel_config` and `kv_cache_utils.check_enough_kv_cache_memory`.
 """

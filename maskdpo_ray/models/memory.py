@@ -141,7 +141,7 @@ class RankMemory:
         self._has_second_model = not config.savings.reference_once and not is_own
 
     def lasting(self) -> Terms:
-        """What stays from the first optimizer step of an iteration to its end, on the rank's device."""
+        """Memory that stays taken from the first optimizer step of an iteration to its end, on the rank's device."""
         total, optimizer = sum(self._weights), 0 if self._is_offloaded else self._shard
         if self._is_sharded and self._ranks > 1:
             total = math.ceil(total / self._ranks) + sum(size for size in self._weights if size < _PERSISTENT)
@@ -202,7 +202,7 @@ class RankMemory:
         }
 
     def _activations(self) -> Terms:
-        """What autograd keeps of one pass, and beside it the logits or what a layer's backward pass makes."""
+        """Memory that autograd keeps of one pass, and beside it the logits or a layer's gradients."""
         shape, tokens, width = self._shape, self._pass.tokens, self._width
         layers = tokens * shape.kept_per_token(width, self._config.savings.lean_layers)
         layers += shape.num_layers * width * self._pass.mask  # each layer has a mask of its own, in floats

@@ -94,7 +94,7 @@ def _changed(config: Config, options: dict[str, Any]) -> Config | None:
 
 
 def _lack(config: Config | None, models: Models, machines: Machines) -> float:
-    """What the groups need above what they have, as shares of that, and missing GPUs."""
+    """Need of the groups above what they have, as shares of that, and missing GPUs."""
     if config is None:
         return math.inf
     split, gpus = config.vllm.tensor_parallel_size, Plan(config).gpus()

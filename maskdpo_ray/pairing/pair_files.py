@@ -112,7 +112,7 @@ def _refuse_incomplete(pair: PreferencePair, where: str) -> None:
 
 
 POLICY_VERSION = 0
-"""Of answers that no policy of ours sampled: they count as the initial policy's."""
+"""Version of answers that no policy of ours sampled: they count as the initial policy's."""
 
 
 def to_pair(preference: Preference, chat: Chat, where: str) -> PreferencePair:
@@ -147,7 +147,7 @@ class PairsReader:
 
     chat: Chat
     max_len: int
-    """Of prompt and answer together, tokens."""
+    """Limit of prompt and answer together, tokens."""
     vocab_size: int
     annotations: Path | None
     """Labels of answers that have none, as `annotate` writes them."""

@@ -35,7 +35,7 @@ class Evaluated:
     """Name of the policy in the tables."""
     version: int
     folder: Path
-    """Its eval_*."""
+    """The policy's `eval_*`."""
 
 
 def build(
