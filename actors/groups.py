@@ -58,7 +58,7 @@ class _PooledGroup:
 
 
 class RolloutGroup(_PooledGroup):
-    """vLLM engines as one source of answers (`stages.Engines`)."""
+    """vLLM engines as one source of answers (`protocols.Engines`)."""
 
     def __init__(self, config: Config, engines: Sequence[Any], chat: Chat) -> None:
         super().__init__(engines, "rollout engine", config)
@@ -83,7 +83,7 @@ class RolloutGroup(_PooledGroup):
     def stream(
         self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
     ) -> Iterator[Answered | Failed]:
-        """See `stages.Engines.stream`."""
+        """See `protocols.Engines.stream`."""
         sampling = replace(sampling_of(self._config, num_samples, purpose), ends=self._chat.ends)
 
         def ask(item: Answered) -> tuple[str, tuple[Any, ...]]:
@@ -113,7 +113,7 @@ def sampling_of(config: Config, num_samples: int, purpose: str) -> Sampling:
 
 
 class AnnotationGroup(_PooledGroup):
-    """Annotation actors as one labeller (`stages.Annotators`)."""
+    """Annotation actors as one labeller (`protocols.Annotators`)."""
 
     def __init__(self, config: Config, annotators: Sequence[Any], hosted: Stored[Any]) -> None:
         super().__init__(annotators, "annotation actor", config)
@@ -124,7 +124,7 @@ class AnnotationGroup(_PooledGroup):
         return [annotator.ready.remote(self._hosted) for annotator in self.pool.handles]
 
     def stream(self, answered: Iterable[Answered | Failed]) -> Iterator[Labelled | Failed]:
-        """See `stages.Annotators.stream`."""
+        """See `protocols.Annotators.stream`."""
 
         def ask(item: Answered) -> tuple[str, tuple[Any, ...]]:
             return "annotate", (self._hosted, item.question, list(item.rollouts))
@@ -138,7 +138,7 @@ class AnnotationGroup(_PooledGroup):
 
 
 class EvaluationGroup(_PooledGroup):
-    """Evaluation actors as one judge (`stages.Evaluators`)."""
+    """Evaluation actors as one judge (`protocols.Evaluators`)."""
 
     def __init__(self, config: Config, evaluators: Sequence[Any], hosted: Stored[Any]) -> None:
         super().__init__(evaluators, "evaluation actor", config)
@@ -149,7 +149,7 @@ class EvaluationGroup(_PooledGroup):
         return [evaluator.ready.remote(self._hosted) for evaluator in self.pool.handles]
 
     def stream(self, labelled: Iterable[Labelled | Failed]) -> Iterator[Labelled | Failed]:
-        """See `stages.Evaluators.stream`."""
+        """See `protocols.Evaluators.stream`."""
 
         def ask(item: Labelled) -> tuple[str, tuple[Any, ...]]:
             return "judge", (self._hosted, item.question, list(item.rollouts))
@@ -184,7 +184,7 @@ class _Training:
 
 
 class TrainingGroup:
-    """DeepSpeed ranks as one trainer (`stages.Trainer`); when a rank dies, new ones resume from the last checkpoint."""
+    """DeepSpeed ranks as one trainer (`protocols.Trainer`); after a death new ones resume from the last checkpoint."""
 
     def __init__(self, config: Config, ranks: Ranks) -> None:
         self._config = config
@@ -193,7 +193,7 @@ class TrainingGroup:
         self._clock = BusyClock()
 
     def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[PairLogps]:
-        """See `stages.Trainer.reference_logps`."""
+        """See `protocols.Trainer.reference_logps`."""
         for block in _blocks(examples, _BLOCK_TOKENS * len(self._ranks)):
             yield from self._reference_block(examples, block, policy)
 
@@ -219,12 +219,12 @@ class TrainingGroup:
         seed: int,
         checkpoints: Checkpoints,
     ) -> Iterator[dict[str, float]]:
-        """See `stages.Trainer.train`."""
+        """See `protocols.Trainer.train`."""
         self._training = _Training(examples, reference, policy, seed, checkpoints)
         return self._steps(self._training)
 
     def publish(self, folder: str, version: int) -> tuple[Policy, dict[str, float]]:
-        """See `stages.Trainer.publish`."""
+        """See `protocols.Trainer.publish`."""
         assert self._training is not None
         while True:
             try:

@@ -77,7 +77,7 @@ class RecordError(DataError):
     """One unusable record of a file. Readers drop it, count it under `reason` and continue."""
 
     def __init__(self, message: str, reason: str) -> None:
-        """`reason`: a snake_case name, as in `pairs.DropReason`, shown in counts and summaries."""
+        """`reason`: a snake_case name, as in `records.DropReason`, shown in counts and summaries."""
         super().__init__(message)
         self.reason = reason
 

@@ -1,8 +1,6 @@
 """Write a run's pairs as the preference data of other trainers.
 
 python -m maskdpo_ray.export runs/quickstart --to trl -o pairs-trl.jsonl
-
-python -m maskdpo_ray.export
 """
 
 from __future__ import annotations

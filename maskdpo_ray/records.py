@@ -109,7 +109,7 @@ class Sentence(Record):
     evidence: str | None = None
     """Why: the fact or passage that decided."""
     kind: str | None = None
-    """Decoded of fact ("capital", "currency"), for reports; None when not known."""
+    """Kind of fact ("capital", "currency"), for reports; None when not known."""
 
 
 class Annotation(Record):
@@ -332,7 +332,7 @@ class Labelled:
 
 
 class DropReason(StrEnum):
-    """Why a question gives no pair. The values are the names in ledgers, metrics and summaries."""
+    """Why a question gives no pair. The values are the names in question logs, metrics and summaries."""
 
     TOO_FEW_ANSWERS = "too_few_answers"
     """Fewer than two answers were sampled."""

@@ -1,6 +1,6 @@
 """Stand-ins for engines, annotators and trainer: seeded, instant, and they note what was asked of them.
 
-`FakeEngines`, `FakeAnnotators` and `FakeTrainer` stand behind the Protocols of `stages.py`, in process.
+`FakeEngines`, `FakeAnnotators` and `FakeTrainer` stand behind the Protocols of `stages/protocols.py`, in process.
 `fake_engine.FakeEngine` and `fake_rank.FakeRank` have the methods of the real actors and stand behind real Ray.
 """
 

@@ -344,7 +344,7 @@ class Loader(yaml.SafeLoader):
 
 
 def refuse_bomb(node: yaml.Node) -> None:
-    """Raise ComposerError when aliases make more than `MOST` values of a node; one that holds itself counts once."""
+    """Raise ComposerError if aliases make more than `MOST_NODES` values of a node; one in itself counts once."""
     sizes: dict[int, int] = {}
 
     def size(each: yaml.Node) -> int:

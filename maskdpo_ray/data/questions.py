@@ -1,4 +1,4 @@
-"""Questions: reading, checking, splitting by topic, and checking that prompts fit the policy's context."""
+"""Questions: reading, checking, splitting by topic. `models/prompts.py` checks that they fit the policy's context."""
 
 from __future__ import annotations
 

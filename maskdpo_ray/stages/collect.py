@@ -38,7 +38,7 @@ class CollectStage:
 
         Raises ClusterError when too many questions fail, DataError when none gives a pair.
         """
-        examples = CollectedExamples(self.folder.checkpoint_dir(iteration))  # which go with the checkpoints
+        examples = CollectedExamples(self.folder.checkpoint_dir(iteration))  # removed with the checkpoints
         for pair in self.folder.questions(iteration).pairs():
             examples.add(pair, pairing_examples.example_of(pair, self.config, self.tokenizer))
         todo, failed = self.todo(iteration), dict[str, str]()

@@ -1,4 +1,4 @@
-"""Masked DPO on one iteration's pairs: the last stage of the loop, and all of `python -m maskdpo_ray.train`."""
+"""Masked DPO on one iteration's pairs: the second stage of the loop, and all of `python -m maskdpo_ray.train`."""
 
 from __future__ import annotations
 

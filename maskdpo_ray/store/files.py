@@ -280,7 +280,7 @@ def refuse_held(folder: Path) -> None:
     """Raise RunFolderError when another process holds the lock, OSError when it can't be read. Writes nothing."""
     if not os.path.lexists(folder / LOCK_NAME):
         return
-    # Opened for writing, as `hold` will: else a lock of somebody else's, or a folder, is seen too late.
+    # Opened for writing, as `hold_lock` will: else a lock of somebody else's, or a folder, is seen too late.
     descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
     try:
         _lock(descriptor, folder, fcntl.LOCK_SH)

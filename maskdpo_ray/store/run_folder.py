@@ -318,7 +318,7 @@ def run_path(config: Config) -> Path:
 
 
 def check_run(config: Config, inputs: Questions) -> list[Entry]:
-    """Refuse, while nothing is left behind, what `opened` and `RunFolder.begin` would.
+    """Refuse, while nothing is left behind, what `open_run` and `RunFolder.begin` would.
 
     Returns the entries of its ledger. Raises UserError.
     """

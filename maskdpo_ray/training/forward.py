@@ -94,7 +94,7 @@ def response_logps(
 
     The forward is the Hugging Face model's own (or a DeepSpeed engine around it, so that ZeRO-3's
     hooks see it). Exact for full causal attention only: a sliding window or a recurrent state would see other answers'
-    tokens (`model_folder` refuses such models).
+    tokens (`models/folder.py` refuses such models).
 
     Args:
         savings: which work is left out; the result is the same.

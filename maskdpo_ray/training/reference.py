@@ -1,4 +1,4 @@
-"""Log-probs under the reference: computed once, kept in a file beside the pairs, read where they are used.
+"""Log-probs under the reference: computed once, kept in a file of the iteration, read where they are used.
 
 The file says what it is of: the reference policy's checksum, and a digest of the token ids and of which of them have
 weight. So it serves every epoch, rank and start of a run, and never another model or other pairs.

@@ -173,9 +173,8 @@ def test_engines_load_safetensors_and_trust_nobody(small_model: Path) -> None:
 
 
 UNSAFE = ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "numpy.load", "np.load", "yaml.unsafe_load")
-# Bytes that come from the parent process, as those that start it do, or from an engine through Ray, which pickles all
-# that it carries; from no file.
-FROM_OUR_PROCESSES = (("check_annotator.py", "pickle.loads(pickled)"), ("exchange.py", "pickle.loads(pickled)"))
+# Bytes that come from the parent process, as those that start it do; from no file.
+FROM_OUR_PROCESSES = (("check_annotator.py", "pickle.loads(pickled)"),)
 UNSAFE_NAMES = ("eval", "exec", "compile", "__import__")
 
 
