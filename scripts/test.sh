@@ -32,7 +32,8 @@ if [ -n "$is_one_call" ]; then exec "${pytest[@]}" "${default[@]}" tests "${give
 
 # Print each test of these tiers as it starts: one may take a minute.
 ray=(-v "${default[@]}" tests/ray)
-e2e=(-v "${default[@]}" tests/e2e)
+# Two files at a time: most of their time is start-up on one core.
+e2e=(-v "${default[@]}" -n 2 --dist loadfile tests/e2e)
 nightly=(-v -m nightly tests/ray tests/e2e tests/nightly)
 # Many short ones, without Ray or engines: on all cores.
 unit=("${default[@]}" -n auto --maxprocesses 16 --dist loadfile tests/unit)
