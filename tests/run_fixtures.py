@@ -1,4 +1,4 @@
-"""What the tests of the command line share, in two tiers: import what a folder's conftest.py is to offer."""
+"""Fixtures that the tests of the command line share, in two tiers: import what a folder's conftest.py is to offer."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ START_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Judged:
-    """What the process printed, how many processes it was then, and who was left of them when it was killed."""
+    """Output of the process, how many processes it was then, and who was left of them when it was killed."""
 
     found: dict[str, Any]
     num_processes: int

@@ -52,7 +52,7 @@ def measure(member: Member, model: str, stage: int) -> dict[str, int]:
 
 
 def rank_main(rank: int, world: int, port: int, stage: int, dtype: str, model: str, folder: str) -> None:
-    """What lies in memory goes to `folder`."""
+    """Write what lies in memory to `folder`."""
     torch.set_num_threads(1)
     # Of all examples two are a rank's, each in a pass of its own.
     member = Member(config_of(model, stage, dtype), rank, world, port, folder, [PAIR] * 2 * WORLD)

@@ -360,7 +360,7 @@ def test_the_first_model_evaluated(told: Told, runs_dir: Path) -> None:
 
 @dataclass
 class Stopped:
-    """What was seen of one run that was stopped twice and lost an engine, up to its end."""
+    """Observations of one run that was stopped twice and lost an engine, up to its end."""
 
     codes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

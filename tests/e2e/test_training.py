@@ -79,7 +79,7 @@ def rank_main(rank: int, world: int, port: int, stage: int, dtype: str, model: s
 
 @dataclass(frozen=True)
 class Case:
-    """What a group of ranks did: its report, and the folders `policy` and `resumed`."""
+    """Outcome of a group of ranks: its report, and the folders `policy` and `resumed`."""
 
     dtype: str
     folder: Path

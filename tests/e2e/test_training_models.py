@@ -108,7 +108,7 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Case:
-    """What two ranks did with a model: their report, and the folder `policy`."""
+    """Outcome of two ranks with a model: their report, and the folder `policy`."""
 
     model: Path
     lora: LoraConfig

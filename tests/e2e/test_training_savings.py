@@ -64,7 +64,7 @@ def rank_main(rank: int, world: int, port: int, name: str, model: str, folder: s
 
 @dataclass(frozen=True)
 class Case:
-    """What a group of ranks did: its report, and the folders `policy` and `resumed`."""
+    """Outcome of a group of ranks: its report, and the folders `policy` and `resumed`."""
 
     lora: LoraConfig
     folder: Path
