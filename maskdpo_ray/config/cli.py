@@ -35,18 +35,24 @@ class CommandLine:
     """The command's own arguments."""
     config: Config
     dry_run: bool
-    config_path: Path
+    config_files: tuple[Path, ...]
+    """The config file, then its base, the base's base and so on."""
     given: dict[str, Given]
-    """Values of the file and the overrides, and where they stand."""
+    """Values of the files and the overrides, and where they stand."""
+
+    @property
+    def config_path(self) -> Path:
+        """The file that --config names."""
+        return self.config_files[0]
 
     def files_read(self) -> list[str]:
-        """Files that no output may overwrite: the config, its questions, files of its models and among its options."""
+        """Files that no output may overwrite: the config and its bases, questions, files of models and among options."""
         config = self.config
         data, models = config.data, (config.model.model_name_or_path, config.eval.perplexity_model)
         named = flatten({"annotation": config.annotation.options, "eval": config.eval.options}).values()
         of_models = [str(file) for model in models if model for file in Path(model).glob("*")]
         texts = [text for text in (data.train, data.eval, data.transfer, *named) if isinstance(text, str)]
-        return [str(self.config_path), *texts, *of_models]
+        return [*map(str, self.config_files), *texts, *of_models]
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,9 +79,8 @@ class Parser(argparse.ArgumentParser):
         self.usage = f"{self.usage} {'--config FILE' if is_required else '[--config FILE]'} [--section.field VALUE ...]"
         if not is_listed:
             self.epilog = "--section.field overrides an option of FILE: `run --help` lists them all"
-        self.add_argument(
-            "--config", metavar="FILE", required=is_required, action=_Once, help="YAML: {section: {field: value}}"
-        )
+        what = "YAML: {section: {field: value}}; `base: FILE` beside the sections inherits another file's values"
+        self.add_argument("--config", metavar="FILE", required=is_required, action=_Once, help=what)
         self.add_argument("--dry_run", action="store_true", help="check everything, say what would be done, and stop")
         groups = {section: self.add_argument_group(section) for section in sections()}
         for name, option in options().items():
@@ -95,12 +100,15 @@ class Parser(argparse.ArgumentParser):
         Raises ConfigError (one line) on any bad input, SystemExit(0) after --help.
         """
         own = self.parse_args(argv)
-        path = Path(own.config or "defaults")
-        given = read_values(path) if own.config else without_file(own)
+        files: tuple[Path, ...] = (Path("defaults"),)
+        if own.config:
+            given, files = read_values(Path(own.config))
+        else:
+            given = without_file(own)
         for name in options():
             if (text := getattr(own, name)) is not None:
                 given[name] = from_text(text, name)
-        return CommandLine(own, build(given, path), own.dry_run, path, given)
+        return CommandLine(own, build(given, files[0]), own.dry_run, files, given)
 
     def parse_args(self, argv: list[str]) -> Namespace:  # type: ignore[override]
         """The arguments. Raises ConfigError, SystemExit(0) after --help."""
@@ -225,7 +233,7 @@ def fail(error: UserError) -> NoReturn:
 
 def read(path: Path) -> Config:
     """Read a config file, without overrides. Raises ConfigError."""
-    return build(read_values(path), path)
+    return build(read_values(path)[0], path)
 
 
 def resolved(config: Config) -> dict[str, dict[str, Any]]:

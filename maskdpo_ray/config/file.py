@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import os
 import re
 import types
 import typing
@@ -32,6 +33,8 @@ from maskdpo_ray.errors import ConfigError, UserError, shown
 
 TRUE, FALSE = ("true", "on", "yes"), ("false", "off", "no")
 NULL = ("", "null", "none", "~")
+BASE = "base"
+"""Key beside the sections of a file: the config file whose values hold where this one gives none."""
 
 
 class _Inner:
@@ -91,14 +94,39 @@ def _meanings(kind: type) -> dict[str, str]:
     return found
 
 
-def read_values(path: Path) -> dict[str, Given]:
-    """Values of a config file by dotted option name. Raises ConfigError with file and line."""
+def read_values(path: Path) -> tuple[dict[str, Given], tuple[Path, ...]]:
+    """Values of a config file and of its bases by dotted option name, and these files, `path` first.
+
+    A file's value of an option replaces its base's whole, a list or mapping too. A base's path is relative to the
+    folder of the file that names it. Raises ConfigError with the file and line where the fault stands.
+    """
+    given: dict[str, Given] = {}
+    files = [path]
+    where = str(path)
+    for file in files:  # grows by the base that the file names
+        values, base = _read_file(file, where)
+        given = values | given
+        if base is not None:
+            target = Path(os.path.normpath(file.parent / base.value))
+            if os.path.realpath(target) in map(os.path.realpath, files):
+                circle = " > ".join(map(str, [*files, target]))
+                raise ConfigError(f"{base.where}: expected a file that is not built on this one, got {circle}")
+            files.append(target)
+            where = f"{base.where}: {target}"
+    return given, tuple(files)
+
+
+def _read_file(path: Path, where: str) -> tuple[dict[str, Given], Given | None]:
+    """Values of one file, without its base's, and the path of its base as written.
+
+    `where`: start of the error line about a file that can't be read.
+    """
     try:
         documents = list(yaml.compose_all(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader))
         for document in documents:
             refuse_bomb(document)
     except OSError as error:
-        raise ConfigError(f"{path}: expected a config file, got: {error.strerror}") from None
+        raise ConfigError(f"{where}: expected a config file, got: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from None
     except yaml.MarkedYAMLError as error:
@@ -115,15 +143,19 @@ def read_values(path: Path) -> dict[str, Given]:
         line = documents[1].start_mark.line + 1
         raise ConfigError(f"{path}:{line}: expected one YAML document, got {len(documents)}")
     given: dict[str, Given] = {}
+    base = None
     for section, line, block in _entries(documents[0], path, expected, "", _unknown_section):
+        if section == BASE:
+            place = f"{path}:{line}: {BASE}"
+            base = Given(_convert(block, str, place), place)
+            continue
         if isinstance(block, yaml.ScalarNode) and _is_null(block):
             continue  # a section whose lines are all commented out
         unknown = _unknown_field(section)
         for field, field_line, node in _entries(block, path, "a mapping of options", section, unknown, line):
             name = f"{section}.{field}"
-            where = f"{path}:{field_line}: {name}"
-            given[name] = _given(node, name, where)
-    return given
+            given[name] = _given(node, name, f"{path}:{field_line}: {name}")
+    return given, base
 
 
 def from_text(text: str, name: str) -> Given:
@@ -214,12 +246,12 @@ def _entries(
 
 
 def _unknown_section(key: str) -> str | None:
-    if key in sections():
+    if key in sections() or key == BASE:
         return None
     if key in options():
         section, field = key.split(".")
         return f"{key}: expected `{field}` under `{section}:`, got a dotted key"
-    found = suggestions.of_section(key, sections(), options())
+    found = suggestions.of_section(key, [*sections(), BASE], options())
     hint = suggestions.sentence(found) or f"; known: {', '.join(sections())}"
     return f"{key}: unknown section{hint}"
 

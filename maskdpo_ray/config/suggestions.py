@@ -82,6 +82,7 @@ _SECTIONS = {
     "logger": "wandb logging log tracking",
     "cluster": "ray resources",
     "run": "experiment",
+    "base": "_base_ bases base_config defaults extends include inherit inherits parent",
 }
 
 
@@ -118,7 +119,7 @@ def of_option(name: str, known: Collection[str]) -> list[str]:
 
 
 def of_section(name: str, sections: Collection[str], known: Collection[str]) -> list[str]:
-    """The section, or else the option, that an unknown top-level key of a config most likely means."""
+    """The section (or `base`), or else the option, that an unknown top-level key of a config most likely means."""
     written = name.lower().replace("-", "_")
     if close := [section for section in (written, _SECTION_OF.get(written, "")) if section in sections]:
         return close[:1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maskdpo_ray.config import cli, suggestions
-from maskdpo_ray.config.file import options, sections
+from maskdpo_ray.config.file import BASE, options, sections
 from maskdpo_ray.errors import ConfigError
 
 NAMES = {
@@ -96,7 +96,7 @@ def test_nothing_is_proposed_for_what_has_no_like(name: str) -> None:
 def test_the_tables_name_what_there_is() -> None:
     """No alias is one of our names with another meaning, and none occurs twice."""
     assert set(suggestions._OPTIONS) <= set(options())
-    assert set(suggestions._SECTIONS) <= set(sections())
+    assert set(suggestions._SECTIONS) <= {*sections(), BASE}
     for table, ours in ((suggestions._OPTIONS, options()), (suggestions._SECTIONS, sections())):
         theirs = " ".join(table.values()).split()
         assert len(theirs) == len(set(theirs))
