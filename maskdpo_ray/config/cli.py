@@ -46,7 +46,7 @@ class CommandLine:
         return self.config_files[0]
 
     def files_read(self) -> list[str]:
-        """Files that no output may overwrite: the config and its bases, questions, files of models and among options."""
+        """Files that no output may overwrite: the config and its bases, questions, files of its models, of options."""
         config = self.config
         data, models = config.data, (config.model.model_name_or_path, config.eval.perplexity_model)
         named = flatten({"annotation": config.annotation.options, "eval": config.eval.options}).values()
