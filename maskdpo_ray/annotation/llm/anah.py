@@ -16,7 +16,7 @@ from maskdpo_ray.annotation import sentences
 from maskdpo_ray.annotation.llm import judge as judges
 from maskdpo_ray.annotation.llm import turns
 from maskdpo_ray.annotation.llm.interviews import Claim, Interviews, Limits, Verdict
-from maskdpo_ray.annotation.plugins import require_count
+from maskdpo_ray.config.plugins import require_count
 from maskdpo_ray.errors import DataError, require, shown
 from maskdpo_ray.records import Annotation, Question, Rollout, Sentence
 

@@ -10,8 +10,8 @@ from numbers import Real
 from typing import Any, Protocol
 
 from maskdpo_ray import errors
-from maskdpo_ray.annotation import plugins
 from maskdpo_ray.annotation.llm import thoughts
+from maskdpo_ray.config import plugins
 from maskdpo_ray.errors import AnnotatorError, ConfigError, OptionError, shown
 from maskdpo_ray.models import thinking
 

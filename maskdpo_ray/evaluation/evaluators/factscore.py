@@ -18,8 +18,8 @@ from msgspec.structs import replace
 from maskdpo_ray.annotation import sentences
 from maskdpo_ray.annotation.llm.judge import Reply
 from maskdpo_ray.annotation.llm.tags import Tags
-from maskdpo_ray.annotation.plugins import require_count
 from maskdpo_ray.annotation.rules import idle
+from maskdpo_ray.config.plugins import require_count
 from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import DataError, require, shown
 from maskdpo_ray.evaluation.evaluators import statements

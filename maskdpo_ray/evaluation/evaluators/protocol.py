@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from maskdpo_ray.annotation.llm import judge as judges
 from maskdpo_ray.annotation.llm.judge import Reply
-from maskdpo_ray.annotation.plugins import HostedSlot, require_count
+from maskdpo_ray.annotation.plugins import HostedSlot
+from maskdpo_ray.config.plugins import require_count
 from maskdpo_ray.records import Judgement, Question, Rollout
 
 

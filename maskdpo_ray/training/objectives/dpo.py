@@ -1,11 +1,28 @@
-"""Mask-DPO's objective (Gu et al., ICLR 2025, section 2.2, eq. 5-6) on per-token log-probs."""
+"""DPO (Rafailov et al. 2023, arXiv 2305.18290), and with masks Mask-DPO (Gu et al., ICLR 2025, section 2.2)."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+
+from maskdpo_ray.config.schema import Rule
+from maskdpo_ray.training.objectives.protocol import Batch, objective, sums
+
+Smoothing = Annotated[float, Rule("0 to below 0.5", lambda share: 0 <= share < 0.5)]
+
+
+@objective()
+def dpo(batch: Batch, beta: float, label_smoothing: Smoothing = 0.0) -> torch.Tensor:
+    """-log sigmoid(beta M_w - beta M_l): DPO eq. 7, Mask-DPO eq. 6.
+
+    Args:
+        label_smoothing: share of pairs whose order is taken for wrong: conservative DPO (Mitchell 2023, "A note on DPO
+            with noisy preferences").
+    """
+    margins = beta * batch.chosen.ratios - beta * batch.rejected.ratios
+    return -(1 - label_smoothing) * F.logsigmoid(margins) - label_smoothing * F.logsigmoid(-margins)
 
 
 def masked_dpo_loss(
@@ -15,7 +32,7 @@ def masked_dpo_loss(
     beta: float,
     reduction: Literal["mean", "sum", "none"] = "mean",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss of B pairs; with all weights one it is that of DPO (arXiv 2305.18290, eq. 7).
+    """Mask-DPO's loss of B pairs from the log-probs of tokens; with all weights one it is that of DPO.
 
     Args:
         policy_logps: [2B, T] float, log pi_theta of each response token; rows 0..B-1 are the chosen
@@ -35,17 +52,12 @@ def masked_dpo_loss(
         ValueError: on a shape, dtype, beta or reduction other than these.
     """
     _check(policy_logps, reference_logps, weights, beta, reduction)
-    # bf16 sums over hundreds of tokens would lose the small differences that DPO learns from.
-    dtype = torch.promote_types(torch.promote_types(policy_logps.dtype, reference_logps.dtype), torch.float32)
-    weights = weights.to(dtype)
-    # Selected before they are weighed: 0 * -inf is nan, and so would be its gradient.
-    log_ratios = torch.where(weights != 0, policy_logps.to(dtype) - reference_logps.to(dtype), 0.0)
-    # Eq. 5: M_w (upper half) and M_l (lower half), sums over the tokens of the kept sentences.
-    masked_log_ratios = (weights * log_ratios).sum(dim=-1)
-    chosen, rejected = masked_log_ratios.chunk(2)
-    losses = -F.logsigmoid(beta * chosen - beta * rejected)  # Eq. 6
+    responses = sums(policy_logps, reference_logps, weights)
+    num_pairs = len(responses) // 2
+    batch = Batch(responses[:num_pairs], responses[num_pairs:])
+    losses = dpo.losses(batch, beta)
     loss = losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
-    return loss, (beta * chosen).detach(), (beta * rejected).detach()
+    return loss, dpo.rewards(batch.chosen, beta), dpo.rewards(batch.rejected, beta)
 
 
 def loss_at_reference(beta: float) -> float:
