@@ -415,6 +415,9 @@ class EvalConfig(Section, affects=(EVALUATE,)):
     """The same for top-p; none: `rollout.top_p`."""
     bootstrap_samples: Annotated[int, within(100, 100_000)] = 2000
     """Resamples of topics behind the 95% intervals."""
+    f1_k: CountOrNone = None
+    """K of `f1_at_k` (Wei et al. 2024), the number of correct facts with which recall counts as full; none: as many as
+    the question asks for, and no such figure where it does not say."""
     evaluator: str | None = None
     """A second opinion on held-out answers, beside the annotator's: `factscore` (facts against documents),
     `short_answer` (against standard answers), or a class of your own: `python:package.module:Class`; none: no other."""

@@ -11,8 +11,10 @@ from math import comb
 from typing import Any
 
 from maskdpo_ray.errors import shown
+from maskdpo_ray.evaluation.asked import Asked, asked_facts, num_recalled
+from maskdpo_ray.evaluation.evaluators.abstention import abstains
 from maskdpo_ray.evaluation.intervals import Ratios, Statistic, TopicSums
-from maskdpo_ray.models.thinking import own_ids
+from maskdpo_ray.models.thinking import WithoutBlocks, own_ids
 from maskdpo_ray.records import (
     CONTRADICTORY,
     CORRECT,
@@ -30,6 +32,8 @@ from maskdpo_ray.records import (
 
 METRICS: dict[str, tuple[str, str]] = {
     "score": ("score", "scored"),
+    "recall": ("recalled", "asked"),
+    "f1_at_k": ("f1", "with_k"),
     "pooled_score": ("correct", "facts"),
     "correct_facts": ("correct", "answers"),
     "incorrect_facts": ("incorrect", "answers"),
@@ -44,22 +48,27 @@ METRICS: dict[str, tuple[str, str]] = {
     "distinct_2": ("distinct_2", "token_pairs"),
     "cut_off": ("cut_off", "answers"),
     "nothing_checkable": ("nothing_checkable", "answers"),
+    "abstained": ("abstained", "answers"),
     "scored": ("scored", "answers"),
 }
 """Metric -> (numerator, denominator), names of sums over answers.
 
 score: mean over answers of correct / parsed sentences, no_fact among the correct (paper 2.2);
+recall: facts that the questions asked for and a correct sentence states / facts asked for (`asked.py`);
+f1_at_k: mean over answers of `f1_at_k`, K being `eval.f1_k` or the number of facts asked for;
+recall and f1_at_k leave out questions that don't say what they ask for, and are None where all are such;
 pooled_score: correct facts / (correct + incorrect facts) over all answers (paper Table 1);
 correct_facts: no_hallucination sentences per answer; incorrect_facts: contradictory and unverifiable ones;
 tokens: length of the answer without thinking; thinking: length of that;
 distinct_1, distinct_2: distinct tokens / tokens and distinct bigrams / bigrams within answers (after Li et al. 2016,
 arXiv:1510.03055), which fall when a policy repeats itself;
 cut_off: share of answers that reached the length limit; nothing_checkable: share with no_fact sentences only;
+abstained: share that say nothing, or that they don't know and nothing else (`evaluators/abstention.py`);
 scored: share with a parsed sentence; the others are no part of `score`.
 """
 _SUMS = tuple(
     "answers scored score facts correct incorrect contradictory unverifiable no_fact unparsed sentences tokens "
-    "thinking distinct_1 distinct_2 token_pairs cut_off nothing_checkable".split()
+    "thinking distinct_1 distinct_2 token_pairs cut_off nothing_checkable abstained recalled asked f1 with_k".split()
 )
 RATIOS = Ratios(_SUMS, METRICS)
 
@@ -102,13 +111,19 @@ class Evaluation(Record):
 
 
 def evaluate(
-    questions: Sequence[Question], answers: Iterable[tuple[Rollout, Annotation]], **options: Any
+    questions: Sequence[Question],
+    answers: Iterable[tuple[Rollout, Annotation]],
+    *,
+    f1_k: int | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Statistics of `answers` to `questions`, in any order, `Rollout.sample` being the replication.
 
-    `options` are those of `Ratios.measure`. Raises ValueError when a question is not answered exactly once per
-    replication, an answer is to an unknown question, or an annotation is of another answer.
+    `f1_k` is the K of `f1_at_k`, by default the number of facts that a question asks for; other `options` are those of
+    `Ratios.measure`. Raises ValueError when a question is not answered exactly once per replication, an answer is to an
+    unknown question, or an annotation is of another answer.
     """
+    by_id = {question.id: (question, asked_facts(question)) for question in questions}
     kinds: dict[str, list[int]] = {}
     scores: dict[str, list[float]] = {}
     example: list[str] = []
@@ -119,7 +134,9 @@ def evaluate(
             if key != (annotation.question_id, annotation.sample):
                 other = (annotation.question_id, annotation.sample)
                 raise ValueError(f"answer {key} comes with the annotation of {other}")
-            row = _count(rollout, annotation)
+            if rollout.question_id not in by_id:
+                raise ValueError(f"answer to question {rollout.question_id!r}, which is not evaluated")
+            row = _count(*by_id[rollout.question_id], f1_k, rollout, annotation)
             for sentence in annotation.sentences:
                 if sentence.label == UNPARSED and not example:
                     example.append(f"{shown(rollout.text[sentence.start : sentence.end])} ({sentence.evidence})")
@@ -145,7 +162,9 @@ def evaluate(
     )
 
 
-def _count(rollout: Rollout, annotation: Annotation) -> dict[str, float]:
+def _count(
+    question: Question, asked: Asked, f1_k: int | None, rollout: Rollout, annotation: Annotation
+) -> dict[str, float]:
     labels, token_ids = [sentence.label for sentence in annotation.sentences], own_ids(rollout)
     unknown = set(labels).difference(LABELS)
     if unknown:
@@ -154,6 +173,7 @@ def _count(rollout: Rollout, annotation: Annotation) -> dict[str, float]:
         )
     parsed = [label for label in labels if label != UNPARSED]
     correct, incorrect = labels.count(NO_HALLUCINATION), sum(label in INCORRECT for label in labels)
+    k = f1_k or len(asked)
     return {
         "answers": 1,
         "scored": bool(parsed),
@@ -173,7 +193,22 @@ def _count(rollout: Rollout, annotation: Annotation) -> dict[str, float]:
         "token_pairs": max(0, len(token_ids) - 1),
         "cut_off": rollout.finish_reason == "length",
         "nothing_checkable": all(label == NO_FACT for label in labels),
+        "abstained": abstains(WithoutBlocks.of(rollout).rollout.text),
+        "recalled": num_recalled(question, asked, rollout, annotation),
+        "asked": len(asked),
+        "f1": f1_at_k(correct, incorrect, k) if k else 0.0,
+        "with_k": bool(k),
     }
+
+
+def f1_at_k(correct: int, incorrect: int, k: int) -> float:
+    """F1@K of an answer (Wei et al. 2024, arXiv:2403.18802): the harmonic mean of precision S / (S + N) and
+    recall min(S / K, 1), S correct and N incorrect facts; 0 without a correct one.
+    """
+    if not correct:
+        return 0.0
+    precision, recall = correct / (correct + incorrect), min(correct / k, 1.0)
+    return 2 * precision * recall / (precision + recall)
 
 
 def best_of_n(scores: Sequence[float], n: int) -> float:

@@ -7,11 +7,13 @@ from typing import Any
 from maskdpo_ray.evaluation.judged_metrics import perplexity
 
 _WATCHED = {
+    "recall": (-1, "FEWER OF THE FACTS THAT WERE ASKED FOR are stated correctly"),
     "correct_facts": (-1, "FEWER CORRECT FACTS"),
     "contradictory": (1, "more contradictory facts"),
     "incorrect_facts": (1, "more incorrect facts"),
     "sentences": (-1, "fewer sentences"),
     "nothing_checkable": (1, "more answers say nothing checkable"),
+    "abstained": (1, "more answers abstain"),
     "distinct_2": (-1, "answers repeat themselves more (different pairs of tokens / pairs)"),
     "cut_off": (1, "more answers are cut off at the length limit"),
     "unparsed": (1, "more sentences could not be read by the annotator"),
@@ -69,7 +71,7 @@ def _about(first: dict[str, Any], last: dict[str, Any]) -> list[str]:
     for metric, (worth_a_remark, words) in _WATCHED.items():
         change = last["gain"][metric]
         if _moved(change) == worth_a_remark:
-            found.append(f"{words}: {_arrow(change)} per answer")
+            found.append(f"{words}: {_arrow(change)}{' per answer' * (metric != 'recall')}")
     if rarer := _rarer(first["kinds"], last["kinds"]):
         found.append(f"stated less often: {rarer}")
     judged = last.get("judged", {})

@@ -110,7 +110,7 @@ def _field(name: str, form: str = "") -> Callable[[Entry], str]:
 
 
 def _mean(metric: str, form: str = ".3f") -> Callable[[Entry], str]:
-    return lambda entry: number(entry["metrics"][metric]["mean"], form)
+    return lambda entry: number(entry["metrics"][metric]["mean"], form, "-")
 
 
 def _spread(metric: str, form: str = ".3f") -> Callable[[Entry], str]:
@@ -119,7 +119,7 @@ def _spread(metric: str, form: str = ".3f") -> Callable[[Entry], str]:
     def cell(entry: Entry) -> str:
         statistic = entry["metrics"][metric]
         sd = statistic["sd"]
-        return number(statistic["mean"], form) + ("" if sd is None else f" ± {sd:{form}}")
+        return number(statistic["mean"], form, "-") + ("" if sd is None else f" ± {sd:{form}}")
 
     return cell
 
@@ -146,13 +146,15 @@ _GAIN: list[Column] = [
     ("gain", lambda entry: _signed(_gain(entry)["gain"])),
     ("95% interval", lambda entry: _bounds(_gain(entry), _signed)),
 ]
+_F1: Column = ("F1@K", _mean("f1_at_k"))
 _CONTENTS: list[Column] = [
     _POLICY,
-    ("correct", _spread("correct_facts", ".2f")),
-    ("incorrect", _spread("incorrect_facts", ".2f")),
+    ("correct", _mean("correct_facts", ".2f")),
+    ("wrong", _mean("incorrect_facts", ".2f")),
     ("sentences", _mean("sentences", ".2f")),
     ("tokens", _mean("tokens", ".1f")),
     ("nothing", _mean("nothing_checkable", ".1%")),
+    ("abstain", _mean("abstained", ".1%")),
     ("cut off", _mean("cut_off", ".1%")),
 ]
 _CHANGES: list[Column] = [
@@ -171,6 +173,8 @@ _STAGES: list[Column] = [
 ]
 _CHANGED = {
     "score": "score",
+    "recall": "recall",
+    "f1_at_k": "F1@K",
     "pooled_score": "pooled score",
     "correct_facts": "correct facts",
     "incorrect_facts": "incorrect facts",
@@ -185,6 +189,7 @@ _CHANGED = {
     "distinct_2": "distinct pairs / pairs",
     "cut_off": "cut off",
     "nothing_checkable": "nothing checkable",
+    "abstained": "abstained",
 }
 """Rows of the table of changes: metric -> label."""
 _CHANGED_BY_SECOND = {
@@ -197,7 +202,9 @@ _CHANGED_BY_SECOND = {
     "unparsed": "unparsed",
     "abstained": "abstained",
 }
-_ONLY_IF_SEEN = ("contradictory", "unverifiable", "no_fact", "unparsed", "irrelevant", "abstained", "thinking")
+_ONLY_IF_SEEN = frozenset(
+    "recall f1_at_k contradictory unverifiable no_fact unparsed irrelevant abstained thinking".split()
+)
 _TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
 
 
@@ -215,16 +222,19 @@ def _evaluation(split: str, versions: list[Entry]) -> list[Table]:
         _table(
             f"{_TITLES[split]}: factuality ({last['topics']} topics, {last['questions']} questions, "
             f"{last['replications']} answers each)",
-            [_POLICY, ("score", _spread("score")), *_GAIN * is_compared, ("pooled score", _spread("pooled_score"))],
+            [_POLICY, ("score", _spread("score")), *_GAIN * is_compared, ("recall", _spread("recall")), _F1],
             versions,
-            "score: correct sentences / sentences, mean over answers; pooled: correct facts / facts. "
-            "±: standard deviation over the replications." + " Interval: paired bootstrap over topics." * is_compared,
+            "score: correct sentences / sentences, mean over answers; recall: facts that were asked for and stated "
+            "correctly / asked for; F1@K of both by answer. ±: standard deviation over the replications."
+            + " Interval: paired bootstrap over topics."
+            * is_compared,
         ),
         _table(
             "What an answer holds",
             _CONTENTS,
             versions,
-            "correct, incorrect: facts. nothing: share of answers that say nothing checkable.",
+            "correct, wrong: facts. nothing: share of answers that say nothing checkable; abstain: that say they "
+            "don't know.",
         ),
     ]
     ends = [versions[0], last] if is_compared else versions

@@ -82,7 +82,9 @@ class EvaluateStage:
             raise DataError(f"{split}, policy {version}: a question of every topic failed: {error}")
         answers = (each for each in log.answers() if each[0].question_id in kept)
         results: dict[str, Evaluation | JudgedEvaluation] = {
-            split: metrics.evaluate(list(kept.values()), answers, left_out=left_out, **draws)
+            split: metrics.evaluate(
+                list(kept.values()), answers, f1_k=self.config.eval.f1_k, left_out=left_out, **draws
+            )
         }
         if self.config.eval.is_judged:
             by = self.config.eval

@@ -15,6 +15,7 @@ from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.errors import ConfigError, DataError, RecordError
+from maskdpo_ray.evaluation.asked import asked_facts
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity, WithPerplexity
 from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
@@ -120,9 +121,13 @@ def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
 
 
 def judgeable(annotator: Annotator, evaluator: Evaluator | None, question: Question) -> Question:
-    """Return the question. Raises RecordError when annotator or evaluator can't judge answers to it."""
+    """Return the question.
+
+    Raises RecordError when annotator or evaluator can't judge answers to it, or what it asks for can't be read.
+    """
     try:
         annotators.check(annotator, question)
+        asked_facts(question)
         if evaluator is not None:
             evaluators.check(evaluator, question)
     except DataError as error:

@@ -266,7 +266,7 @@ def _sentences(entity: Entity) -> str:
         f"The capital of {name} is {facts['capital']}. {name} is in {facts['continent']}. "
         f"The official language of {name} is {facts['official_language'][0]}. "
         f"The currency of {name} is the {facts['currency']}. "
-        f"One neighbour of {name} is {facts['neighbours'][-1]}."
+        f"One neighbour of {name} is {facts['neighbour'][-1]}."
     )
 
 
@@ -277,7 +277,7 @@ def _plain(entity: Entity) -> dict[str, str | list[str]]:
         "continent": facts["continent"][0].name,
         "official_language": [value.name for value in facts["official_language"]],
         "currency": facts["currency"][0].name,
-        "neighbours": [value.name for value in facts["neighbour"]],
+        "neighbour": [value.name for value in facts["neighbour"]],
     }
 
 
@@ -312,7 +312,7 @@ def questions() -> list[Question]:
                 topic=name,
                 prompt=(*shots, _ask(name)),
                 document=f"{name}\n{record.article}",
-                facts={"table": "countries", "entity": name, **plain},
+                facts={"table": "countries", "entity": name, "asks": [*plain], **plain},
             )
         )
     return asked

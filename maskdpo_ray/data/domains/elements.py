@@ -18,6 +18,8 @@ from maskdpo_ray.records import Question
 
 SHOTS = ("Oxygen", "Iron")
 """The two elements of the prompt's examples; never asked about."""
+ASKS = ("symbol", "atomic_number", "category", "period", "state")
+"""Kinds of fact that a question asks for."""
 ROOM_TEMPERATURE = 298.15
 """Kelvin."""
 _SERIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -290,7 +292,7 @@ def questions() -> list[Question]:
                 topic=row.name,
                 prompt=(*shots, _ask(row.name)),
                 document=_document(row),
-                facts={"table": "elements", "entity": row.name, **plain},
+                facts={"table": "elements", "entity": row.name, "asks": [*ASKS], **plain},
             )
         )
     return asked

@@ -11,14 +11,18 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from maskdpo_ray.evaluation.intervals import compare
-from maskdpo_ray.evaluation.metrics import METRICS, Evaluation, best_of_n, evaluate, sizes
-from maskdpo_ray.records import LABELS, Annotation, Question, Rollout, Sentence, from_json, to_json
+from maskdpo_ray.evaluation.metrics import METRICS, Evaluation, best_of_n, evaluate, f1_at_k, sizes
+from maskdpo_ray.records import LABELS, Annotation, Block, Question, Rollout, Sentence, from_json, to_json
 
 FACT, WRONG, UNSURE, CHAT, LOST = "no_hallucination", "contradictory", "unverifiable", "no_fact", "unparsed"
 
 
 def questions(count, per_topic=1):
-    return [Question(f"q{i}", f"topic{i // per_topic}", ({"role": "user", "content": "?"},)) for i in range(count)]
+    asks = {"asks": ["capital", "continent"]}
+    return [
+        Question(f"q{i}", f"topic{i // per_topic}", ({"role": "user", "content": "?"},), facts=asks)
+        for i in range(count)
+    ]
 
 
 def answer(question, replication, labels, kind=None, tokens=3, finish="stop"):
@@ -46,6 +50,8 @@ def test_closed_form():
     )
     expected = {
         "score": (3 / 4, 2 / 3),
+        "recall": (2 / 4, 0),  # one of two facts of each question; the second replication's right one is of no kind
+        "f1_at_k": ((2 * (1 / 3) * (1 / 2) / (5 / 6) + 2 * (1 / 2) / (3 / 2)) / 2, (0 + 2 * (1 / 6) / (5 / 6)) / 2),
         "pooled_score": (2 / 4, 1 / 3),
         "correct_facts": (1, 1 / 2),
         "incorrect_facts": (1, 1),
@@ -60,6 +66,7 @@ def test_closed_form():
         "distinct_2": (1, 1),
         "cut_off": (1 / 2, 0),
         "nothing_checkable": (0, 1 / 2),
+        "abstained": (0, 0),
         "scored": (1, 1),
     }
     assert expected.keys() == METRICS.keys()
@@ -74,6 +81,37 @@ def test_closed_form():
     }
     assert result.topic_scores == pytest.approx({"topic0": 3 / 4, "topic1": 2 / 3})
     assert (result.questions, result.replications) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("correct", "incorrect", "k", "expected"),
+    [(0, 3, 5, 0), (0, 0, 5, 0), (5, 0, 5, 1), (9, 0, 5, 1), (1, 0, 5, 1 / 3), (5, 5, 5, 2 / 3), (2, 2, 4, 1 / 2)],
+)
+def test_f1_at_k(correct, incorrect, k, expected):
+    assert f1_at_k(correct, incorrect, k) == pytest.approx(expected)
+
+
+def test_k_is_given_or_what_the_question_asks_for():
+    qs = questions(2)
+    qs[1] = replace(qs[1], facts=None)
+    answers = [answer(q, 0, [FACT], kind="capital") for q in qs]
+    result = run(qs, answers).metrics  # the second question does not say what it asks for: it is in neither
+    assert (result["recall"].mean, result["f1_at_k"].mean) == pytest.approx((1 / 2, 2 / 3))
+    given = evaluate(qs, answers, f1_k=4, seed=1, bootstrap_samples=100).metrics
+    assert (given["recall"].mean, given["f1_at_k"].mean) == pytest.approx((1 / 2, 2 / 5))
+    silent = run(qs[1:], answers[1:]).metrics
+    assert silent["recall"].mean is silent["f1_at_k"].mean is silent["recall"].low is None
+
+
+def test_abstentions_are_counted_without_the_thinking():
+    qs = questions(2)
+    said = "I do not know."
+    rows = [answer(q, 0, [CHAT]) for q in qs]
+    thought = replace(rows[1][0], text=f"It is Kigali. {said}", blocks=(Block(0, 14, 0, 1),))
+    rows = [(replace(rows[0][0], text=said), rows[0][1]), (thought, replace(rows[1][1], sentences=()))]
+    assert run(qs, rows).metrics["abstained"].mean == 1
+    rows[1] = (replace(thought, blocks=()), rows[1][1])
+    assert run(qs, rows).metrics["abstained"].mean == 1 / 2
 
 
 def test_repetition_lowers_distinct_n():

@@ -297,6 +297,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
             ("train", None, ': facts: expected {"table": ..., "entity": ...} for the facts annotator, got None'),
             ("eval", {**FACTS, "entity": "Malii"}, ": facts.entity: expected an entity of the table countries, got 'M"),
             ("transfer", {**FACTS, "table": "x"}, ": facts.table: expected one of countries, elements, got 'x'"),
+            ("eval", {**FACTS, "asks": "capital"}, ": facts.asks: expected the names of the facts that it asks for, "),
         )
     },
     "no questions file": (section(data=DataConfig(train="nowhere.jsonl")), DataError, "nowhere.jsonl: expected a"),
