@@ -19,21 +19,21 @@ from actors.host import Stored
 from actors.pool import Pool
 from actors.process import BusyClock
 from actors.ranks import Ranks
-from actors.rollout import Request, Sampling, refuse_faults, request_seed
-from maskdpo_ray.config.schema import Config, TrainConfig
+from actors.rollout import Request, refuse_faults, request_seed
+from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ActorLost, ClusterError, ModelError, NotFiniteError
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.records import EVALUATE, Answered, Failed, Labelled, PairLogps, Policy, Question
+from maskdpo_ray.records import Answered, Failed, Labelled, Policy, Question, ResponseLogps, Sampling
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.training import batches as batching
 from maskdpo_ray.training.example_store import ExampleStore
 from maskdpo_ray.training.guards import PublishedPolicy
 from maskdpo_ray.training.reference import ReferenceLogps
 
-_PUBLISHED_PAIRS = 16
-"""Pairs whose log-probs are compared between the trained and the published policy."""
+_PUBLISHED_EXAMPLES = 16
+"""Examples whose log-probs are compared between the trained and the published policy."""
 _BLOCK_TOKENS = 2**16
-"""For each rank, of pairs whose reference log-probs are computed in one call: about what a training step takes."""
+"""For each rank, of examples whose reference log-probs are computed in one call: about what a training step takes."""
 
 
 class _PooledGroup:
@@ -81,10 +81,10 @@ class RolloutGroup(_PooledGroup):
                 )
 
     def stream(
-        self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
+        self, questions: Iterable[Question], policy: Policy, sampling: Sampling, purpose: str
     ) -> Iterator[Answered | Failed]:
         """See `protocols.Engines.stream`."""
-        sampling = replace(sampling_of(self._config, num_samples, purpose), ends=self._chat.ends)
+        sampling = replace(sampling, ends=self._chat.ends)
 
         def ask(item: Answered) -> tuple[str, tuple[Any, ...]]:
             name = item.question.id
@@ -92,24 +92,14 @@ class RolloutGroup(_PooledGroup):
             return "generate", (Request(name, item.prompt_token_ids, sampling, seed, policy, self._files),)
 
         def check(item: Answered, reply: Any) -> None:
-            refuse_faults(reply, item.question.id, policy, num_samples)
+            refuse_faults(reply, item.question.id, policy, sampling.n)
 
         asked = (Answered(question, tuple(self._chat.prompt_ids(question)), ()) for question in questions)
         dispatcher = Dispatcher(self.pool, ask, check=check)
-        for item, reply in dispatcher.run(asked, self._config.in_flight(num_samples)):
+        for item, reply in dispatcher.run(asked, self._config.in_flight(sampling.n)):
             yield _failed(item, reply) or replace(
                 item, rollouts=tuple(self._chat.noted(rollout, item.prompt_token_ids) for rollout in reply.rollouts)
             )
-
-
-def sampling_of(config: Config, num_samples: int, purpose: str) -> Sampling:
-    """How `num_samples` answers for `purpose` are sampled."""
-    rollout, own = config.rollout, config.eval
-    sampling = Sampling(num_samples, rollout.temperature, rollout.top_k, rollout.top_p, rollout.max_new_tokens)
-    if not purpose.startswith(EVALUATE):
-        return sampling
-    given = {"temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
-    return replace(sampling, **{name: value for name, value in given.items() if value is not None})
 
 
 class AnnotationGroup(_PooledGroup):
@@ -163,19 +153,28 @@ class _Training:
     """State of the current training: all that a new group of ranks needs to resume it."""
 
     examples: ExampleStore
-    reference: ReferenceLogps | Policy
+    reference: ReferenceLogps | Policy | None
     policy: Policy
     seed: int
     checkpoints: Checkpoints
+    config: Config
+    """The iteration's own."""
 
-    def batches(self, train: TrainConfig) -> Iterator[list[int]]:
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps in all."""
+        train = self.config.train
+        return batching.num_steps(len(self.examples), train.batch_size, train.max_epochs)
+
+    def batches(self) -> Iterator[list[int]]:
         """Indices of the examples of each step."""
+        train = self.config.train
         return batching.epoch_batches(len(self.examples), train.batch_size, train.max_epochs, self.seed)
 
-    def last_pairs(self, train: TrainConfig) -> list[int]:
-        """The last `_PUBLISHED_PAIRS` pairs, or all: a last step may have one pair, which says little."""
-        indices = chain.from_iterable(self.batches(train))
-        return list(deque(indices, maxlen=min(_PUBLISHED_PAIRS, len(self.examples))))
+    def last_examples(self) -> list[int]:
+        """The last `_PUBLISHED_EXAMPLES`, or all: a last step may have one example, which says little."""
+        indices = chain.from_iterable(self.batches())
+        return list(deque(indices, maxlen=min(_PUBLISHED_EXAMPLES, len(self.examples))))
 
     def kept(self) -> str:
         """Words for the checkpoint that a stop keeps."""
@@ -192,21 +191,23 @@ class TrainingGroup:
         self._training: _Training | None = None
         self._clock = BusyClock()
 
-    def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[PairLogps]:
+    def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[ResponseLogps]:
         """See `protocols.Trainer.reference_logps`."""
         for block in _blocks(examples, _BLOCK_TOKENS * len(self._ranks)):
             yield from self._reference_block(examples, block, policy)
 
-    def _reference_block(self, examples: ExampleStore, indices: Sequence[int], policy: Policy) -> list[PairLogps]:
+    def _reference_block(self, examples: ExampleStore, indices: Sequence[int], policy: Policy) -> list[ResponseLogps]:
         while True:
             try:
                 return self._logps("reference_logps", examples, indices, policy.path)
             except ActorLost as died:
                 self._ranks.start_again(died, "with the reference log-probs")
 
-    def _logps(self, method: str, examples: ExampleStore, indices: Sequence[int], path: str | None) -> list[PairLogps]:
+    def _logps(
+        self, method: str, examples: ExampleStore, indices: Sequence[int], path: str | None
+    ) -> list[ResponseLogps]:
         """Results of a method of the ranks for examples, in the order of `indices`."""
-        logps: dict[int, PairLogps] = {}
+        logps: dict[int, ResponseLogps] = {}
         for share in self._call(method, str(examples.path), list(indices), path):
             logps |= share
         return [logps[index] for index in indices]
@@ -214,13 +215,14 @@ class TrainingGroup:
     def train(
         self,
         examples: ExampleStore,
-        reference: ReferenceLogps | Policy,
+        reference: ReferenceLogps | Policy | None,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
+        config: Config,
     ) -> Iterator[dict[str, float]]:
         """See `protocols.Trainer.train`."""
-        self._training = _Training(examples, reference, policy, seed, checkpoints)
+        self._training = _Training(examples, reference, policy, seed, checkpoints, config)
         return self._steps(self._training)
 
     def publish(self, folder: str, version: int) -> tuple[Policy, dict[str, float]]:
@@ -239,16 +241,17 @@ class TrainingGroup:
 
     def _publish(self, training: _Training, folder: str) -> dict[str, float]:
         """Save the policy and load it back: a folder that differs from the trained policy must not replace it."""
-        examples, indices = training.examples, training.last_pairs(self._config.train)
+        examples, indices = training.examples, training.last_examples()
         trained = self._logps("reference_logps", examples, indices, None)
         self._call("save_policy", folder)
         # Free engine and optimizer first: there is no memory for the published model beside them.
         self._call("release")
         published = self._logps("published_logps", examples, indices, folder)
-        if isinstance(training.reference, Policy):
-            reference = self._logps("reference_logps", examples, indices, training.reference.path)
-        else:
+        if isinstance(training.reference, ReferenceLogps):
             reference = [training.reference[index] for index in indices]
+        else:
+            before = training.reference or training.policy
+            reference = self._logps("reference_logps", examples, indices, before.path)
         # The next iteration's reference model, and engines on the same node, need the memory.
         self._call("release")
         found = PublishedPolicy.compare([examples[index] for index in indices], trained, published, reference)
@@ -277,35 +280,34 @@ class TrainingGroup:
 
     def _steps_of_a_life(self, training: _Training) -> Iterator[tuple[int, dict[str, float]]]:
         """(number from 1, metrics) of the steps after the newest checkpoint, up to the end or a death."""
-        train, checkpoints, done = self._config.train, training.checkpoints, training.checkpoints.step
-        total = batching.num_steps(len(training.examples), train.batch_size, train.max_epochs)
-        self._begin(training, total)
+        checkpoints, done, total = training.checkpoints, training.checkpoints.step, training.num_steps
+        self._begin(training)
         if done:
             self._call("load_checkpoint", str(checkpoints.path(done)))
-        for step, batch in islice(enumerate(training.batches(train), start=1), done, None):
+        for step, batch in islice(enumerate(training.batches(), start=1), done, None):
             try:
                 metrics = self._call("train_step", batch)[0]
             except NotFiniteError as error:
-                pairs = ", ".join(training.examples[index].pair_id for index in batch)
-                line = f"step {step} of {total}: {error}; its pairs: {pairs}; {training.kept()}"
+                examples = ", ".join(training.examples[index].id for index in batch)
+                line = f"step {step} of {total}: {error}; its examples: {examples}; {training.kept()}"
                 raise NotFiniteError(line) from error
             yield step, metrics
             if checkpoints.is_due(step):
                 written = self._call("save_checkpoint", str(checkpoints.clear(step)))
                 checkpoints.commit(step, {name: proof for files in written for name, proof in files.items()})
 
-    def _begin(self, training: _Training, total_steps: int) -> None:
+    def _begin(self, training: _Training) -> None:
         reference = training.reference
-        in_each_step = isinstance(reference, Policy)
         self._call(
             "begin",
+            training.config,
             training.policy.path,
             str(training.examples.path),
-            total_steps,
+            training.num_steps,
             training.seed,
-            reference.path if in_each_step else None,
-            None if in_each_step else str(reference.path),
-            reference.checksum == training.policy.checksum,  # the same weights
+            reference.path if isinstance(reference, Policy) else None,
+            str(reference.path) if isinstance(reference, ReferenceLogps) else None,
+            reference is not None and reference.checksum == training.policy.checksum,  # the same weights
         )
 
     def _start_again(self, died: ActorLost, training: _Training) -> None:

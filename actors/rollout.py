@@ -18,20 +18,7 @@ from actors.process import BusyClock, end_with_raylet
 from actors.vllm_process import CONFIG, Guard, set_environment
 from maskdpo_ray.config.schema import BATCHED_TOKENS, Config
 from maskdpo_ray.errors import ActorLost, ClusterError, RolloutError, one_line, shown
-from maskdpo_ray.records import Policy, Rollout
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are sampled (Mask-DPO appendix A: top-k 40, temperature 0.8)."""
-
-    n: int
-    temperature: float
-    top_k: int
-    top_p: float
-    max_tokens: int
-    ends: tuple[int, ...] = ()
-    """Token ids that end an answer in addition to the tokenizer's EOS: see `Chat.ends`."""
+from maskdpo_ray.records import Policy, Rollout, Sampling
 
 
 @dataclass(frozen=True)

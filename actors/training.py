@@ -1,4 +1,4 @@
-"""One DeepSpeed rank: log-probs under the policy, masked DPO steps, and the policy as a Hugging Face folder.
+"""One DeepSpeed rank: log-probs under the policy, optimizer steps, and the policy as a Hugging Face folder.
 
 All methods but `address` are collective: every rank of the group calls them with the same arguments, in the same
 order, and works on its own share of the examples that they name.
@@ -10,27 +10,34 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from maskdpo_ray.training.objectives.protocol import Batch, Responses
 
 from actors import patches
 from actors import strategy as strategies
 from actors.process import end_with_raylet
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ModelError, NotFiniteError
+from maskdpo_ray.records import CHOSEN, REJECTED
 from maskdpo_ray.store import files
 from maskdpo_ray.training import batches, guards
 from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.objectives import protocol as objectives
 from maskdpo_ray.training.reference import ReferenceLogps, pad_logps, split_logps
 
 if TYPE_CHECKING:
     import torch
 
-    from maskdpo_ray.records import PairLogps, TrainingExample
+    from maskdpo_ray.records import ResponseLogps, TrainingExample
     from maskdpo_ray.store.files import Proof
+    from maskdpo_ray.training.forward import Pass
 
 _TAG = "state"
 """The folder that DeepSpeed makes within a checkpoint's."""
@@ -61,6 +68,7 @@ class TrainingRank:
         self._examples: ExampleStore | None = None
         self._reference_logps: ReferenceLogps | None = None
         self._tokenizer: Any = None
+        self._objective = objectives.load(config.objective.name, config.objective.options)
         self._seed = 0
         self._starts_at_reference = False
 
@@ -82,7 +90,7 @@ class TrainingRank:
 
     def reference_logps(
         self, examples: str, indices: Sequence[int], policy_path: str | None = None
-    ) -> dict[int, PairLogps]:
+    ) -> dict[int, ResponseLogps]:
         """Per-token log-probs of this rank's share, under the current weights or those of `policy_path`.
 
         Args:
@@ -90,7 +98,7 @@ class TrainingRank:
             indices: of all ranks' examples in it.
 
         Returns:
-            Index -> arrays of the lengths of its chosen and rejected response; 0 where a token's weight is 0. A model
+            Index -> an array of the length of each of its responses; 0 where a token's weight is 0. A model
             of `policy_path` stays loaded for the next call, until `begin` or `release`.
         """
         if policy_path is None:
@@ -98,13 +106,14 @@ class TrainingRank:
         self._load_reference(policy_path)
         return self._logps(self._reference, examples, indices)
 
-    def published_logps(self, examples: str, indices: Sequence[int], path: str) -> dict[int, PairLogps]:
+    def published_logps(self, examples: str, indices: Sequence[int], path: str) -> dict[int, ResponseLogps]:
         """`reference_logps` of a published policy, its weights rounded as in engines. Call `release` before."""
         self._load_reference(path, self._config.sampled_dtype)
         return self._logps(self._reference, examples, indices)
 
     def begin(
         self,
+        config: Config,
         policy_path: str,
         examples: str,
         total_steps: int,
@@ -116,11 +125,12 @@ class TrainingRank:
         """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.
 
         Args:
+            config: the iteration's own; of the run's, training options may differ.
             examples: path of the `ExampleStore` of all steps.
             seed: of the adapters: initialisation, dropout, and the rounding when they are merged.
             reference_path: folder of the reference model if `train_step` is to compute its log-probs.
             reference_logps: else the file of `ReferenceLogps`.
-            starts_at_reference: the reference has the same weights, so that the first step's loss is known.
+            starts_at_reference: the reference has the same weights, so that the first step's log-probs are known.
 
         Always loads from the folder, even when the same weights are in memory, so that an iteration starts
         from the published (bf16) policy whether or not the run was interrupted before it.
@@ -130,7 +140,8 @@ class TrainingRank:
         from maskdpo_ray.training import lean_layers
 
         self.release()
-        config = self._config
+        self._config = config
+        self._objective = objectives.load(config.objective.name, config.objective.options)
         self._examples, self._reference_logps = ExampleStore(Path(examples)), None
         if reference_logps is not None:
             self._reference_logps = ReferenceLogps(Path(reference_logps), self._examples)
@@ -161,65 +172,66 @@ class TrainingRank:
         whatever the number of ranks and micro-batches.
 
         Returns:
-            Of the global batch: loss, accuracy (share of pairs whose chosen reward is the higher),
-            chosen_reward, rejected_reward (means per pair), tokens (of weight > 0), grad_norm (before
-            clipping) and lr (used in this step).
+            Of the global batch: loss, chosen_reward and rejected_reward (means per response, where there are any),
+            accuracy (share of pairs whose chosen reward is the higher, of a pair objective), tokens (of weight > 0),
+            grad_norm (before clipping) and lr (used in this step).
 
         Raises:
             NotFiniteError: when the loss is not finite (no step is taken) or the gradient is not (the weights are
                 corrupt). Training can only resume from a checkpoint.
-            ModelError: when the first step's loss or log-probs are not those of identical policy and reference.
+            ModelError: when the first step's log-probs are not those of the reference that has the same weights.
         """
-        from maskdpo_ray.training.forward import response_logps
-        from maskdpo_ray.training.objectives import dpo
-
         assert self._examples is not None
-        engine, device, beta = self._engine, self._device(), self._config.train.beta
-        micro_batches = self._micro_batches(self._examples, batch)
+        engine, objective, beta = self._engine, self._objective, self._config.train.beta
+        sft_weight = self._config.objective.sft_weight
+        together = [self._examples[index] for index in batch]
+        counts = Counter(response.role for example in together for response in example.responses)
+        num_units = objective.num_units(counts[CHOSEN], counts[REJECTED])
+        micro_batches = self._micro_batches(together, batch)
         num_passes = self._num_passes(micro_batches)
         lr = engine.get_lr()[0]
         # So that dropout depends on the step, and not on what this process has done before.
         strategies.seed_everything(f"{self._seed}/{engine.global_steps}/{self._rank}")
-        sums = [0.0] * 6
+        means = self._means(micro_batches, num_passes) if objective.needs_means else {}
+        sums = dict.fromkeys(("loss", "accurate", CHOSEN, REJECTED, "tokens", "moved"), 0.0)
         for number in range(num_passes):
             # ZeRO reduces gradients in every backward pass, and steps after the last one only.
             engine.set_gradient_accumulation_boundary(number == num_passes - 1)
-            indices, pairs = micro_batches[number] if number < len(micro_batches) else ([], [])
-            reference = self._reference_of(indices, pairs)
-            self._set_learning()
-            if reference is None:
+            if number >= len(micro_batches):
+                self._fill_reference()
+                self._set_learning()
                 engine.backward(self._filler_loss(engine))
                 continue
-            logps, weights = response_logps(engine, pairs, device, self._config.savings)
-            loss, chosen_rewards, rejected_rewards = dpo.masked_dpo_loss(
-                logps, reference, weights, beta, reduction="sum"
-            )
+            found = self._responses(*micro_batches[number], objective.roles)
+            chosen, rejected = (found.of(role) for role in (CHOSEN, REJECTED))
+            loss = objective.losses(Batch(chosen, rejected, means), beta).sum()
+            if sft_weight:  # RPO (arXiv 2404.19733), eq. 1: the mean over the chosen responses
+                loss = loss - sft_weight * num_units / counts[CHOSEN] * chosen.averages.sum()
             # DeepSpeed divides by the number of ranks; the mean is over the global batch.
-            engine.backward(loss * (self._world_size / len(batch)))
-            accurate = (chosen_rewards > rejected_rewards).sum()
-            moved = (logps.detach() - reference).abs()[weights > 0].sum()
-            values = (loss, accurate, chosen_rewards.sum(), rejected_rewards.sum(), (weights > 0).sum(), moved)
-            sums = [total + value.item() for total, value in zip(sums, values, strict=True)]
-        loss_sum, accurate_sum, chosen_sum, rejected_sum, tokens, moved_sum = self._reduce(sums, "sum")
-        if not math.isfinite(loss_sum):
-            raise NotFiniteError(f"expected a finite loss, got {loss_sum}")
+            engine.backward(loss * (self._world_size / num_units))
+            sums["loss"] += loss.item()
+            of_chosen, of_rejected = (objective.rewards(responses, beta) for responses in (chosen, rejected))
+            sums[CHOSEN] += of_chosen.sum().item()
+            sums[REJECTED] += of_rejected.sum().item()
+            if objective.unit == "pair":
+                sums["accurate"] += (of_chosen > of_rejected).sum().item()
+            moved, num_tokens = found.moved()
+            sums["moved"] += moved
+            sums["tokens"] += num_tokens
+        sums = dict(zip(sums, self._reduce(list(sums.values()), "sum"), strict=True))
+        if not math.isfinite(sums["loss"]):
+            raise NotFiniteError(f"expected a finite loss, got {sums['loss']}")
         if self._starts_at_reference and engine.global_steps == 0:
-            expected, dtype = dpo.loss_at_reference(beta), self._config.ds.param_dtype
-            guards.check_first_step(loss_sum / len(batch), expected, moved_sum, beta, dtype, tokens, len(batch))
+            guards.check_first_step(sums["moved"], self._config.ds.param_dtype, sums["tokens"])
         strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
         engine.step()
         grad_norm = self._strategy.get_grad_norm(engine)
         if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
             raise NotFiniteError("expected a finite gradient, got one that holds NaN or infinity")
-        return {
-            "loss": loss_sum / len(batch),
-            "accuracy": accurate_sum / len(batch),
-            "chosen_reward": chosen_sum / len(batch),
-            "rejected_reward": rejected_sum / len(batch),
-            "tokens": tokens,
-            "grad_norm": grad_norm,
-            "lr": lr,
-        }
+        accuracy = {"accuracy": sums["accurate"] / len(batch)} if objective.unit == "pair" else {}
+        rewards = {f"{role}_reward": sums[role] / counts[role] for role in (CHOSEN, REJECTED) if counts[role]}
+        others = {"tokens": sums["tokens"], "grad_norm": grad_norm, "lr": lr}
+        return {"loss": sums["loss"] / num_units, **accuracy, **rewards, **others}
 
     def save_policy(self, path: str) -> None:
         """Write the policy as a Hugging Face folder that transformers and vLLM load; it appears at once, complete.
@@ -331,40 +343,100 @@ class TrainingRank:
     # Passes
 
     def _micro_batches(
-        self, examples: ExampleStore, indices: Sequence[int]
+        self, batch: Sequence[TrainingExample], indices: Sequence[int]
     ) -> list[tuple[list[int], list[TrainingExample]]]:
-        """This rank's share of `indices`: (indices, examples) of each forward pass."""
-        batch = [examples[index] for index in indices]
+        """This rank's share of the examples of `indices`: (indices, examples) of each forward pass."""
         config = self._config
         places = batches.micro_batches(batch, self._rank, self._world_size, config.train, config.savings)
         return [([indices[place] for place in each], [batch[place] for place in each]) for each in places]
 
-    def _reference_of(self, indices: Sequence[int], pairs: Sequence[TrainingExample]) -> torch.Tensor | None:
-        """Log-probs of pairs under the reference, as `response_logps` has them; None without a pair."""
+    def _responses(
+        self, indices: Sequence[int], examples: Sequence[TrainingExample], roles: Collection[str]
+    ) -> _Responses:
+        """The responses in `roles` of a micro-batch, under the policy and under the reference if there is one."""
         import torch
 
-        from maskdpo_ray.training.forward import response_logps
+        from maskdpo_ray.training.forward import Pass
 
+        kept = [replace(e, responses=tuple(r for r in e.responses if r.role in roles)) for e in examples]
+        forward, reference, reference_logits = (
+            Pass(self._engine, kept, self._device(), self._config.savings),
+            None,
+            None,
+        )
         if self._reference_logps is not None:
-            found = [self._reference_logps[index] for index in indices]
-            return pad_logps(found).to(self._device()) if found else None
+            logps = [
+                tuple(
+                    values
+                    for r, values in zip(e.responses, self._reference_logps[index], strict=True)
+                    if r.role in roles
+                )
+                for index, e in zip(indices, examples, strict=True)
+            ]
+            reference = pad_logps(logps).to(self._device())
+        elif self._has_reference_model:
+            with torch.no_grad(), self._as_reference() as model:
+                reference_logits = forward.logits(model)
+                reference = forward.logps(reference_logits)
+        self._set_learning()
+        logits = forward.logits(self._engine)
+        kls = forward.kls(logits, reference_logits) if self._objective.needs_kl else None
+        return _Responses(forward, forward.logps(logits), reference, kls)
+
+    def _means(
+        self, micro_batches: Sequence[tuple[list[int], list[TrainingExample]]], num_passes: int
+    ) -> dict[str, torch.Tensor]:
+        """`Batch.means` of the roles that the objective asks for."""
+        import torch
+
+        roles = self._objective.needs_means
+        sums = dict.fromkeys(roles, (0.0, 0.0))
+        with torch.no_grad():
+            for number in range(num_passes):
+                if number >= len(micro_batches):
+                    self._fill_reference()
+                    self._filler_loss(self._engine)
+                    continue
+                found = self._responses(*micro_batches[number], roles)
+                for role, (total, count) in sums.items():
+                    ratios = found.of(role).ratios
+                    sums[role] = total + ratios.sum().item(), count + len(ratios)
+        means = {}
+        for role, parts in sums.items():
+            total, count = self._reduce(list(parts), "sum")
+            means[role] = torch.tensor(total / count, device=self._device())
+        return means
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[Any]:
+        """The model whose log-probs are the reference's: a loaded one, or the policy without its adapters."""
         model = self._engine if self._is_own_reference else self._reference
         model.eval()
-        without = self._engine.module.disable_adapter() if self._is_own_reference else nullcontext()
-        with torch.no_grad(), without:
-            if pairs:
-                return response_logps(model, pairs, self._device(), self._config.savings)[0]
-            self._filler_loss(model)
-            return None
+        with self._engine.module.disable_adapter() if self._is_own_reference else nullcontext():
+            yield model
 
-    def _logps(self, model: Any, examples: str, indices: Sequence[int]) -> dict[int, PairLogps]:
+    def _fill_reference(self) -> None:
+        """A pass of the reference model, if steps need it, that contributes nothing: see `_filler_loss`."""
+        import torch
+
+        if self._has_reference_model:
+            with torch.no_grad(), self._as_reference() as model:
+                self._filler_loss(model)
+
+    @property
+    def _has_reference_model(self) -> bool:
+        """Whether every step computes the reference's log-probs."""
+        return self._is_own_reference or (self._reference is not None and self._reference_logps is None)
+
+    def _logps(self, model: Any, examples: str, indices: Sequence[int]) -> dict[int, ResponseLogps]:
         import torch
 
         from maskdpo_ray.training.forward import response_logps
 
-        micro_batches = self._micro_batches(ExampleStore(Path(examples)), indices)
+        store = ExampleStore(Path(examples))
+        micro_batches = self._micro_batches([store[index] for index in indices], indices)
         model.eval()
-        result: dict[int, PairLogps] = {}
+        result: dict[int, ResponseLogps] = {}
         with torch.no_grad():
             for number in range(self._num_passes(micro_batches)):
                 if number >= len(micro_batches):
@@ -397,6 +469,32 @@ class TrainingRank:
 
     def _device(self) -> torch.device:
         return strategies.device_of(self._config.cluster.device)
+
+
+@dataclass(frozen=True)
+class _Responses:
+    """The responses of a micro-batch under the policy."""
+
+    forward: Pass
+    logps: torch.Tensor
+    """[R, T], with gradient."""
+    reference: torch.Tensor | None
+    """[R, T] of the reference, if the objective has one."""
+    kls: torch.Tensor | None
+    """[R, T], if the objective asks for them."""
+
+    def of(self, role: str) -> Responses:
+        """The sums of the responses in one role, in the order of their examples."""
+        rows = [row for row, found in enumerate(self.forward.roles) if found == role]
+        parts = (self.reference, self.kls)
+        reference, kls = (None if part is None else part[rows] for part in parts)
+        return objectives.sums(self.logps[rows], reference, self.forward.weights[rows], kls)
+
+    def moved(self) -> tuple[float, float]:
+        """(nats by which log-probs differ from the reference's, tokens with weight), of all tokens with weight."""
+        has_weight = self.forward.weights > 0
+        moved = 0.0 if self.reference is None else (self.logps.detach() - self.reference).abs()[has_weight].sum().item()
+        return moved, has_weight.sum().item()
 
 
 def load_policy(path: str, strategy: Any, config: Config, any_rank: Callable[[bool], bool]) -> Any:

@@ -197,8 +197,8 @@ def plain_trainer(model: Any, reference: Any, examples: Sequence[Any], folder: s
     data = [
         {
             "prompt_ids": list(each.prompt_token_ids),
-            "chosen_ids": list(each.chosen_token_ids),
-            "rejected_ids": list(each.rejected_token_ids),
+            "chosen_ids": list(each.responses[0].token_ids),
+            "rejected_ids": list(each.responses[1].token_ids),
         }
         for each in examples
     ]

@@ -86,7 +86,7 @@ def examples(num_pairs: int, prompt: int, answer: int, vocabulary: int, seed: in
 
     weights = tuple(float(index // 16 % 2 == 0) for index in range(answer))
     return [
-        TrainingExample(str(number), ids(prompt), ids(answer), ids(answer), weights, weights)
+        TrainingExample.of_pair(str(number), ids(prompt), ids(answer), ids(answer), weights, weights)
         for number in range(num_pairs)
     ]
 

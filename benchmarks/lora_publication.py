@@ -50,7 +50,7 @@ def examples(model: str) -> list[TrainingExample]:
         answers = [f"The capital of {country} is {city}." for city in cities]
         chosen, rejected = (tuple(tokenizer.encode(answer, add_special_tokens=False)) for answer in answers)
         weights = (1.0,) * len(chosen), (1.0,) * len(rejected)
-        found.append(TrainingExample(country, tuple(prompt), chosen, rejected, *weights))
+        found.append(TrainingExample.of_pair(country, tuple(prompt), chosen, rejected, *weights))
     return found
 
 

@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from msgspec import structs
@@ -24,7 +25,7 @@ from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
 from maskdpo_ray.models import chat, folder
-from maskdpo_ray.pairing.examples import pair_of
+from maskdpo_ray.pairing.examples import pairs_and_examples
 from maskdpo_ray.records import Labelled, PreferencePair, Question, to_json
 
 FOLDER = Path("runs/bench-pairs")
@@ -50,10 +51,11 @@ def pairs(config: Config, asked: list[Question], num_pairs: int) -> Iterator[Pre
     policy = weights.publish(config.model.model_name_or_path, 0)
     with Cluster(config) as cluster:
         groups = cluster.start_evaluation(policy, own, annotator, None)
-        answered = groups.engines.stream(asked, policy, config.rollout.n_samples_per_prompt, "train")
+        answered = groups.engines.stream(asked, policy, config.rollout.sampling, "train")
         found = {item.question.id: item for item in groups.annotators.stream(answered) if isinstance(item, Labelled)}
-    made = [pair_of(found[question.id], config, own.tokenizer) for question in asked if question.id in found]
-    yield from [pair for pair in made if isinstance(pair, PreferencePair)][:num_pairs]
+    in_order = (found[question.id] for question in asked if question.id in found)
+    made = (pairs_and_examples(item, config, own.tokenizer)[0] for item in in_order)
+    yield from islice((pair for of_question in made for pair, _ in of_question), num_pairs)
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def pairs(count: int, prompt: int, answer: int, vocab_size: int, seed: int) -> l
         return tuple(rng.randrange(vocab_size) for _ in range(length))
 
     ones = (1.0,) * answer
-    return [TrainingExample(f"q{i}", ids(prompt), ids(answer), ids(answer), ones, ones) for i in range(count)]
+    return [TrainingExample.of_pair(f"q{i}", ids(prompt), ids(answer), ids(answer), ones, ones) for i in range(count)]
 
 
 def main() -> None:
@@ -65,8 +65,8 @@ def main() -> None:
     model = shape.of_folder(given.model)
     examples = pairs(2 * given.pairs, given.prompt, given.answer, model.vocab_size, seed=1)
     batch = examples[: given.pairs]
-    sides = [(e.prompt_token_ids, e.chosen_token_ids, e.chosen_weights) for e in batch]
-    sides += [(e.prompt_token_ids, e.rejected_token_ids, e.rejected_weights) for e in batch]
+    sides = [(e.prompt_token_ids, e.responses[0].token_ids, e.responses[0].weights) for e in batch]
+    sides += [(e.prompt_token_ids, e.responses[1].token_ids, e.responses[1].weights) for e in batch]
     tree = prefix_tree.build(*map(list, zip(*sides, strict=True)))
     config = Config(
         model=ModelConfig(str(given.model), gradient_checkpointing_enable=given.gradient_checkpointing),

@@ -92,7 +92,7 @@ def by_pool(work: Work) -> dict[str, float]:
         assert engines is not None
 
         def answer(asked: list[Question]) -> Answers:
-            found = engines.stream(asked, policy, work.config.rollout.n_samples_per_prompt, "train")
+            found = engines.stream(asked, policy, work.config.rollout.sampling, "train")
             items = [item for item in found if isinstance(item, Answered)]
             return [(rollout.token_ids, rollout.text) for item in items for rollout in item.rollouts]
 

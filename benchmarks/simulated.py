@@ -219,7 +219,10 @@ class SimulatedRank:
         store = ExampleStore(Path(examples))
         own = {index: store[index] for index in indices[self._rank :: self._world_size]}
         return {
-            index: (np.zeros(len(e.chosen_token_ids), np.float32), np.zeros(len(e.rejected_token_ids), np.float32))
+            index: (
+                np.zeros(len(e.responses[0].token_ids), np.float32),
+                np.zeros(len(e.responses[1].token_ids), np.float32),
+            )
             for index, e in own.items()
         }
 

@@ -65,8 +65,8 @@ class Workload:
     def examples(self, pairs: list[PreferencePair], mask: str, tokenizer: Any) -> list[TrainingExample]:
         """The pairs with the weights of a mask policy; under `vanilla` every token has weight 1, EOS too."""
         eos = "keep" if mask == "vanilla" else MASK_EOS
-        made = [examples.make_example(pair, tokenizer, MaskPolicy.from_config(mask), eos) for pair in pairs]
-        return [dataclasses.replace(example, pair_id=f"{i}") for i, example in enumerate(made)]
+        policy = MaskPolicy.from_config(mask)
+        return [examples.make_example(pair, tokenizer, policy, eos, number) for number, pair in enumerate(pairs)]
 
     def order(self) -> list[list[int]]:
         """Indices of the pairs in the order of our own training, one list an epoch."""

@@ -75,8 +75,11 @@ class Loop:
     def train(
         self, iteration: int, examples: ExampleStore, policy: Policy, between_steps: Callable[[], None]
     ) -> Policy:
-        """Train on the examples with Mask-DPO; returns the new policy, published in the run folder."""
-        reference = self.initial if self.config.train.reference == "initial" else policy
+        """Train on the examples with the objective; returns the new policy, published in the run folder."""
+        # "initial" is where preference training starts: after SFT, if there is any.
+        first = self.config.sft.iterations
+        is_initial = self.config.train.reference == "initial" and iteration > first
+        reference = self._policy(first) if is_initial else policy
         # Metrics are logged by optimizer step, counted over all iterations.
         first_step = sum(self._num_steps(earlier) for earlier in range(iteration))
         stage = TrainStage(self.config, self.groups.trainer, self.folder, self.tracker, between_steps)
@@ -123,7 +126,8 @@ class Loop:
 
     def _num_steps(self, iteration: int) -> int:
         num_pairs = self.folder.read_json(f"iter_{iteration:03d}/pairs-summary.json", PairsSummary).pairs
-        return batches.num_steps(num_pairs, self.config.train.batch_size, self.config.train.max_epochs)
+        train = self.config.at(iteration).train
+        return batches.num_steps(num_pairs, train.batch_size, train.max_epochs)
 
     @cached_property
     def _collect_stage(self) -> CollectStage:

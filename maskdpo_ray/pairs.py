@@ -25,8 +25,8 @@ from maskdpo_ray.data.jsonl import attempts, num_lines, record
 from maskdpo_ray.data.tables import Found
 from maskdpo_ray.errors import AnnotatorError, DataError, RecordError
 from maskdpo_ray.models import thinking
-from maskdpo_ray.pairing.examples import pair_of
-from maskdpo_ray.records import Annotation, CommittedQuestion, DropReason, Labelled, PreferencePair, Question, Rollout
+from maskdpo_ray.pairing.examples import pairs_and_examples
+from maskdpo_ray.records import Annotation, CommittedQuestion, Labelled, PreferencePair, Question, Rollout
 from maskdpo_ray.stages import given_answers
 from maskdpo_ray.stages.preflight import Prepared, check
 from maskdpo_ray.store import files
@@ -60,12 +60,11 @@ def _pairs(
     """The pairs; `drops` counts why the other questions gave none. Raises DataError when none did."""
     any_pair = False
     for item in labelled:
-        outcome = pair_of(item, config, prepared.chat.tokenizer)
-        if isinstance(outcome, DropReason):
-            drops[outcome.value] += 1
-        else:
+        made, of_question = pairs_and_examples(item, config, prepared.chat.tokenizer)
+        drops.update(reason.value for reason in of_question)
+        for pair, _ in made:
             any_pair = True
-            yield outcome
+            yield pair
     if not any_pair:
         raise DataError(f"none of {drops.total()} questions gave a pair: {dict(drops)}")
 

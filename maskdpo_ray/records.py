@@ -19,7 +19,7 @@ import numpy as np
 
 from maskdpo_ray.errors import shown
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 NO_FACT = "no_fact"
 NO_HALLUCINATION = "no_hallucination"
 CONTRADICTORY = "contradictory"
@@ -30,6 +30,11 @@ UNPARSED = "unparsed"
 CORRECT = frozenset({NO_FACT, NO_HALLUCINATION})
 INCORRECT = frozenset({CONTRADICTORY, UNVERIFIABLE})
 LABELS = (NO_FACT, NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE, UNPARSED)
+# What an objective does with a response.
+CHOSEN = "chosen"
+REJECTED = "rejected"
+MISMATCHED = "mismatched"
+"""Another question's answer under this prompt, from which KTO estimates a KL divergence; it gets no gradient."""
 # What a second evaluator says of a fact, FActScore's three; `unparsed` as above.
 SUPPORTED = "supported"
 UNSUPPORTED = "unsupported"
@@ -162,15 +167,27 @@ class ScoredAnswer(Record):
 
 
 class PreferencePair(Record):
-    """The unit that the policy learns from."""
+    """The unit that the policy learns from: two answers, or one alone that is good or bad (for KTO and SFT).
+
+    Raises ValueError when there is none.
+    """
 
     question_id: str
     topic: str
     prompt_token_ids: tuple[int, ...]
-    """The rendered chat prompt, generation prompt included, as the engine saw it."""
-    chosen: ScoredAnswer
-    rejected: ScoredAnswer
+    """The rendered chat prompt, generation prompt included: what the answers are trained after."""
+    chosen: ScoredAnswer | None
+    rejected: ScoredAnswer | None
     policy_version: int
+
+    def __post_init__(self) -> None:
+        if self.chosen is None and self.rejected is None:
+            raise ValueError(f"pair of question {self.question_id!r}: expected an answer, got none")
+
+    def sides(self) -> dict[str, ScoredAnswer]:
+        """The answers that there are, by role."""
+        named = {CHOSEN: self.chosen, REJECTED: self.rejected}
+        return {role: answer for role, answer in named.items() if answer is not None}
 
 
 class CommittedPair(Record):
@@ -178,19 +195,19 @@ class CommittedPair(Record):
 
     topic: str
     prompt_token_ids: tuple[int, ...]
-    """The rendered chat prompt, generation prompt included, as the engine saw it."""
-    chosen: int
-    """`Rollout.sample` of the chosen answer."""
+    """`PreferencePair.prompt_token_ids`."""
+    chosen: int | None
+    """`Rollout.sample` of the chosen answer; None when the pair has none."""
     chosen_score: float | None
     """`ScoredAnswer.score`."""
-    rejected: int
+    rejected: int | None
     rejected_score: float | None
 
 
 class CommittedQuestion(Record):
     """A question with all that came of it: a line of a question log.
 
-    Raises ValueError when rollouts, annotations, judgements and pair are not of the same answers.
+    Raises ValueError when rollouts, annotations, judgements and pairs are not of the same answers.
     """
 
     question_id: str
@@ -199,9 +216,10 @@ class CommittedQuestion(Record):
     """One for each rollout, in the same order."""
     judgements: tuple[Judgement, ...] = ()
     """One for each rollout of a held-out question, where a second evaluator or a perplexity model judges."""
-    pair: CommittedPair | None = None
-    drop: str | None = None
-    """Why a training question gave no pair; "failed", of held-out questions too, with an error."""
+    pairs: tuple[CommittedPair, ...] = ()
+    drops: tuple[str, ...] = ()
+    """Why a training question gave no pair, or pairs of it were dropped, once for each; "failed", of held-out questions
+    too, with an error."""
     error: str | None = None
     """Last error of a question that failed and has no answers, one line."""
 
@@ -213,46 +231,53 @@ class CommittedQuestion(Record):
             is_left_out = part == "judgements" and not of_part
             if not is_left_out and [(each.question_id, each.sample) for each in of_part] != answers:
                 raise ValueError(f"question {self.question_id!r}: rollouts and {part} are not of the same answers")
-        if self.pair is not None:
-            samples = [sample for _, sample in answers]
-            for sample in (self.pair.chosen, self.pair.rejected):
-                if samples.count(sample) != 1:
+        samples = [sample for _, sample in answers]
+        for number, pair in enumerate(self.pairs):
+            for sample in (pair.chosen, pair.rejected):
+                if sample is not None and samples.count(sample) != 1:
                     raise ValueError(
-                        f"question {self.question_id!r}: pair: expected one answer {sample}, got {samples}"
+                        f"question {self.question_id!r}: pairs[{number}]: expected one answer {sample}, got {samples}"
                     )
 
     @classmethod
     def of(
         cls,
         question_id: str,
-        rollouts: Iterable[Rollout],
-        annotations: Iterable[Annotation],
-        outcome: PreferencePair | str | None = None,
+        rollouts: Iterable[Rollout] = (),
+        annotations: Iterable[Annotation] = (),
+        pairs: Iterable[PreferencePair] = (),
+        drops: Iterable[str] = (),
         judgements: Iterable[Judgement] = (),
         error: str | None = None,
     ) -> CommittedQuestion:
-        """Join what came of a question; `outcome`: its pair or why it has none, of training questions only."""
-        pair, drop = None, outcome
-        if isinstance(outcome, PreferencePair):
-            sides = [(side.rollout.sample, side.score) for side in (outcome.chosen, outcome.rejected)]
-            pair, drop = CommittedPair(outcome.topic, outcome.prompt_token_ids, *sides[0], *sides[1]), None
+        """Join what came of a question; pairs and reasons of training questions only."""
+        given = tuple(pairs)
         parts = tuple(rollouts), tuple(annotations), tuple(judgements)
-        made = cls(question_id, *parts, pair, None if drop is None else str(drop), error)
-        if isinstance(outcome, PreferencePair) and made.preference_pair() != outcome:
-            raise ValueError(
-                f"question {question_id!r}: holds a pair of question {outcome.question_id!r}, other answers"
-            )
+        made = cls(question_id, *parts, tuple(map(_committed, given)), tuple(map(str, drops)), error)
+        if made.preference_pairs() != list(given):
+            raise ValueError(f"question {question_id!r}: holds pairs of another question, or of other answers")
         return made
 
-    def preference_pair(self) -> PreferencePair | None:
-        """The pair with its answers and their labels; None when the question gave none."""
-        if self.pair is None:
-            return None
+    def preference_pairs(self) -> list[PreferencePair]:
+        """The pairs with their answers and labels."""
         answers = {r.sample: (r, a) for r, a in zip(self.rollouts, self.annotations, strict=True)}
-        chosen = ScoredAnswer(*answers[self.pair.chosen], self.pair.chosen_score)
-        rejected = ScoredAnswer(*answers[self.pair.rejected], self.pair.rejected_score)
-        version = chosen.rollout.policy_version
-        return PreferencePair(self.question_id, self.pair.topic, self.pair.prompt_token_ids, chosen, rejected, version)
+
+        def side(sample: int | None, score: float | None) -> ScoredAnswer | None:
+            return None if sample is None else ScoredAnswer(*answers[sample], score)
+
+        found = []
+        for pair in self.pairs:
+            chosen, rejected = side(pair.chosen, pair.chosen_score), side(pair.rejected, pair.rejected_score)
+            version = next(answer.rollout.policy_version for answer in (chosen, rejected) if answer is not None)
+            found.append(PreferencePair(self.question_id, pair.topic, pair.prompt_token_ids, chosen, rejected, version))
+        return found
+
+
+def _committed(pair: PreferencePair) -> CommittedPair:
+    def side(answer: ScoredAnswer | None) -> tuple[int | None, float | None]:
+        return (None, None) if answer is None else (answer.rollout.sample, answer.score)
+
+    return CommittedPair(pair.topic, pair.prompt_token_ids, *side(pair.chosen), *side(pair.rejected))
 
 
 class Policy(Record):
@@ -270,35 +295,78 @@ LANGUAGES = ("en", "zh")
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingExample:
-    """A preference pair as token ids, with one weight per response token (Mask-DPO eq. 5's I(a_i))."""
+class Response:
+    """A response as token ids, with one weight each (Mask-DPO eq. 5's I(a_i), or a fraction)."""
 
-    pair_id: str
-    prompt_token_ids: tuple[int, ...]
-    chosen_token_ids: tuple[int, ...]
-    rejected_token_ids: tuple[int, ...]
-    chosen_weights: tuple[float, ...]
-    rejected_weights: tuple[float, ...]
+    role: str
+    """CHOSEN, REJECTED or MISMATCHED."""
+    token_ids: tuple[int, ...]
+    weights: tuple[float, ...]
 
-    def input_lengths(self, cut_tails: bool) -> tuple[int, int]:
-        """Tokens of chosen and rejected answer, prompt included, that a model has to read.
+    def num_inputs(self, cut_tail: bool) -> int | None:
+        """Number of its tokens that a model has to read; None when none has weight and nothing needs to be read.
 
-        With `cut_tails`, all before the last one that has weight: what comes after has no target behind it. 0 for an
-        answer without weight.
+        With `cut_tail`, all before the last one that has weight: what comes after has no target behind it.
         """
-        sides = (self.chosen_token_ids, self.chosen_weights), (self.rejected_token_ids, self.rejected_weights)
-        lengths = []
-        for token_ids, weights in sides:
-            last = next((i for i in reversed(range(len(weights))) if weights[i]), None)
-            used = len(token_ids) if not cut_tails else last
-            lengths.append(0 if used is None else len(self.prompt_token_ids) + used)
-        return lengths[0], lengths[1]
+        if not cut_tail:
+            return len(self.token_ids)
+        return next((place for place in reversed(range(len(self.weights))) if self.weights[place]), None)
 
 
-PairLogps = tuple[np.ndarray, np.ndarray]
-"""Log-probs of one pair's responses, chosen and rejected: [response length] float32 each, 0 where the weight is 0."""
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """A prompt with n weighted responses: two for a pair, one for SFT or an unpaired answer, or one a sentence."""
+
+    id: str
+    """`question_id#number` of its pair; of other sources than the policy's answers, with the source before it."""
+    prompt_token_ids: tuple[int, ...]
+    responses: tuple[Response, ...]
+
+    @classmethod
+    def of_pair(
+        cls,
+        name: str,
+        prompt_token_ids: tuple[int, ...],
+        chosen_token_ids: tuple[int, ...],
+        rejected_token_ids: tuple[int, ...],
+        chosen_weights: tuple[float, ...],
+        rejected_weights: tuple[float, ...],
+    ) -> TrainingExample:
+        """The example of a chosen and a rejected response."""
+        chosen = Response(CHOSEN, chosen_token_ids, chosen_weights)
+        return cls(name, prompt_token_ids, (chosen, Response(REJECTED, rejected_token_ids, rejected_weights)))
+
+    def input_lengths(self, cut_tails: bool) -> list[int]:
+        """Tokens that a model has to read for each response, prompt included; 0 for one without weight."""
+        read = [response.num_inputs(cut_tails) for response in self.responses]
+        return [0 if used is None else len(self.prompt_token_ids) + used for used in read]
+
+    @property
+    def num_response_tokens(self) -> int:
+        """Tokens of all responses."""
+        return sum(len(response.token_ids) for response in self.responses)
+
+
+ResponseLogps = tuple[np.ndarray, ...]
+"""Log-probs of one example's responses, in order: [response length] float32 each, 0 where the weight is 0."""
 EVALUATE = "evaluate-"
-"""Prefix of the `purpose` of evaluated answers, which are sampled by the options of `eval`."""
+"""Prefix of the `purpose` of evaluated answers."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled (Mask-DPO appendix A: top-k 40, temperature 0.8)."""
+
+    n: int
+    """Answers to each question."""
+    temperature: float
+    """0: greedy."""
+    top_k: int
+    """-1: all tokens."""
+    top_p: float
+    max_tokens: int
+    ends: tuple[int, ...] = ()
+    """Token ids that end an answer in addition to the tokenizer's EOS: see `Chat.ends`."""
 
 
 @dataclass(frozen=True)
@@ -332,7 +400,10 @@ class Labelled:
 
 
 class DropReason(StrEnum):
-    """Why a question gives no pair. The values are the names in question logs, metrics and summaries."""
+    """Why a question gives no pair, or a pair is dropped.
+
+    The values are the names in question logs, metrics and summaries.
+    """
 
     TOO_FEW_ANSWERS = "too_few_answers"
     """Fewer than two answers were sampled."""
@@ -347,6 +418,8 @@ class DropReason(StrEnum):
     better than the worst."""
     CHOSEN_WITHOUT_CORRECT = "chosen_without_correct"
     REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
+    UNPAIRED = "unpaired"
+    """The objective compares two answers, and the pair has one."""
     NOTHING_TO_LEARN = "nothing_to_learn"
     """The mask policy leaves a side without a weighted token; known only once tokens are weighed."""
     NOT_LOCATED = "not_located"
@@ -361,7 +434,7 @@ class PairsSummary(Record):
     questions: int
     pairs: int
     drops: dict[str, int]
-    """Reason -> questions without a pair; of a pairs file, records that were dropped."""
+    """Reason -> questions without a pair, and dropped pairs; of a pairs file, records that were dropped."""
     mixture: dict[str, float]
     """Shares from `pairing.scoring.mixture`."""
     failed_example: str | None = None

@@ -6,7 +6,7 @@ python -m maskdpo_ray.train pairs.jsonl --config configs/quickstart.yaml --run.n
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,12 @@ def prepare(argv: list[str]) -> Job:
     dropped = Dropped(path, config.data.max_dropped)
     pairs = track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT)
     for number, pair in enumerate(pairs):
-        example = usable_example(pair, config, model.tokenizer)
+        example = usable_example(pair, number, config, model.tokenizer)
         if isinstance(example, DropReason):
             drops[example.value] += 1
             continue
         kept.append(pair)
-        # Several pairs may be of one question; each needs an id of its own.
-        examples.append(replace(example, pair_id=f"{example.pair_id}#{number}"))
+        examples.append(example)
     if not examples:
         raise DataError(f"{path}: expected pairs that something can be learned from, got none: {dict(drops)}")
     drops += dropped.counts

@@ -74,6 +74,7 @@ class FakeRank:
 
     def begin(
         self,
+        config: Any,
         policy_path: str,
         examples: str,
         total_steps: int,
@@ -82,6 +83,7 @@ class FakeRank:
         reference_logps: str | None,
         starts_at_reference: bool,
     ) -> None:
+        self._config = config
         self._note("begin", path=policy_path, total_steps=total_steps, seed=seed, reference=reference_path)
         self._examples, self._reference = ExampleStore(Path(examples)), reference_path
         self._logps = reference_logps and ReferenceLogps(Path(reference_logps), self._examples)
@@ -100,7 +102,7 @@ class FakeRank:
         share = self._share(store, indices)
         self._note("reference", sizes=[len(batch) for batch in share])
         own = {index: store[index] for batch in share for index in batch}
-        self._meet((example.pair_id for example in own.values()), "die-reference")
+        self._meet((example.id for example in own.values()), "die-reference")
         return {index: fake_logps(example, str(policy_path)) for index, example in own.items()}
 
     def published_logps(
@@ -112,19 +114,18 @@ class FakeRank:
 
     def train_step(self, batch: Sequence[int]) -> dict[str, float]:
         share = self._share(self._examples, batch)
-        ids = [[self._examples[index].pair_id for index in together] for together in share]
+        ids = [[self._examples[index].id for index in together] for together in share]
         self._note("step", ids=ids, size=len(batch))
         self._meet(sum(ids, []), "die")
         for index in (index for together in share for index in together):
             example = self._examples[index]
             if self._logps:
-                chosen, rejected = self._logps[index]
+                logps = self._logps[index]
             else:
                 assert self._reference is not None
-                chosen, rejected = fake_logps(example, self._reference)
-            assert len(chosen) == len(example.chosen_token_ids)
-            assert len(rejected) == len(example.rejected_token_ids)
-            self._state = hashlib.sha256(self._state + chosen.tobytes() + rejected.tobytes()).digest()
+                logps = fake_logps(example, self._reference)
+            assert list(map(len, logps)) == [len(response.token_ids) for response in example.responses]
+            self._state = hashlib.sha256(self._state + b"".join(each.tobytes() for each in logps)).digest()
         return {"loss": float(self._rank), "accuracy": 0.5, "tokens": float(sum(map(len, ids)))}
 
     def save_checkpoint(self, folder: str) -> dict[str, Proof]:

@@ -28,14 +28,17 @@ from maskdpo_ray.records import (
     UNSUPPORTED,
     Annotation,
     Answered,
+    CommittedQuestion,
     Failed,
     JudgedFact,
     Judgement,
     Labelled,
-    PairLogps,
     Policy,
+    PreferencePair,
     Question,
+    ResponseLogps,
     Rollout,
+    Sampling,
     Sentence,
     Surprisal,
     TrainingExample,
@@ -85,6 +88,24 @@ class CharTokenizer:
 def question(name: str) -> Question:
     """A question of its own topic; what stands before a "/" in its name decides what `answers` gives."""
     return Question(name, f"topic of {name}", ({"role": "user", "content": f"What of {name}?"},))
+
+
+def committed(
+    name: str,
+    rollouts: Iterable[Rollout] = (),
+    annotations: Iterable[Annotation] = (),
+    outcome: PreferencePair | str | None = None,
+    **others: Any,
+) -> CommittedQuestion:
+    """A question with its one pair, or why it has none."""
+    pairs = [outcome] if isinstance(outcome, PreferencePair) else []
+    drops = [outcome] if isinstance(outcome, str) else []
+    return CommittedQuestion.of(name, rollouts, annotations, pairs, drops, **others)
+
+
+def sampling(count: int) -> Sampling:
+    """How `count` answers are sampled, where nobody cares."""
+    return Sampling(count, 0.8, 40, 1.0, 96)
 
 
 def render(asked: Question) -> list[int]:
@@ -169,7 +190,7 @@ class FakeEngines(FakeGroup):
         self.is_stopped = True
 
     def stream(
-        self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
+        self, questions: Iterable[Question], policy: Policy, sampling: Sampling, purpose: str
     ) -> Iterator[Answered | Failed]:
         waiting = list(questions)
         if self._shuffle is not None:
@@ -182,7 +203,7 @@ class FakeEngines(FakeGroup):
             if asked.id.startswith("failed/"):
                 yield Failed(asked, f"rollout engine 0: no answer to {asked.id}")
                 continue
-            rollouts = answers(asked.id, policy.version, f"{self._seed}/{purpose}", num_samples)
+            rollouts = answers(asked.id, policy.version, f"{self._seed}/{purpose}", sampling.n)
             yield Answered(asked, tuple(render(asked)), rollouts)
 
 
@@ -230,35 +251,36 @@ class FakeTrainer(FakeGroup):
     """Its "weights" are a digest of all that it was trained on, in order: another order, another policy."""
 
     def __init__(self, config: Config, events: Events) -> None:
-        self._train, self._events = config.train, events
+        self._events = events
         self._state = b""
 
-    def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[PairLogps]:
-        self._events.note("reference", policy.version, tuple(example.pair_id for example in examples))
+    def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[ResponseLogps]:
+        self._events.note("reference", policy.version, tuple(example.id for example in examples))
         return (fake_logps(example, policy.checksum) for example in examples)
 
     def train(
         self,
         examples: ExampleStore,
-        reference: ReferenceLogps | Policy,
+        reference: ReferenceLogps | Policy | None,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
+        config: Config,
     ) -> Iterator[dict[str, float]]:
-        self._events.note("begin", policy.version, tuple(example.pair_id for example in examples))
+        self._events.note("begin", policy.version, tuple(example.id for example in examples))
         assert weights.is_here(policy)
         given: Any = reference
         if isinstance(reference, Policy):
             given = [fake_logps(example, reference.checksum) for example in examples]
-        train, done = self._train, checkpoints.step
+        train, done = config.train, checkpoints.step
         self._state = (checkpoints.path(done) / "state").read_bytes() if done else policy.checksum.encode()
         batches = batching.epoch_batches(len(examples), train.batch_size, train.max_epochs, seed)
         for step, batch in islice(enumerate(batches, start=1), done, None):
-            self._events.note("step", policy.version, tuple(examples[i].pair_id for i in batch))
+            self._events.note("step", policy.version, tuple(examples[i].id for i in batch))
             for i in batch:
                 values = b"".join(side.tobytes() for side in given[i])
                 self._state = hashlib.sha256(self._state + repr(examples[i]).encode() + values).digest()
-            tokens = sum(sum(w > 0 for w in examples[i].chosen_weights) for i in batch)
+            tokens = sum(sum(w > 0 for w in examples[i].responses[0].weights) for i in batch)
             yield {"loss": int.from_bytes(self._state[:2]) / 2**16, "accuracy": 0.5, "tokens": float(tokens)}
             if checkpoints.is_due(step):
                 checkpoints.commit(step, write_checkpoint(checkpoints.clear(step), "state", self._state))
@@ -281,10 +303,10 @@ def write_file(folder: Path, name: str, content: bytes) -> None:
 
 
 def fake_logps(example: TrainingExample, salt: str) -> tuple[np.ndarray, np.ndarray]:
-    """(chosen, rejected) log-probs that tell the pair and `salt` apart, float32 of the answers' lengths."""
-    seed = int.from_bytes(hashlib.sha256(f"{salt}/{example.pair_id}".encode()).digest()[:8])
+    """Log-probs of each response that tell the example and `salt` apart, float32 of the answers' lengths."""
+    seed = int.from_bytes(hashlib.sha256(f"{salt}/{example.id}".encode()).digest()[:8])
     generator = np.random.default_rng(seed)
-    lengths = (len(example.chosen_token_ids), len(example.rejected_token_ids))
+    lengths = [len(response.token_ids) for response in example.responses]
     return tuple(-generator.random(length, dtype=np.float32) for length in lengths)
 
 

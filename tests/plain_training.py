@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.training import TrainingRank
 from maskdpo_ray.config.schema import AdamConfig, ClusterConfig, Config, DeepspeedConfig, ModelConfig, TrainConfig
-from maskdpo_ray.records import PairLogps, TrainingExample
+from maskdpo_ray.records import ResponseLogps, TrainingExample
 from maskdpo_ray.training import reference
 from maskdpo_ray.training.example_store import ExampleStore
 
@@ -44,15 +44,15 @@ def examples() -> list[TrainingExample]:
         prompt, beginning = few_shots + ids(3 + index), ids(index)
         chosen, rejected = beginning + ids(6 + index), beginning + ids(9 - index)
         result.append(
-            TrainingExample(f"q{index}", prompt, chosen, rejected, weights(len(chosen)), weights(len(rejected)))
+            TrainingExample.of_pair(f"q{index}", prompt, chosen, rejected, weights(len(chosen)), weights(len(rejected)))
         )
     return result
 
 
 def padded_logps(model: Any, pairs: list[TrainingExample]) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-probs, weights) [2B, T], chosen rows first: one right-padded row per answer, all logits, no tricks."""
-    sides = [(e.prompt_token_ids, e.chosen_token_ids, e.chosen_weights) for e in pairs]
-    sides += [(e.prompt_token_ids, e.rejected_token_ids, e.rejected_weights) for e in pairs]
+    sides = [(e.prompt_token_ids, e.responses[0].token_ids, e.responses[0].weights) for e in pairs]
+    sides += [(e.prompt_token_ids, e.responses[1].token_ids, e.responses[1].weights) for e in pairs]
     width = max(len(prompt) + len(answer) for prompt, answer, _ in sides)
     longest = max(len(answer) for _, answer, _ in sides)
     ids, mask = torch.zeros(len(sides), width, dtype=torch.long), torch.zeros(len(sides), width, dtype=torch.long)
@@ -124,6 +124,7 @@ class Member:
     def __init__(
         self, config: Config, rank: int, world: int, port: int, folder: str, examples: Sequence[TrainingExample]
     ) -> None:
+        self._config = config
         self.trainer = TrainingRank(config, rank, world)
         self.trainer.setup("127.0.0.1", port)
         self._folder = Path(folder) / f"rank-{rank}"
@@ -134,7 +135,7 @@ class Member:
         model: str,
         num_steps: int,
         seed: int = 0,
-        logps: Sequence[PairLogps] | None = None,
+        logps: Sequence[ResponseLogps] | None = None,
         reference_path: str | None = None,
         starts_at_reference: bool = False,
     ) -> None:
@@ -143,22 +144,22 @@ class Member:
         if logps is not None:
             file = str(reference.save(self._folder / "logps", self._store, logps, "").path)
         path = str(self._store.path)
-        self.trainer.begin(model, path, num_steps, seed, reference_path, file, starts_at_reference)
+        self.trainer.begin(self._config, model, path, num_steps, seed, reference_path, file, starts_at_reference)
 
     def steps(self, batches: Iterable[list[int]]) -> list[dict[str, float]]:
         """Metrics of a step on each batch."""
         return [self.trainer.train_step(batch) for batch in batches]
 
-    def logps(self, path: str | None = None) -> list[PairLogps]:
+    def logps(self, path: str | None = None) -> list[ResponseLogps]:
         """Log-probs of all examples, each rank's share put together: of the policy, or of the one at `path`."""
         return self._whole(self.trainer.reference_logps(str(self._store.path), range(len(self._store)), path))
 
-    def published_logps(self, path: str) -> list[PairLogps]:
+    def published_logps(self, path: str) -> list[ResponseLogps]:
         return self._whole(self.trainer.published_logps(str(self._store.path), range(len(self._store)), path))
 
     @staticmethod
-    def _whole(share: dict[int, PairLogps]) -> list[PairLogps]:
-        shares: list[dict[int, PairLogps]] = [{} for _ in range(dist.get_world_size())]
+    def _whole(share: dict[int, ResponseLogps]) -> list[ResponseLogps]:
+        shares: list[dict[int, ResponseLogps]] = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(shares, share)
         found = {index: pair for each in shares for index, pair in each.items()}
         assert len(found) == sum(map(len, shares))

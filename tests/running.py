@@ -130,7 +130,7 @@ class Running:
                 dataclasses.replace(self.config, cluster=cluster), group.pool.handles, fakes.CharChat()
             )
         found: dict[str, Any] = {}
-        for item in group.stream([fakes.question(name) for name in names], policy, 3, "train"):
+        for item in group.stream([fakes.question(name) for name in names], policy, fakes.sampling(3), "train"):
             is_failed = isinstance(item, Failed)
             found[item.question.id] = item.error if is_failed else [rollout.policy_version for rollout in item.rollouts]
         return found

@@ -13,12 +13,12 @@ Rules that name vLLM, Ray or W&B are theirs, so that a value is refused before t
 import math
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from maskdpo_ray.errors import require
-from maskdpo_ray.records import LABELS
+from maskdpo_ray.records import LABELS, Sampling
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,11 @@ class RolloutConfig(Section, affects=(COLLECT, EVALUATE)):
     TAG}; `auto`: tags in the model's files, and <think> and other known ones; `keep`: blocks are part of the answer.
     """
 
+    @property
+    def sampling(self) -> Sampling:
+        """How training answers are sampled."""
+        return Sampling(self.n_samples_per_prompt, self.temperature, self.top_k, self.top_p, self.max_new_tokens)
+
 
 @dataclass(frozen=True)
 class VllmConfig(Section, affects=(COLLECT, EVALUATE)):
@@ -294,13 +299,37 @@ class MaskConfig(Section, affects=(COLLECT,)):
 
 
 @dataclass(frozen=True)
+class ObjectiveConfig(Section, affects=(COLLECT, TRAIN)):
+    name: str = "dpo"
+    """Objective that the weighted tokens of the pairs are trained with: `dpo` (with the default mask: Mask-DPO), one
+    of the others in docs/objectives.md, or your own: `python:package.module:function`."""
+    options: dict[str, Any] | None = None
+    """Keyword arguments of the objective: {name: value}, the names as its function has them."""
+    sft_weight: Annotated[float, at_least(0)] = 0.0
+    """Weight of a term beside the objective: the mean negative log-likelihood of the chosen answers' weighted tokens
+    (RPO, FLAME); 0: none."""
+
+
+@dataclass(frozen=True)
+class SftConfig(Section, affects=(COLLECT, TRAIN)):
+    iterations: Annotated[int, at_least(0)] = 0
+    """The first n of `run.iterations`, which fine-tune on the chosen answers (SFT) before preference training."""
+    max_epochs: Count = 1
+    """Passes over an SFT iteration's answers."""
+    lr: Annotated[float, above_0()] = 1e-5
+    """Highest learning rate of SFT."""
+    masked: bool = False
+    """Learn under `mask.policy` from the chosen answers; false: from all of their tokens."""
+
+
+@dataclass(frozen=True)
 class TrainConfig(Section, affects=(TRAIN,)):
     num_ranks: Count = 1
     """DeepSpeed ranks, one Ray actor (and one GPU) each."""
     beta: Annotated[float, above_0()] = 0.1
-    """DPO's beta: the cost of leaving the reference (Mask-DPO eq. 6)."""
+    """The objective's beta: for DPO the cost of leaving the reference (Mask-DPO eq. 6)."""
     reference: Literal["initial", "previous"] = "previous"
-    """Reference policy of an iteration: the one before the run, or the one before the iteration."""
+    """Reference policy of an iteration: the one before preference training, or the one before the iteration."""
     max_epochs: Count = 3
     """Passes over an iteration's pairs."""
     batch_size: Count = 64
@@ -518,6 +547,8 @@ class Config:
     annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     adam: AdamConfig = field(default_factory=AdamConfig)
     ds: DeepspeedConfig = field(default_factory=DeepspeedConfig)
@@ -537,6 +568,27 @@ class Config:
         context, answer = self.vllm.max_model_len, self.rollout.max_new_tokens
         expected = f"less than vllm.max_model_len ({context}), which also holds the prompt"
         require(context is None or answer < context, "rollout.max_new_tokens", expected, answer)
+        expected = f"at most run.iterations ({self.run.iterations})"
+        require(self.sft.iterations <= self.run.iterations, "sft.iterations", expected, self.sft.iterations)
+
+    def at(self, iteration: int) -> "Config":
+        """The config that an iteration works by: of an SFT iteration, with its objective in place of the run's."""
+        if iteration >= self.sft.iterations:
+            return self
+        return replace(
+            self,
+            objective=ObjectiveConfig("sft"),
+            mask=self.mask if self.sft.masked else MaskConfig("vanilla", "keep"),
+            train=replace(self.train, max_epochs=self.sft.max_epochs),
+            adam=replace(self.adam, lr=self.sft.lr),
+        )
+
+    @property
+    def eval_sampling(self) -> Sampling:
+        """How held-out answers are sampled."""
+        own = {"temperature": self.eval.temperature, "top_k": self.eval.top_k, "top_p": self.eval.top_p}
+        given = {name: value for name, value in own.items() if value is not None}
+        return replace(self.rollout.sampling, n=self.eval.replications, **given)
 
     def in_flight(self, num_samples: int) -> int:
         """`rollout.max_in_flight`, or what it means to give none, of questions with `num_samples` answers each."""

@@ -33,6 +33,8 @@ _OPTIONS = {
     "reward.model_name_or_path reward.remote_url remote_url",
     "train.num_ranks": "num_gpus n_gpus n_gpus_per_node num_gpus_per_node actor_num_gpus_per_node world_size "
     "nproc_per_node num_processes num_workers",
+    "objective.name": "loss_type preference_loss pref_loss dpo_loss loss.type objective algorithm",
+    "objective.sft_weight": "rpo_alpha pref_ftx sft_coef nll_loss_coef cpo_alpha dpo.nll_loss_coef",
     "train.beta": "dpo_beta pref_beta kl_coef init_kl_coef init_coef kl_loss_coef kl_ctrl kl_beta",
     "train.reference": "ref_model ref_pretrain ref_model_name_or_path ref.model_name_or_path reference_model "
     "sync_ref_model",

@@ -163,7 +163,7 @@ class MaskPolicy:
             raise ConfigError(f"mask.policy: expected the keys chosen and rejected, got {keys}")
         return cls(value["chosen"], value["rejected"])
 
-    def span_weights(self, annotation: Annotation, side: Literal["chosen", "rejected"]) -> list[float]:
+    def span_weights(self, annotation: Annotation, side: str) -> list[float]:
         """Weights of an answer's sentences, in their order. Raises MaskError on an unknown label."""
         if side not in SIDES:
             raise ValueError(f"side: expected chosen or rejected, got {side!r}")

@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from maskdpo_ray.records import (
     PreferencePair,
     Question,
     Rollout,
-    ScoredAnswer,
     Sentence,
     encode_line,
 )
@@ -58,26 +58,27 @@ class OwnPairs:
     def __init__(self) -> None:
         self._once = Once()
 
-    def read(self, item: dict[str, Any], where: str) -> PreferencePair | None:
-        """A JSON object of the file as a whole pair; None of a run's question that gave none.
+    def read(self, item: dict[str, Any], where: str) -> list[PreferencePair]:
+        """The whole pairs of a JSON object of the file: one, or all of a run's question.
 
         Raises RecordError naming `where` and the field.
         """
-        if "rollouts" in item:
-            pair = record(CommittedQuestion, item, where).preference_pair()
-        else:
-            pair = record(PreferencePair, item, where)
-        if pair is None:
-            return None
-        _refuse_incomplete(pair, where)
-        self._once.refuse(pair, where)
-        return pair
+        is_question = "rollouts" in item
+        pairs = (
+            record(CommittedQuestion, item, where).preference_pairs()
+            if is_question
+            else [record(PreferencePair, item, where)]
+        )
+        for number, pair in enumerate(pairs):
+            of_pair = f"{where}: pairs[{number}]" if is_question else where
+            _refuse_incomplete(pair, of_pair)
+            self._once.refuse(pair, of_pair)
+        return pairs
 
 
 def _refuse_incomplete(pair: PreferencePair, where: str) -> None:
     refuse_negative(pair.prompt_token_ids, f"{where}: prompt_token_ids")
-    for side in SIDES:
-        answer: ScoredAnswer = getattr(pair, side)
+    for side, answer in pair.sides().items():
         rollout, of_side = answer.rollout, f"{where}: {side}"
         refuse_impossible(rollout, of_side)
         if rollout.question_id != pair.question_id:
@@ -101,6 +102,8 @@ def _refuse_incomplete(pair: PreferencePair, where: str) -> None:
             message = f"{of_side}: score: expected {expected}, which its labels give, got {answer.score}"
             raise RecordError(message, Reason.INVALID_PAIR)
     chosen, rejected = pair.chosen, pair.rejected
+    if chosen is None or rejected is None:
+        return
     if chosen.rollout.text == rejected.rollout.text:
         message = f"{where}: rejected: expected another answer than the chosen one, got the same text"
         raise RecordError(message, Reason.INVALID_PAIR)
@@ -165,23 +168,23 @@ class PairsReader:
         labels = None if self.annotations is None else ReplayAnnotator(str(self.annotations), dropped.highest)
         own, once = OwnPairs(), Once()
 
-        def pair_of(found: tuple[str, dict[str, Any]]) -> PreferencePair | None:
+        def pairs_of(found: tuple[str, dict[str, Any]]) -> list[PreferencePair]:
             where, item = found
             if "prompt_token_ids" in item or "rollouts" in item:
-                pair = own.read(item, where)
-                if pair is None:
-                    self.drops[item.get("drop") or "no_pair"] += 1
-                    return None
+                pairs = own.read(item, where)
+                if not pairs:
+                    self.drops.update(item.get("drops") or ["no_pair"])
             else:
                 preference = formats.preference(item, where)
                 unnamed = {"question_id": "", "topic": ""} if preference.question_id == where else {}
                 once.refuse(replace(preference, **unnamed), where)
                 prompts.refuse_left_out(self.chat, preference.prompt, f"{where}: prompt")
-                pair = to_pair(self._labelled(preference, labels, path, where), self.chat, where)
-            self._refuse_unfit(pair, where)
-            return pair
+                pairs = [to_pair(self._labelled(preference, labels, path, where), self.chat, where)]
+            for pair in pairs:
+                self._refuse_unfit(pair, where)
+            return pairs
 
-        return (pair for pair in dropped.sift(objects(path, dropped), pair_of) if pair is not None)
+        return chain.from_iterable(dropped.sift(objects(path, dropped), pairs_of))
 
     def _labelled(self, preference: Preference, labels: ReplayAnnotator | None, path: Path, where: str) -> Preference:
         for sample, side in enumerate(SIDES):
@@ -205,8 +208,8 @@ class PairsReader:
         """Refuse what the model can't take in."""
         if not pair.prompt_token_ids:
             raise RecordError(f"{where}: prompt_token_ids: expected at least one, got none", Reason.EMPTY_PROMPT)
-        for side in SIDES:
-            ids = (*pair.prompt_token_ids, *getattr(pair, side).rollout.token_ids)
+        for side, answer in pair.sides().items():
+            ids = (*pair.prompt_token_ids, *answer.rollout.token_ids)
             if len(ids) > self.max_len:
                 raise RecordError(
                     f"{where}: {side}: expected at most {self.max_len} tokens with the prompt "

@@ -72,5 +72,5 @@ def num_wrong(answer: ScoredAnswer) -> int:
     return sum(sentence.label in INCORRECT for sentence in answer.annotation.sentences)
 
 
-def _has(answer: ScoredAnswer, labels: frozenset[str]) -> bool:
-    return any(sentence.label in labels for sentence in answer.annotation.sentences)
+def _has(answer: ScoredAnswer | None, labels: frozenset[str]) -> bool:
+    return answer is not None and any(sentence.label in labels for sentence in answer.annotation.sentences)

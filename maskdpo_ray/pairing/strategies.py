@@ -1,12 +1,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.pairing.scoring import DEFAULTS, num_facts, num_wrong, unfit
 from maskdpo_ray.records import DropReason, PreferencePair, Question, ScoredAnswer
 
-Strategy = Callable[[Question, Sequence[int], Sequence[ScoredAnswer], PairsConfig], PreferencePair | DropReason]
+
+@dataclass(frozen=True)
+class Pairing:
+    """What a strategy makes of one question's answers."""
+
+    pairs: tuple[PreferencePair, ...] = ()
+    drops: tuple[DropReason, ...] = ()
+    """Why there is no pair, or why answers or pairs were left out, once for each."""
+
+
+Strategy = Callable[[Question, Sequence[int], Sequence[ScoredAnswer], PairsConfig], Pairing]
 
 
 def best_worst(
@@ -14,7 +25,7 @@ def best_worst(
     prompt_token_ids: Sequence[int],
     answers: Sequence[ScoredAnswer],
     options: PairsConfig = DEFAULTS,
-) -> PreferencePair | DropReason:
+) -> Pairing:
     """Mask-DPO's pair: the answer of highest score against that of lowest score.
 
     Excluded are answers without a parsed sentence, those cut off at the length limit (`pairs.cut_off`), and
@@ -33,19 +44,19 @@ def best_worst(
         raise ValueError(f"answers to {question.id!r}: expected one policy version, got {sorted(versions)}")
 
     if len(answers) < 2:
-        return DropReason.TOO_FEW_ANSWERS
+        return Pairing(drops=(DropReason.TOO_FEW_ANSWERS,))
     complete = [answer for answer in answers if options.cut_off == "keep" or answer.rollout.finish_reason != "length"]
     if len(complete) < 2:
-        return DropReason.TRUNCATED
+        return Pairing(drops=(DropReason.TRUNCATED,))
     candidates = [(answer.score, answer) for answer in complete if answer.score is not None]
     if len(candidates) < 2:
-        return DropReason.UNPARSED
+        return Pairing(drops=(DropReason.UNPARSED,))
     # With all scores equal both picks below are one answer, which `unfit` would call identical text in any case:
     # so identical texts and equal scores are told apart before it.
     if len({answer.rollout.text for _, answer in candidates}) == 1:
-        return DropReason.IDENTICAL_TEXT
+        return Pairing(drops=(DropReason.IDENTICAL_TEXT,))
     if len({score for score, _ in candidates}) == 1:
-        return DropReason.SAME_SCORE
+        return Pairing(drops=(DropReason.SAME_SCORE,))
 
     def later(answer: ScoredAnswer, count: Callable[[ScoredAnswer], int]) -> tuple[int, int]:
         return (-count(answer) if options.ties == "most_facts" else 0), answer.rollout.sample
@@ -55,19 +66,14 @@ def best_worst(
     if options.next_best:
         better = [item for item in better if num_facts(item[1]) >= options.min_facts]
         if not better:
-            return DropReason.TOO_FEW_FACTS
+            return Pairing(drops=(DropReason.TOO_FEW_FACTS,))
     _, chosen = min(better, key=lambda item: (-item[0], later(item[1], num_facts)))
     reason = unfit(chosen, rejected, options)
     if reason is not None:
-        return reason
-    return PreferencePair(
-        question_id=question.id,
-        topic=question.topic,
-        prompt_token_ids=tuple(prompt_token_ids),
-        chosen=chosen,
-        rejected=rejected,
-        policy_version=chosen.rollout.policy_version,
-    )
+        return Pairing(drops=(reason,))
+    version = chosen.rollout.policy_version
+    pair = PreferencePair(question.id, question.topic, tuple(prompt_token_ids), chosen, rejected, version)
+    return Pairing((pair,))
 
 
 STRATEGIES: dict[str, Strategy] = {"best_worst": best_worst}

@@ -64,8 +64,7 @@ class FinishedRun:
         metrics = {name: summary.ends("heldout", name) for name in _METRICS if name != "transfer_score"}
         if "transfer" in summary.at("evaluations"):
             metrics["transfer_score"] = summary.ends("transfer", "score")
-        found = (question.preference_pair() for question in read_questions(log))
-        pairs = sorted(encode_record(pair) for pair in found if pair is not None)
+        pairs = sorted(encode_record(pair) for question in read_questions(log) for pair in question.preference_pairs())
         return cls(
             mask=f"{policy if isinstance(policy, str) else 'custom'}, EOS {eos}",
             seed=fingerprint.config_field(config_file, config, "run.seed", int),

@@ -11,7 +11,7 @@ from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.pairing import examples as pairing_examples
 from maskdpo_ray.pairing.examples import CollectedExamples
-from maskdpo_ray.records import DropReason, Failed, Labelled, PairsSummary, Policy, Question
+from maskdpo_ray.records import CommittedQuestion, Failed, Labelled, PairsSummary, Policy, Question
 from maskdpo_ray.stages.background import BackgroundStream
 from maskdpo_ray.stages.protocols import AnsweringGroups
 from maskdpo_ray.stages.watch import Watch
@@ -19,6 +19,7 @@ from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.terminal import track
 from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.objectives import protocol as objectives
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class CollectStage:
 
         Raises ClusterError when too many questions fail, DataError when none gives a pair.
         """
+        config = self.config.at(iteration)
         examples = CollectedExamples(self.folder.checkpoint_dir(iteration))  # removed with the checkpoints
-        for pair in self.folder.questions(iteration).pairs():
-            examples.add(pair, pairing_examples.example_of(pair, self.config, self.tokenizer))
+        for number, pair in self.folder.questions(iteration).pairs():
+            examples.add(pair, pairing_examples.example_of(pair, number, config, self.tokenizer))
         todo, failed = self.todo(iteration), dict[str, str]()
         with self.groups.measured(self.tracker, "collect", iteration):
             labelled = track(self._labelled(todo, iteration, policy), _doing(iteration), len(todo))
@@ -57,7 +59,7 @@ class CollectStage:
             raise DataError(
                 f"iteration {iteration}: none of {len(self.questions)} questions gave a pair: {dict(drops)}"
             )
-        return examples.finish()
+        return examples.finish(objectives.load(config.objective.name, config.objective.options).needs_mismatched)
 
     @contextmanager
     def in_background(self, iteration: int, policy: Policy) -> Iterator[Callable[[], None]]:
@@ -90,8 +92,8 @@ class CollectStage:
     def _labelled(self, questions: Sequence[Question], iteration: int, policy: Policy) -> Iterator[Labelled | Failed]:
         # A policy that answers the same questions in two iterations is to give other answers in the second.
         purpose = "train" if policy.version == iteration else "ahead"
-        num_samples = self.config.rollout.n_samples_per_prompt
-        return self.groups.annotators.stream(self.groups.engines.stream(questions, policy, num_samples, purpose))
+        sampling = self.config.rollout.sampling
+        return self.groups.annotators.stream(self.groups.engines.stream(questions, policy, sampling, purpose))
 
     def _stop(self) -> None:
         self.groups.engines.stop()
@@ -105,15 +107,15 @@ class CollectStage:
         examples: CollectedExamples | None = None,
     ) -> None:
         """Commit questions as they come; their examples go to `examples`, the errors of failed ones to `failed`."""
-        num_tokens = 0
+        num_tokens, config = 0, self.config.at(iteration)
         with self.folder.questions(iteration).committing() as committer:
             for item in self.watch.sift(labelled, failed):
-                outcome = pairing_examples.pair_and_example(item, self.config, self.tokenizer)
-                if not isinstance(outcome, DropReason):
-                    if examples is not None:
-                        examples.add(*outcome)
-                    outcome, _ = outcome
-                committer.commit(item.question.id, item.rollouts, item.annotations, outcome)
+                made, drops = pairing_examples.pairs_and_examples(item, config, self.tokenizer)
+                pairs = [pair for pair, _ in made]
+                if examples is not None:
+                    for pair, example in made:
+                        examples.add(pair, example)
+                committer.commit(CommittedQuestion.of(item.question.id, item.rollouts, item.annotations, pairs, drops))
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
         self.tracker.log({"tokens/collect": num_tokens}, iteration)
 

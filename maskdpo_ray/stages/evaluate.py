@@ -12,7 +12,7 @@ from maskdpo_ray.evaluation import judged_metrics, metrics
 from maskdpo_ray.evaluation.intervals import compare, topics_of
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
 from maskdpo_ray.evaluation.metrics import Evaluation
-from maskdpo_ray.records import EVALUATE, Failed, Labelled, Policy, Question
+from maskdpo_ray.records import EVALUATE, CommittedQuestion, Failed, Labelled, Policy, Question
 from maskdpo_ray.stages.protocols import AnsweringGroups
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
@@ -53,7 +53,9 @@ class EvaluateStage:
         with self.groups.measured(self.tracker, stage, version):
             judged = self.watch.sift(self._judged(todo, policy, stage), failed)
             for item in track(judged, f"evaluate {split} (policy {version})", len(todo)):
-                log.commit(item.question.id, item.rollouts, item.annotations, judgements=item.judgements)
+                log.commit(
+                    CommittedQuestion.of(item.question.id, item.rollouts, item.annotations, judgements=item.judgements)
+                )
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
             for question_id, error in failed.items():
                 log.set_aside(question_id, error)
@@ -61,7 +63,7 @@ class EvaluateStage:
         self.folder.finish(stage, version, self._write_results(version, split, questions))
 
     def _judged(self, questions: Sequence[Question], policy: Policy, stage: str) -> Iterator[Labelled | Failed]:
-        answered = self.groups.engines.stream(questions, policy, self.config.eval.replications, stage)
+        answered = self.groups.engines.stream(questions, policy, self.config.eval_sampling, stage)
         labelled = self.groups.annotators.stream(answered)
         return labelled if self.groups.evaluators is None else self.groups.evaluators.stream(labelled)
 

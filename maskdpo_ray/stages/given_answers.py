@@ -14,7 +14,7 @@ from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RecordError
 from maskdpo_ray.models.chat import Chat, Messages
-from maskdpo_ray.records import Answered, Policy, Question, Rollout
+from maskdpo_ray.records import Answered, Policy, Question, Rollout, Sampling
 from maskdpo_ray.terminal import SHORT, track
 
 
@@ -85,9 +85,9 @@ class GivenAnswers:
         """Do nothing: no model is behind the answers."""
 
     def stream(
-        self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
+        self, questions: Iterable[Question], policy: Policy, sampling: Sampling, purpose: str
     ) -> Iterator[Answered]:
-        """Yield the `replications` answers to each question, in order, whatever `num_samples`."""
+        """Yield the `replications` answers to each question, in order, whatever `sampling`."""
         for question in questions:
             yield Answered(question, (), self.by_question[question.id])
 

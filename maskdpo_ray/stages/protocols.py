@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from maskdpo_ray.records import Answered, Failed, Labelled, PairLogps, Policy, Question
+from maskdpo_ray.config.schema import Config
+from maskdpo_ray.records import Answered, Failed, Labelled, Policy, Question, ResponseLogps, Sampling
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.training.example_store import ExampleStore
@@ -41,11 +42,9 @@ class Engines(Group, Protocol):
         """Put `policy` on every engine; returns when each has confirmed version and checksum."""
 
     def stream(
-        self, questions: Iterable[Question], policy: Policy, num_samples: int, purpose: str
+        self, questions: Iterable[Question], policy: Policy, sampling: Sampling, purpose: str
     ) -> Iterator[Answered | Failed]:
-        """Answer every question `num_samples` times under `policy`, in any order, with bounded work in flight.
-
-        Sampling options are those of `rollout`; for a purpose starting with `EVALUATE`, `eval` overrides them.
+        """Answer every question `sampling.n` times under `policy`, in any order, with bounded work in flight.
 
         Run seed, `purpose`, policy version and question seed the sampling, not engine or order. In bfloat16 an
         answer still depends a little on those decoded beside it.
@@ -73,20 +72,22 @@ class Trainer(Protocol):
         """See `Group.busy_seconds`."""
         ...
 
-    def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[PairLogps]:
+    def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[ResponseLogps]:
         """Log-probs of every example under `policy`, in order."""
 
     def train(
         self,
         examples: ExampleStore,
-        reference: ReferenceLogps | Policy,
+        reference: ReferenceLogps | Policy | None,
         policy: Policy,
         seed: int,
         checkpoints: Checkpoints,
+        config: Config,
     ) -> Iterator[dict[str, float]]:
         """Train `policy` with a fresh optimizer, or resume from the newest of `checkpoints`, and save new ones there.
 
-        `reference`: log-probs of each example, or the policy under which they are computed in every step.
+        `reference`: log-probs of each example, the policy under which they are computed in every step, or None for an
+        objective without. `config` is the iteration's own.
         Yields the metrics of each optimizer step after that, once, however many steps a dead rank costs.
         Raises NotFiniteError naming the step and its pairs.
         """

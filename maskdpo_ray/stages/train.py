@@ -1,4 +1,4 @@
-"""Masked DPO on one iteration's pairs: the second stage of the loop, and all of `python -m maskdpo_ray.train`."""
+"""Training on one iteration's examples: the second stage of the loop, and all of `python -m maskdpo_ray.train`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from maskdpo_ray.terminal import note, track
 from maskdpo_ray.training import batches
 from maskdpo_ray.training import reference as reference_file
 from maskdpo_ray.training.example_store import ExampleStore
+from maskdpo_ray.training.objectives import protocol as objectives
 from maskdpo_ray.training.reference import ReferenceLogps
 
 Item = TypeVar("Item")
@@ -35,24 +36,28 @@ class TrainStage:
     def run(
         self, iteration: int, examples: ExampleStore, policy: Policy, against: Policy, first_step: int = 0
     ) -> Policy:
-        """Train `policy` against the reference `against`; returns the new policy, published in the run folder.
+        """Train `policy`, against the reference `against` where the objective has one; returns the new policy.
+
+        It is published in the run folder.
 
         Args:
-            examples: each with a pair_id of its own, under which its log-probs are kept.
+            examples: each with an id of its own.
             first_step: number of the first optimizer step, for the metrics. A step that is done again after a stop is
                 logged again; its last line counts.
         """
-        reference: ReferenceLogps | Policy = against
-        if self.config.savings.reference_once:
+        config = self.config.at(iteration)
+        objective = objectives.load(config.objective.name, config.objective.options)
+        reference: ReferenceLogps | Policy | None = against if objective.needs_reference else None
+        if objective.needs_reference and not objective.needs_kl and config.savings.reference_once:
             with self.tracker.stage("reference", iteration):
                 reference = self._reference_logps(iteration, examples, against)
-        train, target = self.config.train, self.folder.policy_dir(iteration)
+        train, target = config.train, self.folder.policy_dir(iteration)
         num_steps = batches.num_steps(len(examples), train.batch_size, train.max_epochs)
         seed, description = self.config.run.seed + iteration, f"iteration {iteration}: training steps"
         with self.tracker.stage("train", iteration):
             checkpoints = self._checkpoints(iteration, policy, seed, num_steps)
             done = checkpoints.step
-            steps = self.trainer.train(examples, reference, policy, seed, checkpoints)
+            steps = self.trainer.train(examples, reference, policy, seed, checkpoints, config)
             steps = self._between(track(steps, description, num_steps, done))
             for number, metrics in enumerate(steps, start=first_step + done):
                 self.tracker.log({f"train/{name}": value for name, value in metrics.items()}, number)
@@ -82,7 +87,7 @@ class TrainStage:
         return found
 
     def _reference_logps(self, iteration: int, examples: ExampleStore, against: Policy) -> ReferenceLogps:
-        """Once per pair and iteration, kept on disk, reused by every epoch and after a stop."""
+        """Once per example and iteration, kept on disk, reused by every epoch and after a stop."""
         file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
         if self.folder.finished("reference", iteration) is not None:
             self.folder.check_files("reference", iteration)

@@ -12,7 +12,8 @@ import hashlib
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -140,8 +141,7 @@ class QuestionLog:
     def _take(self, question: CommittedQuestion, line: bytes) -> None:
         self._hash.update(line)
         self._committed.add(question.question_id)
-        if question.drop is not None:
-            self._drops[question.drop] += 1
+        self._drops.update(question.drops)
         if question.error is not None:
             self._errors[question.question_id] = question.error
         self.counts = added_counts(self.counts, count_unparsed(question.annotations, question.judgements))
@@ -152,7 +152,7 @@ class QuestionLog:
         return frozenset(self._committed)
 
     def drops(self) -> Counter[str]:
-        """Number of questions that gave no pair, by reason."""
+        """Number of questions without a pair, and of dropped pairs, by reason."""
         return self._drops.copy()
 
     def errors(self) -> dict[str, str]:
@@ -163,9 +163,9 @@ class QuestionLog:
         """Committed questions in the order of commitment, which depends on timing: sort before use."""
         return read_questions(self._file.path)
 
-    def pairs(self) -> Iterator[PreferencePair]:
-        """Pairs in the order of commitment."""
-        return (pair for question in self.questions() if (pair := question.preference_pair()) is not None)
+    def pairs(self) -> Iterator[tuple[int, PreferencePair]]:
+        """Pairs in the order of commitment, each with its number among those of its question."""
+        return chain.from_iterable(enumerate(question.preference_pairs()) for question in self.questions())
 
     def answers(self) -> Iterator[tuple[Rollout, Annotation]]:
         """Answers with their labels in the order of commitment."""
@@ -176,22 +176,13 @@ class QuestionLog:
         """Judgements in the order of commitment."""
         return (judgement for question in self.questions() for judgement in question.judgements)
 
-    def commit(
-        self,
-        question_id: str,
-        rollouts: Iterable[Rollout],
-        annotations: Iterable[Annotation],
-        outcome: PreferencePair | str | None = None,
-        judgements: Iterable[Judgement] = (),
-        error: str | None = None,
-    ) -> None:
-        """Write one question; see `CommittedQuestion.of`. It is committed when this returns."""
-        question = CommittedQuestion.of(question_id, rollouts, annotations, outcome, judgements, error)
+    def commit(self, question: CommittedQuestion) -> None:
+        """Write one question. It is committed when this returns."""
         self.write([(question, self.encode(question))])
 
     def set_aside(self, question_id: str, error: str) -> None:
         """Write that a question failed and has no answers; `drops` counts it."""
-        self.commit(question_id, (), (), DropReason.FAILED, error=error)
+        self.commit(CommittedQuestion(question_id, drops=(DropReason.FAILED.value,), error=error))
 
     def encode(self, question: CommittedQuestion) -> bytes:
         """The line of a question to be committed. Raises ValueError when judgements lack, or there should be none."""
@@ -245,15 +236,8 @@ class Committer:
         self._thread.start()
         return self
 
-    def commit(
-        self,
-        question_id: str,
-        rollouts: Iterable[Rollout],
-        annotations: Iterable[Annotation],
-        outcome: PreferencePair | str,
-    ) -> None:
+    def commit(self, question: CommittedQuestion) -> None:
         """Take a question, which is committed soon. Raises RunFolderError when an earlier one could not be."""
-        question = CommittedQuestion.of(question_id, rollouts, annotations, outcome)
         line = self._log.encode(question)
         if self._failure is not None:
             raise self._failure

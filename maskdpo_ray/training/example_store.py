@@ -95,11 +95,11 @@ class ExampleWriter:
 
     def add(self, example: TrainingExample) -> None:
         """Append an example. Raises RunFolderError when the disk is full."""
-        record, weights = _encode(example), (*example.chosen_weights, *example.rejected_weights)
+        record, count = _encode(example), example.num_response_tokens
         self._write(record)
-        num_tokens = len(example.prompt_token_ids) + len(weights)
-        self._index.extend((self._size, len(record), num_tokens, len(weights), sum(weight > 0 for weight in weights)))
-        self._ids.append(example.pair_id)
+        weighted = sum(weight > 0 for response in example.responses for weight in response.weights)
+        self._index.extend((self._size, len(record), len(example.prompt_token_ids) + count, count, weighted))
+        self._ids.append(example.id)
         self._size += len(record)
 
     def finish(self, by_id: bool = False) -> ExampleStore:

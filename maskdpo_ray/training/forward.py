@@ -16,6 +16,8 @@ from maskdpo_ray.config.schema import SavingsConfig
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import prefix_tree, tree_attention
+from maskdpo_ray.training.batches import response_rows
+from maskdpo_ray.training.distribution import token_kls
 
 _ROWS_AT_A_TIME = 128
 """Rows of logits that exist in float32 at a time."""
@@ -64,6 +66,85 @@ class _TokenLogps(torch.autograd.Function):
 ALL_SAVINGS = SavingsConfig()
 
 
+class Pass:
+    """One forward pass over the responses of a micro-batch: what goes in, and how log-probs are read off the logits.
+
+    Rows of its results are those of `rows`. The policy and its reference can share a pass, as long as they are one kind
+    of model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        examples: Sequence[TrainingExample],
+        device: torch.device | str = "cpu",
+        savings: SavingsConfig = ALL_SAVINGS,
+    ) -> None:
+        """
+        Args:
+            model: a Hugging Face model, or a DeepSpeed engine around it.
+            savings: which work is left out; the result is the same.
+        """
+        self._device = device
+        self.rows = response_rows([len(example.responses) for example in examples])
+        """(example, response) of each row."""
+        self.roles = [examples[example].responses[place].role for example, place in self.rows]
+        """Role of each row's response."""
+        self.weights = weight_matrix(examples).to(device)
+        """[R, T] float32: token weights, T the longest response."""
+        make = _tree if savings.prefix_tree else _padded
+        self._inputs = make(getattr(model, "module", model), _sequences(examples, self.rows, savings), device, savings)
+        if len(self._inputs.targets) == 0:
+            raise ValueError("no token of these examples has weight; such examples are dropped before training")
+
+    def logits(self, model: Callable[..., Any]) -> torch.Tensor:
+        """[M, V]: the model's logits at the M positions that predict a token with weight (`savings.head_at_targets`).
+
+        The forward is the Hugging Face model's own (or a DeepSpeed engine around it, so that ZeRO-3's hooks see it).
+        Exact for full causal attention only: a sliding window or a recurrent state would see other answers' tokens
+        (`models/folder.py` refuses such models). Raises ModelError when the logits are not those asked for.
+        """
+        inputs = self._inputs
+        keep = {} if inputs.positions is None else {"logits_to_keep": self._tensor(inputs.positions)}
+        logits = model(input_ids=self._tensor(inputs.token_ids), use_cache=False, **keep, **inputs.arguments).logits
+        num_kept = inputs.token_ids.shape[1] if inputs.positions is None else len(inputs.positions)
+        expected = (len(inputs.token_ids), num_kept)
+        if tuple(logits.shape[:-1]) != expected:
+            raise ModelError(
+                f"{type(getattr(model, 'module', model)).__name__}: logits_to_keep: expected logits of {expected[1]} "
+                f"positions in each of {expected[0]} rows, got the shape {list(logits.shape)}"
+            )
+        return logits.flatten(0, 1)
+
+    def logps(self, logits: torch.Tensor) -> torch.Tensor:
+        """[R, T] float32 (float64 of a float64 model): log-probs of the responses' tokens, 0 where the weight is 0."""
+        return self._placed(
+            token_logps(logits, self._tensor(self._inputs.logits_rows), self._tensor(self._inputs.targets))
+        )
+
+    def kls(self, logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
+        """[R, T]: KL(reference || policy) over the vocabulary, where each token is predicted; 0 where its weight is 0."""
+        return self._placed(token_kls(logits, reference_logits, self._tensor(self._inputs.logits_rows)))
+
+    def _placed(self, values: torch.Tensor) -> torch.Tensor:
+        places = self._tensor(self._inputs.rows), self._tensor(self._inputs.columns)
+        return torch.zeros(self.weights.shape, dtype=values.dtype, device=self._device).index_put(places, values)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+
+def response_logps(
+    model: Callable[..., Any],
+    examples: Sequence[TrainingExample],
+    device: torch.device | str = "cpu",
+    savings: SavingsConfig = ALL_SAVINGS,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logps, weights) of the examples' responses in one forward pass, both [R, T]: see `Pass`."""
+    forward = Pass(model, examples, device, savings)
+    return forward.logps(forward.logits(model)), forward.weights
+
+
 @dataclass(frozen=True)
 class _Inputs:
     """One forward pass: R rows of N tokens, whose outputs at M positions give the logits that Q targets need."""
@@ -84,70 +165,30 @@ class _Inputs:
     """[Q] int64: where in its response."""
 
 
-def response_logps(
-    model: Callable[..., Any],
-    examples: Sequence[TrainingExample],
-    device: torch.device | str = "cpu",
-    savings: SavingsConfig = ALL_SAVINGS,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs of B pairs in one forward pass.
-
-    The forward is the Hugging Face model's own (or a DeepSpeed engine around it, so that ZeRO-3's
-    hooks see it). Exact for full causal attention only: a sliding window or a recurrent state would see other answers'
-    tokens (`models/folder.py` refuses such models).
-
-    Args:
-        savings: which work is left out; the result is the same.
-
-    Returns:
-        (logps, weights), both [2B, T] on `device`, float32 (logps float64 for a float64 model), rows 0..B-1 chosen
-        and B..2B-1 rejected, T the longest response. `logps` is 0 where the weight is 0.
-
-    Raises ModelError when the model's logits are not those asked for.
-    """
-    weights = weight_matrix(examples).to(device)
-    make = _tree if savings.prefix_tree else _padded
-    inputs = make(getattr(model, "module", model), _sequences(examples, savings), device, savings)
-    if len(inputs.targets) == 0:
-        raise ValueError("no token of these pairs has weight; such pairs are dropped before training")
-
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device)
-
-    keep = {} if inputs.positions is None else {"logits_to_keep": tensor(inputs.positions)}
-    logits = model(input_ids=tensor(inputs.token_ids), use_cache=False, **keep, **inputs.arguments).logits
-    expected = (len(inputs.token_ids), inputs.token_ids.shape[1] if inputs.positions is None else len(inputs.positions))
-    if tuple(logits.shape[:-1]) != expected:
-        raise ModelError(
-            f"{type(getattr(model, 'module', model)).__name__}: logits_to_keep: expected logits of {expected[1]} "
-            f"positions in each of {expected[0]} rows, got the shape {list(logits.shape)}"
-        )
-    values = token_logps(logits.flatten(0, 1), tensor(inputs.logits_rows), tensor(inputs.targets))
-    logps = torch.zeros(weights.shape, dtype=values.dtype, device=device)
-    return logps.index_put((tensor(inputs.rows), tensor(inputs.columns)), values), weights
-
-
 @dataclass(frozen=True)
 class _Sequences:
-    """2B of them, chosen first."""
+    """One for each response."""
 
     prompts: list[tuple[int, ...]]
     responses: list[tuple[int, ...]]
     weights: list[tuple[float, ...]]
     owners: list[int]
-    """The pairs' numbers."""
+    """The examples' places."""
     lengths: list[int]
     """Tokens of each that are inputs, at least 1: attention over nothing is not defined."""
 
 
-def _sequences(examples: Sequence[TrainingExample], savings: SavingsConfig) -> _Sequences:
+def _sequences(
+    examples: Sequence[TrainingExample], rows: Sequence[tuple[int, int]], savings: SavingsConfig
+) -> _Sequences:
     lengths = [example.input_lengths(savings.cut_tails) for example in examples]
+    responses = [examples[example].responses[place] for example, place in rows]
     return _Sequences(
-        [example.prompt_token_ids for example in examples] * 2,
-        [e.chosen_token_ids for e in examples] + [e.rejected_token_ids for e in examples],
-        [e.chosen_weights for e in examples] + [e.rejected_weights for e in examples],
-        list(range(len(examples))) * 2,
-        [max(1, chosen) for chosen, _ in lengths] + [max(1, rejected) for _, rejected in lengths],
+        [examples[example].prompt_token_ids for example, _ in rows],
+        [response.token_ids for response in responses],
+        [response.weights for response in responses],
+        [example for example, _ in rows],
+        [max(1, lengths[example][place]) for example, place in rows],
     )
 
 
@@ -187,8 +228,9 @@ def _padded(model: Any, sequences: _Sequences, device: torch.device | str, savin
 
 
 def weight_matrix(examples: Sequence[TrainingExample]) -> torch.Tensor:
-    """Token weights as [2B, T] float32, right-padded with 0, chosen rows first."""
-    rows = [e.chosen_weights for e in examples] + [e.rejected_weights for e in examples]
+    """Token weights as [R, T] float32, right-padded with 0, in the order of `response_rows`."""
+    places = response_rows([len(example.responses) for example in examples])
+    rows = [examples[example].responses[place].weights for example, place in places]
     matrix = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.float32)
     for index, row in enumerate(rows):
         matrix[index, : len(row)] = torch.tensor(row, dtype=torch.float32)

@@ -16,8 +16,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from maskdpo_ray.errors import RunFolderError, one_line, shown
-from maskdpo_ray.records import PairLogps, TrainingExample
+from maskdpo_ray.records import ResponseLogps, TrainingExample
 from maskdpo_ray.store import files
+from maskdpo_ray.training.batches import response_rows
 from maskdpo_ray.training.example_store import ExampleStore
 
 if TYPE_CHECKING:
@@ -50,14 +51,15 @@ class ReferenceLogps:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> PairLogps:
-        """[response length] float32 of the chosen and the rejected response. Raises IndexError."""
+    def __getitem__(self, index: int) -> ResponseLogps:
+        """[response length] float32 of each response. Raises IndexError."""
         example, end = self._examples[index], int(self._examples.response_ends[index])
-        middle = end - len(example.rejected_token_ids)
-        return self._logps[middle - len(example.chosen_token_ids) : middle], self._logps[middle:end]
+        logps = self._logps[end - example.num_response_tokens : end]
+        lengths = [len(response.token_ids) for response in example.responses]
+        return tuple(np.split(logps, np.cumsum(lengths)[:-1]))
 
 
-def save(path: Path, examples: ExampleStore, logps: Iterable[PairLogps], checksum: str) -> ReferenceLogps:
+def save(path: Path, examples: ExampleStore, logps: Iterable[ResponseLogps], checksum: str) -> ReferenceLogps:
     """Write `logps` of `examples`, in order, as they come: one safetensors file.
 
     `checksum` is the reference policy's. Raises RunFolderError when the file can't be written, ValueError unless the
@@ -74,11 +76,12 @@ def save(path: Path, examples: ExampleStore, logps: Iterable[PairLogps], checksu
     try:
         with files.replacing(path) as file:
             file.write(len(encoded).to_bytes(8, "little") + encoded)
-            for example, sides in zip(examples, logps, strict=True):
-                for ids, side in zip((example.chosen_token_ids, example.rejected_token_ids), sides, strict=True):
-                    if side.shape != (len(ids),):
-                        raise ValueError(f"expected log-probs of {len(ids)} tokens, got shape {side.shape}")
-                    file.write(np.asarray(side, "<f4").tobytes())
+            for example, of_example in zip(examples, logps, strict=True):
+                for response, values in zip(example.responses, of_example, strict=True):
+                    if values.shape != (len(response.token_ids),):
+                        expected = len(response.token_ids)
+                        raise ValueError(f"expected log-probs of {expected} tokens, got shape {values.shape}")
+                    file.write(np.asarray(values, "<f4").tobytes())
     except OSError as error:
         raise RunFolderError(f"{path}: can't be written: {error.strerror}") from error
     return ReferenceLogps(path, examples, checksum)
@@ -106,36 +109,36 @@ def _total(examples: ExampleStore) -> int:
 
 
 def _digest(examples: Iterable[TrainingExample]) -> str:
-    """SHA-256 over the pairs' tokens, and which of them have weight, in their order."""
+    """SHA-256 over the examples' tokens, and which of them have weight, in their order."""
     digest = hashlib.sha256()
+
+    def update(data: bytes) -> None:
+        digest.update(f"{len(data)} ".encode() + data)
+
     for example in examples:
-        pair_id = example.pair_id.encode()
-        digest.update(f"{len(pair_id)} ".encode() + pair_id)
-        for token_ids in (example.prompt_token_ids, example.chosen_token_ids, example.rejected_token_ids):
-            digest.update(f"{len(token_ids)} ".encode() + np.asarray(token_ids, np.int64).tobytes())
-        for weights in (example.chosen_weights, example.rejected_weights):
-            digest.update((np.asarray(weights) != 0).tobytes())
+        update(example.id.encode())
+        update(np.asarray(example.prompt_token_ids, np.int64).tobytes())
+        for response in example.responses:
+            update(np.asarray(response.token_ids, np.int64).tobytes())
+            update((np.asarray(response.weights) != 0).tobytes())
     return digest.hexdigest()
 
 
-def pad_logps(references: Sequence[PairLogps]) -> torch.Tensor:
-    """Log-probs as [2B, T] float32, chosen rows first, right-padded with 0 to the longest response."""
+def pad_logps(logps: Sequence[ResponseLogps]) -> torch.Tensor:
+    """Log-probs as [R, T] float32 in the order of `response_rows`, right-padded with 0 to the longest response."""
     import torch
 
-    rows = [chosen for chosen, _ in references] + [rejected for _, rejected in references]
+    rows = [logps[example][place] for example, place in response_rows(list(map(len, logps)))]
     padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.float32)
     for row, values in zip(padded, rows, strict=True):
         row[: len(values)] = torch.as_tensor(values)
     return padded
 
 
-def split_logps(logps: np.ndarray, examples: Sequence[TrainingExample]) -> list[PairLogps]:
-    """Rows of [2B, T], chosen first, back to pairs, without padding."""
-    half = len(examples)
-    return [
-        (
-            logps[index, : len(example.chosen_token_ids)].copy(),
-            logps[half + index, : len(example.rejected_token_ids)].copy(),
-        )
-        for index, example in enumerate(examples)
-    ]
+def split_logps(logps: np.ndarray, examples: Sequence[TrainingExample]) -> list[ResponseLogps]:
+    """Rows of [R, T], in the order of `response_rows`, back to examples, without padding."""
+    found: list[list[np.ndarray]] = [[] for _ in examples]
+    rows = response_rows([len(example.responses) for example in examples])
+    for values, (example, place) in zip(logps, rows, strict=True):
+        found[example].append(values[: len(examples[example].responses[place].token_ids)].copy())
+    return [tuple(each) for each in found]

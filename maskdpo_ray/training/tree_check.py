@@ -32,17 +32,17 @@ def check(model: Any, dtype: str, device: torch.device | str, has_gradient: bool
         dtype: fp32 or bf16, which sets the tolerance.
         has_gradient: also compare the gradient of the token embeddings, summed over all positions of a token.
     """
-    pairs = _pairs(model.config.get_text_config().vocab_size)
-    got = _results(model, pairs, device, True, has_gradient)
+    examples = _examples(model.config.get_text_config().vocab_size)
+    got = _results(model, examples, device, True, has_gradient)
     with tree_attention.plain_rows(model):
-        expected = _results(model, pairs, device, False, has_gradient)
+        expected = _results(model, examples, device, False, has_gradient)
     if not all(result.isfinite().all() for result in expected):
         raise ModelError(
             f"{type(model).__name__}: expected finite log-probs and gradients, got others on random tokens: the "
             "weights are broken, or were not loaded as they are in their folder"
         )
     wrong = []  # limits times sizes, not shares: a head of zeros has no gradient; NaN is wrong
-    num_tokens = sum(len(pair.chosen_weights + pair.rejected_weights) for pair in pairs)
+    num_tokens = sum(example.num_response_tokens for example in examples)
     error = (got[0] - expected[0]).abs().sum().item()
     if not error <= guards.LOGPS[dtype] * num_tokens:
         wrong.append(f"log-probs by {error / num_tokens:.2g} on average")
@@ -57,35 +57,39 @@ def check(model: Any, dtype: str, device: torch.device | str, has_gradient: bool
         )
 
 
-def _pairs(vocabulary: int) -> list[TrainingExample]:
+def _examples(vocabulary: int) -> list[TrainingExample]:
     """Two pairs whose prompts share a prefix, and whose answers do as well."""
     rng = random.Random(0)
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(vocabulary) for _ in range(count))
 
-    shared, pairs = ids(7), []
+    shared, examples = ids(7), []
     for name, sizes in (("a", (9, 4)), ("b", (5, 12))):
         prompt, beginning = shared + ids(3), ids(2)
         chosen, rejected = (beginning + ids(size) for size in sizes)
-        pairs.append(TrainingExample(name, prompt, chosen, rejected, (1.0,) * len(chosen), (1.0,) * len(rejected)))
-    return pairs
+        weights = [(1.0,) * len(answer) for answer in (chosen, rejected)]
+        examples.append(TrainingExample.of_pair(name, prompt, chosen, rejected, *weights))
+    return examples
 
 
 def _results(
-    model: Any, pairs: list[TrainingExample], device: torch.device | str, is_tree: bool, has_gradient: bool
+    model: Any, examples: list[TrainingExample], device: torch.device | str, is_tree: bool, has_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-probs [2B, T], gradient [distinct tokens, D] of their sum with respect to the embeddings, if wanted)."""
+    """(log-probs [R, T], gradient [distinct tokens, D] of their sum with respect to the embeddings, if wanted)."""
     savings = replace(ALL_SAVINGS, prefix_tree=is_tree)
     if not has_gradient:
         with torch.no_grad():
-            return response_logps(model, pairs, device, savings)[0], torch.empty(0)
+            return response_logps(model, examples, device, savings)[0], torch.empty(0)
     with _embedded(model) as embedded:
-        logps, _ = response_logps(model, pairs, device, savings)
+        logps, _ = response_logps(model, examples, device, savings)
         directions = torch.linspace(-1.5, 1.0, logps.numel(), device=logps.device).view_as(logps)
         (token_ids, values), *_ = embedded
         (gradient,) = torch.autograd.grad((logps * directions).sum(), values)
-    used = {0}.union(*(p.prompt_token_ids + p.chosen_token_ids + p.rejected_token_ids for p in pairs))  # 0 pads
+    used = {0}.union(  # 0 pads
+        *(each.prompt_token_ids for each in examples),
+        *(response.token_ids for each in examples for response in each.responses),
+    )
     known = torch.tensor(sorted(used), device=token_ids.device)
     sums = torch.zeros(len(known), gradient.shape[-1], device=gradient.device)
     places = torch.searchsorted(known, token_ids.flatten())

@@ -18,7 +18,7 @@ from maskdpo_ray.records import TrainingExample
 pytestmark = pytest.mark.timeout(600)
 
 WORLD = 2
-PAIR = TrainingExample("q", (11, 12, 13), (14, 15, 16), (17, 18), (1.0,) * 3, (1.0,) * 2)
+PAIR = TrainingExample.of_pair("q", (11, 12, 13), (14, 15, 16), (17, 18), (1.0,) * 3, (1.0,) * 2)
 REFERENCE = (torch.zeros(3).numpy(), torch.zeros(2).numpy())
 
 

@@ -165,7 +165,7 @@ def test_reference_logps(case: Case, plain: dict[str, Any]) -> None:
     assert report["initial_again"] == report["reference"]  # not touched by training
     tolerance = 1e-4 if case.is_exact else 0.2
     for index, (example, pair) in enumerate(zip(pairs, report["reference"], strict=True)):
-        sides = (example.chosen_weights, example.rejected_weights)
+        sides = (example.responses[0].weights, example.responses[1].weights)
         for offset, weights, values in zip((0, 5), sides, pair, strict=True):
             expected = plain["reference"][offset + index, : len(weights)] * (torch.tensor(weights) > 0)
             torch.testing.assert_close(torch.tensor(values), expected, atol=tolerance, rtol=0)

@@ -50,7 +50,7 @@ def example(folder: Path) -> TrainingExample:
     """One pair; every token has weight 1, so that the trainer gives the log-prob of each."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt, chosen, rejected = (tuple(tokenizer(text)["input_ids"]) for text in (PROMPT, *SIDES))
-    return TrainingExample("kenya", prompt, chosen, rejected, (1.0,) * len(chosen), (1.0,) * len(rejected))
+    return TrainingExample.of_pair("kenya", prompt, chosen, rejected, (1.0,) * len(chosen), (1.0,) * len(rejected))
 
 
 def train(rank: int, world: int, port: int, model: str, folder: str) -> None:
@@ -85,7 +85,7 @@ class Observed:
 
 async def engine_logps(engine: RolloutEngine, pair: TrainingExample) -> np.ndarray:
     sides = []
-    for answer in (pair.chosen_token_ids, pair.rejected_token_ids):
+    for answer in (pair.responses[0].token_ids, pair.responses[1].token_ids):
         logps = await engine.prompt_logps([*pair.prompt_token_ids, *answer])
         sides.append(logps[-len(answer) :])
     return np.concatenate(sides)
@@ -176,7 +176,7 @@ def forward_logps(folder: Path, pair: TrainingExample) -> np.ndarray:
     """transformers on a published folder, float32."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     sides = []
-    for answer in (pair.chosen_token_ids, pair.rejected_token_ids):
+    for answer in (pair.responses[0].token_ids, pair.responses[1].token_ids):
         ids = torch.tensor([[*pair.prompt_token_ids, *answer]])
         with torch.no_grad():
             logps = model(input_ids=ids).logits[0, -len(answer) - 1 : -1].log_softmax(-1)

@@ -59,7 +59,7 @@ class TestRunningCluster:
                 yield fakes.question(name)
 
         since, given = running.count("engine"), []
-        for item in running.groups.engines.stream(asked(), running.initial, 3, "train"):
+        for item in running.groups.engines.stream(asked(), running.initial, fakes.sampling(3), "train"):
             given.append(item.question.id)
             assert taken - len(given) <= MAX_IN_FLIGHT
             seed = request_seed(3, "train", 0, item.question.id)
@@ -76,7 +76,7 @@ class TestRunningCluster:
         """The same question alone gets the seed that it gets among others; another purpose gets another."""
         since = running.count("engine")
         for purpose in ("train", "train", "evaluate-heldout"):
-            list(running.groups.engines.stream([fakes.question("q0")], running.initial, 3, purpose))
+            list(running.groups.engines.stream([fakes.question("q0")], running.initial, fakes.sampling(3), purpose))
         seeds = [note["seed"] for note in running.notes("engine", "generate", since)]
         assert seeds[0] == seeds[1] == request_seed(3, "train", 0, "q0") != seeds[2]
 
@@ -85,7 +85,7 @@ class TestRunningCluster:
         asked = questions.load("builtin:countries")[:16]  # which the annotator, a real one, knows
         names = [question.id for question in asked]
         since = running.count("engine")
-        answered = running.groups.engines.stream(asked, running.initial, 3, "train")
+        answered = running.groups.engines.stream(asked, running.initial, fakes.sampling(3), "train")
         labelled = running.groups.annotators.stream(answered)
         first = next(labelled)
         assert len(running.notes("engine", "generate", since)) < len(names)
@@ -99,7 +99,7 @@ class TestRunningCluster:
 
     def test_labelled_answers_are_judged(self, running: Running) -> None:
         asked = questions.load("builtin:countries")[:4]
-        answered = running.groups.engines.stream(asked, running.initial, 3, "evaluate-heldout")
+        answered = running.groups.engines.stream(asked, running.initial, fakes.sampling(3), "evaluate-heldout")
         judged = list(running.groups.evaluators.stream(running.groups.annotators.stream(answered)))
         assert sorted(item.question.id for item in judged) == sorted(question.id for question in asked)
         for item in judged:
@@ -223,7 +223,7 @@ class TestRunningCluster:
 
 def example(pair_id: str) -> TrainingExample:
     """A pair with answers of 3 and 2 tokens."""
-    return TrainingExample(pair_id, (1, 2), (3, 4, 0), (5, 0), (1.0, 1.0, 1.0), (1.0, 1.0))
+    return TrainingExample.of_pair(pair_id, (1, 2), (3, 4, 0), (5, 0), (1.0, 1.0, 1.0), (1.0, 1.0))
 
 
 def stored(running: Running, *names: str) -> ExampleStore:

@@ -37,7 +37,7 @@ SEED = next(seed for seed in range(100) if set(list(batches.epoch_batches(6, 4, 
 
 def example(pair_id: str) -> TrainingExample:
     """A pair with answers of 3 and 2 tokens."""
-    return TrainingExample(pair_id, (1, 2), (3, 4, 0), (5, 0), (1.0, 1.0, 1.0), (1.0, 1.0))
+    return TrainingExample.of_pair(pair_id, (1, 2), (3, 4, 0), (5, 0), (1.0, 1.0, 1.0), (1.0, 1.0))
 
 
 @dataclass

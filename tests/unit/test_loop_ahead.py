@@ -84,9 +84,9 @@ class Held(fakes.FakeEngines):
         self.answered = threading.Event()
 
     def stream(
-        self, questions: Sequence[Question], policy: Any, num_samples: int, purpose: str
+        self, questions: Sequence[Question], policy: Any, sampling: Any, purpose: str
     ) -> Iterator[Answered | Failed]:
-        for item in super().stream(questions, policy, num_samples, purpose):
+        for item in super().stream(questions, policy, sampling, purpose):
             if purpose == "ahead":
                 assert self._is_training.wait(WAIT_S)
             yield item
@@ -135,8 +135,8 @@ def test_stopped_between_training_and_the_rest_of_the_answers(whole: tuple[Path,
 
     def groups_of(config: Config, events: Events, shuffle: int | None) -> ActorGroups:
         class Slow(fakes.FakeEngines):
-            def stream(self, questions: Any, policy: Any, num_samples: int, purpose: str) -> Iterator[Any]:
-                for number, item in enumerate(super().stream(questions, policy, num_samples, purpose)):
+            def stream(self, questions: Any, policy: Any, sampling: Any, purpose: str) -> Iterator[Any]:
+                for number, item in enumerate(super().stream(questions, policy, sampling, purpose)):
                     if purpose == "ahead" and number == 3:
                         while not self.is_stopped:
                             never.wait(0.01)
@@ -160,10 +160,10 @@ def test_stopped_between_training_and_the_rest_of_the_answers(whole: tuple[Path,
 def test_an_error_of_the_engines_stops_the_run(tmp_path: Path) -> None:
     def groups_of(config: Config, events: Events, shuffle: int | None) -> ActorGroups:
         class Broken(fakes.FakeEngines):
-            def stream(self, questions: Any, policy: Any, num_samples: int, purpose: str) -> Iterator[Any]:
+            def stream(self, questions: Any, policy: Any, sampling: Any, purpose: str) -> Iterator[Any]:
                 if purpose == "ahead":
                     raise ValueError("no engine")
-                return super().stream(questions, policy, num_samples, purpose)
+                return super().stream(questions, policy, sampling, purpose)
 
         return replace(fakes.groups(config, events, shuffle), engines=Broken(config.run.seed, events))
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import fakes
 import pytest
 from bad_input import QUESTIONS, Case, Change, lines, refuses, write
 
@@ -99,7 +100,7 @@ def begun(good_folder: Path) -> Path:
     prepared = preflight.check(config)
     with OPEN("runs/r", cli.resolved(config), {}) as folder:
         folder.begin(weights.publish("model", 0), {"train": prepared.train, **prepared.evaluation})
-        folder.questions(0).commit("a", (), (), "same_score")
+        folder.questions(0).commit(fakes.committed("a", (), (), "same_score"))
         shutil.copytree("model", folder.policy_dir(0))
         folder.finish("train", 0, [folder.policy_dir(0)], checksum="c")
     return good_folder

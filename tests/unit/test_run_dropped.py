@@ -198,9 +198,9 @@ def test_what_people_have_is_learned(good_folder: Path, name: str) -> None:
     (good_folder / "theirs.jsonl").write_text(lines(*items))
     job = prepared(good_folder)
     assert f"train on {kept} of {len(items)} pairs of theirs.jsonl {said}" in job.describe()
-    plain = "".join(chr(token + 28) for token in job.examples[0].chosen_token_ids[:-1])
+    plain = "".join(chr(token + 28) for token in job.examples[0].responses[0].token_ids[:-1])
     # The template has no generation prompt: the answer begins with what it writes before one.
-    assert plain == f"[assistant] {TEXTS[0]}" and job.examples[0].chosen_token_ids[-1] == 2
+    assert plain == f"[assistant] {TEXTS[0]}" and job.examples[0].responses[0].token_ids[-1] == 2
 
 
 def test_a_tool_call_that_the_template_leaves_out_is_named(good_folder: Path) -> None:

@@ -190,9 +190,9 @@ def test_survives_in_the_folder(tmp_path: Path) -> None:
 
     path = tmp_path / "run"
     with RunFolder.open(path, CONFIG, VERSIONS) as folder:
-        folder.questions(0).commit("q0", *unit("q0"))
+        folder.questions(0).commit(fakes.committed("q0", *unit("q0")))
         folder.questions(0).set_aside("x", "annotation actor 0: no memory")
-        folder.questions(0).commit("q1", *unit("q1"))
+        folder.questions(0).commit(fakes.committed("q1", *unit("q1")))
         folder.evaluated(0, "heldout").set_aside("y", "gone")
     with (path / log_path(0)).open("ab") as file:
         file.write(b'{"question_id": "q3"')

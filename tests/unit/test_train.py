@@ -90,7 +90,7 @@ def run(job: train.Job, tiny_model: Path, stop_at: int | None = None) -> tuple[E
 @pytest.mark.parametrize("source", ["ours", "anah", "trl", "openrlhf"])
 def test_every_format_gives_the_same_examples(folder: Path, once: ModelFolder, source: str) -> None:
     job = prepare(folder, source=f"{source}.jsonl")
-    assert [example.pair_id for example in job.examples] == [f"q{i}#{i}" for i in range(5)]
+    assert [example.id for example in job.examples] == [f"q{i}#{i}" for i in range(5)]
     for example, each in zip(job.examples, PREFERENCES, strict=True):
         pair = to_pair(each, Chat(once.tokenizer), "here")
         expected = examples.make_example(pair, once.tokenizer, MASK_DPO, "last_sentence")
@@ -102,7 +102,7 @@ def test_every_format_gives_the_same_examples(folder: Path, once: ModelFolder, s
             "rejected_weights",
         ):
             assert getattr(example, name) == getattr(expected, name)
-        assert 0 < sum(example.chosen_weights) < len(example.chosen_weights)
+        assert 0 < sum(example.responses[0].weights) < len(example.responses[0].weights)
 
 
 def test_a_run_from_start_to_end(folder: Path, tiny_model: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_run_from_start_to_end(folder: Path, tiny_model: Path) -> None:
     events, summary = run(job, tiny_model)
     assert [event[:2] for event in events if event[0] != "step"] == [("reference", 0), ("begin", 0), ("publish", 1)]
     steps = [batch for _, _, batch in events.of("step")]
-    assert sorted(sum(steps, ())) == sorted([example.pair_id for example in job.examples] * 2)
+    assert sorted(sum(steps, ())) == sorted([example.id for example in job.examples] * 2)
     policy = folder / "run/iter_000/policy"
     assert summary["policy"] == str(policy) and weights.publish(policy, 1).checksum
     assert (summary["pairs"]["pairs"], summary["steps"], summary["first"]["step"], summary["last"]["step"]) == (
@@ -124,7 +124,7 @@ def test_a_run_from_start_to_end(folder: Path, tiny_model: Path) -> None:
         0,
         5,
     )
-    assert summary["tokens"] == 2 * sum(sum(w > 0 for w in example.chosen_weights) for example in job.examples)
+    assert summary["tokens"] == 2 * sum(sum(w > 0 for w in example.responses[0].weights) for example in job.examples)
     said = train.shown(summary)
     for part in ("learned from 5 of 5 pairs", f"loss: {summary['first']['loss']:.3f} at first", str(policy)):
         assert part in said
@@ -149,7 +149,7 @@ def test_several_pairs_of_one_question(folder: Path, tiny_model: Path) -> None:
     lines = (folder / "ours.jsonl").read_text()
     (folder / "ours.jsonl").write_text(lines + lines.replace('"policy_version":0}\n', '"policy_version":1}\n'))
     job = prepare(folder)
-    assert len({example.pair_id for example in job.examples}) == 10
+    assert len({example.id for example in job.examples}) == 10
     _, summary = run(job, tiny_model)
     assert summary["pairs"]["pairs"] == 10
 
@@ -161,7 +161,7 @@ def test_drops_are_counted(folder: Path, once: ModelFolder) -> None:
     write(folder / "mixed.jsonl", [WRITERS["trl"](right_only), other_ids, WRITERS["anah"](PREFERENCES[1])])
     job = prepare(folder, source="mixed.jsonl")
     assert job.read.drops == {"nothing_to_learn": 1, "not_located": 1}
-    assert [example.pair_id for example in job.examples] == ["q1#2"]
+    assert [example.id for example in job.examples] == ["q1#2"]
     assert "train on 1 of 3 pairs" in job.describe() and "dropped: 1 nothing_to_learn, 1 not_located" in job.describe()
     assert job.read.mixture == {"chosen_with_incorrect": 1.0, "rejected_with_correct": 1.0}
 
@@ -183,7 +183,7 @@ def test_plain_dpo_needs_no_labels(folder: Path) -> None:
     job = prepare(folder, "--mask.policy", "vanilla", source="bare.jsonl")
     assert len(job.examples) == 5
     for example in job.examples:
-        assert set(example.chosen_weights) == set(example.rejected_weights) == {1.0}
+        assert set(example.responses[0].weights) == set(example.responses[1].weights) == {1.0}
 
 
 def changed(**fields: Any) -> Callable[[Path], None]:

@@ -20,7 +20,7 @@ from maskdpo_ray.training.reference import save
 
 
 def example(name: str) -> TrainingExample:
-    return TrainingExample(name, (1,), (2, 3), (4, 5, 6), (1.0, 0.5), (0.0, 1.0, 1.0))
+    return TrainingExample.of_pair(name, (1,), (2, 3), (4, 5, 6), (1.0, 0.5), (0.0, 1.0, 1.0))
 
 
 def logps(chosen: list[float], rejected: list[float]) -> tuple[np.ndarray, np.ndarray]:

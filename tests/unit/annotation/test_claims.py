@@ -147,5 +147,5 @@ def test_a_clause_inside_a_sentence_has_weights_of_its_own(
         assert set(weights) == {0.0, 1.0}
         return tokenizer.decode([token for token, weight in zip(ids, weights, strict=True) if weight])
 
-    assert kept(example.chosen_token_ids, example.chosen_weights) == chosen
-    assert kept(example.rejected_token_ids, example.rejected_weights) == rejected
+    assert kept(example.responses[0].token_ids, example.responses[0].weights) == chosen
+    assert kept(example.responses[1].token_ids, example.responses[1].weights) == rejected

@@ -159,8 +159,8 @@ def test_masks_lie_on_the_sentences_and_the_score_is_theirs(tokenizer: Any) -> N
         text: str = tokenizer.decode([token for token, weight in zip(token_ids, weights, strict=True) if weight])
         return text
 
-    assert kept(example.chosen_token_ids, example.chosen_weights) == "It is Kigali.<|im_end|>"
-    assert kept(example.rejected_token_ids, example.rejected_weights) == "It is Butare."
+    assert kept(example.responses[0].token_ids, example.responses[0].weights) == "It is Kigali.<|im_end|>"
+    assert kept(example.responses[1].token_ids, example.responses[1].weights) == "It is Butare."
     assert (pair.chosen.score, pair.rejected.score, pair.policy_version) == (0.5, 0.5, 0)
     assert (pair.chosen.rollout.sample, pair.rejected.rollout.sample) == (0, 1)
 

@@ -94,10 +94,10 @@ def test_judgements_are_part_of_the_unit(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with RunFolder.open(path, JUDGED_CONFIG, VERSIONS) as folder:
         for name in ("h0", "h1"):
-            folder.evaluated(0, "heldout").commit(name, *unit(name)[:2], judgements=judgements(name))
+            folder.evaluated(0, "heldout").commit(fakes.committed(name, *unit(name)[:2], judgements=judgements(name)))
         for wrong in ([], judgements("h3")[:1], judgements("h4")):
             with pytest.raises(ValueError, match="rollouts and judgements are not of the same answers"):
-                folder.evaluated(0, "heldout").commit("h3", *unit("h3")[:2], judgements=wrong)
+                folder.evaluated(0, "heldout").commit(fakes.committed("h3", *unit("h3")[:2], judgements=wrong))
         assert list(folder.evaluated(0, "heldout").judgements()) == [*judgements("h0"), *judgements("h1")]
     file = path / "eval_000/heldout-questions.jsonl"
     file.write_bytes(file.read_bytes()[:-5])  # as a power loss may leave it
@@ -110,9 +110,9 @@ def test_a_run_without_a_second_evaluator_takes_none_on(tmp_path: Path) -> None:
     """Nor is its log, which has no judgements, taken for a damaged one."""
     path = tmp_path / "run"
     with RunFolder.open(path, CONFIG, VERSIONS) as folder:
-        folder.evaluated(0, "heldout").commit("h0", *unit("h0")[:2])
+        folder.evaluated(0, "heldout").commit(fakes.committed("h0", *unit("h0")[:2]))
         with pytest.raises(ValueError, match="rollouts and judgements"):
-            folder.evaluated(0, "heldout").commit("h1", *unit("h1")[:2], judgements=judgements("h1"))
+            folder.evaluated(0, "heldout").commit(fakes.committed("h1", *unit("h1")[:2], judgements=judgements("h1")))
     with pytest.raises(RunFolderError, match=r"eval.evaluator: expected .*, as the run in"):
         RunFolder.check(path, JUDGED_CONFIG)
 

@@ -144,9 +144,9 @@ def test_thinking_as_the_template_has_it_has_no_weight(make: Make) -> None:
     rollout, example = pair.chosen.rollout, make_example(pair, own.tokenizer, MASK_DPO, "keep")
     assert rollout.text == "<think>\nCusco? No.\n</think>\n\nLima is big. It is old." and pair.chosen.score == 0.5
     assert [rollout.text[block.start : block.end] for block in rollout.blocks] == ["<think>\nCusco? No.\n</think>\n\n"]
-    kept = [token for token, weight in zip(rollout.token_ids, example.chosen_weights, strict=True) if weight]
+    kept = [token for token, weight in zip(rollout.token_ids, example.responses[0].weights, strict=True) if weight]
     assert own.tokenizer.decode(kept) == "Lima is big.<|im_end|>"
-    plain = make_example(pair, own.tokenizer, VANILLA, "keep").chosen_weights
+    plain = make_example(pair, own.tokenizer, VANILLA, "keep").responses[0].weights
     assert plain.count(0.0) == rollout.blocks[0].tokens > 5 and not any(plain[: rollout.blocks[0].tokens])
     # Without thinking the template writes an empty block, which is not part of the answer either.
     empty = to_pair(preference(), own, "x").chosen.rollout

@@ -113,7 +113,7 @@ def test_chunks_keep_order_and_size(items, size):
 )
 def test_a_pair_teaches_when_both_sides_hold_weight(chosen, rejected, expected):
     ids = tuple(range(len(chosen))), tuple(range(len(rejected)))
-    assert teaches(TrainingExample("q", (1, 2), *ids, chosen, rejected)) is expected
+    assert teaches(TrainingExample.of_pair("q", (1, 2), *ids, chosen, rejected)) is expected
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,9 @@ def test_weights_of_a_pair(rule, chosen, rejected):
     best, worst = answer(0, f"{RIGHT} {WRONG}"), answer(1, f"{WRONG} {RIGHT}")
     pair = PreferencePair("q", "t", (1, 2), best, worst, 0)
     example = make_example(pair, CharTokenizer(), MASK_DPO, rule)
-    assert (example.chosen_token_ids, example.rejected_token_ids) == (best.rollout.token_ids, worst.rollout.token_ids)
-    assert example.chosen_weights == (*[1] * len(RIGHT), *[0] * (len(WRONG) + 1), chosen)
-    assert example.rejected_weights == (*[1] * len(WRONG), *[0] * (len(RIGHT) + 1), rejected)
+    assert (example.responses[0].token_ids, example.responses[1].token_ids) == (
+        best.rollout.token_ids,
+        worst.rollout.token_ids,
+    )
+    assert example.responses[0].weights == (*[1] * len(RIGHT), *[0] * (len(WRONG) + 1), chosen)
+    assert example.responses[1].weights == (*[1] * len(WRONG), *[0] * (len(RIGHT) + 1), rejected)

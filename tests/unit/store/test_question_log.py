@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 
+import fakes
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_run_folder import CONFIG, answer, fill, log_of, open_folder, unit
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.records import Annotation, CommittedQuestion, Rollout
+from maskdpo_ray.records import Annotation, Rollout
 from maskdpo_ray.store.question_log import num_unsealed, read_questions
 from maskdpo_ray.store.run_folder import RunFolder
 
@@ -46,7 +47,7 @@ def test_committing_twice_or_the_wrong_answers_is_an_error(tmp_path):
             ("q1", (rollouts, annotations, unit("q3")[2]), "pair of question 'q3'"),
         ]:
             with pytest.raises(ValueError, match=message):
-                folder.questions(0).commit(question_id, *parts)
+                folder.questions(0).commit(fakes.committed(question_id, *parts))
         assert folder.questions(0).question_ids == {"q0"}
 
 
@@ -110,7 +111,7 @@ sys.path[:0] = [{here!r}, {root!r}]
 from test_run_folder import open_folder, unit
 folder = open_folder({path!r})
 for number in range(10**6):
-    folder.questions(0).commit(f"q{{number}}", *unit(f"q{{number}}"))
+    folder.questions(0).commit(fakes.committed(f"q{{number}}", *unit(f"q{{number}}")))
     print(number, flush=True)
 """
 
@@ -176,7 +177,7 @@ def test_questions_that_end_meanwhile_share_one_wait_for_the_disk(tmp_path, monk
         monkeypatch.setattr(os, "fsync", fsync)
         with log.committing() as committer:
             for number in range(50):
-                committer.commit(f"q{number}", *unit(f"q{number}"))
+                committer.commit(fakes.committed(f"q{number}", *unit(f"q{number}")))
             gate.set()
         assert log.question_ids == ids(50) and len(calls) <= 3
     with open_folder(tmp_path / "r") as folder:
@@ -194,7 +195,7 @@ def test_a_full_disk_beside_the_work_is_raised_and_nothing_is_lost(tmp_path, mon
         with pytest.raises(RunFolderError, match="No space left"), log.committing() as committer:
             monkeypatch.setattr(os, "write", full)
             for number in range(1, 400):
-                committer.commit(f"q{number}", *unit(f"q{number}"))
+                committer.commit(fakes.committed(f"q{number}", *unit(f"q{number}")))
         monkeypatch.undo()
         assert log.question_ids == {"q0"}
     with open_folder(tmp_path / "r") as folder:
@@ -206,7 +207,7 @@ def test_a_question_that_is_given_twice_to_the_committer_is_an_error(tmp_path):
         log = folder.questions(0)
         with pytest.raises(ValueError, match="'q0' is committed already"), log.committing() as committer:
             for _ in range(2):
-                committer.commit("q0", *unit("q0"))
+                committer.commit(fakes.committed("q0", *unit("q0")))
         assert len(list(log.questions())) == len(log.question_ids)
 
 
@@ -237,7 +238,7 @@ def test_a_log_shorter_than_a_finished_stage_knew_it_is_refused(tmp_path, size):
     with open_folder(path) as folder:
         fill(folder, 2)
         folder.finish("reference", 0)
-        folder.evaluated(0, "heldout").commit("h", *unit("h")[:2])
+        folder.evaluated(0, "heldout").commit(fakes.committed("h", *unit("h")[:2]))
     file = log_of(path)
     whole = file.stat().st_size
     file.unlink() if size is None else file.write_bytes(file.read_bytes()[:size])
@@ -250,7 +251,7 @@ def test_a_log_shorter_than_a_finished_stage_knew_it_is_refused(tmp_path, size):
 
 def line(question_id="q9", **changes):
     rollouts, annotations, outcome = unit("q9")
-    record = CommittedQuestion.of("q9", rollouts, annotations, outcome)
+    record = fakes.committed("q9", rollouts, annotations, outcome)
     value = json.loads(json.dumps({name: getattr(record, name) for name in record.__struct_fields__}, default=as_dict))
     return value | {"question_id": question_id} | changes
 
@@ -308,9 +309,9 @@ def two_policies(tmp_path):
         fill(folder, 3)
         folder.finish("train", 0, checksum="abc")
         folder.evaluated(1, "heldout").set_aside("gone", "no answer")
-        folder.evaluated(1, "heldout").commit("h0", *of_policy(1, "h0"))
+        folder.evaluated(1, "heldout").commit(fakes.committed("h0", *of_policy(1, "h0")))
         folder.finish("evaluate-heldout", 1)
-        folder.questions(1).commit("q2", *of_policy(1, "q2"), "same_score")
+        folder.questions(1).commit(fakes.committed("q2", *of_policy(1, "q2"), "same_score"))
     return path
 
 
@@ -363,7 +364,7 @@ def test_the_counts_of_sealed_and_open_logs(tmp_path):
         fill(folder, 2)
         folder.finish("reference", 0)
         log = folder.evaluated(0, "heldout")
-        log.commit("h", *unit("h")[:2])
+        log.commit(fakes.committed("h", *unit("h")[:2]))
         expected = folder.counts()
         assert (expected["annotations"].total, expected["annotations"].unparsed) == (6, 0)
         assert num_unsealed(path, RunFolder.check(tmp_path / "none", CONFIG)) == {"iter_000": 2, "eval_000/heldout": 1}

@@ -6,6 +6,7 @@ import json
 import math
 import os
 
+import fakes
 import pytest
 import yaml
 
@@ -49,7 +50,7 @@ def fill(folder, count, iteration=0):
     for number in range(count):
         question_id = f"q{number}"
         if question_id not in folder.questions(iteration).question_ids:
-            folder.questions(iteration).commit(question_id, *unit(question_id))
+            folder.questions(iteration).commit(fakes.committed(question_id, *unit(question_id)))
 
 
 def log_of(path, iteration=0):
@@ -61,7 +62,7 @@ def test_round_trip_and_resume(tmp_path):
     with open_folder(path) as folder:
         assert not folder.resumed and folder.questions(0).question_ids == frozenset()
         fill(folder, 4)
-        folder.evaluated(1, "heldout").commit("q9", *unit("q9")[:2])
+        folder.evaluated(1, "heldout").commit(fakes.committed("q9", *unit("q9")[:2]))
     with open_folder(path) as folder:
         assert folder.resumed and folder.notes == []
         assert folder.questions(0).question_ids == {"q0", "q1", "q2", "q3"}

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fakes
 import fuzz
 import numpy as np
 import pytest
@@ -33,13 +34,15 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("begun") / "run"
     with RunFolder.open(path, JUDGED, VERSIONS) as folder:
         for name in ("q0", "q1", "q2"):
-            folder.questions(0).commit(name, *unit(name))
+            folder.questions(0).commit(fakes.committed(name, *unit(name)))
         policy = folder.policy_dir(0)
         policy.mkdir()
         (policy / "model.safetensors").write_bytes(b"weights")
         folder.finish("train", 0, [policy], checksum="c")
         judgement = Judgement("h0", 0, (JudgedFact("f", "supported"),), surprisal=Surprisal(1.5, 2))
-        folder.evaluated(1, "heldout").commit("h0", *([each] for each in answer("h0")), judgements=[judgement])
+        folder.evaluated(1, "heldout").commit(
+            fakes.committed("h0", *([each] for each in answer("h0")), judgements=[judgement])
+        )
     return path
 
 
@@ -112,7 +115,7 @@ def test_comparisons(finished: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_reference_logps(tmp_path: Path) -> None:
-    examples = ExampleStore.write(tmp_path, [TrainingExample("p", (1,), (2, 3), (4,), (1.0, 1.0), (1.0,))])
+    examples = ExampleStore.write(tmp_path, [TrainingExample.of_pair("p", (1,), (2, 3), (4,), (1.0, 1.0), (1.0,))])
     file = tmp_path / "logps.safetensors"
     logps = [(np.zeros(2, np.float32), np.zeros(1, np.float32))]
     reference.save(file, examples, logps, "5f")

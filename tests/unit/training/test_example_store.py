@@ -22,7 +22,7 @@ responses = st.lists(st.tuples(st.integers(0, 200_000), st.floats(0, 1)), min_si
 def examples(draw: st.DrawFn) -> TrainingExample:
     chosen, rejected = (tuple(zip(*draw(responses), strict=True)) for _ in range(2))
     name = draw(st.text(st.characters(codec="utf-8"), min_size=1, max_size=4))
-    return TrainingExample(name, draw(token_ids), chosen[0], rejected[0], chosen[1], rejected[1])
+    return TrainingExample.of_pair(name, draw(token_ids), chosen[0], rejected[0], chosen[1], rejected[1])
 
 
 @given(st.lists(examples(), max_size=8))
@@ -32,7 +32,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, given_examples: li
     assert list(store) == store[:] == given_examples and len(store) == len(given_examples)
     assert list(ExampleStore(store.path)) == given_examples  # as a rank does
     assert [path.name for path in folder.iterdir()] == [store.path.name]
-    sides = [(*each.chosen_weights, *each.rejected_weights) for each in given_examples]
+    sides = [(*each.responses[0].weights, *each.responses[1].weights) for each in given_examples]
     assert store.num_weighted == sum(weight > 0 for weights in sides for weight in weights)
     assert store.response_ends.tolist() == [sum(map(len, sides[: end + 1])) for end in range(len(sides))]
     tokens = [len(each.prompt_token_ids) + len(side) for each, side in zip(given_examples, sides, strict=True)]
@@ -46,11 +46,11 @@ def test_by_id(tmp_path_factory: pytest.TempPathFactory, given_examples: list[Tr
     for example in given_examples:
         writer.add(example)
     assert len(writer) == len(given_examples)
-    assert list(writer.finish(by_id=True)) == sorted(given_examples, key=lambda example: example.pair_id)
+    assert list(writer.finish(by_id=True)) == sorted(given_examples, key=lambda example: example.id)
 
 
 def example(name: str, length: int = 1) -> TrainingExample:
-    return TrainingExample(name, (1,), (2,) * length, (3,) * length, (1.0,) * length, (0.5,) * length)
+    return TrainingExample.of_pair(name, (1,), (2,) * length, (3,) * length, (1.0,) * length, (0.5,) * length)
 
 
 def test_an_unfinished_store_is_none(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_store_that_is_replaced_stays_readable(tmp_path: Path) -> None:
 @pytest.mark.parametrize("index", [2, -3])
 def test_an_index_that_is_none(tmp_path: Path, index: int) -> None:
     store = ExampleStore.write(tmp_path, [example("a"), example("b")])
-    assert store[-1].pair_id == "b"
+    assert store[-1].id == "b"
     with pytest.raises(IndexError):
         store[index]
 

@@ -63,7 +63,9 @@ def examples(seed: int = 0, count: int = 7) -> list[TrainingExample]:
             row += [0.0] * (len(side) - len(row))
             row[rng.randrange(2)] = 1.0
         result.append(
-            TrainingExample(f"q{index}", prompts[index % 3], chosen, rejected, tuple(weights[0]), tuple(weights[1]))
+            TrainingExample.of_pair(
+                f"q{index}", prompts[index % 3], chosen, rejected, tuple(weights[0]), tuple(weights[1])
+            )
         )
     return result
 
@@ -178,8 +180,8 @@ def test_micro_batches(seed: int, count: int, num_ranks: int, pairs: int, tokens
         if savings.prefix_tree:
             tree = prefix_tree.build(
                 [e.prompt_token_ids for e in chosen] * 2,
-                [e.chosen_token_ids for e in chosen] + [e.rejected_token_ids for e in chosen],
-                [e.chosen_weights for e in chosen] + [e.rejected_weights for e in chosen],
+                [e.responses[0].token_ids for e in chosen] + [e.responses[1].token_ids for e in chosen],
+                [e.responses[0].weights for e in chosen] + [e.responses[1].weights for e in chosen],
                 cut_tails=savings.cut_tails,
             )
             size = len(tree.token_ids)
@@ -195,8 +197,8 @@ def test_attention_over_a_tree(seed: int, count: int, value_size: int) -> None:
     pairs = examples(seed, count)
     tree = prefix_tree.build(
         [e.prompt_token_ids for e in pairs] * 2,
-        [e.chosen_token_ids for e in pairs] + [e.rejected_token_ids for e in pairs],
-        [e.chosen_weights for e in pairs] + [e.rejected_weights for e in pairs],
+        [e.responses[0].token_ids for e in pairs] + [e.responses[1].token_ids for e in pairs],
+        [e.responses[0].weights for e in pairs] + [e.responses[1].weights for e in pairs],
         list(range(count)) * 2,
     )
     size = len(tree.token_ids)

@@ -63,7 +63,7 @@ def test_first_logps_that_cancel_stop() -> None:
 
 
 def example(name: str) -> TrainingExample:
-    return TrainingExample(name, (1,), (2, 3), (4, 5, 6), (1.0, 0.5), (0.0, 1.0, 1.0))
+    return TrainingExample.of_pair(name, (1,), (2, 3), (4, 5, 6), (1.0, 0.5), (0.0, 1.0, 1.0))
 
 
 def logps(chosen: list[float], rejected: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +105,7 @@ def moved(shift: float, noise_of: float, seed: int, length: int = 50) -> list[tu
     return [(chosen, rejected) for chosen, rejected in zip(*np.float32(sides), strict=True)]
 
 
-LONG = [TrainingExample(str(i), (1,), (2,) * 50, (3,) * 50, (1.0,) * 50, (1.0,) * 50) for i in range(8)]
+LONG = [TrainingExample.of_pair(str(i), (1,), (2,) * 50, (3,) * 50, (1.0,) * 50, (1.0,) * 50) for i in range(8)]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, -1.0])

@@ -31,8 +31,8 @@ def model() -> LlamaForCausalLM:
 
 def one_row_each(model: LlamaForCausalLM, examples: list[TrainingExample]) -> torch.Tensor:
     """[2B, T] log-probs, one sequence at a time, no padding, no sharing, full logits."""
-    sides = [(e.prompt_token_ids, e.chosen_token_ids, e.chosen_weights) for e in examples]
-    sides += [(e.prompt_token_ids, e.rejected_token_ids, e.rejected_weights) for e in examples]
+    sides = [(e.prompt_token_ids, e.responses[0].token_ids, e.responses[0].weights) for e in examples]
+    sides += [(e.prompt_token_ids, e.responses[1].token_ids, e.responses[1].weights) for e in examples]
     width = max(len(response) for _, response, _ in sides)
     rows = []
     for prompt, response, weights in sides:
@@ -59,7 +59,7 @@ def micro_batches(draw: st.DrawFn) -> list[TrainingExample]:
             sides.append((tuple(response), tuple(weights)))
         (chosen, chosen_weights), (rejected, rejected_weights) = sides
         prompt = tuple(draw(st.sampled_from(prompts)))
-        examples.append(TrainingExample(str(index), prompt, chosen, rejected, chosen_weights, rejected_weights))
+        examples.append(TrainingExample.of_pair(str(index), prompt, chosen, rejected, chosen_weights, rejected_weights))
     return examples
 
 

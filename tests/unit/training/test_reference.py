@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.records import PairLogps, TrainingExample
+from maskdpo_ray.records import ResponseLogps, TrainingExample
 from maskdpo_ray.training import reference
 from maskdpo_ray.training.example_store import ExampleStore
 from maskdpo_ray.training.reference import ReferenceLogps
@@ -27,13 +27,16 @@ OWN = "5f"
 
 def example(pair_id: str, chosen: int, rejected: int) -> TrainingExample:
     ids = (tuple(range(chosen)), tuple(range(rejected)))
-    return TrainingExample(pair_id, (1,), *ids, (1.0,) * chosen, (1.0,) * rejected)
+    return TrainingExample.of_pair(pair_id, (1,), *ids, (1.0,) * chosen, (1.0,) * rejected)
 
 
-def values(examples: list[TrainingExample]) -> list[PairLogps]:
+def values(examples: list[TrainingExample]) -> list[ResponseLogps]:
     generator = np.random.default_rng(0)
     return [
-        tuple(-generator.random(len(ids), dtype=np.float32) for ids in (e.chosen_token_ids, e.rejected_token_ids))
+        tuple(
+            -generator.random(len(ids), dtype=np.float32)
+            for ids in (e.responses[0].token_ids, e.responses[1].token_ids)
+        )
         for e in examples
     ]
 
@@ -43,7 +46,7 @@ def stored(file: Path, examples: Sequence[TrainingExample]) -> ExampleStore:
     return ExampleStore.write(file.with_name(f"examples-of-{len(list(file.parent.iterdir()))}"), examples)
 
 
-def save(file: Path, examples: list[TrainingExample], logps: list[PairLogps] | None = None) -> ReferenceLogps:
+def save(file: Path, examples: list[TrainingExample], logps: list[ResponseLogps] | None = None) -> ReferenceLogps:
     return reference.save(file, stored(file, examples), iter(values(examples) if logps is None else logps), OWN)
 
 
@@ -51,7 +54,7 @@ def load(file: Path, examples: list[TrainingExample], checksum: str = OWN) -> Re
     return reference.load(file, stored(file, examples), checksum)
 
 
-def equal(left: ReferenceLogps, right: list[PairLogps]) -> bool:
+def equal(left: ReferenceLogps, right: list[ResponseLogps]) -> bool:
     return len(left) == len(right) and all(
         np.array_equal(a, b) and a.dtype == b.dtype
         for x, y in zip(left, right, strict=True)

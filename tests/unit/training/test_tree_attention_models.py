@@ -60,7 +60,7 @@ def pairs(longest: int = 24) -> list[TrainingExample]:
     for name in "ab":
         prompt, chosen, rejected = beginning + ids(2), ids(longest - 6), ids(5)
         weights = (1.0,) * (len(chosen) - 3) + (0.0,) * 3
-        result.append(TrainingExample(name, prompt, chosen, rejected, weights, (1.0,) * 5))
+        result.append(TrainingExample.of_pair(name, prompt, chosen, rejected, weights, (1.0,) * 5))
     return result
 
 
