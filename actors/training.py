@@ -18,8 +18,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from maskdpo_ray.training.objectives.protocol import Batch, Responses
-
 from actors import patches
 from actors import strategy as strategies
 from actors.process import end_with_raylet
@@ -30,6 +28,7 @@ from maskdpo_ray.store import files
 from maskdpo_ray.training import batches, guards
 from maskdpo_ray.training.example_store import ExampleStore
 from maskdpo_ray.training.objectives import protocol as objectives
+from maskdpo_ray.training.objectives.protocol import Batch, Responses
 from maskdpo_ray.training.reference import ReferenceLogps, pad_logps, split_logps
 
 if TYPE_CHECKING:
@@ -358,21 +357,16 @@ class TrainingRank:
 
         from maskdpo_ray.training.forward import Pass
 
-        kept = [replace(e, responses=tuple(r for r in e.responses if r.role in roles)) for e in examples]
-        forward, reference, reference_logits = (
-            Pass(self._engine, kept, self._device(), self._config.savings),
-            None,
-            None,
-        )
+        kept = [[place for place, r in enumerate(e.responses) if r.role in roles] for e in examples]
+        parts = [
+            replace(e, responses=tuple(e.responses[place] for place in places))
+            for e, places in zip(examples, kept, strict=True)
+        ]
+        forward = Pass(self._engine, parts, self._device(), self._config.savings)
+        reference = reference_logits = None
         if self._reference_logps is not None:
-            logps = [
-                tuple(
-                    values
-                    for r, values in zip(e.responses, self._reference_logps[index], strict=True)
-                    if r.role in roles
-                )
-                for index, e in zip(indices, examples, strict=True)
-            ]
+            found = [self._reference_logps[index] for index in indices]
+            logps = [tuple(each[place] for place in places) for each, places in zip(found, kept, strict=True)]
             reference = pad_logps(logps).to(self._device())
         elif self._has_reference_model:
             with torch.no_grad(), self._as_reference() as model:

@@ -64,11 +64,12 @@ def example_of(pair: PreferencePair, number: int, config: Config, tokenizer: Any
 
     Raises MaskError when they can't be located.
     """
-    policy, roles = (
-        MaskPolicy.from_config(config.mask.policy),
-        objectives.load(config.objective.name, config.objective.options).roles,
-    )
-    return make_example(pair, tokenizer, policy, config.mask.eos, number, roles)
+    policy = MaskPolicy.from_config(config.mask.policy)
+    return make_example(pair, tokenizer, policy, config.mask.eos, number, _objective(config).roles)
+
+
+def _objective(config: Config) -> Objective:
+    return objectives.load(config.objective.name, config.objective.options)
 
 
 def make_example(

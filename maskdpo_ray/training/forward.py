@@ -17,7 +17,6 @@ from maskdpo_ray.errors import ModelError
 from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import prefix_tree, tree_attention
 from maskdpo_ray.training.batches import response_rows
-from maskdpo_ray.training.distribution import token_kls
 
 _ROWS_AT_A_TIME = 128
 """Rows of logits that exist in float32 at a time."""
@@ -123,7 +122,9 @@ class Pass:
         )
 
     def kls(self, logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
-        """[R, T]: KL(reference || policy) over the vocabulary, where each token is predicted; 0 where its weight is 0."""
+        """[R, T]: KL(reference || policy) over the vocabulary at each token's prediction, 0 where its weight is 0."""
+        from maskdpo_ray.training.distribution import token_kls
+
         return self._placed(token_kls(logits, reference_logits, self._tensor(self._inputs.logits_rows)))
 
     def _placed(self, values: torch.Tensor) -> torch.Tensor:

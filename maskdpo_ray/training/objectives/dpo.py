@@ -60,12 +60,6 @@ def masked_dpo_loss(
     return loss, dpo.rewards(batch.chosen, beta), dpo.rewards(batch.rejected, beta)
 
 
-def loss_at_reference(beta: float) -> float:
-    """Loss of a pair whose log-probs under policy and reference are equal: log 2."""
-    zeros = torch.zeros(2, 1)
-    return masked_dpo_loss(zeros, zeros, torch.ones(2, 1), beta)[0].item()
-
-
 def _check(
     policy_logps: torch.Tensor, reference_logps: torch.Tensor, weights: torch.Tensor, beta: float, reduction: str
 ) -> None:

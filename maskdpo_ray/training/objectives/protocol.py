@@ -63,16 +63,6 @@ class Responses:
         # Selected before it is divided: the gradient of 0/0 is nan.
         return self.policy.where(has_weight, 0.0) / self.tokens.where(has_weight, 1.0)
 
-    def at_reference(self) -> Responses:
-        """The same responses, if the policy were the reference: `ratios` and `kl` are 0; without gradient."""
-        ratios, kl = self.reference_ratios, self.reference_kl
-        return Responses(
-            self.policy.detach(),
-            self.tokens,
-            None if ratios is None else ratios.detach() * 0,
-            None if kl is None else kl.detach() * 0,
-        )
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -87,11 +77,6 @@ class Batch:
     def mean(self, role: Role) -> torch.Tensor:
         """See `means`. Raises LookupError for a role that the objective has not asked for."""
         return _asked(self.means.get(role), f"mean({role!r})", f"needs_means=({role!r},)")
-
-    def at_reference(self) -> Batch:
-        """The same batch, if the policy were the reference; losses of it are what a first step must come to."""
-        means = {role: mean * 0 for role, mean in self.means.items()}
-        return Batch(self.chosen.at_reference(), self.rejected.at_reference(), means)
 
 
 def _asked(value: torch.Tensor | None, name: str, trait: str) -> torch.Tensor:
@@ -158,6 +143,11 @@ class Objective:
     def name(self) -> str:
         """Name of the function."""
         return self.function.__name__
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Roles of the responses that it learns from."""
+        return ("chosen",) if self.unit == "chosen" else ("chosen", "rejected")
 
     @property
     def needs_mismatched(self) -> bool:

@@ -6,57 +6,26 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from maskdpo_ray.config.schema import Config, DeepspeedConfig, LoraConfig, ModelConfig, VllmConfig
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import guards
 from maskdpo_ray.training.guards import PublishedPolicy
-from maskdpo_ray.training.objectives import dpo
-
-LOG_2 = dpo.loss_at_reference(0.1)
 
 # The first step.
 
 
-def test_the_loss_at_the_reference() -> None:
-    assert dpo.loss_at_reference(0.1) == dpo.loss_at_reference(3.0) == pytest.approx(math.log(2), abs=1e-6)
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_first_loss_within_rounding_passes(dtype: str) -> None:
-    """Log-probs that differ within the tolerance, in batches of all sizes."""
-    rng = torch.Generator().manual_seed(0)
-    for num_pairs, length in ((1, 5), (1, 400), (64, 150)):
-        for _ in range(30):
-            error = guards._ERRORS[dtype] * torch.randn(2 * num_pairs, length, generator=rng)
-            loss, _, _ = dpo.masked_dpo_loss(error, torch.zeros_like(error), torch.ones_like(error), 0.1)
-            guards.check_first_step(loss.item(), LOG_2, 0.0, 0.1, dtype, error.numel(), num_pairs)
-
-
-@pytest.mark.parametrize(("loss", "dtype"), [(0.62, "fp32"), (0.62, "bf16"), (3.09, "bf16"), (math.nan, "fp32")])
-def test_another_first_loss_stops(loss: float, dtype: str) -> None:
-    with pytest.raises(ModelError, match=r"^the first step's loss: expected 0.69315 within .*, off by "):
-        guards.check_first_step(loss, LOG_2, 0.0, 0.1, dtype, 64 * 300, 64)
-
-
-def test_first_logps_that_cancel_stop() -> None:
-    """A loss of log 2 says nothing of a policy that is off in all tokens, up in half of them."""
-    off = torch.tensor([1.0, -1.0]).repeat(2, 100)
-    loss, _, _ = dpo.masked_dpo_loss(off, torch.zeros_like(off), torch.ones_like(off), 0.1)
-
-    def check(error: float, dtype: str, num_tokens: int) -> None:
-        guards.check_first_step(loss.item(), LOG_2, error, 0.1, dtype, num_tokens, 1)
-
-    check(0.0, "bf16", off.numel())
-    for dtype in ("bf16", "fp32"):
-        with pytest.raises(ModelError, match=r"^the first step's log-probs: .*, off by 1: "):
-            check(off.abs().sum().item(), dtype, off.numel())
-        check(guards.LOGPS[dtype] * 400, dtype, 400)
-        check(2 * guards.LOGPS[dtype], dtype, 1)  # a token by itself may be off by more
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_first_logps_other_than_the_references_stop(dtype: str) -> None:
+    off = guards.LOGPS[dtype]
+    guards.check_first_step(0.0, dtype, 400)
+    guards.check_first_step(off * 400, dtype, 400)
+    guards.check_first_step(2 * off, dtype, 1)  # a token by itself may be off by more
+    with pytest.raises(ModelError, match=r"^the first step's log-probs: .*, off by 1: "):
+        guards.check_first_step(400.0, dtype, 400)
     with pytest.raises(ModelError, match="off by nan"):
-        check(math.nan, "bf16", 5)
+        guards.check_first_step(math.nan, dtype, 5)
 
 
 # A published policy.
