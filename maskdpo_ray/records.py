@@ -65,6 +65,8 @@ class Question(Record):
     answer: str | None = None
     """Standard answer, for short-answer evaluators."""
     language: str = "en"
+    wrong_answers: tuple[str, ...] = ()
+    """Wrong answers of the same kind as `answer` (SMA 3.1 has three)."""
 
 
 class Block(Record):

@@ -17,7 +17,7 @@ from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.records import LANGUAGES, Question
 
 BUILTIN = ("countries", "elements")
-FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language")
+FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language", "wrong_answers")
 LONGEST_NAME = 200
 """Longest id and topic, characters."""
 
@@ -154,7 +154,17 @@ def _question(value: Mapping[str, Any], where: str) -> Question:
         facts=facts,
         answer=_text(value, "answer", where),
         language=language,
+        wrong_answers=_texts(value, "wrong_answers", where),
     )
+
+
+def _texts(value: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    """A field that may be missing or null, of texts that are not empty."""
+    texts = value.get(name)
+    if texts is not None and not (isinstance(texts, list) and all(isinstance(t, str) and t.strip() for t in texts)):
+        message = f"{where}: {name}: expected a list of texts that are not empty, got {shown(texts)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
+    return tuple(texts or ())
 
 
 def _text(value: Mapping[str, Any], name: str, where: str) -> str | None:

@@ -35,7 +35,7 @@ _MOST_REREAD = 2**28
 _AS_JSON = frozenset(
     {
         *("chosen_item", "rejected_item", "chosen_sentences", "rejected_sentences", "sentences", "facts", "sample"),
-        *("token_ids", "prompt_token_ids", "policy_version"),
+        *("token_ids", "prompt_token_ids", "policy_version", "wrong_answers"),
     }
 )
 """Columns that don't hold text: in CSV their cells are JSON."""
@@ -138,7 +138,8 @@ def _rows(path: Path, batches: Iterator[Any]) -> Iterator[tuple[str, Found]]:
                     yield where, RecordError(f"{where}: expected a row, got: {found}", Reason.MALFORMED)
                 else:
                     yield where, {name: value for name, cell in found.items() if (value := _plain(cell)) is not None}
-    except (pyarrow.ArrowException, OSError) as error:
+    # MemoryError: a damaged length can be that of any number of bytes.
+    except (pyarrow.ArrowException, MemoryError, OSError) as error:
         raise DataError(f"{path}: expected a whole table, got: {one_line(error)}") from None
 
 

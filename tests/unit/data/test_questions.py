@@ -60,6 +60,7 @@ def test_every_field_of_a_question_is_read(folder):
         facts={"capital": ["Kigali"]},
         answer="Kigali",
         language="zh",
+        wrong_answers=("Kampala", "Nairobi"),
         prompt=(
             {"role": "system", "content": "s"},
             {"role": "user", "content": "u"},
@@ -100,7 +101,7 @@ BAD_LINES = {
     ),
     "unknown field": (
         '{"prompt": "a", "question": "b"}',
-        "question: expected one of the fields prompt, id, topic, document, facts, answer, language",
+        "question: expected one of the fields prompt, id, topic, document, facts, answer, language, wrong_answers",
     ),
     "blank prompt": ('{"prompt": " "}', "prompt[0].content: expected text that is not empty, got ' '"),
     "no messages": ('{"prompt": []}', "prompt: expected chat messages, got []"),
@@ -115,6 +116,10 @@ BAD_LINES = {
     ),
     "facts list": ('{"prompt": "a", "facts": []}', "facts: expected an object, got []"),
     "language": ('{"prompt": "a", "language": "fr"}', "language: expected one of en, zh, got 'fr'"),
+    "wrong answers": (
+        '{"prompt": "a", "wrong_answers": ["b", ""]}',
+        "wrong_answers: expected a list of texts that are not empty, got ['b', '']",
+    ),
     "message text": ('{"prompt": ["hi"]}', "prompt[0]: expected an object with role and content, got 'hi'"),
     "message field": (
         '{"prompt": [{"content": "a", "name": "b"}]}',
