@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from maskdpo_ray.config.schema import Rule
-from maskdpo_ray.training.objectives.protocol import Batch, objective, sums
-
-Smoothing = Annotated[float, Rule("0 to below 0.5", lambda share: 0 <= share < 0.5)]
+from maskdpo_ray.training.objectives.protocol import Batch, Smoothing, objective, sums
 
 
 @objective()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from maskdpo_ray.config.plugins import FunctionSlot, listed
+from maskdpo_ray.config.schema import Rule, at_least
 from maskdpo_ray.errors import ConfigError
 
 if TYPE_CHECKING:  # naming the objectives (--help, a config's errors) takes no torch
@@ -19,6 +20,9 @@ if TYPE_CHECKING:  # naming the objectives (--help, a config's errors) takes no 
 
 Unit = Literal["pair", "response", "chosen"]
 Role = Literal["chosen", "rejected", "mismatched"]
+# Types of options that several objectives have.
+Weight = Annotated[float, at_least(0)]
+Smoothing = Annotated[float, Rule("0 to below 0.5", lambda share: 0 <= share < 0.5)]
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,13 @@ class Responses:
     @property
     def averages(self) -> torch.Tensor:
         """Mean log-prob of a token, `policy` / `tokens`, with gradient; 0 for a response without weight."""
+        return self.per_token(self.policy)
+
+    def per_token(self, sums: torch.Tensor) -> torch.Tensor:
+        """Divide sums over tokens, [R], by `tokens`; 0 for a response without weight."""
         has_weight = self.tokens > 0
         # Selected before it is divided: the gradient of 0/0 is nan.
-        return self.policy.where(has_weight, 0.0) / self.tokens.where(has_weight, 1.0)
+        return sums.where(has_weight, 0.0) / self.tokens.where(has_weight, 1.0)
 
 
 @dataclass(frozen=True)

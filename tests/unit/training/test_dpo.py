@@ -6,14 +6,17 @@ import importlib.util
 import math
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
+import trl_losses
 from hypothesis import given
 from hypothesis import strategies as st
+from objective_batches import Slopes, Sums, agrees, sigmoid
 
 from maskdpo_ray.training.objectives.dpo import masked_dpo_loss
+from maskdpo_ray.training.objectives.protocol import load
 
 BETA = 0.1
 
@@ -197,52 +200,14 @@ def test_all_ones_is_openrlhf_dpo(openrlhf_loss: ModuleType, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_all_ones_is_trl_sigmoid_loss(seed: int) -> None:
     """TRL's own `_compute_loss`, on a model and a reference that return given log-probs."""
-    from collections import defaultdict
-
     from trl import DPOConfig, DPOTrainer
 
     policy, reference, ones = padded_batch(seed)
     policy.requires_grad_()
-
-    def model(log_probs: torch.Tensor) -> torch.nn.Module:
-        class Given(torch.nn.Module):
-            is_gradient_checkpointing = False
-
-            def forward(self, **_: object) -> SimpleNamespace:
-                zeros = torch.zeros_like(log_probs).detach()
-                return SimpleNamespace(
-                    log_probs=log_probs, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool(), loss=None
-                )
-
-        return Given()
-
     defaults = DPOConfig.__dataclass_fields__
     assert defaults["loss_type"].default_factory() == ["sigmoid"] and defaults["beta"].default == BETA
-    trainer = SimpleNamespace(
-        model=model(policy),
-        ref_model=model(reference),
-        beta=BETA,
-        loss_types=["sigmoid"],
-        loss_weights=[1.0],
-        label_smoothing=0.0,
-        aux_loss_enabled=False,
-        ld_alpha=None,
-        precompute_ref_logps=False,
-        use_weighting=False,
-        f_divergence_type="reverse_kl",
-        args=SimpleNamespace(gradient_checkpointing_kwargs=None),
-        accelerator=SimpleNamespace(device="cpu", gather=lambda x: x, gather_for_metrics=lambda x: x),
-        _metrics=defaultdict(lambda: defaultdict(list)),
-        _total_train_tokens=0,
-        _tp_size=1,
-    )
-    completion = torch.nn.functional.pad(ones, (1, 0))  # one prompt token before each response
-    inputs = {
-        "input_ids": torch.zeros_like(completion, dtype=torch.long),
-        "attention_mask": torch.ones_like(completion, dtype=torch.long),
-        "completion_mask": completion.long(),
-    }
-    theirs = DPOTrainer._compute_loss(trainer, trainer.model, inputs, return_outputs=False)
+    trainer = trl_losses.dpo_trainer(policy, reference, "sigmoid", BETA)
+    theirs = DPOTrainer._compute_loss(trainer, trainer.model, trl_losses.inputs(ones), return_outputs=False)
     ours, chosen, rejected = masked_dpo_loss(policy, reference, ones, BETA)
     torch.testing.assert_close(ours, theirs)
     metrics = trainer._metrics["train"]
@@ -250,3 +215,16 @@ def test_all_ones_is_trl_sigmoid_loss(seed: int) -> None:
     assert metrics["rewards/rejected"] == pytest.approx([rejected.mean().item()], rel=1e-5)
     mine, other = (torch.autograd.grad(loss, policy, retain_graph=True)[0] for loss in (ours, theirs))
     torch.testing.assert_close(mine * ones, other * ones)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_closed_form_with_smoothed_labels(share: float) -> None:
+    """cDPO: TRL's `DPOTrainer` has no label smoothing for its sigmoid loss."""
+
+    def pair(chosen: Sums, rejected: Sums) -> tuple[float, Slopes, Slopes]:
+        margin = BETA * (chosen.ratio - rejected.ratio)
+        loss = (1 - share) * math.log1p(math.exp(-margin)) + share * math.log1p(math.exp(margin))
+        slope = BETA * (sigmoid(margin) - (1 - share))
+        return loss, Slopes(ratio=slope), Slopes(ratio=-slope)
+
+    agrees(load("dpo", {"label_smoothing": share}), pair)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 import torch
-from objective_batches import own_margin
+from objective_batches import BETA, Tokens, own_margin, tokens
 
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.training.objectives import protocol
-from maskdpo_ray.training.objectives.protocol import Batch, Responses, load, names, sums
+from maskdpo_ray.training.objectives.protocol import Batch, Objective, Responses, load, names, sums
 
 NAMES = ", ".join(names())
 OWN = "python:objective_batches"
@@ -128,3 +129,94 @@ def test_what_a_function_returns_is_checked(name: str, got: str) -> None:
 def test_units_are_counted_as_they_are_lost() -> None:
     of = {unit: protocol.objective(unit=unit)(own_margin).num_units(3, 2) for unit in ("response", "chosen")}
     assert of == {"response": 5, "chosen": 3}
+
+
+@pytest.fixture(params=names())
+def each(request: pytest.FixtureRequest) -> Objective:
+    """Every objective of the folder, with its default options."""
+    return load(request.param)
+
+
+def total(objective: Objective, given: Tokens, pairs: list[int] | None = None) -> torch.Tensor:
+    return objective.losses(given.batch(objective, pairs), BETA).sum()
+
+
+def gradients(objective: Objective, given: Tokens, pairs: list[int] | None = None) -> list[torch.Tensor]:
+    """Of the sum of the losses by the policy's log-probs and the divergences."""
+    inputs = [given.policy, given.kls] if objective.needs_kl else [given.policy]
+    return list(torch.autograd.grad(total(objective, given, pairs), inputs))
+
+
+@pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf])
+def test_what_stands_at_weight_zero_is_not_read_and_gets_no_gradient(each: Objective, junk: float) -> None:
+    given, dirty = tokens(), tokens()
+    for tensor in (dirty.policy, dirty.reference, dirty.kls):
+        tensor.data[given.weights == 0] = junk
+    assert torch.equal(total(each, dirty), total(each, given))
+    for gradient, clean in zip(gradients(each, dirty), gradients(each, given), strict=True):
+        assert torch.equal(gradient, clean) and (gradient[given.weights == 0] == 0).all()
+    assert gradients(each, given)[0].any()
+
+
+def test_order_of_pairs_does_not_matter(each: Objective) -> None:
+    given = tokens()
+    found, swapped = (each.losses(given.batch(each, order), BETA) for order in ([0, 1, 2, 3], [2, 0, 3, 1]))
+    whole, other = (values.view(-1, 4) for values in (found, swapped))
+    torch.testing.assert_close(other, whole[:, [2, 0, 3, 1]], atol=0, rtol=1e-14)
+
+
+def test_micro_batches_add_up_to_the_batch(each: Objective) -> None:
+    given = tokens(num_pairs=5)
+    parts = [gradients(each, given, pairs) for pairs in ([3], [0, 1], [2, 4])]
+    for number, whole in enumerate(gradients(each, given)):
+        torch.testing.assert_close(sum(part[number] for part in parts), whole, atol=1e-14, rtol=1e-12)
+
+
+def test_an_empty_micro_batch_has_no_losses(each: Objective) -> None:
+    assert each.losses(tokens().batch(each, []), BETA).shape == (0,)
+
+
+def test_a_tokens_gradient_is_in_proportion_to_its_weight(each: Objective) -> None:
+    given = tokens()
+    for gradient in gradients(each, given):
+        by_weight = torch.where(given.weights > 0, gradient / given.weights, math.nan)
+        of_row = by_weight[:, :1].expand_as(gradient)
+        torch.testing.assert_close(by_weight.nan_to_num(0), torch.where(given.weights > 0, of_row, 0.0))
+
+
+def test_a_token_of_weight_one_is_two_of_one_half(each: Objective) -> None:
+    given = tokens(ones=True)
+    halves = Tokens(*(torch.cat([x, x], -1) for x in (given.policy, given.reference)), *(None, None), given.means)
+    halves.weights, halves.kls = torch.cat([given.weights / 2] * 2, -1), torch.cat([given.kls] * 2, -1)
+    torch.testing.assert_close(each.losses(halves.batch(each), BETA), each.losses(given.batch(each), BETA))
+
+
+def test_losses_are_finite_where_a_response_has_no_weight_or_is_certain(each: Objective) -> None:
+    """Pairs without weight are dropped before; a rank's guard would stop at infinities."""
+    given = tokens()
+    given.weights[1] = 0
+    given.policy.data[2] = 0
+    assert torch.isfinite(each.losses(given.batch(each), BETA)).all()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(each, given))
+
+
+def test_float32_sums_are_close_to_float64_ones(each: Objective) -> None:
+    given = tokens()
+    found = [each.losses(given.batch(each), BETA)]
+    for name in ("policy", "reference", "kls"):
+        setattr(given, name, getattr(given, name).float())
+    given.means = {role: mean.float() for role, mean in given.means.items()}
+    found.append(each.losses(given.batch(each), BETA))
+    assert [x.dtype for x in found] == [torch.float64, torch.float32]
+    torch.testing.assert_close(found[1].double(), found[0], atol=1e-4, rtol=1e-5)
+
+
+def test_an_objective_says_what_it_needs(each: Objective) -> None:
+    """What it does not ask for is not in the batch, and would raise."""
+    given = tokens()
+    batch = given.batch(each)
+    assert (batch.chosen.reference_ratios is not None) == each.needs_reference
+    assert (batch.chosen.reference_kl is not None) == each.needs_kl
+    assert set(batch.means) == set(each.needs_means)
+    assert each.losses(batch, BETA).shape == (each.num_units(4, 4),)
+    assert len(str(each.function.__doc__)) > 40
