@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from maskdpo_ray.config.schema import Config
+from maskdpo_ray.evaluation.choice import Choice
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.records import PairsSummary, Policy, Question
+from maskdpo_ray.stages import choose
 from maskdpo_ray.stages.collect import CollectStage
 from maskdpo_ray.stages.evaluate import EvaluateStage
 from maskdpo_ray.stages.protocols import ActorGroups
@@ -43,7 +45,8 @@ class Loop:
     config: Config
     train_questions: Sequence[Question]
     eval_questions: Mapping[str, Sequence[Question]]
-    """Held-out questions by split: `heldout`, and `transfer` when there is a second domain."""
+    """Evaluated questions by split: `heldout`, `transfer` when there is a second domain, `dev` when there are
+    development topics, by which the best policy is chosen."""
     chat: Chat
     initial: Policy
     groups: ActorGroups
@@ -56,8 +59,9 @@ class Loop:
         policy = self._newest_policy()
         self._finish_collecting_ahead(policy)
         self.groups.engines.load(policy)
-        self.evaluate(policy)
-        for iteration in range(policy.version, self.config.run.iterations):
+        choice = self.evaluate(policy)
+        while not choose.has_ended(self.config, choice, policy.version):
+            iteration = policy.version
             # `idle` and `stage` measure: the share of time without work of each group, the seconds of the iteration.
             with self.tracker.idle(iteration, self.groups.busy_seconds, self.groups.restarts):
                 with self.tracker.stage("iteration", iteration):
@@ -66,7 +70,7 @@ class Loop:
                         policy = self.train(iteration, examples, policy, commit_arrived)
                     with self.groups.measured(self.tracker, "sync", iteration):
                         self.groups.engines.load(policy)
-                self.evaluate(policy)
+                choice = self.evaluate(policy)
 
     def collect(self, iteration: int, policy: Policy) -> ExampleStore:
         """Answer, label and pair every question; returns the iteration's training examples."""
@@ -85,10 +89,14 @@ class Loop:
         stage = TrainStage(self.config, self.groups.trainer, self.folder, self.tracker, between_steps)
         return stage.run(iteration, examples, policy, reference, first_step)
 
-    def evaluate(self, policy: Policy) -> None:
-        """Answer and judge the held-out questions; writes statistics and the gain over the initial policy."""
+    def evaluate(self, policy: Policy) -> Choice:
+        """Answer and judge the held-out and development questions; write statistics and gains over the initial policy.
+
+        Returns the choice among all policies so far, which is written down too.
+        """
         stage = EvaluateStage(self.config, self.groups, self.folder, self.tracker, self._watch)
         stage.run(policy, self.eval_questions)
+        return choose.commit(self.config, self.folder, policy.version)
 
     # Collecting ahead (`rollout.ahead`): while ranks train the next policy, engines answer the next iteration's
     # questions with the present one.
@@ -112,9 +120,7 @@ class Loop:
     # What the run folder holds
 
     def _newest_policy(self) -> Policy:
-        iterations = range(self.config.run.iterations)
-        trained = [iteration + 1 for iteration in iterations if self.folder.finished("train", iteration) is not None]
-        return self._policy(max(trained, default=0))
+        return self._policy(self.folder.num_trained)
 
     def _policy(self, version: int) -> Policy:
         """The initial policy or a trained one. Raises RunFolderError when its files have changed since."""

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError."""
     command = cli.parse(argv, "run", __doc__)  # before the heavy imports: --help and bad options answer at once
     from maskdpo_ray.report import summary
-    from maskdpo_ray.stages import preflight
+    from maskdpo_ray.stages import choose, preflight
     from maskdpo_ray.store import run_folder
 
     config = command.config
@@ -39,10 +39,10 @@ def main(argv: list[str]) -> None:
     from actors import weights
     from maskdpo_ray.cluster import Cluster
     from maskdpo_ray.loop import Loop
-    from maskdpo_ray.stages.evaluate import is_finished
 
     with run_folder.open_run(config) as (folder, tracker):
-        if is_finished(folder, prepared.evaluation, config.run.iterations):
+        if choose.is_finished(config, folder, prepared.evaluation):
+            choose.commit(config, folder, folder.num_trained)  # again, if `run.keep` has changed
             print(f"{path} is finished: nothing is left to do", flush=True)
         else:
             with terminal.error_log(path):

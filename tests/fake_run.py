@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from maskdpo_ray.config.schema import (
     TrainConfig,
 )
 from maskdpo_ray.loop import Loop
-from maskdpo_ray.records import to_json
-from maskdpo_ray.stages.evaluate import is_finished
+from maskdpo_ray.records import Question, to_json
+from maskdpo_ray.stages.choose import is_finished
 from maskdpo_ray.stages.protocols import ActorGroups
 from maskdpo_ray.store.question_log import log_path, read_questions
 from maskdpo_ray.store.run_folder import RunFolder
@@ -41,12 +41,13 @@ def config_for(
     iterations: int = ITERATIONS,
     ahead: int = 0,
     savings: SavingsConfig | None = None,
+    **of_run: Any,
 ) -> Config:
     return Config(
         savings=savings or SavingsConfig(),
-        run=RunConfig(name="run", dir=str(tmp_path), iterations=iterations, seed=1),
+        run=RunConfig(name="run", dir=str(tmp_path), iterations=iterations, seed=1, **of_run),
         model=ModelConfig(model_name_or_path=str(tmp_path / "model")),
-        data=DataConfig(),
+        data=DataConfig(num_dev_topics=1 if of_run else 0),
         rollout=RolloutConfig(n_samples_per_prompt=4, ahead=ahead),
         train=TrainConfig(reference=which, max_epochs=2, batch_size=2, save_steps=2),
         eval=EvalConfig(n_samples_per_prompt=2, bootstrap_samples=100),
@@ -65,19 +66,25 @@ def run(
     ahead: int = 0,
     savings: SavingsConfig | None = None,
     groups_of: Callable[[Config, Events, int | None], ActorGroups] = fakes.groups,
+    dev: Sequence[Question] = (),
+    **of_run: Any,
 ) -> Events:
-    """One process's life: a loop over a new or old run folder, until it ends or `events` stops it."""
+    """One process's life: a loop over a new or old run folder, until it ends or `events` stops it.
+
+    `dev` are development questions; `of_run` are further options of the section `run`.
+    """
     events = Events() if events is None else events
-    config = config_for(tmp_path, which, iterations, ahead, savings)
+    config = config_for(tmp_path, which, iterations, ahead, savings, **of_run)
     resolved = cli.resolved(config)
     initial = fakes.write_policy(config.model.model_name_or_path, 0, content)
     evaluation = {"heldout": [fakes.question(n) for n in HELDOUT], "transfer": [fakes.question(n) for n in TRANSFER]}
+    evaluation |= {"dev": dev} if dev else {}
     path = tmp_path / "run"
     with RunFolder.open(path, resolved, {}) as folder, Tracker(path, config.logger, resolved) as tracker:
         groups = groups_of(config, events, shuffle)
         questions = [fakes.question(name) for name in names]
         Loop(config, questions, evaluation, CharChat(), initial, groups, folder, tracker).run()
-        assert is_finished(folder, evaluation, iterations)
+        assert is_finished(config, folder, evaluation)
     return events
 
 

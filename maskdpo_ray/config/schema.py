@@ -70,7 +70,7 @@ Seconds = Annotated[float, Rule("1 to 1e7", lambda value: 1 <= value <= 10**7)]
 """A limit on a step: below a second nothing would ever be in time."""
 MAY_CHANGE = "may change"
 """Mark of a field that says where a run happens, how much memory it takes or when it stops, and not what it computes
-(but for rounding): it may change when a run resumes."""
+(but for rounding), or which of its results is kept: it may change when a run resumes."""
 COLLECT, TRAIN, EVALUATE = "collect", "train", "evaluate"
 
 
@@ -124,10 +124,21 @@ class RunConfig(Section, affects=(COLLECT, TRAIN, EVALUATE)):
     """Folder that holds the run folders."""
     seed: Annotated[int, Rule("0 to 2^31-1", lambda seed: 0 <= seed < 2**31)] = 1
     """Seeds rollouts, batch order and the bootstrap."""
-    iterations: Count = 2
-    """Rounds of answer, annotate, pair, train (on-policy)."""
+    iterations: Annotated[Count, MAY_CHANGE] = 2
+    """Rounds of answer, annotate, pair, train (on-policy). A larger number extends a finished run."""
+    keep: Annotated[Literal["last", "best"], MAY_CHANGE] = "last"
+    """Policy that the run folder's `policy` leads to: the `last` one, or the `best` on the development topics (which
+    needs `data.num_dev_topics`), by the harmonic mean of score and recall; held-out topics take no part."""
+    patience: Annotated[CountOrNone, MAY_CHANGE] = None
+    """End the run after this many iterations in a row without a new best policy (needs `run.keep` best); none: do all
+    iterations."""
     max_failed: Annotated[Share, MAY_CHANGE] = 0.05
     """Share of the last 100 questions: with more of them failed, the run stops (fewer than 20 tolerate one)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_used = self.patience is None or self.keep == "best"
+        require(is_used, "run.patience", "none unless run.keep is best", self.patience)
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,9 @@ class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     """Draws the topics that are split off; apart from `run.seed`, so that repeated runs share them."""
     num_eval_topics: Count = 40
     """Topics split off for evaluation (ignored when `data.eval` is given); a topic is never on both sides."""
+    num_dev_topics: Annotated[int, at_least(0)] = 0
+    """Development topics split off `data.train` behind the held-out ones: evaluated, never trained on, and all that
+    `run.keep` best and `run.patience` go by."""
     transfer: Annotated[str | None, filled("a questions file")] = None
     """Questions of another domain, evaluated only, never trained on."""
     num_transfer_topics: CountOrNone = None
@@ -570,6 +584,9 @@ class Config:
         require(context is None or answer < context, "rollout.max_new_tokens", expected, answer)
         expected = f"at most run.iterations ({self.run.iterations})"
         require(self.sft.iterations <= self.run.iterations, "sft.iterations", expected, self.sft.iterations)
+        has_dev = self.data.num_dev_topics > 0
+        expected = "last without data.num_dev_topics (the best policy is the best on development topics)"
+        require(self.run.keep == "last" or has_dev, "run.keep", expected, self.run.keep)
 
     def at(self, iteration: int) -> "Config":
         """The config that an iteration works by: of an SFT iteration, with its objective in place of the run's."""

@@ -53,21 +53,23 @@ def load(source: str, dropped: Dropped | None = None) -> list[Question]:
 
 
 def split_by_topic(
-    questions: Sequence[Question], num_eval_topics: int, seed: int
+    questions: Sequence[Question],
+    num_topics: int,
+    seed: int,
+    option: str = "data.num_eval_topics",
+    source: str = "data.train",
 ) -> tuple[list[Question], list[Question]]:
-    """(training, evaluation): `num_eval_topics` topics, drawn by `seed`, with all their questions.
+    """(training, evaluation): `num_topics` topics, drawn by `seed`, with all their questions.
 
     A topic's place in the draw depends on its name and the seed alone: neither the order of `questions` nor
-    another topic's presence changes it. Both lists come in the order of the draw. Raises DataError when no
-    topic would be left for training.
+    another topic's presence changes it. Both lists come in the order of the draw. Raises DataError, which names
+    `option` and `source`, when no topic would be left for training.
     """
     topics = _drawn_topics(questions, seed)
-    if len(topics) <= num_eval_topics:
-        raise DataError(
-            f"data.num_eval_topics: expected fewer than the {len(topics)} topics of data.train, got {num_eval_topics}"
-        )
+    if len(topics) <= num_topics:
+        raise DataError(f"{option}: expected fewer than the {len(topics)} topics of {source}, got {num_topics}")
     ordered = _in_order_of(topics, questions)
-    held_out = set(topics[:num_eval_topics])
+    held_out = set(topics[:num_topics])
     train = [question for question in ordered if topic_key(question.topic) not in held_out]
     return train, [question for question in ordered if topic_key(question.topic) in held_out]
 
@@ -86,10 +88,13 @@ def limit_topics(questions: Sequence[Question], num_topics: int | None, seed: in
 
 
 def check_disjoint(
-    train: Sequence[Question], evaluation: Sequence[Question], transfer: Sequence[Question] = ()
+    train: Sequence[Question],
+    evaluation: Sequence[Question],
+    transfer: Sequence[Question] = (),
+    development: Sequence[Question] = (),
 ) -> None:
-    """Refuse a topic, a prompt or an id that stands in two of the three sets. Raises DataError."""
-    sets = {"training": train, "evaluation": evaluation, "transfer": transfer}
+    """Refuse a topic, a prompt or an id that stands in two of the sets. Raises DataError."""
+    sets = {"training": train, "development": development, "evaluation": evaluation, "transfer": transfer}
     what: dict[str, Callable[[Question], str]] = {
         "topic": lambda question: topic_key(question.topic),
         "id": lambda question: question.id,

@@ -25,6 +25,7 @@ from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.prompts import Prompts
 from maskdpo_ray.pairing.masks import MaskPolicy
 from maskdpo_ray.records import Question
+from maskdpo_ray.stages.choose import CHOOSE, DEV
 from maskdpo_ray.store.ledger import Entry, Finished
 from maskdpo_ray.store.question_log import num_unsealed
 
@@ -35,7 +36,8 @@ class Prepared:
 
     train: Sequence[Question]
     evaluation: Mapping[str, Sequence[Question]]
-    """Held-out questions by split: `heldout`, and `transfer` when there is a second domain."""
+    """Evaluated questions by split: `heldout`, `transfer` when there is a second domain, `dev` when there are
+    development topics."""
     annotator: Annotator
     chat: Chat
     evaluator: Evaluator | None = None
@@ -55,7 +57,8 @@ class Prepared:
 
 @dataclass
 class Splits:
-    """The questions of a config by split: `train`, `heldout` and, with a second domain, `transfer`."""
+    """The questions of a config by split: `train`, `heldout`; with a second domain `transfer`, with development topics
+    `dev`."""
 
     questions: dict[str, list[Question]]
     dropped: Mapping[str, Dropped]
@@ -167,12 +170,18 @@ def load_questions(data: DataConfig) -> Splits:
         train, heldout = questions.split_by_topic(train, data.num_eval_topics, data.split_seed)
     else:
         heldout, by_split["heldout"] = load(data.eval)
+    development: list[Question] = []
+    if data.num_dev_topics:  # behind the held-out ones in the draw, which stay what they are without it
+        words = "data.num_dev_topics", "data.train" + " that are not held out" * (data.eval is None)
+        train, development = questions.split_by_topic(train, data.num_dev_topics, data.split_seed, *words)
     splits = {"train": train[: data.max_questions], "heldout": heldout}
     if data.transfer is not None:
         splits["transfer"], by_split["transfer"] = load(data.transfer)
         if data.num_transfer_topics is not None:
             splits["transfer"] = questions.limit_topics(splits["transfer"], data.num_transfer_topics, data.split_seed)
-    questions.check_disjoint(train, heldout, splits.get("transfer", []))
+    if development:
+        splits[DEV], by_split[DEV] = development, dropped
+    questions.check_disjoint(train, heldout, splits.get("transfer", []), development)
     return Splits(splits, by_split)
 
 
@@ -189,13 +198,20 @@ def describe(
         f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs"
         f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
         *([ahead] if config.rollout.ahead else []),
+        *([_kept(config)] if config.data.num_dev_topics else []),
         f"  evaluation before and after each iteration: {answers} {'greedy ' * config.eval.is_greedy}answers",
     ]
     return "\n".join([*lines, *resumed(folder, entries)])
 
 
+def _kept(config: Config) -> str:
+    patience = config.run.patience
+    end = "" if patience is None else f"; ends after {patience} iterations without a better one (run.patience)"
+    return f"  kept: the {config.run.keep} policy{' on dev questions' * (config.run.keep == 'best')}{end}"
+
+
 def resumed(folder: Path, entries: Sequence[Entry]) -> list[str]:
     """A line that names the finished stages and the questions of the one under way, if there are any."""
-    done = [f"{e.stage} {e.iteration}" for e in entries if isinstance(e, Finished) and e.stage != "begin"]
+    done = [f"{e.stage} {e.iteration}" for e in entries if isinstance(e, Finished) and e.stage not in ("begin", CHOOSE)]
     done += [f"{count} questions of {name}" for name, count in num_unsealed(folder, entries).items()]
     return [f"  resumed: {folder} holds {', '.join(done)}"] if done else []

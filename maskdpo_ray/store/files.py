@@ -6,6 +6,7 @@ lines. What a finished stage left is proven by size and SHA-256. One process at 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -139,6 +140,27 @@ def write_whole(target: Path, data: bytes) -> None:
             file.write(data)
     except OSError as error:
         raise RunFolderError(f"{target}: can't be written: {error.strerror}") from error
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` a symbolic link to `target`; one that is there is replaced at once. Raises RunFolderError."""
+    if path.is_symlink():
+        if os.readlink(path) == str(target):
+            return
+    elif path.exists():
+        raise RunFolderError(f"{path}: expected a symbolic link to {target}, or nothing, got files; move them away")
+    temporary = path.with_name(f".{os.getpid()}-{next(_temporaries)}.tmp")
+    try:
+        temporary.symlink_to(target)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        remedy = "; give a run.dir on a file system with symbolic links" * (error.errno in _NO_LINKS)
+        raise RunFolderError(f"{path}: can't be a symbolic link to {target}: {error.strerror}{remedy}") from error
 
 
 @contextmanager

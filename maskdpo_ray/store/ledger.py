@@ -167,6 +167,12 @@ def find_finished(entries: Sequence[Entry], stage: str, iteration: int) -> Finis
     return None
 
 
+def num_trained(entries: Sequence[Entry]) -> int:
+    """Number of iterations whose training is finished, counted from the first."""
+    trained = {entry.iteration for entry in entries if isinstance(entry, Finished) and entry.stage == "train"}
+    return next(i for i in range(len(trained) + 1) if i not in trained)
+
+
 def sealed_logs(entries: Iterable[Entry]) -> dict[str, Sealed]:
     """Path of a question log within the run folder -> the beginning of it that a finished stage was built on."""
     return {name: seal for entry in entries if isinstance(entry, Finished) for name, seal in entry.logs.items()}

@@ -27,6 +27,7 @@ from maskdpo_ray.store.ledger import (
     Opened,
     added_counts,
     find_finished,
+    num_trained,
     read_entries,
     sealed_logs,
 )
@@ -154,6 +155,10 @@ class RunFolder:
         """Folder of the policy that iteration `iteration` leaves (version iteration + 1). Not made."""
         return self.iteration_dir(iteration) / "policy"
 
+    def link_policy(self, place: Path) -> None:
+        """Let `policy` lead to this folder, relative to the run folder unless absolute. Raises RunFolderError."""
+        files.link(self.path / "policy", place)
+
     def checkpoint_dir(self, iteration: int) -> Path:
         """Folder of the checkpoints of iteration `iteration`. Not made."""
         return self.path / f"iter_{iteration:03d}" / "checkpoint"
@@ -232,6 +237,11 @@ class RunFolder:
         entry = find_finished(self._ledger.entries, stage, iteration)
         return None if entry is None else entry.facts
 
+    @property
+    def num_trained(self) -> int:
+        """Number of iterations whose training is finished: the version of the newest policy."""
+        return num_trained(self._ledger.entries)
+
     def check_files(self, stage: str, iteration: int) -> None:
         """Compare the files of a finished stage with the ledger.
 
@@ -269,12 +279,23 @@ def _read(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, li
     """
     entries = read_entries(path / "ledger.jsonl")
     changed = _changes(path, config, entries)
+    _refuse_fewer_iterations(path, config, entries)
     question_log.refuse_damage(path, entries)
     for entry in entries:
         # Small files, read by every later gain and by the summary; a policy is checked where it is loaded.
         if isinstance(entry, Finished) and entry.stage.startswith("evaluate-"):
             files.check_proof(path, entry.files, f"stage {entry.stage!r}")
     return changed, entries
+
+
+def _refuse_fewer_iterations(path: Path, config: dict[str, Any], entries: Sequence[Entry]) -> None:
+    """Raise RunFolderError when a run would end before a policy that it has trained."""
+    done, wanted = num_trained(entries), config.get("run", {}).get("iterations")
+    if wanted is not None and wanted < done:
+        raise RunFolderError(
+            f"run.iterations: expected at least {done}, as many as the run in {path} has done, got {wanted}; "
+            f"evaluate an earlier policy on its own, or choose another run.name"
+        )
 
 
 def _changes(path: Path, config: dict[str, Any], entries: Sequence[Entry]) -> dict[str, Any] | None:

@@ -207,6 +207,15 @@ BAD_VALUES = {
         "data: {num_transfer_topics: 4}",
         "x.yaml:1: data.num_transfer_topics: expected none without data.transfer, got 4",
     ),
+    "best of nothing": (
+        "run: {keep: best}",
+        "x.yaml:1: run.keep: expected last without data.num_dev_topics (the best policy is the best on development "
+        "topics), got 'best'",
+    ),
+    "patience for the last": (
+        "run: {patience: 2}",
+        "x.yaml:1: run.patience: expected none unless run.keep is best, got 2",
+    ),
     "mask weight": (
         "mask: {policy: {chosen: {no_fact: 2}, rejected: {}}}",
         "x.yaml:1: mask.policy.chosen.no_fact: expected 0 to 1, got 2.0",
@@ -383,6 +392,9 @@ def test_a_section_says_which_stages_it_affects():
     assert {name for name in options() if name.split(".")[0] in sections} <= free
     assert {name for name in free if name.split(".")[0] not in sections} == {
         "run.dir",
+        "run.iterations",
+        "run.keep",
+        "run.patience",
         "run.max_failed",
         "model.gradient_checkpointing_enable",
         "data.max_dropped",

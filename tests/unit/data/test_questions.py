@@ -237,7 +237,7 @@ def test_limit_topics_keeps_whole_topics_and_draws_the_same_first_ones():
     assert len(limit_topics(questions, None, seed=5)) == 30
 
 
-@pytest.mark.parametrize("side", ["evaluation", "transfer"])
+@pytest.mark.parametrize("side", ["development", "evaluation", "transfer"])
 def test_overlap_with_training_is_refused(side):
     train = [ask("a", "Rwanda"), ask("b", "Peru", "Name  a river.")]
     for other, field in [
@@ -245,9 +245,9 @@ def test_overlap_with_training_is_refused(side):
         (ask("a", "Chile"), "id 'a'"),
         (ask("d", "Chile", "name a river."), "prompt"),
     ]:
-        sets = {"evaluation": [], "transfer": [], side: [ask("e", "Laos"), other]}
+        sets = {"evaluation": [], "transfer": [], "development": [], side: [ask("e", "Laos"), other]}
         with pytest.raises(DataError, match=f"^{field} stands in both training .* and {side} "):
-            check_disjoint(train, sets["evaluation"], sets["transfer"])
+            check_disjoint(train, **sets)
     check_disjoint(train, [ask("e", "Laos")], [ask("f", "Iron")])
 
 

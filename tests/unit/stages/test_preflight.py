@@ -16,7 +16,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from maskdpo_ray import run
-from maskdpo_ray.config.schema import AnnotationConfig, Config, DataConfig, ModelConfig, RolloutConfig, VllmConfig
+from maskdpo_ray.config.resources import Plan
+from maskdpo_ray.config.schema import (
+    AnnotationConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    RolloutConfig,
+    RunConfig,
+    VllmConfig,
+)
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, UserError
 from maskdpo_ray.stages import preflight
 
@@ -304,6 +313,11 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
     "questions file is a folder": (section(data=DataConfig(train="/")), DataError, "/: expected a JSON file"),
     "unknown table": (section(data=DataConfig(train="builtin:planets")), DataError, "builtin:planets: expected one"),
     "too few topics": (questions({"prompt": "x"}, num_eval_topics=1), DataError, "data.num_eval_topics: "),
+    "too few topics for development": (
+        lambda c, _: replace(c, data=replace(c.data, num_dev_topics=4)),
+        DataError,
+        "data.num_dev_topics: expected fewer than the 4 topics of data.train that are not held out, got 4",
+    ),
     "same questions on both sides": (
         lambda c, _: replace(c, data=DataConfig(train=c.data.train, eval=c.data.train)),
         DataError,
@@ -336,6 +350,35 @@ def test_transfer_and_limits(config: Config) -> None:
     prepared = preflight.check(replace(config, data=data))
     assert len(prepared.train) == 2
     assert {split: len(held) for split, held in prepared.evaluation.items()} == {"heldout": 2, "transfer": 3}
+
+
+@pytest.mark.parametrize("is_held_out_file", [False, True])
+def test_development_topics_are_drawn_behind_the_held_out_ones(
+    config: Config, tmp_path: Path, is_held_out_file: bool
+) -> None:
+    if is_held_out_file:
+        other = {"id": "h", "topic": "h", "prompt": "What is h?", "facts": FACTS}
+        (tmp_path / "eval.jsonl").write_text(json.dumps(other) + "\n")
+        config = replace(config, data=replace(config.data, eval=str(tmp_path / "eval.jsonl")))
+    before = preflight.check(config)
+    with_dev = replace(config, data=replace(config.data, num_dev_topics=2))
+    prepared = preflight.check(with_dev)
+    assert prepared.evaluation["heldout"] == before.evaluation["heldout"]
+    topics = [{q.topic for q in asked} for asked in (prepared.train, prepared.evaluation["dev"])]
+    assert len(topics[1]) == 2 and not topics[0] & topics[1]
+    assert topics[0] | topics[1] == {q.topic for q in before.train}
+    assert "dev" not in before.evaluation
+    other_seed = replace(with_dev, data=replace(with_dev.data, split_seed=3))
+    drawn = [{q.topic for q in preflight.check(each).evaluation["dev"]} for each in (with_dev, with_dev, other_seed)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_plan_says_what_is_kept(config: Config, tmp_path: Path) -> None:
+    data, best = replace(config.data, num_dev_topics=1), RunConfig(keep="best", patience=2)
+    said = preflight.describe(Plan(replace(config, data=data, run=best)), 3, {"heldout": 2, "dev": 1}, tmp_path)
+    assert "kept: the best policy on dev questions; ends after 2 iterations without a better one" in said
+    assert "dev 1 questions x 5" in said
+    assert "kept" not in preflight.describe(Plan(config), 4, {"heldout": 2}, tmp_path)
 
 
 def test_bundled_model_passes(bundled_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Choice of the best policy of a run, by its answers to questions about development topics and nothing else.
+
+The best policy has the highest `balance`: the harmonic mean of its score (how much of what it says is right) and of
+what it tells (how much of what was asked for it says, right). Either alone is easily fooled: the score rises when a
+policy says less, what it tells when a policy guesses more. In the harmonic mean, as in F1, leaving out a fact pays only
+where the policy states it correctly in less than half of the balance's share of answers.
+
+And a policy whose score or what it tells fell since policy 0 beyond noise (the whole 95% interval of the change, paired
+bootstrap over topics, is below 0) is never chosen, however much the other one rose. Policy 0 is always a candidate.
+
+What a policy tells is its `recall`. Where questions don't say what they ask for it is its number of correct facts by
+that of policy 0, at most 1, so that a policy gains nothing by telling more than policy 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from maskdpo_ray.evaluation.intervals import Change, compare
+from maskdpo_ray.evaluation.metrics import Evaluation
+from maskdpo_ray.records import Record
+
+BEST, LAST = "best", "last"
+
+
+class Candidate(Record):
+    """A policy's figures on the development topics that it shares with policy 0."""
+
+    version: int
+    score: float | None
+    told: float | None
+    """Recall, or correct facts by those of policy 0; None where not defined."""
+    balance: float
+    """Harmonic mean of the two; 0 where one is 0 or not defined."""
+    fell: tuple[str, ...]
+    """Metrics that are below policy 0's beyond noise: it can't be chosen with any."""
+
+
+class Choice(Record):
+    """The policy that a run keeps, as of its newest one: choice.json."""
+
+    keep: str
+    """`run.keep`: "best" or "last"."""
+    version: int
+    """Version of the policy that is kept."""
+    best: int | None
+    """Version of the best one so far; None without development topics."""
+    told_by: str | None
+    """Metric behind `Candidate.told`: "recall" or "correct_facts"."""
+    candidates: tuple[Candidate, ...]
+    """All policies so far; none without development topics."""
+
+
+def choose(keep: str, newest: int, development: Sequence[Evaluation], *, seed: int, bootstrap_samples: int) -> Choice:
+    """The choice among policies 0 to `newest`.
+
+    Args:
+        keep: `BEST` or `LAST`.
+        development: evaluation of each policy on the development topics, in order; empty without such topics.
+        seed: of the bootstrap over topics, as `bootstrap_samples` its number of resamples.
+
+    Raises ValueError where `keep` is `BEST` and there is nothing to choose by.
+    """
+    if not development:
+        if keep == BEST:
+            raise ValueError("expected evaluations on development topics, got none")
+        return Choice(keep, newest, None, None, ())
+    first = development[0]
+    told_by = "correct_facts" if first.metrics["recall"].mean is None else "recall"
+    candidates = []
+    for version, evaluation in enumerate(development):
+        changes = compare(first, evaluation, seed=seed, bootstrap_samples=bootstrap_samples).metrics
+        score, told = changes["score"].after, _told(told_by, changes[told_by])
+        fell = tuple(name for name in ("score", told_by) if _fell(changes[name]))
+        candidates.append(Candidate(version, score, told, _harmonic_mean(score, told), fell))
+    # Among equals the earliest: of two policies that answer alike, the one that training moved less.
+    best = max((each for each in candidates if not each.fell), key=lambda each: (each.balance, -each.version)).version
+    return Choice(keep, best if keep == BEST else newest, best, told_by, tuple(candidates))
+
+
+def _told(metric: str, change: Change) -> float | None:
+    if metric == "recall" or change.after is None:
+        return change.after
+    return min(1.0, change.after / change.before) if change.before else 1.0
+
+
+def _fell(change: Change) -> bool:
+    return change.high is not None and change.high < 0
+
+
+def _harmonic_mean(score: float | None, told: float | None) -> float:
+    return 2 * score * told / (score + told) if score and told else 0.0
