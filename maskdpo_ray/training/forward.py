@@ -54,7 +54,8 @@ class _TokenLogps(torch.autograd.Function):
         result = torch.empty_like(logits)
         for start in range(0, len(logits), _ROWS_AT_A_TIME):
             part = slice(start, start + _ROWS_AT_A_TIME)
-            softmax = logits[part].to(gradient.dtype).sub_(normalizers[part, None]).exp_()
+            # Not in place: of float32 logits the part is a view, and TDPO reads them after this.
+            softmax = logits[part].to(gradient.dtype).sub(normalizers[part, None]).exp_()
             within = (rows >= start) & (rows < start + len(softmax))
             softmax.mul_(-of_row[part, None])
             softmax.index_put_((rows[within] - start, targets[within]), gradient[within], accumulate=True)

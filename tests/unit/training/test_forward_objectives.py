@@ -64,13 +64,13 @@ def examples() -> tuple[TrainingExample, ...]:
 def responses(places: list[int], savings: SavingsConfig, objective: Objective) -> dict[str, Responses]:
     """Sums of a micro-batch by role, under the policy and, where the objective asks for it, the reference."""
     forward = Pass(model(1), [examples()[place] for place in places], savings=savings)
-    logits = forward.logits(model(1))
-    logps, reference, kls = forward.logps(logits), None, None
+    logits, reference, kls = forward.logits(model(1)), None, None
     if objective.needs_reference:
         with torch.no_grad():
             of_reference = forward.logits(model(2))
             reference = forward.logps(of_reference)
         kls = forward.kls(logits, of_reference) if objective.needs_kl else None
+    logps = forward.logps(logits)  # last, as a rank does: its backward pass comes first
     found = {}
     for role in (CHOSEN, REJECTED, MISMATCHED):
         rows = [row for row, each in enumerate(forward.roles) if each == role]
