@@ -47,6 +47,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "classifier": ("maskdpo_ray.annotation.classifier", "ClassifierAnnotator"),
     "facts": ("maskdpo_ray.annotation.rules.facts", "FactsAnnotator"),
     "replay": ("maskdpo_ray.annotation.replay", "ReplayAnnotator"),
+    "short_answer": ("maskdpo_ray.annotation.short_answer", "ShortAnswerAnnotator"),
 }
 """Annotator name -> (module, class)."""
 _SLOT: HostedSlot[Annotator] = HostedSlot(

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from maskdpo_ray.annotation.matching import normal, places
 from maskdpo_ray.errors import DataError, shown
-from maskdpo_ray.evaluation.evaluators.short_answer import normal
 from maskdpo_ray.records import NO_HALLUCINATION, Annotation, Question, Rollout, Sentence
 
 Asked = Mapping[str, tuple[tuple[str, ...], ...]]
-"""Name of a fact -> accepted values, each as words (`short_answer.normal`); none where only its kind tells."""
+"""Name of a fact -> accepted values, each as words (`matching.normal`); none where only its kind tells."""
 
 
 def asked_facts(question: Question) -> Asked:
@@ -45,7 +45,9 @@ def num_recalled(question: Question, asked: Asked, rollout: Rollout, annotation:
             found.add(sentence.kind)
         else:
             words = _without(topic, normal(_text(rollout, sentence)))
-            found |= {name for name, values in asked.items() if any(_find(value, words) >= 0 for value in values)}
+            found |= {
+                name for name, values in asked.items() if any(next(places(value, words), -1) >= 0 for value in values)
+            }
     return len(found)
 
 
@@ -59,12 +61,6 @@ def _values(value: object) -> tuple[tuple[str, ...], ...]:
 
 
 def _without(topic: tuple[str, ...], words: tuple[str, ...]) -> tuple[str, ...]:
-    while topic and (start := _find(topic, words)) >= 0:
+    while (start := next(places(topic, words), None)) is not None:
         words = (*words[:start], "", *words[start + len(topic) :])  # no value spans the gap
     return words
-
-
-def _find(part: tuple[str, ...], words: tuple[str, ...]) -> int:
-    """Place of the first occurrence of consecutive words, -1 without any."""
-    starts = range(len(words) - len(part) + 1)
-    return next((start for start in starts if words[start : start + len(part)] == part), -1)

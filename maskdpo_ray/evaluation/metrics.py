@@ -10,9 +10,9 @@ from itertools import pairwise
 from math import comb
 from typing import Any
 
+from maskdpo_ray.annotation.abstention import abstains
 from maskdpo_ray.errors import shown
 from maskdpo_ray.evaluation.asked import Asked, asked_facts, num_recalled
-from maskdpo_ray.evaluation.evaluators.abstention import abstains
 from maskdpo_ray.evaluation.intervals import Ratios, Statistic, TopicSums
 from maskdpo_ray.models.thinking import WithoutBlocks, own_ids
 from maskdpo_ray.records import (
@@ -63,7 +63,7 @@ tokens: length of the answer without thinking; thinking: length of that;
 distinct_1, distinct_2: distinct tokens / tokens and distinct bigrams / bigrams within answers (after Li et al. 2016,
 arXiv:1510.03055), which fall when a policy repeats itself;
 cut_off: share of answers that reached the length limit; nothing_checkable: share with no_fact sentences only;
-abstained: share that say nothing, or that they don't know and nothing else (`evaluators/abstention.py`);
+abstained: share that say nothing, or that they don't know and nothing else (`annotation/abstention.py`);
 scored: share with a parsed sentence; the others are no part of `score`.
 """
 _SUMS = tuple(

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from maskdpo_ray.annotation import sentences
+from maskdpo_ray.annotation.abstention import abstains
 from maskdpo_ray.annotation.llm.judge import Reply
 from maskdpo_ray.annotation.llm.tags import Tags
 from maskdpo_ray.annotation.rules import idle
@@ -23,7 +24,6 @@ from maskdpo_ray.config.plugins import require_count
 from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import DataError, require, shown
 from maskdpo_ray.evaluation.evaluators import statements
-from maskdpo_ray.evaluation.evaluators.abstention import abstains
 from maskdpo_ray.evaluation.evaluators.protocol import MayAskJudge
 from maskdpo_ray.evaluation.evaluators.statements import Statement, words
 from maskdpo_ray.records import IRRELEVANT, SUPPORTED, UNPARSED, UNSUPPORTED, JudgedFact, Judgement, Question, Rollout

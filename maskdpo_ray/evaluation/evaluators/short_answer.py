@@ -6,17 +6,25 @@ abstentions.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskdpo_ray.annotation.llm.judge import Reply
 from maskdpo_ray.annotation.llm.tags import Tags
-from maskdpo_ray.errors import DataError, shown
-from maskdpo_ray.evaluation.evaluators.abstention import abstains
+from maskdpo_ray.annotation.matching import compare, normal, refuse_unanswered
 from maskdpo_ray.evaluation.evaluators.protocol import MayAskJudge
-from maskdpo_ray.evaluation.evaluators.statements import folded
-from maskdpo_ray.records import SUPPORTED, UNPARSED, UNSUPPORTED, JudgedFact, Judgement, Question, Rollout
+from maskdpo_ray.records import (
+    CONTRADICTORY,
+    NO_FACT,
+    NO_HALLUCINATION,
+    SUPPORTED,
+    UNPARSED,
+    UNSUPPORTED,
+    JudgedFact,
+    Judgement,
+    Question,
+    Rollout,
+)
 
 _VERIFY = """Compare a candidate answer to a question with the standard answer.
 Correct: it answers the question and agrees with the standard answer, in whatever words; what else it says does not \
@@ -32,8 +40,7 @@ Reply with one word: Correct, Incorrect or Unsure."""
 _UNSURE = "unsure"
 _VERDICTS = Tags({"Correct": SUPPORTED, "Incorrect": UNSUPPORTED, "Unsure": _UNSURE})
 _VERDICT_TOKENS = 32
-_WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")  # a Chinese character is one
-_ARTICLES = frozenset(("a", "an", "the"))
+_OF_LABELS = {NO_HALLUCINATION: SUPPORTED, CONTRADICTORY: UNSUPPORTED, UNPARSED: UNPARSED, NO_FACT: None}
 
 
 class ShortAnswer(MayAskJudge):
@@ -50,9 +57,7 @@ class ShortAnswer(MayAskJudge):
 
     def check(self, question: Question) -> None:
         """Refuse a question without a standard answer. Raises DataError."""
-        if not normal(question.answer or ""):
-            expected = "expected a standard answer for the short_answer evaluator"
-            raise DataError(f"question {question.id!r}: answer: {expected}, got {shown(question.answer)}")
+        refuse_unanswered(question, "the short_answer evaluator")
 
     def judge(self, items: Sequence[tuple[Question, Rollout]]) -> list[Judgement]:
         """See `Evaluator.judge`: one fact, or an abstention."""
@@ -67,7 +72,7 @@ class ShortAnswer(MayAskJudge):
 
     def _verdicts(self, items: Sequence[tuple[Question, Rollout]]) -> list[tuple[str | None, str | None]]:
         """(verdict, None when the answer is unsure; evidence) of each answer."""
-        by_words = [(_by_words(question.answer or "", rollout.text), question.answer) for question, rollout in items]
+        by_words = [(_OF_LABELS[compare(question, rollout.text)], question.answer) for question, rollout in items]
         if self._judge is None:
             return by_words
         # The judge sees neither abstentions nor answers that are the standard answer, word for word.
@@ -83,20 +88,6 @@ class ShortAnswer(MayAskJudge):
             _verdict(replies[prompts[i]], standard) if i in prompts else (verdict, standard)
             for i, (verdict, standard) in enumerate(by_words)
         ]
-
-
-def normal(text: str) -> tuple[str, ...]:
-    """The words of `text` without case, accents, punctuation and articles; "1,000" is "1000"."""
-    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", folded(text))
-    return tuple(word for word in _WORD.findall(plain) if word not in _ARTICLES)
-
-
-def _by_words(standard: str, answer: str) -> str | None:
-    if abstains(answer):
-        return None
-    sought, held = normal(standard), normal(answer)
-    starts = range(len(held) - len(sought) + 1)
-    return SUPPORTED if any(held[i : i + len(sought)] == sought for i in starts) else UNSUPPORTED
 
 
 def _verdict(reply: Reply, standard: str | None) -> tuple[str | None, str | None]:

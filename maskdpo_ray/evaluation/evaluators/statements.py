@@ -7,11 +7,12 @@ Words are compared without case, accents and the commonest endings, numbers by v
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+
+from maskdpo_ray.annotation.matching import folded
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
 _POSSESSIVE = re.compile(r"['’]s\b")
@@ -36,12 +37,6 @@ class Word:
         if self.value is not None or other.value is not None:
             return self.value is not None and other.value is not None and _close(self.value, other.value)
         return self.key == other.key or (loosely and _same_root(self.key, other.key))
-
-
-def folded(text: str) -> str:
-    """Lower case, without accents."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(character for character in decomposed if not unicodedata.combining(character))
 
 
 @lru_cache(maxsize=8192)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from maskdpo_ray.annotation.abstention import abstains
 from maskdpo_ray.annotation.llm.judge import Reply
 from maskdpo_ray.data.domains import countries, elements
 from maskdpo_ray.errors import ConfigError, DataError, OptionError, UserError
 from maskdpo_ray.evaluation.analyses import rule_agreement
 from maskdpo_ray.evaluation.evaluators import statements
-from maskdpo_ray.evaluation.evaluators.abstention import abstains
 from maskdpo_ray.evaluation.evaluators.factscore import FactScore, Passages
 from maskdpo_ray.evaluation.evaluators.protocol import build
 from maskdpo_ray.evaluation.evaluators.statements import words

@@ -8,7 +8,7 @@ from test_factscore import THIS
 
 from maskdpo_ray.annotation.llm.judge import Reply
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.evaluation.evaluators.short_answer import ShortAnswer, normal
+from maskdpo_ray.evaluation.evaluators.short_answer import ShortAnswer
 from maskdpo_ray.records import Judgement, Question, Rollout
 
 QUESTION = Question("q", "t", ({"role": "user", "content": "Where?"},), answer="The São Paulo")
@@ -43,10 +43,6 @@ def test_words_are_compared(standard: str, answer: str, expected: str) -> None:
     (found,) = judge(ShortAnswer(), answer, question=replace(QUESTION, answer=standard))
     assert outcome(found) == expected
     assert all(fact.evidence == standard for fact in found.facts)
-
-
-def test_normal_form() -> None:
-    assert normal("The U.S.A.'s  10,000 — an Élan") == ("u", "s", "s", "10000", "elan")
 
 
 def test_a_judge_is_asked_where_words_do_not_settle_it() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.evaluation.evaluators.abstention import abstains
+from maskdpo_ray.annotation.abstention import abstains
 
 MARKED = [
     json.loads(line)
