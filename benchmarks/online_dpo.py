@@ -136,7 +136,7 @@ def by_trl(config: Config, micro_batch_size: int) -> dict[str, Any]:
 def scores(annotator: Any, answered: Sequence[tuple[Question, str]]) -> list[float | None]:
     """The share of an answer's sentences that are correct, as pairs are made of; 0 where nothing was said."""
     items = [(question, Rollout(question.id, 0, (), text, "stop", 0)) for question, text in answered]
-    return [scoring.score(annotation) or 0.0 for annotation in annotator.annotate(items)]
+    return [scoring.precision(annotation) or 0.0 for annotation in annotator.annotate(items)]
 
 
 def take_part(name: str, given: argparse.Namespace) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RunFolderError
 from maskdpo_ray.models import chat, lora_targets
 from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.pairing import scoring
 from maskdpo_ray.pairing.examples import usable_example
 from maskdpo_ray.pairing.masks import VANILLA, MaskPolicy
 from maskdpo_ray.pairing.pair_files import PairsReader
@@ -89,13 +90,15 @@ def prepare(argv: list[str]) -> Job:
     files.refuse_in_run_folder(run_folder.run_path(config))
     with located(command.given, command.config_path):
         mask = MaskPolicy.from_config(config.mask.policy)
+        score = scoring.build(config.pairs)
         model = model_folder.load(config.model)
         lora_targets.check(config.lora, config.model, model.config)
         max_len = model_folder.max_len(model, config.vllm)
         resources.check_ray_address(config.cluster)
     Plan(config).check_here("training ranks")
     own = chat.of(config, model.tokenizer)
-    reader = PairsReader(own, max_len, model.config.vocab_size, annotations, needs_labels=mask != VANILLA)
+    needs_labels = mask != VANILLA
+    reader = PairsReader(own, max_len, model.config.vocab_size, annotations, needs_labels, score)
     kept, examples, drops = [], [], reader.drops
     dropped = Dropped(path, config.data.max_dropped)
     pairs = track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT)

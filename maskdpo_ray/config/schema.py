@@ -274,17 +274,35 @@ class AnnotationConfig(Section, affects=(COLLECT, EVALUATE)):
 
 @dataclass(frozen=True)
 class PairsConfig(Section, affects=(COLLECT,)):
-    strategy: Literal["best_worst"] = "best_worst"
-    """How pairs are made of scored answers: `best_worst` (Mask-DPO section 2.2)."""
+    strategy: str = "best_worst"
+    """How pairs are made of scored answers: `best_worst` (Mask-DPO section 2.2), `all_pairs` (every two answers),
+    `correct_incorrect` (each correct answer with each incorrect one), `unpaired` (each answer alone, as good or bad:
+    for `kto` and `sft`), or your own: `python:package.module:function`. See docs/pairs.md."""
+    options: dict[str, Any] | None = None
+    """Keyword arguments of the strategy: {name: value}, the names as its function has them."""
+    score: str = "precision"
+    """Score of an answer by its labels: `precision` (Mask-DPO section 2.2), `detail`, `f1_at_k`, `contradiction_free`
+    or `short_answer`. See docs/pairs.md."""
+    score_options: dict[str, Any] | None = None
+    """Keyword arguments of the score: {name: value}, the names as its function has them."""
     min_facts: Annotated[int, at_least(0)] = 1
-    """Fewest `no_hallucination` sentences of a chosen answer; 0: even one that states nothing, whose score is 1."""
-    next_best: bool = True
-    """If the best answer has fewer: choose the best of those that have enough; false: drop the question."""
-    ties: Literal["first", "most_facts"] = "first"
-    """Tie-break between answers with the same score: `first`, the one sampled first, or `most_facts`, for chosen the
-    one with most `no_hallucination` sentences, for rejected the one with most wrong ones, and the first of those."""
+    """Fewest `no_hallucination` sentences of a chosen answer; 0: even one that states nothing, whose precision is 1."""
+    require_labels: bool = True
+    """Drop pairs whose chosen answer has no correct sentence or whose rejected one has no incorrect one (Mask-DPO
+    section 2.2); false: the scores alone decide, as for a mask that weighs them all."""
+    min_gap: Share = 0.0
+    """Drop pairs whose scores don't differ by more than this (APEFT section 6.2: levels of quality)."""
+    max_gap: Share | None = None
+    """Drop pairs whose scores differ by more than this; none: no limit."""
+    max_pairs: CountOrNone = None
+    """Keep at most this many pairs of a question, drawn by `run.seed` and the question's id; none: all of them."""
     cut_off: Literal["drop", "keep"] = "drop"
     """Whether answers that `rollout.max_new_tokens` cut off can be chosen or rejected: `keep` as any other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expected = f"more than pairs.min_gap ({self.min_gap:g})"
+        require(self.max_gap is None or self.max_gap > self.min_gap, "pairs.max_gap", expected, self.max_gap)
 
 
 @dataclass(frozen=True)

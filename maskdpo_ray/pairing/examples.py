@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.errors import MaskError
+from maskdpo_ray.errors import ConfigError, MaskError
+from maskdpo_ray.pairing import scoring
 from maskdpo_ray.pairing.masks import MaskPolicy, token_weights
-from maskdpo_ray.pairing.scoring import mixture, scored
-from maskdpo_ray.pairing.strategies import STRATEGIES
+from maskdpo_ray.pairing.scoring import mixture
+from maskdpo_ray.pairing.selection import select
+from maskdpo_ray.pairing.strategies import protocol as strategies
 from maskdpo_ray.records import (
     CHOSEN,
     MISMATCHED,
@@ -31,12 +33,26 @@ from maskdpo_ray.training.objectives.protocol import Objective
 Paired = tuple[PreferencePair, TrainingExample]
 
 
+def check(config: Config) -> None:
+    """Refuse a score, strategy, mask or objective that can't be found, and those that don't go together.
+
+    Raises ConfigError, one line.
+    """
+    scoring.build(config.pairs)
+    strategy, objective = strategies.build(config.pairs), _objective(config)
+    MaskPolicy.from_config(config.mask.policy)
+    if config.run.iterations > config.sft.iterations and objective.unit == "pair" and strategy.unit != "pair":
+        expected = f"a strategy that picks pairs, which objective.name {config.objective.name} compares"
+        raise ConfigError(f"pairs.strategy: expected {expected}, got {config.pairs.strategy}")
+
+
 def pairs_and_examples(item: Labelled, config: Config, tokenizer: Any) -> tuple[list[Paired], list[DropReason]]:
     """The pairs that `pairs.strategy` makes with their training examples, and the reasons for all that was dropped."""
-    answers = [scored(r, a) for r, a in zip(item.rollouts, item.annotations, strict=True)]
-    pairing = STRATEGIES[config.pairs.strategy](item.question, item.prompt_token_ids, answers, config.pairs)
-    kept, drops = list[Paired](), list(pairing.drops)
-    for pair in pairing.pairs:
+    score = scoring.build(config.pairs)
+    answers = [scoring.scored(r, a, score) for r, a in zip(item.rollouts, item.annotations, strict=True)]
+    selection = select(item.question, item.prompt_token_ids, answers, config.pairs, config.run.seed)
+    kept, drops = list[Paired](), list(selection.drops)
+    for pair in selection.pairs:
         example = usable_example(pair, len(kept), config, tokenizer)
         if isinstance(example, DropReason):
             drops.append(example)

@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from maskdpo_ray.data.jsonl import objects, record
 from maskdpo_ray.errors import AnnotatorError, DataError, RecordError, shown
 from maskdpo_ray.models import prompts
 from maskdpo_ray.models.chat import Chat
-from maskdpo_ray.pairing.scoring import score, scored
+from maskdpo_ray.pairing.scoring import Score, precision, scored
 from maskdpo_ray.records import (
     UNPARSED,
     Annotation,
@@ -55,8 +56,10 @@ class Once:
 class OwnPairs:
     """Reads the pairs of one file, which holds each of them once."""
 
-    def __init__(self) -> None:
+    def __init__(self, score: Score | None = precision) -> None:
+        """`score`: what the pairs were made with, as their labels must give the scores in the file; None: unknown."""
         self._once = Once()
+        self._score = score
 
     def read(self, item: dict[str, Any], where: str) -> list[PreferencePair]:
         """The whole pairs of a JSON object of the file: one, or all of a run's question.
@@ -71,12 +74,12 @@ class OwnPairs:
         )
         for number, pair in enumerate(pairs):
             of_pair = f"{where}: pairs[{number}]" if is_question else where
-            _refuse_incomplete(pair, of_pair)
+            _refuse_incomplete(pair, of_pair, self._score)
             self._once.refuse(pair, of_pair)
         return pairs
 
 
-def _refuse_incomplete(pair: PreferencePair, where: str) -> None:
+def _refuse_incomplete(pair: PreferencePair, where: str, score: Score | None) -> None:
     refuse_negative(pair.prompt_token_ids, f"{where}: prompt_token_ids")
     for side, answer in pair.sides().items():
         rollout, of_side = answer.rollout, f"{where}: {side}"
@@ -94,12 +97,13 @@ def _refuse_incomplete(pair: PreferencePair, where: str) -> None:
             refuse_annotation_faults([(Question(pair.question_id, pair.topic, ()), rollout)], [answer.annotation])
         except AnnotatorError as error:
             raise RecordError(f"{of_side}: {error}", Reason.INVALID_SENTENCES) from None
-        expected = score(answer.annotation)
-        if expected is None:
+        if precision(answer.annotation) is None:
             message = f"{of_side}: expected a sentence with another label than unparsed, got none"
             raise RecordError(message, Reason.UNLABELLED)
-        if answer.score != expected:
-            message = f"{of_side}: score: expected {expected}, which its labels give, got {answer.score}"
+        expected = answer.score if score is None else score(answer.annotation)
+        # Logarithms, of a score of the user's, differ in their last digit between machines.
+        if expected is None or answer.score is None or not math.isclose(expected, answer.score, abs_tol=1e-9):
+            message = f"{of_side}: score: expected {expected}, which its labels give by pairs.score, got {answer.score}"
             raise RecordError(message, Reason.INVALID_PAIR)
     chosen, rejected = pair.chosen, pair.rejected
     if chosen is None or rejected is None:
@@ -156,6 +160,8 @@ class PairsReader:
     """Labels of answers that have none, as `annotate` writes them."""
     needs_labels: bool
     """False under a mask to which all labels are the same."""
+    score: Score = precision
+    """The score that pairs of ours were made with."""
     drops: Counter[str] = field(default_factory=Counter)
     """Why questions of a run gave no pair, counted by `read`."""
 
@@ -166,7 +172,7 @@ class PairsReader:
         """
         dropped = dropped or Dropped(path)
         labels = None if self.annotations is None else ReplayAnnotator(str(self.annotations), dropped.highest)
-        own, once = OwnPairs(), Once()
+        own, once = OwnPairs(self.score), Once()
 
         def pairs_of(found: tuple[str, dict[str, Any]]) -> list[PreferencePair]:
             where, item = found

@@ -23,7 +23,7 @@ from maskdpo_ray.models import chat, engine_limits, lora_targets
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.prompts import Prompts
-from maskdpo_ray.pairing.masks import MaskPolicy
+from maskdpo_ray.pairing import examples
 from maskdpo_ray.records import Question
 from maskdpo_ray.stages.choose import CHOOSE, DEV
 from maskdpo_ray.store.ledger import Entry, Finished
@@ -93,7 +93,7 @@ def check(config: Config) -> Prepared:
 
     Raises UserError, one line, for whatever would stop a run later.
     """
-    MaskPolicy.from_config(config.mask.policy)
+    examples.check(config)
     annotator, evaluator = judges(config)
     splits = load_questions(config.data)
     splits.sift(lambda split, question: judgeable(annotator, None if split == "train" else evaluator, question))

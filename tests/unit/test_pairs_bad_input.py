@@ -117,7 +117,7 @@ TRAIN: dict[str, Case] = {
     "another score": (
         changed("pairs.jsonl", "0.chosen.score", 0.9),
         OURS,
-        "pairs.jsonl:1: chosen: score: expected 1.0, which its labels give, got 0.9",
+        "pairs.jsonl:1: chosen: score: expected 1.0, which its labels give by pairs.score, got 0.9",
     ),
     "ids that don't spell the text": (
         lambda folder: [changed("pairs.jsonl", f"{i}.chosen.rollout.token_ids", [5, 2])(folder) for i in range(3)],

@@ -12,11 +12,12 @@ import pytest
 from maskdpo_ray import check_annotator
 from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.annotation.rules.facts import ClaimsByRules
+from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.data.domains import countries, elements
 from maskdpo_ray.pairing.examples import make_example, teaches
 from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.pairing.scoring import scored
-from maskdpo_ray.pairing.strategies import best_worst
+from maskdpo_ray.pairing.selection import select
 from maskdpo_ray.records import CONTRADICTORY as WRONG
 from maskdpo_ray.records import NO_FACT, PreferencePair, Question, Rollout, Sentence
 from maskdpo_ray.records import NO_HALLUCINATION as RIGHT
@@ -134,7 +135,10 @@ def test_a_clause_inside_a_sentence_has_weights_of_its_own(
 
     def pair(annotator: Any) -> Any:
         annotations = annotator.annotate([(RWANDA, rollout) for rollout in rollouts])
-        return best_worst(RWANDA, (1, 2), [scored(r, a) for r, a in zip(rollouts, annotations, strict=True)])
+        answers = [scored(r, a) for r, a in zip(rollouts, annotations, strict=True)]
+        selection = select(RWANDA, (1, 2), answers, PairsConfig(), seed=1)
+        (found,) = (*selection.pairs, *selection.drops)
+        return found
 
     assert pair(FACTS) == "same_score"  # as sentences, all three are wrong
     made = pair(CLAIMS)

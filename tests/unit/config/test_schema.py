@@ -383,7 +383,7 @@ def test_every_field_has_a_meaning_and_a_default():
 
 def test_a_section_says_which_stages_it_affects():
     affected = {name: schema.affects(name) for name in options()}
-    assert affected["pairs.ties"] == affected["mask.policy"] == ("collect",)
+    assert affected["pairs.cut_off"] == affected["mask.policy"] == ("collect",)
     assert affected["train.beta"] == ("train",) and affected["eval.top_k"] == ("evaluate",)
     assert affected["run.seed"] == schema.affects("newer.option") == ("collect", "train", "evaluate")
     assert schema.affects("annotation.options.file") == affected["annotation.options"] == ("collect", "evaluate")

@@ -19,7 +19,7 @@ from maskdpo_ray.evaluation.metrics import evaluate
 from maskdpo_ray.models import thinking
 from maskdpo_ray.models.thinking import KNOWN, Tags
 from maskdpo_ray.pairing.masks import token_weights
-from maskdpo_ray.pairing.scoring import score
+from maskdpo_ray.pairing.scoring import precision
 from maskdpo_ray.records import NO_HALLUCINATION, Annotation, Block, Question, Rollout, Sentence
 
 DRAFT = "<think>\nThe user asks about Benin. The capital of Benin is Lagos? No, that is wrong.\n</think>\n\n"
@@ -148,7 +148,7 @@ def test_facts_judges_the_answer_and_not_its_draft() -> None:
     annotator.start()
     (answer,) = thinking.judged([rollout], annotator)
     annotation = answer.restored(annotator.annotate([(asked, answer.rollout)])[0])
-    assert score(annotation) == 1.0
+    assert precision(annotation) == 1.0
     assert [rollout.text[s.start : s.end] for s in annotation.sentences] == [ANSWER]
 
 

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
-from fakes import EOS, RIGHT, WRONG, CharTokenizer, label
+from fakes import CONFIG, EOS, RIGHT, WRONG, CharTokenizer, label
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskdpo_ray.pairing.examples import make_example, teaches
+from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.pairing.examples import check, make_example, teaches
 from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.pairing.scoring import scored
 from maskdpo_ray.records import PreferencePair, Rollout, TrainingExample
@@ -135,3 +137,29 @@ def test_weights_of_a_pair(rule, chosen, rejected):
     )
     assert example.responses[0].weights == (*[1] * len(RIGHT), *[0] * (len(WRONG) + 1), chosen)
     assert example.responses[1].weights == (*[1] * len(WRONG), *[0] * (len(RIGHT) + 1), rejected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pairs": {"score": "f1_at_k"}}, "pairs.score_options: f1_at_k: expected k, which has no default"),
+        ({"pairs": {"strategy": "worst_best"}}, "pairs.strategy: expected one of all_pairs, best_worst, "),
+        ({"objective": {"name": "dpp"}}, "objective.name: expected one of "),
+        (
+            {"pairs": {"strategy": "unpaired"}},
+            "pairs.strategy: expected a strategy that picks pairs, which objective.name dpo compares, got unpaired",
+        ),
+        ({"pairs": {"strategy": "unpaired"}, "objective": {"name": "kto"}}, None),
+        ({"pairs": {"strategy": "unpaired"}, "objective": {"name": "sft"}}, None),
+        ({"pairs": {"strategy": "unpaired"}, "sft": {"iterations": 2}}, None),
+        ({"objective": {"name": "kto"}}, None),
+    ],
+)
+def test_what_goes_together(options, message):
+    changed = {name: replace(getattr(CONFIG, name), **values) for name, values in options.items()}
+    config = replace(CONFIG, **changed)
+    if message is None:
+        return check(config)
+    with pytest.raises(ConfigError) as error:
+        check(config)
+    assert str(error.value).startswith(message)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from maskdpo_ray.data import answers as data_answers
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.pairing import pair_files
-from maskdpo_ray.pairing.scoring import scored
+from maskdpo_ray.pairing.scoring import detail, scored
 from maskdpo_ray.records import (
     CONTRADICTORY,
     NO_HALLUCINATION,
@@ -37,7 +38,7 @@ PAIR = PreferencePair("q", "t", (1,), CHOSEN, REJECTED, 0)
 
 
 def test_a_whole_pair_is_read() -> None:
-    assert pair_files.OwnPairs().read(to_json(PAIR), "here") == PAIR
+    assert pair_files.OwnPairs().read(to_json(PAIR), "here") == [PAIR]
 
 
 def test_a_pair_twice_in_a_file() -> None:
@@ -77,8 +78,14 @@ def unparsed(item: Any) -> None:
 
 SENTENCE = "chosen.annotation.sentences.0"
 FAULTS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "no score": (set_at("chosen.score", None), "chosen: score: expected 0.5, which its labels give, got None"),
-    "other score": (set_at("rejected.score", 7.0), "rejected: score: expected 0.0, which its labels give, got 7.0"),
+    "no score": (
+        set_at("chosen.score", None),
+        "chosen: score: expected 0.5, which its labels give by pairs.score, got None",
+    ),
+    "other score": (
+        set_at("rejected.score", 7.0),
+        "rejected: score: expected 0.0, which its labels give by pairs.score, got 7.0",
+    ),
     "swapped": (swap, "chosen: score: expected more than 0.5, the rejected answer's, got 0.0"),
     "same": (same, "rejected: expected another answer than the chosen one, got the same text"),
     "all unparsed": (unparsed, "chosen: expected a sentence with another label than unparsed, got none"),
@@ -126,3 +133,24 @@ def test_impossible_answers(tmp_path: Path, field: str, value: Any, message: str
     with pytest.raises(DataError) as caught:
         next(answers)
     assert str(caught.value) == f"{file}:2: {message}"
+
+
+def detailed(answer: ScoredAnswer) -> ScoredAnswer:
+    return scored(answer.rollout, answer.annotation, detail)
+
+
+def test_scores_are_checked_by_the_score_that_made_them() -> None:
+    pair = PreferencePair("q", "t", (1,), detailed(CHOSEN), detailed(REJECTED), 0)
+    assert pair_files.OwnPairs(detail).read(to_json(pair), "here") == [pair]
+    assert pair_files.OwnPairs(None).read(to_json(pair), "here") == [pair]
+    with pytest.raises(DataError, match="expected 0.5, which its labels give by pairs.score, got 0.083"):
+        pair_files.OwnPairs().read(to_json(pair), "here")
+
+
+def test_an_answer_alone() -> None:
+    for pair in (structs.replace(PAIR, rejected=None), structs.replace(PAIR, chosen=None)):
+        assert pair_files.OwnPairs().read(to_json(pair), "here") == [pair]
+        item = to_json(pair)
+        item["chosen" if pair.rejected is None else "rejected"]["score"] = 0.7
+        with pytest.raises(DataError, match="which its labels give by pairs.score, got 0.7"):
+            pair_files.OwnPairs().read(item, "here")

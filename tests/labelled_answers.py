@@ -1,0 +1,79 @@
+"""Answers to one question with given labels, scored, for the tests of scores, strategies and filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import strategies as st
+
+from maskdpo_ray.config.schema import PairsConfig
+from maskdpo_ray.pairing.scoring import precision, scored
+from maskdpo_ray.pairing.selection import Selection, select
+from maskdpo_ray.records import (
+    LABELS,
+    Annotation,
+    DropReason,
+    PreferencePair,
+    Question,
+    Rollout,
+    ScoredAnswer,
+    Sentence,
+)
+
+QUESTION = Question("rwanda/five", "Rwanda", ({"role": "user", "content": "Give five facts about Rwanda."},))
+
+
+def annotation(*labels: str, sample: int = 0) -> Annotation:
+    """Labels of an answer, one character each."""
+    return Annotation(QUESTION.id, sample, tuple(Sentence(i, i + 1, label) for i, label in enumerate(labels)))
+
+
+def answer(
+    sample: int,
+    *labels: str,
+    text: str | None = None,
+    finish: str = "stop",
+    version: int = 0,
+    score: Callable[[Annotation], float | None] = precision,
+) -> ScoredAnswer:
+    """An answer with a text of its own, unless one is given."""
+    rollout = Rollout(QUESTION.id, sample, (5, 2), text or f"Answer {sample}.", finish, version)
+    return scored(rollout, annotation(*labels, sample=sample), score)
+
+
+def labels_of(item: ScoredAnswer) -> list[str]:
+    """Its labels, in order."""
+    return [sentence.label for sentence in item.annotation.sentences]
+
+
+def selected(items: list[ScoredAnswer], seed: int = 1, **rules: object) -> Selection:
+    """What the section `pairs` with these fields makes of the answers."""
+    return select(QUESTION, [7, 8], items, PairsConfig(**rules), seed)
+
+
+def samples(selection: Selection) -> list[tuple[int | None, int | None]]:
+    """Samples of the chosen and the rejected answer of each pair."""
+    return [
+        tuple(None if side is None else side.rollout.sample for side in (pair.chosen, pair.rejected))
+        for pair in selection.pairs
+    ]
+
+
+def only(selection: Selection) -> PreferencePair | DropReason:
+    """The one pair, or the one reason."""
+    (found,) = (*selection.pairs, *selection.drops)
+    return found
+
+
+answers = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(LABELS), max_size=4),
+        st.sampled_from(["stop", "stop", "stop", "length"]),
+        st.integers(0, 4),
+    ),
+    max_size=8,
+).map(
+    lambda rows: [
+        answer(i, *labels, finish=finish, text=f"Text {text}.") for i, (labels, finish, text) in enumerate(rows)
+    ]
+)
