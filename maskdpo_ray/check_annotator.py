@@ -22,7 +22,7 @@ from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped
-from maskdpo_ray.errors import UserError, described, printable
+from maskdpo_ray.errors import UserError, fault_of, printable
 from maskdpo_ray.records import Annotation, Question, Rollout
 from maskdpo_ray.stages.watch import Watch
 
@@ -91,7 +91,7 @@ class Try:
 
     def made(self) -> Finding:
         """Try it, and return the finding."""
-        fault = _fault(self.attempt)
+        fault = fault_of(self.attempt)
         return Finding(self.tried, fault, self.must, self.note() if fault is None else "")
 
 
@@ -211,17 +211,6 @@ def _spans(annotation: Annotation) -> list[tuple[int, int, str]]:
 
 def _labels(annotations: Iterable[Annotation]) -> Counter[str]:
     return Counter(sentence.label for annotation in annotations for sentence in annotation.sentences)
-
-
-def _fault(attempt: Callable[[], object]) -> str | None:
-    """Error of an attempt, as one line; None when it succeeded."""
-    try:
-        attempt()
-    except UserError as error:
-        return str(error)
-    except (Exception, SystemExit) as error:  # this is about code that we don't know
-        return described(error)
-    return None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import sys
 import sysconfig
 import traceback
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -38,6 +39,17 @@ _NOT_THE_USERS = (
     f"{_ROOT}/actors/",
 )
 """Starts of files whose lines say little about a mistake in the user's class."""
+
+
+def fault_of(attempt: Callable[[], object]) -> str | None:
+    """Error of code that we don't know, as one line; None when it raises none."""
+    try:
+        attempt()
+    except UserError as error:
+        return str(error)
+    except (Exception, SystemExit) as error:
+        return described(error)
+    return None
 
 
 def printable(text: str) -> str:

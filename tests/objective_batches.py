@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from maskdpo_ray.training.objectives.protocol import Batch, Objective, sums
+from maskdpo_ray.training.objectives.protocol import Batch, Objective, objective, sums
 
 BETA = 0.1
 NOT_ONE = 3
@@ -134,4 +134,52 @@ def scalar_loss(batch: Batch, beta: float) -> torch.Tensor:
 
 def no_tensor(batch: Batch, beta: float) -> float:
     """Number in place of a tensor."""
-    return float(scalar_loss(batch, beta))
+    return scalar_loss(batch, beta).item()
+
+
+@objective(unit="response", needs_reference=False)
+def likelier(batch: Batch, beta: float) -> torch.Tensor:
+    """Objective of single responses, decorated, that compares each with the others of its batch."""
+    return torch.cat([(batch.chosen.averages.mean() - batch.chosen.averages).square(), batch.rejected.averages])
+
+
+def by_place(batch: Batch, beta: float) -> torch.Tensor:
+    """The first pair counts most."""
+    return -batch.chosen.ratios / torch.arange(1, len(batch.chosen) + 1)
+
+
+def detached(batch: Batch, beta: float) -> torch.Tensor:
+    """No gradient."""
+    return -batch.chosen.ratios.detach()
+
+
+def overflows(batch: Batch, beta: float) -> torch.Tensor:
+    """The sigmoid's logarithm written out: infinite where it should be large."""
+    return (1 + (beta * (batch.rejected.ratios - batch.chosen.ratios)).exp()).log()
+
+
+def writes(batch: Batch, beta: float) -> torch.Tensor:
+    """In-place arithmetic on what it is given."""
+    batch.chosen.tokens.add_(1)
+    return -batch.chosen.ratios
+
+
+def guesses(batch: Batch, beta: float) -> torch.Tensor:
+    """Another loss at each call, and for each place."""
+    return -batch.chosen.ratios * torch.rand(len(batch.chosen))
+
+
+def unasked(batch: Batch, beta: float) -> torch.Tensor:
+    """Reads what it has not asked for."""
+    return batch.rejected.kl
+
+
+def flat(batch: Batch, beta: float) -> torch.Tensor:
+    """A gradient of zero."""
+    return 0 * batch.chosen.ratios
+
+
+def half(batch: Batch, beta: float) -> torch.Tensor:
+    """Losses in another dtype, whose backward pass is that of another loss: half of it is detached."""
+    ratios = batch.chosen.ratios
+    return -(ratios + ratios.detach()).half()

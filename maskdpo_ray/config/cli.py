@@ -211,6 +211,17 @@ def share(text: str) -> float:
     return value
 
 
+def above_0(text: str) -> float:
+    """The `type` of an argument above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ArgumentTypeError(f"expected a number above 0, got {shown(text)}")
+    return value
+
+
 def start(main: Callable[[list[str]], None], argv: list[str] | None = None, resumes: bool = True) -> None:
     """Run a command on the process's arguments, or on `argv`.
 

@@ -158,9 +158,12 @@ def _read_file(path: Path, where: str) -> tuple[dict[str, Given], Given | None]:
     return given, base
 
 
-def from_text(text: str, name: str) -> Given:
-    """The value of an override; lists and mappings are written as in YAML: `[0.9, 0.95]`."""
-    hint, where = options()[name].hint, f"--{name}"
+def from_text(text: str, name: str, argument: str = "") -> Given:
+    """The value of an override; lists and mappings are written as in YAML: `[0.9, 0.95]`.
+
+    `argument`: how the command line calls the option, where not by its dotted name.
+    """
+    hint, where = options()[name].hint, f"--{argument or name}"
     kinds = {typing.get_origin(kind) for kind in _alternatives(hint)}
     node: yaml.Node = yaml.ScalarNode("", text)
     if tuple in kinds or (dict in kinds and text.lstrip().startswith("{")):

@@ -32,7 +32,9 @@ FLOORS = (
 `public` is the package itself, `maskdpo_ray/__init__.py`: its names come from any room but the commands, and no module
 of ours imports it.
 """
-COMMANDS = set("__main__ annotate check_annotator evaluate experiment export pairs plan report run train".split())
+COMMANDS = set(
+    "__main__ annotate check_annotator check_objective evaluate experiment export pairs plan report run train".split()
+)
 FLOOR_OF = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 

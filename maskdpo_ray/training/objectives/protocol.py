@@ -18,7 +18,7 @@ from maskdpo_ray.errors import ConfigError
 if TYPE_CHECKING:  # naming the objectives (--help, a config's errors) takes no torch
     import torch
 
-Unit = Literal["pair", "response", "chosen"]
+Unit = Literal["pair", "response", "chosen response"]
 Role = Literal["chosen", "rejected", "mismatched"]
 # Types of options that several objectives have.
 Weight = Annotated[float, at_least(0)]
@@ -155,7 +155,7 @@ class Objective:
     @property
     def roles(self) -> tuple[Role, ...]:
         """Roles of the responses that it learns from."""
-        return ("chosen",) if self.unit == "chosen" else ("chosen", "rejected")
+        return ("chosen",) if self.unit == "chosen response" else ("chosen", "rejected")
 
     @property
     def needs_mismatched(self) -> bool:

@@ -7,7 +7,7 @@ import torch
 from maskdpo_ray.training.objectives.protocol import Batch, objective
 
 
-@objective(unit="chosen", needs_reference=False)
+@objective(unit="chosen response", needs_reference=False)
 def sft(batch: Batch, beta: float) -> torch.Tensor:
     """Negative mean log-likelihood of a chosen response's tokens; beta is not read, nor are rejected responses.
 
