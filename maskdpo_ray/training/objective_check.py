@@ -73,7 +73,7 @@ class _Leaves:
             self.ratios if objective.needs_reference else None,
             self.kl if objective.needs_kl else None,
         )
-        means = {role: self.means[role] for role in objective.needs_means}
+        means: dict[str, torch.Tensor] = {role: self.means[role] for role in objective.needs_means}
         rows = ([*chosen], [_MOST + number for number in rejected])
         of_chosen, of_rejected = (responses[torch.tensor(each, dtype=torch.long)] for each in rows)
         return Batch(of_chosen, of_rejected, means)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from maskdpo_ray.training.objectives import protocol
 from maskdpo_ray.training.objectives.protocol import Batch, Objective, Responses, load, names, sums
 
 NAMES = ", ".join(names())
+PAGE = Path(__file__).parents[3] / "docs/objectives.md"
 OWN = "python:objective_batches"
 
 
@@ -208,3 +212,15 @@ def test_an_objective_says_what_it_needs(each: Objective) -> None:
     assert set(batch.means) == set(each.needs_means)
     assert each.losses(batch, BETA).shape == (each.num_units(4, 4),)
     assert len(str(each.function.__doc__)) > 40
+
+
+def test_the_page_has_a_row_for_each_with_its_options_and_defaults(each: Objective) -> None:
+    rows = [line.split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    (row,) = (row for row in rows if row[0] == f"| `{each.name}`")
+    for option in list(inspect.signature(each.function).parameters.values())[2:]:
+        assert f"`{option.name}` {option.default}" in row[2]
+
+
+def test_the_examples_of_the_page() -> None:
+    done = doctest.testfile(str(PAGE), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert (done.failed, done.attempted > 10) == (0, True)
