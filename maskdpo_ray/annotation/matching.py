@@ -62,10 +62,10 @@ def compare(question: Question, text: str) -> str:
     `no_fact` if it abstains; `unparsed` if it holds one of the question's wrong answers beside an accepted one. Of two
     that overlap the longer counts: "South Sudan" is no "Sudan". Denied ones ("not Kigali") don't count.
     """
-    if abstains(text):
-        return NO_FACT
     held, taken = normal(text), set[int]()
     right, wrong = {normal(each) for each in accepted(question)}, {normal(each) for each in question.wrong_answers}
+    if held not in right and abstains(text):  # "Na" may be sodium
+        return NO_FACT
     found = set()
     for sought in sorted(right | wrong, key=lambda words: (-len(words), words)):
         for start in places(sought, held):

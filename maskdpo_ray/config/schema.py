@@ -158,7 +158,8 @@ class ModelConfig(Section, affects=(COLLECT, TRAIN, EVALUATE)):
 @dataclass(frozen=True)
 class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     train: Annotated[str, filled("a questions file")] = "builtin:countries"
-    """Questions to learn from: `builtin:countries`, `builtin:elements`, or a JSON Lines file."""
+    """Questions to learn from: `builtin:countries`, `builtin:elements`, these with `-short` (several questions of one
+    fact each in place of one of five), or a JSON Lines file."""
     eval: Annotated[str | None, filled("a questions file")] = None
     """Held-out questions; none: `data.num_eval_topics` topics are split off `data.train`."""
     split_seed: int = 1

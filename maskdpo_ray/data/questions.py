@@ -16,14 +16,16 @@ from maskdpo_ray.data.jsonl import objects, refuse_list
 from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.records import LANGUAGES, Question
 
-BUILTIN = ("countries", "elements")
+SHORT = "-short"
+"""End of the names of built-in questions of one fact (`domains/short.py`)."""
+BUILTIN = ("countries", "elements", f"countries{SHORT}", f"elements{SHORT}")
 FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language", "wrong_answers")
 LONGEST_NAME = 200
 """Longest id and topic, characters."""
 
 
 def load(source: str, dropped: Dropped | None = None) -> list[Question]:
-    """Questions of `builtin:countries`, `builtin:elements` or a file of JSON objects, in their order.
+    """Questions of `builtin:NAME`, one of `BUILTIN`, or of a file of JSON objects, in their order.
 
     An object needs only `prompt`: a string, or chat messages that end with the user's. Without `id` its id is
     `source:line number`, without `topic` its topic is its id. Bad ones go to `dropped`. Raises DataError.
@@ -34,7 +36,7 @@ def load(source: str, dropped: Dropped | None = None) -> list[Question]:
         if name not in BUILTIN:
             known = ", ".join(f"builtin:{domain}" for domain in BUILTIN)
             raise DataError(f"{source}: expected one of {known}, or a JSON Lines file")
-        found = list(importlib.import_module(f"maskdpo_ray.data.domains.{name}").questions())
+        found = list(_builtin(name))
         dropped.records = len(found)
         return found
     places: dict[str, str] = {}
@@ -50,6 +52,17 @@ def load(source: str, dropped: Dropped | None = None) -> list[Question]:
         return made
 
     return list(dropped.sift(objects(Path(source), dropped), question))
+
+
+def _builtin(name: str) -> list[Question]:
+    domain = name.removesuffix(SHORT)
+    if domain != name:
+        from maskdpo_ray.data.domains import short
+
+        return short.questions(domain)
+    module = importlib.import_module(f"maskdpo_ray.data.domains.{domain}")
+    found: list[Question] = module.questions()
+    return found
 
 
 def split_by_topic(

@@ -91,7 +91,8 @@ DATA: dict[str, Case] = {
     "unknown field": (
         question(subject="d"),
         ASK,
-        "questions.jsonl:4: subject: expected one of the fields prompt, id, topic, document, facts, answer, language",
+        "questions.jsonl:4: subject: expected one of the fields prompt, id, topic, document, facts, answer, language, "
+        "wrong_answers",
     ),
     "the same id": (
         question(id="b"),
@@ -143,7 +144,8 @@ DATA: dict[str, Case] = {
     "unknown domain": (
         None,
         f"{ASK} --data.train builtin:planets",
-        "builtin:planets: expected one of builtin:countries, builtin:elements, or a JSON Lines file",
+        "builtin:planets: expected one of builtin:countries, builtin:elements, builtin:countries-short, "
+        "builtin:elements-short, or a JSON Lines file",
     ),
     "no facts to check by": (None, f"{ASK} --annotation.annotator facts", "question '..."),
     "no document to check by": (None, f"{ASK} --eval.evaluator factscore", "question '..."),

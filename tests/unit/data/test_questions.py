@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from maskdpo_ray.data.questions import check_disjoint, limit_topics, load, split_by_topic
+from maskdpo_ray.data.questions import BUILTIN, check_disjoint, limit_topics, load, split_by_topic
 from maskdpo_ray.errors import DataError, ModelError
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.prompts import Prompts
@@ -34,7 +34,7 @@ def ask(name: str, topic: str, content: str | None = None) -> Question:
     return Question(name, topic, ({"role": "user", "content": content or f"Tell me about {name}."},))
 
 
-@pytest.mark.parametrize("domain", ["countries", "elements"])
+@pytest.mark.parametrize("domain", BUILTIN)
 def test_builtin_questions_are_unique_and_can_be_split(domain):
     questions = load(f"builtin:{domain}")
     assert len({question.id for question in questions}) == len(questions)
@@ -175,7 +175,7 @@ def test_sources_that_are_no_file_of_questions(folder):
         write("", " "): "q.jsonl: expected JSON objects, got none",
         "missing.jsonl": "missing.jsonl: expected a JSON file, got: No such file or directory",
         ".": ".: expected a JSON file, got: Is a directory",
-        "builtin:rivers": "builtin:rivers: expected one of builtin:countries, builtin:elements, or a JSON",
+        "builtin:rivers": "builtin:rivers: expected one of builtin:countries, builtin:elements, builtin:co",
     }
     for source, message in cases.items():
         with pytest.raises(DataError) as caught:
