@@ -27,7 +27,7 @@ from maskdpo_ray.records import Policy
 from maskdpo_ray.report import summary as report_summary
 from maskdpo_ray.report.summary import Evaluated
 from maskdpo_ray.stages import evaluate, preflight
-from maskdpo_ray.stages.evaluate import EvaluateStage
+from maskdpo_ray.stages.evaluate import DEV, EvaluateStage
 from maskdpo_ray.stages.given_answers import GivenAnswers
 from maskdpo_ray.stages.preflight import Prepared
 from maskdpo_ray.stages.protocols import AnsweringGroups
@@ -93,6 +93,8 @@ def prepare(argv: list[str]) -> Job:
     command = _parser().parse(argv)
     arguments = command.own
     config = command.config
+    if arguments.answers is not None:  # they are what they are: none is greedy beside them
+        config = replace(config, eval=replace(config.eval, greedy=False))
     if arguments.answers is None and arguments.questions is not None:
         raise ConfigError("--questions: expected ANSWERS to them, got none; data.eval is what engines answer")
     files.refuse_in_run_folder(run_folder.run_path(config))
@@ -100,6 +102,8 @@ def prepare(argv: list[str]) -> Job:
     with located(command.given, command.config_path):
         if arguments.answers is None:
             prepared = preflight.check(config)
+            held_out = {split: asked for split, asked in prepared.evaluation.items() if split != DEV}
+            prepared = replace(prepared, evaluation=held_out)
         else:
             answers, prepared = _given(Path(arguments.answers), arguments.questions, config)
         if arguments.against is not None:
@@ -152,7 +156,7 @@ class Job:
 
     def is_finished(self, folder: RunFolder) -> bool:
         """Whether the run folder holds the evaluation."""
-        return evaluate.is_finished(folder, self.prepared.evaluation, 0)
+        return evaluate.is_finished(self.config, folder, self.prepared.evaluation, 0)
 
     def run(self, policy: Policy, groups: AnsweringGroups, folder: RunFolder, tracker: Tracker) -> None:
         """Evaluate; each question is in the run folder before the next one is waited for.
@@ -175,7 +179,8 @@ class Job:
         return "\n".join(
             [
                 *resources.Plan(self.config).actors(f"evaluate {self._subject} in {folder}", *groups),
-                f"  evaluated: {', '.join(splits)} {'greedy ' * is_greedy}answers",
+                f"  evaluated: {', '.join(splits)} {'greedy ' * is_greedy}answers"
+                + ", and a greedy one each" * self.config.eval.greedy,
                 *([] if self.against is None else [f"  compared with {_of(self.against)}"]),
                 *self.prepared.dropped_lines(),
                 *preflight.resumed(folder, self.entries),

@@ -475,6 +475,9 @@ class EvalConfig(Section, affects=(EVALUATE,)):
     """The same for top-k, 1 for greedy answers (Mask-DPO table 1); none: `rollout.top_k`."""
     top_p: Annotated[float | None, PART] = None
     """The same for top-p; none: `rollout.top_p`."""
+    greedy: bool = False
+    """Beside the sampled answers, one greedy answer to each held-out and transfer question, with figures of its own (an
+    R-th more of evaluation's work)."""
     bootstrap_samples: Annotated[int, within(100, 100_000)] = 2000
     """Resamples of topics behind the 95% intervals."""
     f1_k: CountOrNone = None
@@ -499,6 +502,8 @@ class EvalConfig(Section, affects=(EVALUATE,)):
         super().__post_init__()
         has_use = self.evaluator is not None or not self.options
         require(has_use, "eval.options", "none without eval.evaluator", self.options)
+        expected = "false where eval.temperature or eval.top_k makes all answers greedy"
+        require(not (self.greedy and self.is_greedy), "eval.greedy", expected, self.greedy)
 
     @property
     def in_flight(self) -> int:

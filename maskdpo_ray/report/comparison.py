@@ -25,6 +25,7 @@ from maskdpo_ray.store.question_log import log_path, read_questions
 
 _METRICS = {
     "score": ("score", ".3f"),
+    "recall": ("recall", ".3f"),
     "correct_facts": ("correct facts", ".2f"),
     "incorrect_facts": ("incorrect facts", ".2f"),
     "sentences": ("sentences", ".2f"),
@@ -42,7 +43,7 @@ class FinishedRun:
     mask: str
     seed: int
     metrics: dict[str, tuple[float | None, float | None]]
-    """Metric -> (before training, after the last iteration), None where not defined; transfer_score may be absent."""
+    """Metric -> (before training, of the kept policy), None where not defined; transfer_score may be absent."""
     gain: Change
     """Change of the score."""
     pairs: str
@@ -69,7 +70,7 @@ class FinishedRun:
             mask=f"{policy if isinstance(policy, str) else 'custom'}, EOS {eos}",
             seed=fingerprint.config_field(config_file, config, "run.seed", int),
             metrics=metrics,
-            gain=summary.record(Change, "evaluations.heldout.-1.gain.score"),
+            gain=summary.gain(),
             pairs=hashlib.sha256(b"".join(pairs)).hexdigest(),
         )
 
@@ -100,9 +101,21 @@ class _Values:
             raise RunFolderError(f"{self.file}: {path}: {error}") from None
 
     def ends(self, split: str, metric: str) -> tuple[float | None, float | None]:
-        """Means of a metric before training and after the last iteration. Raises RunFolderError."""
-        first, last = (self.record(Statistic, f"evaluations.{split}.{i}.metrics.{metric}").mean for i in (0, -1))
+        """Means of a metric before training and of the kept policy. Raises RunFolderError."""
+        places = (0, self._kept())
+        first, last = (self.record(Statistic, f"evaluations.{split}.{i}.metrics.{metric}").mean for i in places)
         return first, last
+
+    def gain(self) -> Change:
+        """Change of the held-out score to the kept policy. Raises RunFolderError."""
+        if (kept := self._kept()) == 0:
+            score, _ = self.ends("heldout", "score")
+            return Change(score, score, 0.0, 0.0, 0.0)
+        return self.record(Change, f"evaluations.heldout.{kept}.gain.score")
+
+    def _kept(self) -> int:
+        """Place of the kept policy among the evaluations: its version, as all policies are evaluated."""
+        return self.record(int, "kept.version")
 
 
 def table(runs: Sequence[FinishedRun]) -> list[str]:

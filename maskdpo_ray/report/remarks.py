@@ -21,15 +21,21 @@ _WATCHED = {
 """Metric -> (the direction that is worth a remark, the remark)."""
 
 
-def remarks(evaluations: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Remarks on the last policy of each set of questions (entries as in summary.json)."""
+def remarks(evaluations: dict[str, list[dict[str, Any]]], kept: dict[str, Any] | None = None) -> list[str]:
+    """Remarks on each set of questions (entries as in summary.json), about the policy of `in_focus`."""
     found: list[str] = []
     for split, versions in evaluations.items():
-        last = versions[-1]
+        last = in_focus(versions, kept)
         about = [] if last["gain"] is None else _about(versions[0], last)
         found += [f"{split}, {last['name']}: {remark}" for remark in [*about, *_unread(last)]]
         found += [f"{split}, {each['name']}: {_left_out(each)}" for each in versions if each["left_out"]]
     return found
+
+
+def in_focus(versions: list[dict[str, Any]], kept: dict[str, Any] | None) -> dict[str, Any]:
+    """The policy that tables and remarks compare with the first: the kept one, or the last where that is the first."""
+    version = 0 if kept is None else kept["version"]
+    return next((entry for entry in versions[1:] if entry["version"] == version), versions[-1])
 
 
 def _left_out(version: dict[str, Any]) -> str:

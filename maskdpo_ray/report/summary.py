@@ -1,7 +1,7 @@
 """The summary of a run, or of one evaluation, as JSON values; `tables` renders it.
 
-Read from the folder: config.yaml, eval_*/{heldout,transfer}{,-judged}.json, iter_*/pairs-summary.json and
-metrics.jsonl.
+Read from the folder: config.yaml, eval_*/{heldout,transfer,dev}{,-judged,-greedy}.json, eval_*/choice.json,
+iter_*/pairs-summary.json and metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.errors import RunFolderError, shown
+from maskdpo_ray.evaluation.choice import Choice
 from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
 from maskdpo_ray.evaluation.metrics import Evaluation
@@ -23,7 +24,7 @@ from maskdpo_ray.report.remarks import remarks
 from maskdpo_ray.report.tables import render, show
 from maskdpo_ray.store import files, fingerprint
 
-SPLITS = ("heldout", "transfer")
+SPLITS = ("heldout", "transfer", "dev")
 __all__ = ["build", "render", "show"]
 
 
@@ -56,21 +57,29 @@ def build(
         "seed": fingerprint.config_field(file, config, "run.seed", int),
         "bootstrap_samples": fingerprint.config_field(file, config, "eval.bootstrap_samples", int),
     }
+    choice = None
     if evaluated is None:
         numbered = _numbered(folder, "eval", "")
         evaluated = [Evaluated(f"after {version}" if version else "before", version, at) for version, at in numbered]
+        choice = _choice(folder)
     found = {split: _evaluations(folder, evaluated, split, draws) for split in splits}
     evaluations = {split: versions for split, versions in found.items() if versions}
+    kept = None if choice is None else _kept(folder, choice, evaluations)
     return {
         "run": name,
         "folder": str(folder),
+        "kept": kept,
         "evaluations": evaluations,
         "pairs": [
             {"iteration": number, **to_json(files.read_json(file, PairsSummary))}
             for number, file in _numbered(folder, "iter", "pairs-summary.json")
         ],
         **_usage(folder / "metrics.jsonl"),
-        "remarks": [*_off_policy(config), *remarks(evaluations)],
+        "remarks": [
+            *_off_policy(config),
+            *_ended_early(config, choice),
+            *remarks({split: each for split, each in evaluations.items() if split != "dev" or kept is None}, kept),
+        ],
         "policies": [str(file.parent) for _, file in _numbered(folder, "iter", "policy/config.json")],
     }
 
@@ -79,6 +88,43 @@ def _off_policy(config: dict[str, Any]) -> list[str]:
     if not config.get("rollout", {}).get("ahead"):  # runs of earlier versions have no such option
         return []
     return ["from iteration 1 on the pairs are of the policy before the newest (rollout.ahead): NOT ON-POLICY"]
+
+
+def _ended_early(config: dict[str, Any], choice: Choice | None) -> list[str]:
+    run = config["run"]
+    patience, iterations, newest = (
+        run.get("patience"),
+        run.get("iterations"),
+        len(choice.candidates) - 1 if choice else 0,
+    )
+    if patience is None or newest >= iterations:
+        return []
+    return [
+        f"the run ended after {newest} of {iterations} iterations: {patience} in a row without a better policy on "
+        "development topics (run.patience)"
+    ]
+
+
+def _choice(folder: Path) -> Choice | None:
+    """The newest choice; None of a folder without one, as of a single evaluation."""
+    files_found = _numbered(folder, "eval", "choice.json")
+    return files.read_json(files_found[-1][1], Choice) if files_found else None
+
+
+def _kept(folder: Path, choice: Choice, evaluations: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The kept policy, its place and its figures on held-out topics, and how it was chosen."""
+    versions = {entry["version"]: entry for entry in evaluations.get("heldout", [])}
+    found = versions.get(choice.version)
+    if found is None:
+        raise RunFolderError(f"{folder}: expected the evaluation of policy {choice.version}, which is kept, got none")
+    metrics, gain = found["metrics"], found["gain"]
+    return {
+        "name": found["name"],
+        "policy": str(folder / "policy"),
+        **{metric: metrics[metric]["mean"] for metric in ("score", "recall", "correct_facts")},
+        "gain": None if gain is None else gain["score"],
+        **decode(dict[str, Any], encode_line(choice)),
+    }
 
 
 def _numbered(folder: Path, kind: str, name: str) -> list[tuple[int, Path]]:
@@ -91,8 +137,15 @@ def _numbered(folder: Path, kind: str, name: str) -> list[tuple[int, Path]]:
 def _evaluations(
     folder: Path, evaluated: Sequence[Evaluated], split: str, draws: dict[str, int]
 ) -> list[dict[str, Any]]:
-    """An entry for each of `evaluated`; the figures of evaluator and perplexity model are under its "judged"."""
+    """An entry for each of `evaluated`.
+
+    Under its "judged" are the figures of evaluator and perplexity model, under "greedy" those of greedy answers.
+    """
     versions = _versions(evaluated, f"{split}.json", Evaluation, draws)
+    greedy = {entry["name"]: entry for entry in _versions(evaluated, f"{split}-greedy.json", Evaluation, draws)}
+    for entry in versions:
+        if entry["name"] in greedy:
+            entry["greedy"] = {name: greedy[entry["name"]][name] for name in ("metrics", "gain")}
     judged = _versions(evaluated, f"{split}-judged.json", JudgedEvaluation, draws)
     if not judged:
         return versions

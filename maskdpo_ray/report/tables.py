@@ -17,6 +17,7 @@ from rich.text import Text
 
 from maskdpo_ray.errors import printable
 from maskdpo_ray.evaluation.judged_metrics import perplexity
+from maskdpo_ray.report.remarks import in_focus
 
 Entry = dict[str, Any]
 Column = tuple[str, Callable[[Entry], str]]
@@ -41,10 +42,15 @@ def number(value: float | None, form: str = ".3f", absent: str = "") -> str:
 
 def _print(summary: Entry, console: Console) -> None:
     summary = _printable(summary)
-    console.print(f"Run {summary['run']}", style="bold", markup=False)
+    kept = summary.get("kept")
+    console.print(f"Run {summary['run']}{_headline(kept) if kept else ''}", style="bold", markup=False)
     for name, subject in summary.get("subjects", {}).items():  # of an evaluation on its own
         console.print(f"  {name}: {subject}", markup=False, soft_wrap=True)
-    tables = [table for split, versions in summary["evaluations"].items() for table in _evaluation(split, versions)]
+    # Of development topics only what the choice went by.
+    shown = {split: versions for split, versions in summary["evaluations"].items() if split != "dev" or kept is None}
+    tables = [table for split, versions in shown.items() for table in _evaluation(split, versions, kept)]
+    if kept and kept["candidates"]:
+        tables.append(_choice(kept))
     if summary["pairs"]:
         tables.append(_pairs(summary["pairs"]))
     if summary["stages"]:
@@ -70,6 +76,17 @@ def _print(summary: Entry, console: Console) -> None:
     )
     for policy in summary["policies"]:
         console.print(f"  policy: {policy}", markup=False, soft_wrap=True)
+
+
+def _headline(kept: Entry) -> str:
+    """The kept policy with its held-out score, the gain's interval and what it tells."""
+    how = "the best on development topics" if kept["keep"] == "best" else "the last"
+    gain = kept["gain"]
+    by = "" if gain is None else f" (gain {_signed(gain['gain'])}, 95% {_bounds(gain, _signed)})"
+    told = "correct facts" if kept["recall"] is None else "recall"
+    figure = number(kept["correct_facts"], ".2f") if kept["recall"] is None else number(kept["recall"])
+    where = f"policy {kept['version']}{' (before training)' * (kept['version'] == 0)}"
+    return f": {where}, {how}: score {number(kept['score'], absent='-')}{by}, {told} {figure}"
 
 
 def _printable(value: Any) -> Any:
@@ -205,7 +222,7 @@ _CHANGED_BY_SECOND = {
 _ONLY_IF_SEEN = frozenset(
     "recall f1_at_k contradictory unverifiable no_fact unparsed irrelevant abstained thinking".split()
 )
-_TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain"}
+_TITLES = {"heldout": "Held-out topics", "transfer": "Transfer domain", "dev": "Development topics"}
 
 
 def _ratio(value: float | None, by: float | None) -> float | None:
@@ -215,9 +232,9 @@ def _ratio(value: float | None, by: float | None) -> float | None:
 # Tables
 
 
-def _evaluation(split: str, versions: list[Entry]) -> list[Table]:
-    """All tables of one split."""
-    last, is_compared = versions[-1], len(versions) > 1
+def _evaluation(split: str, versions: list[Entry], kept: Entry | None) -> list[Table]:
+    """All tables of one split; those of two policies compare the first with the kept one."""
+    last, is_compared = in_focus(versions, kept), len(versions) > 1
     tables = [
         _table(
             f"{_TITLES[split]}: factuality ({last['topics']} topics, {last['questions']} questions, "
@@ -238,6 +255,8 @@ def _evaluation(split: str, versions: list[Entry]) -> list[Table]:
         ),
     ]
     ends = [versions[0], last] if is_compared else versions
+    if any("greedy" in version for version in versions):
+        tables.append(_greedy([version for version in versions if "greedy" in version], is_compared))
     if is_compared:
         tables.append(_changes(last["name"], last["gain"], _CHANGED))
     if any(version["kinds"] for version in versions):
@@ -245,7 +264,7 @@ def _evaluation(split: str, versions: list[Entry]) -> list[Table]:
     if last["replications"] > 1:
         tables.append(_best_of(ends))
     if "judged" in last and last["judged"]["evaluator"] is not None:
-        tables += _second_opinion(versions)
+        tables += _second_opinion(versions, last)
     if "judged" in last and last["judged"]["perplexity_model"] is not None:
         tables.append(_language([{"name": version["name"], **version["judged"]} for version in versions]))
     return tables
@@ -299,9 +318,9 @@ def _language(entries: list[Entry]) -> Table:
     )
 
 
-def _second_opinion(versions: list[Entry]) -> list[Table]:
+def _second_opinion(versions: list[Entry], last: Entry) -> list[Table]:
     """The annotator's figures beside those of a second evaluator, and all of the latter's."""
-    last, evaluator, is_compared = versions[-1], versions[-1]["judged"]["evaluator"], len(versions) > 1
+    evaluator, is_compared = last["judged"]["evaluator"], len(versions) > 1
     rows = [{**version, "judge": "annotator"} for version in versions]
     rows += [{**version["judged"], "name": version["name"], "judge": "second"} for version in versions]
     table = _table(
@@ -321,6 +340,44 @@ def _second_opinion(versions: list[Entry]) -> list[Table]:
     if not is_compared:
         return [table]
     return [table, _changes(last["name"], last["judged"]["gain"], _CHANGED_BY_SECOND, f", by {evaluator}")]
+
+
+def _greedy(versions: list[Entry], is_compared: bool) -> Table:
+    greedy = [{"sampled": version["metrics"], "name": version["name"], **version["greedy"]} for version in versions]
+    return _table(
+        "Greedy answers beside sampled ones",
+        [
+            _POLICY,
+            ("sampled", lambda entry: number(entry["sampled"]["score"]["mean"], absent="-")),
+            ("greedy", _mean("score")),
+            *_GAIN * is_compared,
+            ("recall", lambda entry: number(entry["sampled"]["recall"]["mean"], absent="-")),
+            ("greedy", _mean("recall")),
+        ],
+        greedy,
+        "Score and recall of sampled and of greedy answers." + " gain: of the greedy score." * is_compared,
+    )
+
+
+def _choice(kept: Entry) -> Table:
+    names = {"recall": "recall", "correct_facts": "correct facts"}
+    told = names[kept["told_by"]]
+    return _table(
+        "Choice on development topics",
+        [
+            ("policy", _field("version")),
+            ("score", lambda entry: number(entry["score"], ".3f", "-")),
+            (told, lambda entry: number(entry["told"], ".3f", "-")),
+            ("balance", _field("balance", ".3f")),
+            ("fell beyond noise", lambda entry: ", ".join({**names, "score": "score"}[name] for name in entry["fell"])),
+            ("", lambda entry: "best" if entry["version"] == kept["best"] else ""),
+        ],
+        kept["candidates"],
+        f"balance: harmonic mean of score and {told}"
+        + " / those of policy 0" * (told != "recall")
+        + "; a policy that fell behind policy 0 in either is no candidate.",
+        text_columns=0,
+    )
 
 
 def _pairs(iterations: list[Entry]) -> Table:

@@ -15,10 +15,9 @@ from maskdpo_ray.evaluation.choice import Choice, choose
 from maskdpo_ray.evaluation.metrics import Evaluation
 from maskdpo_ray.records import EVALUATE
 from maskdpo_ray.stages import evaluate
+from maskdpo_ray.stages.evaluate import DEV
 from maskdpo_ray.store.run_folder import RunFolder
 
-DEV = "dev"
-"""The split of development topics."""
 CHOOSE = "choose"
 """Stage of the ledger."""
 
@@ -56,7 +55,7 @@ def has_ended(config: Config, choice: Choice, newest: int) -> bool:
 def is_finished(config: Config, folder: RunFolder, splits: Iterable[str]) -> bool:
     """Whether nothing is left to do but, after a change of `run.keep`, to choose again."""
     newest = folder.num_trained
-    if not evaluate.is_finished(folder, splits, newest):
+    if not evaluate.is_finished(config, folder, splits, newest):
         return False
     return has_ended(config, chosen(config, folder, newest), newest)
 

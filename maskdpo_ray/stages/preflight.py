@@ -25,7 +25,8 @@ from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.prompts import Prompts
 from maskdpo_ray.pairing import examples
 from maskdpo_ray.records import Question
-from maskdpo_ray.stages.choose import CHOOSE, DEV
+from maskdpo_ray.stages.choose import CHOOSE
+from maskdpo_ray.stages.evaluate import DEV
 from maskdpo_ray.store.ledger import Entry, Finished
 from maskdpo_ray.store.question_log import num_unsealed
 
@@ -199,7 +200,8 @@ def describe(
         f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
         *([ahead] if config.rollout.ahead else []),
         *([_kept(config)] if config.data.num_dev_topics else []),
-        f"  evaluation before and after each iteration: {answers} {'greedy ' * config.eval.is_greedy}answers",
+        f"  evaluation before and after each iteration: {answers} {'greedy ' * config.eval.is_greedy}answers"
+        + ", and a greedy answer to each but dev questions" * config.eval.greedy,
     ]
     return "\n".join([*lines, *resumed(folder, entries)])
 

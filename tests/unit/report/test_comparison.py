@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fakes
 import pytest
 import yaml
 from test_run_folder import unit
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.records import CommittedQuestion, encode_record
+from maskdpo_ray.records import encode_record
 from maskdpo_ray.report import comparison
 
-METRICS = ("score", "correct_facts", "incorrect_facts", "sentences", "nothing_checkable", "cut_off")
+METRICS = ("score", "recall", "correct_facts", "incorrect_facts", "sentences", "nothing_checkable", "cut_off")
 
 
 def versions(before: float, after: float) -> list[dict[str, Any]]:
@@ -26,12 +27,12 @@ def versions(before: float, after: float) -> list[dict[str, Any]]:
 
 def make(folder: Path, mask: str, seed: int, after: float, pairs: str = "ab", transfer: bool = False) -> str:
     (folder / "iter_000").mkdir(parents=True)
-    questions = [CommittedQuestion.of(name, *unit(name)) for name in pairs]
+    questions = [fakes.committed(name, *unit(name)) for name in pairs]
     (folder / "iter_000" / "questions.jsonl").write_bytes(b"".join(map(encode_record, questions)))
     config = {"mask": {"policy": mask, "eos": "drop"}, "run": {"seed": seed}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     evaluations = {"heldout": versions(0.5, after)} | ({"transfer": versions(0.25, 0.375)} if transfer else {})
-    (folder / "summary.json").write_text(json.dumps({"evaluations": evaluations}))
+    (folder / "summary.json").write_text(json.dumps({"kept": {"version": 1}, "evaluations": evaluations}))
     return str(folder)
 
 
@@ -95,7 +96,19 @@ def test_what_is_no_finished_run(arguments: list[str]) -> None:
         comparison.main(arguments)
 
 
-GAIN, SCORE = "evaluations.heldout.-1.gain.score", "evaluations.heldout.0.metrics.score"
+def test_figures_are_those_of_the_kept_policy(tmp_path: Path) -> None:
+    folder = make(tmp_path / "run", "vanilla", 1, 0.75)
+    file = tmp_path / "run" / "summary.json"
+    summary = json.loads(file.read_text())
+    summary["evaluations"]["heldout"].append(versions(0.5, 0.25)[1])  # a third policy, which fell back
+    file.write_text(json.dumps(summary))
+    for version, gain in ((1, 0.25), (2, -0.25), (0, 0.0)):
+        edit(folder, "kept.version", version)
+        found = comparison.FinishedRun.read(Path(folder))
+        assert (found.metrics["score"], found.gain.gain) == ((0.5, 0.5 + gain), gain)
+
+
+GAIN, SCORE = "evaluations.heldout.1.gain.score", "evaluations.heldout.0.metrics.score"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +116,7 @@ GAIN, SCORE = "evaluations.heldout.-1.gain.score", "evaluations.heldout.0.metric
     [
         ("summary.json", "{", "expected JSON, got: "),
         ("summary.json", "[" * 100_000, "expected JSON, got: "),
-        ("summary.json", "[]", "top level: expected an entry evaluations, got []"),
+        ("summary.json", "[]", "top level: expected an entry kept, got []"),
         ("config.yaml", "run: {}", "top level: expected an entry mask, got {'run': {}}"),
         ("config.yaml", "{mask: {policy: a, eos: b}, run: {seed: [1]}}", "run.seed: expected int, got [1]"),
         ("config.yaml", "{mask: {policy: a, eos: b}, run: {seed: one}}", "run.seed: expected int, got 'one'"),
@@ -126,7 +139,10 @@ def test_damaged_files_are_refused_by_field(tmp_path: Path, name: str, text: str
             [1],
             f"{GAIN}: expected an object with the fields of the change, got list",
         ),
-        ("evaluations.heldout.1.gain", None, "evaluations.heldout.-1.gain: expected an entry score, got None"),
+        ("evaluations.heldout.1.gain", None, "evaluations.heldout.1.gain: expected an entry score, got None"),
+        ("kept", None, "kept: expected an entry version, got None"),
+        ("kept.version", "1", "kept.version: expected int, got str '1'"),
+        ("kept.version", 2, "evaluations.heldout: expected an entry 2, got ["),
         (f"{SCORE}.mean", "x", f"{SCORE}: field 'mean': expected float or null, got str 'x'"),
         ("evaluations.heldout", [], "evaluations.heldout: expected an entry 0, got []"),
         ("evaluations.heldout", ..., "evaluations: expected an entry heldout, got {}"),

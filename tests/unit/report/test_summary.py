@@ -9,6 +9,7 @@ import yaml
 
 from maskdpo_ray.config.schema import LoggerConfig
 from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.evaluation.choice import Candidate, Choice
 from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.evaluation.metrics import Evaluation, evaluate
 from maskdpo_ray.records import Annotation, Question, Rollout, Sentence, from_json, to_json
@@ -315,3 +316,96 @@ def test_evaluations_of_different_topics_and_a_missing_config_are_one_line(tmp_p
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(RunFolderError, match="config.yaml: expected the config of a run, got none"):
         build(tmp_path)
+
+
+def write_choice(folder, keep, version, *dev):
+    """What the run keeps as of the newest policy, and its choice among these (score, told) of development topics."""
+    newest = max(int(path.name[5:]) for path in folder.glob("eval_00*"))
+    rows = tuple(Candidate(i, score, told, (score + told) / 2, ()) for i, (score, told) in enumerate(dev))
+    best = max(range(len(dev)), key=lambda i: rows[i].balance) if dev else None
+    choice = Choice(keep, version, best, "recall" if dev else None, rows)
+    (folder / f"eval_{newest:03d}/choice.json").write_text(json.dumps(to_json(choice)))
+
+
+def test_the_first_line_names_the_kept_policy(tmp_path):
+    folder = make(tmp_path, FULL, CORRECTED, FULL)
+    write_choice(folder, "best", 1, (0.4, 0.5), (0.7, 0.6), (0.5, 0.4))
+    summary = build(folder)
+    kept, versions = summary["kept"], summary["evaluations"]["heldout"]
+    assert (kept["version"], kept["name"], kept["policy"]) == (1, "after 1", f"{folder}/policy")
+    assert kept["score"] == versions[1]["metrics"]["score"]["mean"]
+    assert kept["gain"] == versions[1]["gain"]["score"]
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    text = render(summary)
+    gain = kept["gain"]
+    assert " ".join(text.split()).startswith(
+        f"Run facts [1]: policy 1, the best on development topics: score {kept['score']:.3f} (gain "
+        f"{gain['gain']:+.3f}, 95% {gain['low']:+.3f} to {gain['high']:+.3f}), correct facts 3.00"
+    )
+    rows = [line.split() for line in text.splitlines()]
+    assert ["1", "0.700", "0.600", "0.650", "best"] in rows and ["2", "0.500", "0.400", "0.450"] in rows
+    assert max(map(len, text.splitlines()[:20])) <= 80
+    # Tables and remarks compare the first policy with the kept one, not with the last.
+    assert "Change from before to after 1, per answer" in text
+    assert summary["remarks"] == ["heldout, after 1: the score rose: 0.450 -> 0.675"]
+
+
+def test_the_last_policy_is_kept_without_a_choice(tmp_path):
+    folder = make(tmp_path, FULL, CORRECTED)
+    write_choice(folder, "last", 1)
+    text = render(build(folder))
+    assert text.startswith("Run facts [1]: policy 1, the last: score 0.675 (gain +0.225, ")
+    assert "Choice on development topics" not in text
+
+
+def test_where_policy_0_is_kept_the_last_is_compared(tmp_path):
+    folder = make(tmp_path, FULL, SHORT[:1])
+    write_choice(folder, "best", 0, (0.5, 0.6), (0.9, 0.1))
+    summary = build(folder)
+    line = "policy 0 (before training), the best on development topics: score 0.450, correct facts 2.00"
+    assert line in " ".join(render(summary).split())
+    assert any("FEWER CORRECT FACTS" in remark for remark in summary["remarks"])
+
+
+def test_an_evaluation_of_the_kept_policy_must_be_there(tmp_path):
+    folder = make(tmp_path, FULL, SHORT)
+    write_choice(folder, "last", 2)
+    with pytest.raises(RunFolderError, match="expected the evaluation of policy 2, which is kept, got none"):
+        build(folder)
+
+
+@pytest.mark.parametrize(("iterations", "is_said"), [(1, False), (4, True)])
+def test_an_early_end_is_said(tmp_path, iterations, is_said):
+    folder = make(tmp_path, FULL, SHORT)
+    write_choice(folder, "best", 0, (0.5, 0.6), (0.5, 0.5))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["run"] |= {"iterations": iterations, "patience": 1}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    said = "the run ended after 1 of 4 iterations: 1 in a row without a better policy on development topics"
+    assert any(said in remark for remark in build(folder)["remarks"]) == is_said
+
+
+def test_greedy_answers_stand_beside_sampled_ones(tmp_path):
+    folder = make(tmp_path, FULL, SHORT)
+    for version, labels in enumerate((SHORT, CORRECTED)):
+        file = folder / f"eval_{version:03d}/heldout-greedy.json"
+        file.write_text(json.dumps(to_json(evaluation(labels))))
+    summary = build(folder)
+    before, after = summary["evaluations"]["heldout"]
+    assert before["greedy"]["gain"] is None
+    assert after["greedy"]["metrics"]["score"]["mean"] == evaluation(CORRECTED).metrics["score"].mean
+    rows = [line.split() for line in render(summary).splitlines()]
+    place = rows.index("Greedy answers beside sampled ones".split())
+    assert rows[place + 4] == ["before", "0.450", "0.583", "-", "-"]
+    assert rows[place + 5][:5] == ["after", "1", "0.583", "0.675", "+0.092"]
+
+
+def test_development_topics_are_in_the_json_and_not_in_the_tables(tmp_path):
+    folder = make(tmp_path, FULL, SHORT)
+    write_choice(folder, "best", 1, (0.5, 0.6), (0.6, 0.6))
+    for version, labels in enumerate((FULL, SHORT)):
+        (folder / f"eval_{version:03d}/dev.json").write_text(json.dumps(to_json(evaluation(labels))))
+    summary = build(folder)
+    assert len(summary["evaluations"]["dev"]) == 2
+    assert "Development topics" not in render(summary)
+    assert not [remark for remark in summary["remarks"] if remark.startswith("dev")]
