@@ -9,7 +9,7 @@ from maskdpo_ray.training.objectives.protocol import Batch, Weight, objective
 
 @objective(unit="response", needs_means=("mismatched",))
 def kto(batch: Batch, beta: float, desirable_weight: Weight = 1.0, undesirable_weight: Weight = 1.0) -> torch.Tensor:
-    """lambda_y - v(x, y) of single responses, the chosen being desirable: section 4.2, APEFT appendix A (3).
+    """lambda_y - v(x, y) of single responses, the chosen being desirable: section 4, APEFT appendix A (3).
 
     z_0 is the paper's estimate of KL(pi_theta || pi_ref): the mean log-ratio of answers to other questions, at
     least 0, without gradient.

@@ -1,4 +1,4 @@
-"""KTO on pairs, as APEFT's appendix A (3) used it: the loss `kto_pair` that TRL had until 0.9."""
+"""KTO on pairs, as APEFT's appendix A (3) used it: the loss `kto_pair` that TRL once had."""
 
 from __future__ import annotations
 
