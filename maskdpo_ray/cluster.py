@@ -35,7 +35,7 @@ from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
 from maskdpo_ray.models import folder
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.records import Policy
-from maskdpo_ray.stages.protocols import ActorGroups, AnsweringGroups, Engines
+from maskdpo_ray.stages.protocols import ActorGroups, AnsweringGroups, Engines, OtherModel
 
 _START_RETRIES = 3
 """Ray's retries of a call while actors start; `actors.dispatch` retries later ones, however often an actor restarts."""
@@ -123,15 +123,25 @@ class Cluster:
                 raise ClusterError(f"{where}: {calls.first_line(error)}") from error
 
     def start(
-        self, policy: Policy, chat: Chat, annotator: Annotator, evaluator: Evaluator | None = None
+        self,
+        policy: Policy,
+        chat: Chat,
+        annotator: Annotator,
+        evaluator: Evaluator | None = None,
+        other: tuple[Policy, Chat] | None = None,
     ) -> ActorGroups:
-        """Start every actor and wait until each answers. Raises ClusterError naming the one that didn't."""
+        """Start every actor and wait until each answers; `other` is a model that answers in the policy's place.
+
+        Raises ClusterError naming the one that didn't.
+        """
         self._check_resources()
         rollout, annotation = self._start_engines(policy, chat), self._start_annotators(annotator)
+        others = self._start_engines(*other) if other else None
         evaluation = self._start_evaluators(evaluator)
         ranks = self._start_ranks()
-        self._await_ready(rollout, annotation, evaluation)
-        return ActorGroups(rollout, annotation, evaluation, trainer=self._training_group(ranks))
+        self._await_ready(rollout, others, annotation, evaluation)
+        answering = OtherModel(others, other[0]) if others and other else None
+        return ActorGroups(rollout, annotation, evaluation, answering, trainer=self._training_group(ranks))
 
     def start_evaluation(
         self,
@@ -217,9 +227,10 @@ class Cluster:
         threads = self._threads(sharing=math.ceil(config.rollout.num_engines / self._num_nodes()))
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
         actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, _ENGINE_CALLS)
-        self._engines = [actor.remote(config, policy, threads) for _ in range(config.rollout.num_engines)]
-        self._handles += self._engines
-        return RolloutGroup(config, self._engines, chat)
+        engines = [actor.remote(config, policy, threads) for _ in range(config.rollout.num_engines)]
+        self._engines += engines
+        self._handles += engines
+        return RolloutGroup(config, engines, chat)
 
     def _start_ranks(self) -> list[Any]:
         config = self._config

@@ -20,7 +20,7 @@ from maskdpo_ray.data.formats.preference import from_pair
 from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.pairing.pair_files import OwnPairs
-from maskdpo_ray.records import PairsSummary, Question
+from maskdpo_ray.records import PairsSummary, PreferencePair, Question
 from maskdpo_ray.store import files as new_file
 from maskdpo_ray.store.ledger import read_entries
 from maskdpo_ray.terminal import SHORT, track
@@ -59,11 +59,11 @@ def _items(
     for file, of_file in zip(files, dropped, strict=True):
         own, count = OwnPairs(), 0
 
-        def exported(found: tuple[str, dict[str, Any]], own: OwnPairs = own) -> dict[str, Any] | None:
+        def exported(found: tuple[str, dict[str, Any]], own: OwnPairs = own) -> list[dict[str, Any]]:
             where, item = found
-            pair = own.read(item, where)
-            if pair is None:
-                return None
+            return [WRITERS[to](from_pair(pair, asked_of(pair, where), where)) for pair in own.read(item, where)]
+
+        def asked_of(pair: PreferencePair, where: str) -> Question:
             question = by_id.get(pair.question_id)
             if question is None:
                 message = f"{where}: question_id: expected one of {asked}, got {shown(pair.question_id)}"
@@ -71,20 +71,19 @@ def _items(
             if pair.topic != question.topic:
                 message = f"{where}: topic: expected {shown(question.topic)}, its question's, got {shown(pair.topic)}"
                 raise RecordError(message, Reason.INVALID_PAIR)
-            return WRITERS[to](from_pair(pair, question))
+            return question
 
         items = track(objects(file, of_file), f"export {file}", num_lines(file), delay=SHORT)
-        for item in of_file.sift(items, exported):
-            if item is not None:
-                count += 1
-                yield item
+        for of_item in of_file.sift(items, exported):
+            count += len(of_item)
+            yield from of_item
         if is_run:
             _refuse_lost(file, count)
 
 
 def _refuse_lost(file: Path, count: int) -> None:
     summary = file.with_name("pairs-summary.json")
-    expected = new_file.read_json(summary, PairsSummary).pairs
+    expected = new_file.read_json(summary, PairsSummary).logged
     if count != expected:
         raise DataError(f"{file}: expected {expected} pairs, as {summary.name} beside it says, got {count}")
 

@@ -29,7 +29,9 @@ from maskdpo_ray.records import PairsSummary, Policy, Question
 from maskdpo_ray.stages import choose
 from maskdpo_ray.stages.collect import CollectStage
 from maskdpo_ray.stages.evaluate import EvaluateStage
+from maskdpo_ray.stages.given_sources import GivenSources, as_answers
 from maskdpo_ray.stages.protocols import ActorGroups
+from maskdpo_ray.stages.sources import AtomSource, GeneralSource, Source
 from maskdpo_ray.stages.train import TrainStage
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
@@ -52,10 +54,13 @@ class Loop:
     groups: ActorGroups
     folder: RunFolder
     tracker: Tracker
+    given: GivenSources = GivenSources()
+    """Answers, pairs and questions beside the training questions and their sampled answers."""
 
     def run(self) -> None:
         """Do every iteration and evaluation that the run folder does not hold yet."""
-        self.folder.begin(self.initial, {"train": self.train_questions, **self.eval_questions}, self.chat.now)
+        inputs = {"train": self.train_questions, **self.eval_questions, **self.given.inputs()}
+        self.folder.begin(self.initial, inputs, self.chat.now)
         policy = self._newest_policy()
         self._finish_collecting_ahead(policy)
         self.groups.engines.load(policy)
@@ -115,7 +120,7 @@ class Loop:
         if self._collect_stage.todo(iteration):
             before = self._policy(iteration - 1)
             self.groups.engines.load(before)
-            self.collect(iteration, before)
+            self._collect_stage.collect_questions(iteration, before)
 
     # What the run folder holds
 
@@ -137,8 +142,13 @@ class Loop:
 
     @cached_property
     def _collect_stage(self) -> CollectStage:
-        outside = (self.groups, self.folder, self.tracker, self._watch)
-        return CollectStage(self.config, self.train_questions, self.chat.tokenizer, *outside)
+        config, groups, given = self.config, self.groups, self.given
+        own = (as_answers(given.answers), as_answers(given.chosen))
+        general = GeneralSource(config, self.train_questions, self.chat, groups, *own)
+        asked = {question.id: question for question in self.train_questions}
+        atoms = AtomSource(config, asked, self.chat, groups, self.folder, given.atoms)
+        sources: list[Source] = [general, atoms] if config.atoms.n_samples_per_prompt else [general]
+        return CollectStage(config, sources, given.pairs, groups, self.folder, self.tracker, self._watch)
 
     @cached_property
     def _watch(self) -> Watch:

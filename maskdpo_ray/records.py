@@ -100,6 +100,8 @@ class Rollout(Record):
     """0 is the initial policy, i + 1 the policy after iteration i."""
     blocks: tuple[Block, ...] = ()
     """Blocks in order, not overlapping."""
+    role: str | None = None
+    """The only role that it may have in a pair (`rollout.chosen_answers`); None: either."""
 
 
 class Sentence(Record):
@@ -428,6 +430,10 @@ class DropReason(StrEnum):
     """Some answer is correct, and none is incorrect, for `correct_incorrect`."""
     NOTHING_PICKED = "nothing_picked"
     """The strategy picks nothing, and doesn't say why."""
+    KNOWN = "known"
+    """All replies to an atomic question are right (APEFT 5.1)."""
+    UNKNOWN = "unknown"
+    """All replies to an atomic question are wrong."""
     UNPAIRED = "unpaired"
     """The objective compares two answers, and the pair has one."""
     NOTHING_TO_LEARN = "nothing_to_learn"
@@ -449,6 +455,14 @@ class PairsSummary(Record):
     """Shares from `pairing.scoring.mixture`."""
     failed_example: str | None = None
     """The error of a question that failed, if one did."""
+    logged: int = 0
+    """Pairs of the training questions in their log; `pairs` may have fewer, and others."""
+    labels: dict[str, int] = {}
+    """Label -> sentences of the answers; of short answers, a sentence is an answer."""
+    sources: dict[str, int] = {}
+    """Source -> its examples among `pairs`, where there are others than the training questions."""
+    atoms: dict[str, int] = {}
+    """Atomic questions by what the policy knows: `known`, `potentially_known`, `unknown`, `unparsed`."""
     examples: dict[str, str] = {}
     """Reason -> the error of the first record of a pairs file that was dropped for it."""
 

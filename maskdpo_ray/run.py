@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
         prepared = preflight.check(config)
         resources.check_ray_address(config.cluster)
     path = run_folder.run_path(config)
-    entries = run_folder.check_run(config, {"train": prepared.train, **prepared.evaluation})
+    entries = run_folder.check_run(config, prepared.inputs())
     plan = resources.Plan(config)
     plan.check_here()
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
@@ -47,11 +47,12 @@ def main(argv: list[str]) -> None:
         else:
             with terminal.error_log(path):
                 initial = weights.publish(config.model.model_name_or_path, 0)
+                other = prepared.given.other and (weights.publish(prepared.given.other[0], 0), prepared.given.other[1])
                 inputs = (config, prepared.train, prepared.evaluation, prepared.chat, initial)
                 with Cluster(config) as cluster:
                     with tracker.stage("start", 0):
-                        groups = cluster.start(initial, prepared.chat, prepared.annotator, prepared.evaluator)
-                    Loop(*inputs, groups, folder, tracker).run()
+                        groups = cluster.start(initial, prepared.chat, prepared.annotator, prepared.evaluator, other)
+                    Loop(*inputs, groups, folder, tracker, prepared.given).run()
         result = {**summary.build(path), **prepared.dropped_json()}
         folder.write_json("summary.json", result)
     summary.show(result)

@@ -90,7 +90,7 @@ def run(
 
 def pairs_of(path: Path, iteration: int) -> list[dict[str, Any]]:
     questions = read_questions(path / "run" / log_path(iteration))
-    return [to_json(pair) for pair in (question.preference_pair() for question in questions) if pair is not None]
+    return [to_json(pair) for question in questions for pair in question.preference_pairs()]
 
 
 def metrics_of(path: Path) -> list[dict[str, Any]]:

@@ -43,10 +43,12 @@ class Plan:
         """Rollout engines, annotation and, where there is something to judge, evaluation actors, training ranks."""
         config, cluster = self.config, self.config.cluster
         split, gpu = (config.vllm.tensor_parallel_size, 1) if cluster.device == "cuda" else (0, 0)
+        engines = config.rollout.num_engines, cluster.cpus_per_engine, split
         judges = config.annotation.num_actors, cluster.cpus_per_annotator, cluster.gpus_per_annotator
         evaluators = config.eval.num_actors, cluster.cpus_per_evaluator, cluster.gpus_per_evaluator
         return [
-            ActorGroup("rollout engines", config.rollout.num_engines, cluster.cpus_per_engine, split),
+            ActorGroup("rollout engines", *engines),
+            *([ActorGroup("other model's engines", *engines)] if config.rollout.model else []),
             ActorGroup("annotation actors", *judges),
             *([ActorGroup("evaluation actors", *evaluators)] if config.eval.is_judged else []),
             ActorGroup("training ranks", config.train.num_ranks, cluster.cpus_per_rank, gpu),
@@ -91,7 +93,7 @@ class Plan:
 
     def _check_memory(self, has_gib: float, *names: str) -> None:
         """Raise ConfigError when engines on CPUs would have larger KV caches than all memory; vLLM would not say."""
-        engines = [group.count for group in self.named(names) if group.name == "rollout engines"]
+        engines = [group.count for group in self.named(names) if group.name.endswith("engines")]
         needed = sum(engines) * self.config.vllm.cpu_kv_cache_gib
         if self.config.cluster.device == "cpu" and needed > has_gib:
             raise ConfigError(

@@ -213,6 +213,15 @@ class RolloutConfig(Section, affects=(COLLECT, EVALUATE)):
     """1: the next iteration's questions are answered while the policy that answers them is trained, so that engines
     and ranks work at the same time; from the second iteration on, pairs then come from the policy before the newest.
     0, as in Mask-DPO: on-policy."""
+    model: Annotated[str | None, filled("the folder of a model")] = None
+    """Folder of another model that answers the training questions in the policy's place (Mask-DPO table 3)."""
+    answers: Annotated[str, filled("sampled, dataset or a file of answers")] = "sampled"
+    """Answers to the training questions: `sampled`; `dataset`: a question's standard answer and its wrong answers (SMA
+    table 5); or a file of answers, JSON Lines with question_id and text."""
+    chosen_answers: Annotated[str | None, filled("document, dataset or a file of answers")] = None
+    """Answers that alone can be chosen, the others rejected: `document`: sampled with the question's document in the
+    prompt, and trained without it (Mask-DPO table 3, Llama+Doc; SMA table 5, w/ desc.); `dataset`: the standard answer;
+    or a file of answers. None: any answer can be either."""
     thinking: Annotated[
         str | dict[str, str], Rule("auto, keep, or {open: TAG, close: TAG} with two different tags", _is_thinking)
     ] = "auto"
@@ -299,11 +308,38 @@ class PairsConfig(Section, affects=(COLLECT,)):
     """Keep at most this many pairs of a question, drawn by `run.seed` and the question's id; none: all of them."""
     cut_off: Literal["drop", "keep"] = "drop"
     """Whether answers that `rollout.max_new_tokens` cut off can be chosen or rejected: `keep` as any other."""
+    file: Annotated[str | None, filled("a file of pairs")] = None
+    """Pairs of a file, trained on in each iteration beside those of the answers: see docs/data.md for their forms."""
+    shares: dict[str, float] | None = None
+    """Share of each source among an iteration's pairs, {questions: ..., atoms: ..., file: ...}: of sources with more
+    than their share some are left out, drawn by the seed; none: all pairs of all sources."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for source, share in (self.shares or {}).items():
+            known = source in ("questions", "atoms", "file")
+            require(known, "pairs.shares", "the sources questions, atoms and file", source)
+            require(share >= 0, f"pairs.shares.{source}", "at least 0", share)
+        require(self.shares is None or sum(self.shares.values()) > 0, "pairs.shares", "a share above 0", self.shares)
         expected = f"more than pairs.min_gap ({self.min_gap:g})"
         require(self.max_gap is None or self.max_gap > self.min_gap, "pairs.max_gap", expected, self.max_gap)
+
+
+@dataclass(frozen=True)
+class AtomsConfig(Section, affects=(COLLECT,)):
+    n_samples_per_prompt: Annotated[int, at_least(0), SAMPLES] = 0
+    """Replies to each atomic question (APEFT section 5.1), a statement from the iteration's pairs that the policy is
+    asked to call true or false; right and wrong replies to one question are a pair more. 0: no atomic questions."""
+    temperature: Annotated[float, above_0(" (replies to one question must differ)"), SAMPLED] = 1.0
+    """Sampling temperature of the replies (APEFT section 5.1: 1)."""
+    max_new_tokens: Count = 16
+    """Longest reply, tokens."""
+    max_questions: CountOrNone = None
+    """Ask at most this many atomic questions an iteration, drawn by the seed; none: all."""
+    few_shot: bool = False
+    """Show a true and a false statement before each question; small models need it to reply in form."""
+    questions: Annotated[str | None, filled("a questions file")] = None
+    """Questions with standard answers, asked in place of statements: APEFT's control `rand` (section 5.3)."""
 
 
 @dataclass(frozen=True)
@@ -583,6 +619,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     vllm: VllmConfig = field(default_factory=VllmConfig)
     annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
+    atoms: AtomsConfig = field(default_factory=AtomsConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -625,10 +662,16 @@ class Config:
         )
 
     @property
+    def atoms_sampling(self) -> Sampling:
+        """How replies to atomic questions are sampled."""
+        own = self.atoms
+        return Sampling(own.n_samples_per_prompt, own.temperature, -1, 1.0, own.max_new_tokens)
+
+    @property
     def eval_sampling(self) -> Sampling:
         """How held-out answers are sampled."""
         own = {"temperature": self.eval.temperature, "top_k": self.eval.top_k, "top_p": self.eval.top_p}
-        given = {name: value for name, value in own.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
         return replace(self.rollout.sampling, n=self.eval.replications, **given)
 
     def in_flight(self, num_samples: int) -> int:

@@ -52,7 +52,11 @@ def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where
         return where, _named(committed.question_id, by_id, whose, where), committed.rollouts
     if "prompt_token_ids" in item:
         pair = record(PreferencePair, item, where)
-        return where, _named(pair.question_id, by_id, whose, where), (pair.chosen.rollout, pair.rejected.rollout)
+        return (
+            where,
+            _named(pair.question_id, by_id, whose, where),
+            tuple(answer.rollout for answer in pair.sides().values()),
+        )
     if "text" in item or set(SIDES).isdisjoint(item):
         answer = any_rollout(item, where)
         return where, _named(answer.question_id, by_id, whose, where), (answer,)

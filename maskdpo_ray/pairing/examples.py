@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,11 @@ def example_of(pair: PreferencePair, number: int, config: Config, tokenizer: Any
     return make_example(pair, tokenizer, policy, config.mask.eos, number, _objective(config).roles)
 
 
+def needs_mismatched(config: Config) -> bool:
+    """Whether the objective's examples are those of `with_mismatched`."""
+    return _objective(config).needs_mismatched
+
+
 def _objective(config: Config) -> Objective:
     return objectives.load(config.objective.name, config.objective.options)
 
@@ -132,27 +139,59 @@ def with_mismatched(examples: ExampleStore) -> Iterator[TrainingExample]:
         yield replace(example, responses=(*example.responses, replace(other, role=MISMATCHED)))
 
 
+QUESTIONS = "questions"
+"""Source of the pairs of the training questions."""
+
+
 class CollectedExamples:
-    """The examples of an iteration on their way into a store, in any order, and the mixture of their pairs."""
+    """The examples of an iteration on their way into a store, in any order, from several sources."""
 
     def __init__(self, folder: Path) -> None:
         """The store is to lie in `folder`. Raises RunFolderError when that can't be written."""
         self._writer = ExampleWriter(folder)
         self._mixture: Counter[str] = Counter()
+        self._sources: list[str] = []
 
     def __len__(self) -> int:
         return len(self._writer)
 
-    def add(self, pair: PreferencePair, example: TrainingExample) -> None:
+    def add(self, pair: PreferencePair, example: TrainingExample, source: str | None = None) -> None:
         """Store the example of `pair`. Raises RunFolderError when the disk is full."""
-        self._writer.add(example)
+        self._writer.add(example if source is None else replace(example, id=f"{source}:{example.id}"))
+        self._sources.append(sys.intern(source or QUESTIONS))
         self._mixture.update(mixture([pair]))
 
     def mixture(self) -> dict[str, float]:
         """`scoring.mixture` of all pairs."""
         return {name: self._mixture[name] / max(len(self), 1) for name in mixture([])}
 
-    def finish(self, has_mismatched: bool = False) -> ExampleStore:
-        """The store, sorted by the examples' ids; each `with_mismatched` if wanted."""
-        store = self._writer.finish(by_id=True)
-        return ExampleStore.write(store.path.parent, with_mismatched(store)) if has_mismatched else store
+    def finish(
+        self, shares: Mapping[str, float] | None = None, seed: str = "", has_mismatched: bool = False
+    ) -> tuple[ExampleStore, dict[str, int]]:
+        """The store, sorted by the examples' ids, and the number of its examples from each source.
+
+        Args:
+            shares: source -> its share; of sources with more examples some are left out, drawn by `seed`.
+            has_mismatched: each example gets what `with_mismatched` adds.
+        """
+        counts = Counter(self._sources)
+        kept = dict(counts) if shares is None else in_shares(counts, shares)
+        places: list[int] = []
+        for source, count in kept.items():
+            own = sorted((self._writer.ids[place], place) for place, of in enumerate(self._sources) if of == source)
+            places += [place for _, place in random.Random(f"{seed}/{source}").sample(own, count)]
+        store = self._writer.finish(sorted(places, key=self._writer.ids.__getitem__))
+        if has_mismatched:
+            store = ExampleStore.write(store.path.parent, with_mismatched(store))
+        return store, kept
+
+
+def in_shares(counts: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, int]:
+    """How many of each source's examples to keep: as many as can be in these shares, which need not add up to 1.
+
+    A source without a share has none; a source without examples takes no part.
+    """
+    taking = {source: shares.get(source, 0) for source in counts if counts[source]}
+    whole = min((counts[source] / share for source, share in taking.items() if share), default=0)
+    # Rounding may not give a source more than it has, nor lose one of an exact product.
+    return {source: min(counts[source], int(whole * share + 1e-9)) for source, share in taking.items()}

@@ -154,6 +154,11 @@ def value(answer: ScoredAnswer) -> float:
     return answer.score
 
 
+def may_be(answer: ScoredAnswer, role: str) -> bool:
+    """Whether an answer may have this role in a pair: see `rollout.chosen_answers`."""
+    return answer.rollout.role in (None, role)
+
+
 def num_facts(answer: ScoredAnswer) -> int:
     """Number of spans that state a correct fact: `no_hallucination`."""
     return _count(answer.annotation, NO_HALLUCINATION)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maskdpo_ray.config.schema import PairsConfig
-from maskdpo_ray.pairing.scoring import has, num_facts, value
+from maskdpo_ray.pairing.scoring import has, may_be, num_facts, value
 from maskdpo_ray.pairing.strategies.protocol import Pick, build
-from maskdpo_ray.records import CORRECT, INCORRECT, DropReason, PreferencePair, Question, ScoredAnswer
+from maskdpo_ray.records import CHOSEN, CORRECT, INCORRECT, REJECTED, DropReason, PreferencePair, Question, ScoredAnswer
+
+SIDES = (CHOSEN, REJECTED)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def select(
         return Selection((), (picks,))
     fit, drops = list[Pick](), list[DropReason]()
     for pick in picks:
+        if not all(answer is None or may_be(answer, role) for answer, role in zip(pick, SIDES, strict=True)):
+            continue
         reason = unfit(*pick, rules)
         if reason is None:
             fit.append(pick)

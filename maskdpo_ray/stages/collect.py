@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from maskdpo_ray.config.schema import Config
+from maskdpo_ray.data.dropped import counted
 from maskdpo_ray.errors import DataError
-from maskdpo_ray.pairing import examples as pairing_examples
-from maskdpo_ray.pairing.examples import CollectedExamples
-from maskdpo_ray.records import CommittedQuestion, Failed, Labelled, PairsSummary, Policy, Question
+from maskdpo_ray.pairing.examples import CollectedExamples, example_of, needs_mismatched, usable_example
+from maskdpo_ray.records import (
+    CORRECT,
+    INCORRECT,
+    UNPARSED,
+    CommittedQuestion,
+    DropReason,
+    Failed,
+    Labelled,
+    PairsSummary,
+    Policy,
+    PreferencePair,
+    Question,
+)
 from maskdpo_ray.stages.background import BackgroundStream
 from maskdpo_ray.stages.protocols import AnsweringGroups
+from maskdpo_ray.stages.sources import AtomSource, Source, knowledge
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
-from maskdpo_ray.terminal import track
+from maskdpo_ray.terminal import note, track
 from maskdpo_ray.training.example_store import ExampleStore
-from maskdpo_ray.training.objectives import protocol as objectives
+
+FILE = "file"
+"""Source of the pairs of `pairs.file`."""
 
 
 @dataclass(frozen=True)
@@ -27,80 +42,120 @@ class CollectStage:
     """The collect stage of a run, iteration by iteration."""
 
     config: Config
-    questions: Sequence[Question]
-    tokenizer: Any
+    sources: Sequence[Source]
+    """The training questions first."""
+    given: Sequence[PreferencePair]
+    """Pairs of `pairs.file`."""
     groups: AnsweringGroups
     folder: RunFolder
     tracker: Tracker
     watch: Watch
 
     def run(self, iteration: int, policy: Policy) -> ExampleStore:
-        """Answer, label and pair every question; each is committed as one unit when it is done.
+        """Answer, label and pair every question of every source; each is committed as one unit when it is done.
 
         Raises ClusterError when too many questions fail, DataError when none gives a pair.
         """
         config = self.config.at(iteration)
         examples = CollectedExamples(self.folder.checkpoint_dir(iteration))  # removed with the checkpoints
-        for number, pair in self.folder.questions(iteration).pairs():
-            examples.add(pair, pairing_examples.example_of(pair, number, config, self.tokenizer))
-        todo, failed = self.todo(iteration), dict[str, str]()
-        with self.groups.measured(self.tracker, "collect", iteration):
-            labelled = track(self._labelled(todo, iteration, policy), _doing(iteration), len(todo))
-            self._commit(iteration, labelled, failed, examples)
-            self._set_aside(iteration, failed)
+        for source in self.sources:
+            self._collect(source, iteration, policy, examples)
+        for number, pair in enumerate(self.given):
+            example = usable_example(pair, number, config, source.chat.tokenizer)
+            if not isinstance(example, DropReason):
+                examples.add(pair, example, FILE)
+        seed, has_mismatched = f"{self.config.run.seed}/{iteration}", needs_mismatched(config)
+        store, kept = examples.finish(config.pairs.shares, seed, has_mismatched)
+        drops = self._summarize(iteration, examples, kept)
+        if not len(store):
+            asked = len(self.sources[0].questions(iteration))
+            raise DataError(f"iteration {iteration}: none of {asked} questions gave a pair: {drops}")
+        return store
+
+    def collect_questions(self, iteration: int, policy: Policy) -> None:
+        """Answer, label and pair what is left of the training questions; `run` collects the other sources."""
+        self._collect(self.sources[0], iteration, policy)
+
+    def _collect(
+        self, source: Source, iteration: int, policy: Policy, examples: CollectedExamples | None = None
+    ) -> None:
+        """All of one source; its examples, those of questions that are committed already too, go to `examples`."""
+        log, config = self.folder.questions(iteration, source.name), self.config.at(iteration)
+        if examples is not None:
+            for number, pair in log.pairs():
+                examples.add(pair, example_of(pair, number, config, source.chat.tokenizer), source.name)
+        todo, failed = self._todo(source, iteration), dict[str, str]()
+        with self.groups.measured(self.tracker, f"collect-{source.name}" if source.name else "collect", iteration):
+            labelled = track(source.labelled(todo, iteration, policy), _doing(iteration, source), len(todo))
+            self._commit(source, iteration, labelled, failed, examples)
+            self._set_aside(source, iteration, failed)
+
+    def _summarize(self, iteration: int, examples: CollectedExamples, kept: Mapping[str, int]) -> dict[str, int]:
+        """Write, log and print what was collected; returns why training questions gave no pair."""
         log = self.folder.questions(iteration)
-        drops, failed_example = log.drops(), next(iter(log.errors().values()), None)
-        summary = PairsSummary(len(self.questions), len(examples), dict(drops), examples.mixture(), failed_example)
+        drops, failed_example = dict(log.drops()), next(iter(log.errors().values()), None)
+        labels = Counter(sentence.label for _, annotation in log.answers() for sentence in annotation.sentences)
+        has_atoms = bool(self.config.atoms.n_samples_per_prompt)
+        knows = knowledge(self.folder.questions(iteration, AtomSource.name)) if has_atoms else {}
+        num_pairs, sources = sum(kept.values()), dict(kept) if len(kept) > 1 else {}
+        counts = (num_pairs, drops, examples.mixture(), failed_example)
+        num_asked = len(self.sources[0].questions(iteration))
+        logged = sum(len(question.pairs) for question in log.questions())
+        summary = PairsSummary(num_asked, *counts, logged=logged, labels=dict(labels), sources=sources, atoms=knows)
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
-        counts = {f"pairs/dropped/{reason}": count for reason, count in drops.items()}
-        shares = {f"pairs/{name}": share for name, share in summary.mixture.items()}
-        self.tracker.log({"pairs/count": len(examples), **counts, **shares}, iteration)
-        if not len(examples):
-            raise DataError(
-                f"iteration {iteration}: none of {len(self.questions)} questions gave a pair: {dict(drops)}"
-            )
-        return examples.finish(objectives.load(config.objective.name, config.objective.options).needs_mismatched)
+        mixture: Mapping[str, float] = summary.mixture
+        parts = {"dropped/": drops, "": mixture, "of/": sources, "atoms/": knows}
+        named = {f"pairs/{part}{name}": value for part, of_part in parts.items() for name, value in of_part.items()}
+        self.tracker.log({"pairs/count": num_pairs, **named}, iteration)
+        right, wrong = (sum(labels[label] for label in kind) for kind in (CORRECT, INCORRECT))
+        note(f"iteration {iteration}: sentences: {right} correct, {wrong} incorrect, {labels[UNPARSED]} unsure")
+        if has_atoms:
+            note(f"iteration {iteration}: atomic questions: {counted(knows)}")
+        if sources:
+            note(f"iteration {iteration}: pairs to train on: {counted(sources)}")
+        return drops
 
     @contextmanager
     def in_background(self, iteration: int, policy: Policy) -> Iterator[Callable[[], None]]:
-        """Do the same in the background of the block, which calls what this yields to commit what has arrived.
+        """Collect the training questions in the background of the block, which calls what this yields to commit what
+        has arrived.
 
-        Everything is committed when the block is left; `run` then has nothing left to ask for. `policy` is the newest
-        that there is, the one before the iteration's own.
+        They are all committed when the block is left; `run` then has nothing left to ask of them. `policy` is the
+        newest that there is, the one before the iteration's own.
         """
-        todo, failed = self.todo(iteration), dict[str, str]()
+        source = self.sources[0]
+        todo, failed = self._todo(source, iteration), dict[str, str]()
         most = self.config.in_flight(self.config.rollout.n_samples_per_prompt)
         with (
             self.groups.measured(self.tracker, "collect", iteration),
-            BackgroundStream(self._labelled(todo, iteration, policy), self._stop, most) as stream,
+            BackgroundStream(source.labelled(todo, iteration, policy), self._stop, most) as stream,
         ):
 
             def commit_arrived() -> None:
                 if stream.has_more:
-                    self._commit(iteration, stream.ready(), failed)
+                    self._commit(source, iteration, stream.ready(), failed)
 
             yield commit_arrived
-            num_done = len(todo) - len(self.todo(iteration))
-            self._commit(iteration, track(stream.rest(), _doing(iteration), len(todo), done=num_done), failed)
-            self._set_aside(iteration, failed)
+            num_done = len(todo) - len(self._todo(source, iteration))
+            rest = track(stream.rest(), _doing(iteration, source), len(todo), done=num_done)
+            self._commit(source, iteration, rest, failed)
+            self._set_aside(source, iteration, failed)
 
     def todo(self, iteration: int) -> list[Question]:
-        """Questions that the run folder does not hold yet."""
-        done = self.folder.questions(iteration).question_ids
-        return [question for question in self.questions if question.id not in done]
+        """Training questions that the run folder does not hold yet."""
+        return self._todo(self.sources[0], iteration)
 
-    def _labelled(self, questions: Sequence[Question], iteration: int, policy: Policy) -> Iterator[Labelled | Failed]:
-        # A policy that answers the same questions in two iterations is to give other answers in the second.
-        purpose = "train" if policy.version == iteration else "ahead"
-        sampling = self.config.rollout.sampling
-        return self.groups.annotators.stream(self.groups.engines.stream(questions, policy, sampling, purpose))
+    def _todo(self, source: Source, iteration: int) -> list[Question]:
+        done = self.folder.questions(iteration, source.name).question_ids
+        return [question for question in source.questions(iteration) if question.id not in done]
 
     def _stop(self) -> None:
-        self.groups.engines.stop()
+        self.groups.answering.stop()
         self.groups.annotators.stop()
 
     def _commit(
         self,
+        source: Source,
         iteration: int,
         labelled: Iterable[Labelled | Failed],
         failed: dict[str, str],
@@ -108,22 +163,23 @@ class CollectStage:
     ) -> None:
         """Commit questions as they come; their examples go to `examples`, the errors of failed ones to `failed`."""
         num_tokens, config = 0, self.config.at(iteration)
-        with self.folder.questions(iteration).committing() as committer:
+        with self.folder.questions(iteration, source.name).committing() as committer:
             for item in self.watch.sift(labelled, failed):
-                made, drops = pairing_examples.pairs_and_examples(item, config, self.tokenizer)
+                made, drops = source.paired(item, config)
                 pairs = [pair for pair, _ in made]
                 if examples is not None:
                     for pair, example in made:
-                        examples.add(pair, example)
+                        examples.add(pair, example, source.name)
                 committer.commit(CommittedQuestion.of(item.question.id, item.rollouts, item.annotations, pairs, drops))
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
-        self.tracker.log({"tokens/collect": num_tokens}, iteration)
+        self.tracker.log({f"tokens/collect{f'-{source.name}' if source.name else ''}": num_tokens}, iteration)
 
-    def _set_aside(self, iteration: int, failed: dict[str, str]) -> None:
+    def _set_aside(self, source: Source, iteration: int, failed: dict[str, str]) -> None:
         """Write failures down at the end: a run that stops earlier retries them all when it resumes."""
         for question_id, error in failed.items():
-            self.folder.questions(iteration).set_aside(question_id, error)
+            self.folder.questions(iteration, source.name).set_aside(question_id, error)
 
 
-def _doing(iteration: int) -> str:
-    return f"iteration {iteration}: answers, labels, pairs"
+def _doing(iteration: int, source: Source) -> str:
+    what = f"{source.name}, replies, pairs" if source.name else "answers, labels, pairs"
+    return f"iteration {iteration}: {what}"

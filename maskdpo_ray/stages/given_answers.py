@@ -31,12 +31,18 @@ class GivenAnswers:
 
     @classmethod
     def read(
-        cls, file: Path, questions: Iterable[Question], chat: Chat, vocab_size: int, dropped: Dropped | None = None
+        cls,
+        file: Path,
+        questions: Iterable[Question],
+        chat: Chat,
+        vocab_size: int,
+        dropped: Dropped | None = None,
+        kind: str = "a held-out question",
     ) -> GivenAnswers:
         """Read a file; answers without token ids get the chat's, with the end of turn unless they were cut off.
 
-        Raises DataError naming a line that does not answer one of `questions` or has a token id of `vocab_size` or
-        more, or a question that has fewer answers than another.
+        `kind` says in errors what `questions` are. Raises DataError naming a line that does not answer one of them or
+        has a token id of `vocab_size` or more, or a question that has fewer answers than another.
         """
         found: dict[str, list[Rollout]] = {}
         short: set[str] = set()
@@ -47,7 +53,7 @@ class GivenAnswers:
         def answers_of(line: tuple[str, dict[str, Any]]) -> list[Rollout]:
             where, item = line
             try:
-                _, question, answers = answers_file.given(item, by_id, "a held-out question", where)
+                _, question, answers = answers_file.given(item, by_id, kind, where)
                 if len(answers) != 1 and "rollouts" not in item:
                     raise RecordError(f"{where}: expected an answer, got a pair of them", Reason.INVALID_FIELD)
                 return [_as_sampled(answer, question, chat, vocab_size, where) for answer in answers]

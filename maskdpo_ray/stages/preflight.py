@@ -25,8 +25,10 @@ from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.prompts import Prompts
 from maskdpo_ray.pairing import examples
 from maskdpo_ray.records import Question
+from maskdpo_ray.stages import given_sources
 from maskdpo_ray.stages.choose import CHOOSE
 from maskdpo_ray.stages.evaluate import DEV
+from maskdpo_ray.stages.given_sources import GivenSources
 from maskdpo_ray.store.ledger import Entry, Finished
 from maskdpo_ray.store.question_log import num_unsealed
 
@@ -44,7 +46,13 @@ class Prepared:
     evaluator: Evaluator | None = None
     """None where nothing but the annotator judges."""
     dropped: Sequence[Dropped] = ()
-    """Records read from each source of questions."""
+    """Records read from each source of questions, answers and pairs."""
+    given: GivenSources = GivenSources()
+    """Inputs of the sources of training answers."""
+
+    def inputs(self) -> dict[str, Sequence[Any]]:
+        """Contents by name: a run resumes with those that it began with."""
+        return {"train": self.train, **self.evaluation, **self.given.inputs()}
 
     def dropped_lines(self) -> list[str]:
         """Dropped records, in words."""
@@ -111,8 +119,12 @@ def check(config: Config) -> Prepared:
     own = chat.of(config, model.tokenizer)
     prompts = Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     splits.sift(lambda _, question: prompts.check(question))
+    splits.sift(lambda split, each: given_sources.refuse_without(config, prompts, each) if split == "train" else each)
     splits.check()
-    return Prepared(splits.questions["train"], splits.evaluation, annotator, own, evaluator, splits.sources)
+    train = splits.questions["train"]
+    given = GivenSources.read(config, train, model, own, limit)
+    dropped = [*splits.sources, *given.dropped]
+    return Prepared(train, splits.evaluation, annotator, own, evaluator, dropped, given)
 
 
 def judges(config: Config) -> tuple[Annotator, Evaluator | None]:

@@ -101,6 +101,14 @@ class Trainer(Protocol):
 
 
 @dataclass(frozen=True)
+class OtherModel:
+    """A model that is not trained, and engines that hold it (`rollout.model`)."""
+
+    engines: Engines
+    policy: Policy
+
+
+@dataclass(frozen=True)
 class AnsweringGroups:
     """The actor groups that answer questions and judge the answers."""
 
@@ -108,10 +116,23 @@ class AnsweringGroups:
     annotators: Annotators
     evaluators: Evaluators | None = None
     """None where nothing but the annotator judges."""
+    other: OtherModel | None = None
+    """A model that answers the training questions in the policy's place."""
+
+    @property
+    def answering(self) -> Engines:
+        """The engines that answer the training questions."""
+        return self.other.engines if self.other else self.engines
 
     def restarts(self) -> dict[str, int]:
         """Number of replaced actors since the start, by group."""
-        groups = {"rollout": self.engines, "annotation": self.annotators, "evaluation": self.evaluators}
+        other = self.other.engines if self.other else None
+        groups = {
+            "rollout": self.engines,
+            "other_rollout": other,
+            "annotation": self.annotators,
+            "evaluation": self.evaluators,
+        }
         return {name: group.restarts for name, group in groups.items() if group is not None}
 
     @contextmanager
@@ -135,6 +156,7 @@ class ActorGroups(AnsweringGroups):
 
     def busy_seconds(self) -> dict[str, float]:
         """Seconds with work since the start, by group, mean over its actors."""
-        groups = (self.engines, self.annotators, self.trainer, self.evaluators)
-        named = zip(("rollout", "annotation", "training", "evaluation"), groups, strict=True)
+        other = self.other.engines if self.other else None
+        groups = (self.engines, other, self.annotators, self.trainer, self.evaluators)
+        named = zip(("rollout", "other_rollout", "annotation", "training", "evaluation"), groups, strict=True)
         return {name: group.busy_seconds() for name, group in named if group is not None}

@@ -35,14 +35,19 @@ from maskdpo_ray.store.ledger import Entry, Finished, Sealed, added_counts, coun
 _REMEDY = "restore the ledger or choose another run.name"
 
 
-def log_path(number: int, split: str | None = None) -> str:
-    """Path of a log within the run folder: of iteration `number`, or of policy `number` evaluated on `split`."""
-    return f"iter_{number:03d}/questions.jsonl" if split is None else f"eval_{number:03d}/{split}-questions.jsonl"
+def log_path(number: int, split: str | None = None, source: str | None = None) -> str:
+    """Path of a log within the run folder: of policy `number` evaluated on `split`, or of iteration `number`.
+
+    `source`: of the iteration's questions, None for the training questions.
+    """
+    if split is not None:
+        return f"eval_{number:03d}/{split}-questions.jsonl"
+    return f"iter_{number:03d}/{f'{source}-' if source else ''}questions.jsonl"
 
 
 def log_sizes(folder: Path) -> dict[str, int]:
     """Path within the run folder -> bytes, of the logs that hold anything."""
-    files = sorted(folder.glob("iter_*/questions.jsonl")) + sorted(folder.glob("eval_*/*-questions.jsonl"))
+    files = sorted(folder.glob("iter_*/*questions.jsonl")) + sorted(folder.glob("eval_*/*-questions.jsonl"))
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files if file.is_file()}
     return {name: size for name, size in sizes.items() if size}
 

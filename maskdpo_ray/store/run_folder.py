@@ -174,9 +174,9 @@ class RunFolder:
             files.sync_folder(self.path)
         return folder
 
-    def questions(self, iteration: int) -> QuestionLog:
-        """Questions of an iteration, with answers, labels and pairs."""
-        return self._log(question_log.log_path(iteration))
+    def questions(self, iteration: int, source: str | None = None) -> QuestionLog:
+        """Questions of an iteration, with answers, labels and pairs: the training questions, or those of a source."""
+        return self._log(question_log.log_path(iteration, source=source))
 
     def evaluated(self, version: int, split: str) -> QuestionLog:
         """Questions of `split` ("heldout", "transfer") that policy `version` answered."""

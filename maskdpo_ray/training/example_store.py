@@ -81,7 +81,8 @@ class ExampleWriter:
         """Make `folder` when missing. Raises RunFolderError when it can't be written."""
         self._path = folder / _NAME
         self._partial = folder / f".{_NAME}.tmp"
-        self._ids: list[str] = []
+        self.ids: list[str] = []
+        """Ids of the examples, in the order in which they were added."""
         self._index = array("q")
         self._size = 0
         try:
@@ -91,7 +92,7 @@ class ExampleWriter:
             raise self._unwritable(error) from error
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     def add(self, example: TrainingExample) -> None:
         """Append an example. Raises RunFolderError when the disk is full."""
@@ -99,13 +100,14 @@ class ExampleWriter:
         self._write(record)
         weighted = sum(weight > 0 for response in example.responses for weight in response.weights)
         self._index.extend((self._size, len(record), len(example.prompt_token_ids) + count, count, weighted))
-        self._ids.append(example.id)
+        self.ids.append(example.id)
         self._size += len(record)
 
-    def finish(self, by_id: bool = False) -> ExampleStore:
-        """The store, its examples in the order in which they were added, or sorted by their ids."""
-        order = sorted(range(len(self)), key=self._ids.__getitem__) if by_id else slice(None)
-        index = np.frombuffer(self._index, np.int64).reshape(-1, _COLUMNS)[order]
+    def finish(self, places: Sequence[int] | None = None) -> ExampleStore:
+        """The store of the examples at `places`, in this order; None: of all, in the order in which they were added."""
+        index = np.frombuffer(self._index, np.int64).reshape(-1, _COLUMNS)
+        if places is not None:
+            index = index[np.asarray(places, np.int64)]
         self._write(index.tobytes() + self._size.to_bytes(_SIZE_BYTES, "little"))
         try:
             self._file.close()

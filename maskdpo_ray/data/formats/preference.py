@@ -35,8 +35,13 @@ class Preference:
     rejected: Answer
 
 
-def from_pair(pair: PreferencePair, question: Question) -> Preference:
-    """The text of one of our pairs. Token ids, policy version and scores are left out."""
+def from_pair(pair: PreferencePair, question: Question, where: str = "pair") -> Preference:
+    """The text of one of our pairs. Token ids, policy version and scores are left out.
+
+    Raises RecordError naming `where` when it has one answer alone.
+    """
+    if pair.chosen is None or pair.rejected is None:
+        raise RecordError(f"{where}: expected a chosen and a rejected answer, got one of them", Reason.INVALID_PAIR)
 
     def answer(side: ScoredAnswer) -> Answer:
         return Answer(side.rollout.text, side.annotation.sentences)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from maskdpo_ray.config.schema import PairsConfig
-from maskdpo_ray.pairing.scoring import num_facts, num_wrong, value
+from maskdpo_ray.pairing.scoring import may_be, num_facts, num_wrong, value
 from maskdpo_ray.pairing.strategies.protocol import Picks, strategy
-from maskdpo_ray.records import DropReason, ScoredAnswer
+from maskdpo_ray.records import CHOSEN, REJECTED, DropReason, ScoredAnswer
 
 
 @strategy(unit="pair")
@@ -33,10 +33,15 @@ def best_worst(
     def later(answer: ScoredAnswer, count: Callable[[ScoredAnswer], int]) -> tuple[int, int]:
         return (-count(answer) if ties == "most_facts" else 0), answer.rollout.sample
 
-    rejected = min(answers, key=lambda answer: (value(answer), later(answer, num_wrong)))
-    better = [answer for answer in answers if value(answer) > value(rejected)]
+    rejectable = [answer for answer in answers if may_be(answer, REJECTED)]
+    if not rejectable:
+        return DropReason.TOO_FEW_ANSWERS
+    rejected = min(rejectable, key=lambda answer: (value(answer), later(answer, num_wrong)))
+    better = [answer for answer in answers if may_be(answer, CHOSEN) and value(answer) > value(rejected)]
     if next_best:
         better = [answer for answer in better if num_facts(answer) >= rules.min_facts]
         if not better:
             return DropReason.TOO_FEW_FACTS
+    if not better:
+        return DropReason.SAME_SCORE
     return [(min(better, key=lambda answer: (-value(answer), later(answer, num_facts))), rejected)]
