@@ -11,6 +11,8 @@ _OPTIONS = {
     "run.dir": "output_dir out_dir output save_dir save_path default_local_dir logging_dir ckpt.path",
     "run.seed": "random_seed data_seed",
     "run.iterations": "num_iterations num_episodes num_rounds",
+    "run.keep": "load_best_model_at_end save_total_limit metric_for_best_model save_best",
+    "run.patience": "early_stopping_patience early_stopping early_stop",
     "model.model_name_or_path": "model model_name model_path model_id base_model pretrain policy path model_dir",
     "model.gradient_checkpointing_enable": "gradient_checkpointing enable_gradient_checkpointing",
     "model.chat_template": "chat_template_path tokenizer_chat_template template custom_chat_template",
@@ -20,6 +22,7 @@ _OPTIONS = {
     "data.eval": "eval_dataset eval.dataset eval_data val_files val_file val_dataset eval_file eval_path",
     "data.max_questions": "max_samples max_train_samples rollout.batch_size rollout_batch_size",
     "data.num_eval_topics": "val_size eval_size test_size",
+    "data.num_dev_topics": "dev_size num_val_topics",
     "rollout.num_engines": "vllm_num_engines num_vllm_engines vllm.num_engines num_rollout_workers",
     "rollout.n_samples_per_prompt": "n rollout.n num_generations num_samples num_return_sequences group_size best_of",
     "rollout.max_new_tokens": "max_tokens max_completion_length max_response_length generate_max_len response_length "
