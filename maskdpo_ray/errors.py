@@ -134,6 +134,10 @@ class MaskError(ValueError):
     """Token ids do not spell the text, or a span lies outside it. Never answered by unmasking."""
 
 
+class ConfidenceError(MaskError):
+    """A weight is to be multiplied by the annotator's confidence, and the label has none."""
+
+
 def require(holds: bool, name: str, expected: str, got: object, error: type[ConfigError] = ConfigError) -> None:
     """Raise `error`, one line, unless `holds` is true of the option `name`."""
     if not holds:

@@ -436,6 +436,8 @@ class DropReason(StrEnum):
     """All replies to an atomic question are wrong."""
     UNPAIRED = "unpaired"
     """The objective compares two answers, and the pair has one."""
+    NO_CONFIDENCE = "no_confidence"
+    """A label with weight has no confidence, by which `mask.confidence` multiplies it."""
     NOTHING_TO_LEARN = "nothing_to_learn"
     """The mask policy leaves a side without a weighted token; known only once tokens are weighed."""
     NOT_LOCATED = "not_located"

@@ -23,8 +23,8 @@ from maskdpo_ray.errors import DataError, RunFolderError
 from maskdpo_ray.models import chat, lora_targets
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.pairing import scoring
-from maskdpo_ray.pairing.examples import usable_example
-from maskdpo_ray.pairing.masks import VANILLA, MaskPolicy
+from maskdpo_ray.pairing.examples import check_mask, usable_example
+from maskdpo_ray.pairing.masks import VANILLA
 from maskdpo_ray.pairing.pair_files import PairsReader
 from maskdpo_ray.pairing.scoring import mixture
 from maskdpo_ray.records import DropReason, PairsSummary, Policy, TrainingExample, to_json
@@ -89,7 +89,7 @@ def prepare(argv: list[str]) -> Job:
         raise DataError(f"--annotations: expected a file, got {str(annotations)!r}")
     files.refuse_in_run_folder(run_folder.run_path(config))
     with located(command.given, command.config_path):
-        mask = MaskPolicy.from_config(config.mask.policy)
+        mask = check_mask(config)
         score = scoring.build(config.pairs)
         model = model_folder.load(config.model)
         lora_targets.check(config.lora, config.model, model.config)

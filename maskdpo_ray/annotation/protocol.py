@@ -19,7 +19,8 @@ class Annotator(Protocol):
     Optional attributes: `max_concurrency` (int), how many questions it can label at once, `annotate` being called from
     several threads; by default an actor labels one question at a time. `num_gpus`, how many GPUs it uses, so that a
     config that reserves too few is refused. `judges_thinking` (bool): answers come without their thinking blocks
-    (`rollout.thinking`), and spans refer to that text, unless it is true.
+    (`rollout.thinking`), and spans refer to that text, unless it is true. `gives_confidence` (bool): false when no
+    label will have a confidence, so that a config whose mask needs one (`mask.confidence`) is refused.
     """
 
     def check(self, question: Question) -> None:

@@ -50,6 +50,7 @@ class ShortAnswerAnnotator:
         require_count(f"{at}.max_concurrency", self.max_concurrency)
         self.judge = None if judge is None else judges.build(judge, judge_options or {}, max_reply_tokens)
         self.num_gpus = getattr(self.judge, "num_gpus", 0)
+        self.gives_confidence = False
         self._max_reply_tokens = max_reply_tokens
         self._verifier: Verifier | None = None
 

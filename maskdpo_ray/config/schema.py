@@ -348,6 +348,12 @@ class MaskConfig(Section, affects=(COLLECT,)):
     """`mask_dpo`, `vanilla` (all ones: plain DPO), or {chosen: {label: weight}, rejected: {...}}."""
     eos: Literal["last_sentence", "keep", "drop", "chosen"] = "last_sentence"
     """Weight of the end-of-sequence token: its last sentence's, 1, 0, or 1 in chosen and 0 in rejected answers."""
+    confidence: bool = False
+    """Multiply the weight of a sentence by the annotator's confidence in its label: a soft mask. A pair with weight on
+    a label without confidence is dropped."""
+    unit: Literal["answer", "sentence"] = "answer"
+    """One response is an answer, or each sentence of it, the correct ones chosen and the incorrect ones rejected,
+    with weight on its own tokens only (FactAlign's fine-grained KTO); `sentence` goes with `kto` and `sft`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

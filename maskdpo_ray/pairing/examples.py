@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.errors import ConfigError, MaskError
+from maskdpo_ray.errors import ConfidenceError, ConfigError, MaskError
 from maskdpo_ray.pairing import scoring
-from maskdpo_ray.pairing.masks import MaskPolicy, token_weights
+from maskdpo_ray.pairing.masks import LocatedSpans, MaskPolicy, locate
 from maskdpo_ray.pairing.scoring import mixture
 from maskdpo_ray.pairing.selection import select
 from maskdpo_ray.pairing.strategies import protocol as strategies
 from maskdpo_ray.records import (
     CHOSEN,
+    CORRECT,
+    INCORRECT,
     MISMATCHED,
     REJECTED,
     DropReason,
@@ -40,12 +42,20 @@ def check(config: Config) -> None:
 
     Raises ConfigError, one line.
     """
+    check_mask(config)
     scoring.build(config.pairs)
     strategy, objective = strategies.build(config.pairs), _objective(config)
-    MaskPolicy.from_config(config.mask.policy)
     if config.run.iterations > config.sft.iterations and objective.unit == "pair" and strategy.unit != "pair":
         expected = f"a strategy that picks pairs, which objective.name {config.objective.name} compares"
         raise ConfigError(f"pairs.strategy: expected {expected}, got {config.pairs.strategy}")
+
+
+def check_mask(config: Config) -> MaskPolicy:
+    """The mask of a config. Raises ConfigError as `check` does, of mask and objective only."""
+    if _objective(config).unit == "pair" and config.mask.unit != "answer":
+        expected = f"answer, as objective.name {config.objective.name} compares two answers (kto and sft don't)"
+        raise ConfigError(f"mask.unit: expected {expected}, got {config.mask.unit}")
+    return _policy(config)
 
 
 def pairs_and_examples(item: Labelled, config: Config, tokenizer: Any) -> tuple[list[Paired], list[DropReason]]:
@@ -70,6 +80,8 @@ def usable_example(pair: PreferencePair, number: int, config: Config, tokenizer:
         return DropReason.IDENTICAL_TEXT
     try:
         example = example_of(pair, number, config, tokenizer)
+    except ConfidenceError:
+        return DropReason.NO_CONFIDENCE
     except MaskError:
         return DropReason.NOT_LOCATED
     if _objective(config).unit == "pair" and len(sides) < 2:
@@ -82,8 +94,12 @@ def example_of(pair: PreferencePair, number: int, config: Config, tokenizer: Any
 
     Raises MaskError when they can't be located.
     """
-    policy = MaskPolicy.from_config(config.mask.policy)
-    return make_example(pair, tokenizer, policy, config.mask.eos, number, _objective(config).roles)
+    roles, mask = _objective(config).roles, config.mask
+    return make_example(pair, tokenizer, _policy(config), mask.eos, number, roles, mask.unit == "sentence")
+
+
+def _policy(config: Config) -> MaskPolicy:
+    return MaskPolicy.from_config(config.mask.policy, config.mask.confidence)
 
 
 def needs_mismatched(config: Config) -> bool:
@@ -102,26 +118,56 @@ def make_example(
     eos: str,
     number: int = 0,
     roles: Collection[str] = (CHOSEN, REJECTED),
+    by_sentence: bool = False,
 ) -> TrainingExample:
-    """Weigh the tokens of a pair's answers in `roles` under a mask policy.
+    """Weigh the tokens of a pair's answers under a mask policy: a response for each answer, or each of their sentences.
 
-    `eos` is a rule of `token_weights`, or "chosen": "keep" in the chosen and "drop" in the rejected answer.
+    `eos` is a rule of `token_weights`, or "chosen": "keep" in chosen and "drop" in rejected responses. Responses in
+    other `roles` are left out.
 
     Raises MaskError when an answer's ids don't spell its text or a sentence can't be located.
     """
-
-    def weigh(answer: ScoredAnswer, role: str) -> tuple[float, ...]:
-        spans = [(sentence.start, sentence.end) for sentence in answer.annotation.sentences]
-        weights = policy.span_weights(answer.annotation, role)
-        rule: Any = {CHOSEN: "keep", REJECTED: "drop"}[role] if eos == "chosen" else eos
-        rollout = answer.rollout
-        blocks = [(block.start, block.end) for block in rollout.blocks]
-        ended = rollout.finish_reason == "stop"
-        return tuple(token_weights(tokenizer, rollout.token_ids, rollout.text, spans, weights, rule, blocks, ended))
-
-    sides = {role: answer for role, answer in pair.sides().items() if role in roles}
-    responses = [Response(role, answer.rollout.token_ids, weigh(answer, role)) for role, answer in sides.items()]
+    responses = list[Response]()
+    for role, answer in pair.sides().items():
+        if by_sentence:
+            responses += _sentence_responses(answer, tokenizer, policy, eos, roles)
+        elif role in roles:
+            weights = _located(answer, tokenizer).weights(
+                policy.span_weights(answer.annotation, role), _rule(eos, role)
+            )
+            responses.append(Response(role, answer.rollout.token_ids, tuple(weights)))
     return TrainingExample(f"{pair.question_id}#{number}", pair.prompt_token_ids, tuple(responses))
+
+
+def _sentence_responses(
+    answer: ScoredAnswer, tokenizer: Any, policy: MaskPolicy, eos: str, roles: Collection[str]
+) -> Iterator[Response]:
+    """Each sentence as a response of its own: FactAlign's sentence-level KTO (arXiv 2410.01691).
+
+    The label decides on the role, whichever side the answer is on. The sentence stands in its answer, and its tokens
+    alone have weight; a token that it shares with another sentence has none. `eos` belongs to the last sentence.
+    """
+    located, spans = _located(answer, tokenizer), answer.annotation.sentences
+    table = {role: policy.span_weights(answer.annotation, role) for role in roles}
+    for index, span in enumerate(spans):
+        role = CHOSEN if span.label in CORRECT else REJECTED
+        if role not in roles or span.label not in CORRECT | INCORRECT:
+            continue
+        own = [table[role][index] if place == index else 0.0 for place in range(len(spans))]
+        weights = located.weights(own, _rule(eos, role) if index == located.order[-1] else "drop")
+        if any(weights):
+            yield Response(role, answer.rollout.token_ids, tuple(weights))
+
+
+def _located(answer: ScoredAnswer, tokenizer: Any) -> LocatedSpans:
+    rollout = answer.rollout
+    spans = [(sentence.start, sentence.end) for sentence in answer.annotation.sentences]
+    blocks = [(block.start, block.end) for block in rollout.blocks]
+    return locate(tokenizer, rollout.token_ids, rollout.text, spans, blocks, rollout.finish_reason == "stop")
+
+
+def _rule(eos: str, role: str) -> str:
+    return {CHOSEN: "keep", REJECTED: "drop"}[role] if eos == "chosen" else eos
 
 
 def teaches(example: TrainingExample) -> bool:

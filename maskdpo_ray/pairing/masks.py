@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from maskdpo_ray.errors import ConfigError, MaskError
+from maskdpo_ray.errors import ConfidenceError, ConfigError, MaskError
 from maskdpo_ray.models.token_spans import added_tokens, num_trailing, special_ids, token_spans
-from maskdpo_ray.records import CORRECT, INCORRECT, LABELS, Annotation
+from maskdpo_ray.records import CORRECT, INCORRECT, LABELS, Annotation, Sentence
 
 __all__ = ["MASK_DPO", "VANILLA", "MaskPolicy", "token_spans", "token_weights"]
 SIDES = ("chosen", "rejected")
@@ -58,69 +58,95 @@ def token_weights(
             empty, reversed, all white space or overlaps another; on a weight that is not such.
         ValueError: on another `eos`.
     """
-    if eos not in ("last_sentence", "keep", "drop"):
-        raise ValueError(f"eos: expected last_sentence, keep or drop, got {eos!r}")
-    sentences = _sentences(text, spans, span_weights)
-    starts = [start for start, _, _ in sentences]
-    ends = [end for _, end, _ in sentences]
-    weights = [weight for _, _, weight in sentences]
+    if len(spans) != len(span_weights):
+        raise MaskError(f"{len(spans)} spans, but {len(span_weights)} weights")
+    return locate(tokenizer, token_ids, text, spans, blocks, stopped).weights(span_weights, eos)
+
+
+@dataclass(frozen=True)
+class LocatedSpans:
+    """Tokens of an answer by the spans that decide their weights: what `token_weights` finds before it weighs."""
+
+    deciding: tuple[tuple[int, int], ...]
+    """First of the spans that decide and one past the last, by their place in the text, token by token; the same number
+    twice where none does, in a block."""
+    order: tuple[int, ...]
+    """Index of each span as given, by its place in the text."""
+    num_ending: int
+    """Number of tokens at the end that follow `eos`."""
+
+    def weights(self, span_weights: Sequence[float], eos: str = "last_sentence") -> list[float]:
+        """One weight per token; see `token_weights`, whose errors about weights and `eos` it raises."""
+        if eos not in ("last_sentence", "keep", "drop"):
+            raise ValueError(f"eos: expected last_sentence, keep or drop, got {eos!r}")
+        for number, weight in enumerate(span_weights):
+            if not (math.isfinite(weight) and weight >= 0):
+                raise MaskError(f"span {number}: expected a finite weight of at least 0, got {weight}")
+        weights = [float(span_weights[index]) for index in self.order]
+        result = [min(weights[first:last], default=0.0) for first, last in self.deciding]
+        if self.num_ending:
+            at_end = {"last_sentence": weights[-1], "keep": 1.0, "drop": 0.0}[eos]
+            result[-self.num_ending :] = [at_end] * self.num_ending
+        return result
+
+
+def locate(
+    tokenizer: Any,
+    token_ids: Sequence[int],
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    blocks: Sequence[tuple[int, int]] = (),
+    stopped: bool = False,
+) -> LocatedSpans:
+    """Find the tokens of the spans. Arguments, rules and errors are those of `token_weights`."""
+    sentences, order = _sentences(text, spans)
+    starts = [start for start, _ in sentences]
+    ends = [end for _, end in sentences]
     # White space at a block's edges is in no one's way: " It" goes with the sentence of "It" here, too.
     thoughts = [_inner(text, *block) for block in blocks if text[slice(*block)].strip()]
 
     special = special_ids(tokenizer, token_ids)
     ranges = token_spans(tokenizer, token_ids, text, special, stopped)
-    result, first, last = [], 0, 0  # of the sentences; they advance with the tokens
+    deciding, first, last = list[tuple[int, int]](), 0, 0  # of the sentences; they advance with the tokens
     for start, end in ranges:
         # An empty range counts as lying in the sentence around it.
         while first < len(ends) and ends[first] <= start:
             first += 1
         while last < len(starts) and starts[last] < end:
             last += 1
-        if last == first + 1:
-            result.append(weights[first])
-        elif first < last:
-            result.append(min(weights[first:last]))
-        else:
-            result.append(min(weights[max(first - 1, 0) : first + 1]))
         if any(begin <= start and end <= stop for begin, stop in blocks) or any(
             begin < end and start < stop for begin, stop in thoughts
         ):
-            result[-1] = 0.0
+            deciding.append((0, 0))
+        elif first < last:
+            deciding.append((first, last))
+        else:
+            deciding.append((max(first - 1, 0), first + 1))
     is_end = [int(token) in special for token in token_ids]
     if ranges and ranges[-1][0] >= ends[-1]:
         is_left_out = stopped and ranges[-1] == (len(text), len(text))
         is_end[-1] |= is_left_out or int(token_ids[-1]) in added_tokens(tokenizer)
-    num_special = num_trailing(is_end)
-    if num_special:
-        at_end = {"last_sentence": weights[-1], "keep": 1.0, "drop": 0.0}[eos]
-        result[-num_special:] = [at_end] * num_special
-    return result
+    return LocatedSpans(tuple(deciding), tuple(order), num_trailing(is_end))
 
 
-def _sentences(
-    text: str, spans: Sequence[tuple[int, int]], span_weights: Sequence[float]
-) -> list[tuple[int, int, float]]:
-    """(start, end, weight) in order of the text, outer white space left out."""
-    if len(spans) != len(span_weights):
-        raise MaskError(f"{len(spans)} spans, but {len(span_weights)} weights")
+def _sentences(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[int]]:
+    """(start, end) in order of the text, outer white space left out, and the index of each among `spans`."""
     if not spans:
         raise MaskError("no spans: an answer without sentences has no mask")
-    sentences: list[tuple[int, int, float]] = []
+    order = sorted(range(len(spans)), key=lambda index: tuple(spans[index]))
+    sentences: list[tuple[int, int]] = []
     previous_end = 0
-    located = sorted(zip(spans, span_weights, strict=True), key=lambda item: tuple(item[0]))
-    for (start, end), weight in located:
+    for start, end in (spans[index] for index in order):
         where = f"span ({start}, {end})"
         if not 0 <= start < end <= len(text):
             raise MaskError(f"{where}: expected 0 <= start < end <= {len(text)}, the text's length")
         if start < previous_end:
             raise MaskError(f"{where} overlaps the one that ends at {previous_end}")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise MaskError(f"{where}: expected a finite weight of at least 0, got {weight}")
         if not text[start:end].strip():
             raise MaskError(f"{where} holds white space only")
-        sentences.append((*_inner(text, start, end), float(weight)))
+        sentences.append(_inner(text, start, end))
         previous_end = end
-    return sentences
+    return sentences, order
 
 
 def _inner(text: str, start: int, end: int) -> tuple[int, int]:
@@ -137,41 +163,54 @@ class MaskPolicy:
     """Weight of each label's sentences in chosen answers; every label of `records.LABELS`."""
     rejected: Mapping[str, float]
     """The same in rejected answers."""
+    by_confidence: bool = False
+    """Whether the annotator's confidence multiplies a weight above 0: a soft mask."""
 
     def __post_init__(self) -> None:
         for side in SIDES:
             object.__setattr__(self, side, _checked_weights(getattr(self, side), side))
 
     @classmethod
-    def from_config(cls, value: str | Mapping[str, Mapping[str, float]]) -> MaskPolicy:
+    def from_config(cls, value: str | Mapping[str, Mapping[str, float]], by_confidence: bool = False) -> MaskPolicy:
         """The policy that `mask.policy` names or spells out.
 
         Args:
             value: "mask_dpo", "vanilla", or {"chosen": {label: weight}, "rejected": {...}} with
                 every label on both sides.
+            by_confidence: `mask.confidence`.
 
         Raises ConfigError, one line, on anything else.
         """
         named = {"mask_dpo": MASK_DPO, "vanilla": VANILLA}
         if isinstance(value, str) and value in named:
-            return named[value]
+            return replace(named[value], by_confidence=by_confidence)
         if not isinstance(value, Mapping):
             names = ", ".join(named)
             raise ConfigError(f"mask.policy: expected {names} or a table of weights, got {value!r}")
         if set(value) != set(SIDES):
             keys = ", ".join(map(str, value))
             raise ConfigError(f"mask.policy: expected the keys chosen and rejected, got {keys}")
-        return cls(value["chosen"], value["rejected"])
+        return cls(value["chosen"], value["rejected"], by_confidence)
 
     def span_weights(self, annotation: Annotation, side: str) -> list[float]:
-        """Weights of an answer's sentences, in their order. Raises MaskError on an unknown label."""
+        """Weights of an answer's sentences, in their order.
+
+        Raises MaskError on an unknown label, ConfidenceError where a weight lacks the confidence that multiplies it.
+        """
         if side not in SIDES:
             raise ValueError(f"side: expected chosen or rejected, got {side!r}")
         table = self.chosen if side == "chosen" else self.rejected
         for sentence in annotation.sentences:
             if sentence.label not in table:
                 raise MaskError(f"label {sentence.label!r}: expected one of {', '.join(LABELS)}")
-        return [table[sentence.label] for sentence in annotation.sentences]
+        return [self._multiplied(table[sentence.label], sentence) for sentence in annotation.sentences]
+
+    def _multiplied(self, weight: float, sentence: Sentence) -> float:
+        if not (self.by_confidence and weight):
+            return weight
+        if sentence.confidence is None:
+            raise ConfidenceError(f"label {sentence.label!r} of span ({sentence.start}, {sentence.end}): no confidence")
+        return weight * sentence.confidence
 
 
 def _checked_weights(table: object, side: str) -> dict[str, float]:

@@ -130,6 +130,9 @@ def check(config: Config) -> Prepared:
 def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
     """The annotator and, where there is one, the evaluator, not started. Raises ConfigError and ModelError."""
     annotator, evaluator = annotators.build(config.annotation.annotator, config.annotation.options), _evaluator(config)
+    if config.mask.confidence and not getattr(annotator, "gives_confidence", True):
+        got = f"{config.annotation.annotator}, which gives none with its options"
+        raise ConfigError(f"mask.confidence: expected an annotator that gives labels a confidence, got {got}")
     _refuse_few_gpus("gpus_per_annotator", annotators.num_gpus(annotator), config.cluster.gpus_per_annotator)
     if evaluator is not None:
         _refuse_few_gpus("gpus_per_evaluator", evaluators.num_gpus(evaluator), config.cluster.gpus_per_evaluator)

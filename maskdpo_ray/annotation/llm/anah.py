@@ -70,6 +70,7 @@ class AnahAnnotator:
         self._turns = turns.read(own if templates is None else Path(templates), self._turn_names)
         self.judge = judges.build(judge, judge_options or {}, max(max_reply_tokens, max_reference_tokens))
         self.num_gpus = getattr(self.judge, "num_gpus", 0)
+        self.gives_confidence = getattr(self.judge, "gives_logprobs", True)
         self._limits = Limits(max_reply_tokens, max_reference_tokens)
         self._interviews: Interviews | None = None
 

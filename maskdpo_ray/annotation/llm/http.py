@@ -101,6 +101,7 @@ class HttpJudge:
         is_number = type(max_retries) is int and max_retries >= 0
         require(is_number, "max_retries", "a whole number, 0 or more", max_retries)
         require(type(logprobs) is bool, "logprobs", "true or false", logprobs)
+        self.gives_logprobs = logprobs
         is_mapping = extra_body is None or isinstance(extra_body, Mapping)
         # A string may be a misplaced key.
         require(is_mapping, "extra_body", "a mapping", "text" if isinstance(extra_body, str) else extra_body)

@@ -39,7 +39,8 @@ class Judge(Protocol):
 
     Its constructor raises OptionError naming a bad option. Optional attributes: `max_model_len`, its context in tokens,
     and `max_completion_tokens`, its longest reply including thinking, so that replies that can't fit are refused before
-    the run; `thinking`, the tags of its thinking blocks (`thinking.KNOWN`).
+    the run; `thinking`, the tags of its thinking blocks (`thinking.KNOWN`); `gives_logprobs`, false when no reply
+    will have a log-prob.
     """
 
     def start(self) -> None:

@@ -22,7 +22,7 @@ from maskdpo_ray.annotation.rules.mentions import ENTITY_SENSE, Token, key, toke
 from maskdpo_ray.annotation.rules.readings import COMPASS, Claim, Reading, lies
 from maskdpo_ray.data.domains import table_file
 from maskdpo_ray.data.domains.table import ENTITY, Entity, FactTable, Kind, Value
-from maskdpo_ray.errors import ConfigError, DataError, shown
+from maskdpo_ray.errors import ConfigError, DataError, require, shown
 from maskdpo_ray.records import (
     CONTRADICTORY,
     NO_FACT,
@@ -42,6 +42,7 @@ _HEADING = 4
 """Most words of a heading."""
 _LISTED = 6
 """How many accepted values evidence text names."""
+_LABELS = frozenset({NO_FACT, NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE})
 
 
 class _Domain:
@@ -65,13 +66,26 @@ class _Domain:
 class FactsAnnotator:
     """Checks answers against fact tables, the built-in ones and the user's own."""
 
-    def __init__(self, tables: Mapping[str, FactTable | str] | None = None) -> None:
-        """`tables` adds to or replaces the built-in ones by name; a text is the JSON file of a table.
+    def __init__(
+        self, tables: Mapping[str, FactTable | str] | None = None, confidence: Mapping[str, float] | None = None
+    ) -> None:
+        """Read tables.
 
-        Raises ConfigError when it is no mapping, DataError when a file holds no table.
+        Args:
+            tables: add to or replace the built-in ones by name; a text is the JSON file of a table.
+            confidence: {label: 0 to 1} of every label that the rules give: their precision on labels of one's own, say
+                (docs/results.md has ours). None: labels have no confidence.
+
+        Raises ConfigError when one of them is no such mapping, DataError when a file holds no table.
         """
         if tables is not None and not isinstance(tables, Mapping):
             raise ConfigError(f"annotation.options.tables: expected {{name: file.json}}, got {shown(tables)}")
+        is_mapping = isinstance(confidence, Mapping) and set(confidence) == _LABELS
+        is_valid = is_mapping and all(type(c) in (int, float) and 0 <= c <= 1 for c in confidence.values())
+        expected = f"a number from 0 to 1 for each of {', '.join(sorted(_LABELS))}"
+        require(confidence is None or is_valid, "annotation.options.confidence", expected, confidence)
+        self._confidence = dict(confidence or {})
+        self.gives_confidence = confidence is not None
         self._tables = {
             name: table if isinstance(table, FactTable) else table_file.read(table, name)
             for name, table in (tables or {}).items()
@@ -102,7 +116,7 @@ class FactsAnnotator:
                 # Under "Its neighbours are:" an item is a claim; under nothing, it is a name without one.
                 read = domain.reader.read(f"{heading}: {body}") if heading else ()
                 label, evidence, kind = _verdict(domain, entity, body, read, item=True)
-                labelled.append(Sentence(start, end, label, None, evidence, kind))
+                labelled.append(Sentence(start, end, label, self._confidence.get(label), evidence, kind))
                 continue
             found = list(self._spans(domain, entity, rollout.text, start, end))
             labelled += found
@@ -114,7 +128,7 @@ class FactsAnnotator:
         """The labelled spans of the sentence `text[start:end]`: it alone."""
         body = _body(text[start:end])
         label, evidence, kind = _verdict(domain, topic, body, domain.reader.read(body))
-        yield Sentence(start, end, label, None, evidence, kind)
+        yield Sentence(start, end, label, self._confidence.get(label), evidence, kind)
 
     def _topic(self, question: Question) -> tuple[_Domain, Entity]:
         facts = question.facts or {}
@@ -143,10 +157,14 @@ class ClaimsByRules(FactsAnnotator):
     """FactsAnnotator clause by clause: a wrong clause leaves the right ones beside it their label."""
 
     def __init__(
-        self, tables: Mapping[str, FactTable | str] | None = None, judge: None = None, judge_options: Any = None
+        self,
+        tables: Mapping[str, FactTable | str] | None = None,
+        confidence: Mapping[str, float] | None = None,
+        judge: None = None,
+        judge_options: Any = None,
     ) -> None:
         """Raises ConfigError as FactsAnnotator does, and for options of a judge without one."""
-        super().__init__(tables)
+        super().__init__(tables, confidence)
         if judge_options is not None:
             raise ConfigError(
                 f"annotation.options.judge: expected one, as there are judge_options, got {shown(judge)}; "
@@ -169,7 +187,8 @@ class ClaimsByRules(FactsAnnotator):
             label, evidence, kind = _verdict(domain, topic, judged, readings)
             if not (goes_on and label == NO_FACT):
                 first = offset + begun if begun else start  # a list mark goes with the first clause
-                yield Sentence(first, offset + begun + len(clause), label, None, evidence, kind)
+                stop_at, confidence = offset + begun + len(clause), self._confidence.get(label)
+                yield Sentence(first, stop_at, label, confidence, evidence, kind)
                 begun, readings = stop, []
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import fakes
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maskdpo_ray import check_annotator
 from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.annotation.rules.facts import ClaimsByRules
 from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.data.domains import countries, elements
+from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.evaluation.metrics import evaluate
 from maskdpo_ray.pairing.examples import make_example, teaches
 from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.pairing.scoring import scored
@@ -153,3 +158,61 @@ def test_a_clause_inside_a_sentence_has_weights_of_its_own(
 
     assert kept(example.responses[0].token_ids, example.responses[0].weights) == chosen
     assert kept(example.responses[1].token_ids, example.responses[1].weights) == rejected
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        "Rwanda is in Africa",
+        "its capital is Kigali",
+        "its capital is Nairobi",
+        "it borders Uganda",
+        "which is green",
+        "the currency of Rwanda is the dollar",
+        "whose capital is Kampala",
+        "I don't know",
+        "- Sure, here it is",
+        "and",
+        "Kigali",
+        "卢旺达",
+    ]
+)
+SEPARATORS = st.sampled_from([". ", ", ", " and ", "; ", ", but ", "\n", " ", "!\n\n"])
+TEXTS = st.lists(st.tuples(FRAGMENTS, SEPARATORS), max_size=9)
+
+
+@given(TEXTS)
+def test_clauses_tile_what_sentences_cover(pieces: list[tuple[str, str]]) -> None:
+    """In order, not overlapping, nothing but white space between them, and each within one sentence."""
+    text = "".join(fragment + separator for fragment, separator in pieces)
+    clauses = spans(CLAIMS, text)
+    for sentence in spans(FACTS, text):
+        parts = [clause for clause in clauses if sentence.start <= clause.start < sentence.end]
+        assert (parts[0].start, parts[-1].end) == (sentence.start, sentence.end)
+        assert all(a.end <= b.start and not text[a.end : b.start].strip() for a, b in pairwise(parts))
+        clauses = clauses[len(parts) :]
+    assert not clauses
+
+
+def test_evaluation_counts_clauses() -> None:
+    text = "Its capital is Kigali and its currency is the dollar. It borders Uganda."
+    rollout = Rollout("q", 0, (1, 2), text, "stop", 0)
+    for annotator, sentences, score in ((FACTS, 2, 1 / 2), (CLAIMS, 3, 2 / 3)):
+        (annotation,) = annotator.annotate([(RWANDA, rollout)])
+        found = evaluate([RWANDA], [(rollout, annotation)], seed=1, bootstrap_samples=100).metrics
+        assert found["sentences"].mean == sentences and found["score"].mean == pytest.approx(score)
+
+
+@pytest.mark.parametrize("name", ["facts", "claims"])
+def test_labels_have_the_confidence_that_an_option_gives_them(name: str) -> None:
+    confidence = {NO_FACT: 1, RIGHT: 0.75, WRONG: 0.5, OPEN: 0.25}
+    annotator = build(name, {"confidence": confidence})
+    found = spans(annotator, "Its capital is Kigali. It is green. Its currency is the dollar. Sorry, I don't know.")
+    assert {span.label for span in found} == {RIGHT, OPEN, WRONG, NO_FACT}
+    assert [span.confidence for span in found] == [confidence[span.label] for span in found]
+    assert annotator.gives_confidence and not build(name).gives_confidence
+    assert all(span.confidence is None for span in spans(build(name), "Its capital is Kigali."))
+    for bad in ({RIGHT: 1}, {**confidence, RIGHT: 2}, 0.5, {**confidence, "fine": 1}):
+        with pytest.raises(
+            ConfigError, match=r"^annotation.options.confidence: expected a number from 0 to 1 for each"
+        ):
+            build(name, {"confidence": bad})

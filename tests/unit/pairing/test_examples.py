@@ -11,10 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.pairing.examples import check, make_example, teaches
+from maskdpo_ray.pairing.examples import check, make_example, teaches, usable_example
 from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.pairing.scoring import scored
-from maskdpo_ray.records import PreferencePair, Rollout, TrainingExample
+from maskdpo_ray.records import (
+    CHOSEN,
+    CONTRADICTORY,
+    CORRECT,
+    LABELS,
+    NO_HALLUCINATION,
+    REJECTED,
+    UNPARSED,
+    Annotation,
+    DropReason,
+    PreferencePair,
+    Rollout,
+    ScoredAnswer,
+    Sentence,
+    TrainingExample,
+)
 from maskdpo_ray.training.batches import chunks, epoch_batches, num_steps, shard
 
 sizes = st.integers(0, 60)
@@ -149,6 +164,11 @@ def test_weights_of_a_pair(rule, chosen, rejected):
             {"pairs": {"strategy": "unpaired"}},
             "pairs.strategy: expected a strategy that picks pairs, which objective.name dpo compares, got unpaired",
         ),
+        (
+            {"mask": {"unit": "sentence"}},
+            "mask.unit: expected answer, as objective.name dpo compares two answers (kto and sft don't), got sentence",
+        ),
+        ({"mask": {"unit": "sentence"}, "objective": {"name": "kto"}}, None),
         ({"pairs": {"strategy": "unpaired"}, "objective": {"name": "kto"}}, None),
         ({"pairs": {"strategy": "unpaired"}, "objective": {"name": "sft"}}, None),
         ({"pairs": {"strategy": "unpaired"}, "sft": {"iterations": 2}}, None),
@@ -163,3 +183,52 @@ def test_what_goes_together(options, message):
     with pytest.raises(ConfigError) as error:
         check(config)
     assert str(error.value).startswith(message)
+
+
+PIECES = ("One.", "Two is.", "And three,", "four!", "5 ")
+
+
+def spelled(response):
+    """Text of its tokens with weight."""
+    return "".join(chr(token) for token, weight in zip(response.token_ids, response.weights, strict=True) if weight)
+
+
+@given(st.lists(st.sampled_from(LABELS), min_size=1, max_size=5), st.booleans(), st.sampled_from(["keep", "chosen"]))
+def test_sentences_as_responses(labels, is_chosen, eos):
+    """Each correct sentence is chosen, each incorrect one rejected, with weight on its own tokens: on either side."""
+    text, spans, ends = "", [], {CHOSEN: "\x00", REJECTED: "\x00" if eos == "keep" else ""}
+    for piece, each in zip(PIECES, labels, strict=False):
+        spans.append(Sentence(len(text), len(text + piece.rstrip()), each))
+        text += f"{piece} "
+    rollout = Rollout("q", 0, (*map(ord, text), EOS), text, "stop", 0)
+    answer = ScoredAnswer(rollout, Annotation("q", 0, tuple(spans)), 0.5)
+    pair = PreferencePair("q", "t", (1,), answer if is_chosen else None, None if is_chosen else answer, 0)
+    example = make_example(pair, CharTokenizer(), MASK_DPO, eos, by_sentence=True)
+    expected = []
+    for number, span in enumerate(spans):
+        if span.label != UNPARSED:
+            role = CHOSEN if span.label in CORRECT else REJECTED
+            trailing = ends[role] if number + 1 == len(spans) else ""
+            after = text[span.end :] if number + 1 == len(spans) else ""
+            expected.append((role, text[span.start : span.end] + after + trailing))
+    assert [(response.role, spelled(response)) for response in example.responses] == expected
+    assert all(response.token_ids == rollout.token_ids for response in example.responses)
+    for number in range(len(rollout.token_ids)):
+        assert sum(response.weights[number] > 0 for response in example.responses) <= 1
+    only_chosen = make_example(pair, CharTokenizer(), MASK_DPO, eos, 0, (CHOSEN,), by_sentence=True)
+    assert only_chosen.responses == tuple(each for each in example.responses if each.role == CHOSEN)
+
+
+def test_a_label_without_confidence_drops_the_pair():
+    def answer(sample, label, confidence):
+        rollout = Rollout("q", sample, (*map(ord, f"It {sample}."), EOS), f"It {sample}.", "stop", 0)
+        return scored(rollout, Annotation("q", sample, (Sentence(0, 5, label, confidence),)))
+
+    config = replace(CONFIG, mask=replace(CONFIG.mask, confidence=True))
+    for confidence, expected in ((0.25, 0.25), (None, DropReason.NO_CONFIDENCE), (0.0, DropReason.NOTHING_TO_LEARN)):
+        pair = PreferencePair("q", "t", (1,), answer(0, NO_HALLUCINATION, 0.5), answer(1, CONTRADICTORY, confidence), 0)
+        example = usable_example(pair, 0, config, CharTokenizer())
+        if isinstance(expected, DropReason):
+            assert example is expected
+        else:
+            assert [set(response.weights) for response in example.responses] == [{0.5}, {expected}]

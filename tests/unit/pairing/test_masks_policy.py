@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maskdpo_ray.config.schema import MaskConfig
-from maskdpo_ray.errors import ConfigError, MaskError
+from maskdpo_ray.errors import ConfidenceError, ConfigError, MaskError
 from maskdpo_ray.pairing.masks import MASK_DPO, VANILLA, MaskPolicy
 from maskdpo_ray.records import LABELS, UNPARSED, Annotation, Sentence
 
@@ -29,6 +29,28 @@ def test_policies() -> None:
         MASK_DPO.span_weights(ANNOTATION, "left")
     with pytest.raises(MaskError, match="'wrong'"):
         MASK_DPO.span_weights(Annotation("q", 0, (Sentence(0, 1, "wrong"),)), "chosen")
+
+
+def test_confidence_multiplies() -> None:
+    """Only where there is weight; nowhere does it make up for a label without one."""
+    table = {"chosen": dict.fromkeys(LABELS, 0.5), "rejected": dict.fromkeys(LABELS, 1.0)}
+    given = Annotation("q", 0, tuple(Sentence(i, i + 1, each, 0.2 * i) for i, each in enumerate(LABELS)))
+    found = MaskPolicy.from_config(table, by_confidence=True).span_weights(given, "chosen")
+    assert found == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert MaskPolicy.from_config(table).span_weights(given, "chosen") == [0.5] * 5
+    soft = MaskPolicy.from_config("mask_dpo", by_confidence=True)
+    assert soft != MASK_DPO and soft.span_weights(given, "rejected") == pytest.approx([0, 0, 0.4, 0.6, 0])
+    certain = Annotation("q", 0, tuple(Sentence(i, i + 1, each, 1.0) for i, each in enumerate(LABELS)))
+    for side in ("chosen", "rejected"):
+        assert soft.span_weights(certain, side) == MASK_DPO.span_weights(certain, side)
+
+
+def test_a_label_without_confidence_has_no_soft_weight() -> None:
+    soft = MaskPolicy.from_config("mask_dpo", by_confidence=True)
+    unsure = Annotation("q", 0, (Sentence(0, 1, "contradictory"), Sentence(1, 2, "no_fact", 0.9)))
+    assert soft.span_weights(unsure, "chosen") == [0, 0.9]
+    with pytest.raises(ConfidenceError, match=r"label 'contradictory' of span \(0, 1\): no confidence"):
+        soft.span_weights(unsure, "rejected")
 
 
 ONES = dict.fromkeys(LABELS, 1.0)

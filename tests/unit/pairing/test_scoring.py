@@ -14,6 +14,7 @@ from labelled_answers import annotation, answer
 
 from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.evaluation import metrics
 from maskdpo_ray.pairing import scoring
 from maskdpo_ray.pairing.scoring import SCORES, build, mixture, scored
 from maskdpo_ray.records import (
@@ -98,7 +99,8 @@ def test_f1_at_k_is_the_harmonic_mean(spans: list[str], k: int) -> None:
     right, wrong = spans.count(H), spans.count(C) + spans.count(U)
     if set(spans) - {X}:
         expected = harmonic_mean([Fraction(right, right + wrong), min(Fraction(right, k), Fraction(1))]) if right else 0
-        assert math.isclose(score_of("f1_at_k", *spans, k=k), expected, abs_tol=1e-12)
+        found = score_of("f1_at_k", *spans, k=k)
+        assert math.isclose(found, expected, abs_tol=1e-12) and found == metrics.f1_at_k(right, wrong, k)
 
 
 @given(st.integers(0, 8), st.integers(0, 8), st.integers(1, 9))

@@ -21,6 +21,7 @@ from maskdpo_ray.config.schema import (
     AnnotationConfig,
     Config,
     DataConfig,
+    MaskConfig,
     ModelConfig,
     RolloutConfig,
     RunConfig,
@@ -291,6 +292,12 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         DataError,
         "question 'long': expected a prompt of at most 1984 tokens",
     ),
+    "no confidence": (
+        section(mask=MaskConfig(confidence=True)),
+        ConfigError,
+        "mask.confidence: expected an annotator that gives labels a confidence, got facts, which gives none with its o",
+    ),
+    "sentences of pairs": (section(mask=MaskConfig(unit="sentence")), ConfigError, "mask.unit: expected answer, as "),
     "annotator": (
         section(annotation=AnnotationConfig(annotator="oracle")),
         ConfigError,
