@@ -158,7 +158,7 @@ def test_weights_of_a_pair(rule, chosen, rejected):
     ("options", "message"),
     [
         ({"pairs": {"score": "f1_at_k"}}, "pairs.score_options: f1_at_k: expected k, which has no default"),
-        ({"pairs": {"strategy": "worst_best"}}, "pairs.strategy: expected one of all_pairs, best_worst, "),
+        ({"pairs": {"strategy": "worst_best"}}, "pairs.strategy: expected one of "),
         ({"objective": {"name": "dpp"}}, "objective.name: expected one of "),
         (
             {"pairs": {"strategy": "unpaired"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from msgspec import structs
 
 from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.pairing import scoring
 from maskdpo_ray.pairing.selection import select, unfit
 from maskdpo_ray.pairing.strategies import protocol
 from maskdpo_ray.records import (
@@ -43,16 +45,14 @@ OWN = f"python:{__name__}:each_with_the_next"
 
 
 def test_strategies_are_found_by_listing_their_folder() -> None:
-    assert STRATEGIES == ["all_pairs", "best_worst", "correct_incorrect", "unpaired"]
+    files = {file.stem for file in Path(protocol.__file__).parent.glob("*.py")} - {"__init__", "protocol"}
+    assert set(STRATEGIES) == files >= {"all_pairs", "best_worst", "correct_incorrect", "unpaired"}
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (
-            {"strategy": "all_pair"},
-            "pairs.strategy: expected one of all_pairs, best_worst, correct_incorrect, unpaired, ",
-        ),
+        ({"strategy": "all_pair"}, "pairs.strategy: expected one of "),
         ({"strategy": "python:nowhere:pick"}, "pairs.strategy: can't import nowhere of 'python:nowhere:pick': "),
         ({"options": {"next": True}}, "pairs.options: best_worst: expected one of next_best, ties; got 'next'"),
         ({"options": {"next_best": 1}}, "pairs.options: best_worst: next_best: expected true or false, got 1"),
@@ -188,7 +188,7 @@ def test_bounds_that_exclude_each_other_are_refused() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_too_few_answers_are_told_apart(strategy: str) -> None:
-    few = [] if strategy == "unpaired" else [answer(0, H)]
+    few = [answer(0, H)] if protocol.build(PairsConfig(strategy=strategy)).unit == "pair" else []
     assert only(selected(few, strategy=strategy)) is DropReason.TOO_FEW_ANSWERS
     cut = [*few, answer(1, C, finish="length")]
     assert only(selected(cut, strategy=strategy)) is DropReason.TRUNCATED
@@ -207,3 +207,19 @@ def test_the_docs_have_every_reason() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs/formats.md").read_text(encoding="utf-8")
     table = page.partition("## Questions that give no pair")[2]
     assert [reason for reason in DropReason if f"`{reason}`" not in table] == []
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/pairs.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_pairs.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    items = [answer(0, H, C), answer(1, H), answer(2, C), answer(3, H, H, C)]
+    assert samples(selected(items, strategy="python:my_pairs:neighbours")) == [(0, 2), (1, 3), (3, 0)]
+    assert samples(selected(items, strategy="python:my_pairs:neighbours", options={"step": 2})) == [(1, 0), (3, 2)]
+
+
+def test_the_docs_have_every_score_and_strategy_of_ours() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/pairs.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert rows == [*scoring.SCORES, "best_worst", "all_pairs", "correct_incorrect", "unpaired"]
