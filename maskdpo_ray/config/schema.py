@@ -354,6 +354,14 @@ class MaskConfig(Section, affects=(COLLECT,)):
     unit: Literal["answer", "sentence"] = "answer"
     """One response is an answer, or each sentence of it, the correct ones chosen and the incorrect ones rejected,
     with weight on its own tokens only (FactAlign's fine-grained KTO); `sentence` goes with `kto` and `sft`."""
+    oracle: Annotated[str | None, filled("the folder of a model")] = None
+    """Folder of a model that learned preferences (with DPO) and picks the key tokens among those with weight, all
+    others getting weight 0 (SePO, arXiv 2408.13518); none: all tokens count by `mask.policy`."""
+    oracle_reference: Annotated[str | None, filled("the folder of a model")] = None
+    """Folder of the model that the oracle was trained from; none: `model.model_name_or_path`."""
+    oracle_share: Annotated[float, PART] = 0.3
+    """Share of the tokens with weight that are key: those whose log-ratio under the oracle and its reference is the
+    highest in a chosen, the lowest in a rejected answer (SePO: 0.3)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -393,6 +401,9 @@ class SftConfig(Section, affects=(COLLECT, TRAIN)):
     """Passes over an SFT iteration's answers."""
     lr: Annotated[float, above_0()] = 1e-5
     """Highest learning rate of SFT."""
+    answers: Literal["chosen", "correct", "all"] = "chosen"
+    """Answers to learn from: the `chosen` ones of the pairs (Mask-DPO table 7), every `correct` one, of score 1 (SMA
+    table 6, all labels), or `all` (FLAME: the model's own answers, whatever they say)."""
     masked: bool = False
     """Learn under `mask.policy` from the chosen answers; false: from all of their tokens."""
 
@@ -659,9 +670,19 @@ class Config:
         """The config that an iteration works by: of an SFT iteration, with its objective in place of the run's."""
         if iteration >= self.sft.iterations:
             return self
+        lowest = {"correct": 1.0, "all": 0.0}.get(self.sft.answers)
+        every: dict[str, Any] = {
+            "strategy": "unpaired",
+            "options": {"threshold": lowest},
+            "min_gap": 0.0,
+            "max_gap": None,
+        }
+        without_filters: dict[str, Any] = {"min_facts": 0, "require_labels": False} if self.sft.answers == "all" else {}
         return replace(
             self,
             objective=ObjectiveConfig("sft"),
+            atoms=AtomsConfig(),
+            pairs=self.pairs if lowest is None else replace(self.pairs, **every, **without_filters),
             mask=self.mask if self.sft.masked else MaskConfig("vanilla", "keep"),
             train=replace(self.train, max_epochs=self.sft.max_epochs),
             adam=replace(self.adam, lr=self.sft.lr),

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from maskdpo_ray.records import CHOSEN, MISMATCHED, REJECTED
+from maskdpo_ray.records import CHOSEN, MISMATCHED, REJECTED, TrainingExample
+from maskdpo_ray.training.reference import ReferenceLogps
+
+
+def with_key_tokens(
+    examples: Sequence[TrainingExample], oracle: ReferenceLogps, reference: ReferenceLogps, share: float
+) -> Iterator[TrainingExample]:
+    """Each example with weight at its key tokens alone.
+
+    `oracle` and `reference`: log-probs of the examples under the oracle and under its reference.
+    """
+    for index, example in enumerate(examples):
+        ratios = [(one - other).tolist() for one, other in zip(oracle[index], reference[index], strict=True)]
+        responses = tuple(
+            replace(response, weights=selected_weights(own, response.weights, response.role, share))
+            for response, own in zip(example.responses, ratios, strict=True)
+        )
+        yield replace(example, responses=responses)
 
 
 def selected_weights(

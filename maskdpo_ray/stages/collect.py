@@ -58,7 +58,7 @@ class CollectStage:
         """
         config = self.config.at(iteration)
         examples = CollectedExamples(self.folder.checkpoint_dir(iteration))  # removed with the checkpoints
-        for source in self.sources:
+        for source in self.sources if config.atoms.n_samples_per_prompt else self.sources[:1]:
             self._collect(source, iteration, policy, examples)
         for number, pair in enumerate(self.given):
             example = usable_example(pair, number, config, source.chat.tokenizer)
@@ -95,7 +95,7 @@ class CollectStage:
         log = self.folder.questions(iteration)
         drops, failed_example = dict(log.drops()), next(iter(log.errors().values()), None)
         labels = Counter(sentence.label for _, annotation in log.answers() for sentence in annotation.sentences)
-        has_atoms = bool(self.config.atoms.n_samples_per_prompt)
+        has_atoms = bool(self.config.at(iteration).atoms.n_samples_per_prompt)
         knows = knowledge(self.folder.questions(iteration, AtomSource.name)) if has_atoms else {}
         num_pairs, sources = sum(kept.values()), dict(kept) if len(kept) > 1 else {}
         counts = (num_pairs, drops, examples.mixture(), failed_example)

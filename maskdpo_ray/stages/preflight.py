@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped, Reason
-from maskdpo_ray.errors import ConfigError, DataError, RecordError
+from maskdpo_ray.errors import ConfigError, DataError, RecordError, UserError, require
 from maskdpo_ray.evaluation.asked import asked_facts
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity, WithPerplexity
@@ -22,6 +22,7 @@ from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
 from maskdpo_ray.models import chat, engine_limits, lora_targets
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.models.folder import ModelFolder
 from maskdpo_ray.models.prompts import Prompts
 from maskdpo_ray.pairing import examples
 from maskdpo_ray.records import Question
@@ -116,6 +117,7 @@ def check(config: Config) -> Prepared:
             f"got {config.rollout.max_new_tokens}"
         )
     engine_limits.check(config, model.config, model.file, limit)
+    _check_oracle(config, model)
     own = chat.of(config, model.tokenizer)
     prompts = Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
     splits.sift(lambda _, question: prompts.check(question))
@@ -125,6 +127,20 @@ def check(config: Config) -> Prepared:
     given = GivenSources.read(config, train, model, own, limit)
     dropped = [*splits.sources, *given.dropped]
     return Prepared(train, splits.evaluation, annotator, own, evaluator, dropped, given)
+
+
+def _check_oracle(config: Config, model: ModelFolder) -> None:
+    """Raise ConfigError when the oracle or its reference can't be loaded, or has another vocabulary."""
+    for name in ("oracle", "oracle_reference"):
+        path = getattr(config.mask, name)
+        if path is None or config.mask.oracle is None:
+            continue
+        try:
+            found = model_folder.load(replace(config.model, model_name_or_path=path))
+        except UserError as error:
+            raise ConfigError(f"mask.{name}: {error}") from None
+        expected, got = model.config.vocab_size, found.config.vocab_size
+        require(got == expected, f"mask.{name}", f"a model with the policy's vocab_size {expected}", got)
 
 
 def judges(config: Config) -> tuple[Annotator, Evaluator | None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from maskdpo_ray.config.schema import Config
+from maskdpo_ray.pairing import token_selection
 from maskdpo_ray.records import Policy, to_json
 from maskdpo_ray.stages.protocols import Trainer
 from maskdpo_ray.store.checkpoints import Checkpoints
@@ -47,10 +48,12 @@ class TrainStage:
         """
         config = self.config.at(iteration)
         objective = objectives.load(config.objective.name, config.objective.options)
+        if config.mask.oracle is not None:
+            examples = self._with_key_tokens(iteration, examples, config)
         reference: ReferenceLogps | Policy | None = against if objective.needs_reference else None
         if objective.needs_reference and not objective.needs_kl and config.savings.reference_once:
             with self.tracker.stage("reference", iteration):
-                reference = self._reference_logps(iteration, examples, against)
+                reference = self._logps("reference", iteration, examples, against)
         train, target = config.train, self.folder.policy_dir(iteration)
         num_steps = batches.num_steps(len(examples), train.batch_size, train.max_epochs)
         seed, description = self.config.run.seed + iteration, f"iteration {iteration}: training steps"
@@ -86,17 +89,28 @@ class TrainStage:
             note(f"iteration {iteration}: training resumes after step {found.step} of {num_steps}")
         return found
 
-    def _reference_logps(self, iteration: int, examples: ExampleStore, against: Policy) -> ReferenceLogps:
-        """Once per example and iteration, kept on disk, reused by every epoch and after a stop."""
-        file = self.folder.iteration_dir(iteration) / "reference-logps.safetensors"
-        if self.folder.finished("reference", iteration) is not None:
-            self.folder.check_files("reference", iteration)
+    def _with_key_tokens(self, iteration: int, examples: ExampleStore, config: Config) -> ExampleStore:
+        """The examples with weight at the tokens that an oracle picks (SePO)."""
+        paths = (str(config.mask.oracle), config.mask.oracle_reference or config.model.model_name_or_path)
+        # Their checksums tell them apart; `fingerprint` watches over files that options name.
+        oracle, reference = (
+            self._logps(name, iteration, examples, Policy(0, path, f"{name} {path}"))
+            for name, path in zip(("oracle", "oracle-reference"), paths, strict=True)
+        )
+        chosen = token_selection.with_key_tokens(examples, oracle, reference, config.mask.oracle_share)
+        return ExampleStore.write(examples.path.parent, chosen)
+
+    def _logps(self, stage: str, iteration: int, examples: ExampleStore, against: Policy) -> ReferenceLogps:
+        """Log-probs once per example and iteration, kept on disk, reused by every epoch and after a stop."""
+        file = self.folder.iteration_dir(iteration) / f"{stage}-logps.safetensors"
+        if self.folder.finished(stage, iteration) is not None:
+            self.folder.check_files(stage, iteration)
             return reference_file.load(file, examples, against.checksum)
         computed = self.trainer.reference_logps(examples, against)
-        description = f"iteration {iteration}: reference log-probs"
+        description = f"iteration {iteration}: {stage} log-probs"
         tracked = self._between(track(computed, description, len(examples)))
         logps = reference_file.save(file, examples, tracked, against.checksum)
-        self.folder.finish("reference", iteration, [file], policy=to_json(against))
+        self.folder.finish(stage, iteration, [file], policy=to_json(against))
         return logps
 
     def _between(self, items: Iterable[Item]) -> Iterator[Item]:
