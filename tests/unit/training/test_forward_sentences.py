@@ -23,14 +23,13 @@ def tiny() -> Any:
         return LlamaForCausalLM(LlamaConfig(vocab_size=50, max_position_embeddings=64, **sizes)).eval().double()
 
 
-def of_sentences(number: int, rng: random.Random) -> TrainingExample:
-    """Three sentences of 4 tokens in one answer."""
+def of_sentences(number: int, rng: random.Random, count: int) -> TrainingExample:
+    """Sentences of 4 tokens in one answer."""
     token_ids = tuple(rng.randrange(50) for _ in range(12))
-    responses = [
-        Response((CHOSEN, REJECTED, CHOSEN)[place], token_ids, tuple(float(at // 4 == place) * 0.5 for at in range(12)))
-        for place in range(3)
-    ]
-    return TrainingExample(f"q#{number}", (1, 2, 3), tuple(responses))
+    roles = (REJECTED, CHOSEN, CHOSEN)[:count]
+    weights = [tuple(0.5 * (at // 4 == place) for at in range(12)) for place in range(count)]
+    responses = tuple(Response(role, token_ids, own) for role, own in zip(roles, weights, strict=True))
+    return TrainingExample(f"q#{number}", (1, 2, 3), responses)
 
 
 def summed(model: Any, examples: list[TrainingExample], savings: SavingsConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,9 +45,9 @@ def summed(model: Any, examples: list[TrainingExample], savings: SavingsConfig) 
 
 def test_a_tree_serves_one_answer_in_several_rows() -> None:
     model, rng = tiny(), random.Random(5)
-    examples = [of_sentences(number, rng) for number in range(3)]
+    examples = [of_sentences(number, rng, count) for number, count in enumerate((3, 1, 2))]
     sums, gradient = summed(model, examples, SavingsConfig())
     expected, expected_gradient = summed(model, examples, PADDED)
     assert torch.allclose(sums, expected, rtol=1e-7, atol=0)
     assert (gradient - expected_gradient).norm() < 1e-7 * expected_gradient.norm()
-    assert (sums < 0).all() and len(sums) == 9
+    assert (sums < 0).all() and len(sums) == 6
