@@ -269,7 +269,7 @@ class FakeTrainer(FakeGroup):
     ) -> Iterator[dict[str, float]]:
         self._events.note("begin", policy.version, tuple(example.id for example in examples))
         assert weights.is_here(policy)
-        given: Any = reference
+        given: Any = [()] * len(examples) if reference is None else reference
         if isinstance(reference, Policy):
             given = [fake_logps(example, reference.checksum) for example in examples]
         train, done = config.train, checkpoints.step
