@@ -7,10 +7,10 @@
         └───────────── next iteration ◄── evaluate held-out topics ◄── engines.load ◄────────┘
 
 An iteration has three stages, each in a file of `stages/`: `collect` (answers, labels, pairs and examples), `train` and
-`evaluate`. Within `collect` engines and annotators work at the same time, with a bounded number of questions between
-them; `train` starts when the iteration's examples are complete. Policy 0 is the initial one; iteration i answers with
-policy i and trains policy i + 1. What the run folder holds already is not done again, so that the same command resumes
-an interrupted run.
+`evaluate`, after which `choose` says which policy the run keeps so far and whether it has ended. Within `collect`
+engines and annotators work at the same time, with a bounded number of questions between them; `train` starts when the
+iteration's examples are complete. Policy 0 is the initial one; iteration i answers with policy i and trains policy
+i + 1. What the run folder holds already is not done again, so that the same command resumes an interrupted run.
 
 The actors are behind the Protocols of `stages/protocols.py`; docs/architecture.md follows an answer through all files.
 """

@@ -76,6 +76,8 @@ def _print(summary: Entry, console: Console) -> None:
     )
     for policy in summary["policies"]:
         console.print(f"  policy: {policy}", markup=False, soft_wrap=True)
+    if kept:
+        console.print(f"  kept:   {kept['policy']} (policy {kept['version']})", markup=False, soft_wrap=True)
 
 
 def _headline(kept: Entry) -> str:

@@ -250,7 +250,9 @@ def test_policies_are_listed(tmp_path):
         policy = tmp_path / f"iter_{iteration:03d}" / "policy"
         policy.mkdir(parents=True)
         (policy / "config.json").write_text("{}")
+    write_choice(tmp_path, "last", 0)
     summary = build(tmp_path)
+    assert f"kept:   {tmp_path}/policy (policy 0)" in render(summary)
     assert summary["policies"] == [str(tmp_path / f"iter_{i:03d}" / "policy") for i in range(2)]
     assert f"policy: {summary['policies'][1]}" in render(summary)
 
