@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-COMMANDS = "run annotate pairs train evaluate export plan check_annotator check_objective".split()
+COMMANDS = "run annotate pairs train evaluate export plan check_annotator check_objective build_questions".split()
 """In the order of the loop; each is a module of this package with a `main(argv)`."""
 
 

@@ -266,7 +266,8 @@ _EACH = 64
 class AnnotationConfig(Section, affects=(COLLECT, EVALUATE)):
     annotator: str = "facts"
     """Annotator that labels sentences: `facts` and `claims` (rules over fact tables), `anah` (a judge that reads
-    documents), `classifier` (an NLI model), `replay` (a file of labels), or your own: `python:package.module:Class`."""
+    documents), `classifier` (an NLI model), `replay` (a file of labels), `short_answer` (whole answers by a
+    standard answer), or your own: `python:package.module:Class`."""
     options: dict[str, Any] | None = None
     """Keyword arguments of the annotator: {name: value}, the names as its class has them."""
     num_actors: Count = 1
