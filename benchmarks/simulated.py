@@ -21,7 +21,16 @@ import numpy as np
 from actors import weights
 from actors.process import BusyClock, end_with_raylet
 from actors.rollout import Request, Sampled
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Annotation, Policy, Question, Rollout, Sentence
+from maskdpo_ray.records import (
+    CONTRADICTORY,
+    NO_HALLUCINATION,
+    Annotation,
+    Policy,
+    Question,
+    ResponseLogps,
+    Rollout,
+    Sentence,
+)
 from maskdpo_ray.training.example_store import ExampleStore
 
 TOPICS = ("Rwanda", "Peru", "Norway", "Laos", "Chad", "Fiji", "Malta", "Togo", "Cuba", "Nepal", "Oman", "Iceland")
@@ -198,6 +207,7 @@ class SimulatedRank:
 
     def begin(
         self,
+        config: Any,
         policy_path: str,
         examples: str,
         total_steps: int,
@@ -208,22 +218,17 @@ class SimulatedRank:
     ) -> None:
         pass
 
-    def published_logps(
-        self, examples: str, indices: Sequence[int], path: str
-    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def published_logps(self, examples: str, indices: Sequence[int], path: str) -> dict[int, ResponseLogps]:
         return self.reference_logps(examples, indices, path)
 
     def reference_logps(
         self, examples: str, indices: Sequence[int], policy_path: str | None = None
-    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    ) -> dict[int, ResponseLogps]:
         store = ExampleStore(Path(examples))
         own = {index: store[index] for index in indices[self._rank :: self._world_size]}
         return {
-            index: (
-                np.zeros(len(e.responses[0].token_ids), np.float32),
-                np.zeros(len(e.responses[1].token_ids), np.float32),
-            )
-            for index, e in own.items()
+            index: tuple(np.zeros(len(response.token_ids), np.float32) for response in example.responses)
+            for index, example in own.items()
         }
 
     def train_step(self, batch: Sequence[int]) -> dict[str, float]:

@@ -129,7 +129,8 @@ class FunctionSlot(_Named):
         where = f"{self.options_field}: {function.__name__}: {parameter.name}"
         if isinstance(hint, str):
             with faults(f"{where}: can't read its annotation {hint}"):
-                hint = eval(hint, function.__globals__)
+                one = types.SimpleNamespace(__annotations__={parameter.name: hint})
+                hint = typing.get_type_hints(one, function.__globals__, include_extras=True)[parameter.name]
         if typing.get_origin(hint) is Annotated:
             hint, rules = hint.__origin__, hint.__metadata__
         if hint is not inspect.Parameter.empty:

@@ -52,7 +52,7 @@ _OPTIONS = {
     "train.min_lr_ratio": "min_lr lr_min",
     "train.max_norm": "max_grad_norm grad_clip gradient_clipping clip_grad grad_norm_clip clip_grad_norm",
     "train.save_steps": "save_freq save_interval save_every checkpoint_interval",
-    "adam.lr": "learning_rate actor_lr",
+    "adam.lr": "lr learning_rate actor_lr",
     "adam.betas": "adam_beta1 adam_beta2 adam_betas beta1 beta2",
     "adam.eps": "adam_epsilon epsilon adam_eps",
     "adam.weight_decay": "l2 wd",

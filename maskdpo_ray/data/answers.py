@@ -29,6 +29,7 @@ class Answer(Record):
     finish_reason: str = "stop"
     policy_version: int = 0
     blocks: tuple[Block, ...] = ()
+    role: str | None = None
 
 
 def read(
@@ -118,6 +119,10 @@ def refuse_impossible(rollout: Rollout, where: str) -> None:
     if rollout.finish_reason not in _FINISHED:
         expected = " or ".join(_FINISHED)
         message = f"{where}: finish_reason: expected {expected}, got {shown(rollout.finish_reason)}"
+        raise RecordError(message, Reason.INVALID_FIELD)
+    if rollout.role not in (None, *SIDES):
+        expected = " or ".join(SIDES)
+        message = f"{where}: role: expected {expected}, or null for either, got {shown(rollout.role)}"
         raise RecordError(message, Reason.INVALID_FIELD)
     for name in ("sample", "policy_version"):
         if (number := getattr(rollout, name)) < 0:

@@ -207,9 +207,9 @@ def run_folder(folder: Path) -> Path:
     answers = [scored(r, a) for r, a in zip(rollouts, annotations, strict=True)]
     made = [PreferencePair(f"q{i}", f"t-q{i}", (1,), answers[2 * i], answers[2 * i + 1], 0) for i in range(2)]
     write(folder / "pairs.jsonl", made)
-    outcomes = (*made, "same_score")
+    outcomes = (((made[0],), ()), ((made[1],), ()), ((), ("same_score",)))
     committed = [
-        CommittedQuestion.of(f"q{i}", rollouts[2 * i : 2 * i + 2], annotations[2 * i : 2 * i + 2], outcome)
+        CommittedQuestion.of(f"q{i}", rollouts[2 * i : 2 * i + 2], annotations[2 * i : 2 * i + 2], *outcome)
         for i, outcome in enumerate(outcomes)
     ]
     for iteration in range(3):
@@ -217,7 +217,7 @@ def run_folder(folder: Path) -> Path:
         iteration_dir.mkdir()
         write(iteration_dir / "questions.jsonl", committed)
         if iteration < 2:
-            write(iteration_dir / "pairs-summary.json", [PairsSummary(3, 2, {"same_score": 1}, {})])
+            write(iteration_dir / "pairs-summary.json", [PairsSummary(3, 2, {"same_score": 1}, {}, logged=2)])
     return folder
 
 
@@ -266,7 +266,7 @@ def test_a_damaged_question_is_dropped_by_reason(run_folder: Path, capsys: pytes
 def test_a_run_of_another_version_is_refused(run_folder: Path) -> None:
     opened = {"stage": "open", "time": 1.0, "schema": 1, "pid": 1, "host": "h", "versions": {}, "changed": {}}
     write(run_folder / "ledger.jsonl", [opened])
-    with pytest.raises(UserError, match="schema: expected 2, got 1: a run folder of an earlier version"):
+    with pytest.raises(UserError, match="schema: expected 3, got 1: a run folder of an earlier version"):
         export.main([str(run_folder), "--to", "trl", "-o", str(run_folder / "out")])
 
 
@@ -344,10 +344,19 @@ def test_bad_exports_are_refused_and_leave_nothing(
 
 BAD_CONTENTS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "lost": (lambda v: v.pop(0), "questions.jsonl: expected 2 pairs, as pairs-summary.json beside it says, got 1"),
-    "twice": (lambda v: v.__setitem__(1, v[0]), "questions.jsonl:2: expected each pair once, got that of "),
-    "topic": (lambda v: v[1]["pair"].update(topic="x"), "questions.jsonl:2: topic: expected 't-q1', its question's, "),
-    "score": (lambda v: v[1]["pair"].update(chosen_score=None), "questions.jsonl:2: chosen: score: expected 1.0, "),
-    "answers": (lambda v: v[1]["pair"].update(chosen=7), "questions.jsonl:2: question 'q1': pair: expected one answer"),
+    "twice": (lambda v: v.__setitem__(1, v[0]), "questions.jsonl:2: pairs[0]: expected each pair once, got that of "),
+    "topic": (
+        lambda v: v[1]["pairs"][0].update(topic="x"),
+        "questions.jsonl:2: topic: expected 't-q1', its question's, ",
+    ),
+    "score": (
+        lambda v: v[1]["pairs"][0].update(chosen_score=None),
+        "questions.jsonl:2: pairs[0]: chosen: score: expected 1.0, ",
+    ),
+    "answers": (
+        lambda v: v[1]["pairs"][0].update(chosen=7),
+        "questions.jsonl:2: question 'q1': pairs[0]: expected one answer",
+    ),
     "labels": (lambda v: v[1]["annotations"].pop(), "questions.jsonl:2: question 'q1': rollouts and annotations"),
 }
 

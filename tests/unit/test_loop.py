@@ -34,6 +34,8 @@ from maskdpo_ray.training import reference
 from maskdpo_ray.training.example_store import ExampleStore
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
+IDS = tuple(f"{name}#0" for name in ORDINARY)
+"""The examples of the questions that give a pair each."""
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_every_question_once_and_held_out_ones_never_trained_on(whole: tuple[Pat
     expected |= {("evaluate-transfer", v, name) for v in versions for name in TRANSFER}
     assert set(asked) == expected
     trained = {name for event in whole[1].of("step") for name in event[2]}
-    assert trained == set(ORDINARY)
+    assert trained == set(IDS)
 
 
 def test_every_pair_once_an_epoch_and_steps_count_on(whole: tuple[Path, Events]) -> None:
@@ -96,9 +98,9 @@ def test_every_pair_once_an_epoch_and_steps_count_on(whole: tuple[Path, Events])
     for iteration in range(ITERATIONS):
         batches = [event[2] for event in events.of("step") if event[1] == iteration]
         seeded = batching.epoch_batches(len(ORDINARY), 2, 2, seed=1 + iteration)
-        assert batches == [tuple(ORDINARY[i] for i in batch) for batch in seeded]
+        assert batches == [tuple(IDS[i] for i in batch) for batch in seeded]
         for epoch in (batches[:3], batches[3:]):
-            assert sorted(name for batch in epoch for name in batch) == list(ORDINARY)
+            assert sorted(name for batch in epoch for name in batch) == list(IDS)
     steps = [entry["step"] for entry in metrics_of(path) if "train/loss" in entry]
     assert steps == list(range(6 * ITERATIONS))
 

@@ -71,13 +71,13 @@ CASES: dict[str, Case] = {
     "a ledger of a newer version": (
         line(0, schema=9),
         ASK,
-        f"{{}}/{LEDGER}, line 1: schema: expected 2, got 9: a run folder of a newer version, which this version does "
+        f"{{}}/{LEDGER}, line 1: schema: expected 3, got 9: a run folder of a newer version, which this version does "
         "not read",
     ),
     "a ledger of an earlier version": (
         line(0, schema=1),
         ASK,
-        f"{{}}/{LEDGER}, line 1: schema: expected 2, got 1: a run folder of an earlier version, which this version "
+        f"{{}}/{LEDGER}, line 1: schema: expected 3, got 1: a run folder of an earlier version, which this version "
         "does not read",
     ),
     "a ledger that leads elsewhere": (

@@ -59,8 +59,8 @@ CASES: dict[str, Case] = {
     "empty config": (
         write("config.yaml", ""),
         "--config config.yaml",
-        "config.yaml: expected sections (run, model, data, rollout, vllm, annotation, pairs, mask, train, adam, ds, "
-        "lora, savings, eval, logger, cluster), got an empty file",
+        "config.yaml: expected sections (run, model, data, rollout, vllm, annotation, atoms, pairs, mask, objective, "
+        "sft, train, adam, ds, lora, savings, eval, logger, cluster), got an empty file",
     ),
     "no YAML": (
         add_config("train: [1"),

@@ -45,17 +45,17 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, bool], None]:
     return bear
 
 
-def failed_units(path: Path) -> list[tuple[str, str, str | None, str]]:
+def failed_units(path: Path) -> list[tuple[str, str, tuple[str, ...], str]]:
     run = path / "run"
     logs = [(str(log.relative_to(run)), read_questions(log)) for log in run.glob("*_*/*questions.jsonl")]
-    return [(name, each.question_id, each.drop, each.error) for name, log in logs for each in log if each.error]
+    return [(name, each.question_id, each.drops, each.error) for name, log in logs for each in log if each.error]
 
 
 def test_committed_with_the_error_and_counted(tmp_path: Path) -> None:
     fake_run.run(tmp_path, names=NAMES)
     error = "rollout engine 0: no answer to failed/"
-    expected = [(log_path(i), "failed/x", "failed", f"{error}x") for i in range(ITERATIONS)]
-    expected += [(log_path(v, "heldout"), "failed/h3", "failed", f"{error}h3") for v in range(ITERATIONS + 1)]
+    expected = [(log_path(i), "failed/x", ("failed",), f"{error}x") for i in range(ITERATIONS)]
+    expected += [(log_path(v, "heldout"), "failed/h3", ("failed",), f"{error}h3") for v in range(ITERATIONS + 1)]
     assert sorted(failed_units(tmp_path)) == sorted(expected)
     pairs = json.loads((tmp_path / "run/iter_000/pairs-summary.json").read_text())
     assert (pairs["questions"], pairs["pairs"], pairs["drops"]) == (6, 5, {"failed": 1})
@@ -200,6 +200,6 @@ def test_survives_in_the_folder(tmp_path: Path) -> None:
         assert folder.questions(0).question_ids == {"q0", "x", "q1"}
         assert folder.questions(0).errors() == {"x": "annotation actor 0: no memory"}
         assert folder.questions(0).drops() == {"failed": 1}
-        assert [pair.question_id for pair in folder.questions(0).pairs()] == ["q0", "q1"]
+        assert [pair.question_id for _, pair in folder.questions(0).pairs()] == ["q0", "q1"]
         assert folder.evaluated(0, "heldout").errors() == {"y": "gone"}
         assert list(folder.evaluated(0, "heldout").answers()) == []

@@ -23,7 +23,17 @@ from maskdpo_ray.models.folder import ModelFolder
 from maskdpo_ray.pairing import examples
 from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.pairing.pair_files import to_pair
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Policy, Question, Sentence, encode_line, to_json
+from maskdpo_ray.records import (
+    CHOSEN,
+    CONTRADICTORY,
+    NO_HALLUCINATION,
+    REJECTED,
+    Policy,
+    Question,
+    Sentence,
+    encode_line,
+    to_json,
+)
 from maskdpo_ray.store import run_folder as own_folder
 
 pytestmark = pytest.mark.usefixtures("once")
@@ -94,14 +104,8 @@ def test_every_format_gives_the_same_examples(folder: Path, once: ModelFolder, s
     for example, each in zip(job.examples, PREFERENCES, strict=True):
         pair = to_pair(each, Chat(once.tokenizer), "here")
         expected = examples.make_example(pair, once.tokenizer, MASK_DPO, "last_sentence")
-        for name in (
-            "prompt_token_ids",
-            "chosen_token_ids",
-            "rejected_token_ids",
-            "chosen_weights",
-            "rejected_weights",
-        ):
-            assert getattr(example, name) == getattr(expected, name)
+        assert (example.prompt_token_ids, example.responses) == (expected.prompt_token_ids, expected.responses)
+        assert [response.role for response in example.responses] == [CHOSEN, REJECTED]
         assert 0 < sum(example.responses[0].weights) < len(example.responses[0].weights)
 
 
@@ -175,8 +179,7 @@ def test_labels_from_a_file_of_annotations(folder: Path) -> None:
             labels.append(LabelledAnswer(f"{folder}/bare.jsonl:{number}", answer.text, answer.sentences or ()))
     write(folder / "labels.jsonl", labels[::-1])
     job = prepare(folder, "--annotations", str(folder / "labels.jsonl"), source="bare.jsonl")
-    for name in ("chosen_weights", "rejected_weights"):
-        assert [getattr(e, name) for e in job.examples] == [getattr(e, name) for e in with_names.examples]
+    assert [example.responses for example in job.examples] == [example.responses for example in with_names.examples]
 
 
 def test_plain_dpo_needs_no_labels(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def group(tmp_path: Path, published: Any, reference: Any, save_steps: int = 0) -
     checkpoints = Checkpoints(tmp_path / "checkpoints", save_steps, {})
     if isinstance(reference, list):
         reference = save(tmp_path / "logps", examples, reference, "5f")
-    assert len(list(trainer.train(examples, reference, policy, 1, checkpoints))) == 3  # epochs
+    assert len(list(trainer.train(examples, reference, policy, 1, checkpoints, config))) == 3  # epochs
     return trainer, ranks
 
 
@@ -100,8 +101,14 @@ def test_another_reference_is_no_known_loss(tmp_path: Path) -> None:
 def test_published_pairs_are_as_many_as_there_are(tmp_path: Path) -> None:
     """A last step of one pair says little."""
     examples = [example(str(i)) for i in range(21)]
-    training = groups._Training(examples, [BEFORE] * 21, Policy(0, "p", "5f"), 1, Checkpoints(tmp_path, 0, {}))
-    places = training.last_pairs(TrainConfig(batch_size=20, max_epochs=2))
+    config = Config(run=RunConfig(name="r", dir="runs"), model=ModelConfig("model"), data=DataConfig("questions.jsonl"))
+    state = (Policy(0, "p", "5f"), 1, Checkpoints(tmp_path, 0, {}))
+    training = groups._Training(
+        examples, [BEFORE] * 21, *state, replace(config, train=TrainConfig(batch_size=20, max_epochs=2))
+    )
+    places = training.last_examples()
     assert len(set(places)) == len(places) == 16
-    few = groups._Training(examples[:3], [BEFORE] * 3, Policy(0, "p", "5f"), 1, Checkpoints(tmp_path, 0, {}))
-    assert sorted(few.last_pairs(TrainConfig(batch_size=2, max_epochs=2))) == [0, 1, 2]
+    few = groups._Training(
+        examples[:3], [BEFORE] * 3, *state, replace(config, train=TrainConfig(batch_size=2, max_epochs=2))
+    )
+    assert sorted(few.last_examples()) == [0, 1, 2]

@@ -9,7 +9,7 @@ from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.store.ledger import read_entries
 from maskdpo_ray.store.run_folder import RunFolder
 
-OPEN = {"stage": "open", "time": 1.0, "schema": 2, "pid": 1, "host": "h", "versions": {}, "changed": {}}
+OPEN = {"stage": "open", "time": 1.0, "schema": 3, "pid": 1, "host": "h", "versions": {}, "changed": {}}
 PROOF = {"bytes": 1, "sha256": "0"}
 SEALED = {**PROOF, "counts": {"annotations": {"total": 2, "unparsed": 0}}}
 TRAIN = {
@@ -52,11 +52,11 @@ BAD = {
     },
     "newer schema": (
         {**OPEN, "schema": 9, "news": True},
-        "schema: expected 2, got 9: a run folder of a newer version, which this version does not read",
+        "schema: expected 3, got 9: a run folder of a newer version, which this version does not read",
     ),
     "earlier schema": (
-        {**OPEN, "schema": 1},
-        "schema: expected 2, got 1: a run folder of an earlier version, which this version does not read",
+        {**OPEN, "schema": 2},
+        "schema: expected 3, got 2: a run folder of an earlier version, which this version does not read",
     ),
 }
 

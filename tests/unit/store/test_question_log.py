@@ -44,7 +44,7 @@ def test_committing_twice_or_the_wrong_answers_is_an_error(tmp_path):
             ("q0", unit("q0"), "committed already"),
             ("q1", (rollouts, annotations[:1], pair), "not of the same answers"),
             ("q1", unit("q3"), "rollout of another question"),
-            ("q1", (rollouts, annotations, unit("q3")[2]), "pair of question 'q3'"),
+            ("q1", (rollouts, annotations, unit("q3")[2]), "holds pairs of another question, or of other answers"),
         ]:
             with pytest.raises(ValueError, match=message):
                 folder.questions(0).commit(fakes.committed(question_id, *parts))
@@ -97,7 +97,7 @@ def test_a_power_loss_leaves_the_longest_whole_beginning(whole, tmp_path_factory
         committed = sorted(folder.questions(0).question_ids)
         assert committed == [f"q{i}" for i in range(len(committed))]
         assert len(committed) == 4 or kept < size
-        assert [pair.question_id for pair in folder.questions(0).pairs()] == [q for q in committed if q != "q2"]
+        assert [pair.question_id for _, pair in folder.questions(0).pairs()] == [q for q in committed if q != "q2"]
         fill(folder, 4)
     assert file.read_bytes() == log_of(original).read_bytes()
     with open_folder(path) as folder:
@@ -108,6 +108,7 @@ def test_a_power_loss_leaves_the_longest_whole_beginning(whole, tmp_path_factory
 CHILD = """
 import sys
 sys.path[:0] = [{here!r}, {root!r}]
+import fakes
 from test_run_folder import open_folder, unit
 folder = open_folder({path!r})
 for number in range(10**6):
@@ -260,17 +261,20 @@ def as_dict(record):
     return {name: getattr(record, name) for name in record.__struct_fields__}
 
 
-PAIR = line()["pair"]
+[PAIR] = line()["pairs"]
 DAMAGED = {
     "no JSON": ("{", "line 3: expected JSON, got: "),
     "no object": ([], "line 3: expected an object with the fields of the committed question, got list []"),
     "a field too many": (line(news=1), "line 3: unknown field 'news' in the committed question"),
-    "a field too few": ({"drop": None}, "line 3: missing field 'question_id' in the committed question"),
+    "a field too few": ({"drops": []}, "line 3: missing field 'question_id' in the committed question"),
     "another type": (line(rollouts=[3]), "line 3: field 'rollouts[0]': expected an object, got int 3"),
     "of another question": (line("q8"), "line 3: question 'q8': holds a rollout of another question"),
     "labels lost": (line(annotations=[]), "question 'q9': rollouts and annotations are not of the same answers"),
-    "a pair of none": (line(pair=PAIR | {"chosen": 7}), "question 'q9': pair: expected one answer 7, got [0, 1]"),
-    "twice": (line("q0", rollouts=[], annotations=[], pair=None), "expected each question once, got 'q0' again"),
+    "a pair of none": (
+        line(pairs=[PAIR, PAIR | {"chosen": 7}]),
+        "question 'q9': pairs[1]: expected one answer 7, got [0, 1]",
+    ),
+    "twice": (line("q0", rollouts=[], annotations=[], pairs=[]), "expected each question once, got 'q0' again"),
 }
 
 
@@ -381,11 +385,11 @@ def test_what_is_read_is_what_was_committed(tmp_path):
         fill(folder, 3)
         folder.questions(0).set_aside("x", "gone")
     read = list(read_questions(log_of(path)))
-    assert [(question.question_id, question.drop, question.error) for question in read] == [
-        ("q0", None, None),
-        ("q1", None, None),
-        ("q2", "same_score", None),
-        ("x", "failed", "gone"),
+    assert [(question.question_id, question.drops, question.error) for question in read] == [
+        ("q0", (), None),
+        ("q1", (), None),
+        ("q2", ("same_score",), None),
+        ("x", ("failed",), "gone"),
     ]
-    assert [question.preference_pair() for question in read] == [unit("q0")[2], unit("q1")[2], None, None]
+    assert [question.preference_pairs() for question in read] == [[unit("q0")[2]], [unit("q1")[2]], [], []]
     assert read[0].annotations == tuple(unit("q0")[1]) and isinstance(read[0].annotations[0], Annotation)

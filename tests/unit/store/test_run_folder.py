@@ -67,18 +67,18 @@ def test_round_trip_and_resume(tmp_path):
         assert folder.resumed and folder.notes == []
         assert folder.questions(0).question_ids == {"q0", "q1", "q2", "q3"}
         assert folder.questions(1).question_ids == frozenset()
-        assert list(folder.questions(0).pairs()) == [unit(q)[2] for q in ("q0", "q1", "q3")]
+        assert list(folder.questions(0).pairs()) == [(0, unit(q)[2]) for q in ("q0", "q1", "q3")]
         assert folder.questions(0).drops() == {"same_score": 1}
         assert folder.evaluated(1, "heldout").question_ids == {"q9"}
         assert folder.evaluated(1, "transfer").question_ids == frozenset()
         assert list(folder.evaluated(1, "heldout").answers()) == [answer("q9", 0), answer("q9", 1)]
     assert all(json.loads(line) for file in path.rglob("*.jsonl") for line in file.read_bytes().split(b"\n")[:-1])
     first, _, third, _ = map(json.loads, log_of(path).read_bytes().split(b"\n")[:-1])
-    assert first["pair"] == {
+    assert first["pairs"] == [{
         "topic": "topic", "prompt_token_ids": [7, 8],
         "chosen": 0, "chosen_score": 0.5, "rejected": 1, "rejected_score": 0.5,
-    }  # fmt: skip
-    assert (first["drop"], third["drop"], third["pair"], len(third["rollouts"])) == (None, "same_score", None, 2)
+    }]  # fmt: skip
+    assert (first["drops"], third["drops"], third["pairs"], len(third["rollouts"])) == ([], ["same_score"], [], 2)
 
 
 def test_two_writers_are_refused_and_close_lets_go(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.records import TrainingExample
+from maskdpo_ray.records import CHOSEN, MISMATCHED, REJECTED, Response, TrainingExample
 from maskdpo_ray.training.example_store import ExampleStore, ExampleWriter
 
 token_ids = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5).map(tuple)
@@ -20,9 +20,11 @@ responses = st.lists(st.tuples(st.integers(0, 200_000), st.floats(0, 1)), min_si
 
 @st.composite
 def examples(draw: st.DrawFn) -> TrainingExample:
-    chosen, rejected = (tuple(zip(*draw(responses), strict=True)) for _ in range(2))
+    """One to three responses in any roles."""
     name = draw(st.text(st.characters(codec="utf-8"), min_size=1, max_size=4))
-    return TrainingExample.of_pair(name, draw(token_ids), chosen[0], rejected[0], chosen[1], rejected[1])
+    roles = draw(st.lists(st.sampled_from((CHOSEN, REJECTED, MISMATCHED)), min_size=1, max_size=3))
+    sides = [Response(role, *zip(*draw(responses), strict=True)) for role in roles]
+    return TrainingExample(name, draw(token_ids), tuple(sides))
 
 
 @given(st.lists(examples(), max_size=8))
@@ -32,21 +34,25 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, given_examples: li
     assert list(store) == store[:] == given_examples and len(store) == len(given_examples)
     assert list(ExampleStore(store.path)) == given_examples  # as a rank does
     assert [path.name for path in folder.iterdir()] == [store.path.name]
-    sides = [(*each.responses[0].weights, *each.responses[1].weights) for each in given_examples]
+    sides = [[weight for response in each.responses for weight in response.weights] for each in given_examples]
     assert store.num_weighted == sum(weight > 0 for weights in sides for weight in weights)
     assert store.response_ends.tolist() == [sum(map(len, sides[: end + 1])) for end in range(len(sides))]
     tokens = [len(each.prompt_token_ids) + len(side) for each, side in zip(given_examples, sides, strict=True)]
     assert store.num_tokens.tolist() == tokens
 
 
-@given(st.lists(examples(), max_size=8))
-def test_by_id(tmp_path_factory: pytest.TempPathFactory, given_examples: list[TrainingExample]) -> None:
-    """Whatever the order of arrival; examples of one id in that order."""
+@given(st.lists(examples(), max_size=8), st.data())
+def test_chosen_ones_in_another_order(
+    tmp_path_factory: pytest.TempPathFactory, given_examples: list[TrainingExample], data: st.DataObject
+) -> None:
     writer = ExampleWriter(tmp_path_factory.mktemp("store"))
     for example in given_examples:
         writer.add(example)
-    assert len(writer) == len(given_examples)
-    assert list(writer.finish(by_id=True)) == sorted(given_examples, key=lambda example: example.id)
+    assert len(writer) == len(given_examples) and writer.ids == [example.id for example in given_examples]
+    places = data.draw(st.permutations(range(len(given_examples))))[: data.draw(st.integers(0, len(given_examples)))]
+    store, expected = writer.finish(places), [given_examples[place] for place in places]
+    assert list(store) == list(ExampleStore(store.path)) == expected
+    assert store.num_weighted == sum(w > 0 for each in expected for r in each.responses for w in r.weights)
 
 
 def example(name: str, length: int = 1) -> TrainingExample:
@@ -58,7 +64,7 @@ def test_an_unfinished_store_is_none(tmp_path: Path) -> None:
     ExampleWriter(tmp_path).add(example("stopped"))
     assert [path.name for path in tmp_path.iterdir()] == [".examples.bin.tmp"]
     store = ExampleStore.write(tmp_path, [example("a"), example("b")])
-    assert [each.pair_id for each in store] == ["a", "b"]
+    assert [each.id for each in store] == ["a", "b"]
     assert [path.name for path in tmp_path.iterdir()] == ["examples.bin"]
 
 
@@ -66,7 +72,7 @@ def test_a_store_that_is_replaced_stays_readable(tmp_path: Path) -> None:
     """The ranks of a process that was killed may still read it."""
     old = ExampleStore.write(tmp_path, [example("old")])
     ExampleStore.write(tmp_path, [example("new"), example("newer")])
-    assert [each.pair_id for each in old] == ["old"]
+    assert [each.id for each in old] == ["old"]
 
 
 @pytest.mark.parametrize("index", [2, -3])

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.records import ResponseLogps, TrainingExample
+from maskdpo_ray.records import CHOSEN, MISMATCHED, REJECTED, Response, ResponseLogps, TrainingExample
 from maskdpo_ray.training import reference
+from maskdpo_ray.training.batches import response_rows
 from maskdpo_ray.training.example_store import ExampleStore
 from maskdpo_ray.training.reference import ReferenceLogps
 
@@ -33,12 +34,16 @@ def example(pair_id: str, chosen: int, rejected: int) -> TrainingExample:
 def values(examples: list[TrainingExample]) -> list[ResponseLogps]:
     generator = np.random.default_rng(0)
     return [
-        tuple(
-            -generator.random(len(ids), dtype=np.float32)
-            for ids in (e.responses[0].token_ids, e.responses[1].token_ids)
-        )
-        for e in examples
+        tuple(-generator.random(len(response.token_ids), dtype=np.float32) for response in each.responses)
+        for each in examples
     ]
+
+
+def of_roles(name: str, *roles: str) -> TrainingExample:
+    """Responses of two tokens, and of one more each."""
+    sizes = range(2, 2 + len(roles))
+    responses = [Response(role, tuple(range(n)), (1.0,) * n) for role, n in zip(roles, sizes, strict=True)]
+    return TrainingExample(name, (1,), tuple(responses))
 
 
 def stored(file: Path, examples: Sequence[TrainingExample]) -> ExampleStore:
@@ -75,6 +80,40 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, pairs: dict[str, t
     assert equal(load(file, examples), logps)
     assert equal(ReferenceLogps(file, stored(file, examples)), logps)
     assert [path.name for path in file.parent.iterdir() if path.is_file()] == [file.name]
+
+
+def test_one_two_and_three_responses_beside_each_other(tmp_path: Path) -> None:
+    examples = [
+        of_roles("a", CHOSEN),
+        of_roles("b", CHOSEN, REJECTED, MISMATCHED),
+        of_roles("c", REJECTED, MISMATCHED),
+        of_roles("d", REJECTED),
+    ]
+    logps = values(examples)
+    save(tmp_path / "r", examples, logps)
+    found = load(tmp_path / "r", examples)
+    assert [len(each) for each in found] == [1, 3, 2, 1] and equal(found, logps)
+    for each, of_each in ((1, (0, 2)), (3, ())):
+        fewer = list(examples)
+        kept = tuple(examples[each].responses[place] for place in of_each) or examples[0].responses * 2
+        fewer[each] = replace(examples[each], responses=kept)
+        with pytest.raises(RunFolderError, match="tokens: expected log-probs of"):
+            load(tmp_path / "r", fewer)
+
+
+def test_rows_of_a_batch_are_each_examples_in_turn() -> None:
+    """The first responses of all, then the second: those of pairs stand as chosen and rejected ones always did."""
+    examples = [of_roles("a", CHOSEN), of_roles("b", CHOSEN, REJECTED, MISMATCHED), of_roles("c", REJECTED, CHOSEN)]
+    logps = values(examples)
+    rows = [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]
+    assert response_rows([1, 3, 2]) == rows
+    padded = reference.pad_logps(logps)
+    assert padded.shape == (6, 4)
+    for row, (one, place) in zip(padded.numpy(), rows, strict=True):
+        size = len(logps[one][place])
+        assert np.array_equal(row[:size], logps[one][place]) and not row[size:].any()
+    back = reference.split_logps(padded.numpy(), examples)
+    assert all(np.array_equal(a, b) for x, y in zip(back, logps, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def test_slices_of_a_batch_are_kept_right(tmp_path: Path) -> None:
@@ -161,24 +200,19 @@ def test_another_policys_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "r", examples, "other")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"prompt_token_ids": (2,)},
-        {"chosen_token_ids": (0, 7)},
-        {"rejected_token_ids": (0, 1, 3)},
-        {"chosen_weights": (1.0, 0.0)},
-    ],
-)
-def test_those_of_other_tokens_are_refused(tmp_path: Path, change: dict[str, tuple]) -> None:
+PAIR = ((1,), (0, 1), (0, 1, 2), (1.0, 1.0), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("place, other", [(0, (2,)), (1, (0, 7)), (2, (0, 1, 3)), (3, (1.0, 0.0))])
+def test_those_of_other_tokens_are_refused(tmp_path: Path, place: int, other: tuple) -> None:
     """Of the same pair id and lengths: they would train towards another model's text, and nobody would notice."""
     examples = [example("a", 2, 3)]
     save(tmp_path / "r", examples)
     with pytest.raises(RunFolderError, match="tokens: expected log-probs of"):
-        load(tmp_path / "r", [replace(examples[0], **change)])
+        load(tmp_path / "r", [TrainingExample.of_pair("a", *PAIR[:place], other, *PAIR[place + 1 :])])
 
 
 def test_a_weights_size_does_not_matter(tmp_path: Path) -> None:
     examples = [example("a", 2, 3)]
     save(tmp_path / "r", examples)
-    load(tmp_path / "r", [replace(examples[0], chosen_weights=(0.5, 2.0))])
+    load(tmp_path / "r", [TrainingExample.of_pair("a", *PAIR[:3], (0.5, 2.0), PAIR[4])])
