@@ -27,7 +27,7 @@ from maskdpo_ray.records import Policy
 from maskdpo_ray.report import summary as report_summary
 from maskdpo_ray.report.summary import Evaluated
 from maskdpo_ray.stages import evaluate, preflight
-from maskdpo_ray.stages.evaluate import DEV, EvaluateStage
+from maskdpo_ray.stages.evaluate import EvaluateStage
 from maskdpo_ray.stages.given_answers import GivenAnswers
 from maskdpo_ray.stages.preflight import Prepared
 from maskdpo_ray.stages.protocols import AnsweringGroups
@@ -92,9 +92,7 @@ def prepare(argv: list[str]) -> Job:
     """
     command = _parser().parse(argv)
     arguments = command.own
-    config = command.config
-    if arguments.answers is not None:  # they are what they are: none is greedy beside them
-        config = replace(config, eval=replace(config.eval, greedy=False))
+    config = _of_one_policy(command.config, is_given=arguments.answers is not None)
     if arguments.answers is None and arguments.questions is not None:
         raise ConfigError("--questions: expected ANSWERS to them, got none; data.eval is what engines answer")
     files.refuse_in_run_folder(run_folder.run_path(config))
@@ -102,8 +100,6 @@ def prepare(argv: list[str]) -> Job:
     with located(command.given, command.config_path):
         if arguments.answers is None:
             prepared = preflight.check(config)
-            held_out = {split: asked for split, asked in prepared.evaluation.items() if split != DEV}
-            prepared = replace(prepared, evaluation=held_out)
         else:
             answers, prepared = _given(Path(arguments.answers), arguments.questions, config)
         if arguments.against is not None:
@@ -112,6 +108,19 @@ def prepare(argv: list[str]) -> Job:
     resources.Plan(config).check_here(*resources.evaluating(with_engines=answers is None))
     job = Job(config, command.dry_run, prepared, answers, against)
     return replace(job, entries=run_folder.check_run(config, job.inputs()))
+
+
+def _of_one_policy(config: Config, is_given: bool) -> Config:
+    """The config of a run as that of a single evaluation, which chooses no policy and needs no topics to do so.
+
+    `is_given`: of answers that exist, beside which there are no greedy ones.
+    """
+    return replace(
+        config,
+        run=replace(config.run, keep="last", patience=None),
+        data=replace(config.data, num_dev_topics=0),
+        eval=replace(config.eval, greedy=config.eval.greedy and not is_given),
+    )
 
 
 def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers, Prepared]:

@@ -41,7 +41,7 @@ def num_recalled(question: Question, asked: Asked, rollout: Rollout, annotation:
     for sentence in annotation.sentences:
         if sentence.label != NO_HALLUCINATION:
             continue
-        if sentence.kind in asked:
+        if sentence.kind is not None and sentence.kind in asked:
             found.add(sentence.kind)
         else:
             words = _without(topic, normal(_text(rollout, sentence)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import signal
 import sys
 import time
@@ -225,6 +226,8 @@ def test_summary(run: Run) -> None:
     summary = run.read("summary.json")
     assert summary["run"] == run.folder.name
     assert {split: len(versions) for split, versions in summary["evaluations"].items()} == {"heldout": 3, "transfer": 3}
+    assert (summary["kept"]["keep"], summary["kept"]["version"]) == ("last", VERSIONS[-1])
+    assert os.readlink(run.folder / "policy") == f"iter_{ITERATIONS[-1]:03d}/policy"
     assert [pairs["iteration"] for pairs in summary["pairs"]] == list(ITERATIONS)
     assert any("the second evaluator, factscore," in remark for remark in summary["remarks"])
 

@@ -399,3 +399,23 @@ def test_other_weights_are_refused(folder: Path) -> None:
         pytest.raises(UserError, match="^model.model_name_or_path: "),
     ):
         run_folder.begin(other, job.inputs())
+
+
+def test_development_topics_are_for_runs(folder: Path) -> None:
+    """They are what a run's choice goes by; an evaluation on its own has none to make."""
+    job = prepare(folder, "--data.num_dev_topics", "1", "--run.keep", "best", "--run.patience", "1")
+    assert list(job.prepared.evaluation) == ["heldout", "transfer"]
+
+
+def test_greedy_answers_beside_sampled_ones(folder: Path) -> None:
+    """Engines give them; answers that are given are all there is."""
+    job = prepare(folder, "--eval.greedy", "true")
+    assert "x 2 answers, and a greedy one each" in job.describe()
+    events, summary = run(job)
+    assert len(events.of("answer")) == 2 * (3 + 2)
+    (entry,) = summary["evaluations"]["heldout"]
+    assert entry["greedy"]["gain"] is None and entry["greedy"]["metrics"].keys() == entry["metrics"].keys()
+    lines = [{"question_id": name, "text": "This is right."} for name in SPLITS["eval"]]
+    write(folder / "answers.jsonl", lines)
+    given = prepare(folder, "{}/answers.jsonl", "--eval.greedy", "true", "--run.name", "given")
+    assert "greedy one" not in given.describe() and not given.config.eval.greedy

@@ -10,14 +10,16 @@ from typing import Any
 
 import fakes
 import pytest
-from fake_run import ITERATIONS, committed, log_name, results, run
+from fake_run import ITERATIONS, committed, config_for, log_name, results, run
 from fakes import Events, Stopped
 from msgspec.structs import replace
 
+from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, Annotation, Answered, Failed, Labelled, Sentence
 from maskdpo_ray.stages.protocols import ActorGroups
+from maskdpo_ray.store.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -178,6 +180,8 @@ def test_fewer_iterations_than_done_are_refused(tmp_path: Path) -> None:
         run(tmp_path, iterations=1)
     expected = f"run.iterations: expected at least 2, as many as the run in {tmp_path}/run has done, got 1; "
     assert str(caught.value).startswith(expected)
+    with pytest.raises(RunFolderError, match="run.iterations: expected at least 2"):  # the dry run, too
+        RunFolder.check(tmp_path / "run", cli.resolved(config_for(tmp_path, iterations=1)))
     assert (tmp_path / "run/ledger.jsonl").read_bytes() == ledger
 
 
