@@ -19,7 +19,9 @@ from maskdpo_ray.data.formats import WRITERS
 from maskdpo_ray.data.formats.preference import from_pair
 from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RecordError, shown
+from maskdpo_ray.pairing import scoring
 from maskdpo_ray.pairing.pair_files import OwnPairs
+from maskdpo_ray.pairing.scoring import Score
 from maskdpo_ray.records import PairsSummary, PreferencePair, Question
 from maskdpo_ray.store import files as new_file
 from maskdpo_ray.store.ledger import read_entries
@@ -47,17 +49,25 @@ def main(argv: list[str]) -> None:
     by_id = {question.id: question for question in questions.load(asked, of_questions)}
     # A run's own file holds only whole pairs: a bad record means damage.
     dropped = [Dropped(file, 0.0 if is_run else highest, "--max_dropped") for file in files]
-    count = new_file.write_new(output, _items(files, dropped, is_run, by_id, asked, arguments.to))
+    # What made the pairs of a file alone is unknown.
+    score = scoring.build(cli.read(source / "config.yaml").pairs) if is_run else None
+    count = new_file.write_new(output, _items(files, dropped, is_run, by_id, asked, arguments.to, score))
     print(f"{count} pairs of {', '.join(map(str, files))} -> {output}")
     for each in (of_questions, *dropped):
         print(*each.lines(), sep="\n", end="\n" if each.counts else "")
 
 
 def _items(
-    files: list[Path], dropped: list[Dropped], is_run: bool, by_id: dict[str, Question], asked: str, to: str
+    files: list[Path],
+    dropped: list[Dropped],
+    is_run: bool,
+    by_id: dict[str, Question],
+    asked: str,
+    to: str,
+    score: Score | None,
 ) -> Iterator[dict[str, Any]]:
     for file, of_file in zip(files, dropped, strict=True):
-        own, count = OwnPairs(), 0
+        own, count = OwnPairs(score), 0
 
         def exported(found: tuple[str, dict[str, Any]], own: OwnPairs = own) -> list[dict[str, Any]]:
             where, item = found

@@ -17,7 +17,9 @@ from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.folder import ModelFolder
 from maskdpo_ray.models.prompts import Prompts
-from maskdpo_ray.pairing.masks import VANILLA, MaskPolicy
+from maskdpo_ray.pairing import scoring
+from maskdpo_ray.pairing.examples import check_mask
+from maskdpo_ray.pairing.masks import VANILLA
 from maskdpo_ray.pairing.pair_files import POLICY_VERSION, PairsReader
 from maskdpo_ray.records import PreferencePair, Question, Rollout
 from maskdpo_ray.stages.given_answers import GivenAnswers, with_ids
@@ -115,8 +117,8 @@ def _pairs(config: Config, model: ModelFolder, own: Chat, max_len: int, opened: 
     if config.pairs.file is None:
         return []
     path = Path(config.pairs.file)
-    needs_labels = MaskPolicy.from_config(config.mask.policy) != VANILLA
-    reader = PairsReader(own, max_len, model.config.vocab_size, None, needs_labels)
+    needs_labels, score = check_mask(config) != VANILLA, scoring.build(config.pairs)
+    reader = PairsReader(own, max_len, model.config.vocab_size, None, needs_labels, score)
     found = list(reader.read(path, opened(str(path))))
     if not found:
         raise DataError(f"pairs.file: {path}: expected pairs, got none")

@@ -20,11 +20,13 @@ from maskdpo_ray.pairing import scoring
 from maskdpo_ray.pairing.selection import select, unfit
 from maskdpo_ray.pairing.strategies import protocol
 from maskdpo_ray.records import (
+    CHOSEN,
     CONTRADICTORY,
     CORRECT,
     INCORRECT,
     NO_FACT,
     NO_HALLUCINATION,
+    REJECTED,
     UNPARSED,
     UNVERIFIABLE,
     DropReason,
@@ -223,3 +225,21 @@ def test_the_docs_have_every_score_and_strategy_of_ours() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs/pairs.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     assert rows == [*scoring.SCORES, "best_worst", "all_pairs", "correct_incorrect", "unpaired"]
+
+
+roles = st.lists(st.sampled_from([None, CHOSEN, REJECTED]), min_size=8, max_size=8)
+
+
+@given(answers, roles, st.sampled_from(STRATEGIES))
+def test_an_answer_for_one_side_is_on_no_other(
+    items: list[ScoredAnswer], given_roles: list[str | None], strategy: str
+) -> None:
+    given = [
+        structs.replace(item, rollout=structs.replace(item.rollout, role=role))
+        for item, role in zip(items, given_roles, strict=False)
+    ]
+    found = selected(given, strategy=strategy)
+    assert found.pairs or found.drops
+    for pair in found.pairs:
+        for role, side in pair.sides().items():
+            assert side.rollout.role in (None, role)
