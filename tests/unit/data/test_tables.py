@@ -212,6 +212,18 @@ def test_bytes_that_nobody_would_write(tmp_path: Path, name: str) -> None:
     fuzz.check(fuzz.from_file(tmp_path / name, lambda path: list(formats.read(path))), good, examples=40)
 
 
+def test_a_length_that_no_memory_holds_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(file: object) -> None:
+        raise MemoryError("malloc of size 9223372036854775808 failed")
+
+    WRITTEN["p.stream"]([TRL], tmp_path / "p.stream")
+    monkeypatch.setattr(pyarrow.ipc, "open_stream", opened)
+    with pytest.raises(
+        DataError, match="p.stream: expected a whole table, got: malloc of size 9223372036854775808 fai"
+    ):
+        list(formats.read(tmp_path / "p.stream"))
+
+
 def test_nothing_of_a_table_is_imported_to_read_json(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(lines(TRL))
     code = "import pathlib, sys; from maskdpo_ray.data import formats; list(formats.read(pathlib.Path(sys.argv[1])))"
