@@ -42,14 +42,19 @@ def config_of(given: argparse.Namespace, folder: str) -> Config:
     replace = dataclasses.replace
     return replace(
         config,
-        run=replace(config.run, name="run", dir=folder, iterations=1),
+        run=replace(config.run, name="run", dir=folder, iterations=1, keep="last", patience=None),
         model=replace(config.model, model_name_or_path=given.model),
         data=replace(
-            config.data, max_questions=given.questions, transfer=None, num_transfer_topics=None, num_eval_topics=4
+            config.data,
+            max_questions=given.questions,
+            transfer=None,
+            num_transfer_topics=None,
+            num_eval_topics=4,
+            num_dev_topics=0,
         ),
         rollout=replace(config.rollout, n_samples_per_prompt=2, num_engines=1),
         train=replace(config.train, max_epochs=1, batch_size=given.batch_size, save_steps=-1),
-        eval=replace(config.eval, n_samples_per_prompt=2, evaluator=None),
+        eval=replace(config.eval, n_samples_per_prompt=2, evaluator=None, greedy=False),
         cluster=replace(config.cluster, threads=given.threads),
     )
 

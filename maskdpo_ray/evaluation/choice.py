@@ -15,12 +15,15 @@ that of policy 0, at most 1, so that a policy gains nothing by telling more than
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from maskdpo_ray.evaluation.intervals import Change, compare
 from maskdpo_ray.evaluation.metrics import Evaluation
 from maskdpo_ray.records import Record
 
-BEST, LAST = "best", "last"
+Keep = Literal["best", "last"]
+Told = Literal["recall", "correct_facts"]
+Figure = Literal["score", "recall", "correct_facts"]
 
 
 class Candidate(Record):
@@ -32,50 +35,56 @@ class Candidate(Record):
     """Recall, or correct facts by those of policy 0; None where not defined."""
     balance: float
     """Harmonic mean of the two; 0 where one is 0 or not defined."""
-    fell: tuple[str, ...]
+    fell: tuple[Figure, ...]
     """Metrics that are below policy 0's beyond noise: it can't be chosen with any."""
 
 
 class Choice(Record):
     """The policy that a run keeps, as of its newest one: choice.json."""
 
-    keep: str
-    """`run.keep`: "best" or "last"."""
+    keep: Keep
+    """`run.keep`."""
     version: int
     """Version of the policy that is kept."""
     best: int | None
     """Version of the best one so far; None without development topics."""
-    told_by: str | None
-    """Metric behind `Candidate.told`: "recall" or "correct_facts"."""
+    told_by: Told | None
+    """Metric behind `Candidate.told`."""
     candidates: tuple[Candidate, ...]
     """All policies so far; none without development topics."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError when only a part says that there are development topics."""
+        if len({self.best is None, self.told_by is None, not self.candidates}) > 1:
+            raise ValueError("expected best, told_by and candidates, or none of them")
 
-def choose(keep: str, newest: int, development: Sequence[Evaluation], *, seed: int, bootstrap_samples: int) -> Choice:
+
+def choose(keep: Keep, newest: int, development: Sequence[Evaluation], *, seed: int, bootstrap_samples: int) -> Choice:
     """The choice among policies 0 to `newest`.
 
     Args:
-        keep: `BEST` or `LAST`.
+        keep: `run.keep`.
         development: evaluation of each policy on the development topics, in order; empty without such topics.
         seed: of the bootstrap over topics, as `bootstrap_samples` its number of resamples.
 
-    Raises ValueError where `keep` is `BEST` and there is nothing to choose by.
+    Raises ValueError where the best is to be kept and there is nothing to choose by.
     """
     if not development:
-        if keep == BEST:
+        if keep == "best":
             raise ValueError("expected evaluations on development topics, got none")
         return Choice(keep, newest, None, None, ())
     first = development[0]
-    told_by = "correct_facts" if first.metrics["recall"].mean is None else "recall"
+    told_by: Told = "correct_facts" if first.metrics["recall"].mean is None else "recall"
     candidates = []
     for version, evaluation in enumerate(development):
         changes = compare(first, evaluation, seed=seed, bootstrap_samples=bootstrap_samples).metrics
         score, told = changes["score"].after, _told(told_by, changes[told_by])
-        fell = tuple(name for name in ("score", told_by) if _fell(changes[name]))
+        watched: tuple[Figure, ...] = ("score", told_by)
+        fell = tuple(name for name in watched if _fell(changes[name]))
         candidates.append(Candidate(version, score, told, _harmonic_mean(score, told), fell))
     # Among equals the earliest: of two policies that answer alike, the one that training moved less.
     best = max((each for each in candidates if not each.fell), key=lambda each: (each.balance, -each.version)).version
-    return Choice(keep, best if keep == BEST else newest, best, told_by, tuple(candidates))
+    return Choice(keep, best if keep == "best" else newest, best, told_by, tuple(candidates))
 
 
 def _told(metric: str, change: Change) -> float | None:

@@ -12,7 +12,7 @@ import fuzz
 import numpy as np
 import pytest
 from test_run_folder import CONFIG, VERSIONS, answer, unit
-from test_summary import FULL, SHORT, make
+from test_summary import FULL, SHORT, make, write_choice
 
 from maskdpo_ray.config.schema import LoggerConfig, ModelConfig
 from maskdpo_ray.models import folder as model_folder
@@ -87,13 +87,16 @@ def test_run_folders(begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = make(tmp_path_factory.mktemp("finished"), FULL, SHORT)
+    write_choice(path, "best", 1, (0.5, 0.5), (0.75, 0.5))
     with Tracker(path, LoggerConfig(), {}) as tracker:
         for step in range(2):
             tracker.log({"timing/collect_s": 1.5, "tokens/collect": 7, "train/loss": 0.5, "idle/rollout": 0.25}, step)
     return path
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "eval_001/heldout.json", "iter_000/pairs-summary.json"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "eval_001/heldout.json", "eval_001/choice.json", "iter_000/pairs-summary.json"]
+)
 def test_summaries(finished: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "a").mkdir()
     read = in_copy(finished, tmp_path / "a" / "run", name, lambda path: summary.render(summary.build(path)))
