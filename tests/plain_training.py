@@ -124,10 +124,14 @@ class Member:
     def __init__(
         self, config: Config, rank: int, world: int, port: int, folder: str, examples: Sequence[TrainingExample]
     ) -> None:
-        self._config = config
         self.trainer = TrainingRank(config, rank, world)
         self.trainer.setup("127.0.0.1", port)
         self._folder = Path(folder) / f"rank-{rank}"
+        self.use(config, examples)
+
+    def use(self, config: Config, examples: Sequence[TrainingExample]) -> None:
+        """Train on other examples from now on, by another config."""
+        self._config = config
         self._store = ExampleStore.write(self._folder, examples)
 
     def begin(
