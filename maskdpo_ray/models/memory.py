@@ -17,6 +17,7 @@ from typing import Any
 from maskdpo_ray.config.schema import BATCHED_TOKENS, Config
 from maskdpo_ray.errors import require
 from maskdpo_ray.models.shape import ModelShape
+from maskdpo_ray.training.objectives import protocol as objectives
 
 GIB = 2**30
 ERROR = 0.05
@@ -138,7 +139,10 @@ class RankMemory:
         self._shard = math.ceil(sum(self._trained) / self._ranks)
         # With adapters the reference is the policy with them off, unless it is an older policy.
         is_own = bool(adapters) and (config.train.reference == "previous" or config.run.iterations == 1)
-        self._has_second_model = not config.savings.reference_once and not is_own
+        objective = objectives.load(config.objective.name, config.objective.options)
+        is_in_each_step = objective.needs_reference and (objective.needs_kl or not config.savings.reference_once)
+        self._has_second_model = is_in_each_step and not is_own
+        self._reads_distribution = objective.needs_kl
 
     def lasting(self) -> Terms:
         """Memory that stays taken from the first optimizer step of an iteration to its end, on the rank's device."""
@@ -151,7 +155,7 @@ class RankMemory:
             "fp32 master weights": _FP32 * optimizer,
             "Adam's moments": _ADAM * optimizer,
             "fp32 gradients": _FP32 * optimizer if self._is_sharded else 0,
-            "reference model (savings.reference_once: false)": weights if self._has_second_model else 0,
+            "reference model in every step": weights if self._has_second_model else 0,
         }
 
     def moments(self) -> dict[str, Terms]:
@@ -206,7 +210,9 @@ class RankMemory:
         shape, tokens, width = self._shape, self._pass.tokens, self._width
         layers = tokens * shape.kept_per_token(width, self._config.savings.lean_layers)
         layers += shape.num_layers * width * self._pass.mask  # each layer has a mask of its own, in floats
-        layer, logits = math.ceil(layers / shape.num_layers), 2 * width * self._pass.targets * shape.vocab_size
+        # A divergence over the vocabulary takes the reference's logits beside the policy's and their gradients.
+        num_logits = 3 if self._reads_distribution else 2
+        layer, logits = math.ceil(layers / shape.num_layers), num_logits * width * self._pass.targets * shape.vocab_size
         if not self._config.model.gradient_checkpointing_enable:
             return {"activations": layers, "logits or a layer: gradients": max(logits, layer)}
         inputs = width * tokens * shape.hidden_size * shape.num_layers

@@ -32,6 +32,7 @@ from maskdpo_ray.stages.evaluate import DEV
 from maskdpo_ray.stages.given_sources import GivenSources
 from maskdpo_ray.store.ledger import Entry, Finished
 from maskdpo_ray.store.question_log import num_unsealed
+from maskdpo_ray.training.objectives import protocol as objectives
 
 
 @dataclass(frozen=True)
@@ -229,12 +230,36 @@ def describe(
         *plan.actors(f"run {config.run.name} in {folder}"),
         f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs"
         f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
+        *_method(config),
         *([ahead] if config.rollout.ahead else []),
         *([_kept(config)] if config.data.num_dev_topics else []),
         f"  evaluation before and after each iteration: {answers} {'greedy ' * config.eval.is_greedy}answers"
         + ", and a greedy answer to each but dev questions" * config.eval.greedy,
     ]
     return "\n".join([*lines, *resumed(folder, entries)])
+
+
+def _method(config: Config) -> list[str]:
+    """Lines on where the training answers come from and what they are trained with, as far as no default says it."""
+    rollout, atoms, found = config.rollout, config.atoms, []
+    if config.sft.iterations:
+        found.append(f"first {config.sft.iterations}: fine-tuning (sft) on {config.sft.answers} answers")
+    objective = objectives.load(config.objective.name, config.objective.options)
+    name = config.objective.name + f" + {config.objective.sft_weight:g} x sft" * bool(config.objective.sft_weight)
+    where = ", the reference model in every step, as it reads its distribution" if objective.needs_kl else ""
+    found.append(f"objective: {name}{where}" + ", no reference" * (not objective.needs_reference))
+    if rollout.model is not None:
+        found.append(f"training questions answered by {rollout.model}, NOT ON-POLICY (rollout.model)")
+    if rollout.answers != "sampled":
+        found.append(f"training answers: {rollout.answers}, NOT ON-POLICY (rollout.answers)")
+    if rollout.chosen_answers is not None:
+        found.append(f"chosen answers: {rollout.chosen_answers} (rollout.chosen_answers)")
+    if atoms.n_samples_per_prompt:
+        what = f"questions of {atoms.questions}" if atoms.questions else "questions about statements in pairs"
+        found.append(f"atomic {what} x {atoms.n_samples_per_prompt} replies")
+    if config.pairs.file is not None:
+        found.append(f"pairs of {config.pairs.file}")
+    return [f"  {line}" for line in found]
 
 
 def _kept(config: Config) -> str:

@@ -166,7 +166,7 @@ def test_losses_and_gradients_are_a_plain_loops(case: Case, tiny_model: Path) ->
             got, wanted = ([step[part] for step in steps[:num_comparable]] for steps in (found["steps"], expected))
             if got != pytest.approx(wanted, rel=tolerance, abs=1e-6):
                 wrong[name, part] = (got, wanted)
-        assert all(step["grad_norm"] > 0 for step in found["steps"]), name
+        assert found["steps"][0]["grad_norm"] > 0, name  # later a hinge may have nothing to learn
     assert not wrong
 
 

@@ -80,8 +80,11 @@ class FactsAnnotator:
         """
         if tables is not None and not isinstance(tables, Mapping):
             raise ConfigError(f"annotation.options.tables: expected {{name: file.json}}, got {shown(tables)}")
-        is_mapping = isinstance(confidence, Mapping) and set(confidence) == _LABELS
-        is_valid = is_mapping and all(type(c) in (int, float) and 0 <= c <= 1 for c in confidence.values())
+        is_valid = (
+            isinstance(confidence, Mapping)
+            and set(confidence) == _LABELS
+            and all(type(c) in (int, float) and 0 <= c <= 1 for c in confidence.values())
+        )
         expected = f"a number from 0 to 1 for each of {', '.join(sorted(_LABELS))}"
         require(confidence is None or is_valid, "annotation.options.confidence", expected, confidence)
         self._confidence = dict(confidence or {})

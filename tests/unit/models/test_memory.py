@@ -15,6 +15,7 @@ from maskdpo_ray.config.schema import (
     DeepspeedConfig,
     LoraConfig,
     ModelConfig,
+    ObjectiveConfig,
     RolloutConfig,
     RunConfig,
     SavingsConfig,
@@ -25,7 +26,7 @@ from maskdpo_ray.models import memory
 from maskdpo_ray.models.memory import EngineMemory, Pass, RankMemory, in_flight, largest_pass
 from maskdpo_ray.models.shape import ModelShape, of_size
 
-REFERENCE = "reference model (savings.reference_once: false)"
+REFERENCE = "reference model in every step"
 
 
 def made(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int, is_tied: bool) -> ModelShape:
@@ -153,6 +154,9 @@ def test_a_second_model_when_references_are_made_in_every_step() -> None:
     assert not has_second(lora=lora, train=TrainConfig(reference="previous"))  # the policy with its adapters off
     assert has_second(lora=lora, train=initial, run=RunConfig(iterations=2))  # in the second, an older policy
     assert not has_second(lora=lora, train=initial, run=RunConfig(iterations=1))
+    assert not has_second(objective=ObjectiveConfig("simpo"))  # without a reference
+    tdpo = config(objective=ObjectiveConfig("tdpo"))  # whatever the savings: it reads the reference's distribution
+    assert REFERENCE in nonzero(rank(TINY, tdpo).lasting())
 
 
 def test_largest_pass() -> None:
