@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from maskdpo_ray.config.schema import (
 from maskdpo_ray.loop import Loop
 from maskdpo_ray.records import Question, to_json
 from maskdpo_ray.stages.choose import is_finished
+from maskdpo_ray.stages.given_sources import GivenSources
 from maskdpo_ray.stages.protocols import ActorGroups
 from maskdpo_ray.store.question_log import log_path, read_questions
 from maskdpo_ray.store.run_folder import RunFolder
@@ -67,14 +69,16 @@ def run(
     savings: SavingsConfig | None = None,
     groups_of: Callable[[Config, Events, int | None], ActorGroups] = fakes.groups,
     dev: Sequence[Question] = (),
+    sections: Mapping[str, Any] | None = None,
+    given: GivenSources | None = None,
     **of_run: Any,
 ) -> Events:
     """One process's life: a loop over a new or old run folder, until it ends or `events` stops it.
 
-    `dev` are development questions; `of_run` are further options of the section `run`.
+    `dev` are development questions; `sections` replace the config's; `of_run` are further options of the section `run`.
     """
     events = Events() if events is None else events
-    config = config_for(tmp_path, which, iterations, ahead, savings, **of_run)
+    config = replace(config_for(tmp_path, which, iterations, ahead, savings, **of_run), **(sections or {}))
     resolved = cli.resolved(config)
     initial = fakes.write_policy(config.model.model_name_or_path, 0, content)
     evaluation = {"heldout": [fakes.question(n) for n in HELDOUT], "transfer": [fakes.question(n) for n in TRANSFER]}
@@ -83,7 +87,8 @@ def run(
     with RunFolder.open(path, resolved, {}) as folder, Tracker(path, config.logger, resolved) as tracker:
         groups = groups_of(config, events, shuffle)
         questions = [fakes.question(name) for name in names]
-        Loop(config, questions, evaluation, CharChat(), initial, groups, folder, tracker).run()
+        outside = (initial, groups, folder, tracker, given or GivenSources())
+        Loop(config, questions, evaluation, CharChat(), *outside).run()
         assert is_finished(config, folder, evaluation)
     return events
 
@@ -122,6 +127,8 @@ def committed(path: Path) -> set[tuple[str, str]]:
 
 def log_name(purpose: str, version: int) -> str:
     """Where what a policy answers for this purpose is committed."""
+    if purpose == "atoms":
+        return log_path(version, source=purpose)
     if purpose in ("train", "ahead"):
         return log_path(version + (purpose == "ahead"))
     return log_path(version, purpose.removeprefix("evaluate-"))

@@ -26,7 +26,7 @@ Told = Literal["recall", "correct_facts"]
 Figure = Literal["score", "recall", "correct_facts"]
 
 
-class Candidate(Record):
+class Candidate(Record, frozen=True):
     """A policy's figures on the development topics that it shares with policy 0."""
 
     version: int
@@ -39,7 +39,7 @@ class Candidate(Record):
     """Metrics that are below policy 0's beyond noise: it can't be chosen with any."""
 
 
-class Choice(Record):
+class Choice(Record, frozen=True):
     """The policy that a run keeps, as of its newest one: choice.json."""
 
     keep: Keep
