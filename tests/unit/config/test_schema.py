@@ -441,3 +441,18 @@ def test_help_lists_every_option_with_default_and_meaning_in_two_seconds():
         assert f"; default: {shown_default(option.default)}]" in entry, name
     assert "--dry_run" in shown and "--config FILE" in shown
     assert min(seconds) < 2
+
+
+def test_config_of_an_iteration(folder):
+    """SFT iterations have their own objective, epochs, rate and mask; all else, and later iterations, are the run's."""
+    sft = ("--sft.iterations", "2", "--sft.lr", "2e-5", "--sft.max_epochs", "4")
+    plain = load(MINIMAL, "--run.iterations", "3", *sft)
+    assert plain.at(2) is plain
+    for iteration in (0, 1):
+        own = plain.at(iteration)
+        assert (own.objective.name, own.train.max_epochs, own.adam.lr) == ("sft", 4, 2e-5)
+        assert (own.mask.policy, own.mask.eos, own.atoms.n_samples_per_prompt) == ("vanilla", "keep", 0)
+        same = dataclasses.replace(own, objective=plain.objective, train=plain.train, adam=plain.adam, mask=plain.mask)
+        assert same == plain
+    masked = dataclasses.replace(plain, sft=dataclasses.replace(plain.sft, masked=True))
+    assert masked.at(0).mask == plain.mask

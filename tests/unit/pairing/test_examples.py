@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskdpo_ray.errors import ConfigError
-from maskdpo_ray.pairing.examples import check, make_example, teaches, usable_example
+from maskdpo_ray.pairing.examples import check, in_shares, make_example, teaches, usable_example, with_mismatched
 from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.pairing.scoring import scored
 from maskdpo_ray.records import (
@@ -19,18 +19,21 @@ from maskdpo_ray.records import (
     CONTRADICTORY,
     CORRECT,
     LABELS,
+    MISMATCHED,
     NO_HALLUCINATION,
     REJECTED,
     UNPARSED,
     Annotation,
     DropReason,
     PreferencePair,
+    Response,
     Rollout,
     ScoredAnswer,
     Sentence,
     TrainingExample,
 )
 from maskdpo_ray.training.batches import chunks, epoch_batches, num_steps, shard
+from maskdpo_ray.training.example_store import ExampleStore
 
 sizes = st.integers(0, 60)
 batch_sizes = st.integers(1, 17)
@@ -232,3 +235,48 @@ def test_a_label_without_confidence_drops_the_pair():
             assert example is expected
         else:
             assert [set(response.weights) for response in example.responses] == [{0.5}, {expected}]
+
+
+counts_of = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 50), min_size=1)
+shares_of = st.dictionaries(st.sampled_from("abcd"), st.floats(0, 10).filter(lambda share: share == 0 or share > 0.01))
+
+
+@given(counts_of, shares_of)
+def test_examples_in_shares(counts, shares):
+    """Never more than there are, in the named shares up to one example, and as many as these allow."""
+    kept = in_shares(counts, shares)
+    taking = [source for source in counts if counts[source] and shares.get(source)]
+    assert kept.keys() == {source for source in counts if counts[source]}
+    assert all(0 <= kept[source] <= counts[source] for source in kept)
+    assert all(kept[source] == 0 for source in kept if source not in taking)
+    if taking:
+        assert any(kept[source] == counts[source] for source in taking)
+        whole = min(counts[source] / shares[source] for source in taking)
+        assert all(abs(kept[source] - whole * shares[source]) < 1 + 1e-6 for source in taking)
+
+
+@pytest.mark.parametrize(
+    "counts, shares, expected",
+    [
+        ({"questions": 8, "atoms": 3}, {"questions": 1, "atoms": 1}, {"questions": 3, "atoms": 3}),
+        ({"questions": 9, "atoms": 3}, {"questions": 0.75, "atoms": 0.25}, {"questions": 9, "atoms": 3}),
+        ({"questions": 9, "file": 5}, {"questions": 1}, {"questions": 9, "file": 0}),
+        ({"questions": 4, "atoms": 0}, {"questions": 1, "atoms": 1}, {"questions": 4}),
+    ],
+)
+def test_shares_by_hand(counts, shares, expected):
+    assert in_shares(counts, shares) == expected
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=6))
+def test_mismatched_responses_are_the_next_examples(tmp_path_factory, counts):
+    """Each gets one beside its own; one example alone has no other question and gets its own."""
+    given_examples = [
+        TrainingExample(str(i), (i,), tuple(Response(CHOSEN, (i, place), (1.0, 0.5)) for place in range(count)))
+        for i, count in enumerate(counts)
+    ]
+    found = list(with_mismatched(ExampleStore.write(tmp_path_factory.mktemp("store"), given_examples)))
+    for example, plain, other in zip(found, given_examples, given_examples[1:] + given_examples[:1], strict=True):
+        *own, last = example.responses
+        assert (example.id, example.prompt_token_ids, tuple(own)) == (plain.id, plain.prompt_token_ids, plain.responses)
+        assert last == Response(MISMATCHED, other.responses[0].token_ids, other.responses[0].weights)

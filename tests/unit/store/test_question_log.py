@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_run_folder import CONFIG, answer, fill, log_of, open_folder, unit
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.records import Annotation, Rollout
+from maskdpo_ray.records import Annotation, CommittedQuestion, PreferencePair, Rollout, ScoredAnswer
 from maskdpo_ray.store.question_log import num_unsealed, read_questions
 from maskdpo_ray.store.run_folder import RunFolder
 
@@ -393,3 +393,43 @@ def test_what_is_read_is_what_was_committed(tmp_path):
     ]
     assert [question.preference_pairs() for question in read] == [[unit("q0")[2]], [unit("q1")[2]], [], []]
     assert read[0].annotations == tuple(unit("q0")[1]) and isinstance(read[0].annotations[0], Annotation)
+
+
+def several(question_id="q5"):
+    """A question with a pair, an answer that is only good, one that is only bad, and a dropped pair."""
+    rollouts, annotations = zip(*(answer(question_id, sample) for sample in range(3)), strict=True)
+    first, second, third = (
+        ScoredAnswer(r, a, s) for r, a, s in zip(rollouts, annotations, (1.0, 0.5, None), strict=True)
+    )
+    sides = [(first, second), (third, None), (None, second), (second, first)]
+    pairs = [PreferencePair(question_id, "topic", (7, number), *each, 0) for number, each in enumerate(sides)]
+    return pairs, CommittedQuestion.of(question_id, rollouts, annotations, pairs, ("same_score", "unpaired"))
+
+
+def test_several_pairs_of_a_question_and_single_answers(tmp_path):
+    pairs, committed = several()
+    with open_folder(tmp_path / "r") as folder:
+        folder.questions(0).commit(committed)
+    with open_folder(tmp_path / "r") as folder:
+        log = folder.questions(0)
+        assert list(log.questions()) == [committed] and list(log.pairs()) == list(enumerate(pairs))
+        assert log.drops() == {"same_score": 1, "unpaired": 1}
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("sides", [{"chosen": 3, "rejected": None}, {"chosen": 0, "rejected": -1}])
+def test_a_pair_of_an_answer_that_is_not_there_is_refused(tmp_path, number, sides):
+    with open_folder(tmp_path / "r") as folder:
+        folder.questions(0).commit(several()[1])
+    value = json.loads(log_of(tmp_path / "r").read_text())
+    value["pairs"][number].update(sides)
+    log_of(tmp_path / "r").write_text(json.dumps(value) + "\n")
+    missing = 3 if sides["chosen"] == 3 else -1
+    message = rf"question 'q5': pairs\[{number}\]: expected one answer {missing}, got \[0, 1, 2\]"
+    with pytest.raises(RunFolderError, match=message):
+        open_folder(tmp_path / "r").questions(0)
+
+
+def test_a_pair_of_no_answer_is_none():
+    with pytest.raises(ValueError, match="pair of question 'q': expected an answer, got none"):
+        PreferencePair("q", "topic", (7,), None, None, 0)
