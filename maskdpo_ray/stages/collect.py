@@ -12,8 +12,9 @@ from maskdpo_ray.data.dropped import counted
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.pairing.examples import CollectedExamples, example_of, needs_mismatched, usable_example
 from maskdpo_ray.records import (
-    CORRECT,
     INCORRECT,
+    NO_FACT,
+    NO_HALLUCINATION,
     UNPARSED,
     CommittedQuestion,
     DropReason,
@@ -107,8 +108,14 @@ class CollectStage:
         parts = {"dropped/": drops, "": mixture, "of/": sources, "atoms/": knows}
         named = {f"pairs/{part}{name}": value for part, of_part in parts.items() for name, value in of_part.items()}
         self.tracker.log({"pairs/count": num_pairs, **named}, iteration)
-        right, wrong = (sum(labels[label] for label in kind) for kind in (CORRECT, INCORRECT))
-        note(f"iteration {iteration}: sentences: {right} correct, {wrong} incorrect, {labels[UNPARSED]} unsure")
+        kinds = {
+            "correct": {NO_HALLUCINATION},
+            "incorrect": INCORRECT,
+            "without a fact": {NO_FACT},
+            "unsure": {UNPARSED},
+        }
+        sentences = {kind: sum(labels[label] for label in of_kind) for kind, of_kind in kinds.items()}
+        note(f"iteration {iteration}: sentences: {', '.join(f'{n} {kind}' for kind, n in sentences.items())}")
         if has_atoms:
             note(f"iteration {iteration}: atomic questions: {counted(knows)}")
         if sources:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from finished_run import Run, arguments, finish
 from safetensors.torch import load_file
 
 from maskdpo_ray.config import cli
-from maskdpo_ray.config.schema import Config
+from maskdpo_ray.config.schema import Config, SftConfig
 from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION
 
 pytestmark = pytest.mark.timeout(600)
@@ -143,3 +144,55 @@ def test_a_recipe_learns(name: str, world: World, runs_dir: Path, importable: No
     if recipe.rollout.chosen_answers == "document":
         roles = {rollout["role"] for rollout in run.parts("iter_000/", "rollouts")}
         assert roles == {"chosen", "rejected"}
+
+
+STOPPED = "apeft_dpo_atoms"
+STOPS = ("iter_000/checkpoint/*/marker.json", "iter_001/atoms-questions.jsonl")
+"""Files whose first bytes tell that SFT, or atomic questions, are under way."""
+
+
+@pytest.mark.nightly
+def test_killed_in_sft_and_among_atomic_questions_it_ends_to_the_byte_as_undisturbed(
+    world: World, runs_dir: Path, importable: None
+) -> None:
+    recipe = replace(cli.read(FOLDER / f"{STOPPED}.yaml"), sft=SftConfig(iterations=1))
+    given = {
+        **{key: "null" if value is None else value for key, value in world.options(recipe).items()},
+        "run.iterations": 2,
+        "sft.iterations": 1,
+        "train.batch_size": 1,  # several steps of SFT from few answers
+        "train.save_steps": 1,
+        "rollout.max_in_flight": 1,
+    }
+    options = {key.replace(".", "__"): value for key, value in given.items()}
+    undisturbed, killed = (runs_dir / f"{STOPPED}-{how}" for how in ("undisturbed", "killed"))
+    with Driver(
+        arguments(undisturbed, FOLDER / f"{STOPPED}.yaml", **options), undisturbed.with_suffix(".log")
+    ) as driver:
+        expected = finish(driver, undisturbed)
+    assert expected.code == 0, expected.output
+    for number, sign in enumerate((*STOPS, None)):
+        log = killed.with_name(f"{killed.name}-{number}.log")
+        with Driver(arguments(killed, config, **options), log) as driver:
+            if sign is None:
+                found = finish(driver, killed)
+            else:
+                wait_for(driver, killed, sign)
+                driver.process.kill()
+                assert not (killed / Path(sign).parts[0] / "policy").exists(), f"too late for {sign}"
+    assert found.code == 0, found.output
+    names = {str(file.relative_to(undisturbed)) for file in undisturbed.glob("*_*/*questions.jsonl")}
+    assert len(names) >= 5
+    for name in names:
+        assert sorted((killed / name).read_bytes().splitlines()) == sorted(
+            (undisturbed / name).read_bytes().splitlines()
+        )
+    for name in ("iter_000/policy/model.safetensors", "iter_001/policy/model.safetensors"):
+        assert (killed / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def wait_for(driver: Driver, folder: Path, sign: str) -> None:
+    """Wait until a file of this pattern holds anything; fails when the run ends before."""
+    while not any(file.stat().st_size for file in folder.glob(sign)):
+        assert driver.process.poll() is None, driver.output
+        time.sleep(0.01)
