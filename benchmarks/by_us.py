@@ -182,7 +182,7 @@ def train(workload: Workload, mask: str) -> Outcome:
             logps = trainer.reference_logps(store, policy)
             reference = save(Path(folder) / "logps.safetensors", store, logps, policy.checksum)
         referenced = time.perf_counter()
-        steps = list(trainer.train(store, reference, policy, workload.seed, checkpoints))
+        steps = list(trainer.train(store, reference, policy, workload.seed, checkpoints, config))
         end = time.perf_counter()
     last: dict[str, Any] = steps[-1]["measured"]  # type: ignore[assignment]
     seconds = last["seconds"]

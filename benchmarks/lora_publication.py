@@ -64,7 +64,7 @@ def measure(trainer: TrainingRank, config: Config, num_steps: int) -> dict[str, 
         reference = trainer.reference_logps(path, indices, model)
         file = Path(folder) / "logps.safetensors"
         save(file, store, (reference[index] for index in indices), "")
-        trainer.begin(model, path, num_steps, reference_logps=str(file), starts_at_reference=True)
+        trainer.begin(config, model, path, num_steps, reference_logps=str(file), starts_at_reference=True)
         for _ in range(num_steps):
             trainer.train_step(indices)
         trained = trainer.reference_logps(path, indices)

@@ -89,7 +89,7 @@ def main() -> None:
         store = ExampleStore.write(Path(folder), examples)
         zeros = ((np.zeros(given.answer, np.float32),) * 2 for _ in examples)
         logps = reference.save(Path(folder) / "logps.safetensors", store, zeros, "")
-        rank.begin(str(given.model), str(store.path), 2, reference_logps=str(logps.path))
+        rank.begin(config, str(given.model), str(store.path), 2, reference_logps=str(logps.path))
         rank.train_step(range(len(store)))
         forget_peak()
         rank.train_step(range(len(store)))

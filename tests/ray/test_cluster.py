@@ -164,7 +164,7 @@ class TestRunningCluster:
         reference = reference_of(running, examples, "reference")
         since = running.count("rank")
         none = Checkpoints(running.tmp_path / "none", -1, {})
-        metrics = list(running.groups.trainer.train(examples, reference, running.initial, 11, none))
+        metrics = list(running.groups.trainer.train(examples, reference, running.initial, 11, none, running.config))
         assert [metric["loss"] for metric in metrics] == [0.0] * 4  # rank 0's, which speaks for all
         for begin in running.notes("rank", "begin", since):
             assert (begin["path"], begin["total_steps"], begin["seed"]) == (running.initial.path, 4, 11)
@@ -185,7 +185,7 @@ class TestRunningCluster:
         for given in (reference, against):
             since = running.count("rank")
             none = Checkpoints(running.tmp_path / "none", -1, {})
-            list(running.groups.trainer.train(examples, given, running.initial, 11, none))
+            list(running.groups.trainer.train(examples, given, running.initial, 11, none, running.config))
             told = {note["reference"] for note in running.notes("rank", "begin", since)}
             assert told == {against.path if given is against else None}
             trained.append(
@@ -201,7 +201,7 @@ class TestRunningCluster:
         folder, examples = running.tmp_path / "published", stored(running, "p")
         none = Checkpoints(running.tmp_path / "none", -1, {})
         reference = reference_of(running, examples, "reference")
-        list(running.groups.trainer.train(examples, reference, running.initial, 11, none))
+        list(running.groups.trainer.train(examples, reference, running.initial, 11, none, running.config))
         since = running.count("rank")
         policy, found = running.groups.trainer.publish(str(folder), 5)
         assert policy == Policy(5, str(folder), weights.checksum(folder))

@@ -45,6 +45,7 @@ class Running:
     """Two ranks and what they wrote down."""
 
     trainer: TrainingGroup
+    config: Config
     initial: Policy
     tmp_path: Path
 
@@ -64,7 +65,7 @@ class Running:
         logps = (fakes.fake_logps(example(str(index)), "reference") for index in range(len(names)))
         reference = save(self.tmp_path / f"{folder}-logps", examples, logps, "reference")
         checkpoints = Checkpoints(self.tmp_path / f"{folder}-checkpoint", every, {})
-        metrics = list(self.trainer.train(examples, reference, self.initial, seed, checkpoints))
+        metrics = list(self.trainer.train(examples, reference, self.initial, seed, checkpoints, self.config))
         return len(metrics), self.trainer.publish(str(self.tmp_path / folder), 1)[0]
 
 
@@ -82,7 +83,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, cluster_of_all: SharedRay)
     rank = type("Rank", (fake_rank.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
     (tmp_path / "die-in-setup").touch()
     with Cluster(config, rank=rank) as cluster:
-        yield Running(cluster.start_trainer(), initial, tmp_path)
+        yield Running(cluster.start_trainer(), config, initial, tmp_path)
     assert cluster_of_all.actors_left() == []
 
 
