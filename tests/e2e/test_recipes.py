@@ -166,9 +166,8 @@ def test_killed_in_sft_and_among_atomic_questions_it_ends_to_the_byte_as_undistu
     }
     options = {key.replace(".", "__"): value for key, value in given.items()}
     undisturbed, killed = (runs_dir / f"{STOPPED}-{how}" for how in ("undisturbed", "killed"))
-    with Driver(
-        arguments(undisturbed, FOLDER / f"{STOPPED}.yaml", **options), undisturbed.with_suffix(".log")
-    ) as driver:
+    config = FOLDER / f"{STOPPED}.yaml"
+    with Driver(arguments(undisturbed, config, **options), undisturbed.with_suffix(".log")) as driver:
         expected = finish(driver, undisturbed)
     assert expected.code == 0, expected.output
     for number, sign in enumerate((*STOPS, None)):
