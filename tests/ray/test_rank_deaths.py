@@ -156,7 +156,7 @@ class TestErrors:
         """Named with its step and pairs; the checkpoint before it stays."""
         names = ("bad/p", "q", *ORDINARY)
         expected = (
-            r"^step 2 of 4: expected a finite loss, got nan; its pairs: (bad/p, q|q, bad/p); "
+            r"^step 2 of 4: expected a finite loss, got nan; its examples: (bad/p, q|q, bad/p); "
             r"the checkpoint of step 1 is kept$"
         )
         with pytest.raises(NotFiniteError, match=expected):
