@@ -150,7 +150,7 @@ def test_rollouts_annotations_and_pairs(run: Run, iteration: int) -> None:
     base = f"iter_{iteration:03d}"
     rollouts, annotations = (run.parts(f"{base}/", part) for part in ("rollouts", "annotations"))
     asked = run.lines(f"{base}/questions.jsonl")
-    pairs = {question["question_id"]: question["pair"] for question in asked if question["pair"]}
+    pairs = [(question["question_id"], pair) for question in asked for pair in question["pairs"]]
     grouped = answers_by_question(rollouts)
     assert len(grouped) == SMALLEST["data.max_questions"]
     assert all([r["sample"] for r in answers] == list(range(K)) for answers in grouped.values())
@@ -163,10 +163,10 @@ def test_rollouts_annotations_and_pairs(run: Run, iteration: int) -> None:
             assert rollout["text"][sentence["start"] : sentence["end"]].strip()
     texts = {(r["question_id"], r["sample"]): r["text"] for r in rollouts}
     assert pairs
-    for name, pair in pairs.items():
+    for name, pair in pairs:
         assert pair["chosen_score"] > pair["rejected_score"]
         assert texts[name, pair["chosen"]] != texts[name, pair["rejected"]]
-    assert all((question["pair"] is None) == (question["drop"] is not None) for question in asked)
+    assert all(bool(question["pairs"]) != bool(question["drops"]) for question in asked)  # one pair at most here
     summary = run.read(f"{base}/pairs-summary.json")
     assert summary["questions"] == len(grouped) == summary["pairs"] + sum(summary["drops"].values())
     assert summary["pairs"] == len(pairs)
