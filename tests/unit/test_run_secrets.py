@@ -111,7 +111,8 @@ def test_summaries_steer_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert is_tame(summary.render(built)) and "\\x1b]0;owned" in summary.render(built)
     config = 'run: {name: r, seed: 3}\neval: {bootstrap_samples: 100}\nmask: {policy: mask_dpo, eos: "\\x1b[2J"}\n'
     (folder / "config.yaml").write_text(config)
-    (folder / "summary.json").write_bytes(encode_line(summary.build(folder)))
+    # The folder is of no finished run: it kept no policy.
+    (folder / "summary.json").write_bytes(encode_line({**summary.build(folder), "kept": {"version": 1}}))
     (folder / "iter_000" / "questions.jsonl").touch()
     comparison.main([str(folder)])
     said = capsys.readouterr().out
