@@ -95,7 +95,7 @@ def test_all_iterations_may_be_sft(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_ends_as_one_that_nothing_stopped(whole: tuple[Path, Events], tmp_path: Path) -> None:
-    """Before any third event of the SFT iteration, and before its policy is published and loaded."""
+    """Before every fifth event of the SFT iteration, and before its policy is published and loaded."""
     expected, events = whole
     end = events.index(("load", 1))
     for stop_at in sorted({*range(1, end, 5), end - 3, end - 2, end - 1, end, end + 1}):

@@ -93,6 +93,10 @@ def attempts(disk: Path, whole: Path) -> list[str]:
     said = []
     for size in range(_FIRST, _LAST, _MORE):
         subprocess.run(["mount", "-o", f"remount,size={size}k", disk], check=True)
+        # Each process writes the examples anew. Replaced ones would free just the space that the next file takes, the
+        # reference's log-probs, and only chance would let the disk be full there.
+        for examples in disk.glob("run/iter_*/checkpoint/examples.bin"):
+            examples.unlink()
         try:
             fake_run.run(disk)
         except RunFolderError as error:
