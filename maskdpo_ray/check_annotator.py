@@ -22,9 +22,10 @@ from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped
-from maskdpo_ray.errors import UserError, fault_of, printable
+from maskdpo_ray.errors import UserError, fault_of
 from maskdpo_ray.records import Annotation, Question, Rollout
 from maskdpo_ray.stages.watch import Watch
+from maskdpo_ray.terminal import Finding, show_findings
 
 RESUMES = False
 """It keeps nothing that a second call could resume from."""
@@ -54,27 +55,7 @@ def main(argv: list[str]) -> None:
     source = config.data.train
     asked = questions.load(source, Dropped(source, config.data.max_dropped))[:NUM_QUESTIONS]
     print(f"{config.annotation.annotator} on {len(asked)} questions of {config.data.train}")
-    failed = 0
-    for finding in check_apart(annotator, asked, config, start=not command.dry_run):
-        verdict = "ok" if finding.fault is None else "FAILED" if finding.must else "note"
-        failed += verdict == "FAILED"
-        remark = printable(" ".join((finding.fault or finding.note).split()))
-        print(f"{verdict:>8}  {finding.tried}" + (f": {remark}" if remark else ""), flush=True)
-    if failed:
-        raise SystemExit(1)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was tried."""
-
-    tried: str
-    fault: str | None
-    """One line, None when all was well."""
-    must: bool = True
-    """False where a run survives the fault."""
-    note: str = ""
-    """A remark, when all was well."""
+    show_findings(check_apart(annotator, asked, config, start=not command.dry_run))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.file import from_text
-from maskdpo_ray.errors import printable
+from maskdpo_ray.terminal import show_findings
 from maskdpo_ray.training.objectives import protocol
 
 RESUMES = False
@@ -25,14 +25,7 @@ def main(argv: list[str]) -> None:
     needed = [name for name, is_needed in needs.items() if is_needed]
     needed += [f"mean log-ratio of {role} responses" for role in objective.needs_means]
     print(f"{given.objective}: a loss for each {objective.unit}; needs {', '.join(needed) or 'the policy alone'}")
-    failed = 0
-    for finding in objective_check.check(objective, given.beta):
-        verdict = "ok" if finding.fault is None else "FAILED" if finding.must else "note"
-        failed += verdict == "FAILED"
-        remark = printable(" ".join((finding.fault or finding.note).split()))
-        print(f"{verdict:>8}  {finding.tried}" + (f": {remark}" if remark else ""), flush=True)
-    if failed:
-        raise SystemExit(1)
+    show_findings(objective_check.check(objective, given.beta))
 
 
 def _parser() -> cli.Parser:

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -145,3 +146,28 @@ def error_log(folder: Path) -> Iterator[None]:
         raise
     if file.is_file():
         file.unlink()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried."""
+
+    tried: str
+    fault: str | None
+    """One line, None when all was well."""
+    must: bool = True
+    """False where a run survives the fault."""
+    note: str = ""
+    """A remark, when all was well."""
+
+
+def show_findings(findings: Iterable[Finding]) -> None:
+    """Print each as it comes; raise SystemExit(1) at the end when what a run needs failed."""
+    failed = 0
+    for finding in findings:
+        verdict = "ok" if finding.fault is None else "FAILED" if finding.must else "note"
+        failed += verdict == "FAILED"
+        remark = printable(" ".join((finding.fault or finding.note).split()))
+        print(f"{verdict:>8}  {finding.tried}" + (f": {remark}" if remark else ""), flush=True)
+    if failed:
+        raise SystemExit(1)

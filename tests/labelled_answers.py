@@ -47,7 +47,7 @@ def labels_of(item: ScoredAnswer) -> list[str]:
 
 
 def selected(items: list[ScoredAnswer], seed: int = 1, **rules: object) -> Selection:
-    """What the section `pairs` with these fields makes of the answers."""
+    """Selection that the section `pairs` with these fields makes of the answers."""
     return select(QUESTION, [7, 8], items, PairsConfig(**rules), seed)
 
 

@@ -26,7 +26,7 @@ class Tokens:
     means: dict[str, torch.Tensor]
 
     def batch(self, objective: Objective, pairs: list[int] | None = None) -> Batch:
-        """What the objective asks for, of all pairs or of some."""
+        """Batch of what the objective asks for, of all pairs or of some."""
         responses = sums(
             self.policy,
             self.reference if objective.needs_reference else None,

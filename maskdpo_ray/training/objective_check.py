@@ -9,24 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from maskdpo_ray.errors import UserError, fault_of
+from maskdpo_ray.terminal import Finding
 from maskdpo_ray.training.objectives.protocol import Batch, Objective, Responses
 
 _MOST = 8
 """Responses of each role in the largest batch."""
 _SEEDS = range(3)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was tried."""
-
-    tried: str
-    fault: str | None
-    """One line, None when all was well."""
-    must: bool = True
-    """False where a run survives the fault."""
-    note: str = ""
-    """A remark, when all was well."""
 
 
 def check(objective: Objective, beta: float) -> Iterator[Finding]:

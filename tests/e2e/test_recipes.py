@@ -47,7 +47,7 @@ SMALL = {
     "eval.options": None,
     "eval.bootstrap_samples": 100,
 }
-"""What makes the quickstart's world as small as the policy."""
+"""Options that make the quickstart's world as small as the policy."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def watched(path: Path, sft: SftConfig, **options: Any) -> tuple[Events, list[tu
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_trains_on_chosen_answers_without_a_reference(tmp_path: Path, masked: bool) -> None:
-    """Of all tokens unless masked; the iteration after it is an ordinary one."""
+    """SFT learns from all tokens unless masked; the iteration after it is an ordinary one."""
     events, given = watched(tmp_path, replace(SFT["sft"], masked=masked))
     assert [event[1] for event in events.of("reference")] == [1]
     (config, examples, reference), (later, pairs, _) = given

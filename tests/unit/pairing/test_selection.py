@@ -1,4 +1,4 @@
-"""What holds of every strategy: the answers that it sees, the filters of its picks, the draw; order is nothing."""
+"""Properties of every strategy: the answers that it sees, the filters of its picks, the draw; order is nothing."""
 
 from __future__ import annotations
 

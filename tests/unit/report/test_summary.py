@@ -321,7 +321,7 @@ def test_evaluations_of_different_topics_and_a_missing_config_are_one_line(tmp_p
 
 
 def write_choice(folder, keep, version, *dev):
-    """What the run keeps as of the newest policy, and its choice among these (score, told) of development topics."""
+    """Policy kept as of the newest one, and the choice among these (score, told) of development topics."""
     newest = max(int(path.name[5:]) for path in folder.glob("eval_00*"))
     rows = tuple(Candidate(i, score, told, (score + told) / 2, ()) for i, (score, told) in enumerate(dev))
     best = max(range(len(dev)), key=lambda i: rows[i].balance) if dev else None
