@@ -11,6 +11,8 @@ import dataclasses
 import math
 import os
 import re
+import select
+import signal
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Collection
@@ -225,14 +227,30 @@ def above_0(text: str) -> float:
 def start(main: Callable[[list[str]], None], argv: list[str] | None = None, resumes: bool = True) -> None:
     """Run a command on the process's arguments, or on `argv`.
 
-    A user's error is one line and exit code 2, a signal an orderly end, which says whether the command resumes.
+    A user's error is one line and exit code 2, a signal an orderly end, which says whether the command resumes. When
+    the reader of stdout goes away (`| head`), the command ends with SIGPIPE's exit code.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning for each fork
     with terminal.orderly_stop(terminal.RESUMES if resumes else "stopping"):
         try:
-            main(sys.argv[1:] if argv is None else argv)
+            try:
+                main(sys.argv[1:] if argv is None else argv)
+            finally:
+                sys.stdout.flush()  # here, where a closed pipe can still be caught
         except UserError as error:
             fail(error)
+        except BrokenPipeError:
+            if not _stdout_is_closed():
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered is flushed at exit
+            raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nobody reads stdout: the error is not that of another pipe."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def fail(error: UserError) -> NoReturn:

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION, UNPARSED, Annotation, Question, Rollout, Sentence
+from maskdpo_ray.records import CONTRADICTORY, NO_FACT, NO_HALLUCINATION, UNPARSED, Annotation, Question, Rollout
 
 KNOWN = "known"
 POTENTIALLY_KNOWN = "potentially_known"
@@ -171,13 +171,16 @@ def _said(clause: str) -> bool | None:
     return is_true == (match["not"] is None)
 
 
-def label(question: Question, rollout: Rollout) -> Annotation:
-    """The label of a reply to a detection question, over the whole of it: right, wrong or `unparsed`."""
-    says = verdict(rollout.text)
-    expected = question.answer == _REPLIES[question.language][True]
-    name = UNPARSED if says is None else NO_HALLUCINATION if says == expected else CONTRADICTORY
-    spans = (Sentence(0, len(rollout.text), name, evidence=question.answer),) if rollout.text.strip() else ()
-    return Annotation(rollout.question_id, rollout.sample, spans)
+def label(question: Question, reply: str) -> str:
+    """The label of a reply to a detection question: right, wrong, or `no_fact` when it says neither true nor false.
+
+    Such a reply is the policy's failure, not the annotator's, which `unparsed` would count towards
+    `annotation.max_unparsed`.
+    """
+    says = verdict(reply)
+    if says is None:
+        return NO_FACT
+    return NO_HALLUCINATION if says == (question.answer == _REPLIES[question.language][True]) else CONTRADICTORY
 
 
 def knowledge(verdicts: Sequence[bool | None], is_true: bool) -> str:

@@ -62,7 +62,7 @@ class CollectStage:
         for source in self.sources if config.atoms.n_samples_per_prompt else self.sources[:1]:
             self._collect(source, iteration, policy, examples)
         for number, pair in enumerate(self.given):
-            example = usable_example(pair, number, config, source.chat.tokenizer)
+            example = usable_example(pair, number, config, self.sources[0].chat.tokenizer)
             if not isinstance(example, DropReason):
                 examples.add(pair, example, FILE)
         seed, has_mismatched = f"{self.config.run.seed}/{iteration}", needs_mismatched(config)
@@ -95,13 +95,15 @@ class CollectStage:
         """Write, log and print what was collected; returns why training questions gave no pair."""
         log = self.folder.questions(iteration)
         drops, failed_example = dict(log.drops()), next(iter(log.errors().values()), None)
-        labels = Counter(sentence.label for _, annotation in log.answers() for sentence in annotation.sentences)
+        labels, logged = Counter[str](), 0
+        for question in log.questions():
+            labels.update(sentence.label for each in question.annotations for sentence in each.sentences)
+            logged += len(question.pairs)
         has_atoms = bool(self.config.at(iteration).atoms.n_samples_per_prompt)
         knows = knowledge(self.folder.questions(iteration, AtomSource.name)) if has_atoms else {}
         num_pairs, sources = sum(kept.values()), dict(kept) if len(kept) > 1 else {}
         counts = (num_pairs, drops, examples.mixture(), failed_example)
         num_asked = len(self.sources[0].questions(iteration))
-        logged = sum(len(question.pairs) for question in log.questions())
         summary = PairsSummary(num_asked, *counts, logged=logged, labels=dict(labels), sources=sources, atoms=knows)
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         mixture: Mapping[str, float] = summary.mixture

@@ -24,7 +24,6 @@ from maskdpo_ray.pairing.examples import Paired
 from maskdpo_ray.records import (
     CHOSEN,
     CONTRADICTORY,
-    NO_FACT,
     NO_HALLUCINATION,
     REJECTED,
     Annotation,
@@ -242,7 +241,7 @@ class AtomSource:
                 yield Labelled(item.question, item.prompt_token_ids, item.rollouts, labels)
 
     def _label(self, question: Question, rollout: Rollout) -> Annotation:
-        label = compare(question, rollout.text) if self.given else _of_verdict(question, rollout.text)
+        label = compare(question, rollout.text) if self.given else atoms.label(question, rollout.text)
         is_empty = not rollout.text.strip()
         sentence = Sentence(0, len(rollout.text), label, evidence=question.answer)
         return Annotation(rollout.question_id, rollout.sample, () if is_empty else (sentence,))
@@ -266,14 +265,6 @@ class AtomSource:
         pair = PreferencePair(question.id, question.topic, item.prompt_token_ids, chosen, rejected, version)
         example = examples.usable_example(pair, 0, config, self.chat.tokenizer)
         return ([], [example]) if isinstance(example, DropReason) else ([(pair, example)], [])
-
-
-def _of_verdict(question: Question, reply: str) -> str:
-    """Label of a reply to a detection question; `no_fact` when it says neither true nor false."""
-    said = atoms.verdict(reply)
-    if said is None:
-        return NO_FACT
-    return NO_HALLUCINATION if said is atoms.verdict(question.answer or "") else CONTRADICTORY
 
 
 def knowledge(log: QuestionLog) -> dict[str, int]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +70,12 @@ def test_what_is_refused(parser: Parser, config: list[str], words: list[str], me
         with pytest.raises(ConfigError) as caught:
             parser.parse(argv)
         assert str(caught.value).startswith(message)
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from maskdpo_ray.config import cli; cli.start(lambda _: print('said'), [])"
+    ended = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")

@@ -204,18 +204,11 @@ def test_no_reply_takes_long() -> None:
 def test_the_label_of_a_reply() -> None:
     question = detection_question(KIGALI)
 
-    def labelled(text: str, of: Question = question) -> list[tuple[int, int, str]]:
-        found = label(of, Rollout(of.id, 3, (), text, "stop", 0))
-        assert (found.question_id, found.sample) == (of.id, 3)
-        return [(span.start, span.end, span.label) for span in found.sentences]
-
-    assert labelled("True.") == [(0, 5, NO_HALLUCINATION)]
-    assert labelled("False, no.") == [(0, 10, CONTRADICTORY)]
-    assert labelled("Kigali") == [(0, 6, UNPARSED)]
-    assert labelled(" ") == []
-    assert labelled("错误", detection_question(Statement("q", "卢旺达", "卢旺达在亚洲。", False, "zh"))) == [
-        (0, 2, NO_HALLUCINATION)
-    ]
+    assert label(question, "True.") == NO_HALLUCINATION
+    assert label(question, "False, no.") == CONTRADICTORY
+    assert label(question, "Kigali") == NO_FACT
+    false = detection_question(Statement("q", "卢旺达", "卢旺达在亚洲。", False, "zh"))
+    assert (label(false, "错误"), label(false, "正确")) == (NO_HALLUCINATION, CONTRADICTORY)
 
 
 @pytest.mark.parametrize(
