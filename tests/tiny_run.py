@@ -41,13 +41,13 @@ eval: {{n_samples_per_prompt: 2, perplexity_model: {folder}/model, evaluator: fa
 """
 
 
-def write_config(folder: Path) -> Path:
-    """The config of a run on a model and questions of `folder`, made too."""
+def write_config(folder: Path, options: dict[str, Any] = OPTIONS) -> Path:
+    """The config of a run on a model and questions of `folder`, made too, with `options` by dotted name."""
     bad_input.small_model(folder / "model")
     digits = "012345678"  # every number with a 9 is wrong
     document = " ".join([*digits, *(tens + ones for tens in digits for ones in digits)])
     _write_questions(folder / "questions.jsonl", "q", _NUM_QUESTIONS, document)
-    return _write(folder, _CONFIG.format(folder=folder), OPTIONS)
+    return _write(folder, _CONFIG.format(folder=folder), options)
 
 
 def write_story(folder: Path, judge: str, sizes: dict[str, Any]) -> Path:

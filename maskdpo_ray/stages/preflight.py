@@ -224,12 +224,14 @@ def describe(
     """The plan of a run in words: actors, resources, steps, and what is done according to a ledger's `entries`."""
     config = plan.config
     k, replications = config.rollout.n_samples_per_prompt, config.eval.replications
+    most = config.pairs.max_pairs
+    paired = f"paired by {config.pairs.strategy}" + f", at most {most} each" * (most is not None)
     answers = ", ".join(f"{split} {count} questions x {replications}" for split, count in num_eval.items())
     ahead = "  answers from iteration 1 on: during the training before it, so NOT ON-POLICY (rollout.ahead)"
     lines = [
         *plan.actors(f"run {config.run.name} in {folder}"),
-        f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers -> at most {num_train} pairs"
-        f"; epochs: {config.train.max_epochs}, in batches of {config.train.batch_size}",
+        f"  iterations: {config.run.iterations} of {num_train} questions x {k} answers, {paired}; epochs: "
+        f"{config.train.max_epochs}, in batches of {config.train.batch_size}",
         *_method(config),
         *([ahead] if config.rollout.ahead else []),
         *([_kept(config)] if config.data.num_dev_topics else []),
