@@ -337,21 +337,21 @@ def merged(wrapped: Any, weights: dict[str, torch.Tensor], dtype: str, seed: int
 
     Args:
         wrapped: what `wrap` returned.
-        weights: its whole state dict.
-        dtype: torch's name of the dtype to round the sums to; they are returned in the dtype of the weights.
+        weights: its whole state dict, of which adapters alone are left: two copies would take twice the memory.
+        dtype: torch's name of the dtype to round the sums to; they are returned as the weights' dtype, on their device.
         seed: seed of the stochastic rounding.
     """
     layers, plain = _layers(wrapped), {}
-    for name, weight in weights.items():
-        if ".lora_" in name:
-            continue
+    device = next(wrapped.parameters()).device  # where one tensor at a time is added up and rounded
+    for name in [name for name in weights if ".lora_" not in name]:
+        weight = weights.pop(name)
         path, is_wrapped, parameter = name.removeprefix(_PREFIX).rpartition(_BASE)
         if is_wrapped and parameter == "weight":
             stem, layer = f"{_PREFIX}{path}", layers[path]
-            delta = weights[stem + _B].float() @ weights[stem + _A].float()
+            delta = weights[stem + _B].to(device).float() @ weights[stem + _A].to(device).float()
             delta = delta.T if layer.fan_in_fan_out else delta
-            exact = weight.float() + layer.scaling["default"] * delta
-            weight = _rounded(exact, dtype, f"{seed}/{path}").to(weight.dtype)
+            exact = weight.to(device).float() + layer.scaling["default"] * delta
+            weight = _rounded(exact, dtype, f"{seed}/{path}").to(weight)
         plain[f"{path}.{parameter}" if is_wrapped else parameter] = weight
     return plain
 

@@ -545,11 +545,11 @@ def round_to(model: Any, dtype: str) -> None:
 
 
 def state_dict(model: Any) -> dict[str, torch.Tensor]:
-    """Weights that own their memory, tied ones once: ZeRO keeps all in one flat buffer."""
+    """Weights in the node's memory, tied ones once. They own it: ZeRO keeps all in one flat buffer."""
     seen: set[int] = set()
     weights = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            weights[name] = tensor.detach().clone()
+            weights[name] = tensor.detach().to("cpu", copy=True)  # a GPU has no room for a second copy
     return weights
