@@ -8,9 +8,11 @@ means cluster.device cuda. docs/sizing.md says how large the error is.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
+import shlex
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,12 +72,13 @@ def _parser() -> Parser:
     sizes = ", ".join(shape.SIZES)
     longest = f"what vllm.max_model_len leaves beside an answer, or {_PROMPT_TOKENS} without that"
     add = parser.add_argument
-    add("--model_size", metavar="SIZE", help=f"in place of the policy's folder: {sizes}")
+    add("--model_size", metavar="SIZE", help=f"in place of the policy's folder, or a name as published: {sizes}")
     add("--annotator_size", metavar="SIZE", help="in place of the folder of a judge on a GPU")
     add("--gpu_memory_gib", type=_gib, metavar="GIB", help="memory of a GPU (default: 80)")
     add("--num_gpus", type=number, metavar="N", help="GPUs of all nodes (default: as many as it takes)")
     add("--num_nodes", type=_count, metavar="N", default=1, help="nodes (default: 1)")
     add("--node_memory_gib", type=_gib, metavar="GIB", help="a node's own memory (default: on a CPU this machine's)")
+    add("--disk_gib", type=_gib, metavar="GIB", help="free disk for the run folder (default: not judged)")
     add("--prompt_tokens", type=_count, metavar="N", help=f"longest prompt (default: {longest})")
     return parser.add_config(is_required=False)
 
@@ -98,8 +101,10 @@ def _models(own: Namespace, config: Config) -> Models:
         policy = shape.of_size(own.model_size, "--model_size")
     elif os.path.isfile(os.path.join(folder, "config.json")):
         policy = shape.of_folder(Path(folder), config.model.trust_remote_code, is_trained=True)
+    elif shape.published(folder):
+        policy = shape.of_size(folder, "model.model_name_or_path")
     else:
-        expected = f"expected a folder with config.json, or --model_size, got {shown(folder)}"
+        expected = f"expected a folder with config.json, a published model or --model_size, got {shown(folder)}"
         raise ConfigError(f"model.model_name_or_path: {expected}{other_folders.described(folder)}")
     return Models(policy, _annotator(own, config), _prompt_tokens(own, config, policy))
 
@@ -134,6 +139,8 @@ def _annotator(own: Namespace, config: Config) -> ModelShape | None:
     folder = options.get("model") or (config.annotation.options or {}).get("model")
     if isinstance(folder, str) and os.path.isfile(os.path.join(folder, "config.json")):
         return shape.of_folder(Path(folder), options.get("trust_remote_code") is True)
+    if isinstance(folder, str) and shape.published(folder):
+        return shape.of_size(folder, "--annotator_size")
     raise ConfigError(
         "--annotator_size: expected the size of the annotator's model, as annotators have a GPU "
         f"(cluster.gpus_per_annotator) and there is no folder {shown(folder)}"
@@ -152,7 +159,8 @@ def _machines(own: Namespace, config: Config) -> Machines:
     if gpus is not None and split_gpus > max(1, gpus // own.num_nodes):
         expected = f"expected at most the {gpus // own.num_nodes} GPUs of a node"
         raise ConfigError(f"vllm.tensor_parallel_size: {expected}, got {split_gpus}")
-    return Machines(int((own.gpu_memory_gib or 80) * GIB), gpus, own.num_nodes, node)
+    disk = None if own.disk_gib is None else int(own.disk_gib * GIB)
+    return Machines(int((own.gpu_memory_gib or 80) * GIB), gpus, own.num_nodes, node, disk)
 
 
 def _is_short(config: Config, machines: Machines) -> bool:
@@ -195,7 +203,8 @@ def _described(model: ModelShape) -> str:
 def _verdict(estimate: Estimate) -> str:
     size, group = _gib_of(estimate.size), estimate.group
     if estimate.has is None:
-        return f"{group}: {size} GiB; how much there is is not known (--node_memory_gib)"
+        option = "--disk_gib" if group == memory.DISK else "--node_memory_gib"
+        return f"{group}: {size} GiB; how much there is is not known ({option})"
     if estimate.fits:
         return f"{group}: fits, {size} of {_gib_of(estimate.has)} GiB"
     hint = f"; {estimate.hint}" if estimate.hint else ""
@@ -208,14 +217,19 @@ def _advice(config: Config, models: Models, machines: Machines, found: Sequence[
     if not misfits - {ANNOTATORS} and not _is_short(config, machines):
         return
     most, on_gpus = machines.num_gpus, config.cluster.device == "cuda"
+    shared = Plan(config).colocated()
     groups = Plan(config).gpu_groups()
-    least = sum(math.ceil(1 if group.name == memory.ENGINES else group.gpus) for group in groups)
+    needs = [math.ceil(1 if group.name == memory.ENGINES else group.gpus) for group in groups]
+    least = max(needs, default=0) if shared else sum(needs)
     if most is not None and most < least:
-        names = " and ".join(f"one of the {group.name}" for group in groups)
-        yield f"A run of this config takes {least} GPUs or more, for {names}: no option makes do with {most}"
+        names = " and ".join(
+            f"one of the {group.name}" for group, need in zip(groups, needs, strict=True) if not shared or need == least
+        )
+        apart = "" if shared else ", which rollout.ahead keeps apart"
+        yield f"A run of this config takes {least} GPUs or more, for {names}{apart}: no option makes do with {most}"
     elif remedied := remedy.find(config, models, machines):
         changes = remedy.options(config, remedied).items()
-        words = " ".join(f"--{name} {str(v).lower() if isinstance(v, bool) else v}" for name, v in changes)
+        words = " ".join(f"--{name} {_word(value)}" for name, value in changes)
         total = f", on {Plan(remedied).gpus()} GPUs" if on_gpus else ""
         yield f"{'All but the annotation actors fit' if ANNOTATORS in misfits else 'It fits'} with: {words}{total}"
     elif on_gpus:
@@ -223,6 +237,11 @@ def _advice(config: Config, models: Models, machines: Machines, found: Sequence[
         yield f"No options make it fit on {there}: take a smaller model, or more or larger GPUs"
     else:
         yield "No options make it fit: take a smaller model, or more memory"
+
+
+def _word(value: object) -> str:
+    """A value as a shell takes it."""
+    return shlex.quote(json.dumps(value)) if isinstance(value, bool | dict) else str(value)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ import os
 import re
 import socket
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
 from maskdpo_ray.config.schema import ClusterConfig, Config
 from maskdpo_ray.errors import ClusterError, ConfigError, shown
 
+ENGINES, OTHER_ENGINES, RANKS = "rollout engines", "other model's engines", "training ranks"
+ANNOTATORS, EVALUATORS = "annotation actors", "evaluation actors"
 _TIMEOUT_S = 10.0
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})")
 _NOTES = {
@@ -47,24 +49,56 @@ class Plan:
         judges = config.annotation.num_actors, cluster.cpus_per_annotator, cluster.gpus_per_annotator
         evaluators = config.eval.num_actors, cluster.cpus_per_evaluator, cluster.gpus_per_evaluator
         return [
-            ActorGroup("rollout engines", *engines),
-            *([ActorGroup("other model's engines", *engines)] if config.rollout.model else []),
-            ActorGroup("annotation actors", *judges),
-            *([ActorGroup("evaluation actors", *evaluators)] if config.eval.is_judged else []),
-            ActorGroup("training ranks", config.train.num_ranks, cluster.cpus_per_rank, gpu),
+            ActorGroup(ENGINES, *engines),
+            *([ActorGroup(OTHER_ENGINES, *engines)] if config.rollout.model else []),
+            ActorGroup(ANNOTATORS, *judges),
+            *([ActorGroup(EVALUATORS, *evaluators)] if config.eval.is_judged else []),
+            ActorGroup(RANKS, config.train.num_ranks, cluster.cpus_per_rank, gpu),
         ]
 
     def gpu_groups(self) -> list[ActorGroup]:
         """The groups whose actors have GPUs."""
         return [group for group in self.groups() if group.gpus]
 
-    def gpus(self) -> int:
-        """GPUs of all groups; parts of a GPU are put together within a group."""
-        return sum(math.ceil(group.count * group.gpus - 1e-6) for group in self.gpu_groups())
+    def gpus(self, *names: str) -> int:
+        """GPUs of the named groups, or of all: their sum, or colocated the most of one group; parts of a GPU are put
+        together within a group."""
+        needs = [math.ceil(group.count * group.gpus - 1e-6) for group in self.named(names)]
+        return max(needs, default=0) if self.config.cluster.colocate else sum(needs)
 
-    def gpu_terms(self) -> str:
-        """The sum that `gpus` makes, in words."""
-        return " + ".join(f"{group.count} x {group.gpus:g} ({group.name})" for group in self.gpu_groups())
+    def gpu_terms(self, *names: str) -> str:
+        """The sum or the comparison that `gpus` makes, in words."""
+        terms = [f"{group.count} x {group.gpus:g} ({group.name})" for group in self.named(names) if group.gpus]
+        return f"the most of {', '.join(terms)}" if self.config.cluster.colocate else " + ".join(terms)
+
+    def colocated(self) -> Plan | None:
+        """The plan with `cluster.colocate`; None where engines answer while ranks train."""
+        config = self.config
+        if config.rollout.ahead:
+            return None
+        return replace(self, config=replace(config, cluster=replace(config.cluster, colocate=True)))
+
+    def places(self, *names: str) -> dict[str, list[range]]:
+        """The GPUs of each actor by group, numbered from 0 to `gpus`, where the named groups are colocated.
+
+        Each rank has another one. The other groups follow each other around the GPUs, so that engines and judges, which
+        work at the same time, share one only where there are too few.
+        """
+        total, free = self.gpus(*names), 0
+        places: dict[str, list[range]] = {}
+        for group in self.named(names):
+            if not group.gpus:
+                continue
+            width, together = max(1, int(group.gpus)), max(1, int(1 / group.gpus + 1e-6))
+            free = 0 if group.name == RANKS else free
+            found = places[group.name] = []
+            for first in range(0, group.count, together):
+                # At a multiple of the width, so that one actor's GPUs are of one node.
+                start = math.ceil(free / width) * width
+                start = start if start + width <= total else 0
+                free = start + width
+                found += [range(start, free)] * min(together, group.count - first)
+        return places
 
     def named(self, names: Collection[str]) -> list[ActorGroup]:
         """The groups of these names; all without a name."""
@@ -72,16 +106,23 @@ class Plan:
 
     def check(self, available: Mapping[str, float], *names: str) -> None:
         """Raise ClusterError with the sum when the cluster's CPUs or GPUs don't suffice for the named groups."""
-        lower = {"CPU": "cluster.cpus_per_*", "GPU": "vllm.tensor_parallel_size"}
-        for kind, field in (("CPU", "cpus"), ("GPU", "gpus")):
-            needs = [(group.count, getattr(group, field), group.name) for group in self.named(names)]
-            total, has = sum(count * each for count, each, _ in needs), available.get(kind, 0)
-            if total > has + 1e-6:
-                terms = " + ".join(f"{count} x {each:g} ({name})" for count, each, name in needs if each)
-                advice = f"lower the counts or {lower[kind]}"
-                if kind == "GPU" and not has and self.config.cluster.device == "cuda":
-                    advice = "cluster.device: cpu does without"
-                raise ClusterError(f"not enough {kind}s: expected at most {has:g}, got {terms} = {total:g}; {advice}")
+        groups = self.named(names)
+        cpus, has = sum(group.count * group.cpus for group in groups), available.get("CPU", 0)
+        if cpus > has + 1e-6:
+            terms = " + ".join(f"{group.count} x {group.cpus:g} ({group.name})" for group in groups if group.cpus)
+            advice = "lower the counts or cluster.cpus_per_*"
+            raise ClusterError(f"not enough CPUs: expected at most {has:g}, got {terms} = {cpus:g}; {advice}")
+        is_shared, has = self.config.cluster.colocate, available.get("GPU", 0)
+        gpus = self.gpus(*names) if is_shared else sum(group.count * group.gpus for group in groups)
+        if gpus > has + 1e-6:
+            shared = self.colocated()
+            advice = "lower the counts or vllm.tensor_parallel_size"
+            if not has and self.config.cluster.device == "cuda":
+                advice = "cluster.device: cpu does without"
+            elif shared is not None and shared.gpus(*names) <= has:
+                advice = f"set cluster.colocate (then {shared.gpus(*names)} will do), or {advice}"
+            got = f"{self.gpu_terms(*names)} = {gpus:g}"
+            raise ClusterError(f"not enough GPUs: expected at most {has:g}, got {got}; {advice}")
 
     def check_here(self, *names: str) -> None:
         """`check` before Ray starts, where it is to start on this machine: what that has is the most it can give."""
@@ -114,7 +155,7 @@ class Plan:
 
 def evaluating(with_engines: bool) -> list[str]:
     """Names of the groups that evaluate; given answers need no engines."""
-    return ["rollout engines"] * with_engines + ["annotation actors", "evaluation actors"]
+    return [ENGINES] * with_engines + [ANNOTATORS, EVALUATORS]
 
 
 def ray_address(cluster: ClusterConfig) -> str | None:

@@ -618,6 +618,9 @@ class ClusterConfig(Section):
     """Ray CPUs that an evaluation actor reserves; rules need next to none."""
     gpus_per_evaluator: Gpus = 0
     """Ray GPUs that an evaluation actor reserves; with any, `eval.perplexity_model` runs there."""
+    colocate: bool = False
+    """Engines and ranks take turns with the same GPUs, or the same memory of a CPU: engines and judges give theirs back
+    while ranks train, ranks while engines answer. A run then takes as many GPUs as its largest group; one is enough."""
     threads: Annotated[int | None, within(1, 1024)] = None
     """Threads of an engine or rank on CPU, which take turns. None: a node's engines share its cores, its ranks too."""
     start_timeout_s: Seconds = 600
@@ -661,6 +664,8 @@ class Config:
         context, answer = self.vllm.max_model_len, self.rollout.max_new_tokens
         expected = f"less than vllm.max_model_len ({context}), which also holds the prompt"
         require(context is None or answer < context, "rollout.max_new_tokens", expected, answer)
+        expected = "false with rollout.ahead 1, for which engines answer while ranks train"
+        require(not (self.cluster.colocate and self.rollout.ahead), "cluster.colocate", expected, True)
         expected = f"at most run.iterations ({self.run.iterations})"
         require(self.sft.iterations <= self.run.iterations, "sft.iterations", expected, self.sft.iterations)
         has_dev = self.data.num_dev_topics > 0

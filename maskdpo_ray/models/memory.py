@@ -9,11 +9,14 @@ lowers them on CPUs). tests/e2e/test_sized.py compares them with the tensors of 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
+from maskdpo_ray.config.resources import ANNOTATORS, ENGINES, EVALUATORS, OTHER_ENGINES, RANKS, Plan
 from maskdpo_ray.config.schema import BATCHED_TOKENS, Config
 from maskdpo_ray.errors import require
 from maskdpo_ray.models.shape import ModelShape
@@ -45,8 +48,11 @@ _RANK_PROCESS, _ENGINE_PROCESSES = int(0.6 * GIB), int(1.8 * GIB)
 _COPY = "copy of all weights"
 _OTHERS = int(1.5 * GIB)
 """Ray's processes, the driver, and actors that label by rules: assumed."""
+_ENGINE_AT_REST = int(0.8 * GIB)
+"""On a CPU, a colocated engine's actor while ranks train: measured."""
 
-ENGINES, ANNOTATORS = "rollout engines", "annotation actors"
+DISK = "the run folder's disk"
+ANSWERING = "engines and judges of one GPU"
 Terms = dict[str, int]
 """Name -> bytes."""
 
@@ -62,6 +68,8 @@ class Machines:
     num_nodes: int
     node_memory: int | None
     """Bytes of a node's own memory; none: not known."""
+    disk: int | None = None
+    """Free bytes where the run folder is; none: not known."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +188,8 @@ class RankMemory:
                 **self._activations(),
             },
             "optimizer step": {"gradients of this rank's share": held, "gradients, flat and in fp32": step},
-            # Under ZeRO-3 a GPU holds one gathered tensor at a time.
-            "save_policy": {_COPY: 0 if self._is_sharded and self._on_gpu else width * total},
+            # A GPU holds one gathered or merged tensor at a time, the node's memory the copy.
+            "save_policy": {_COPY: 0 if self._on_gpu else width * total},
         }
 
     def fullest(self) -> tuple[str, Terms]:
@@ -199,11 +207,19 @@ class RankMemory:
         """In a node's own memory, for a rank on a GPU, beside the process itself."""
         # Masters, moments and gradients, and a copy of the weights on their way back.
         offloaded = (_FP32 + _ADAM + _FP32 + self._width) * self._shard if self._is_offloaded else 0
-        file = self._width * sum(self._weights) if self._is_sharded else 0
         return {
             "optimizer (ds.adam_offload)": offloaded,
-            "all weights (read by every rank at the start, gathered by rank 0 to write them)": file,
+            "all weights (read by every rank at the start, copied by rank 0 to write them)": self._width
+            * sum(self._weights),
         }
+
+    def policy(self) -> int:
+        """Bytes of a published policy."""
+        return self._width * self._shape.parameters
+
+    def checkpoint(self) -> int:
+        """Bytes of a DeepSpeed checkpoint of all ranks: weights, master weights and moments."""
+        return self._width * sum(self._weights) + (_FP32 + _ADAM) * sum(self._trained)
 
     def _activations(self) -> Terms:
         """Memory that autograd keeps of one pass, and beside it the logits or a layer's gradients."""
@@ -302,19 +318,50 @@ def estimates(config: Config, models: Models, machines: Machines) -> list[Estima
         f"{models.prompt_tokens} tokens (--prompt_tokens) and all answers are cut off"
     )
     if config.cluster.device == "cpu":
-        return [_machine(config, rank, engine, machines, remark), _cpu_cache(config, models, engine)]
+        own = [_machine(config, rank, engine, machines, remark), _cpu_cache(config, models, engine)]
+        return [*own, _disk(config, rank, machines)]
     moment, beside = rank.fullest()
     terms = {**rank.lasting(), **beside}
     terms["CUDA, NCCL and the allocator (assumed)"] = _CUDA + int(_SLACK * sum(terms.values()))
     share = config.vllm.gpu_memory_utilization
     has = int(share * machines.gpu_memory)
     words = f"at the start: GPU, {share:g} of it (vllm.gpu_memory_utilization)"
+    together = []
+    if config.cluster.colocate:
+        together, at_rest = _answering(config, machines)
+        terms[f"{at_rest} x engine or judge at rest: CUDA, NCCL, graphs (assumed)"] = at_rest * _ENGINE_RUNTIME
     return [
         Estimate("training ranks", f"{moment}: GPU", terms, machines.gpu_memory, (remark,)),
         Estimate(ENGINES, words, engine.terms(), has, _room(config, models, engine, has - _without_cache(engine))),
         *([_annotators(config, models.annotator, machines)] if models.annotator else []),
+        *together,
         _host(config, rank, machines),
+        _disk(config, rank, machines),
     ]
+
+
+def _answering(config: Config, machines: Machines) -> tuple[list[Estimate], int]:
+    """(the colocated engines and judges of the fullest GPU, how many of them it has)."""
+    taken = {
+        ENGINES: config.vllm.gpu_memory_utilization,
+        OTHER_ENGINES: config.vllm.gpu_memory_utilization,
+        ANNOTATORS: _judge_option(config, "gpu_memory_utilization", 0.9),
+        EVALUATORS: 0.0,  # their memory is not counted
+    }
+    places = {name: found for name, found in Plan(config).places().items() if name != RANKS}
+    gpus = [
+        Counter(name for name, found in places.items() for each in found if gpu in each)
+        for gpu in range(Plan(config).gpus())
+    ]
+    fullest = max(gpus, key=lambda counts: sum(count * taken[name] for name, count in counts.items()))
+    terms = {
+        f"{count} x {name}, each {taken[name]:g} of it": int(count * taken[name] * machines.gpu_memory)
+        for name, count in fullest.items()
+    }
+    terms["rank at rest: CUDA and NCCL (assumed)"] = _CUDA
+    hint = "lower vllm.gpu_memory_utilization or judge_options.gpu_memory_utilization"
+    found = Estimate(ANSWERING, "while they answer: GPU", terms, machines.gpu_memory, hint=hint)
+    return [found], max(sum(counts.values()) for counts in gpus)
 
 
 def _without_cache(engine: EngineMemory) -> int:
@@ -329,17 +376,10 @@ def _room(config: Config, models: Models, engine: EngineMemory, cache: int) -> t
 
 
 def _annotators(config: Config, shape: ModelShape, machines: Machines) -> Estimate:
-    options = judge_options(config)
-
-    def option(name: str, default: Any) -> Any:
-        value = options.get(name)
-        kinds = (int,) if isinstance(default, int) else (int, float)
-        is_number = value is None or (type(value) in kinds and value > 0)
-        require(is_number, f"annotation.options.judge_options.{name}", "a number above 0", value)
-        return default if value is None else value
-
+    option = partial(_judge_option, config)
     gpus, max_len = option("tensor_parallel_size", 1), option("max_model_len", shape.context)
-    judge = EngineMemory(shape, str(options.get("dtype")), gpus, max_len, option("max_num_seqs", 256))
+    dtype = str(judge_options(config).get("dtype"))
+    judge = EngineMemory(shape, dtype, gpus, max_len, option("max_num_seqs", 256))
     taken, own = option("gpu_memory_utilization", 0.9), config.cluster.gpus_per_annotator / gpus
     share = min(taken, own)
     has = int(share * machines.gpu_memory)
@@ -350,6 +390,27 @@ def _annotators(config: Config, shape: ModelShape, machines: Machines) -> Estima
     words = f"GPU, {share:g} of it (judge_options.gpu_memory_utilization, cluster.gpus_per_annotator)"
     remarks = (remark,) if taken > own else ()
     return Estimate(ANNOTATORS, f"at the start: {words}", judge.terms(), has, remarks, hint)
+
+
+def _judge_option(config: Config, name: str, default: Any) -> Any:
+    """A number among `judge_options`. Raises ConfigError when it is none above 0."""
+    value = judge_options(config).get(name)
+    kinds = (int,) if isinstance(default, int) else (int, float)
+    is_number = value is None or (type(value) in kinds and value > 0)
+    require(is_number, f"annotation.options.judge_options.{name}", "a number above 0", value)
+    return default if value is None else value
+
+
+def sharing_judge(config: Config, models: Models, machines: Machines) -> dict[str, Any] | None:
+    """`annotation.options` with the least `gpu_memory_utilization` that the judge starts with, if that is less."""
+    if models.annotator is None:
+        return config.annotation.options
+    judge = _annotators(config, models.annotator, machines)
+    least = math.ceil(100 * judge.size / machines.gpu_memory) / 100
+    if least >= _judge_option(config, "gpu_memory_utilization", 0.9):
+        return config.annotation.options
+    options = {**judge_options(config), "gpu_memory_utilization": least}
+    return {**(config.annotation.options or {}), "judge_options": options}
 
 
 def judge_options(config: Config) -> Mapping[str, Any]:
@@ -369,15 +430,40 @@ def _host(config: Config, rank: RankMemory, machines: Machines) -> Estimate:
     return Estimate("a node's own memory", "start and save: host", terms, machines.node_memory, hint=hint)
 
 
+def _disk(config: Config, rank: RankMemory, machines: Machines) -> Estimate:
+    """The run folder at its fullest: the last iteration's second checkpoint is written beside the first."""
+    saves = 2 if config.train.save_steps > 0 else 0
+    policies = config.run.iterations
+    terms = {
+        f"{policies} policies": policies * rank.policy(),
+        f"{saves} checkpoints (train.save_steps)": saves * rank.checkpoint(),
+    }
+    hint = "lower run.iterations"
+    words = "last iteration: all but texts and log-probs"
+    return Estimate(DISK, words, terms, machines.disk, hint=hint)
+
+
 def _machine(config: Config, rank: RankMemory, engine: EngineMemory, machines: Machines, remark: str) -> Estimate:
-    """All actors at once, on one machine or spread evenly over several."""
+    """All actors at once, on one machine or spread evenly over several; colocated, the fuller of both turns."""
     (moment, of_rank), (weights, work, *_) = rank.on_cpu(), engine.terms().values()
     cache = config.vllm.cpu_kv_cache_gib * GIB
     of_engine = {"weights": weights, "KV cache": cache, "processes, activations": _ENGINE_PROCESSES + work}
+    turns = [(moment, of_rank, of_engine)]
+    if config.cluster.colocate:
+        turns = [
+            (moment, of_rank, {"at rest": _ENGINE_AT_REST}),
+            ("while engines answer", {"at rest": _RANK_PROCESS}, of_engine),
+        ]
     ranks, engines = config.train.num_ranks, config.rollout.num_engines
-    terms = {f"{ranks} x rank: {name}": ranks * size for name, size in of_rank.items()}
-    terms |= {f"{engines} x engine: {name}": engines * size for name, size in of_engine.items()}
-    terms["Ray, driver, rules"] = _OTHERS
+
+    def all_actors(of_rank: Terms, of_engine: Terms) -> Terms:
+        terms = {f"{ranks} x rank: {name}": ranks * size for name, size in of_rank.items()}
+        terms |= {f"{engines} x engine: {name}": engines * size for name, size in of_engine.items()}
+        return {**terms, "Ray, driver, rules": _OTHERS}
+
+    moment, terms = max(
+        ((moment, all_actors(*parts)) for moment, *parts in turns), key=lambda turn: sum(turn[1].values())
+    )
     has = None if machines.node_memory is None else machines.num_nodes * machines.node_memory
     return Estimate("all actors", f"{moment}: RAM", terms, has, (remark,))
 

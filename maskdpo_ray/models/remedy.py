@@ -18,19 +18,23 @@ _LEAST_TOKENS = 512
 _MOST_GPUS = 64
 """Largest number of GPUs tried if none is given."""
 _LORA_RANK = 16
-Lever = tuple[str, Callable[[Config, Models], Any]]
+Lever = tuple[str, Callable[[Config, Models, Machines], Any]]
 """(option, its value one step further)."""
 _LEVERS: tuple[Lever, ...] = (
-    ("model.gradient_checkpointing_enable", lambda config, _: True),
-    ("vllm.max_model_len", lambda config, models: models.prompt_tokens + config.rollout.max_new_tokens),
-    ("vllm.cpu_kv_cache_gib", lambda config, models: _cache_gib(config, models)),
-    ("ds.zero_stage", lambda config, _: 3),
-    ("train.num_ranks", lambda config, _: 2 * config.train.num_ranks),
-    ("train.num_ranks", lambda config, _: max(1, config.train.num_ranks // 2)),
-    ("train.max_tokens_per_gpu", lambda config, _: max(_LEAST_TOKENS, config.train.max_tokens_per_gpu // 2)),
-    ("vllm.tensor_parallel_size", lambda config, _: 2 * config.vllm.tensor_parallel_size),
-    ("ds.adam_offload", lambda config, _: config.cluster.device == "cuda"),
-    ("lora.rank", lambda config, _: config.lora.rank or _LORA_RANK),
+    ("model.gradient_checkpointing_enable", lambda config, *_: True),
+    ("vllm.max_model_len", lambda config, models, _: models.prompt_tokens + config.rollout.max_new_tokens),
+    ("vllm.cpu_kv_cache_gib", lambda config, models, _: _cache_gib(config, models)),
+    ("cluster.colocate", lambda config, *_: True),
+    ("vllm.gpu_memory_utilization", lambda config, *_: max(0.1, round(config.vllm.gpu_memory_utilization - 0.1, 2))),
+    ("annotation.options", memory.sharing_judge),
+    ("ds.zero_stage", lambda config, *_: 3),
+    ("train.num_ranks", lambda config, *_: 2 * config.train.num_ranks),
+    ("train.num_ranks", lambda config, *_: max(1, config.train.num_ranks // 2)),
+    ("train.max_tokens_per_gpu", lambda config, *_: max(_LEAST_TOKENS, config.train.max_tokens_per_gpu // 2)),
+    ("vllm.tensor_parallel_size", lambda config, *_: 2 * config.vllm.tensor_parallel_size),
+    ("ds.adam_offload", lambda config, *_: config.cluster.device == "cuda"),
+    ("train.save_steps", lambda config, *_: -1),
+    ("lora.rank", lambda config, *_: config.lora.rank or _LORA_RANK),
 )
 """Mildest first: time is cheapest, then GPUs, then changes of the training itself."""
 
@@ -46,7 +50,7 @@ def find(config: Config, models: Models, machines: Machines) -> Config | None:
     def made(taken: Sequence[Lever]) -> Config | None:
         made: Config | None = config
         for name, value in taken:
-            made = made and _changed(made, {name: value(made, models)})
+            made = made and _changed(made, {name: value(made, models, machines)})
         return _on_the_gpus(made, machines)
 
     def lack(taken: Sequence[Lever]) -> float:
@@ -120,6 +124,7 @@ def _on_the_gpus(config: Config | None, machines: Machines) -> Config | None:
     for more in ({}, {"annotation.num_actors": 1, "eval.num_actors": 1}):
         least = _changed(config, fewer := fewer | more)
         if least is not None and (spare := most - Plan(least).gpus()) >= 0:
-            engines = min(config.rollout.num_engines, 1 + spare // config.vllm.tensor_parallel_size)
-            return _changed(least, {"rollout.num_engines": engines})
+            split = config.vllm.tensor_parallel_size
+            engines = most // split if config.cluster.colocate else 1 + spare // split
+            return _changed(least, {"rollout.num_engines": min(config.rollout.num_engines, engines)})
     return least

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,9 +41,28 @@ SIZES = {
     "32b": ("qwen2", 5120, 27648, 64, 40, 8, 128, 152064, False, 32768),
     "72b": ("qwen2", 8192, 29568, 80, 64, 8, 128, 152064, False, 32768),
     "internlm2-7b": ("llama", 4096, 14336, 32, 32, 8, 128, 92544, False, 32768),
+    "qwen2.5-3b": ("qwen2", 2048, 11008, 36, 16, 2, 128, 151936, True, 32768),
+    "qwen3-0.6b": ("qwen3", 1024, 3072, 28, 16, 8, 128, 151936, True, 40960),
+    "qwen3-1.7b": ("qwen3", 2048, 6144, 28, 16, 8, 128, 151936, True, 40960),
+    "qwen3-4b": ("qwen3", 2560, 9728, 36, 32, 8, 128, 151936, True, 40960),
+    "qwen3-8b": ("qwen3", 4096, 12288, 36, 32, 8, 128, 151936, False, 40960),
+    "qwen3-14b": ("qwen3", 5120, 17408, 40, 40, 8, 128, 151936, False, 40960),
+    "qwen3-32b": ("qwen3", 5120, 25600, 64, 64, 8, 128, 151936, False, 40960),
+    "mistral-7b": ("llama", 4096, 14336, 32, 32, 8, 128, 32768, False, 32768),
+    "mistral-small-24b": ("llama", 5120, 32768, 40, 32, 8, 128, 131072, False, 32768),
 }
 """Published models, `_FIELDS` of each: SmolLM2 (135m, 360m, 1.7b), Llama 3.1 (8b, 70b) and 3.2 (1b, 3b), Qwen2.5 (0.5b
-to 72b), and InternLM2 (ANAH-v2's annotator), which transformers does not know; its layers have the sizes of Llama's."""
+to 72b), InternLM2 (ANAH-v2's annotator), which transformers does not know, Qwen3, and Mistral 7B v0.3 and Small 3. The
+layers of InternLM2 and Mistral have the sizes of Llama's."""
+_SERIES = {
+    "smollm2": ("135m", "360m", "1.7b"),
+    "llama-3.1": ("8b", "70b"),
+    "llama-3.2": ("1b", "3b"),
+    "llama-3.3": ("70b",),
+    "qwen2.5": ("0.5b", "1.5b", "7b", "14b", "32b", "72b"),
+}
+"""Names before a size in `SIZES`, and the sizes that a series has there."""
+_BEHIND = re.compile(r"(-(instruct|chat|base|it|hf|v0\.3|\d{4}))+$")
 _TOKENS = 8
 _ATTENTION = "maskdpo_counted"
 _EXPECTED = "expected a decoder that transformers builds (--model_size and --annotator_size take published ones)"
@@ -91,10 +111,22 @@ def of_size(name: str, option: str) -> ModelShape:
     """A published model. Raises ConfigError about the option."""
     from transformers import AutoConfig
 
-    if name.lower() not in SIZES:
+    size = published(name)
+    if size is None:
         raise ConfigError(f"{option}: expected one of {', '.join(SIZES)}, got {shown(name)}")
-    fields: dict[str, Any] = dict(zip(_FIELDS, SIZES[name.lower()], strict=True))
-    return _counted(name.lower(), AutoConfig.for_model(**fields))
+    fields: dict[str, Any] = dict(zip(_FIELDS, SIZES[size], strict=True))
+    return _counted(size, AutoConfig.for_model(**fields))
+
+
+def published(name: str) -> str | None:
+    """The key in `SIZES` of a model that is named as published, with or without its owner or a folder before it.
+
+    `Qwen/Qwen3-8B`, `models/Llama-3.1-8B-Instruct`, `8b`; None for any other.
+    """
+    last = name.lower().rstrip("/").rpartition("/")[2].partition("@")[0].removeprefix("meta-")
+    last = _BEHIND.sub("", last)
+    series, _, size = last.rpartition("-")
+    return last if last in SIZES else size if size in _SERIES.get(series, ()) else None
 
 
 def of_folder(folder: Path, trust_remote_code: bool = False, is_trained: bool = False) -> ModelShape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,11 @@ ADVISED = {
     "a CPU": "--model_size 1.5b --node_memory_gib 16",
     "a cache too small": "--model_size 1.7b --node_memory_gib 300 --vllm.cpu_kv_cache_gib 1",
     "several engines on a CPU": "--model_size 360m --node_memory_gib 24 --train.num_ranks 4",
+    "LoRA, one small GPU": "--model_size 8b --num_gpus 1 --gpu_memory_gib 24 --lora.rank 16",
+    "full training, one GPU": "--model_size 1.5b --num_gpus 1",
+    "full training, one small GPU": "--model_size 1.5b --num_gpus 1 --gpu_memory_gib 24",
+    "an engine and a judge on one GPU": f"{shlex.join(PAPER)} --lora.rank 16 --num_gpus 1",
+    "little disk": "--model_size 1.5b --num_gpus 2 --disk_gib 20",
 }
 
 
@@ -96,7 +102,7 @@ def test_what_is_advised_fits(argv: str, capsys: pytest.CaptureFixture[str]) -> 
     """One piece of advice, for the GPUs that were named; with it nothing is left to say."""
     words = argv.split()
     advice = [line for line in output(words, capsys, code=1).splitlines() if line.startswith("It fits with: ")]
-    options = advice[0].removeprefix("It fits with: ").partition(", on ")[0].split()
+    options = shlex.split(advice[0].removeprefix("It fits with: ").partition(", on ")[0])
     assert len(advice) == 1 and options
     given = dict(zip(words[::2], words[1::2], strict=True)) | dict(zip(options[::2], options[1::2], strict=True))
     text = output([word for pair in given.items() for word in pair], capsys)
@@ -108,7 +114,7 @@ def test_nothing_is_advised_without_need(argv: str, capsys: pytest.CaptureFixtur
     """Each option of the advice is needed: without it something does not fit, or there are too few GPUs."""
     words = argv.split()
     advice = next(line for line in output(words, capsys, code=1).splitlines() if line.startswith("It fits with: "))
-    options = advice.removeprefix("It fits with: ").partition(", on ")[0].split()
+    options = shlex.split(advice.removeprefix("It fits with: ").partition(", on ")[0])
     given, changes = (
         dict(zip(words[::2], words[1::2], strict=True)),
         dict(zip(options[::2], options[1::2], strict=True)),
@@ -122,9 +128,13 @@ def test_nothing_is_advised_without_need(argv: str, capsys: pytest.CaptureFixtur
     ("argv", "expected"),
     [
         (
-            "--model_size 8b --num_gpus 1 --gpu_memory_gib 24 --lora.rank 16",
-            "A run of this config takes 2 GPUs or more, for one of the rollout engines and one of the training ranks: "
-            "no option makes do with 1",
+            "--model_size 8b --num_gpus 1 --gpu_memory_gib 24 --lora.rank 16 --rollout.ahead 1",
+            "A run of this config takes 2 GPUs or more, for one of the rollout engines and one of the training ranks, "
+            "which rollout.ahead keeps apart: no option makes do with 1",
+        ),
+        (
+            f"{shlex.join(PAPER)} --num_gpus 1 --cluster.gpus_per_annotator 2",
+            "A run of this config takes 2 GPUs or more, for one of the annotation actors: no option makes do with 1",
         ),
         (
             "--model_size 70b --num_gpus 2 --gpu_memory_gib 24",
@@ -136,6 +146,67 @@ def test_nothing_is_advised_without_need(argv: str, capsys: pytest.CaptureFixtur
 def test_where_no_option_helps(argv: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = output(argv.split(), capsys, code=1)
     assert expected in text.splitlines() and "It fits with" not in text
+
+
+COLOCATED = {
+    "LoRA of 8B on a card of 24 GB": (
+        "--model_size 8b --lora.rank 16 --num_gpus 1 --gpu_memory_gib 24 --model.gradient_checkpointing_enable true "
+        "--vllm.max_model_len 2048 --train.max_tokens_per_gpu 2048",
+        1,
+    ),
+    "all of 1.5B on a card of 80 GB": ("--model_size 1.5b --num_gpus 1", 1),
+    "all of 8B on 8 cards of 80 GB": (
+        "--model_size 8b --num_gpus 8 --train.num_ranks 8 --rollout.num_engines 8 --ds.zero_stage 3 "
+        "--node_memory_gib 1000 --disk_gib 1000",
+        8,
+    ),
+}
+
+
+@pytest.mark.parametrize(("argv", "gpus"), COLOCATED.values(), ids=COLOCATED)
+def test_colocated_engines_and_ranks_take_the_gpus_of_one_group(
+    argv: str, gpus: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = output([*argv.split(), "--cluster.colocate", "true"], capsys)
+    assert f"GPUs: {gpus} of {gpus} = the most of {gpus} x 1 (rollout engines), {gpus} x 1 (training ranks)" in text
+    assert "1.50 GiB  1 x engine or judge at rest" in text and "2.00 GiB  rank at rest" in text
+    assert "NOT ENOUGH" in output(argv.split(), capsys, code=1)
+
+
+def test_colocated_engine_and_judge_share_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each takes nine tenths by default; on two GPUs they have one each."""
+    argv = [*PAPER, "--lora.rank", "16", "--train.num_ranks", "1", "--rollout.num_engines", "1", "--cluster.colocate"]
+    text = output([*argv, "true", "--annotation.num_actors", "1"], capsys, code=1)
+    assert "engines and judges of one GPU: DOES NOT FIT, 146.00 of 80.00 GiB; lower vllm.gpu_memory_utilization" in text
+    argv[argv.index("--train.num_ranks") + 1] = "2"
+    text = output([*argv, "true", "--annotation.num_actors", "1"], capsys)
+    assert "engines and judges of one GPU: fits, 74.00 of 80.00 GiB" in text
+
+
+def test_a_cpus_memory_is_taken_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = "--model_size 135m --vllm.max_model_len 1024 --rollout.max_new_tokens 96 --prompt_tokens 200".split()
+    argv += ["--node_memory_gib", "64"]
+
+    def gib(argv: list[str]) -> float:
+        found = re.search(r"all actors: fits, ([0-9.]+)", output(argv, capsys))
+        assert found
+        return float(found[1])
+
+    turns = gib([*argv, "--cluster.colocate", "true"])
+    assert turns < 0.75 * gib(argv)
+    answering = output([*argv, "--cluster.colocate", "true", "--vllm.cpu_kv_cache_gib", "40"], capsys)
+    assert "all actors, while engines answer: RAM" in answering
+
+
+def test_the_disk_that_a_run_fills(capsys: pytest.CaptureFixture[str]) -> None:
+    """bf16 policies of each iteration; two checkpoints of weights, fp32 masters and both moments."""
+    argv = ["--model_size", "1.5b", "--num_gpus", "2", "--run.iterations", "3"]
+    text, size = output(argv, capsys), 1_543_714_304
+    assert f"{3 * 2 * size / 2**30:.2f} GiB  3 policies" in text
+    assert f"{2 * 14 * size / 2**30:.2f} GiB  2 checkpoints (train.save_steps)" in text
+    assert "the run folder's disk: 48.88 GiB; how much there is is not known (--disk_gib)" in text
+    text = output([*argv, "--train.save_steps", "-1", "--disk_gib", "8"], capsys, code=1)
+    assert "the run folder's disk: DOES NOT FIT, 8.63 of 8.00 GiB; lower run.iterations" in text
 
 
 def test_a_judge_that_does_not_fit_says_what_helps_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,8 +323,11 @@ def test_what_a_run_refuses_does_not_fit(kind: str, others: dict[str, int], expe
         (["--model_size", "8b", "--train.num_ranks", "x"], "--train.num_ranks: expected a whole number, got 'x'"),
         (["--model_size", "8b", "--nonsense", "2"], "--nonsense: unknown option"),
         (["--config", "absent.yaml"], "absent.yaml: expected a config file, got: No such file"),
-        (PAPER[:2], "model.model_name_or_path: expected a folder with config.json, or --model_size, got 'models/Ll"),
-        (PAPER[:4], "--annotator_size: expected the size of the annotator's model, as annotators have a GPU "),
+        (
+            ["--model.model_name_or_path", "models/ours"],
+            "model.model_name_or_path: expected a folder with config.json, a published model or --model_size, got 'mod",
+        ),
+        (PAPER[:2], "--annotator_size: expected the size of the annotator's model, as annotators have a GPU "),
         (["--model_size", "8b", "--annotator_size", "7b"], "--annotator_size: expected none where annotators have no"),
         (
             ["--model_size", "8b", "--cluster.device", "cpu", "--num_gpus", "2"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maskdpo_ray.config.resources import ActorGroup, Plan
 from maskdpo_ray.config.schema import (
@@ -73,7 +75,7 @@ def test_tenths_add_up() -> None:
             GPU,
             {"CPU": 64.0, "GPU": 8.0},
             "not enough GPUs: expected at most 8, got 2 x 2 (rollout engines) + "
-            "1 x 0.5 (annotation actors) + 4 x 1 (training ranks) = 8.5; lower",
+            "1 x 0.5 (annotation actors) + 4 x 1 (training ranks) = 8.5; set cluster.colocate (then 4 will do), or",
         ),
         (
             GPU,
@@ -98,6 +100,79 @@ def test_room_for_one_group_of_actors() -> None:
         Plan(CPU).check({"CPU": 1.9}, "training ranks")
     said = Plan(CPU).actors("train", "training ranks")
     assert said == ["train on a local Ray cluster (cpu)", "  training ranks: 4, CPUs for each: 0.5"]
+
+
+def colocated(engines: int = 1, split: int = 1, judges: int = 1, gpus_per_judge: float = 0, ranks: int = 1) -> Plan:
+    return Plan(
+        Config(
+            model=MODEL,
+            rollout=RolloutConfig(num_engines=engines),
+            vllm=VllmConfig(tensor_parallel_size=split),
+            annotation=AnnotationConfig(num_actors=judges),
+            train=TrainConfig(num_ranks=ranks),
+            cluster=ClusterConfig(device="cuda", gpus_per_annotator=gpus_per_judge, colocate=True),
+        )
+    )
+
+
+def places(plan: Plan, *names: str) -> dict[str, list[list[int]]]:
+    """GPUs of each actor, by the last word of its group's name."""
+    return {name.split()[-1]: [list(gpus) for gpus in found] for name, found in plan.places(*names).items()}
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (colocated(), {"engines": [[0]], "ranks": [[0]]}),
+        (colocated(gpus_per_judge=1), {"engines": [[0]], "actors": [[0]], "ranks": [[0]]}),
+        (colocated(gpus_per_judge=1, ranks=2), {"engines": [[0]], "actors": [[1]], "ranks": [[0], [1]]}),
+        (colocated(engines=2, split=2, ranks=4), {"engines": [[0, 1], [2, 3]], "ranks": [[0], [1], [2], [3]]}),
+        (
+            # A judge of two GPUs begins at an even one: nodes have even numbers of them.
+            colocated(engines=1, judges=2, gpus_per_judge=2, ranks=4),
+            {"engines": [[0]], "actors": [[2, 3], [0, 1]], "ranks": [[0], [1], [2], [3]]},
+        ),
+        (
+            colocated(judges=3, gpus_per_judge=0.5, ranks=2),
+            {"engines": [[0]], "actors": [[1], [1], [0]], "ranks": [[0], [1]]},
+        ),
+    ],
+)
+def test_places_of_colocated_actors(plan: Plan, expected: dict[str, list[list[int]]]) -> None:
+    assert places(plan) == expected
+
+
+def test_colocated_groups_take_the_gpus_of_the_largest() -> None:
+    plan = colocated(engines=2, split=2, gpus_per_judge=0.5, ranks=3)
+    assert plan.gpus() == 4 and plan.gpus("training ranks") == 3
+    plan.check({"CPU": 64.0, "GPU": 4.0})
+    with pytest.raises(ClusterError) as caught:
+        plan.check({"CPU": 64.0, "GPU": 3.0})
+    assert str(caught.value) == (
+        "not enough GPUs: expected at most 3, got the most of 2 x 2 (rollout engines), 1 x 0.5 (annotation actors), "
+        "3 x 1 (training ranks) = 4; lower the counts or vllm.tensor_parallel_size"
+    )
+    assert places(plan, "annotation actors") == {"actors": [[0]]}  # what labels alone has one
+
+
+@given(
+    st.integers(1, 9),
+    st.sampled_from([1, 2, 4]),
+    st.integers(1, 9),
+    st.sampled_from([0.25, 0.5, 1, 2]),
+    st.integers(1, 9),
+)
+def test_places_are_there_and_ranks_have_one_each(
+    engines: int, split: int, judges: int, gpus_per_judge: float, ranks: int
+) -> None:
+    plan = colocated(engines, split, judges, gpus_per_judge, ranks)
+    found = places(plan)
+    assert {gpu for group in found.values() for gpus in group for gpu in gpus} <= set(range(plan.gpus()))
+    assert found["ranks"] == [[rank] for rank in range(ranks)]
+    assert [len(gpus) for gpus in found["engines"]] == [split] * engines
+    assert [len(gpus) for gpus in found["actors"]] == [max(1, int(gpus_per_judge))] * judges
+    of_engines = [gpu for gpus in found["engines"] for gpu in gpus]
+    assert len(set(of_engines)) == len(of_engines)  # no two engines share one
 
 
 def test_a_gpu_shortage_names_what_to_change() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -81,6 +81,15 @@ def test_refused(option: str, value: Any, expected: str) -> None:
 )
 def test_taken(option: str, value: Any) -> None:
     config_with(option, value)
+
+
+def test_engines_that_answer_while_ranks_train_are_not_colocated() -> None:
+    config = config_with("cluster.colocate", True)
+    with pytest.raises(ConfigError) as caught:
+        replace(config, rollout=RolloutConfig(ahead=1))
+    assert str(caught.value) == (
+        "cluster.colocate: expected false with rollout.ahead 1, for which engines answer while ranks train, got True"
+    )
 
 
 def test_every_share_is_checked() -> None:

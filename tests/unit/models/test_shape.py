@@ -198,14 +198,63 @@ PUBLISHED = {
     "32b": 32_763_876_352,
     "72b": 72_706_203_648,
     "internlm2-7b": 7_737_708_544,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "mistral-7b": 7_248_023_552,
+    "mistral-small-24b": 23_572_403_200,
 }
 """Elements of the published safetensors, tied ones once."""
+
+
+def by_hand(kind: str, hidden: int, inner: int, layers: int, heads: int, kv: int, dim: int, vocab: int) -> int:
+    """Parameters of a model of one of these kinds, without the LM head."""
+    attention = hidden * dim * (2 * heads + 2 * kv)
+    attention += {"qwen2": dim * (heads + 2 * kv), "qwen3": 2 * dim}.get(kind, 0)  # biases; norms of queries and keys
+    return vocab * hidden + layers * (attention + 3 * hidden * inner + 2 * hidden) + hidden
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_the_published_ones(name: str) -> None:
     assert SIZES.keys() == PUBLISHED.keys()
+    *fields, is_tied, _ = SIZES[name]
+    head = 0 if is_tied else fields[1] * fields[-1]
+    assert by_hand(*fields) + head == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", ["135m", "8b", "1.5b", "qwen3-4b"])
+def test_parameters_are_counted_on_the_model(name: str) -> None:
     assert of_size(name, "--model_size").parameters == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("8B", "8b"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "8b"),
+        ("meta-llama/Meta-Llama-3.1-70B", "70b"),
+        ("models/Llama-3.2-3B-Instruct/", "3b"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "70b"),
+        ("models/smollm2-135m-instruct", "135m"),
+        ("HuggingFaceTB/SmolLM2-1.7B-Instruct@a1b2c3", "1.7b"),
+        ("Qwen/Qwen2.5-1.5B-Instruct", "1.5b"),
+        ("Qwen/Qwen2.5-3B", "qwen2.5-3b"),  # not Llama's
+        ("Qwen/Qwen3-8B", "qwen3-8b"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b"),
+        ("mistralai/Mistral-Small-24B-Instruct-2501", "mistral-small-24b"),
+        ("meta-llama/Meta-Llama-3-8B", None),
+        ("Qwen/Qwen2.5-8B", None),
+        ("mistralai/Mistral-7B-Instruct-v0.1", None),
+        ("models/ours-8b", None),
+        ("", None),
+    ],
+)
+def test_published_models_by_name(name: str, size: str | None) -> None:
+    assert shapes.published(name) == size
 
 
 def test_an_unknown_size() -> None:
