@@ -49,6 +49,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "facts": ("maskdpo_ray.annotation.rules.facts", "FactsAnnotator"),
     "replay": ("maskdpo_ray.annotation.replay", "ReplayAnnotator"),
     "short_answer": ("maskdpo_ray.annotation.short_answer", "ShortAnswerAnnotator"),
+    "spans": ("maskdpo_ray.annotation.spans", "SpansAnnotator"),
 }
 """Annotator name -> (module, class)."""
 _SLOT: HostedSlot[Annotator] = HostedSlot(

@@ -149,7 +149,7 @@ CASES: dict[str, Case] = {
     "unknown annotator": (
         None,
         "--config config.yaml --annotation.annotator oracle",
-        "--annotation.annotator: expected one of anah, claims, classifier, facts, replay, short_answer, "
+        "--annotation.annotator: expected one of anah, claims, classifier, facts, replay, short_answer, spans, "
         "python:package.module:Class; got 'oracle'",
     ),
     "no such class": (

@@ -13,7 +13,8 @@ import pytest
 
 from maskdpo_ray import check_annotator
 from maskdpo_ray.annotation import passages, sentences
-from maskdpo_ray.annotation.classifier import ClassifierAnnotator, strongest
+from maskdpo_ray.annotation.checker import strongest
+from maskdpo_ray.annotation.classifier import ClassifierAnnotator
 from maskdpo_ray.annotation.protocol import build
 from maskdpo_ray.errors import ConfigError, DataError, ModelError, UserError
 from maskdpo_ray.records import (
@@ -245,15 +246,16 @@ def test_bad_options_are_one_line(folder: Path, options: dict[str, Any], expecte
     [
         (
             {"architectures": ["BertModel"]},
-            "architectures: expected one for sequence classification, got ['BertModel']",
+            "architectures: expected one for sequence classification or conditional generation or token "
+            "classification, got ['BertModel']",
         ),
-        ({"id2label": None}, "id2label: expected the names of two or more labels by number, got None"),
-        ({"id2label": {"0": "a"}}, "id2label: expected the names of two or more labels by number, got {'0': 'a'}"),
+        ({"id2label": None}, "id2label: expected the names of labels by number, got None"),
+        ({"id2label": {}}, "id2label: expected the names of labels by number, got {}"),
         (
             {"id2label": {"0": "a", "1": "b", "2": "a"}},
             "id2label: expected a name of its own for every label, got ['a', ",
         ),
-        ({"id2label": {"0": "a", "2": "b"}}, "id2label: expected the names of two or more labels by number, got "),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label: expected the names of labels by number, got "),
         ({"problem_type": "regression"}, "problem_type: expected single_label_classification, got 'regression'"),
         ({"max_position_embeddings": "64"}, "max_position_embeddings: expected a number of 32 or more, got '64'"),
     ],
