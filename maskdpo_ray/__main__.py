@@ -12,7 +12,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-COMMANDS = "run annotate pairs train evaluate export plan check_annotator check_objective build_questions".split()
+COMMANDS = (
+    "run annotate pairs train evaluate export plan check_annotator check_objective build_questions "
+    "anah_templates".split()
+)
 """In the order of the loop; each is a module of this package with a `main(argv)`."""
 
 

@@ -50,6 +50,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "replay": ("maskdpo_ray.annotation.replay", "ReplayAnnotator"),
     "short_answer": ("maskdpo_ray.annotation.short_answer", "ShortAnswerAnnotator"),
     "spans": ("maskdpo_ray.annotation.spans", "SpansAnnotator"),
+    "verdict": ("maskdpo_ray.annotation.llm.verdict", "VerdictAnnotator"),
 }
 """Annotator name -> (module, class)."""
 _SLOT: HostedSlot[Annotator] = HostedSlot(

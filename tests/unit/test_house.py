@@ -33,8 +33,8 @@ FLOORS = (
 of ours imports it.
 """
 COMMANDS = set(
-    "__main__ annotate build_questions check_annotator check_objective evaluate experiment export pairs plan report "
-    "run train".split()
+    "__main__ anah_templates annotate build_questions check_annotator check_objective evaluate experiment export pairs "
+    "plan report run train".split()
 )
 FLOOR_OF = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 

@@ -150,7 +150,7 @@ CASES: dict[str, Case] = {
         None,
         "--config config.yaml --annotation.annotator oracle",
         "--annotation.annotator: expected one of anah, claims, classifier, facts, replay, short_answer, spans, "
-        "python:package.module:Class; got 'oracle'",
+        "verdict, python:package.module:Class; got 'oracle'",
     ),
     "no such class": (
         None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.annotation import sentences
@@ -45,7 +44,7 @@ class AnahAnnotator:
         Args:
             judge: `vllm`, `http` or `python:package.module:Class` (see `annotators.judge`).
             judge_options: keyword arguments of the judge.
-            templates: YAML file of prompts and accepted replies, in place of our own in `templates/`.
+            templates: YAML file of prompts and accepted replies, or the name of one in `templates/`.
             max_reply_tokens: longest reply in the first and third turn.
             max_reference_tokens: longest reply that copies text: the passages of the second turn.
             max_document_chars: longest document; questions with longer ones are refused before the run.
@@ -66,8 +65,7 @@ class AnahAnnotator:
         require_count(f"{at}.max_concurrency", max_concurrency)
         self.max_concurrency = max_concurrency
         self._max_document_chars = max_document_chars
-        own = turns.TEMPLATES / f"{self._name}.yaml"
-        self._turns = turns.read(own if templates is None else Path(templates), self._turn_names)
+        self._turns = turns.read(turns.find(self._name if templates is None else templates), self._turn_names)
         self.judge = judges.build(judge, judge_options or {}, max(max_reply_tokens, max_reference_tokens))
         self.num_gpus = getattr(self.judge, "num_gpus", 0)
         self.gives_confidence = getattr(self.judge, "gives_logprobs", True)

@@ -13,7 +13,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from maskdpo_ray.annotation.llm.judge import Judge, Reply, ask
-from maskdpo_ray.annotation.llm.turns import ANAH, HAS_FACT, NO_REFERENCE, PASSAGES, REFERENCE, Turn
+from maskdpo_ray.annotation.llm.turns import ANAH, HAS_FACT, NO_REFERENCE, PASSAGES, REFERENCE, VERDICT, Turn
 from maskdpo_ray.records import UNPARSED, UNVERIFIABLE, Question
 
 Item = TypeVar("Item")
@@ -110,6 +110,8 @@ class _Interview:
     verdict: Verdict | None = None
 
     def ask(self, turn: Turn) -> None:
+        if turn.system is not None:
+            self._say("system", turn.system)
         self._say("user", turn.prompt({**asdict(self.claim), REFERENCE: self.passages or ""}))
 
     def take(self, turn: Turn, reply: Reply) -> None:
@@ -121,8 +123,11 @@ class _Interview:
             self.passages = reply.text.strip()
         elif meaning != HAS_FACT:
             label = UNVERIFIABLE if meaning == NO_REFERENCE else meaning
-            confidence = None if reply.logprob is None else min(1.0, math.exp(reply.logprob))
-            self.verdict = Verdict(label, confidence, self.passages)
+            is_known = reply.logprob is not None and (turn.pattern is None or turn.is_bare(reply.text))
+            confidence = min(1.0, math.exp(reply.logprob or 0.0)) if is_known else None
+            # A verdict by itself has no passages: where it has reasons, they are the evidence.
+            reasons = " ".join(reply.text.split()) if turn.name == VERDICT and not turn.is_bare(reply.text) else None
+            self.verdict = Verdict(label, confidence, reasons if self.passages is None else self.passages)
 
     def _say(self, role: str, text: str) -> None:
         self.messages.append({"role": role, "content": text})
@@ -148,7 +153,7 @@ class Interviews:
 
     def _judged(self, claims: Sequence[Claim]) -> list[Verdict]:
         interviews = [_Interview(claim) for claim in claims]
-        for name in ANAH:
+        for name in (name for name in ANAH if name in next(iter(self._turns.values()))):
             self._wave(name, [interview for interview in interviews if interview.verdict is None])
         verdicts = [interview.verdict for interview in interviews if interview.verdict is not None]
         self._count(judged=len(verdicts), unparsed=sum(verdict.label == UNPARSED for verdict in verdicts))

@@ -135,6 +135,10 @@ class Tags:
         """Whether `text` is a tag and nothing else."""
         return plain(text) in self._meanings
 
+    def exact(self, text: str) -> str | None:
+        """Meaning of the tag that `text` is, and nothing else; None if it is none."""
+        return self._meanings.get(plain(text))
+
     def meaning(self, reply: str) -> str | None:
         """Meaning of `reply`; None unless it states tags of exactly one meaning and nothing that isn't a reason for it.
 

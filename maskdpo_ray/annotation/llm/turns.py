@@ -1,5 +1,5 @@
-"""Turns of a judge's interview, read from YAML: prompts and the replies that count. ANAH-v2's three, and one that cuts
-a sentence."""
+"""Turns of a judge's interview, read from YAML: prompts and the replies that count. ANAH-v2's three, one that cuts a
+sentence, and a verdict by itself, as most trained judges give it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from maskdpo_ray.records import CONTRADICTORY, LANGUAGES, NO_FACT, NO_HALLUCINAT
 SPLIT, FACT, REFERENCE, VERDICT = "split", "fact", "reference", "verdict"
 ANAH = (FACT, REFERENCE, VERDICT)
 CLAIMS = (SPLIT, *ANAH)
+ALONE = (VERDICT,)
 """The turns of each annotator's file, in order. `SPLIT` is a conversation of its own."""
 HAS_FACT, NO_REFERENCE, PASSAGES = "has_fact", "no_reference", "passages"
 _MEANINGS = {
@@ -28,6 +29,9 @@ _MEANINGS = {
     VERDICT: (NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE),
 }
 """Turn -> what its fixed replies can mean. Any other reply to `REFERENCE` is its passages, to `SPLIT` the parts."""
+_WORST = (CONTRADICTORY, UNVERIFIABLE, NO_HALLUCINATION, NO_FACT)
+"""Meanings of a verdict by itself, from the worst; a judge of support alone has one of the first two."""
+_SEVERAL = ("agree", "worst")
 TEMPLATES = Path(__file__).parent / "templates"
 _FIELDS = ("document", "question", "sentence", "context")
 _PLACEHOLDER = re.compile(r"""\{(\s*(?:\w+(?:[.:!\[][^\s{}"',]*)?)?\s*)\}""")
@@ -47,6 +51,12 @@ class Turn:
     template: str
     replies: dict[str, str]
     """Reply -> its meaning; no two differ in case, spaces or punctuation alone."""
+    system: str | None = None
+    """Message before the prompt."""
+    pattern: str | None = None
+    """Regular expression whose first group is a reply wherever it matches; None: the whole reply is read by `Tags`."""
+    several: str = "agree"
+    """`agree`: all matches must mean the same; `worst`: the worst one counts."""
 
     def prompt(self, fields: dict[str, str]) -> str:
         """The user's message. Braces in the fields' own texts stay as they are."""
@@ -57,7 +67,20 @@ class Turn:
 
         `document`: the text that the passages are copied from.
         """
+        if self.pattern is not None:
+            return self._of_matches(reply, self.pattern)
         return self._of_passages(reply, document) if self.name == REFERENCE else self._tags.meaning(reply)
+
+    def is_bare(self, reply: str) -> bool:
+        """Whether `reply` is one of the fixed replies and nothing else."""
+        return self._tags.exact(reply) is not None
+
+    def _of_matches(self, reply: str, pattern: str) -> str | None:
+        found = [self._tags.exact(match.group(1) or "") for match in re.finditer(pattern, reply)]
+        meanings = {meaning for meaning in found if meaning is not None}
+        if None in found or not meanings or (len(meanings) > 1 and self.several == "agree"):
+            return None
+        return min(meanings, key=_WORST.index) if len(meanings) > 1 else meanings.pop()
 
     def _of_passages(self, reply: str, document: str) -> str | None:
         """`NO_REFERENCE` if a tag occurs in the judge's own words, not in a quoted passage."""
@@ -88,49 +111,66 @@ class _Loader(yaml_nodes.Loader):
         return super().construct_mapping(node, deep)
 
 
+def find(templates: str) -> Path:
+    """The file of templates of that name: one of our own, named without folder and suffix, or any file."""
+    own = TEMPLATES / f"{templates}.yaml"
+    return own if templates.isidentifier() and own.is_file() else Path(templates)
+
+
 def read(file: Path, names: tuple[str, ...]) -> dict[str, dict[str, Turn]]:
-    """Language -> its turns by name, in the order of `names`: `ANAH` or `CLAIMS`.
+    """Language -> its turns by name, in the order of `names`: `ANAH`, `CLAIMS` or `ALONE`.
 
     Raises ConfigError, one line with the file and the field.
     """
     try:
         raw = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
     except OSError as error:
-        raise ConfigError(f"{file}: expected a YAML file of templates, got: {error.strerror}") from None
+        own = ", ".join(sorted(each.stem for each in TEMPLATES.glob("*.yaml")))
+        raise ConfigError(
+            f"{file}: expected a YAML file of templates, got: {error.strerror}; ours are named {own}"
+        ) from None
     except yaml.MarkedYAMLError as error:
         line, reason = yaml_nodes.yaml_fault(error)
         raise ConfigError(f"{file}{line}: expected YAML, got: {one_line(reason)}") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: expected YAML, got: {one_line(error)}") from None
-    languages = _mapping(raw, str(file), (), LANGUAGES)
-    return {language: _turns(value, f"{file}: {language}", names) for language, value in languages.items()}
+    return parse(raw, str(file), names)
+
+
+def parse(raw: Any, where: str, names: tuple[str, ...]) -> dict[str, dict[str, Turn]]:
+    """`read` of what a file holds; `where` is its name in errors."""
+    languages = _mapping(raw, where, (), LANGUAGES)
+    return {language: _turns(value, f"{where}: {language}", names) for language, value in languages.items()}
 
 
 def _turns(raw: Any, where: str, names: tuple[str, ...]) -> dict[str, Turn]:
     given = _mapping(raw, where, names)
-    turns = {name: _turn(name, given[name], f"{where}.{name}") for name in names}
+    turns = {name: _turn(name, given[name], f"{where}.{name}", names) for name in names}
     used = {name: _PLACEHOLDER.findall(turn.template) for name, turn in turns.items()}
     for name in names:
-        if name in (SPLIT, FACT) and "sentence" not in used[name]:
+        if name in (SPLIT, FACT, names[0]) and "sentence" not in used[name]:
             raise ConfigError(f"{where}.{name}.prompt: expected {{sentence}} in it")
-    if "document" not in used[FACT] + used[REFERENCE]:
-        raise ConfigError(f"{where}: expected {{document}} in the prompt of fact or reference")
+    readers = names if names == ALONE else (FACT, REFERENCE)
+    if not any("document" in used[name] for name in readers):
+        raise ConfigError(f"{where}: expected {{document}} in the prompt of {' or '.join(readers)}")
     return turns
 
 
-def _turn(name: str, raw: Any, where: str) -> Turn:
-    given = _mapping(raw, where, ("prompt", "replies") if _MEANINGS[name] else ("prompt",))
-    template, fields = given["prompt"], (*_FIELDS, *([REFERENCE] if name == VERDICT else []))
-    if not isinstance(template, str) or not template.strip():
-        raise ConfigError(f"{where}.prompt: expected text, got {shown(template)}")
+def _turn(name: str, raw: Any, where: str, names: tuple[str, ...]) -> Turn:
+    is_alone = names == ALONE
+    needed = ("prompt", "replies") if _MEANINGS[name] else ("prompt",)
+    given = _mapping(raw, where, needed, ("system", "pattern", "several") if is_alone else ())
+    template, fields = given["prompt"], (*_FIELDS, *([REFERENCE] if name == VERDICT and not is_alone else []))
+    for field, text in (("prompt", template), ("system", given.get("system", "."))):
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"{where}.{field}: expected text, got {shown(text)}")
     for field in _PLACEHOLDER.findall(template):
         if field not in fields:
             known = ", ".join(f"{{{known}}}" for known in fields)
             raise ConfigError(f"{where}.prompt: expected only the fields {known}; got {{{field}}}")
     replies: dict[str, str] = {}
     folded: dict[str, str] = {}
-    texts_of = _mapping(given["replies"], f"{where}.replies", _MEANINGS[name]) if "replies" in given else {}
-    for meaning, texts in texts_of.items():
+    for meaning, texts in _texts_of(given.get("replies"), f"{where}.replies", name, is_alone).items():
         here = f"{where}.replies.{meaning}"
         # YAML reads a bare No as false.
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and plain(t) for t in texts):
@@ -141,7 +181,30 @@ def _turn(name: str, raw: Any, where: str) -> Turn:
                     f"{here}: expected a reply of its own, got {text!r}, which means {folded[plain(text)]}"
                 )
             replies[text] = meaning
-    return Turn(name, template, replies)
+    pattern, several = given.get("pattern"), given.get("several", _SEVERAL[0])
+    if pattern is not None and not _has_group(pattern):
+        raise ConfigError(f"{where}.pattern: expected a regular expression with a group, got {shown(pattern)}")
+    if several not in _SEVERAL or ("several" in given and pattern is None):
+        expected = f"expected one of {', '.join(_SEVERAL)}, with a pattern"
+        raise ConfigError(f"{where}.several: {expected}; got {shown(several)}")
+    return Turn(name, template, replies, given.get("system"), pattern, several)
+
+
+def _texts_of(raw: Any, where: str, name: str, is_alone: bool) -> dict[str, Any]:
+    """Meaning -> texts. A verdict by itself needs support and one of its opposites, and may mean `no_fact` too."""
+    if not is_alone:
+        return _mapping(raw, where, _MEANINGS[name]) if _MEANINGS[name] else {}
+    found = _mapping(raw, where, (NO_HALLUCINATION,), _WORST)
+    if not {CONTRADICTORY, UNVERIFIABLE} & set(found):
+        raise ConfigError(f"{where}: expected {CONTRADICTORY} or {UNVERIFIABLE}; both are missing")
+    return found
+
+
+def _has_group(pattern: Any) -> bool:
+    try:
+        return isinstance(pattern, str) and re.compile(pattern).groups > 0
+    except re.error:
+        return False
 
 
 def _mapping(raw: Any, where: str, needed: tuple[str, ...], allowed: tuple[str, ...] = ()) -> dict[str, Any]:
