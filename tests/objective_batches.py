@@ -140,7 +140,13 @@ def no_tensor(batch: Batch, beta: float) -> float:
 @objective(unit="response", needs_reference=False)
 def likelier(batch: Batch, beta: float) -> torch.Tensor:
     """Objective of single responses, decorated, that compares each with the others of its batch."""
-    return torch.cat([(batch.chosen.averages.mean() - batch.chosen.averages).square(), batch.rejected.averages])
+    others = batch.chosen.averages.mean() - batch.chosen.averages
+    return torch.cat([others.square() - batch.chosen.averages, batch.rejected.averages])
+
+
+def unlearns(batch: Batch, beta: float) -> torch.Tensor:
+    """The sign is wrong."""
+    return beta * (batch.chosen.ratios - batch.rejected.ratios)
 
 
 def by_place(batch: Batch, beta: float) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,23 @@ from maskdpo_ray.pairing.selection import select
 from maskdpo_ray.pairing.strategies import protocol as strategies
 from maskdpo_ray.records import (
     CHOSEN,
+    CONTRADICTORY,
     CORRECT,
     INCORRECT,
     MISMATCHED,
+    NO_FACT,
+    NO_HALLUCINATION,
     REJECTED,
+    UNVERIFIABLE,
+    Annotation,
     DropReason,
     Labelled,
     PreferencePair,
+    Question,
     Response,
+    Rollout,
     ScoredAnswer,
+    Sentence,
     TrainingExample,
 )
 from maskdpo_ray.training.example_store import ExampleStore, ExampleWriter
@@ -38,16 +46,28 @@ Paired = tuple[PreferencePair, TrainingExample]
 
 
 def check(config: Config) -> None:
-    """Refuse a score, strategy, mask or objective that can't be found, and those that don't go together.
+    """Refuse a score, strategy, mask or objective that can't be found or fails, and those that don't go together.
 
     Raises ConfigError, one line.
     """
     check_mask(config)
-    scoring.build(config.pairs)
-    strategy, objective = strategies.build(config.pairs), _objective(config)
+    score, strategy, objective = scoring.build(config.pairs), strategies.build(config.pairs), _objective(config)
+    answers = [scoring.scored(*_answer(sample, labels), score) for sample, labels in enumerate(_TRIED)]
+    select(_QUESTION, (), answers, config.pairs, config.run.seed)
     if config.run.iterations > config.sft.iterations and objective.unit == "pair" and strategy.unit != "pair":
         expected = f"a strategy that picks pairs, which objective.name {config.objective.name} compares"
         raise ConfigError(f"pairs.strategy: expected {expected}, got {config.pairs.strategy}")
+
+
+_QUESTION = Question("tried", "tried", ())
+_TRIED = ((NO_HALLUCINATION,), (NO_HALLUCINATION, CONTRADICTORY), (CONTRADICTORY, NO_FACT), (UNVERIFIABLE,))
+"""Labels of the answers that a score and a strategy are tried on before a run."""
+
+
+def _answer(sample: int, labels: Sequence[str]) -> tuple[Rollout, Annotation]:
+    sentences = tuple(Sentence(3 * place, 3 * place + 2, label, confidence=1.0) for place, label in enumerate(labels))
+    rollout = Rollout(_QUESTION.id, sample, (), "A. " * len(labels), "stop", 0)
+    return rollout, Annotation(_QUESTION.id, sample, sentences)
 
 
 def check_mask(config: Config) -> MaskPolicy:

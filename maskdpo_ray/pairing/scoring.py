@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
-from maskdpo_ray.config.plugins import FunctionSlot
+from maskdpo_ray.config.plugins import FunctionSlot, faults
 from maskdpo_ray.config.schema import PairsConfig, Rule, above_0, at_least
 from maskdpo_ray.errors import require
 from maskdpo_ray.records import (
@@ -127,7 +127,8 @@ def scored(rollout: Rollout, annotation: Annotation, score: Score = precision) -
             f"annotation of {annotation.question_id!r} sample {annotation.sample}, "
             f"expected {rollout.question_id!r} sample {rollout.sample}"
         )
-    found = score(annotation)
+    with faults("pairs.score"):
+        found = score(annotation)
     is_score = found is None or (isinstance(found, int | float) and 0 <= found <= 1)
     require(is_score, "pairs.score", "a function that returns 0 to 1, or None", found)
     return ScoredAnswer(rollout, annotation, None if found is None else float(found))

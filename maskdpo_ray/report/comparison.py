@@ -1,7 +1,8 @@
 """Finished runs side by side, as a Markdown table: `python -m maskdpo_ray.report.comparison runs/a runs/b`.
 
-Runs with the same seed, model and questions and different masks have the same answers in their first iteration, because
-rollouts are seeded; a line below the table says whether they do.
+Runs of one method differ in their seed alone, and only they are averaged; a method is named by the options in which the
+runs differ. Runs with the same seed, model and questions and different masks have the same answers in their first
+iteration, because rollouts are seeded; a line below the table says whether they do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.config import cli
+from maskdpo_ray.config.file import flatten
+from maskdpo_ray.config.schema import affects
 from maskdpo_ray.errors import RunFolderError, UserError, printable, shown
 from maskdpo_ray.evaluation.intervals import Change, Statistic
 from maskdpo_ray.records import Decoded, encode_record, from_json
@@ -36,11 +39,16 @@ _METRICS = {
 """Metric of the held-out questions, but for the last -> (heading, format): a new column is one line."""
 
 
+_NO_METHOD = ("run.seed", "data.transfer", "data.num_transfer_topics")
+"""Options in which runs of one method may differ, beside those that affect no result."""
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """Figures of one run folder that the table shows."""
 
-    mask: str
+    method: dict[str, Any]
+    """Dotted option -> value, of those that decide a run's results."""
     seed: int
     metrics: dict[str, tuple[float | None, float | None]]
     """Metric -> (before training, of the kept policy), None where not defined; transfer_score may be absent."""
@@ -60,14 +68,13 @@ class FinishedRun:
                 raise RunFolderError(f"{file}: expected a file of a finished run, found none")
         summary = _Values(summary_file, files.read_json(summary_file, Any))
         config = fingerprint.read_config(config_file) or {}
-        policy = _Values(config_file, config).at("mask.policy")
-        eos = fingerprint.config_field(config_file, config, "mask.eos", str)
+        given = flatten(config).items()
         metrics = {name: summary.ends("heldout", name) for name in _METRICS if name != "transfer_score"}
         if "transfer" in summary.at("evaluations"):
             metrics["transfer_score"] = summary.ends("transfer", "score")
         pairs = sorted(encode_record(pair) for question in read_questions(log) for pair in question.preference_pairs())
         return cls(
-            mask=f"{policy if isinstance(policy, str) else 'custom'}, EOS {eos}",
+            method={name: value for name, value in given if affects(name) and name not in _NO_METHOD},
             seed=fingerprint.config_field(config_file, config, "run.seed", int),
             metrics=metrics,
             gain=summary.gain(),
@@ -119,17 +126,18 @@ class _Values:
 
 
 def table(runs: Sequence[FinishedRun]) -> list[str]:
-    """Markdown lines: a row for each run, the mean of each mask, and whether a seed's runs had the same pairs."""
-    headings = ["mask", "seed", "gain [95% interval]", *(heading for heading, _ in _METRICS.values())]
+    """Markdown lines: a row for each run, the mean of each method, and whether a seed's runs had the same pairs."""
+    headings = ["method", "seed", "gain [95% interval]", *(heading for heading, _ in _METRICS.values())]
     lines = [_line(headings), "|---" * len(headings) + "|"]
-    masks = sorted({run.mask for run in runs})
-    groups = [sorted((run for run in runs if run.mask == mask), key=lambda run: run.seed) for mask in masks]
-    for run in (run for group in groups for run in group):
+    names = _named_apart(runs)
+    methods = {name: [run for run, own in zip(runs, names, strict=True) if own == name] for name in sorted(set(names))}
+    groups = {name: sorted(group, key=lambda run: run.seed) for name, group in methods.items()}
+    for name, run in ((name, run) for name, group in groups.items() for run in group):
         gain, low, high = (number(value, "+.3f", "-") for value in (run.gain.gain, run.gain.low, run.gain.high))
-        lines.append(_line([run.mask, str(run.seed), f"{gain} [{low}, {high}]", *_cells([run])]))
-    for group in groups:
+        lines.append(_line([name, str(run.seed), f"{gain} [{low}, {high}]", *_cells([run])]))
+    for name, group in groups.items():
         gain = number(_mean([run.gain.gain for run in group]), "+.3f", "-")
-        lines.append(_line([f"**{group[0].mask}**", f"mean of {len(group)}", gain, *_cells(group)]))
+        lines.append(_line([f"**{name}**", f"mean of {len(group)}", gain, *_cells(group)]))
     lines.append("")
     for seed in sorted({run.seed for run in runs}):
         pairs = [run.pairs for run in runs if run.seed == seed]
@@ -137,6 +145,21 @@ def table(runs: Sequence[FinishedRun]) -> list[str]:
             verdict = "are the same in every run" if len(set(pairs)) == 1 else "DIFFER between runs"
             lines.append(f"seed {seed}: first-iteration pairs {verdict}")
     return lines
+
+
+def _named_apart(runs: Sequence[FinishedRun]) -> list[str]:
+    """Name of each run's method: the options in which some of the runs differ, with its values."""
+
+    def value(run: FinishedRun, option: str) -> Any:
+        return run.method.get(option, fingerprint.default(option))
+
+    known = dict.fromkeys(option for run in runs for option in run.method)
+    apart = [option for option in known if any(value(run, option) != value(runs[0], option) for run in runs)]
+    return [", ".join(f"{option} {_text(value(run, option))}" for option in apart) or "all alike" for run in runs]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def main(folders: Sequence[str]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions as questions_file
 from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.questions import topic_key
 from maskdpo_ray.errors import ConfigError, DataError, RecordError
 from maskdpo_ray.models import chat, engine_limits
 from maskdpo_ray.models import folder as model_folder
@@ -24,6 +25,9 @@ from maskdpo_ray.pairing.pair_files import POLICY_VERSION, PairsReader
 from maskdpo_ray.records import PreferencePair, Question, Rollout
 from maskdpo_ray.stages.given_answers import GivenAnswers, with_ids
 from maskdpo_ray.stages.sources import Answers, with_document
+from maskdpo_ray.terminal import note
+
+OnTopic = TypeVar("OnTopic", PreferencePair, Question)
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,21 @@ class GivenSources:
 
     @classmethod
     def read(
-        cls, config: Config, asked: Sequence[Question], model: ModelFolder, own: Chat, max_len: int
+        cls,
+        config: Config,
+        asked: Sequence[Question],
+        evaluated: Iterable[Question],
+        model: ModelFolder,
+        own: Chat,
+        max_len: int,
     ) -> GivenSources:
         """Read all that `rollout`, `pairs` and `atoms` name for the questions `asked`.
 
+        Pairs and atomic questions on topics of the `evaluated` questions are left out, and a line says how many.
+
         `max_len`: limit of prompt and answer, tokens. Raises UserError, one line.
         """
+        topics = {topic_key(question.topic) for question in evaluated}
         dropped: list[Dropped] = []
 
         def opened(source: str, option: str = "data.max_dropped") -> Dropped:
@@ -84,11 +97,21 @@ class GivenSources:
         return cls(
             answers(config.rollout.answers, "sampled"),
             chosen(),
-            _pairs(config, model, own, max_len, opened),
-            _atoms(config, model, own, max_len, opened),
+            _on_other_topics("pairs.file", "pairs", _pairs(config, model, own, max_len, opened), topics),
+            _on_other_topics("atoms.questions", "questions", _atoms(config, model, own, max_len, opened), topics),
             _other(config, max_len),
             tuple(dropped),
         )
+
+
+def _on_other_topics(option: str, what: str, given: list[OnTopic], topics: Collection[str]) -> list[OnTopic]:
+    """Those that are not on an evaluated topic, for whose questions gains would be learned by heart."""
+    kept = [each for each in given if topic_key(each.topic) not in topics]
+    if given and not kept:
+        raise DataError(f"{option}: expected {what} on other topics than the evaluated ones, got none")
+    if len(kept) < len(given):
+        note(f"{option}: {len(given) - len(kept)} of {len(given)} {what} left out: their topics are evaluated")
+    return kept
 
 
 def refuse_without(config: Config, prompts: Prompts, question: Question) -> Question:

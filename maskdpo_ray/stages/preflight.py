@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ def check(config: Config) -> Prepared:
     splits.sift(lambda split, each: given_sources.refuse_without(config, prompts, each) if split == "train" else each)
     splits.check()
     train = splits.questions["train"]
-    given = GivenSources.read(config, train, model, own, limit)
+    evaluated = chain.from_iterable(splits.evaluation.values())
+    given = GivenSources.read(config, train, evaluated, model, own, limit)
     dropped = [*splits.sources, *given.dropped]
     return Prepared(train, splits.evaluation, annotator, own, evaluator, dropped, given)
 

@@ -240,7 +240,7 @@ def refuse_changes(
     before, now = flatten(stored), flatten(config)
     changed = {}
     for name in [*now, *(before.keys() - now.keys())]:
-        old, new = before.get(name, _default(name)), now.get(name, "(absent)")
+        old, new = before.get(name, default(name)), now.get(name, "(absent)")
         if old == new:
             continue
         if schema.affects(name) and has_begun and not has_moved(name):
@@ -252,7 +252,7 @@ def refuse_changes(
     return changed
 
 
-def _default(name: str) -> Any:
+def default(name: str) -> Any:
     """The default of an option, as it comes back from YAML."""
     if name not in options():
         return "(absent)"

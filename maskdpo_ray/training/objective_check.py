@@ -191,7 +191,7 @@ def _differentiates(objective: Objective, beta: float) -> None:
 
 
 def _direction(objective: Objective, beta: float) -> str:
-    """Loss and slopes at the start of a training on-policy."""
+    """Loss and slopes at the start of a training on-policy; raises UserError for those that unlearn."""
     leaves = _leaves()
     leaves.ratios.data.zero_()
     leaves.kl.data.zero_()
@@ -200,7 +200,10 @@ def _direction(objective: Objective, beta: float) -> str:
     losses = objective.losses(leaves.whole(objective), beta)
     slopes = sum(_gradients(objective, leaves, losses))
     assert isinstance(slopes, torch.Tensor)
-    text = []
+    moves = {}
     for role, part in zip(("chosen", "rejected"), slopes.split(_MOST), strict=True):
-        text.append(f"{role} {'down' if part.mean() > 0 else 'up' if part.mean() < 0 else 'unmoved'}")
-    return f"loss {losses.mean().item():.4g}, {', '.join(text)}"
+        moves[role] = "down" if part.mean() > 0 else "up" if part.mean() < 0 else "unmoved"
+    text = f"loss {losses.mean().item():.4g}, {', '.join(f'{role} {move}' for role, move in moves.items())}"
+    if moves["chosen"] == "down" or moves["rejected"] == "up":
+        raise UserError(f"{text}: expected the other way round; is a sign wrong?")
+    return text

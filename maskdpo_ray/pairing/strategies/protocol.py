@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from maskdpo_ray.config.plugins import FunctionSlot, listed
+from maskdpo_ray.config.plugins import FunctionSlot, faults, listed
 from maskdpo_ray.config.schema import PairsConfig
+from maskdpo_ray.errors import require
 from maskdpo_ray.records import DropReason, ScoredAnswer
 
 Pick = tuple[ScoredAnswer | None, ScoredAnswer | None]
@@ -64,9 +65,26 @@ class Built:
         """See `strategy`; of a function without the mark, pairs."""
         return getattr(self.function, "unit", "pair")
 
-    def __call__(self, answers: Sequence[ScoredAnswer], rules: PairsConfig) -> Picks:
-        """See `Strategy`."""
-        return self.function(answers, rules, **self.options)
+    def __call__(self, answers: Sequence[ScoredAnswer], rules: PairsConfig) -> list[Pick] | DropReason:
+        """See `Strategy`. Raises ConfigError, one line, for what the function raises, and for what are no picks."""
+        with faults("pairs.strategy"):
+            found = self.function(answers, rules, **self.options)
+            picks = found if isinstance(found, DropReason) else list(found)
+        is_right = isinstance(picks, DropReason) or _are_picks(picks, answers)
+        expected = "(chosen, rejected) of the given answers, each once, or a DropReason"
+        require(is_right, "pairs.strategy", expected, picks)
+        return picks
+
+
+def _are_picks(picks: Sequence[Any], answers: Sequence[ScoredAnswer]) -> bool:
+    known, seen = {id(answer) for answer in answers}, set[tuple[int, int]]()
+    for pick in picks:
+        if not (isinstance(pick, tuple) and len(pick) == 2) or pick == (None, None):
+            return False
+        if not all(side is None or id(side) in known for side in pick):
+            return False
+        seen.add((id(pick[0]), id(pick[1])))
+    return len(seen) == len(picks)
 
 
 _SLOT = FunctionSlot("pairs.strategy", "pairs.options", listed(__package__), ("answers", "rules"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections import Counter
@@ -203,6 +204,36 @@ def test_answers_of_another_question_or_several_policies_are_refused() -> None:
         select(other, [7], [answer(0, N), answer(1, C)], RULES, 1)
     with pytest.raises(ValueError, match=r"one policy version, got \[0, 1\]"):
         select(QUESTION, [7], [answer(0, N), answer(1, C, version=1)], RULES, 1)
+
+
+NO_PICKS = "pairs.strategy: expected (chosen, rejected) of the given answers, each once, or a DropReason, got ["
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 7", "pairs.strategy: TypeError: 'int' object is not iterable"),
+        (
+            "return ['ab']",
+            "pairs.strategy: expected (chosen, rejected) of the given answers, each once, or a DropReason, ",
+        ),
+        ("return [(None, None)]", "pairs.strategy: expected (chosen, rejected) of the given answers, each once"),
+        (
+            "return 2 * [tuple(answers[:2])]",
+            "pairs.strategy: expected (chosen, rejected) of the given answers, each once",
+        ),
+        ("return answers[9]", "pairs.strategy: IndexError: list index out of range ("),
+    ],
+)
+def test_a_strategy_of_the_users_that_is_wrong_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    module = f"strategy_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
+    (tmp_path / f"{module}.py").write_text(f"def own(answers, rules):\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        selected([answer(0, H), answer(1, C)], strategy=f"python:{module}:own")
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
 def test_the_docs_have_every_reason() -> None:

@@ -48,12 +48,12 @@ def test_rows_means_and_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
     assert len({len(row) for row in rows[:8]}) == 1
     assert [row[:4] for row in rows[2:8]] == [
-        ["mask_dpo, EOS drop", "1", "+0.125 [+0.000, +0.250]", "0.500 → 0.625"],
-        ["mask_dpo, EOS drop", "2", "+0.250 [+0.000, +0.250]", "0.500 → 0.750"],
-        ["vanilla, EOS drop", "1", "+0.000 [+0.000, +0.250]", "0.500 → 0.500"],
-        ["vanilla, EOS drop", "2", "+0.000 [+0.000, +0.250]", "0.500 → 0.500"],
-        ["**mask_dpo, EOS drop**", "mean of 2", "+0.188", "0.500 → 0.688"],
-        ["**vanilla, EOS drop**", "mean of 2", "+0.000", "0.500 → 0.500"],
+        ["mask.policy mask_dpo", "1", "+0.125 [+0.000, +0.250]", "0.500 → 0.625"],
+        ["mask.policy mask_dpo", "2", "+0.250 [+0.000, +0.250]", "0.500 → 0.750"],
+        ["mask.policy vanilla", "1", "+0.000 [+0.000, +0.250]", "0.500 → 0.500"],
+        ["mask.policy vanilla", "2", "+0.000 [+0.000, +0.250]", "0.500 → 0.500"],
+        ["**mask.policy mask_dpo**", "mean of 2", "+0.188", "0.500 → 0.688"],
+        ["**mask.policy vanilla**", "mean of 2", "+0.000", "0.500 → 0.500"],
     ]
     assert [rows[2][-1], rows[3][-1]] == ["0.250 → 0.375", "-"]
     assert rows[6][-1] == "-"  # a mean of the runs that have it would be of others than the other means
@@ -62,6 +62,21 @@ def test_rows_means_and_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ["seed 1: first-iteration pairs are the same in every run"],  # in another order
         ["seed 2: first-iteration pairs DIFFER between runs"],
     ]
+
+
+def test_only_runs_that_differ_in_their_seed_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make(tmp_path / name, "vanilla", seed, 0.75) for name, seed in (("a", 1), ("b", 2), ("c", 1))]
+    config = Path(runs[2]) / "config.yaml"
+    given = {"objective": {"name": "kto"}, "adam": {"lr": 1e-4}, "cluster": {"threads": 7}}
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | given))
+    comparison.main(runs)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in capsys.readouterr().out.splitlines()]
+    ours, other = "adam.lr 5e-06, objective.name dpo", "adam.lr 0.0001, objective.name kto"
+    assert sorted(rows[2:7]) == sorted(
+        [[ours, "1"], [ours, "2"], [other, "1"], [f"**{ours}**", "mean of 2"], [f"**{other}**", "mean of 1"]]
+    )
+    comparison.main(runs[:2])
+    assert "| **all alike** | mean of 2 |" in capsys.readouterr().out
 
 
 def edit(folder: str, path: str, value: Any) -> None:
@@ -117,10 +132,9 @@ GAIN, SCORE = "evaluations.heldout.1.gain.score", "evaluations.heldout.0.metrics
         ("summary.json", "{", "expected JSON, got: "),
         ("summary.json", "[" * 100_000, "expected JSON, got: "),
         ("summary.json", "[]", "top level: expected an entry kept, got []"),
-        ("config.yaml", "run: {}", "top level: expected an entry mask, got {'run': {}}"),
+        ("config.yaml", "run: {}", "run.seed: expected int, got None"),
         ("config.yaml", "{mask: {policy: a, eos: b}, run: {seed: [1]}}", "run.seed: expected int, got [1]"),
         ("config.yaml", "{mask: {policy: a, eos: b}, run: {seed: one}}", "run.seed: expected int, got 'one'"),
-        ("config.yaml", "{mask: {policy: a}, run: {seed: 1}}", "mask.eos: expected str, got None"),
     ],
 )
 def test_damaged_files_are_refused_by_field(tmp_path: Path, name: str, text: str, message: str) -> None:

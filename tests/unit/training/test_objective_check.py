@@ -73,6 +73,11 @@ def test_what_a_run_would_survive_is_noted() -> None:
     assert halved[DTYPE] is False and halved[EXACT] is False
 
 
+def test_a_wrong_sign_is_noted() -> None:
+    *_, last = check(load(f"{OWN}:unlearns"), 0.1)
+    assert last.fault == "loss 0, chosen down, rejected up: expected the other way round; is a sign wrong?"
+
+
 def test_an_own_objective_passes() -> None:
     findings = list(check(load(f"{OWN}:own_margin", {"margin": 1}), 0.1))
     assert [finding.tried for finding in findings if finding.fault] == []
