@@ -14,7 +14,7 @@ cd "$root"
 # Once per clone, and here rather than in the first test that needs it.
 .venv/bin/python scripts/convert_model.py --output models/smollm2-135m-instruct
 
-tiers=(unit ray e2e) given=() names_files= is_one_call=
+tiers=(unit ray e2e) given=() names_files='' is_one_call=''
 for argument in "$@"; do
     case $argument in
         --all) tiers+=(nightly); continue ;;
@@ -30,19 +30,24 @@ default=(-m "not gpu and not nightly")
 if [ -n "$names_files" ]; then exec "${pytest[@]}" -m "not gpu" "${given[@]}"; fi
 if [ -n "$is_one_call" ]; then exec "${pytest[@]}" "${default[@]}" tests "${given[@]}"; fi
 
-# Print each test of these tiers as it starts: one may take a minute.
-ray=(-v "${default[@]}" tests/ray)
-# Two files at a time: most of their time is start-up on one core.
-e2e=(-v "${default[@]}" -n 2 --dist loadfile tests/e2e)
-nightly=(-v -m nightly tests/ray tests/e2e tests/nightly)
-# Many short ones, without Ray or engines: on all cores.
-unit=("${default[@]}" -n auto --maxprocesses 16 --dist loadfile tests/unit)
+# Set `selection` to a tier's tests.
+select_tier() {
+    case $1 in
+        # Many short ones, without Ray or engines: on all cores.
+        unit) selection=("${default[@]}" -n auto --maxprocesses 16 --dist loadfile tests/unit) ;;
+        # Print each test of these tiers as it starts: one may take a minute.
+        ray) selection=(-v "${default[@]}" tests/ray) ;;
+        # Two files at a time: most of their time is start-up on one core.
+        e2e) selection=(-v "${default[@]}" -n 2 --dist loadfile tests/e2e) ;;
+        nightly) selection=(-v -m nightly tests/ray tests/e2e tests/nightly) ;;
+    esac
+}
 
-code=0 ran=0 report=
+code=0 ran=0 report=''
 for number in "${!tiers[@]}"; do
     tier=${tiers[number]}
     echo "test: tier $((number + 1)) of ${#tiers[@]}, $tier"
-    declare -n selection=$tier
+    select_tier "$tier"
     start=$SECONDS result=0
     OMP_NUM_THREADS=1 "${pytest[@]}" "${selection[@]}" "${given[@]}" || result=$?
     case $result in
