@@ -20,7 +20,7 @@ from maskdpo_ray.config import cli
 from maskdpo_ray.config.cli import Parser
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import answers as answers_file
-from maskdpo_ray.data.dropped import Dropped, Reason, counted
+from maskdpo_ray.data.dropped import Dropped, Reason, counted, no_pair
 from maskdpo_ray.data.jsonl import attempts, num_lines, record
 from maskdpo_ray.data.tables import Found
 from maskdpo_ray.errors import AnnotatorError, DataError, RecordError
@@ -58,15 +58,16 @@ def _pairs(
     labelled: Iterator[Labelled], config: Config, prepared: Prepared, drops: Counter[str]
 ) -> Iterator[PreferencePair]:
     """The pairs; `drops` counts why the other questions gave none. Raises DataError when none did."""
-    any_pair = False
+    any_pair, num_questions = False, 0
     for item in labelled:
+        num_questions += 1
         made, of_question = pairs_and_examples(item, config, prepared.chat.tokenizer)
         drops.update(reason.value for reason in of_question)
         for pair, _ in made:
             any_pair = True
             yield pair
     if not any_pair:
-        raise DataError(f"none of {drops.total()} questions gave a pair: {dict(drops)}")
+        raise no_pair(num_questions, drops)
 
 
 @dataclass(frozen=True)

@@ -412,7 +412,7 @@ class DropReason(StrEnum):
     TOO_FEW_ANSWERS = "too_few_answers"
     """Fewer than two answers were sampled; none, for a strategy that picks single answers (also in the next two)."""
     TRUNCATED = "truncated"
-    """Fewer than two answers ended before the length limit."""
+    """Fewer than two answers ended before the length limit; of an atomic question, no right one, or no wrong one."""
     UNPARSED = "unparsed"
     """Fewer than two of these have a sentence that the annotator's output could be read for."""
     IDENTICAL_TEXT = "identical_text"

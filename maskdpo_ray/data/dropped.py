@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,6 +141,12 @@ class Dropped:
         return f"such as {self.examples[reason]}"
 
 
-def counted(counts: dict[str, int]) -> str:
+def no_pair(num_questions: int, drops: Mapping[str, int], where: str = "") -> DataError:
+    """The error of questions none of which gave a pair, `drops` being the reasons."""
+    advice = "more answers each (rollout.n_samples_per_prompt) or more questions help; docs/formats.md has the reasons"
+    return DataError(f"{where}none of {num_questions} questions gave a pair: {counted(drops)}; {advice}")
+
+
+def counted(counts: Mapping[str, int]) -> str:
     """Counts by reason in words, the commonest first."""
     return ", ".join(f"{count} {reason}" for reason, count in Counter(counts).most_common())

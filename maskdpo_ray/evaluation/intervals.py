@@ -29,7 +29,7 @@ class Statistic(Record):
     sd: float | None
     """Standard deviation over replications (n - 1); None with one replication."""
     low: float | None
-    """95% interval of the mean by bootstrap over topics."""
+    """95% interval of the mean by bootstrap over topics; None with one topic."""
     high: float | None
     per_replication: tuple[float | None, ...]
 
@@ -187,7 +187,8 @@ class Ratios:
         sums = self._array(topic_sums)
         resampled, total = _resample(sums, seed, bootstrap_samples), sums.sum(axis=0)
         return {
-            name: _statistic(self._ratio(total, name), _mean(self._ratio(resampled, name))) for name in self.metrics
+            name: _statistic(self._ratio(total, name), _mean(self._ratio(resampled, name)), len(sums))
+            for name in self.metrics
         }
 
     def changes(self, before: TopicSums, after: TopicSums, *, seed: int, bootstrap_samples: int) -> dict[str, Change]:
@@ -199,7 +200,8 @@ class Ratios:
         for name in self.metrics:
             old, new = (_average(self._ratio(side.sum(axis=0), name)) for side in sides)
             gains = _mean(self._ratio(resampled[1], name)) - _mean(self._ratio(resampled[0], name))
-            found[name] = Change(old, new, None if old is None or new is None else new - old, *_interval(gains))
+            interval = _interval(gains, len(before))
+            found[name] = Change(old, new, None if old is None or new is None else new - old, *interval)
         return found
 
     def _array(self, topic_sums: TopicSums) -> NDArray[np.float64]:
@@ -233,19 +235,20 @@ def _average(values: NDArray[np.float64]) -> float | None:
     return float(defined.mean()) if len(defined) else None
 
 
-def _statistic(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Statistic:
+def _statistic(values: NDArray[np.float64], resampled: NDArray[np.float64], topics: int) -> Statistic:
     defined = values[~np.isnan(values)]
     return Statistic(
         _average(values),
         float(defined.std(ddof=1)) if len(defined) > 1 else None,
-        *_interval(resampled),
+        *_interval(resampled, topics),
         tuple(None if np.isnan(value) else float(value) for value in values),
     )
 
 
-def _interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
+def _interval(values: NDArray[np.float64], topics: int) -> tuple[float | None, float | None]:
+    """Bounds of 95% of the values; none of a single topic, which can only be drawn again."""
     defined = values[~np.isnan(values)]
-    if not len(defined):
+    if not len(defined) or topics < 2:
         return None, None
     low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.data.dropped import counted
-from maskdpo_ray.errors import DataError
+from maskdpo_ray.data.dropped import counted, no_pair
 from maskdpo_ray.pairing.examples import CollectedExamples, example_of, needs_mismatched, usable_example
 from maskdpo_ray.records import (
     INCORRECT,
@@ -69,8 +68,7 @@ class CollectStage:
         store, kept = examples.finish(config.pairs.shares, seed, has_mismatched)
         drops = self._summarize(iteration, examples, kept)
         if not len(store):
-            asked = len(self.sources[0].questions(iteration))
-            raise DataError(f"iteration {iteration}: none of {asked} questions gave a pair: {drops}")
+            raise no_pair(len(self.sources[0].questions(iteration)), drops, f"iteration {iteration}: ")
         return store
 
     def collect_questions(self, iteration: int, policy: Policy) -> None:

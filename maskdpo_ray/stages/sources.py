@@ -250,15 +250,21 @@ class AtomSource:
         """See `Source.paired`: one pair of a question that is potentially known, drawn by the run's seed."""
         replies: dict[str, list[ScoredAnswer]] = {NO_HALLUCINATION: [], CONTRADICTORY: []}
         for rollout, annotation in zip(item.rollouts, item.annotations, strict=True):
-            is_whole = rollout.finish_reason != "length" or config.pairs.cut_off == "keep"
             for sentence in annotation.sentences:
-                if is_whole and sentence.label in replies:
+                if sentence.label in replies:
                     score = float(sentence.label == NO_HALLUCINATION)
                     replies[sentence.label].append(ScoredAnswer(rollout, annotation, score))
-        right, wrong = replies[NO_HALLUCINATION], replies[CONTRADICTORY]
-        known = atoms.knowledge([True] * len(right) + [False] * len(wrong), is_true=True)
+        verdicts = [label == NO_HALLUCINATION for label, labelled in replies.items() for _ in labelled]
+        known = atoms.knowledge(verdicts, is_true=True)
         if known != atoms.POTENTIALLY_KNOWN:
             return [], [DropReason(known)]
+        # A reply that is cut off can show what the policy knows, and nothing is learned from it.
+        right, wrong = (
+            [reply for reply in labelled if reply.rollout.finish_reason != "length" or config.pairs.cut_off == "keep"]
+            for labelled in replies.values()
+        )
+        if not (right and wrong):
+            return [], [DropReason.TRUNCATED]
         question, rng = item.question, random.Random(f"{config.run.seed}/{item.question.id}")
         chosen, rejected = rng.choice(right), rng.choice(wrong)
         version = chosen.rollout.policy_version

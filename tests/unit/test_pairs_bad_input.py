@@ -87,12 +87,12 @@ PAIRS: dict[str, Case] = {
     "ids that don't spell the text": (
         write("rollouts.jsonl", lines(*({**rollout, "token_ids": [5, 2]} for rollout in ROLLOUTS))),
         BOTH,
-        "none of 3 questions gave a pair: {'not_located': 3}",
+        "none of 3 questions gave a pair: 3 not_located; more ...",
     ),
     "all answers right": (
         write("annotations.jsonl", lines(*({**each, "sentences": LABELS[0][:1]} for each in ANNOTATIONS))),
         BOTH,
-        "none of 3 questions gave a pair: {'same_score': 3}",
+        "none of 3 questions gave a pair: 3 same_score; more ...",
     ),
     "there already": (
         write("out.jsonl", ""),

@@ -245,6 +245,14 @@ def test_topics_are_resampled_not_questions():
     assert (result.metrics["score"].low, result.metrics["score"].high) == (0, 1)
 
 
+def test_one_topic_has_no_interval():
+    qs = questions(3, per_topic=3)
+    one, other = (run(qs, [answer(question, 0, [label]) for question in qs]) for label in (WRONG, FACT))
+    assert (other.metrics["score"].mean, other.metrics["score"].low) == (1, None)
+    change = compare(one, other, seed=1, bootstrap_samples=20).metrics["score"]
+    assert (change.gain, change.low, change.high) == (1, None, None)
+
+
 def test_a_topic_is_one_however_it_is_spelled():
     """As when training and held-out topics are kept apart; shown in the first spelling."""
     spellings = ("Rwanda", "rwanda ", "Peru", "PERU")
