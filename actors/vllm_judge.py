@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from actors.vllm_process import CONFIG, Guard, set_environment
 from maskdpo_ray.annotation.llm import thoughts
 from maskdpo_ray.annotation.llm.judge import Conversation, Reply, require, require_count, require_reply_options
+from maskdpo_ray.config.schema import ModelName
 from maskdpo_ray.errors import AnnotatorError, OptionError, one_line, shown
-from maskdpo_ray.models import folder, other_folders
+from maskdpo_ray.models import folder, hub, other_folders
 
 Result = TypeVar("Result")
 _CPU_BLOCK = 32
@@ -27,7 +28,7 @@ class VllmJudge:
 
     def __init__(
         self,
-        model: str,
+        model: ModelName,
         device: str = "cuda",
         dtype: str = "auto",
         tensor_parallel_size: int = 1,
@@ -47,7 +48,7 @@ class VllmJudge:
         """Only the tokenizer is loaded, to try its chat template.
 
         Args:
-            model: Hugging Face folder, on the driver's node and on annotation nodes.
+            model: Hugging Face folder, on the driver's node and on annotation nodes, or the name of a model on the Hub.
             device: `cuda` or `cpu`.
             dtype, tensor_parallel_size, max_model_len, gpu_memory_utilization, max_num_seqs, enforce_eager: vLLM's.
             chat_template: Jinja file, in place of the model's own template.
@@ -129,6 +130,7 @@ class VllmJudge:
         """Load tokenizer and engine. Raises UserError, one line, when one can't be had."""
         device, threads, gib = self._environment
         set_environment(device, threads or len(os.sched_getaffinity(0)), gib)
+        self._model = self._engine_args["model"] = hub.here(self._model)
         self._open_tokenizer()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from maskdpo_ray.annotation import protocol
 from maskdpo_ray.annotation.labels_file import LabelsFile, key
 from maskdpo_ray.annotation.protocol import Annotator
-from maskdpo_ray.config import cli, resources
+from maskdpo_ray.config import cli, hub_name, resources
 from maskdpo_ray.config.cli import Parser
 from maskdpo_ray.config.file import located
 from maskdpo_ray.config.resources import Plan
@@ -26,11 +26,11 @@ from maskdpo_ray.data import questions
 from maskdpo_ray.data.answers import Given
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import ModelError
-from maskdpo_ray.models import chat, folder, thinking
+from maskdpo_ray.models import chat, folder, hub, thinking
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.thinking import Tags
 from maskdpo_ray.records import Answered, Question, Rollout
-from maskdpo_ray.stages import preflight
+from maskdpo_ray.stages import hub_models, preflight
 from maskdpo_ray.stages.protocols import Annotators
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.terminal import track
@@ -71,7 +71,7 @@ def prepare(argv: list[str]) -> Job:
 
     Raises UserError for everything that labelling would fail on later.
     """
-    command = _parser().parse(argv)
+    command = hub_models.local(_parser().parse(argv), sections=["annotation"])
     arguments = command.own
     config = command.config
     with located(command.given, command.config_path):
@@ -138,10 +138,13 @@ class Job:
     @cached_property
     def _chat(self) -> Chat | None:
         """The policy's chat; None if its model isn't here or doesn't chat, which labelling doesn't need."""
-        if not os.path.isdir(self.config.model.model_name_or_path):
-            return None
+        model = self.config.model
         try:
-            return chat.of(self.config, folder.load_tokenizer(self.config.model))
+            if name := hub_name.parsed(model.model_name_or_path):
+                model = replace(model, model_name_or_path=hub.folder(name, "model.model_name_or_path", False))
+            if not os.path.isdir(model.model_name_or_path):
+                return None
+            return chat.of(replace(self.config, model=model), folder.load_tokenizer(model))
         except ModelError:
             return None
 

@@ -24,6 +24,7 @@ from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import UserError, fault_of
 from maskdpo_ray.records import Annotation, Question, Rollout
+from maskdpo_ray.stages import hub_models
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.terminal import Finding, show_findings
 
@@ -49,7 +50,7 @@ ANSWERS = (
 
 def main(argv: list[str]) -> None:
     """Print what was tried, with --dry_run without starting it; raise SystemExit(1) when what a run needs failed."""
-    command = cli.parse(argv, "check_annotator", __doc__)
+    command = hub_models.local(cli.parse(argv, "check_annotator", __doc__), sections=["annotation"])
     config = command.config
     annotator = protocol.build(config.annotation.annotator, config.annotation.options)
     source = config.data.train

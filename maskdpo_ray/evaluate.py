@@ -26,7 +26,7 @@ from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.records import Policy
 from maskdpo_ray.report import summary as report_summary
 from maskdpo_ray.report.summary import Evaluated
-from maskdpo_ray.stages import evaluate, preflight
+from maskdpo_ray.stages import evaluate, hub_models, preflight
 from maskdpo_ray.stages.evaluate import EvaluateStage
 from maskdpo_ray.stages.given_answers import GivenAnswers
 from maskdpo_ray.stages.preflight import Prepared
@@ -90,7 +90,7 @@ def prepare(argv: list[str]) -> Job:
 
     Raises UserError for everything that the evaluation would fail on later.
     """
-    command = _parser().parse(argv)
+    command = hub_models.local(_parser().parse(argv), resumes=True)
     arguments = command.own
     config = _of_one_policy(command.config, is_given=arguments.answers is not None)
     if arguments.answers is None and arguments.questions is not None:

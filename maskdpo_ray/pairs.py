@@ -27,7 +27,7 @@ from maskdpo_ray.errors import AnnotatorError, DataError, RecordError
 from maskdpo_ray.models import thinking
 from maskdpo_ray.pairing.examples import pairs_and_examples
 from maskdpo_ray.records import Annotation, CommittedQuestion, Labelled, PreferencePair, Question, Rollout
-from maskdpo_ray.stages import given_answers
+from maskdpo_ray.stages import given_answers, hub_models
 from maskdpo_ray.stages.preflight import Prepared, check
 from maskdpo_ray.store import files
 from maskdpo_ray.terminal import SHORT, track
@@ -35,7 +35,7 @@ from maskdpo_ray.terminal import SHORT, track
 
 def main(argv: list[str]) -> None:
     """Raises UserError."""
-    command = _parser().parse(argv)
+    command = hub_models.local(_parser().parse(argv))
     arguments = command.own
     output = Path(arguments.output)
     rollouts = Path(arguments.rollouts)

@@ -28,6 +28,7 @@ from maskdpo_ray.models import memory, other_folders, remedy, shape
 from maskdpo_ray.models.folder import ModelFolder
 from maskdpo_ray.models.memory import ANNOTATORS, GIB, Estimate, Machines, Models
 from maskdpo_ray.models.shape import ModelShape
+from maskdpo_ray.stages import hub_models
 
 _PROMPT_TOKENS = 1024
 _GPU_OPTIONS = ("gpu_memory_gib", "num_gpus")
@@ -37,6 +38,9 @@ def main(argv: list[str]) -> None:
     """Print the estimate; ends with 1 when something does not fit. Raises UserError for bad input."""
     command = _parser().parse(argv, without_file=_given)
     own = command.own
+    sized = {"model": own.model_size, "annotation": own.annotator_size}
+    unsized = [section for section, size in sized.items() if size is None]
+    command = hub_models.local(command, with_weights=False, sections=unsized)
     config = command.config
     models, machines = _models(own, config), _machines(own, config)
     found = memory.estimates(config, models, machines)

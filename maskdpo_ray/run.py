@@ -19,10 +19,10 @@ def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError."""
     command = cli.parse(argv, "run", __doc__)  # before the heavy imports: --help and bad options answer at once
     from maskdpo_ray.report import summary
-    from maskdpo_ray.stages import choose, preflight
+    from maskdpo_ray.stages import choose, hub_models, preflight
     from maskdpo_ray.store import run_folder
 
-    config = command.config
+    config = hub_models.local(command, resumes=True).config
     with located(command.given, command.config_path):
         prepared = preflight.check(config)
         resources.check_ray_address(config.cluster)

@@ -28,6 +28,7 @@ from maskdpo_ray.pairing.masks import VANILLA
 from maskdpo_ray.pairing.pair_files import PairsReader
 from maskdpo_ray.pairing.scoring import mixture
 from maskdpo_ray.records import DropReason, PairsSummary, Policy, TrainingExample, to_json
+from maskdpo_ray.stages import hub_models
 from maskdpo_ray.stages.protocols import Trainer
 from maskdpo_ray.stages.train import TrainStage
 from maskdpo_ray.store import files, run_folder
@@ -81,7 +82,7 @@ def prepare(argv: list[str]) -> Job:
 
     Raises UserError for everything that training would fail on later.
     """
-    command = _parser().parse(argv)
+    command = hub_models.local(_parser().parse(argv), resumes=True)
     arguments = command.own
     config, path = command.config, Path(arguments.pairs)
     annotations = None if arguments.annotations is None else Path(arguments.annotations)

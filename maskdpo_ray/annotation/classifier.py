@@ -20,6 +20,7 @@ from maskdpo_ray.annotation.checker import (
     strongest,
     whole,
 )
+from maskdpo_ray.config.schema import ModelName
 from maskdpo_ray.records import NO_FACT, UNPARSED, Annotation, Question, Rollout, Sentence
 
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")  # a Chinese character counts as one
@@ -30,7 +31,7 @@ class ClassifierAnnotator:
 
     def __init__(
         self,
-        model: str,
+        model: ModelName,
         labels: Mapping[str | int, str] | None = None,
         preset: str | None = None,
         input: str | Sequence[str] | None = None,
@@ -43,7 +44,8 @@ class ClassifierAnnotator:
         """Check the options; only the tokenizer and the shapes of the weights are loaded.
 
         Args:
-            model: folder of the model, as transformers saves it; weights in safetensors, no code of its own.
+            model: folder of the model, as transformers saves it, or its name on the Hub; weights in safetensors, no
+                code of its own.
             labels: label of ours for each label in the model's config, by name or number, as in {"entailment":
                 "no_hallucination", "neutral": "unverifiable", "contradiction": "contradictory"}; of a
                 sequence-to-sequence model, for each text that it writes.

@@ -64,5 +64,15 @@ check, num_gpus = _SLOT.check, _SLOT.num_gpus
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Annotator:
     """See `plugins.HostedSlot.build`; the option `judge` decides between rules and a language model."""
+    return _slot(options).build(name, options)
+
+
+def find(name: str, options: Mapping[str, Any] | None = None) -> type:
+    """The class that `build` builds. Raises ConfigError when there is none."""
+    found: type = _slot(options).find(name)
+    return found
+
+
+def _slot(options: Mapping[str, Any] | None) -> HostedSlot[Annotator]:
     is_judged = (options or {}).get("judge") is not None
-    return (_SLOT_WITH_JUDGE if is_judged else _SLOT).build(name, options)
+    return _SLOT_WITH_JUDGE if is_judged else _SLOT

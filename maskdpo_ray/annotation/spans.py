@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from maskdpo_ray.annotation import published, sentences
 from maskdpo_ray.annotation.checker import TOKEN_HEADS, Checker, Shares, asked, evidence, label_of, share, strongest
+from maskdpo_ray.config.schema import ModelName
 from maskdpo_ray.errors import ModelError, require
 from maskdpo_ray.records import NO_FACT, NO_HALLUCINATION, UNPARSED, Annotation, Question, Rollout, Sentence
 
@@ -49,7 +50,7 @@ class SpansAnnotator:
 
     def __init__(
         self,
-        model: str,
+        model: ModelName,
         labels: Mapping[str | int, str] | None = None,
         preset: str | None = None,
         input: str | Sequence[str] | None = None,
@@ -62,7 +63,8 @@ class SpansAnnotator:
         """Check the options; only the tokenizer and the shapes of the weights are loaded.
 
         Args:
-            model: folder of the model, as transformers saves it; weights in safetensors, no code of its own.
+            model: folder of the model, as transformers saves it, or its name on the Hub; weights in safetensors, no
+                code of its own.
             labels: label of ours for labels in the model's config, by name or number, as in {"LABEL_1":
                 "contradictory"}; those that are not named are `no_hallucination`.
             preset: one of `published.SPANS`: defaults of labels, input and max_length.

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import yaml
 
 from maskdpo_ray import terminal
-from maskdpo_ray.config import suggestions
+from maskdpo_ray.config import hub_name, suggestions
 from maskdpo_ray.config.file import Given, build, expected_words, flatten, from_text, options, read_values, sections
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ConfigError, UserError, line, shown
@@ -266,11 +266,12 @@ def read(path: Path) -> Config:
 
 
 def resolved(config: Config) -> dict[str, dict[str, Any]]:
-    """Every option and its value, {section: {field: value}}, as plain YAML and JSON values."""
-    return {
-        section: {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-        for section, fields in dataclasses.asdict(config).items()
-    }
+    """Every option and its value, {section: {field: value}}, as plain YAML and JSON values.
+
+    A model of the Hub has its name and commit, wherever its folder lies.
+    """
+    found: dict[str, dict[str, Any]] = hub_name.portable(dataclasses.asdict(config))
+    return found
 
 
 def to_yaml(config: Config) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -149,6 +150,22 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return type(value) in (int, float)
     return type(value) is hint if hint in (bool, int, str) else value is None if hint is type(None) else True
+
+
+def marked(kind: type, mark: object) -> list[str]:
+    """Names of a class's options whose annotations carry a mark or rule, as in `model: ModelName`."""
+    found = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        hint: Any = parameter.annotation
+        if isinstance(hint, str):
+            one = types.SimpleNamespace(__annotations__={name: hint})
+            try:
+                hint = typing.get_type_hints(one, vars(sys.modules[kind.__module__]), include_extras=True)[name]
+            except NameError:  # imported for type checkers alone, which a mark can't be
+                continue
+        if typing.get_origin(hint) is Annotated and mark in hint.__metadata__:
+            found.append(name)
+    return found
 
 
 def listed(package: str) -> dict[str, tuple[str, str]]:

@@ -68,6 +68,10 @@ Gpus = Annotated[
 ]
 Seconds = Annotated[float, Rule("1 to 1e7", lambda value: 1 <= value <= 10**7)]
 """A limit on a step: below a second nothing would ever be in time."""
+MODEL = filled("the folder of a model")
+"""Rule, and mark, of an option that names a model: its folder, or `org/name[@revision]` of the Hugging Face Hub, which
+`models/hub.py` makes a folder of. Annotators, evaluators and judges mark theirs by it, too."""
+ModelName = Annotated[str, MODEL]
 MAY_CHANGE = "may change"
 """Mark of a field that says where a run happens, how much memory it takes or when it stops, and not what it computes
 (but for rounding), or which of its results is kept: it may change when a run resumes."""
@@ -102,6 +106,11 @@ def _notes(section: str) -> dict[str, tuple[Any, ...]]:
     """Field -> its rules and marks."""
     hints = typing.get_type_hints(_sections()[section], include_extras=True)
     return {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+
+
+def marked(mark: object) -> list[str]:
+    """Options, as `section.field`, that carry a mark or rule."""
+    return [f"{section}.{name}" for section in _sections() for name, notes in _notes(section).items() if mark in notes]
 
 
 def affects(option: str) -> tuple[str, ...]:
@@ -143,8 +152,9 @@ class RunConfig(Section, affects=(COLLECT, TRAIN, EVALUATE)):
 
 @dataclass(frozen=True)
 class ModelConfig(Section, affects=(COLLECT, TRAIN, EVALUATE)):
-    model_name_or_path: Annotated[str, filled("the folder of a model")] = ""
-    """Policy to align: a Hugging Face folder with safetensors, a tokenizer and a chat template."""
+    model_name_or_path: ModelName = ""
+    """Policy to align: `org/name[@revision]` of the Hugging Face Hub, or a folder with safetensors, a tokenizer and a
+    chat template."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off by default."""
     gradient_checkpointing_enable: Annotated[bool, MAY_CHANGE] = False
@@ -213,7 +223,7 @@ class RolloutConfig(Section, affects=(COLLECT, EVALUATE)):
     """1: the next iteration's questions are answered while the policy that answers them is trained, so that engines
     and ranks work at the same time; from the second iteration on, pairs then come from the policy before the newest.
     0, as in Mask-DPO: on-policy."""
-    model: Annotated[str | None, filled("the folder of a model")] = None
+    model: Annotated[str | None, MODEL] = None
     """Folder of another model that answers the training questions in the policy's place (Mask-DPO table 3)."""
     answers: Annotated[str, filled("sampled, dataset or a file of answers")] = "sampled"
     """Answers to the training questions: `sampled`; `dataset`: a question's standard answer and its wrong answers (SMA
@@ -355,10 +365,10 @@ class MaskConfig(Section, affects=(COLLECT,)):
     unit: Literal["answer", "sentence"] = "answer"
     """One response is an answer, or each sentence of it, the correct ones chosen and the incorrect ones rejected,
     with weight on its own tokens only (FactAlign's fine-grained KTO); `sentence` goes with `kto` and `sft`."""
-    oracle: Annotated[str | None, filled("the folder of a model")] = None
+    oracle: Annotated[str | None, MODEL] = None
     """Folder of a model that learned preferences (with DPO) and picks the key tokens among those with weight, all
     others getting weight 0 (SePO, arXiv 2408.13518); none: all tokens count by `mask.policy`."""
-    oracle_reference: Annotated[str | None, filled("the folder of a model")] = None
+    oracle_reference: Annotated[str | None, MODEL] = None
     """Folder of the model that the oracle was trained from; none: `model.model_name_or_path`."""
     oracle_share: Annotated[float, PART] = 0.3
     """Share of the tokens with weight that are key: those whose log-ratio under the oracle and its reference is the
@@ -542,7 +552,7 @@ class EvalConfig(Section, affects=(EVALUATE,)):
     `short_answer` (against standard answers), or a class of your own: `python:package.module:Class`; none: no other."""
     options: dict[str, Any] | None = None
     """Keyword arguments of the evaluator: {name: value}, the names as its class has them."""
-    perplexity_model: Annotated[str | None, filled("the folder of a model")] = None
+    perplexity_model: Annotated[str | None, MODEL] = None
     """Hugging Face folder of a causal language model that measures the perplexity of held-out answers, with or without
     an evaluator; none: not measured."""
     num_actors: Count = 1

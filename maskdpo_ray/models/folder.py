@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from maskdpo_ray.config.schema import ModelConfig, VllmConfig
 from maskdpo_ray.errors import ConfigError, MaskError, ModelError, one_line, shown
-from maskdpo_ray.models import other_folders
+from maskdpo_ray.models import hub, other_folders
 from maskdpo_ray.models.token_spans import token_spans
 from maskdpo_ray.terminal import quiet
 
@@ -465,6 +465,7 @@ def read_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer in the folder. Raises ModelError, one line, when there is none."""
     from transformers import AutoTokenizer
 
+    folder = Path(hub.here(str(folder)))
     try:
         found = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except Exception as error:  # as in `config`
@@ -484,6 +485,7 @@ def load_network(kind: Any, folder: Path, expected: str) -> Any:
     """
     import torch
 
+    folder = Path(hub.here(str(folder)))
     try:
         network, report = kind.from_pretrained(
             folder,

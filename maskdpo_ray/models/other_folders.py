@@ -13,7 +13,6 @@ from typing import Any
 
 from maskdpo_ray.errors import shown
 
-_HUB = re.compile(r"(?:https?://huggingface\.co/|hf://)?([\w][\w.-]*/[\w][\w.-]*)/?")
 _FORMATS = {
     ".gguf": "GGUF, which llama.cpp reads",
     ".onnx": "ONNX",
@@ -98,10 +97,6 @@ def _missing(path: str) -> str:
         mean = f"; did you mean {str(around / near[0])!r}?" if near else ""
         if mean or around != Path("."):
             return f"and there is no such folder{mean}"
-    if found := _HUB.fullmatch(path):
-        target = f"models/{found[1].partition('/')[2]}"
-        command = f"hf download {shlex.quote(found[1])} --local-dir {shlex.quote(target)}"
-        return f"and there is no such folder; if it is a model on the Hub, run {command} and give {target}"
     return "and there is no such folder"
 
 

@@ -21,7 +21,7 @@ import msgspec
 import yaml
 
 from maskdpo_ray.config import file as yaml_nodes
-from maskdpo_ray.config import schema
+from maskdpo_ray.config import hub_name, schema
 from maskdpo_ray.config.file import flatten, options
 from maskdpo_ray.errors import ConfigError, RunFolderError
 from maskdpo_ray.records import Policy
@@ -243,7 +243,8 @@ def refuse_changes(
         old, new = before.get(name, default(name)), now.get(name, "(absent)")
         if old == new:
             continue
-        if schema.affects(name) and has_begun and not has_moved(name):
+        is_same = has_moved(name) and not hub_name.is_other_commit(old, new)
+        if schema.affects(name) and has_begun and not is_same:
             raise RunFolderError(
                 f"{name}: expected {old!r}, as the run in {path} began with, got {new!r}; "
                 "give it back or choose another run.name"

@@ -155,9 +155,9 @@ MODELS: dict[str, Case] = {
     "no such folder": (
         None,
         f"{ASK} --model.model_name_or_path meta/llama",
-        "--model.model_name_or_path: expected a Hugging Face folder with config.json, got 'meta/llama', "
-        "and there is no such folder; if it is a model on the Hub, run hf download meta/llama --local-dir models/llama "
-        "and give models/llama",
+        "--model.model_name_or_path: expected the folder of a model, or a model of the Hub, got 'meta/llama': there is "
+        "no such folder, and of the Hub's model no whole copy is in the cache (HF_HUB_OFFLINE is set); where there is "
+        "a network, download it beforehand: hf download meta/llama",
     ),
     "no chat template": (
         remove("model/chat_template.jinja"),

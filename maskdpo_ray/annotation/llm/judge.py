@@ -86,9 +86,8 @@ def build(name: str, options: Mapping[str, Any], max_tokens: int, field: str = "
 
     Raises ConfigError as `protocol.build` does, and when replies of `max_tokens` leave no room for a prompt.
     """
-    slot = plugins.Slot(f"{field}.judge", f"{field}.judge_options", _KNOWN, ("start", "ask", "close"))
     with _options_below(field):
-        judge: Judge = slot.build(name, options)
+        judge: Judge = _slot(field).build(name, options)
         context, room = getattr(judge, "max_model_len", None), getattr(judge, "max_completion_tokens", None)
         expected = f"at least the longest reply, {max_tokens} tokens"
         require(room is None or room >= max_tokens, "max_completion_tokens", expected, room)
@@ -96,6 +95,16 @@ def build(name: str, options: Mapping[str, Any], max_tokens: int, field: str = "
         expected = f"more than the longest reply, {longest} tokens"
         require(context is None or context > longest, "max_model_len", expected, context)
     return judge
+
+
+def find(name: str, field: str = "annotation.options") -> type:
+    """The class of judges of this name. Raises ConfigError when there is none."""
+    found: type = _slot(field).find(name)
+    return found
+
+
+def _slot(field: str) -> plugins.Slot[Judge]:
+    return plugins.Slot(f"{field}.judge", f"{field}.judge_options", _KNOWN, ("start", "ask", "close"))
 
 
 def start(judge: Judge, field: str = "annotation.options") -> None:

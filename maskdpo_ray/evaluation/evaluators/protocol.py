@@ -77,5 +77,5 @@ KNOWN: dict[str, tuple[str, str]] = {
 }
 """Evaluator name -> (module, class)."""
 _SLOT: HostedSlot[Evaluator] = HostedSlot("eval.evaluator", "eval.options", KNOWN, ("check", "start", "judge"))
-build, check, num_gpus = _SLOT.build, _SLOT.check, _SLOT.num_gpus
+build, find, check, num_gpus = _SLOT.build, _SLOT.find, _SLOT.check, _SLOT.num_gpus
 """See `plugins.HostedSlot`."""

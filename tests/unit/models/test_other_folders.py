@@ -95,13 +95,6 @@ def test_folders(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        (
-            "meta-llama/Llama-3.1-8B",
-            "and there is no such folder; if it is a model on the Hub, run hf download meta-llama/Llama-3.1-8B "
-            "--local-dir models/Llama-3.1-8B and give models/Llama-3.1-8B",
-        ),
-        ("https://huggingface.co/a/b", "if it is a model on the Hub, run hf download a/b --local-dir models/b"),
-        ("hf://a/b", "if it is a model on the Hub, run hf download a/b --local-dir models/b"),
         ("models/smolm2", "and there is no such folder; did you mean 'models/smollm2'?"),
         ("models/other", "and there is no such folder"),
         ("/no/such/model", "and there is no such folder"),
