@@ -1,29 +1,39 @@
 """Try an annotator on odd answers before a run does: whether it keeps the protocol, and how fast it is.
 
 python -m maskdpo_ray.check_annotator --config mine.yaml --annotation.annotator python:my_package.my_module:MyAnnotator
+python -m maskdpo_ray.check_annotator --config mine.yaml --labelled response.jsonl --split test --sample 500
+
+With --labelled it also measures how far its labels agree with those of a labelled set: RAGTruth's response.jsonl (with
+source_info.jsonl beside it), PsiloQA's, ANAH's, or a file of `annotate` whose labels you have corrected.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import pickle
+import random
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import cloudpickle
 
-from maskdpo_ray.annotation import protocol, replies
+from maskdpo_ray.annotation import labelled_sets, protocol, replies
+from maskdpo_ray.annotation.labelled_sets import LabelledSet
 from maskdpo_ray.annotation.protocol import Annotator
 from maskdpo_ray.config import cli
+from maskdpo_ray.config.cli import Parser, number
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped
-from maskdpo_ray.errors import UserError, fault_of
+from maskdpo_ray.errors import ConfigError, UserError, fault_of
+from maskdpo_ray.evaluation import agreement
 from maskdpo_ray.records import Annotation, Question, Rollout
+from maskdpo_ray.report import agreement as report
 from maskdpo_ray.stages import hub_models
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.terminal import Finding, show_findings
@@ -31,6 +41,8 @@ from maskdpo_ray.terminal import Finding, show_findings
 RESUMES = False
 """It keeps nothing that a second call could resume from."""
 NUM_QUESTIONS = 8
+BATCH = 64
+"""Labelled answers that are labelled in one call."""
 UNPICKLED, STARTED = "it can be unpickled in another process", "start()"
 ANSWERS = (
     "",
@@ -50,13 +62,46 @@ ANSWERS = (
 
 def main(argv: list[str]) -> None:
     """Print what was tried, with --dry_run without starting it; raise SystemExit(1) when what a run needs failed."""
-    command = hub_models.local(cli.parse(argv, "check_annotator", __doc__), sections=["annotation"])
-    config = command.config
+    command = hub_models.local(_parser().parse(argv), sections=["annotation"])
+    config, own = command.config, command.own
     annotator = protocol.build(config.annotation.annotator, config.annotation.options)
     source = config.data.train
-    asked = questions.load(source, Dropped(source, config.data.max_dropped))[:NUM_QUESTIONS]
-    print(f"{config.annotation.annotator} on {len(asked)} questions of {config.data.train}")
-    show_findings(check_apart(annotator, asked, config, start=not command.dry_run))
+    asked = questions.load(source, Dropped(source, config.data.max_dropped))
+    labelled = None
+    if own.labelled is not None:
+        source = own.labelled
+        labelled = _sampled(_load(source, asked, config, own.split), own.sample)
+        asked = list({each.question.id: each.question for each in labelled.answers}.values())
+    elif own.split is not None or own.sample is not None:
+        raise ConfigError("--labelled: expected a labelled set for --split and --sample, got none")
+    asked = asked[:NUM_QUESTIONS]
+    print(f"{config.annotation.annotator} on {len(asked)} questions of {source}")
+    show_findings(check_apart(annotator, asked, config, not command.dry_run, labelled))
+
+
+def _parser() -> Parser:
+    parser = Parser("check_annotator", __doc__, "[--labelled FILE]")
+    parser.add_argument("--labelled", metavar="FILE", help="labelled set to measure agreement with")
+    parser.add_argument("--split", metavar="NAME", help="only its answers whose field `split` is NAME")
+    parser.add_argument("--sample", metavar="N", type=number, help="only N answers of it, drawn by a fixed seed")
+    return parser.add_config(is_listed=True)
+
+
+def _load(file: str, asked: Sequence[Question], config: Config, split: str | None) -> LabelledSet:
+    dropped = Dropped(file, config.data.max_dropped)
+    found = labelled_sets.load(Path(file), asked, dropped, split)
+    for line in dropped.lines():
+        print(line)
+    return found
+
+
+def _sampled(labelled: LabelledSet, most: int | None) -> LabelledSet:
+    """`most` of the answers, in their order."""
+    answers = labelled.answers
+    if most is None or most >= len(answers):
+        return labelled
+    places = sorted(random.Random(0).sample(range(len(answers)), max(most, 1)))
+    return LabelledSet(labelled.layout, [answers[place] for place in places])
 
 
 @dataclass(frozen=True)
@@ -70,15 +115,24 @@ class Try:
     is_last: bool = False
     """Whether a failure makes the tries after it pointless."""
     note: Callable[[], str] = str
+    details: Callable[[], str] = str
 
     def made(self) -> Finding:
         """Try it, and return the finding."""
         fault = fault_of(self.attempt)
-        return Finding(self.tried, fault, self.must, self.note() if fault is None else "")
+        note, details = (self.note(), self.details()) if fault is None else ("", "")
+        return Finding(self.tried, fault, self.must, note, details)
 
 
-def tries(annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True) -> Iterator[Try]:
-    """Tries of the config's annotator on `ANSWERS` to each question; without `start` only those before that."""
+def tries(
+    annotator: Annotator,
+    asked: Sequence[Question],
+    config: Config,
+    start: bool = True,
+    labelled: LabelledSet | None = None,
+) -> Iterator[Try]:
+    """Tries of the config's annotator on `ANSWERS` to each question, then on the answers of a labelled set; without
+    `start` only those before that."""
     limit_s = config.cluster.step_timeout_s * max(1, len(asked))
     yield Try("check() takes every question", lambda: [annotator.check(question) for question in asked], limit_s)
     if not start:
@@ -90,35 +144,61 @@ def tries(annotator: Annotator, asked: Sequence[Question], config: Config, start
         for sample, text in enumerate(ANSWERS)
     ]
     yield Try("no answers: no annotations", lambda: _annotate(annotator, []), limit_s)
-    labelled: list[Annotation] = []
+    given: list[Annotation] = []
     begin = time.perf_counter()
 
     def note() -> str:
-        counts = ", ".join(f"{count} {label}" for label, count in _labels(labelled).most_common())
+        counts = ", ".join(f"{count} {label}" for label, count in _labels(given).most_common())
         return f"{(time.perf_counter() - begin) / len(items):.3g} s an answer; {counts or 'no sentence'}"
 
     tried = f"{len(items)} answers in one call: spans and labels"
-    yield Try(tried, lambda: labelled.extend(_annotate(annotator, items)), limit_s, is_last=True, note=note)
+    yield Try(tried, lambda: given.extend(_annotate(annotator, items)), limit_s, is_last=True, note=note)
     highest = f"at most {config.annotation.max_unparsed:.0%} of the sentences unparsed"
-    yield Try(highest, lambda: Watch(config, {}).check_unparsed(labelled), limit_s)
+    yield Try(highest, lambda: Watch(config, {}).check_unparsed(given), limit_s)
     for tried, again in (
         ("the same answers again: the same labels", lambda: _annotate(annotator, items)),
         ("one answer a call: the same labels", lambda: [_annotate(annotator, [item])[0] for item in items]),
         ("in reverse: the same labels", lambda: _annotate(annotator, items[::-1])[::-1]),
     ):
-        yield Try(tried, lambda again=again: _compare(labelled, again()), limit_s, must=False)
+        yield Try(tried, lambda again=again: _compare(given, again()), limit_s, must=False)
+    if labelled is not None:
+        yield _agreement(annotator, labelled, config)
 
 
-def check(annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True) -> Iterator[Finding]:
+def _agreement(annotator: Annotator, labelled: LabelledSet, config: Config) -> Try:
+    """Label a labelled set's answers, and compare."""
+    found: list[Annotation] = []
+
+    def attempt() -> None:
+        items = [(each.question, each.answer) for each in labelled.answers]
+        for question in {question.id: question for question, _ in items}.values():
+            annotator.check(question)
+        for first in range(0, len(items), BATCH):
+            found.extend(_annotate(annotator, items[first : first + BATCH]))
+
+    def details() -> str:
+        return report.render(agreement.compare(labelled.layout, labelled.answers, found))
+
+    tried = f"agreement with {len(labelled.answers)} labelled answers ({labelled.layout.name})"
+    return Try(tried, attempt, config.cluster.step_timeout_s * len(labelled.answers), details=details)
+
+
+def check(
+    annotator: Annotator,
+    asked: Sequence[Question],
+    config: Config,
+    start: bool = True,
+    labelled: LabelledSet | None = None,
+) -> Iterator[Finding]:
     """Make all `tries`, one finding each."""
-    yield from (each for each in _steps(annotator, asked, config, start) if isinstance(each, Finding))
+    yield from (each for each in _steps(annotator, asked, config, start, labelled) if isinstance(each, Finding))
 
 
 def _steps(
-    annotator: Annotator, asked: Sequence[Question], config: Config, start: bool
+    annotator: Annotator, asked: Sequence[Question], config: Config, start: bool, labelled: LabelledSet | None
 ) -> Iterator[tuple[str, float] | Finding]:
     """(what is tried, seconds that it has), and then its finding, for each try."""
-    for each in tries(annotator, asked, config, start):
+    for each in tries(annotator, asked, config, start, labelled):
         yield each.tried, each.limit_s
         finding = each.made()
         yield finding
@@ -127,12 +207,16 @@ def _steps(
 
 
 def check_apart(
-    annotator: Annotator, asked: Sequence[Question], config: Config, start: bool = True
+    annotator: Annotator,
+    asked: Sequence[Question],
+    config: Config,
+    start: bool = True,
+    labelled: LabelledSet | None = None,
 ) -> Iterator[Finding]:
     """`check` in a process of its own, like an actor's: that it ends, or hangs, is a finding too."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (sender, cloudpickle.dumps(annotator), asked, config, start)
+    arguments = (sender, cloudpickle.dumps(annotator), asked, config, start, labelled)
     process = context.Process(target=_try_all, args=arguments)
     tried, limit_s = UNPICKLED, config.cluster.start_timeout_s
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # by the child, too: Ctrl-C is the parent's to answer
@@ -164,12 +248,19 @@ def check_apart(
         process.join()
 
 
-def _try_all(sender: Connection, pickled: bytes, asked: Sequence[Question], config: Config, start: bool) -> None:
+def _try_all(
+    sender: Connection,
+    pickled: bytes,
+    asked: Sequence[Question],
+    config: Config,
+    start: bool,
+    labelled: LabelledSet | None,
+) -> None:
     """Unpickle the annotator, send all `_steps`, and None at the end."""
     found: list[Annotator] = []
     unpickling = Try(UNPICKLED, lambda: found.append(pickle.loads(pickled)), 0)
     finding = unpickling.made()
-    for message in [finding] if finding.fault else _steps(found[0], asked, config, start):
+    for message in [finding] if finding.fault else _steps(found[0], asked, config, start, labelled):
         sender.send(message)
     sender.send(None)
 

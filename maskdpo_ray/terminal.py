@@ -159,6 +159,8 @@ class Finding:
     """False where a run survives the fault."""
     note: str = ""
     """A remark, when all was well."""
+    details: str = ""
+    """Lines to show below it."""
 
 
 def show_findings(findings: Iterable[Finding]) -> None:
@@ -169,5 +171,7 @@ def show_findings(findings: Iterable[Finding]) -> None:
         failed += verdict == "FAILED"
         remark = printable(" ".join((finding.fault or finding.note).split()))
         print(f"{verdict:>8}  {finding.tried}" + (f": {remark}" if remark else ""), flush=True)
+        if finding.details:
+            print(finding.details, flush=True)
     if failed:
         raise SystemExit(1)

@@ -185,7 +185,7 @@ class Ratios:
 
     def _statistics(self, topic_sums: TopicSums, seed: int, bootstrap_samples: int) -> dict[str, Statistic]:
         sums = self._array(topic_sums)
-        resampled, total = _resample(sums, seed, bootstrap_samples), sums.sum(axis=0)
+        resampled, total = resample(sums, seed, bootstrap_samples), sums.sum(axis=0)
         return {
             name: _statistic(self._ratio(total, name), _mean(self._ratio(resampled, name)), len(sums))
             for name in self.metrics
@@ -195,13 +195,13 @@ class Ratios:
         """Change of every metric between sums of the same topics."""
         sides = [self._array(side) for side in (before, after)]
         # The same seed draws the same topics on both sides: that is the pairing.
-        resampled = [_resample(side, seed, bootstrap_samples) for side in sides]
+        resampled = [resample(side, seed, bootstrap_samples) for side in sides]
         found = {}
         for name in self.metrics:
             old, new = (_average(self._ratio(side.sum(axis=0), name)) for side in sides)
             gains = _mean(self._ratio(resampled[1], name)) - _mean(self._ratio(resampled[0], name))
-            interval = _interval(gains, len(before))
-            found[name] = Change(old, new, None if old is None or new is None else new - old, *interval)
+            change = None if old is None or new is None else new - old
+            found[name] = Change(old, new, change, *interval(gains, len(before)))
         return found
 
     def _array(self, topic_sums: TopicSums) -> NDArray[np.float64]:
@@ -214,7 +214,7 @@ class Ratios:
         return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
 
 
-def _resample(sums: NDArray[np.float64], seed: int, samples: int) -> NDArray[np.float64]:
+def resample(sums: NDArray[np.float64], seed: int, samples: int) -> NDArray[np.float64]:
     """[topics, sums, replications] -> [samples, sums, replications], topics drawn with replacement."""
     topics = len(sums)
     drawn = np.random.default_rng(seed).multinomial(topics, np.full(topics, 1 / topics), size=samples)
@@ -240,12 +240,12 @@ def _statistic(values: NDArray[np.float64], resampled: NDArray[np.float64], topi
     return Statistic(
         _average(values),
         float(defined.std(ddof=1)) if len(defined) > 1 else None,
-        *_interval(resampled, topics),
+        *interval(resampled, topics),
         tuple(None if np.isnan(value) else float(value) for value in values),
     )
 
 
-def _interval(values: NDArray[np.float64], topics: int) -> tuple[float | None, float | None]:
+def interval(values: NDArray[np.float64], topics: int) -> tuple[float | None, float | None]:
     """Bounds of 95% of the values; none of a single topic, which can only be drawn again."""
     defined = values[~np.isnan(values)]
     if not len(defined) or topics < 2:
