@@ -84,6 +84,10 @@ class Labelled:
     sentences: tuple[Span, ...]
 
 
+Reader = Callable[[Fields, str], Iterator[Labelled | RecordError]]
+"""The answers of a row, and the errors of those that can't be used."""
+
+
 @dataclass(frozen=True)
 class LabelledSet:
     """A set, whole or a part of it."""
@@ -102,7 +106,7 @@ def load(file: Path, questions: Sequence[Question], dropped: Dropped, split: str
     Bad lines go to `dropped`. Raises DataError for a file of none of the layouts.
     """
     layout: Layout | None = None
-    reader: Callable[[Fields, str], Iterator[Labelled]] | None = None
+    reader: Reader | None = None
     found: list[Labelled] = []
     for where, value in objects(file, dropped):
         if reader is None:
@@ -111,7 +115,13 @@ def load(file: Path, questions: Sequence[Question], dropped: Dropped, split: str
         if split is not None and value.get("split") != split:
             continue
         try:
-            found += reader(value, where)
+            for number, each in enumerate(reader(value, where)):
+                if number:
+                    dropped.met()  # a row of ANAH holds several answers
+                if isinstance(each, RecordError):
+                    dropped.take(each)
+                else:
+                    found.append(each)
         except RecordError as error:
             dropped.take(error)
     if layout is None or not found:
@@ -128,7 +138,7 @@ def _layout(value: Fields, where: str) -> Layout:
     return layout
 
 
-def _reader(layout: Layout, file: Path, questions: Sequence[Question]) -> Callable[[Fields, str], Iterator[Labelled]]:
+def _reader(layout: Layout, file: Path, questions: Sequence[Question]) -> Reader:
     if layout is RAGTRUTH:
         sources = _sources(file.with_name(f"source_info{file.suffix}"))
         return lambda value, where: _ragtruth(value, where, sources)
@@ -173,7 +183,7 @@ def _psiloqa(value: Fields, where: str) -> Iterator[Labelled]:
     yield _of_spans(question, _text(value, "llm_answer", where), wrong, where)
 
 
-def _anah(value: Fields, where: str) -> Iterator[Labelled]:
+def _anah(value: Fields, where: str) -> Iterator[Labelled | RecordError]:
     documents = "\n\n".join(map(str, _list(value, "documents", where)))
     asked = [str(each) for each in _list(value, "selected_questions", where)]
     topic = str(value.get("name") or where)
@@ -184,17 +194,22 @@ def _anah(value: Fields, where: str) -> Iterator[Labelled]:
         if not len(asked) == len(texts) == len(labels):
             raise _fault(where, labelled, f"as many as questions, {len(asked)}", len(labels))
         for words, text, each in zip(asked, texts, labels, strict=True):
-            language = "zh" if _CHINESE.search(words) else "en"
-            spans = sentences.split(str(text), language)
+            question = _question(topic, words, documents, "zh" if _CHINESE.search(words) else "en")
             given = [each] if isinstance(each, str) else list(each)
-            if len(given) != len(spans):
-                # Annotations don't quote their sentences: where ours are others, none can be told.
-                raise _fault(
-                    where, labelled, f"one for each of {len(spans)} sentences", len(given), Reason.INVALID_SENTENCES
-                )
-            sentence_labels = [_anah_type(str(one), where, labelled) for one in given]
-            units = tuple((a, b, label) for (a, b), label in zip(spans, sentence_labels, strict=True))
-            yield _labelled(_question(topic, words, documents, language), str(text), units)
+            try:
+                yield _labelled(question, str(text), tuple(_anah_units(question, str(text), given, where, labelled)))
+            except RecordError as error:
+                yield error
+
+
+def _anah_units(question: Question, text: str, given: Sequence[Any], where: str, field: str) -> Iterator[Span]:
+    """Each sentence with the type of its annotation. Annotations don't quote their sentences: there must be as many."""
+    spans = sentences.split(text, question.language)
+    if len(given) != len(spans):
+        expected = f"one for each of {len(spans)} sentences"
+        raise _fault(where, field, expected, len(given), Reason.INVALID_SENTENCES)
+    for (start, end), annotation in zip(spans, given, strict=True):
+        yield start, end, _anah_type(str(annotation), where, field)
 
 
 def _anah_type(annotation: str, where: str, field: str) -> str:

@@ -157,6 +157,13 @@ def test_anah(tmp_path: Path) -> None:
     assert found[0].question.document == "Rwanda lies in Africa.\n\nKigali is its capital."
 
 
+def test_an_answer_of_anah_that_is_split_otherwise_takes_no_other_along(tmp_path: Path) -> None:
+    file = written(tmp_path / "anah.jsonl", *[anah() for _ in range(30)], anah(InternLM_answers=["One. Two.", "不。"]))
+    dropped = Dropped(file, 0.05)
+    assert len(labelled_sets.load(file, [], dropped).answers) == 31 * 4 - 1
+    assert (dropped.counts, dropped.records) == ({"invalid_sentences": 1}, 31 * 4)
+
+
 def test_our_own(tmp_path: Path) -> None:
     """With the questions of the config, or a prompt and a document in the line."""
     rows = (
