@@ -80,7 +80,7 @@ def prepare(argv: list[str]) -> Job:
         inputs = [arguments.answers, *sources, *command.files_read()]
         labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force, inputs)
         loaded = [(source, Dropped(source, config.data.max_dropped)) for source in sources]
-        by_id = {question.id: question for each in loaded for question in questions.load(*each)}
+        by_id = {question.id: question for each in loaded for question in questions.load(*each, config.data.columns)}
         resources.check_ray_address(config.cluster)
     Plan(config).check_here("annotation actors")
     answers = Path(arguments.answers)
@@ -118,7 +118,10 @@ class Job:
         """The answers without labels; those to one question that follow each other come together."""
         seen: set[bytes] = set()
         dropped = dropped or Dropped(self.answers, self.config.data.max_dropped)
-        given = dropped.sift(answers_file.read(self.answers, self.by_id, dropped=dropped), self._judgeable)
+        given = dropped.sift(
+            answers_file.read(self.answers, self.by_id, dropped=dropped, columns=self.config.data.columns),
+            self._judgeable,
+        )
         for question, group in groupby(given, key=lambda item: item[1]):
             rollouts = []
             for rollout in (rollout for _, _, given in group for rollout in given):

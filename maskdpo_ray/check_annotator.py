@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
     config, own = command.config, command.own
     annotator = protocol.build(config.annotation.annotator, config.annotation.options)
     source = config.data.train
-    asked = questions.load(source, Dropped(source, config.data.max_dropped))
+    asked = questions.load(source, Dropped(source, config.data.max_dropped), config.data.columns)
     labelled = None
     if own.labelled is not None:
         source = own.labelled

@@ -132,7 +132,7 @@ def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers
         splits, dropped = loaded.evaluation, loaded.sources
     else:
         dropped = [Dropped(source, highest)]
-        splits = {"heldout": questions.load(source, dropped[0])}
+        splits = {"heldout": questions.load(source, dropped[0], config.data.columns)}
     model = model_folder.load(config.model)
     own, asked_of = chat.of(config, model.tokenizer), [question for split in splits.values() for question in split]
     dropped.append(Dropped(file, highest))

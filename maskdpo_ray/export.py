@@ -38,15 +38,16 @@ def main(argv: list[str]) -> None:
     files = _pairs_of_run(source, arguments.iteration) if is_run else [source]
     if not is_run and arguments.iteration is not None:
         raise DataError(f"--iteration: expected a run folder to choose it from, got the file {source}")
-    asked = arguments.questions
+    asked, columns = arguments.questions, None
     if asked is None:
         if not is_run:
             raise DataError("--questions: expected the questions that the pairs are of, got nothing")
-        asked = cli.read(source / "config.yaml").data.train
+        data = cli.read(source / "config.yaml").data
+        asked, columns = data.train, data.columns
     new_file.refuse_existing(output, arguments.force, [*files, asked])
     highest = DataConfig.max_dropped if arguments.max_dropped is None else arguments.max_dropped
     of_questions = Dropped(asked, highest, "--max_dropped")
-    by_id = {question.id: question for question in questions.load(asked, of_questions)}
+    by_id = {question.id: question for question in questions.load(asked, of_questions, columns)}
     # A run's own file holds only whole pairs: a bad record means damage.
     dropped = [Dropped(file, 0.0 if is_run else highest, "--max_dropped") for file in files]
     # What made the pairs of a file alone is unknown.

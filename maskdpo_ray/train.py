@@ -99,7 +99,7 @@ def prepare(argv: list[str]) -> Job:
     Plan(config).check_here("training ranks")
     own = chat.of(config, model.tokenizer)
     needs_labels = mask != VANILLA
-    reader = PairsReader(own, max_len, model.config.vocab_size, annotations, needs_labels, score)
+    reader = PairsReader(own, max_len, model.config.vocab_size, annotations, needs_labels, score, config.data.columns)
     kept, examples, drops = [], [], reader.drops
     dropped = Dropped(path, config.data.max_dropped)
     pairs = track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT)

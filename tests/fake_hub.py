@@ -133,6 +133,8 @@ def serving() -> Iterator[Hub]:
                 wanted = files if paths is None else [path for path in paths if path in files]
                 inside = [file for file in wanted if not inner or file.startswith(f"{inner}/")]
                 found = [_entry(file, files[file]) for file in inside]
+                if kind == "tree" and "recursive=True" not in self.path:
+                    found = _level(inside, files, f"{inner}/" if inner else "")
                 if kind == "tree" and inner and not inside:
                     self._send(404, {"X-Error-Code": "EntryNotFound"}, b"{}", with_body)
                     return
@@ -191,6 +193,13 @@ def look_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", url)
+
+
+def _level(inside: list[str], files: dict[str, bytes], folder: str) -> list[dict[str, object]]:
+    """The files and folders directly below a folder."""
+    folders = dict.fromkeys(file[len(folder) :].partition("/")[0] for file in inside if "/" in file[len(folder) :])
+    found = [_entry(file, files[file]) for file in inside if "/" not in file[len(folder) :]]
+    return [*found, *({"type": "directory", "path": f"{folder}{name}", "oid": "0", "size": 0} for name in folders)]
 
 
 def _entry(file: str, data: bytes) -> dict[str, object]:

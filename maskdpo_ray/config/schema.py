@@ -10,6 +10,7 @@ Rules that name vLLM, Ray or W&B are theirs, so that a value is refused before t
 """
 
 # No `from __future__ import annotations`: the annotations are objects, which hold the rules.
+import difflib
 import math
 import typing
 from collections.abc import Callable
@@ -165,11 +166,19 @@ class ModelConfig(Section, affects=(COLLECT, TRAIN, EVALUATE)):
     """Arguments of the chat template: {name: value}, as in {enable_thinking: false}."""
 
 
+COLUMNS = (
+    *("prompt", "id", "topic", "document", "facts", "answer", "language", "wrong_answers", "system"),
+    *("question_id", "text", "chosen", "rejected"),
+)
+"""Fields of questions, answers and preferences that another column may hold."""
+
+
 @dataclass(frozen=True)
 class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     train: Annotated[str, filled("a questions file")] = "builtin:countries"
     """Questions to learn from: `builtin:countries`, `builtin:elements`, these with `-short` (several questions of one
-    fact each in place of one of five), or a JSON Lines file."""
+    fact each in place of one of five), a file or folder (JSON, Parquet, CSV, ...), or a data set of the Hub,
+    `hf://datasets/org/name[:config][/split]`."""
     eval: Annotated[str | None, filled("a questions file")] = None
     """Held-out questions; none: `data.num_eval_topics` topics are split off `data.train`."""
     split_seed: int = 1
@@ -183,6 +192,9 @@ class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     """Questions of another domain, evaluated only, never trained on."""
     num_transfer_topics: CountOrNone = None
     """Use at most this many topics of `data.transfer`; none: all."""
+    columns: dict[str, str] | None = None
+    """Columns of questions, answers and pairs in files, {our field: their column}, as in {prompt: question, document:
+    context}; a path of names, `answers.text.0`, leads into structs and lists. Other columns pass by."""
     max_questions: CountOrNone = None
     """Learn from at most this many questions per iteration; none: all."""
     max_dropped: Annotated[Share, MAY_CHANGE] = 0.05
@@ -192,6 +204,11 @@ class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     def __post_init__(self) -> None:
         super().__post_init__()
         topics = self.num_transfer_topics
+        for name, column in (self.columns or {}).items():
+            near = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            require(name in COLUMNS, "data.columns", f"fields among {', '.join(COLUMNS)}{hint}", name)
+            require(bool(column.strip()), f"data.columns.{name}", "the name of a column", column)
         is_used = topics is None or self.transfer is not None
         require(is_used, "data.num_transfer_topics", "none without data.transfer", topics)
 
@@ -320,7 +337,7 @@ class PairsConfig(Section, affects=(COLLECT,)):
     cut_off: Literal["drop", "keep"] = "drop"
     """Whether answers that `rollout.max_new_tokens` cut off can be chosen or rejected: `keep` as any other."""
     file: Annotated[str | None, filled("a file of pairs")] = None
-    """Pairs of a file, trained on in each iteration beside those of the answers: see docs/data.md for their forms."""
+    """Pairs of a file, trained on in each iteration beside those of the answers: see docs/formats.md."""
     shares: dict[str, float] | None = None
     """Share of each source among an iteration's pairs, {questions: ..., atoms: ..., file: ...}: of sources with more
     than their share some are left out, drawn by the seed; none: all pairs of all sources."""

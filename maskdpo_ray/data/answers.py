@@ -10,8 +10,11 @@ from msgspec.structs import asdict
 
 from maskdpo_ray.data import formats
 from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.formats.layouts import RESPONSES
 from maskdpo_ray.data.formats.preference import SIDES
 from maskdpo_ray.data.jsonl import objects, record, refuse_list
+from maskdpo_ray.data.questions import question_of
+from maskdpo_ray.data.rows import Columns, rows
 from maskdpo_ray.errors import RecordError, shown
 from maskdpo_ray.records import Block, CommittedQuestion, PreferencePair, Question, Record, Rollout
 
@@ -33,15 +36,20 @@ class Answer(Record):
 
 
 def read(
-    path: Path, by_id: Mapping[str, Question], whose: str = "a question", dropped: Dropped | None = None
+    path: Path,
+    by_id: Mapping[str, Question],
+    whose: str = "a question",
+    dropped: Dropped | None = None,
+    columns: Columns | None = None,
 ) -> Iterator[Given]:
-    """Read the answers of each object: a question of a run, our rollouts or pairs, another trainer's preferences.
+    """Read the answers of each object: a question of a run, our rollouts or pairs, another trainer's preferences, or
+    the answers of a data set of another layout (`formats/layouts.py`).
 
     The question comes from `by_id`; a preference may have its own, with a `document` but no facts. `whose` names the
     owner of the ids of `by_id` in errors. Bad objects go to `dropped`. Raises DataError.
     """
     dropped = dropped or Dropped(path)
-    return dropped.sift(objects(path, dropped), lambda found: given(found[1], by_id, whose, found[0]))
+    return dropped.sift(rows(path, dropped, columns), lambda found: given(found[1], by_id, whose, found[0]))
 
 
 def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where: str) -> Given:
@@ -58,6 +66,8 @@ def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where
             _named(pair.question_id, by_id, whose, where),
             tuple(answer.rollout for answer in pair.sides().values()),
         )
+    if item.get(RESPONSES):
+        return where, *_of_responses(item, by_id, where)
     if "text" in item or set(SIDES).isdisjoint(item):
         answer = any_rollout(item, where)
         return where, _named(answer.question_id, by_id, whose, where), (answer,)
@@ -79,6 +89,15 @@ def _named(question_id: str, by_id: Mapping[str, Question], whose: str, where: s
         message = f"{where}: question_id: expected that of {whose} (--questions), got {question_id!r}"
         raise RecordError(message, Reason.UNKNOWN_QUESTION)
     return question
+
+
+def _of_responses(
+    item: Mapping[str, Any], by_id: Mapping[str, Question], where: str
+) -> tuple[Question, tuple[Rollout, ...]]:
+    """The question and the answers of a row of another layout."""
+    own = question_of({name: value for name, value in item.items() if name != RESPONSES}, where)
+    question = by_id.get(own.id, own)
+    return question, tuple(Rollout(own.id, sample, (), text, "stop", 0) for sample, text in enumerate(item[RESPONSES]))
 
 
 def _of_preference(

@@ -1,4 +1,5 @@
-"""Streaming reader of a file's objects: JSON Lines, one JSON array, objects over many lines, or the rows of a table.
+"""Streaming reader of a file's objects: JSON Lines, one JSON array, objects over many lines, or the rows of a table;
+of a folder of such files, or a data set of the Hub.
 
 A bad object becomes a RecordError, and reading continues with the next one.
 """
@@ -10,10 +11,11 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from maskdpo_ray.data import compressed, tables
+from maskdpo_ray.data import compressed, hub_data, tables
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.tables import Found
 from maskdpo_ray.errors import DataError, RecordError, shown
@@ -22,6 +24,10 @@ from maskdpo_ray.records import from_json
 Record = TypeVar("Record")
 _OF_RECORDS = frozenset(("id", "question_id", "prompt", "text", "chosen", "rejected", "conversations"))
 """Fields of questions, answers and pairs; each of these records has one."""
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
+"""Endings of the files of a folder that are read together."""
+_SPLITS = ("train", "test", "validation", "dev")
+_PART = re.compile(r"(.+?)-\d+-of-\d+\.")
 _CHUNK = 2**18
 _MOST = 2**26  # Bytes of one object. With a quote or bracket left open it would be the rest of the file.
 # A whole string, a bracket, a line's end, or the quote of a string that continues after what was read.
@@ -62,8 +68,11 @@ def attempts(path: Path) -> Iterator[tuple[str, Found]]:
 
 
 def _attempts(path: Path) -> Iterator[tuple[str, Found]]:
-    if os.path.isdir(path) and tables.is_saved(path):
-        yield from tables.saved(path)
+    if name := hub_data.parsed(str(path)):
+        yield from hub_data.rows(name)
+        return
+    if os.path.isdir(path):
+        yield from tables.saved(path) if tables.is_saved(path) else chain.from_iterable(map(_attempts, _parts(path)))
         return
     with compressed.opened(path) as file:
         head = file.peek(8)[:8]
@@ -71,6 +80,28 @@ def _attempts(path: Path) -> Iterator[tuple[str, Found]]:
             raise DataError(f"{path}: expected UTF-8, got UTF-16")
         read = tables.reader(path, head)
         yield from _found(_Scanner(path, file)) if read is None else read(path, file)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Files of a folder that hold one set of records in parts, in order of name. Raises DataError."""
+    files = sorted(each for each in folder.iterdir() if each.is_file() and _suffix(each) in _SUFFIXES)
+    if not files:
+        raise DataError(f"{folder}: expected files in {', '.join(_SUFFIXES)}, got a folder without")
+    for what in (_suffix, _split):
+        if len(found := sorted({what(each) for each in files})) > 1:
+            one = files[0] if what is _suffix else f"one split's part of them, or a folder of it, as {files[0].name}"
+            raise DataError(f"{folder}: expected the parts of one set, got {' and '.join(found)}; give {one}")
+    return files
+
+
+def _suffix(file: Path) -> str:
+    return Path(file.name.removesuffix(file.suffix) if file.suffix in compressed.SUFFIXES else file.name).suffix
+
+
+def _split(file: Path) -> str:
+    """Name before the number of a part, `train` in train-00000-of-00002.parquet; that of train.parquet."""
+    found = _PART.match(file.name)
+    return found[1] if found else file.name.partition(".")[0] if file.name.partition(".")[0] in _SPLITS else ""
 
 
 def records(kind: type[Record], path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Record]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import json
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.data.dropped import Dropped, Reason
-from maskdpo_ray.data.formats.conversation import Messages, messages
-from maskdpo_ray.data.jsonl import objects, refuse_list
+from maskdpo_ray.data.formats.conversation import Messages, messages, refuse_unread, with_system
+from maskdpo_ray.data.jsonl import refuse_list
+from maskdpo_ray.data.rows import Columns, rows
 from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.records import LANGUAGES, Question
 
@@ -24,18 +26,22 @@ LONGEST_NAME = 200
 """Longest id and topic, characters."""
 
 
-def load(source: str, dropped: Dropped | None = None) -> list[Question]:
-    """Questions of `builtin:NAME`, one of `BUILTIN`, or of a file of JSON objects, in their order.
+def load(source: str, dropped: Dropped | None = None, columns: Columns | None = None) -> list[Question]:
+    """Questions of `builtin:NAME`, one of `BUILTIN`, or of a file or data set (`jsonl.objects`), in their order.
 
-    An object needs only `prompt`: a string, or chat messages that end with the user's. Without `id` its id is
-    `source:line number`, without `topic` its topic is its id. Bad ones go to `dropped`. Raises DataError.
+    A row needs only `prompt`: a string, or chat messages that end with the user's. Without `id` its id is
+    `source:line number`, without `topic` its topic is its id. Other fields pass by, unless they look like a misspelled
+    one of these. Bad rows go to `dropped`. Raises DataError.
+
+    Args:
+        columns: see `rows.Columns`.
     """
     dropped = dropped or Dropped(source)
     if source.startswith("builtin:"):
         name = source.removeprefix("builtin:")
         if name not in BUILTIN:
             known = ", ".join(f"builtin:{domain}" for domain in BUILTIN)
-            raise DataError(f"{source}: expected one of {known}, or a JSON Lines file")
+            raise DataError(f"{source}: expected one of {known}, or a file or data set")
         found = list(_builtin(name))
         dropped.records = len(found)
         return found
@@ -44,14 +50,14 @@ def load(source: str, dropped: Dropped | None = None) -> list[Question]:
     def question(found: tuple[str, dict[str, Any]]) -> Question:
         where, value = found
         refuse_list(value, where)
-        made = _question(value, where)
+        made = question_of(value, where)
         if first := places.get(made.id):
             message = f"{where}: id: expected an id of its own, got {made.id!r} again, first at {first}"
             raise RecordError(message, Reason.DUPLICATE)
         places[made.id] = where
         return made
 
-    return list(dropped.sift(objects(Path(source), dropped), question))
+    return list(dropped.sift(rows(Path(source), dropped, columns), question))
 
 
 def _builtin(name: str) -> list[Question]:
@@ -148,13 +154,14 @@ def _in_order_of(topics: Sequence[str], questions: Iterable[Question]) -> list[Q
     return sorted(chosen, key=lambda question: (place[topic_key(question.topic)], question.id))
 
 
-def _question(value: Mapping[str, Any], where: str) -> Question:
-    for name in value:
-        if name not in FIELDS:
-            expected = f"expected one of the fields {', '.join(FIELDS)}"
-            raise RecordError(f"{where}: {name}: {expected}", Reason.INVALID_FIELD)
-    if "prompt" not in value:
-        message = f"{where}: prompt: expected a string or chat messages, got nothing"
+def question_of(value: Mapping[str, Any], where: str) -> Question:
+    """The question of a row. Raises RecordError naming `where` and the field."""
+    _refuse_misspelled(value, where)
+    refuse_unread(value, where)
+    if type(value.get("id")) is int:
+        value = {**value, "id": str(value["id"])}
+    if value.get("prompt") is None:
+        message = f"{where}: prompt: expected a string or chat messages (in another column: data.columns), got nothing"
         raise RecordError(message, Reason.EMPTY_PROMPT)
     question_id = _name(value, "id", where) or where
     facts = value.get("facts")
@@ -167,13 +174,29 @@ def _question(value: Mapping[str, Any], where: str) -> Question:
     return Question(
         id=question_id,
         topic=_name(value, "topic", where) or question_id,
-        prompt=_prompt(value["prompt"], f"{where}: prompt"),
-        document=_text(value, "document", where),
+        prompt=with_system(_prompt(value["prompt"], f"{where}: prompt"), value, where),
+        document=_document(value, where),
         facts=facts,
         answer=_text(value, "answer", where),
         language=language,
         wrong_answers=_texts(value, "wrong_answers", where),
     )
+
+
+def _refuse_misspelled(value: Mapping[str, Any], where: str) -> None:
+    """Raise RecordError for a field that is most likely one of ours with a typo; plurals are other data sets' own."""
+    for name in value:
+        near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.8) if name not in FIELDS else []
+        if near and near[0] not in value and name.casefold() != f"{near[0]}s":
+            expected = f"expected one of the fields {', '.join(FIELDS)}, or one unlike them; did you mean {near[0]}?"
+            raise RecordError(f"{where}: {name}: {expected}", Reason.INVALID_FIELD)
+
+
+def _document(value: Mapping[str, Any], where: str) -> str | None:
+    """The reference text; of several documents, all of them."""
+    if not isinstance(value.get("document"), list):
+        return _text(value, "document", where)
+    return "\n\n".join(_texts(value, "document", where)) or None
 
 
 def _texts(value: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def _rows(path: Path, batches: Iterator[Any]) -> Iterator[tuple[str, Found]]:
                 if isinstance(found, str):
                     yield where, RecordError(f"{where}: expected a row, got: {found}", Reason.MALFORMED)
                 else:
-                    yield where, {name: value for name, cell in found.items() if (value := _plain(cell)) is not None}
+                    yield where, {name: value for name, cell in found.items() if (value := plain(cell)) is not None}
     # MemoryError: a damaged length can be that of any number of bytes.
     except (pyarrow.ArrowException, MemoryError, OSError) as error:
         raise DataError(f"{path}: expected a whole table, got: {one_line(error)}") from None
@@ -155,12 +155,12 @@ def _batch(batch: Any) -> Iterator[dict[str, Any] | str]:
             yield from _batch(batch.slice(i, 1))
 
 
-def _plain(cell: Any) -> Any:
+def plain(cell: Any) -> Any:
     """A cell as a JSON value; None if there is none, as for images."""
     if isinstance(cell, dict):
-        return {str(name): value for name, each in cell.items() if (value := _plain(each)) is not None}
+        return {str(name): value for name, each in cell.items() if (value := plain(each)) is not None}
     if isinstance(cell, list):
-        return [_plain(each) for each in cell]
+        return [plain(each) for each in cell]
     if isinstance(cell, bytes):  # some tools write text as bytes
         try:
             return cell.decode()

@@ -22,7 +22,8 @@ from maskdpo_ray.data import formats
 from maskdpo_ray.data.answers import refuse_impossible, refuse_negative
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.formats.preference import SIDES, Preference
-from maskdpo_ray.data.jsonl import objects, record
+from maskdpo_ray.data.jsonl import record
+from maskdpo_ray.data.rows import Columns, rows
 from maskdpo_ray.errors import AnnotatorError, DataError, RecordError, shown
 from maskdpo_ray.models import prompts
 from maskdpo_ray.models.chat import Chat
@@ -162,6 +163,8 @@ class PairsReader:
     """False under a mask to which all labels are the same."""
     score: Score = precision
     """The score that pairs of ours were made with."""
+    columns: Columns | None = None
+    """See `rows.Columns`."""
     drops: Counter[str] = field(default_factory=Counter)
     """Why questions of a run gave no pair, counted by `read`."""
 
@@ -190,7 +193,7 @@ class PairsReader:
                 self._refuse_unfit(pair, where)
             return pairs
 
-        return chain.from_iterable(dropped.sift(objects(path, dropped), pairs_of))
+        return chain.from_iterable(dropped.sift(rows(path, dropped, self.columns), pairs_of))
 
     def _labelled(self, preference: Preference, labels: ReplayAnnotator | None, path: Path, where: str) -> Preference:
         for sample, side in enumerate(SIDES):

@@ -141,7 +141,7 @@ def _pairs(config: Config, model: ModelFolder, own: Chat, max_len: int, opened: 
         return []
     path = Path(config.pairs.file)
     needs_labels, score = check_mask(config) != VANILLA, scoring.build(config.pairs)
-    reader = PairsReader(own, max_len, model.config.vocab_size, None, needs_labels, score)
+    reader = PairsReader(own, max_len, model.config.vocab_size, None, needs_labels, score, config.data.columns)
     found = list(reader.read(path, opened(str(path))))
     if not found:
         raise DataError(f"pairs.file: {path}: expected pairs, got none")

@@ -197,7 +197,7 @@ def load_questions(data: DataConfig) -> Splits:
 
     def load(source: str) -> tuple[list[Question], Dropped]:
         dropped = Dropped(source, data.max_dropped)
-        return questions.load(source, dropped), dropped
+        return questions.load(source, dropped, data.columns), dropped
 
     train, dropped = load(data.train)
     by_split = {"train": dropped, "heldout": dropped}

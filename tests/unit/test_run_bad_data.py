@@ -81,18 +81,18 @@ DATA: dict[str, Case] = {
     "no prompt": (
         add_question('{"id": "d"}'),
         ASK,
-        "questions.jsonl:4: prompt: expected a string or chat messages, got nothing",
+        "questions.jsonl:4: prompt: expected a string or chat messages (in another column: data.columns), got nothing",
     ),
     "empty prompt": (
         question(prompt=" "),
         ASK,
         "questions.jsonl:4: prompt[0].content: expected text that is not empty, got ' '",
     ),
-    "unknown field": (
-        question(subject="d"),
+    "misspelled field": (
+        question(langauge="en"),
         ASK,
-        "questions.jsonl:4: subject: expected one of the fields prompt, id, topic, document, facts, answer, language, "
-        "wrong_answers",
+        "questions.jsonl:4: langauge: expected one of the fields prompt, id, topic, document, facts, answer, language, "
+        "wrong_answers, or one unlike them; did you mean language?",
     ),
     "the same id": (
         question(id="b"),
@@ -145,7 +145,7 @@ DATA: dict[str, Case] = {
         None,
         f"{ASK} --data.train builtin:planets",
         "builtin:planets: expected one of builtin:countries, builtin:elements, builtin:countries-short, "
-        "builtin:elements-short, or a JSON Lines file",
+        "builtin:elements-short, or a file or data set",
     ),
     "no facts to check by": (None, f"{ASK} --annotation.annotator facts", "question '..."),
     "no document to check by": (None, f"{ASK} --eval.evaluator factscore", "question '..."),

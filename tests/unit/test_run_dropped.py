@@ -250,7 +250,7 @@ def test_questions_are_dropped_by_the_record_alone(good_folder: Path, capfd: pyt
     run.main(words("--config config.yaml --dry_run", good_folder))
     said = capfd.readouterr().out
     for line in (
-        "  dropped 1 empty_prompt: questions.jsonl:51: prompt: expected a string or chat messages, got nothing",
+        "  dropped 1 empty_prompt: questions.jsonl:51: prompt: expected a string or chat messages (in another column: ",
         "  dropped 1 too_long: question 'y': expected a prompt of at most 240 tokens",
         "  dropped 1 duplicate: questions.jsonl:53: id: expected an id of its own, got 'q3' again, first at questions",
         "  dropped 1 invalid_messages: questions.jsonl:54: prompt: expected chat messages, got 7",

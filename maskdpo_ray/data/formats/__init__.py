@@ -13,7 +13,8 @@ from typing import Any
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.data.formats import authors, conversation, trainers
 from maskdpo_ray.data.formats.preference import Preference
-from maskdpo_ray.data.jsonl import objects, refuse_list
+from maskdpo_ray.data.jsonl import refuse_list
+from maskdpo_ray.data.rows import rows
 
 WRITERS: dict[str, Callable[[Preference], dict[str, Any]]] = {
     "anah": authors.to_json,
@@ -29,7 +30,7 @@ def read(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Pref
     Raises DataError.
     """
     dropped = dropped or Dropped(path)
-    return dropped.sift(objects(path, dropped), lambda found: (found[0], preference(found[1], found[0])))
+    return dropped.sift(rows(path, dropped), lambda found: (found[0], preference(found[1], found[0])))
 
 
 def preference(item: Mapping[str, Any], where: str) -> Preference:

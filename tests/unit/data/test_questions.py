@@ -91,7 +91,10 @@ BAD_LINES = {
     "field twice": ('{"prompt": "a", "prompt": "b"}', "expected JSON, got: field 'prompt' twice"),
     "NaN": ('{"prompt": "a", "facts": {"n": NaN}}', "expected JSON, got: NaN, which JSON does not have"),
     "list": ('["a"]', "expected a JSON object, got '['"),
-    "no prompt": ('{"topic": "a"}', "prompt: expected a string or chat messages, got nothing"),
+    "no prompt": (
+        '{"topic": "a"}',
+        "prompt: expected a string or chat messages (in another column: data.columns), got nothing",
+    ),
     "surrogate in id": (r'{"prompt": "a", "id": "\ud800"}', r"expected Unicode text, got a lone '\ud800'"),
     "surrogate in topic": (r'{"prompt": "a", "topic": "\udfff"}', r"expected Unicode text, got a lone '\udfff'"),
     "surrogate in prompt": (r'{"prompt": "\ud800"}', r"expected Unicode text, got a lone '\ud800'"),
@@ -99,15 +102,20 @@ BAD_LINES = {
         r'{"prompt": "a", "facts": {"a": ["\ud800"]}}',
         r"expected Unicode text, got a lone '\ud800'",
     ),
-    "unknown field": (
-        '{"prompt": "a", "question": "b"}',
-        "question: expected one of the fields prompt, id, topic, document, facts, answer, language, wrong_answers",
+    "misspelled field": (
+        '{"prompt": "a", "documnet": "b"}',
+        "documnet: expected one of the fields prompt, id, topic, document, facts, answer, language, wrong_answers, or "
+        "one unlike them; did you mean document?",
+    ),
+    "context that nobody reads": (
+        '{"prompt": "a", "images": ["b.png"]}',
+        "images: expected a record of text alone, got content that is not text beside it",
     ),
     "blank prompt": ('{"prompt": " "}', "prompt[0].content: expected text that is not empty, got ' '"),
     "no messages": ('{"prompt": []}', "prompt: expected chat messages, got []"),
     "number": ('{"prompt": 3}', "prompt: expected chat messages, got 3"),
     "blank topic": ('{"prompt": "a", "topic": ""}', "topic: expected text that is not empty, got ''"),
-    "number id": ('{"prompt": "a", "id": 7}', "id: expected text that is not empty, got 7"),
+    "number id": ('{"prompt": "a", "id": 0.5}', "id: expected text that is not empty, got 0.5"),
     "long id": (f'{{"prompt": "a", "id": "{"i" * 201}"}}', "id: expected at most 200 characters, got 201"),
     "NUL in id": (r'{"prompt": "a", "id": "a\u0000"}', r"id: expected no control characters or line ends, got 'a\x00'"),
     "line separator in topic": (
@@ -174,7 +182,7 @@ def test_sources_that_are_no_file_of_questions(folder):
     cases = {
         write("", " "): "q.jsonl: expected JSON objects, got none",
         "missing.jsonl": "missing.jsonl: expected a JSON file, got: No such file or directory",
-        ".": ".: expected a JSON file, got: Is a directory",
+        ".": ".: expected JSON objects, got none",  # in the one file of the folder
         "builtin:rivers": "builtin:rivers: expected one of builtin:countries, builtin:elements, builtin:co",
     }
     for source, message in cases.items():

@@ -191,7 +191,7 @@ def test_what_is_no_whole_file_is_one_line(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data[: len(data) // 2])
         with pytest.raises(DataError, match=f"^{tmp_path}/{name}: expected a whole (table|compressed file), got: "):
             list(formats.read(tmp_path / name))
-    with pytest.raises(DataError, match="expected a JSON file, got: Is a directory"):
+    with pytest.raises(DataError, match="expected the parts of one set, got .arrow and .jsonl and .parquet"):
         list(objects(tmp_path))
     import datasets
 
