@@ -165,6 +165,7 @@ class Checker:
         tokenizer = model_folder.read_tokenizer(Path(self._model))
         if tokenizer.pad_token_id is None:
             raise ModelError(f"{self._model}: expected a padding token, found none")
+        tokenizer.padding_side = "right"  # a head may read the first token
         return tokenizer
 
     def _tokens(self, names: Sequence[str]) -> list[int]:
@@ -196,6 +197,11 @@ class Checker:
             return []
         return self._cut(question.document, question.language, room)
 
+    def unread(self, size: int) -> str:
+        """Reason why a text of `size` tokens has no passages, as evidence."""
+        most = self.max_length // 2
+        return f"more than {most} tokens" if size > most else f"no room for a passage in {self.max_length} tokens"
+
     @property
     def _joins(self) -> bool:
         """Whether words of a template touch the document or the text."""
@@ -212,10 +218,8 @@ class Checker:
         """
         import torch
 
-        lengths = [-sum(map(len, item)) for item in items]
-        ordered = sorted(
-            range(len(items)), key=lambda index: (lengths[index], items[index])
-        )  # the like are padded least
+        # The longest first: those of about the same length are padded together.
+        ordered = sorted(range(len(items)), key=lambda index: (-sum(map(len, items[index])), items[index]))
         for at in range(0, len(ordered), self._batch_size):
             batch = ordered[at : at + self._batch_size]
             fields = [dict(zip(("document", "text", "question"), items[index], strict=True)) for index in batch]

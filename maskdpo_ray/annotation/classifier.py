@@ -123,7 +123,7 @@ class ClassifierAnnotator:
         if self._says_too_little(sentence):
             return NO_FACT, None, f"fewer words than min_words, {self._min_words}"
         if not read:
-            return UNPARSED, None, f"more than {self._checker.max_length // 2} tokens"
+            return UNPARSED, None, self._checker.unread(self._checker.size(sentence))
         passage, shares = strongest(read, self._threshold)
         label = label_of(shares, self._threshold)
         return label, round(min(shares[label], 1.0), 4), evidence(passage)

@@ -136,8 +136,7 @@ class SpansAnnotator:
     def _labelled(self, part: Part, start: int, end: int, read: Sequence[tuple[str, list[Word]]]) -> Iterator[Sentence]:
         """The spans of a sentence of a part, by the passage that decides about it."""
         if not read:
-            most = self._checker.max_length // 2
-            yield _sentence(part, start, end, UNPARSED, None, f"more than {most} tokens")
+            yield _sentence(part, start, end, UNPARSED, None, self._checker.unread(self._checker.size(part.text)))
             return
         of_sentence = [(passage, [word for word in words if start <= word.start < end]) for passage, words in read]
         if not of_sentence[0][1]:
