@@ -174,7 +174,7 @@ class Cluster:
         return self._training_group(self._start_ranks())
 
     def _check_resources(self, *names: str) -> None:
-        Plan(self._config).check(ray.cluster_resources(), *names)
+        Plan(self._config).await_nodes(ray.cluster_resources, *names)
 
     @staticmethod
     def _num_nodes() -> int:

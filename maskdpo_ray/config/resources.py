@@ -6,7 +6,8 @@ import math
 import os
 import re
 import socket
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import psutil
@@ -17,6 +18,7 @@ from maskdpo_ray.errors import ClusterError, ConfigError, shown
 ENGINES, OTHER_ENGINES, RANKS = "rollout engines", "other model's engines", "training ranks"
 ANNOTATORS, EVALUATORS = "annotation actors", "evaluation actors"
 _TIMEOUT_S = 10.0
+_POLL_S = 1.0
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})")
 _NOTES = {
     "ray://": "is Ray Client's, which is not supported: start the run on a node of the cluster",
@@ -123,6 +125,17 @@ class Plan:
                 advice = f"set cluster.colocate (then {shared.gpus(*names)} will do), or {advice}"
             got = f"{self.gpu_terms(*names)} = {gpus:g}"
             raise ClusterError(f"not enough GPUs: expected at most {has:g}, got {got}; {advice}")
+
+    def await_nodes(self, available: Callable[[], Mapping[str, float]], *names: str) -> None:
+        """`check` what `available` returns, again and again for `cluster.nodes_timeout_s`, until it suffices."""
+        deadline = time.monotonic() + self.config.cluster.nodes_timeout_s
+        while True:
+            try:
+                return self.check(available(), *names)
+            except ClusterError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_POLL_S)
 
     def check_here(self, *names: str) -> None:
         """`check` before Ray starts, where it is to start on this machine: what that has is the most it can give."""

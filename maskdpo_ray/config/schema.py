@@ -650,6 +650,9 @@ class ClusterConfig(Section):
     while ranks train, ranks while engines answer. A run then takes as many GPUs as its largest group; one is enough."""
     threads: Annotated[int | None, within(1, 1024)] = None
     """Threads of an engine or rank on CPU, which take turns. None: a node's engines share its cores, its ranks too."""
+    nodes_timeout_s: Annotated[float, within(0, 10**7)] = 0
+    """Longest to wait, when a run starts, until the cluster has the CPUs and GPUs that it reserves, seconds; 0: what is
+    missing ends the run at once."""
     start_timeout_s: Seconds = 600
     """Longest that each step of starting may take (engines, annotators, ranks, their joining), seconds."""
     step_timeout_s: Seconds = 1800

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskdpo_ray.config import resources
 from maskdpo_ray.config.resources import ActorGroup, Plan
 from maskdpo_ray.config.schema import (
     AnnotationConfig,
@@ -216,3 +218,20 @@ def test_description_of_a_resumed_run(tmp_path: Path) -> None:
     assert last(*done) == f"  resumed: {tmp_path} holds evaluate-heldout 0"
     commit(log_path(0), 2)
     assert last(*done) == f"  resumed: {tmp_path} holds evaluate-heldout 0, 2 questions of iter_000"
+
+
+def test_nodes_that_join_in_time_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_POLL_S", 0)
+    sizes = iter([{"CPU": 1.0}, {"CPU": 4.0}, {"CPU": 5.0}])
+    Plan(replace(CPU, cluster=replace(CPU.cluster, nodes_timeout_s=60))).await_nodes(lambda: next(sizes))
+    assert next(sizes, None) is None
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.01])
+def test_nodes_that_never_join_end_the_run(timeout_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_POLL_S", 0.02)
+    plan = Plan(replace(CPU, cluster=replace(CPU.cluster, nodes_timeout_s=timeout_s)))
+    asked = []
+    with pytest.raises(ClusterError, match="not enough CPUs: expected at most 1, got"):
+        plan.await_nodes(lambda: asked.append(1) or {"CPU": 1.0})
+    assert len(asked) == (1 if timeout_s == 0 else 2)
