@@ -22,7 +22,6 @@ from maskdpo_ray.config.file import located
 from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import answers as answers_file
-from maskdpo_ray.data import questions
 from maskdpo_ray.data.answers import Given
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import ModelError
@@ -80,7 +79,7 @@ def prepare(argv: list[str]) -> Job:
         inputs = [arguments.answers, *sources, *command.files_read()]
         labels = LabelsFile(Path(arguments.output), config.annotation, arguments.force, inputs)
         loaded = [(source, Dropped(source, config.data.max_dropped)) for source in sources]
-        by_id = {question.id: question for each in loaded for question in questions.load(*each, config.data.columns)}
+        by_id = {question.id: question for each in loaded for question in preflight.questions_of(config.data, *each)}
         resources.check_ray_address(config.cluster)
     Plan(config).check_here("annotation actors")
     answers = Path(arguments.answers)
@@ -152,8 +151,10 @@ class Job:
             return None
 
     def _judgeable(self, given: Given) -> Given:
-        preflight.judgeable(self.annotator, None, given[1])
-        return given
+        where, question, rollouts = given
+        question = preflight.with_documents(self.config.data, question)
+        preflight.judgeable(self.annotator, None, question)
+        return where, question, rollouts
 
     def run(self, group: Annotators) -> None:
         """Label what is to be labelled; each question's answers are on the disk before the next one's.

@@ -28,13 +28,12 @@ from maskdpo_ray.annotation.protocol import Annotator
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.cli import Parser, number
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import ConfigError, UserError, fault_of
 from maskdpo_ray.evaluation import agreement
 from maskdpo_ray.records import Annotation, Question, Rollout
 from maskdpo_ray.report import agreement as report
-from maskdpo_ray.stages import hub_models
+from maskdpo_ray.stages import hub_models, preflight
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.terminal import Finding, show_findings
 
@@ -66,7 +65,7 @@ def main(argv: list[str]) -> None:
     config, own = command.config, command.own
     annotator = protocol.build(config.annotation.annotator, config.annotation.options)
     source = config.data.train
-    asked = questions.load(source, Dropped(source, config.data.max_dropped), config.data.columns)
+    asked = preflight.questions_of(config.data, source, Dropped(source, config.data.max_dropped))
     labelled = None
     if own.labelled is not None:
         source = own.labelled

@@ -17,7 +17,6 @@ from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.cli import Parser
 from maskdpo_ray.config.file import located
 from maskdpo_ray.config.schema import Config
-from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluation.baseline import Baseline
@@ -132,7 +131,7 @@ def _given(file: Path, source: str | None, config: Config) -> tuple[GivenAnswers
         splits, dropped = loaded.evaluation, loaded.sources
     else:
         dropped = [Dropped(source, highest)]
-        splits = {"heldout": questions.load(source, dropped[0], config.data.columns)}
+        splits = {"heldout": preflight.questions_of(config.data, source, dropped[0])}
     model = model_folder.load(config.model)
     own, asked_of = chat.of(config, model.tokenizer), [question for split in splits.values() for question in split]
     dropped.append(Dropped(file, highest))

@@ -53,7 +53,9 @@ class CommandLine:
         data, models = config.data, (config.model.model_name_or_path, config.eval.perplexity_model)
         named = flatten({"annotation": config.annotation.options, "eval": config.eval.options}).values()
         of_models = [str(file) for model in models if model for file in Path(model).glob("*")]
-        texts = [text for text in (data.train, data.eval, data.transfer, *named) if isinstance(text, str)]
+        texts = [
+            text for text in (data.train, data.eval, data.transfer, data.documents, *named) if isinstance(text, str)
+        ]
         return [*map(str, self.config_files), *texts, *of_models]
 
 

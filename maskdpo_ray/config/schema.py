@@ -195,6 +195,11 @@ class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     columns: dict[str, str] | None = None
     """Columns of questions, answers and pairs in files, {our field: their column}, as in {prompt: question, document:
     context}; a path of names, `answers.text.0`, leads into structs and lists. Other columns pass by."""
+    documents: Annotated[str | None, filled("a file or folder of documents")] = None
+    """Corpus of {text, title}, a file, folder or data set: a question without a document of its own has the ones that
+    BM25 finds for its topic and prompt. None: only questions' own documents."""
+    num_documents: Count = 3
+    """Documents that a question gets of `data.documents`."""
     max_questions: CountOrNone = None
     """Learn from at most this many questions per iteration; none: all."""
     max_dropped: Annotated[Share, MAY_CHANGE] = 0.05

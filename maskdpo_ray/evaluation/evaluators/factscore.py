@@ -2,7 +2,7 @@
 
 A language model breaks an answer's sentences into facts and checks them, or, without one, rules do: facts are read from
 clauses and looked up by their words. The rules share only the list of phrases to the reader with the `facts` annotator,
-none of its tables. Passages are found by BM25 (Robertson and Zaragoza 2009), with the library bm25s.
+none of its tables. Passages are found by BM25.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from maskdpo_ray.annotation.llm.judge import Reply
 from maskdpo_ray.annotation.llm.tags import Tags
 from maskdpo_ray.annotation.rules import idle
 from maskdpo_ray.config.plugins import require_count
-from maskdpo_ray.data.jsonl import objects
+from maskdpo_ray.data.corpus import Passages
+from maskdpo_ray.data.corpus import documents as read_documents
 from maskdpo_ray.errors import DataError, require, shown
 from maskdpo_ray.evaluation.evaluators import statements
 from maskdpo_ray.evaluation.evaluators.protocol import MayAskJudge
@@ -60,44 +61,8 @@ Items = Sequence[tuple[Question, Rollout]]
 Facts = tuple[JudgedFact, ...]
 
 
-class Passages:
-    """Passages that can be searched."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        """Index `texts`, one passage each."""
-        import bm25s
-
-        self.texts = tuple(texts)
-        keys = [[word.key for word in words(text)] for text in texts]
-        self._index: Any = None
-        if any(keys):
-            self._index = bm25s.BM25()
-            self._index.index(keys, show_progress=False)
-
-    def find(self, query: str, count: int) -> list[str]:
-        """At most `count` passages that share a word with `query`, the best first, ties in the order of the text."""
-        keys = [word.key for word in words(query)]
-        if self._index is None or not keys:
-            return []
-        scores = self._index.get_scores(keys)
-        ranked = sorted((i for i in range(len(self.texts)) if scores[i] > 0), key=lambda i: (-scores[i], i))
-        return [self.texts[i] for i in ranked[:count]]
-
-
-def read_documents(path: Path) -> list[str]:
-    """Texts, each with its title in front, of lines {"text": ..., "title": ...}, the title being optional.
-
-    Raises DataError, one line, that names the line.
-    """
-    texts = []
-    for where, value in objects(path):
-        if not value.keys() <= {"text", "title"}:
-            raise DataError(f"{where}: expected an object with text and, optionally, title; got {shown(value)}")
-        for name, field in (("text", value.get("text")), ("title", value.get("title", "none"))):
-            if not isinstance(field, str) or not field.strip():
-                raise DataError(f"{where}: {name}: expected text that is not empty, got {shown(field)}")
-        texts.append("\n".join(value[name] for name in ("title", "text") if name in value))
-    return texts
+def _keys(text: str) -> list[str]:
+    return [word.key for word in words(text)]
 
 
 class FactScore(MayAskJudge):
@@ -115,7 +80,8 @@ class FactScore(MayAskJudge):
 
         Args:
             judge, judge_options, max_concurrency: see `MayAskJudge`; the rules read English only.
-            documents: JSON Lines file of {"title", "text"}, searched for every question; none: the question's own.
+            documents: file or folder of {"title", "text"} (`corpus.documents`), searched for every question; none: the
+                question's own.
             passages: number of passages that a fact is checked against.
 
         Raises ConfigError, and DataError for the file of documents.
@@ -125,7 +91,7 @@ class FactScore(MayAskJudge):
         require(is_file, "eval.options.documents", "a JSON Lines file", documents)
         super().__init__(judge, judge_options, max_concurrency, _FACT_TOKENS)
         self._count = passages
-        self._texts = None if documents is None else read_documents(Path(documents))
+        self._texts = None if documents is None else list(read_documents(Path(documents)))
         self._passages_of: Callable[[Question], Passages] | None = None
 
     def check(self, question: Question) -> None:
@@ -140,11 +106,11 @@ class FactScore(MayAskJudge):
 
     def start(self) -> None:
         """Start the judge, index the documents. Raises UserError, one line, when the judge can't be started."""
-        shared = None if self._texts is None else Passages([p for text in self._texts for p in _cut(text, "en")])
+        shared = None if self._texts is None else Passages([p for text in self._texts for p in _cut(text, "en")], _keys)
 
         @lru_cache(maxsize=_INDEXES)
         def own(document: str, language: str) -> Passages:
-            return Passages(_cut(document, language))
+            return Passages(_cut(document, language), _keys)
 
         super().start()
         self._passages_of = lambda question: shared or own(question.document or "", question.language)

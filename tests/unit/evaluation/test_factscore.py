@@ -12,11 +12,12 @@ import pytest
 
 from maskdpo_ray.annotation.abstention import abstains
 from maskdpo_ray.annotation.llm.judge import Reply
+from maskdpo_ray.data.corpus import Passages
 from maskdpo_ray.data.domains import countries, elements
 from maskdpo_ray.errors import ConfigError, DataError, OptionError, UserError
 from maskdpo_ray.evaluation.analyses import rule_agreement
 from maskdpo_ray.evaluation.evaluators import statements
-from maskdpo_ray.evaluation.evaluators.factscore import FactScore, Passages
+from maskdpo_ray.evaluation.evaluators.factscore import FactScore
 from maskdpo_ray.evaluation.evaluators.protocol import build
 from maskdpo_ray.evaluation.evaluators.statements import words
 from maskdpo_ray.records import Question, Rollout
@@ -316,7 +317,7 @@ def test_documents_of_ones_own_are_searched_for_every_question(tmp_path: Path) -
         (b'{"text": "x"}\n[1]', "documents.jsonl:2: expected a JSON object, got"),
         (b'{"text": " "}', "documents.jsonl:1: text: expected text that is not empty, got ' '"),
         (b'{"text": "x", "title": 1}', "documents.jsonl:1: title: expected text that is not empty, got 1"),
-        (b'{"text": "x", "body": 1}', "documents.jsonl:1: expected an object with text"),
+        (b'{"body": "x"}', "documents.jsonl:1: expected a document in one of text, "),
     ],
 )
 def test_a_bad_file_of_documents_is_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:

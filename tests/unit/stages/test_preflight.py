@@ -317,7 +317,7 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         )
     },
     "no questions file": (section(data=DataConfig(train="nowhere.jsonl")), DataError, "nowhere.jsonl: expected a"),
-    "questions file is a folder": (section(data=DataConfig(train="/")), DataError, "/: expected a JSON file"),
+    "questions folder is none": (section(data=DataConfig(train="/dev")), DataError, "/dev: expected files in .jsonl"),
     "unknown table": (section(data=DataConfig(train="builtin:planets")), DataError, "builtin:planets: expected one"),
     "too few topics": (questions({"prompt": "x"}, num_eval_topics=1), DataError, "data.num_eval_topics: "),
     "too few topics for development": (
@@ -448,3 +448,26 @@ def test_command_line_shows_errors_as_one_line(
     assert done.stderr.startswith(f"error: {expected}")
     assert done.stderr.endswith("\n") and done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_questions_get_the_documents_of_a_corpus(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKDPO_CACHE", str(tmp_path / "cache"))
+    texts = ["Rwanda's capital is Kigali.", "Gold is a metal."]
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    given = [{"query": "The capital of Rwanda?"}, {"query": "What is gold?"}, {"query": "Rwanda?", "document": "Mine."}]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    data = replace(
+        config.data,
+        train=str(tmp_path / "asked.jsonl"),
+        num_eval_topics=1,
+        columns={"prompt": "query"},
+        documents=str(tmp_path / "documents.jsonl"),
+    )
+    found = [question for split in preflight.load_questions(data).questions.values() for question in split]
+    assert {question.prompt[0]["content"]: question.document for question in found} == {
+        "The capital of Rwanda?": texts[0],
+        "What is gold?": "\n\n".join([texts[1], texts[0]]),
+        "Rwanda?": "Mine.",
+    }
