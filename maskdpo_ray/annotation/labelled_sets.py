@@ -21,6 +21,7 @@ from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.records import (
     CONTRADICTORY,
     LABELS,
+    LANGUAGES,
     NO_FACT,
     NO_HALLUCINATION,
     UNPARSED,
@@ -97,7 +98,7 @@ class LabelledSet:
 
 
 def load(file: Path, questions: Sequence[Question], dropped: Dropped, split: str | None = None) -> LabelledSet:
-    """The answers of a file in any format of `jsonl.objects`.
+    """The answers of a file, or data set of the Hub, in any format of `jsonl.objects`.
 
     Args:
         questions: those that lines of our own layout name by `question_id`.
@@ -186,7 +187,7 @@ def _psiloqa(value: Fields, where: str) -> Iterator[Labelled]:
 def _anah(value: Fields, where: str) -> Iterator[Labelled | RecordError]:
     documents = "\n\n".join(map(str, _list(value, "documents", where)))
     asked = [str(each) for each in _list(value, "selected_questions", where)]
-    topic = str(value.get("name") or where)
+    topic, language = str(value.get("name") or where), value.get("language")
     for answers, labelled in _ANAH_ANSWERS.items():
         if answers not in value or labelled not in value:
             continue
@@ -194,7 +195,8 @@ def _anah(value: Fields, where: str) -> Iterator[Labelled | RecordError]:
         if not len(asked) == len(texts) == len(labels):
             raise _fault(where, labelled, f"as many as questions, {len(asked)}", len(labels))
         for words, text, each in zip(asked, texts, labels, strict=True):
-            question = _question(topic, words, documents, "zh" if _CHINESE.search(words) else "en")
+            spoken = language if language in LANGUAGES else "zh" if _CHINESE.search(words) else "en"
+            question = _question(topic, words, documents, spoken)
             given = [each] if isinstance(each, str) else list(each)
             try:
                 yield _labelled(question, str(text), tuple(_anah_units(question, str(text), given, where, labelled)))
