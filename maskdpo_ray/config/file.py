@@ -215,7 +215,7 @@ def expected_words(hint: Any) -> str:
     if origin is typing.Literal:
         return f"{'one of ' if len(arguments) > 1 else ''}{', '.join(map(str, arguments))}"
     if origin is tuple:
-        return f"a list of {len(arguments)} numbers"
+        return "a list of names: [one, two]" if Ellipsis in arguments else f"a list of {len(arguments)} numbers"
     if origin is dict:
         if arguments[1] is Any:
             return "a mapping {name: value}"
@@ -282,6 +282,8 @@ def _convert(node: yaml.Node, hint: Any, where: str) -> Any:
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin is list and isinstance(node, yaml.SequenceNode):
             return [_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(node.value)]
+        if origin is tuple and Ellipsis in arguments and isinstance(node, yaml.SequenceNode):
+            return tuple(_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(node.value))
         if origin is tuple and isinstance(node, yaml.SequenceNode) and len(node.value) == len(arguments):
             parts = enumerate(zip(node.value, arguments, strict=True))
             return tuple(_convert(item, part, f"{where}[{i}]") for i, (item, part) in parts)

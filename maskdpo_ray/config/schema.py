@@ -617,8 +617,14 @@ _NOT_IN_PROJECTS = "/\\#?%:"
 
 @dataclass(frozen=True)
 class LoggerConfig(Section):
-    wandb_mode: Literal["disabled", "offline", "online"] = "disabled"
-    """Weights & Biases: off, on disk only, or sent (key from WANDB_API_KEY, never from the config)."""
+    trackers: tuple[str, ...] = ()
+    """Trackers that get the metrics beside metrics.jsonl: a list of `wandb`, `tensorboard`, `mlflow`, `trackio` and
+    `python:package.module:Class`."""
+    wandb_mode: Literal["disabled", "offline", "online"] | None = None
+    """Weights & Biases: off, on disk only, or sent (login by `wandb login` or WANDB_API_KEY, never from the config);
+    none: sent, or as WANDB_MODE says, if `trackers` names it."""
+    wandb_entity: str | None = None
+    """W&B user or team; none: the login's own."""
     wandb_project: Annotated[
         str,
         Rule(
@@ -626,9 +632,9 @@ class LoggerConfig(Section):
             lambda name: bool(name.strip()) and len(name) <= 128 and not set(_NOT_IN_PROJECTS) & set(name),
         ),
     ] = "maskdpo_ray"
-    """W&B project."""
+    """Project in W&B and trackio, experiment in MLflow."""
     wandb_group: str | None = None
-    """W&B group; none: no group."""
+    """Group in W&B and trackio, tag `group` in MLflow; none: no group."""
 
 
 @dataclass(frozen=True)

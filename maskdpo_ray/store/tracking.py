@@ -1,4 +1,7 @@
-"""Metrics over time: metrics.jsonl always, Weights & Biases when asked for.
+"""Metrics over time: metrics.jsonl always, and the trackers that `logger` asks for.
+
+The file is the truth. A tracker that can't start stops the run before it begins; one that fails later is said once and
+counted.
 
 Keys are paths: "timing/collect_s", "tokens/collect", "pairs/count", "train/loss", "idle/rollout", "restarts/rollout",
 "eval/heldout/score".
@@ -6,90 +9,51 @@ Keys are paths: "timing/collect_s", "tokens/collect", "pairs/count", "train/loss
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from maskdpo_ray.config.plugins import faults
 from maskdpo_ray.config.schema import LoggerConfig
-from maskdpo_ray.errors import ConfigError, one_line
 from maskdpo_ray.store.files import AppendFile
+from maskdpo_ray.store.trackers import protocol as trackers
+from maskdpo_ray.store.trackers.protocol import Feed, Tracked
 
 
 class Tracker:
     """A context manager; nothing is written or connected before it is entered."""
 
     def __init__(self, run_folder: str | os.PathLike[str], logger: LoggerConfig, config: Mapping[str, Any]) -> None:
-        """`config` is the resolved config as nested dicts, shown in W&B."""
-        self._folder = Path(run_folder)
-        self._logger = logger
-        self._config = dict(config)
+        """`config` is the resolved config as nested dicts, which trackers show."""
+        self._tracked = Tracked(Path(run_folder), logger, config)
         self._file: AppendFile | None = None
-        self._wandb_run: Any = None
+        self._feeds: list[Feed] = []
         self.step = 0
         """The step logged last; `stage` uses it when none is given."""
 
     def check(self) -> None:
-        """Raise ConfigError, one line, when W&B is asked for and can't be used."""
-        mode = self._logger.wandb_mode
-        if mode == "disabled":
-            return
-        if importlib.util.find_spec("wandb") is None:
-            raise ConfigError(
-                f"logger.wandb_mode: expected the package wandb for {mode!r}, got none; "
-                "pip install wandb, or use disabled"
-            )
-        if mode == "online" and not os.environ.get("WANDB_API_KEY"):
-            raise ConfigError(
-                "logger.wandb_mode: expected the environment variable WANDB_API_KEY for 'online', got none; "
-                "set it, or use offline and `wandb sync` later"
-            )
+        """Raise ConfigError, one line, when a tracker that is asked for can't be used."""
+        for name, backend in trackers.build(self._tracked).items():
+            with faults(f"logger.trackers: {name}"):
+                backend.check()
 
     def __enter__(self) -> Tracker:
         self.check()
-        self._file = AppendFile(self._folder / "metrics.jsonl")
+        self._file = AppendFile(self._tracked.folder / "metrics.jsonl")
         self._file.cut_torn()
-        if self._logger.wandb_mode != "disabled":
-            try:
-                self._wandb_run = self._start_wandb()
-            except BaseException:
-                self._file.close()
-                raise
-        return self
-
-    def _start_wandb(self) -> Any:
-        import wandb
-
-        folder = self._folder / "wandb"
-        folder.mkdir(exist_ok=True)
-        id_file = folder / "run-id"  # a resumed run continues the same W&B run
-        if not id_file.exists():
-            id_file.write_text(uuid.uuid4().hex[:12] + "\n")
         try:
-            run = wandb.init(
-                project=self._logger.wandb_project,
-                group=self._logger.wandb_group,
-                name=self._folder.name,
-                id=id_file.read_text().strip(),
-                resume="allow" if self._logger.wandb_mode == "online" else None,
-                mode=self._logger.wandb_mode,
-                dir=str(self._folder),
-                config=self._config,
-                settings=wandb.Settings(silent=True, console="off"),
-            )
-        except wandb.Error as error:  # no connection, a key that it does not know
-            raise ConfigError(f"logger.wandb_mode: expected W&B to start, got: {one_line(error)}") from error
-        # Own step axis: W&B drops what is logged at an earlier step, which a resumed stage does.
-        run.define_metric("step")
-        run.define_metric("*", step_metric="step")
-        return run
+            for name, backend in trackers.build(self._tracked).items():
+                self._feeds.append(Feed(name, backend))
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Append one line {"time": unix seconds, "step": step, **metrics}; NaN and infinity become null.
@@ -102,8 +66,8 @@ class Tracker:
         line = json.dumps({"time": round(time.time(), 3), "step": step, **values}, allow_nan=False, ensure_ascii=False)
         self._file.append(line.encode() + b"\n")
         self.step = step
-        if self._wandb_run is not None:
-            self._wandb_run.log({"step": step, **{name: value for name, value in values.items() if value is not None}})
+        for feed in self._feeds:
+            feed.log({name: value for name, value in values.items() if value is not None}, step)
 
     @contextmanager
     def stage(self, name: str, step: int | None = None) -> Iterator[None]:
@@ -137,13 +101,9 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._wandb_run is not None:
-                import wandb
-
-                self._wandb_run.finish(exit_code=0 if kind is None else 1)
-                wandb.teardown()  # ends W&B's own process
+            while self._feeds:
+                self._feeds.pop().close(failed=kind is not None)
         finally:
-            self._wandb_run = None
             if self._file is not None:
                 self._file.close()
                 self._file = None

@@ -242,11 +242,17 @@ CASES: dict[str, Case] = {
         "--config config.yaml",
         "{}/runs/r: another run writes this folder (process 1 on there); wait for it or stop it",
     ),
-    "W&B without a key": (
+    "W&B without a login": (
         None,
         "--config config.yaml --logger.wandb_mode online",
-        "logger.wandb_mode: expected the environment variable WANDB_API_KEY for 'online', got none; set it, or use "
-        "offline and `wandb sync` later",
+        "logger.wandb_mode: expected a login of `wandb login`, or the environment variable WANDB_API_KEY, for "
+        "'online', got none; log in, or use offline and `wandb sync` later",
+    ),
+    "tracker": (
+        None,
+        "--config config.yaml --logger.trackers [tensorbord]",
+        "logger.trackers: expected one of mlflow, tensorboard, trackio, wandb, python:package.module:Class; got "
+        "'tensorbord'; did you mean tensorboard?",
     ),
 }
 

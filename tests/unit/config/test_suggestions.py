@@ -37,7 +37,7 @@ NAMES = {
     "bf16": "ds.param_dtype",
     "max_length": "vllm.max_model_len",
     "max_completion_length": "rollout.max_new_tokens",
-    "report_to": "logger.wandb_mode",
+    "report_to": "logger.trackers",
     "num_generations": "rollout.n_samples_per_prompt",
     "deepspeed": "ds.zero_stage",
     "max_grad_norm": "train.max_norm",

@@ -1,9 +1,12 @@
-"""Tracking: one readable line per call, whatever the numbers; W&B really written in offline mode."""
+"""Tracking: one readable line per call, whatever the numbers, and the same to trackers, whatever they do."""
 
 import json
 import math
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,58 +92,113 @@ def test_logging_outside_the_context_is_an_error(tmp_path):
         Tracker(tmp_path, OFF, {}).log({"x": 1}, 0)
 
 
-def test_check_wants_a_key_for_online_only(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    Tracker(tmp_path, OFF, {}).check()
-    Tracker(tmp_path, LoggerConfig(wandb_mode="offline"), {}).check()
-    online = Tracker(tmp_path, LoggerConfig(wandb_mode="online"), {})
-    with pytest.raises(ConfigError, match="^logger.wandb_mode: .*WANDB_API_KEY.*$"):
-        online.check()
-    with pytest.raises(ConfigError), online:
-        pass
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    online.check()
-
-
-def test_check_says_when_wandb_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install wandb"):
-        Tracker(tmp_path, LoggerConfig(wandb_mode="offline"), {}).check()
-    Tracker(tmp_path, OFF, {}).check()
-
-
-def test_wandb_is_imported_only_when_asked_for(tmp_path):
+def test_a_tracker_is_imported_only_when_asked_for(tmp_path):
     code = (
         "import sys; from maskdpo_ray.store.tracking import Tracker\n"
         "from maskdpo_ray.config.schema import LoggerConfig\n"
         f"with Tracker({str(tmp_path)!r}, LoggerConfig(), {{}}) as t: t.log({{'x': 1}}, 0)\n"
-        "assert 'wandb' not in sys.modules"
+        "assert not {'wandb', 'torch', 'mlflow', 'trackio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_wandb_offline_writes_into_the_run_folder_and_goes_on_as_the_same_run(tmp_path):
-    logger = LoggerConfig(wandb_mode="offline", wandb_project="facts", wandb_group="seeds")
-    for step in (5, 3):  # W&B would drop step 3 after step 5 on its own step axis
-        with Tracker(tmp_path, logger, {"train": {"beta": 0.1}}) as tracker:
-            tracker.log({"train/loss": 0.5, "train/nothing": math.nan}, step)
-            tracker.log({f"eval/heldout/score_{step}": 0.75}, step - 1)
-    runs = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
-    run_id = (tmp_path / "wandb" / "run-id").read_text().strip()
-    assert runs and {file.stem for file in runs} == {f"run-{run_id}"}
-    written = b"".join(file.read_bytes() for file in runs)
-    for text in (b"train/loss", b"eval/heldout/score_5", b"eval/heldout/score_3", b"facts", b"seeds", b"beta"):
-        assert text in written
-    assert [line["step"] for line in lines(tmp_path)] == [5, 4, 3, 2]
+def test_trackers_get_what_the_file_gets_but_for_numbers_that_are_not_finite(tmp_path, backends):
+    with Tracker(tmp_path, backends, {"train": {"beta": 0.1}}) as tracker:
+        tracker.log({"train/loss": 0.5, "train/nothing": math.nan}, 3)
+        with tracker.stage("train", 4):
+            pass
+    first, second = lines(tmp_path)
+    good = Kept.all[0]
+    assert good.logged == [({"train/loss": 0.5}, 3), ({"timing/train_s": second["timing/train_s"]}, 4)]
+    assert good.ended == [False] and first["train/nothing"] is None
+    assert good.config == {"train.beta": 0.1} and good.thread != threading.get_ident()
 
 
-def test_what_wandb_raises_is_one_line(tmp_path, monkeypatch):
-    import wandb
+def test_a_failed_run_ends_as_one(tmp_path, backends):
+    with pytest.raises(ZeroDivisionError), Tracker(tmp_path, backends, {}):
+        raise ZeroDivisionError
+    assert Kept.all[0].ended == [True]
 
-    def refuse(**_):
-        raise wandb.errors.CommError("no\nconnection")
 
-    monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.raises(ConfigError, match="^logger.wandb_mode: expected W&B to start, got: no connection$"):
-        Tracker(tmp_path, LoggerConfig(wandb_mode="offline"), {}).__enter__()
+def test_a_tracker_that_fails_is_said_once_and_counted_and_the_run_continues(tmp_path, backends, capfd):
+    Kept.faulty_from = 2
+    with Tracker(
+        tmp_path, replace(backends, trackers=(*backends.trackers, f"python:{__name__}:Second")), {}
+    ) as tracker:
+        for step in range(6):
+            tracker.log({"x": step}, step)
+            time.sleep(0.02)  # the tracker's thread takes it
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracker ")]
+    assert len(said) == 2 and "lost 4 of 6 lines of metrics.jsonl: OSError: no space" in said[1]
+    assert "OSError: no space" in said[0] and said[0].endswith("the run continues, metrics.jsonl has everything")
+    assert [line["x"] for line in lines(tmp_path)] == list(range(6))
+    assert [step for _, step in Second.all[0].logged] == list(range(6))  # the other one has all
+
+
+def test_after_ten_failures_in_a_row_nothing_more_is_tried(tmp_path, backends):
+    Kept.faulty_from = 0
+    with Tracker(tmp_path, backends, {}) as tracker:
+        for step in range(30):
+            tracker.log({"x": step}, step)
+    assert Kept.all[0].tried == 10 and Kept.all[0].ended == [False]
+
+
+def test_a_slow_tracker_delays_nothing(tmp_path, backends, capfd, monkeypatch):
+    monkeypatch.setattr("maskdpo_ray.store.trackers.protocol.Feed.patience_s", 0.2)
+    Kept.delay = 30.0
+    start = time.monotonic()
+    with Tracker(tmp_path, backends, {}) as tracker:
+        for step in range(3):
+            tracker.log({"x": step}, step)
+    assert time.monotonic() - start < 5
+    assert "lost 3 of 3 lines of metrics.jsonl: it took more than 0 s at the end" in capfd.readouterr().err
+
+
+def test_a_tracker_that_cannot_start_stops_the_run_and_ends_the_others(tmp_path, backends):
+    Second.refuses = True
+    both = replace(backends, trackers=(*backends.trackers, f"python:{__name__}:Second"))
+    with pytest.raises(ConfigError, match="^logger.trackers: expected python:.*:Second to start, got: no connection$"):
+        Tracker(tmp_path, both, {}).__enter__()
+    assert Kept.all[0].ended == [True]
+
+
+class Kept:
+    """A tracker that keeps what it gets."""
+
+    all: list = []
+    faulty_from, delay, refuses = 10**9, 0.0, False
+
+    def __init__(self, tracked):
+        self.config, self.logged, self.ended, self.tried, self.thread = tracked.flat_config(), [], [], 0, None
+
+    def check(self):
+        pass
+
+    def start(self):
+        if self.refuses:
+            raise OSError("no\nconnection")
+        type(self).all.append(self)
+
+    def log(self, metrics, step):
+        self.tried += 1
+        time.sleep(self.delay)
+        if step >= self.faulty_from:
+            raise OSError("no space")
+        self.thread = threading.get_ident()
+        self.logged.append((dict(metrics), step))
+
+    def close(self, failed):
+        self.ended.append(failed)
+
+
+class Second(Kept):
+    """Another one."""
+
+
+@pytest.fixture
+def backends(monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Kept.__module__])
+    for kind in (Kept, Second):
+        for name, value in {"all": [], "faulty_from": 10**9, "delay": 0.0, "refuses": False}.items():
+            monkeypatch.setattr(kind, name, value, raising=False)
+    return LoggerConfig(trackers=(f"python:{__name__}:Kept",))
