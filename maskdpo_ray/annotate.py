@@ -16,7 +16,7 @@ from pathlib import Path
 from maskdpo_ray.annotation import protocol
 from maskdpo_ray.annotation.labels_file import LabelsFile, key
 from maskdpo_ray.annotation.protocol import Annotator
-from maskdpo_ray.config import cli, hub_name, resources
+from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.cli import Parser
 from maskdpo_ray.config.file import located
 from maskdpo_ray.config.resources import Plan
@@ -140,10 +140,8 @@ class Job:
     @cached_property
     def _chat(self) -> Chat | None:
         """The policy's chat; None if its model isn't here or doesn't chat, which labelling doesn't need."""
-        model = self.config.model
         try:
-            if name := hub_name.parsed(model.model_name_or_path):
-                model = replace(model, model_name_or_path=hub.folder(name, "model.model_name_or_path", False))
+            model = hub.without_weights(self.config.model)
             if not os.path.isdir(model.model_name_or_path):
                 return None
             return chat.of(replace(self.config, model=model), folder.load_tokenizer(model))

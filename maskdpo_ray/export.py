@@ -6,26 +6,34 @@ python -m maskdpo_ray.export runs/quickstart --to trl -o pairs-trl.jsonl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.cli import Parser, number, one_of, share
-from maskdpo_ray.config.schema import DataConfig
+from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import questions
-from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.dropped import Dropped, Reason, counted
 from maskdpo_ray.data.formats import WRITERS
 from maskdpo_ray.data.formats.preference import from_pair
 from maskdpo_ray.data.jsonl import num_lines, objects
-from maskdpo_ray.errors import DataError, RecordError, shown
-from maskdpo_ray.pairing import scoring
+from maskdpo_ray.errors import DataError, RecordError, require, shown
+from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models import hub
+from maskdpo_ray.pairing import masked_pairs, scoring
+from maskdpo_ray.pairing.examples import check_mask
 from maskdpo_ray.pairing.pair_files import OwnPairs
 from maskdpo_ray.pairing.scoring import Score
-from maskdpo_ray.records import PairsSummary, PreferencePair, Question
+from maskdpo_ray.records import DropReason, PairsSummary, PreferencePair, Question
 from maskdpo_ray.store import files as new_file
 from maskdpo_ray.store.ledger import read_entries
 from maskdpo_ray.terminal import SHORT, track
+
+FORMATS = (*WRITERS, masked_pairs.NAME)
+Writer = Callable[[PreferencePair, Question, str], dict[str, Any] | DropReason]
+"""Item of a pair of a question at "file:line", or why there is none."""
 
 
 def main(argv: list[str]) -> None:
@@ -52,10 +60,32 @@ def main(argv: list[str]) -> None:
     dropped = [Dropped(file, 0.0 if is_run else highest, "--max_dropped") for file in files]
     # What made the pairs of a file alone is unknown.
     score = scoring.build(cli.read(source / "config.yaml").pairs) if is_run else None
-    count = new_file.write_new(output, _items(files, dropped, is_run, by_id, asked, arguments.to, score))
-    print(f"{count} pairs of {', '.join(map(str, files))} -> {output}")
+    drops = Counter[str]()
+    if arguments.to == masked_pairs.NAME:
+        if not is_run and arguments.config is None:
+            raise DataError(f"--config: expected the mask and model for --to {masked_pairs.NAME}, got nothing")
+        writer = _masked(cli.read(Path(arguments.config or source / "config.yaml")))
+    elif arguments.config is not None:
+        raise DataError(f"--config: expected --to {masked_pairs.NAME}, which alone weighs tokens, got {arguments.to}")
+    else:
+        writer = _plain(arguments.to)
+    count = new_file.write_new(output, _items(files, dropped, is_run, by_id, asked, writer, score, drops))
+    without = f"; dropped: {counted(drops)}" if drops else ""
+    print(f"{count} pairs of {', '.join(map(str, files))} -> {output}{without}")
     for each in (of_questions, *dropped):
         print(*each.lines(), sep="\n", end="\n" if each.counts else "")
+
+
+def _plain(to: str) -> Writer:
+    return lambda pair, question, where: WRITERS[to](from_pair(pair, question, where))
+
+
+def _masked(config: Config) -> Writer:
+    check_mask(config)
+    expected = f"none for --to {masked_pairs.NAME}, as only training asks the oracle"
+    require(config.mask.oracle is None, "mask.oracle", expected, config.mask.oracle)
+    tokenizer = model_folder.load_tokenizer(hub.without_weights(config.model))
+    return lambda pair, question, where: masked_pairs.row(pair, from_pair(pair, question, where), config, tokenizer)
 
 
 def _items(
@@ -64,15 +94,16 @@ def _items(
     is_run: bool,
     by_id: dict[str, Question],
     asked: str,
-    to: str,
+    writer: Writer,
     score: Score | None,
+    drops: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     for file, of_file in zip(files, dropped, strict=True):
         own, count = OwnPairs(score), 0
 
-        def exported(found: tuple[str, dict[str, Any]], own: OwnPairs = own) -> list[dict[str, Any]]:
+        def exported(found: tuple[str, dict[str, Any]], own: OwnPairs = own) -> list[dict[str, Any] | DropReason]:
             where, item = found
-            return [WRITERS[to](from_pair(pair, asked_of(pair, where), where)) for pair in own.read(item, where)]
+            return [writer(pair, asked_of(pair, where), where) for pair in own.read(item, where)]
 
         def asked_of(pair: PreferencePair, where: str) -> Question:
             question = by_id.get(pair.question_id)
@@ -87,7 +118,11 @@ def _items(
         items = track(objects(file, of_file), f"export {file}", num_lines(file), delay=SHORT)
         for of_item in of_file.sift(items, exported):
             count += len(of_item)
-            yield from of_item
+            for each in of_item:
+                if isinstance(each, DropReason):
+                    drops[each.value] += 1
+                else:
+                    yield each
         if is_run:
             _refuse_lost(file, count)
 
@@ -118,14 +153,19 @@ def _parser() -> Parser:
         "--to",
         metavar="FORMAT",
         required=True,
-        type=one_of(WRITERS),
-        help=f"{', '.join(WRITERS)}: see docs/formats.md.",
+        type=one_of(FORMATS),
+        help=f"{', '.join(FORMATS)}: see docs/formats.md.",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="JSON Lines to write; .jsonl.gz, .parquet."
     )
     parser.add_argument(
         "--questions", metavar="SOURCE", help="What data.train takes; default: data.train of the run folder's config."
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"Mask and model of --to {masked_pairs.NAME}; default: the run folder's config.",
     )
     parser.add_argument("--iteration", metavar="N", type=number, help="Pairs of this iteration only; default: of all.")
     parser.add_argument(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from typing import NoReturn
 
 from maskdpo_ray.config import hub_name
 from maskdpo_ray.config.hub_name import HubName
+from maskdpo_ray.config.schema import ModelConfig
 from maskdpo_ray.errors import ModelError, one_line
 
 _FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
@@ -63,6 +65,14 @@ def folder(name: HubName, field: str, with_weights: bool = True, with_code: bool
     if unreachable and not constants.is_offline_mode():
         print(f"note: {unreachable}; taken from the cache: {hub_name.of_folder(found)}", file=sys.stderr, flush=True)
     return found
+
+
+def without_weights(model: ModelConfig) -> ModelConfig:
+    """The model as a folder that has its config and its tokenizer. Raises ModelError as `folder` does."""
+    name = hub_name.parsed(model.model_name_or_path)
+    if name is None:
+        return model
+    return replace(model, model_name_or_path=folder(name, "model.model_name_or_path", with_weights=False))
 
 
 def here(path: str) -> str:

@@ -14,12 +14,16 @@ import pytest
 from maskdpo_ray import export, pairs
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.formats import WRITERS, read
+from maskdpo_ray.data.formats.preference import SIDES
 from maskdpo_ray.errors import ConfigError, DataError, UserError
 from maskdpo_ray.models.chat import Chat
+from maskdpo_ray.pairing import masked_pairs
 from maskdpo_ray.pairing.scoring import scored
 from maskdpo_ray.records import (
     CONTRADICTORY,
+    LABELS,
     NO_HALLUCINATION,
+    UNVERIFIABLE,
     Annotation,
     CommittedQuestion,
     DropReason,
@@ -254,6 +258,52 @@ def test_questions_of_a_run_are_pairs_and_answers_with_labels(run_folder: Path) 
         pairs.main([*config, str(run_folder / "rollouts.jsonl"), "-o", str(run_folder / "p.jsonl")])
 
 
+def test_masked_pairs_have_the_sampled_ids_and_the_weights_of_the_config(run_folder: Path, tokenizer: Any) -> None:
+    output = run_folder / "out.jsonl"
+    export.main([str(run_folder), "--to", "masked", "-o", str(output)])
+    found = lines_of(output)
+    assert [item["question_id"] for item in found] == ["q0", "q1"] * 2
+    pair = from_json(PreferencePair, lines_of(run_folder / "pairs.jsonl")[0])
+    item = found[0]
+    assert item["prompt_tokens"] == list(pair.prompt_token_ids)
+    for side, answer in pair.sides().items():
+        assert tuple(item[f"{side}_tokens"]) == answer.rollout.token_ids
+        assert item[side] == [{"role": "assistant", "content": answer.rollout.text}]
+    # mask.eos: chosen
+    assert item["chosen_weights"] == [1.0] * len(item["chosen_tokens"])
+    assert item["rejected_weights"] == [1.0] * (len(item["rejected_tokens"]) - 1) + [0.0]
+    assert set(masked_pairs.COLUMNS) < set(item)
+    # Our own reader takes it for TRL's, as text.
+    assert [value.question_id for _, value in read(output)] == ["q0", "q1"] * 2
+
+
+def test_masked_pairs_under_another_config(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of pairs has no config, and a run's pairs may be weighed by another one."""
+    config = json.loads((run_folder / "config.yaml").read_text())
+    nothing = {side: {label: float(label == UNVERIFIABLE) for label in LABELS} for side in SIDES}
+    for name, mask in (("ones", {"policy": "vanilla"}), ("none", {"policy": nothing})):
+        (run_folder / f"{name}.yaml").write_text(json.dumps({**config, "mask": mask}))
+    files = [run_folder / "of-run.jsonl", run_folder / "of-file.jsonl"]
+    given = ["--to", "masked", "--config", str(run_folder / "ones.yaml")]
+    export.main([str(run_folder), "--iteration", "0", "-o", str(files[0]), *given])
+    export.main([str(run_folder / "pairs.jsonl"), "-o", str(files[1]), *given, *asked(run_folder)])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    weights = [weight for item in lines_of(files[0]) for side in SIDES for weight in item[f"{side}_weights"]]
+    assert set(weights) == {1.0}
+    capsys.readouterr()
+    more = ["--force", "--to", "masked", "--config", str(run_folder / "none.yaml")]
+    export.main([str(run_folder), "-o", str(files[0]), *more])
+    assert capsys.readouterr().out.endswith("; dropped: 4 nothing_to_learn\n") and not lines_of(files[0])
+
+
+def test_masked_pairs_need_a_config_and_others_take_none(run_folder: Path) -> None:
+    out = ["-o", str(run_folder / "out")]
+    with pytest.raises(DataError, match="--config: expected the mask and model for --to masked, got nothing"):
+        export.main([str(run_folder / "pairs.jsonl"), "--to", "masked", *out, *asked(run_folder)])
+    with pytest.raises(DataError, match="--config: expected --to masked, which alone weighs tokens, got trl"):
+        export.main([str(run_folder), "--to", "trl", "--config", str(run_folder / "config.yaml"), *out])
+
+
 def test_a_damaged_question_is_dropped_by_reason(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = run_folder / "iter_000/questions.jsonl"
     changed(lambda v: v[2].update(annotations=[]), "iter_000/questions.jsonl")(run_folder)
@@ -306,7 +356,7 @@ BAD_EXPORTS: dict[str, tuple[list[str], type[UserError], str]] = {
     "format": (
         ["{}", "-o", "{}/out", "--to", "dpo"],
         ConfigError,
-        "--to: expected one of anah, trl, openrlhf, got 'dpo' (",
+        "--to: expected one of anah, trl, openrlhf, masked, got 'dpo' (",
     ),
     "no output": (["{}"], ConfigError, "-o/--output: expected a value, got nothing (see --help)"),
     "no value": (["{}", "-o"], ConfigError, "-o/--output: expected a value, got nothing (see --help)"),

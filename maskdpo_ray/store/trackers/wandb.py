@@ -18,7 +18,7 @@ class WeightsAndBiases:
 
     def __init__(self, tracked: Tracked) -> None:
         self._tracked = tracked
-        self._mode = tracked.logger.wandb_mode or os.environ.get("WANDB_MODE") or "online"
+        self._mode: Any = tracked.logger.wandb_mode or os.environ.get("WANDB_MODE") or "online"
         self._run: Any = None
 
     def check(self) -> None:
