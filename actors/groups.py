@@ -25,6 +25,7 @@ from maskdpo_ray.errors import ActorLost, ClusterError, ModelError, NotFiniteErr
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.records import Answered, Failed, Labelled, Policy, Question, ResponseLogps, Sampling
 from maskdpo_ray.store.checkpoints import Checkpoints
+from maskdpo_ray.terminal import note
 from maskdpo_ray.training import batches as batching
 from maskdpo_ray.training.example_store import ExampleStore
 from maskdpo_ray.training.guards import PublishedPolicy
@@ -189,6 +190,8 @@ class TrainingGroup:
         self._config = config
         self._ranks = ranks
         self._training: _Training | None = None
+        self._told: set[str] = set()
+        """Lines of ranks that the user has read."""
         self._clock = BusyClock()
 
     def reference_logps(self, examples: ExampleStore, policy: Policy) -> Iterator[ResponseLogps]:
@@ -298,7 +301,7 @@ class TrainingGroup:
 
     def _begin(self, training: _Training) -> None:
         reference = training.reference
-        self._call(
+        told = self._call(
             "begin",
             training.config,
             training.policy.path,
@@ -309,6 +312,9 @@ class TrainingGroup:
             str(reference.path) if isinstance(reference, ReferenceLogps) else None,
             reference is not None and reference.checksum == training.policy.checksum,  # the same weights
         )
+        for line in sorted({line for line in told if line} - self._told):
+            note(line)
+            self._told.add(line)
 
     def _start_again(self, died: ActorLost, training: _Training) -> None:
         self._ranks.start_again(died, f"after step {training.checkpoints.step}")

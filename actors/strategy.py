@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from maskdpo_ray.config.schema import Config, LoraConfig
 from maskdpo_ray.errors import ModelError, one_line
 from maskdpo_ray.models import lora_targets
+from maskdpo_ray.training import rounding
 
 if TYPE_CHECKING:
     import torch
@@ -349,26 +350,8 @@ def merged(wrapped: Any, weights: dict[str, torch.Tensor], dtype: str, seed: int
         if is_wrapped and parameter == "weight":
             stem, layer = f"{_PREFIX}{path}", layers[path]
             delta = weights[stem + _B].to(device).float() @ weights[stem + _A].to(device).float()
-            delta = delta.T if layer.fan_in_fan_out else delta
+            delta = delta.T if getattr(layer, "fan_in_fan_out", False) else delta  # 4-bit layers don't say
             exact = weight.to(device).float() + layer.scaling["default"] * delta
-            weight = _rounded(exact, dtype, f"{seed}/{path}").to(weight)
+            weight = rounding.stochastic(exact, dtype, f"{seed}/{path}").to(weight)
         plain[f"{path}.{parameter}" if is_wrapped else parameter] = weight
     return plain
-
-
-def _rounded(exact: torch.Tensor, dtype: str, seed: str) -> torch.Tensor:
-    """Round `exact` (float32) to `dtype`; to bfloat16 stochastically (arXiv 1502.02551, section 3), so that the mean is
-    exact.
-
-    An adapter's update to a weight is mostly less than half the distance to the next bfloat16 number: rounding to
-    nearest would give the old weight back and lose up to half of what was learned.
-    """
-    import torch
-
-    if dtype != "bfloat16":
-        return exact
-    generator = torch.Generator(exact.device).manual_seed(zlib.crc32(seed.encode()))
-    bits = exact.contiguous().view(torch.int32)
-    # A bfloat16 is the upper half of a float32's bits: the lower half is the probability of rounding up.
-    bits = bits + torch.randint(2**16, bits.shape, generator=generator, dtype=torch.int32, device=bits.device)
-    return (bits & ~0xFFFF).view(torch.float32)

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from actors import patches
 from actors import strategy as strategies
 from actors.process import end_with_raylet
-from maskdpo_ray.config.schema import Config
+from maskdpo_ray.config.schema import Config, SavingsConfig
 from maskdpo_ray.errors import ModelError, NotFiniteError
+from maskdpo_ray.models import quantized
 from maskdpo_ray.records import CHOSEN, REJECTED
 from maskdpo_ray.store import files
 from maskdpo_ray.training import batches, guards
@@ -30,6 +31,7 @@ from maskdpo_ray.training.example_store import ExampleStore
 from maskdpo_ray.training.objectives import protocol as objectives
 from maskdpo_ray.training.objectives.protocol import Batch, Responses
 from maskdpo_ray.training.reference import ReferenceLogps, pad_logps, split_logps
+from maskdpo_ray.training.ways import Way
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +66,8 @@ class TrainingRank:
         self._reference_path: str | None = None
         self._is_own_reference = False
         """Whether the policy without its adapters is the reference."""
+        self._way, self._reference_way = Way(), Way()
+        """How policy and reference take their micro-batches."""
         self._examples: ExampleStore | None = None
         self._reference_logps: ReferenceLogps | None = None
         self._tokenizer: Any = None
@@ -101,14 +105,14 @@ class TrainingRank:
             of `policy_path` stays loaded for the next call, until `begin` or `release`.
         """
         if policy_path is None:
-            return self._logps(self._engine, examples, indices)
+            return self._logps(self._engine, self._way, examples, indices)
         self._load_reference(policy_path)
-        return self._logps(self._reference, examples, indices)
+        return self._logps(self._reference, self._reference_way, examples, indices)
 
     def published_logps(self, examples: str, indices: Sequence[int], path: str) -> dict[int, ResponseLogps]:
         """`reference_logps` of a published policy, its weights rounded as in engines. Call `release` before."""
         self._load_reference(path, self._config.sampled_dtype)
-        return self._logps(self._reference, examples, indices)
+        return self._logps(self._reference, self._reference_way, examples, indices)
 
     def begin(
         self,
@@ -120,8 +124,10 @@ class TrainingRank:
         reference_path: str | None = None,
         reference_logps: str | None = None,
         starts_at_reference: bool = False,
-    ) -> None:
+    ) -> str | None:
         """Load a policy with a fresh optimizer and a schedule over `total_steps` steps.
+
+        Returns what the user should know of the model: a prefix tree that differs from rows is left out.
 
         Args:
             config: the iteration's own; of the run's, training options may differ.
@@ -144,7 +150,7 @@ class TrainingRank:
         self._examples, self._reference_logps = ExampleStore(Path(examples)), None
         if reference_logps is not None:
             self._reference_logps = ReferenceLogps(Path(reference_logps), self._examples)
-        model = self._load(policy_path)
+        model, known = self._load(policy_path, config.ds.load_in_4bit)
         if config.model.gradient_checkpointing_enable:
             lean_layers.recompute(model)
         if config.lora.rank:
@@ -158,11 +164,13 @@ class TrainingRank:
         self._seed, self._starts_at_reference = seed, starts_at_reference
         # Under ZeRO-3 a gradient here would corrupt DeepSpeed's per-layer pass counts, by which it reduces the
         # gradients of a step: only frozen models (reference, published policy) have their gradient compared there.
-        self._check_tree(self._engine, has_gradient=config.ds.zero_stage < 3)
+        self._way = self._settle(self._engine, known, has_gradient=config.ds.zero_stage < 3)
         self._is_own_reference = config.lora.rank > 0 and reference_path == policy_path
         if reference_path is not None and not self._is_own_reference:
             self._load_reference(reference_path)
+            self._go_together()
         strategies.free_memory(config.cluster.device)  # of loading
+        return None if self._way == known else self._way.describe(config.savings)
 
     def train_step(self, batch: Sequence[int]) -> dict[str, float]:
         """One optimizer step over a global batch: indices of examples.
@@ -186,7 +194,7 @@ class TrainingRank:
         together = [self._examples[index] for index in batch]
         counts = Counter(response.role for example in together for response in example.responses)
         num_units = objective.num_units(counts[CHOSEN], counts[REJECTED])
-        micro_batches = self._micro_batches(together, batch)
+        micro_batches = self._micro_batches(together, batch, self._way.savings(self._config.savings))
         num_passes = self._num_passes(micro_batches)
         lr = engine.get_lr()[0]
         # So that dropout depends on the step, and not on what this process has done before.
@@ -251,6 +259,7 @@ class TrainingRank:
                 if self._config.lora.rank:
                     weights = strategies.merged(plain, weights, self._config.sampled_dtype, self._seed)
                     plain = plain.get_base_model()
+                    quantized.forget(plain)
                 plain.save_pretrained(partial, state_dict=weights)
                 self._tokenizer.save_pretrained(partial)
             if os.path.exists(path):
@@ -294,8 +303,8 @@ class TrainingRank:
 
     # Models
 
-    def _load(self, path: str) -> Any:
-        return load_policy(path, self._strategy, self._config, lambda holds: self._reduce([float(holds)], "max")[0] > 0)
+    def _load(self, path: str, in_4_bits: bool = False) -> tuple[Any, Way]:
+        return load_policy(path, self._strategy, self._config, self._any_rank, in_4_bits)
 
     def _load_reference(self, path: str, dtype: str | None = None) -> None:
         """A model that is not trained; under ZeRO-3 inside an engine, which gathers its weights.
@@ -305,13 +314,14 @@ class TrainingRank:
         if self._reference_path == path:
             return
         self._free_reference()
-        model = self._load(path).requires_grad_(False)
+        # A reference computes as the policy does; a published one is loaded as engines do.
+        model, known = self._load(path, self._config.ds.load_in_4bit and dtype is None)
+        model.requires_grad_(False)
         if dtype:
             round_to(model, dtype)
         if self._config.ds.zero_stage == 3:
             model = self._strategy.prepare(model)
-        model.eval()
-        self._check_tree(model, has_gradient=True)
+        self._reference_way = self._settle(model, known, has_gradient=True)
         self._reference, self._reference_path = model, path
 
     def _free_reference(self) -> None:
@@ -319,15 +329,33 @@ class TrainingRank:
             strategies.destroy_engine(self._reference)
         self._reference = self._reference_path = None
 
-    def _check_tree(self, model: Any, has_gradient: bool) -> None:
-        """Refuse a model that can't be computed as a prefix tree if `savings.prefix_tree` is on."""
+    def _settle(self, model: Any, known: Way, has_gradient: bool) -> Way:
+        """Decide how a model takes its micro-batches, by what it computes: see `tree_check.settle`."""
         from maskdpo_ray.training import tree_check
 
-        if self._config.savings.prefix_tree:
-            model.eval()
-            # The module, not the DeepSpeed engine, which would count this gradient towards a training step.
-            model = getattr(model, "module", model)
-            tree_check.check(model, self._config.ds.param_dtype, self._device(), has_gradient)
+        model.eval()
+        config = self._config
+        # The module, not the DeepSpeed engine, which would count this gradient towards a training step.
+        return tree_check.settle(
+            getattr(model, "module", model),
+            known,
+            config.savings,
+            config.ds.param_dtype,
+            self._device(),
+            has_gradient,
+            self._any_rank,
+        )
+
+    def _go_together(self) -> None:
+        """Have policy and reference take micro-batches in one way: they share a pass."""
+        from maskdpo_ray.training import tree_attention
+
+        if self._way.obstacle == self._reference_way.obstacle:
+            return
+        self._way = self._reference_way = self._way if self._way.obstacle else self._reference_way
+        for model in (self._engine, self._reference):
+            plain = getattr(model, "module", model)
+            tree_attention.use_rows(plain, tree_attention.row_ways(plain)[-1])
 
     def _set_learning(self) -> None:
         """Make the policy compute as its reference does: no dropout from the model's config, no router noise.
@@ -342,11 +370,10 @@ class TrainingRank:
     # Passes
 
     def _micro_batches(
-        self, batch: Sequence[TrainingExample], indices: Sequence[int]
+        self, batch: Sequence[TrainingExample], indices: Sequence[int], savings: SavingsConfig
     ) -> list[tuple[list[int], list[TrainingExample]]]:
         """This rank's share of the examples of `indices`: (indices, examples) of each forward pass."""
-        config = self._config
-        places = batches.micro_batches(batch, self._rank, self._world_size, config.train, config.savings)
+        places = batches.micro_batches(batch, self._rank, self._world_size, self._config.train, savings)
         return [([indices[place] for place in each], [batch[place] for place in each]) for each in places]
 
     def _responses(
@@ -362,7 +389,7 @@ class TrainingRank:
             replace(e, responses=tuple(e.responses[place] for place in places))
             for e, places in zip(examples, kept, strict=True)
         ]
-        forward = Pass(self._engine, parts, self._device(), self._config.savings)
+        forward = Pass(self._engine, parts, self._device(), self._way.savings(self._config.savings))
         reference = reference_logits = None
         if self._reference_logps is not None:
             found = [self._reference_logps[index] for index in indices]
@@ -422,13 +449,13 @@ class TrainingRank:
         """Whether every step computes the reference's log-probs."""
         return self._is_own_reference or (self._reference is not None and self._reference_logps is None)
 
-    def _logps(self, model: Any, examples: str, indices: Sequence[int]) -> dict[int, ResponseLogps]:
+    def _logps(self, model: Any, way: Way, examples: str, indices: Sequence[int]) -> dict[int, ResponseLogps]:
         import torch
 
         from maskdpo_ray.training.forward import response_logps
 
-        store = ExampleStore(Path(examples))
-        micro_batches = self._micro_batches([store[index] for index in indices], indices)
+        store, savings = ExampleStore(Path(examples)), way.savings(self._config.savings)
+        micro_batches = self._micro_batches([store[index] for index in indices], indices, savings)
         model.eval()
         result: dict[int, ResponseLogps] = {}
         with torch.no_grad():
@@ -437,7 +464,7 @@ class TrainingRank:
                     self._filler_loss(model)
                     continue
                 together, pairs = micro_batches[number]
-                logps, _ = response_logps(model, pairs, self._device(), self._config.savings)
+                logps, _ = response_logps(model, pairs, self._device(), savings)
                 result.update(zip(together, split_logps(logps.cpu().numpy(), pairs), strict=True))
         return result
 
@@ -451,6 +478,10 @@ class TrainingRank:
 
         token = torch.zeros(1, 1, dtype=torch.long, device=self._device())
         return model(input_ids=token, use_cache=False).logits.float().sum() * 0.0
+
+    def _any_rank(self, holds: bool) -> bool:
+        """Whether a condition holds on any rank."""
+        return self._reduce([float(holds)], "max")[0] > 0
 
     def _reduce(self, values: list[float], op: Literal["sum", "max"]) -> list[float]:
         """Sum or maximum over the ranks."""
@@ -491,8 +522,11 @@ class _Responses:
         return moved, has_weight.sum().item()
 
 
-def load_policy(path: str, strategy: Any, config: Config, any_rank: Callable[[bool], bool]) -> Any:
-    """A Hugging Face causal language model; under ZeRO-3 every rank holds its part only. Collective.
+def load_policy(
+    path: str, strategy: Any, config: Config, any_rank: Callable[[bool], bool], in_4_bits: bool = False
+) -> tuple[Any, Way]:
+    """A Hugging Face causal language model, and how it takes micro-batches by its config and code; under ZeRO-3 every
+    rank holds its part only. Collective.
 
     Args:
         strategy: the result of `strategies.build`, set up.
@@ -503,9 +537,10 @@ def load_policy(path: str, strategy: Any, config: Config, any_rank: Callable[[bo
     import torch
     from transformers import AutoModelForCausalLM
 
-    from maskdpo_ray.training import lean_layers, tree_attention
+    from maskdpo_ray.training import lean_layers, tree_attention, ways
 
     trusts = config.model.trust_remote_code
+    packed = quantized.options(strategies.device_of(config.cluster.device)) if in_4_bits else {}
     with strategies.partitioned_loading(strategy):
         model, report = AutoModelForCausalLM.from_pretrained(
             path,
@@ -513,6 +548,7 @@ def load_policy(path: str, strategy: Any, config: Config, any_rank: Callable[[bo
             use_safetensors=True,
             trust_remote_code=trusts,
             output_loading_info=True,
+            **packed,
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{path}: expected a weight for every parameter, {len(missing)} missing: {missing[0]}")
@@ -522,13 +558,16 @@ def load_policy(path: str, strategy: Any, config: Config, any_rank: Callable[[bo
     odd = next((name for name, own in own_parts(model) if not own.isfinite().all()), "")
     if any_rank(bool(odd)):
         raise ModelError(f"{path}: expected finite weights, got NaN or infinity in {odd or 'the part of another rank'}")
-    if strategy.stage < 3:
+    if strategy.stage < 3 and not in_4_bits:
         model = model.to(strategies.device_of(config.cluster.device))
-    if config.savings.prefix_tree:
+    max_len = ways.longest(model.config, config.vllm.max_model_len) or 0
+    ways.fix_longrope(model, max_len)
+    way = ways.of_config(model.config, max_len, trusts)
+    if way.savings(config.savings).prefix_tree:
         tree_attention.install(model)
     if config.savings.lean_layers:
         lean_layers.install(model)
-    return model
+    return model, way
 
 
 def own_parts(model: Any) -> list[tuple[str, torch.Tensor]]:
@@ -548,7 +587,7 @@ def state_dict(model: Any) -> dict[str, torch.Tensor]:
     """Weights in the node's memory, tied ones once. They own it: ZeRO keeps all in one flat buffer."""
     seen: set[int] = set()
     weights = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in quantized.state_dict(model).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
             weights[name] = tensor.detach().to("cpu", copy=True)  # a GPU has no room for a second copy

@@ -20,7 +20,7 @@ from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.evaluation.baseline import Baseline
-from maskdpo_ray.models import chat
+from maskdpo_ray.models import adapters, chat
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.records import Policy
 from maskdpo_ray.report import summary as report_summary
@@ -97,6 +97,7 @@ def prepare(argv: list[str]) -> Job:
     files.refuse_in_run_folder(run_folder.run_path(config))
     answers = against = None
     with located(command.given, command.config_path):
+        config = adapters.merged(config, command.dry_run)
         if arguments.answers is None:
             prepared = preflight.check(config)
         else:

@@ -15,6 +15,7 @@ import re
 import shlex
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from maskdpo_ray.config import cli
@@ -23,12 +24,13 @@ from maskdpo_ray.config.file import Given
 from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ConfigError, printable, shown
+from maskdpo_ray.models import adapters, memory, other_folders, remedy, shape
 from maskdpo_ray.models import folder as model_folder
-from maskdpo_ray.models import memory, other_folders, remedy, shape
 from maskdpo_ray.models.folder import ModelFolder
 from maskdpo_ray.models.memory import ANNOTATORS, GIB, Estimate, Machines, Models
 from maskdpo_ray.models.shape import ModelShape
 from maskdpo_ray.stages import hub_models
+from maskdpo_ray.training import ways
 
 _PROMPT_TOKENS = 1024
 _GPU_OPTIONS = ("gpu_memory_gib", "num_gpus")
@@ -41,12 +43,15 @@ def main(argv: list[str]) -> None:
     sized = {"model": own.model_size, "annotation": own.annotator_size}
     unsized = [section for section, size in sized.items() if size is None]
     command = hub_models.local(command, with_weights=False, sections=unsized)
-    config = command.config
+    config = adapters.merged(command.config, dry_run=True)
     models, machines = _models(own, config), _machines(own, config)
+    way = ways.of_config(models.policy.config, models.max_len(config), config.model.trust_remote_code)
+    rows = [] if way.obstacle is None else [way.describe(config.savings)]
+    config = replace(config, savings=way.savings(config.savings))
     found = memory.estimates(config, models, machines)
     if assumed := _assumed(own, config, "cluster.device" in command.given):
         print(f"Assumed: {'; '.join(assumed)}")
-    print("\n".join(_report(config, models, machines, found)))
+    print("\n".join([*_report(config, models, machines, found), *rows]))
     if _is_short(config, machines) or not all(estimate.fits for estimate in found):
         raise SystemExit(1)
 
@@ -104,7 +109,7 @@ def _models(own: Namespace, config: Config) -> Models:
     if own.model_size is not None:
         policy = shape.of_size(own.model_size, "--model_size")
     elif os.path.isfile(os.path.join(folder, "config.json")):
-        policy = shape.of_folder(Path(folder), config.model.trust_remote_code, is_trained=True)
+        policy = shape.of_folder(Path(folder), config.model.trust_remote_code)
     elif shape.published(folder):
         policy = shape.of_size(folder, "model.model_name_or_path")
     else:

@@ -18,12 +18,14 @@ from maskdpo_ray.config.file import located
 def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError."""
     command = cli.parse(argv, "run", __doc__)  # before the heavy imports: --help and bad options answer at once
+    from maskdpo_ray.models import adapters
     from maskdpo_ray.report import summary
     from maskdpo_ray.stages import choose, hub_models, preflight
     from maskdpo_ray.store import run_folder
 
-    config = hub_models.local(command, resumes=True).config
+    command = hub_models.local(command, resumes=True)
     with located(command.given, command.config_path):
+        config = adapters.merged(command.config, command.dry_run)
         prepared = preflight.check(config)
         resources.check_ray_address(config.cluster)
     path = run_folder.run_path(config)
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> None:
     plan.check_here()
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
     said = preflight.describe(plan, len(prepared.train), num_eval, path, entries)
-    print("\n".join([said, *prepared.dropped_lines()]), flush=True)
+    print("\n".join([said, f"  {prepared.way}", *prepared.dropped_lines()]), flush=True)
     if command.dry_run:
         return
     resources.prefer_loopback(config.cluster)

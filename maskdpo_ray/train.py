@@ -20,7 +20,7 @@ from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data.dropped import Dropped, counted
 from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RunFolderError
-from maskdpo_ray.models import chat, lora_targets
+from maskdpo_ray.models import adapters, chat, lora_targets, quantized
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.pairing import scoring
 from maskdpo_ray.pairing.examples import check_mask, usable_example
@@ -84,17 +84,20 @@ def prepare(argv: list[str]) -> Job:
     """
     command = hub_models.local(_parser().parse(argv), resumes=True)
     arguments = command.own
-    config, path = command.config, Path(arguments.pairs)
+    path = Path(arguments.pairs)
     annotations = None if arguments.annotations is None else Path(arguments.annotations)
     if annotations is not None and not os.path.isfile(annotations):
         raise DataError(f"--annotations: expected a file, got {str(annotations)!r}")
-    files.refuse_in_run_folder(run_folder.run_path(config))
+    files.refuse_in_run_folder(run_folder.run_path(command.config))
     with located(command.given, command.config_path):
+        config = adapters.merged(command.config, command.dry_run)
         mask = check_mask(config)
         score = scoring.build(config.pairs)
         model = model_folder.load(config.model)
         lora_targets.check(config.lora, config.model, model.config)
+        quantized.check(config.ds)
         max_len = model_folder.max_len(model, config.vllm)
+        way = model.way(max_len, config.model.trust_remote_code).describe(config.savings)
         resources.check_ray_address(config.cluster)
     Plan(config).check_here("training ranks")
     own = chat.of(config, model.tokenizer)
@@ -114,7 +117,7 @@ def prepare(argv: list[str]) -> Job:
         raise DataError(f"{path}: expected pairs that something can be learned from, got none: {dict(drops)}")
     drops += dropped.counts
     summary = PairsSummary(dropped.records, len(kept), dict(drops), mixture(kept), examples=dropped.examples)
-    job = Job(config, command.dry_run, path, examples, summary, own.now)
+    job = Job(config, command.dry_run, path, examples, summary, own.now, way)
     run_folder.check_run(config, {"pairs": examples})
     return job
 
@@ -136,6 +139,8 @@ class Job:
     """Counts of `pairs`; its questions are the pairs before any is dropped."""
     rendered_at: datetime
     """`Chat.now` of the run."""
+    way: str
+    """How training takes the model's micro-batches, in words."""
 
     def begin(self, initial: Policy, folder: RunFolder) -> None:
         """Note what the run begins with. Raises RunFolderError when it began with other weights or pairs."""
@@ -156,7 +161,7 @@ class Job:
         work = f"train on {of_read} in {run_folder.run_path(self.config)}"
         epochs = f"  epochs: {train.max_epochs}, in batches of {train.batch_size}: {steps} steps"
         reasons = [f"  {reason}: {example}" for reason, example in self.read.examples.items()]
-        return "\n".join([*Plan(self.config).actors(work, "training ranks"), epochs, *reasons])
+        return "\n".join([*Plan(self.config).actors(work, "training ranks"), epochs, f"  {self.way}", *reasons])
 
     def summary(self, folder: RunFolder) -> dict[str, Any]:
         """Contents of summary.json: what was read, and the first and the last step."""

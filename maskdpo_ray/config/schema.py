@@ -499,6 +499,8 @@ class DeepspeedConfig(Section, affects=(COLLECT, TRAIN, EVALUATE)):
     """Dtype of weights and activations; master weights are fp32 in any case."""
     adam_offload: bool = False
     """Keep the optimizer's state in CPU memory (GPU only)."""
+    load_in_4bit: bool = False
+    """Hold the frozen weights beside adapters in 4 bits (QLoRA); needs `lora.rank`, a GPU and bitsandbytes."""
 
     @property
     def torch_dtype(self) -> Literal["bfloat16", "float32"]:
@@ -544,7 +546,8 @@ class SavingsConfig(Section):
     reference_once: bool = True
     """Compute reference log-probs once per pair and iteration, and keep them on disk; off: in every step anew."""
     prefix_tree: bool = True
-    """Compute what answers of a micro-batch begin with in common once; off: one padded row for each answer."""
+    """Compute what answers of a micro-batch begin with in common once; off, and for models that a tree can't serve: one
+    padded row for each answer."""
     group_pairs: bool = True
     """Put the pairs of a step that share most into one micro-batch; off: in the order of the epoch."""
     lean_layers: bool = True
@@ -701,6 +704,12 @@ class Config:
         require(on_cpu or dtype == "bf16", "ds.param_dtype", "bf16 when cluster.device is cuda", dtype)
         expected = "false when cluster.device is cpu (nothing to offload to)"
         require(not (on_cpu and offload), "ds.adam_offload", expected, offload)
+        for is_wrong, why in (
+            (on_cpu, "when cluster.device is cpu (bitsandbytes needs a GPU)"),
+            (not self.lora.rank, "without lora.rank (weights in 4 bits can't be trained)"),
+            (self.ds.zero_stage == 3, "with ds.zero_stage 3"),
+        ):
+            require(not (self.ds.load_in_4bit and is_wrong), "ds.load_in_4bit", f"false {why}", True)
         require(not on_cpu or gpus == 1, "vllm.tensor_parallel_size", "1 when cluster.device is cpu", gpus)
         context, answer = self.vllm.max_model_len, self.rollout.max_new_tokens
         expected = f"less than vllm.max_model_len ({context}), which also holds the prompt"

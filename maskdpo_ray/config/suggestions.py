@@ -59,6 +59,7 @@ _OPTIONS = {
     "ds.zero_stage": "deepspeed zero deepspeed_config zero_optimization fsdp strategy sharding_strategy",
     "ds.param_dtype": "bf16 fp16 fp32 mixed_precision precision torch_dtype dtype",
     "ds.adam_offload": "offload cpu_offload optimizer_offload offload_optimizer",
+    "ds.load_in_4bit": "qlora load_in_8bit quantization quantization_bit bnb_4bit_quant_type use_bnb_nested_quant",
     "lora.rank": "lora lora_r lora_rank r use_peft use_lora finetuning_type peft_type",
     "lora.alpha": "lora_alpha",
     "lora.dropout": "lora_dropout",

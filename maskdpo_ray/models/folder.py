@@ -10,7 +10,6 @@ The files of a model that an annotator or evaluator runs: what can be told of th
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -26,6 +25,8 @@ from maskdpo_ray.errors import ConfigError, MaskError, ModelError, one_line, sho
 from maskdpo_ray.models import hub, other_folders
 from maskdpo_ray.models.token_spans import token_spans
 from maskdpo_ray.terminal import quiet
+from maskdpo_ray.training import ways
+from maskdpo_ray.training.ways import Way
 
 _DTYPES = ("BF16", "F16", "F32", "F64")
 _OURS = ("messages", "add_generation_prompt", "strftime_now", "raise_exception", "tojson")
@@ -45,8 +46,19 @@ class ModelFolder:
     config: Any
     """The same as transformers reads it, defaults filled in."""
     tokenizer: Any
-    context: int
-    """Longest sequence, tokens."""
+    context: int | None
+    """Longest sequence, tokens; None where the config names none, as of recurrent models."""
+
+    def way(self, max_len: int, trust_remote_code: bool = False) -> Way:
+        """How training takes micro-batches of sequences of up to `max_len` tokens, as far as can be told without
+        weights. Raises ModelError for a model that is not causal.
+        """
+        with quiet():
+            try:
+                return ways.of_config(self.config, max_len, trust_remote_code)
+            except ModelError as error:
+                kind = self.config.model_type
+                raise ModelError(f"{self.file}: model_type: {kind!r} can't be trained: {error}") from None
 
 
 @quiet()
@@ -62,17 +74,12 @@ def load(model: ModelConfig) -> ModelFolder:
         raise ModelError(f"model.model_name_or_path: {expected}{other_folders.described(given)}")
     described = _json_object(file)
     check_plain(folder, described)
-    context = described.get("max_position_embeddings")
-    if type(context) is not int or context < 1:
-        raise ModelError(f"{file}: max_position_embeddings: expected a whole number above 0, got {shown(context)}")
     layers = described.get("num_hidden_layers", 1)
     if type(layers) is not int or layers < 1:
         raise ModelError(f"{file}: num_hidden_layers: expected a whole number above 0, got {shown(layers)}")
     shapes = _shapes(folder)
     config = _load(AutoConfig, "a model that transformers knows", model)
-    for name in ("attn_logit_softcapping", "alibi"):  # transformers' SDPA leaves the first out without a word
-        if value := getattr(config, name, None):
-            raise ModelError(f"{file}: {name}: expected none, training can't compute it, got {shown(value)}")
+    context = _context(config, file)
     if not model.trust_remote_code:  # a model's own code may load its weights in a way of its own
         _check_class(config, shapes, file)
     tokenizer = load_tokenizer(model)
@@ -86,53 +93,26 @@ def load(model: ModelConfig) -> ModelFolder:
 
 
 def max_len(model: ModelFolder, vllm: VllmConfig) -> int:
-    """Longest sequence of a run, tokens, which every layer of the model attends to as a whole.
+    """Longest sequence of a run, tokens: `vllm.max_model_len`, or what vLLM takes without it.
 
-    Raises ConfigError when `vllm.max_model_len` is above the model's context, ModelError as `check_attention` does.
+    Raises ConfigError when that is above the model's context, or when nothing says it.
     """
-    limit = vllm.max_model_len or model.context
-    if limit > model.context:
-        raise ConfigError(f"vllm.max_model_len: expected at most the model's {model.context}, got {limit}")
-    check_attention(model.config, model.file, limit)
-    return limit
+    found = ways.longest(model.config, vllm.max_model_len)
+    if found is None:
+        expected = f"expected a number, as {model.file} names no longest sequence"
+        raise ConfigError(f"vllm.max_model_len: {expected}, got none")
+    if model.context is not None and found > model.context:
+        raise ConfigError(f"vllm.max_model_len: expected at most the model's {model.context}, got {found}")
+    return found
 
 
-def check_attention(config: Any, file: Path, max_len: int) -> None:
-    """Refuse a model in which a token does not attend to all before it, in sequences of up to `max_len` tokens.
-
-    Args:
-        config: as transformers reads it from `file`.
-
-    Raises ModelError: `forward.py` merges answers into trees, which is exact under full causal attention alone, where
-    positions count by themselves, whatever else is in the pass.
-    """
-    for each in ropes(config):
-        if each["rope_type"] != "longrope":
-            continue
-        original = each["original_max_position_embeddings"]
-        # transformers takes the factors that the longest sequence of a pass needs for all of the pass.
-        if not isinstance(original, int) or max_len > original:
-            raise ModelError(
-                f"{file}: rope_parameters: longrope has other positions in sequences above {original} tokens; "
-                f"expected vllm.max_model_len to be {original} or less, got {max_len}"
-            )
-    window = getattr(config, "sliding_window", None)
-    is_sliding = window and getattr(config, "use_sliding_window", True)
-    layers = set(getattr(config, "layer_types", None) or (["sliding_attention"] if is_sliding else []))
-    others = sorted(layers - {"full_attention", "sliding_attention"})
-    if others:
-        raise ModelError(f"{file}: layer_types: expected full_attention in every layer, got {others[0]!r}")
-    if "sliding_attention" in layers and (window is None or window < max_len):
-        raise ModelError(
-            f"{file}: sliding_window: expected full attention, or a window of at least {max_len} "
-            f"(vllm.max_model_len, by default the model's context), got {window}"
-        )
-
-
-def ropes(config: Any) -> list[dict[str, Any]]:
-    """The rope parameters of a config of transformers: one for all layers, or one for each type of layers."""
-    given = getattr(config, "rope_parameters", None) or {}
-    return [each for each in (given, *given.values()) if isinstance(each, dict) and "rope_type" in each]
+def _context(config: Any, file: Path) -> int | None:
+    """The smallest of the lengths that the config names. Raises ModelError for one that is no length."""
+    found = ways.contexts(config)
+    for name, value in found.items():
+        if type(value) is not int or value < 1:
+            raise ModelError(f"{file}: {name}: expected a whole number above 0, got {shown(value)}")
+    return min(found.values(), default=None)
 
 
 @quiet()
@@ -154,20 +134,12 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
     """Check how the model reads a prompt, and that its weights are those of its config.json."""
     from transformers import AutoModelForCausalLM
 
-    from maskdpo_ray.training import tree_attention
-
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{file}: quantization_config: expected none, training needs plain weights")
     if config.is_encoder_decoder:
         raise ModelError(f"{file}: is_encoder_decoder: expected false, got true")
     model, report = _load_shapes(AutoModelForCausalLM, config, shapes, file, "a causal language model")
     kind = type(model)
-    takes = inspect.signature(kind.forward).parameters
-    if kind._is_stateful or not {"position_ids", "logits_to_keep"} <= takes.keys():
-        raise ModelError(
-            f"{file}: model_type: expected a decoder of attention layers that takes position_ids and "
-            f"logits_to_keep, got {config.model_type!r}"
-        )
     named = getattr(config, "architectures", None) or []
     if kind.__name__ not in named:  # the engines go by this name
         raise ModelError(f"{file}: architectures: expected [{kind.__name__!r}], got {shown(named)}")
@@ -176,7 +148,6 @@ def _check_class(config: Any, shapes: Shapes, file: Path) -> None:
         raise ModelError(
             f"{file.parent}: expected no weights but those of config.json, got {len(unexpected)} more: {unexpected[0]}"
         )
-    tree_attention.check(model, file)
 
 
 def _load_shapes(auto: Any, config: Any, shapes: Shapes, file: Path, expected: str) -> tuple[Any, dict[str, Any]]:

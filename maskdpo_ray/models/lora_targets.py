@@ -6,6 +6,7 @@ from typing import Any
 
 from maskdpo_ray.config.schema import LoraConfig, ModelConfig, means
 from maskdpo_ray.errors import ConfigError, shown
+from maskdpo_ray.models import quantized
 from maskdpo_ray.terminal import quiet
 
 
@@ -19,7 +20,11 @@ def linear_layers(model: Any) -> dict[str, Any]:
     from transformers.pytorch_utils import Conv1D  # GPT-2's, whose weight is [inputs, outputs]
 
     kinds = torch.nn.Linear.forward, Conv1D.forward
-    return {path: layer for path, layer in model.named_modules() if type(layer).forward in kinds}
+    return {
+        path: layer
+        for path, layer in model.named_modules()
+        if type(layer).forward in kinds or quantized.is_quantized(layer)
+    }
 
 
 def sizes(layer: Any) -> tuple[int, int]:

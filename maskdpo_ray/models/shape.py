@@ -20,6 +20,7 @@ from maskdpo_ray.errors import ConfigError, ModelError, one_line, shown
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models import lora_targets
 from maskdpo_ray.terminal import quiet
+from maskdpo_ray.training import ways
 
 _COUNTS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings")
 _FIELDS = (
@@ -129,11 +130,8 @@ def published(name: str) -> str | None:
     return last if last in SIZES else size if size in _SERIES.get(series, ()) else None
 
 
-def of_folder(folder: Path, trust_remote_code: bool = False, is_trained: bool = False) -> ModelShape:
+def of_folder(folder: Path, trust_remote_code: bool = False) -> ModelShape:
     """The model that config.json in `folder` describes; nothing else is read there.
-
-    Args:
-        is_trained: refuse a model whose attention training can't compute, as `folder.load` does.
 
     Raises ModelError (one line).
     """
@@ -146,10 +144,6 @@ def of_folder(folder: Path, trust_remote_code: bool = False, is_trained: bool = 
     if not shape.caches:
         kind = type(_built(config, trust_remote_code)).__name__
         raise ModelError(f"{file}: {_EXPECTED} and that has its attention interface, got {kind}, which lacks it")
-    if is_trained and not trust_remote_code:
-        from maskdpo_ray.training import tree_attention
-
-        tree_attention.check(_built(config, trust_remote_code), file)
     return shape
 
 
@@ -209,7 +203,7 @@ def _built(config: Any, trust_remote_code: bool, width: int = 2) -> Any:
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(config)
-    for each in model_folder.ropes(config):
+    for each in ways.ropes(config):
         each["rope_type"] = "default"  # others ask for the longest position, and there are no values
     dtype = torch.float32 if width == 4 else torch.bfloat16
     with torch.device("meta"):

@@ -21,7 +21,7 @@ from maskdpo_ray.evaluation.asked import asked_facts
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity, WithPerplexity
 from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
-from maskdpo_ray.models import chat, engine_limits, lora_targets
+from maskdpo_ray.models import chat, engine_limits, lora_targets, quantized
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.folder import ModelFolder
@@ -53,6 +53,8 @@ class Prepared:
     """Records read from each source of questions, answers and pairs."""
     given: GivenSources = GivenSources()
     """Inputs of the sources of training answers."""
+    way: str = ""
+    """How training takes the model's micro-batches, in words."""
 
     def inputs(self) -> dict[str, Sequence[Any]]:
         """Contents by name: a run resumes with those that it began with."""
@@ -113,6 +115,7 @@ def check(config: Config) -> Prepared:
     splits.check()
     model = model_folder.load(config.model)
     lora_targets.check(config.lora, config.model, model.config)
+    quantized.check(config.ds)
     limit = model_folder.max_len(model, config.vllm)
     if config.rollout.max_new_tokens >= limit:
         raise ConfigError(
@@ -120,6 +123,7 @@ def check(config: Config) -> Prepared:
             f"got {config.rollout.max_new_tokens}"
         )
     engine_limits.check(config, model.config, model.file, limit)
+    way = model.way(limit, config.model.trust_remote_code).describe(config.savings)
     _check_oracle(config, model)
     own = chat.of(config, model.tokenizer)
     prompts = Prompts(own, limit, config.rollout.max_new_tokens, model.config.vocab_size)
@@ -130,7 +134,7 @@ def check(config: Config) -> Prepared:
     evaluated = chain.from_iterable(splits.evaluation.values())
     given = GivenSources.read(config, train, evaluated, model, own, limit)
     dropped = [*splits.sources, *given.dropped]
-    return Prepared(train, splits.evaluation, annotator, own, evaluator, dropped, given)
+    return Prepared(train, splits.evaluation, annotator, own, evaluator, dropped, given, way)
 
 
 def _check_oracle(config: Config, model: ModelFolder) -> None:

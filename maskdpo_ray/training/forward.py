@@ -101,12 +101,14 @@ class Pass:
         """[M, V]: the model's logits at the M positions that predict a token with weight (`savings.head_at_targets`).
 
         The forward is the Hugging Face model's own (or a DeepSpeed engine around it, so that ZeRO-3's hooks see it).
-        Exact for full causal attention only: a sliding window or a recurrent state would see other answers' tokens
-        (`models/folder.py` refuses such models). Raises ModelError when the logits are not those asked for.
+        As a tree exact for full causal attention only: a window or a recurrent state would see other answers' tokens
+        (`ways.py` tells such models). Raises ModelError when the logits are not those asked for.
         """
         inputs = self._inputs
-        keep = {} if inputs.positions is None else {"logits_to_keep": self._tensor(inputs.positions)}
-        logits = model(input_ids=self._tensor(inputs.token_ids), use_cache=False, **keep, **inputs.arguments).logits
+        options = {} if inputs.positions is None else {"logits_to_keep": self._tensor(inputs.positions)}
+        if getattr(getattr(model, "module", model).config, "output_router_logits", False):
+            options["output_router_logits"] = False  # no loss of a router's is added, nor computed
+        logits = model(input_ids=self._tensor(inputs.token_ids), use_cache=False, **options, **inputs.arguments).logits
         num_kept = inputs.token_ids.shape[1] if inputs.positions is None else len(inputs.positions)
         expected = (len(inputs.token_ids), num_kept)
         if tuple(logits.shape[:-1]) != expected:

@@ -1,60 +1,156 @@
-"""Check of a loaded model's prefix tree against plain rows, on a few random tokens.
+"""Checks of a loaded model on a few random tokens: padded rows against one row alone, a prefix tree against rows.
 
-Prefix trees rely on positions and masks alone to define what a token attends to, but some models' code counts indices
-in the row. Such a model would silently learn from wrong log-probs.
+A tree relies on positions and masks alone to define what a token attends to, and a padded row on padding that nothing
+reads; some models' code does not keep to that, and would silently learn from wrong log-probs. What a model computes
+decides, whatever its name.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from maskdpo_ray.errors import ModelError
+from maskdpo_ray.config.schema import SavingsConfig
+from maskdpo_ray.errors import ModelError, one_line
 from maskdpo_ray.records import TrainingExample
 from maskdpo_ray.training import guards, tree_attention
-from maskdpo_ray.training.forward import ALL_SAVINGS, response_logps
+from maskdpo_ray.training.forward import response_logps
+from maskdpo_ray.training.ways import Way
+
+_SHARED = 2
+"""Tokens that both answers of a pair begin with."""
 
 
-def check(model: Any, dtype: str, device: torch.device | str, has_gradient: bool) -> None:
-    """Raise ModelError when log-probs of a tree, or a gradient through it, differ from those of plain rows, or when
-    those are not finite.
+def settle(
+    model: Any,
+    way: Way,
+    wanted: SavingsConfig,
+    dtype: str,
+    device: torch.device | str,
+    has_gradient: bool,
+    any_rank: Callable[[bool], bool] = bool,
+) -> Way:
+    """Decide how a model takes its micro-batches, and set its attention for that.
 
     Collective under ZeRO-3. Doesn't change any weight's gradient.
 
     Args:
-        model: with its attention installed, in evaluation mode.
+        model: in evaluation mode; as a tree, with its attention installed.
+        way: the way by config and code; a tree that differs from rows becomes rows.
+        wanted: the config's savings.
         dtype: fp32 or bf16, which sets the tolerance.
-        has_gradient: also compare the gradient of the token embeddings, summed over all positions of a token.
+        has_gradient: also compare a tree's gradient of the token embeddings, summed over all positions of a token.
+        any_rank: tells whether a condition holds on any rank: all ranks go one way.
+
+    Raises ModelError when padded rows differ from a row alone, or log-probs are not finite.
     """
     examples = _examples(model.config.get_text_config().vocab_size)
-    got = _results(model, examples, device, True, has_gradient)
-    with tree_attention.plain_rows(model):
-        expected = _results(model, examples, device, False, has_gradient)
-    if not all(result.isfinite().all() for result in expected):
-        raise ModelError(
-            f"{type(model).__name__}: expected finite log-probs and gradients, got others on random tokens: the "
-            "weights are broken, or were not loaded as they are in their folder"
-        )
+    savings = way.savings(wanted)
+    ways = tree_attention.row_ways(model)[-1 if way.is_eager else 0 :]
+    padded = replace(savings, prefix_tree=False)
+    attention, expected = _rows(model, examples, ways, padded, dtype, device, any_rank)
+    if savings.prefix_tree:
+        with tree_attention.plain_rows(model, attention):
+            gradient = _results(model, examples, device, padded, has_gradient)[1]
+        if has_gradient and any_rank(not gradient.isfinite().all()):
+            raise _not_finite(model)
+        odd = _odds_of_tree(model, examples, savings, dtype, device, has_gradient, (expected, gradient))
+        if not any_rank(bool(odd)):
+            return way
+        found = odd or "it gives other results on another rank"
+        way = replace(way, obstacle=f"{type(model).__name__}: as a tree {found}")
+    tree_attention.use_rows(model, attention)
+    return way
+
+
+def logps(model: Any) -> torch.Tensor:
+    """[R, T]: log-probs of a model on a CPU, in evaluation mode, on padded rows of random tokens."""
+    examples = _examples(model.config.get_text_config().vocab_size)
+    return _results(model, examples, "cpu", SavingsConfig(prefix_tree=False, head_at_targets=False), False)[0]
+
+
+def _rows(
+    model: Any,
+    examples: list[TrainingExample],
+    ways: list[str],
+    savings: SavingsConfig,
+    dtype: str,
+    device: torch.device | str,
+    any_rank: Callable[[bool], bool],
+) -> tuple[str, torch.Tensor]:
+    """(attention, log-probs [R, T]) of padded rows that are right, by the first attention of `ways` that is.
+
+    Raises ModelError when none is.
+    """
+    shortest = replace(examples[0], responses=examples[0].responses[1:])
+    with tree_attention.plain_rows(model, ways[-1]):
+        alone = _results(model, [shortest], device, savings, False)[0]
+    reasons = []
+    for attention in ways:
+        with tree_attention.plain_rows(model, attention):
+            logps = _results(model, examples, device, savings, False)[0]
+        if any_rank(not (alone.isfinite().all() and logps.isfinite().all())):
+            raise _not_finite(model)
+        row = logps[len(examples)]
+        size, limit = alone.shape[1], _limit(dtype)
+        padded = (row[:size] - alone[0]).abs().mean().item()
+        # The same tokens, and others behind them: a model that reads these is no causal one.
+        behind = (logps[0, :_SHARED] - row[:_SHARED]).abs().mean().item()
+        reason = ""
+        if not behind <= limit:
+            reason = f"the tokens behind a token change its log-prob by {behind:.2g}, so it is not causal"
+        elif not padded <= limit:
+            reason = f"a padded row gives other log-probs than the row alone, by {padded:.2g} on average"
+        if not any_rank(bool(reason)):
+            return attention, logps
+        reasons.append(f"{reason or 'another rank differs'} ({attention} attention)")
+    raise ModelError(f"{type(model).__name__}: can't be trained: {reasons[-1]}")
+
+
+def _odds_of_tree(
+    model: Any,
+    examples: list[TrainingExample],
+    savings: SavingsConfig,
+    dtype: str,
+    device: torch.device | str,
+    has_gradient: bool,
+    expected: tuple[torch.Tensor, torch.Tensor],
+) -> str:
+    """Words on how a tree differs from rows; empty if it doesn't."""
+    try:
+        got = _results(model, examples, device, savings, has_gradient)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # custom code fails in ways of its own on arguments that it does not expect
+        return f"it fails with {type(error).__name__}: {one_line(error)}"
     wrong = []  # limits times sizes, not shares: a head of zeros has no gradient; NaN is wrong
     num_tokens = sum(example.num_response_tokens for example in examples)
     error = (got[0] - expected[0]).abs().sum().item()
-    if not error <= guards.LOGPS[dtype] * num_tokens:
-        wrong.append(f"log-probs by {error / num_tokens:.2g} on average")
+    if not error <= _limit(dtype) * num_tokens:
+        wrong.append(f"log-probs differ by {error / num_tokens:.2g} on average")
     if has_gradient:
         error, norm = (got[1] - expected[1]).norm().item(), expected[1].norm().item()
         if not error <= guards.GRADIENT[dtype] * norm:
-            wrong.append(f"gradients by {error / norm if norm else math.inf:.0%}")
-    if wrong:
-        raise ModelError(
-            f"{type(model).__name__}: a prefix tree gives other results than a row for each answer ({', '.join(wrong)} "
-            "on random tokens): set savings.prefix_tree to false and resume"
-        )
+            wrong.append(f"gradients differ by {error / norm if norm else math.inf:.0%}")
+    return ", ".join(wrong)
+
+
+def _limit(dtype: str) -> float:
+    """Mean error of a token's log-prob, nats."""
+    return guards.CHECKED[dtype]
+
+
+def _not_finite(model: Any) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__}: expected finite log-probs and gradients, got others on random tokens: the "
+        "weights are broken, or were not loaded as they are in their folder"
+    )
 
 
 def _examples(vocabulary: int) -> list[TrainingExample]:
@@ -66,7 +162,7 @@ def _examples(vocabulary: int) -> list[TrainingExample]:
 
     shared, examples = ids(7), []
     for name, sizes in (("a", (9, 4)), ("b", (5, 12))):
-        prompt, beginning = shared + ids(3), ids(2)
+        prompt, beginning = shared + ids(3), ids(_SHARED)
         chosen, rejected = (beginning + ids(size) for size in sizes)
         weights = [(1.0,) * len(answer) for answer in (chosen, rejected)]
         examples.append(TrainingExample.of_pair(name, prompt, chosen, rejected, *weights))
@@ -74,10 +170,9 @@ def _examples(vocabulary: int) -> list[TrainingExample]:
 
 
 def _results(
-    model: Any, examples: list[TrainingExample], device: torch.device | str, is_tree: bool, has_gradient: bool
+    model: Any, examples: list[TrainingExample], device: torch.device | str, savings: SavingsConfig, has_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-probs [R, T], gradient [distinct tokens, D] of their sum with respect to the embeddings, if wanted)."""
-    savings = replace(ALL_SAVINGS, prefix_tree=is_tree)
     if not has_gradient:
         with torch.no_grad():
             return response_logps(model, examples, device, savings)[0], torch.empty(0)

@@ -51,6 +51,8 @@ class Ranks:
         of = {"published_logps": self.published, "reference_logps": TRAINED if arguments[-1:] == (None,) else BEFORE}
         if method in of:
             return [dict.fromkeys(arguments[1][rank::2], of[method]) for rank in range(2)]
+        if method == "begin":
+            return ["a line", None]
         return [{"loss": 0.5}, {"loss": 0.5}]
 
 
@@ -112,3 +114,11 @@ def test_published_pairs_are_as_many_as_there_are(tmp_path: Path) -> None:
         examples[:3], [BEFORE] * 3, *state, replace(config, train=TrainConfig(batch_size=2, max_epochs=2))
     )
     assert sorted(few.last_examples()) == [0, 1, 2]
+
+
+def test_what_a_rank_says_of_the_model_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer, _ = group(tmp_path, TRAINED, [BEFORE] * 3)
+    training = trainer._training
+    assert training is not None
+    trainer._begin(training)
+    assert capsys.readouterr().err.count("a line") == 1

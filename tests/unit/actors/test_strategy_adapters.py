@@ -104,20 +104,6 @@ def test_names_mean_the_layers_that_have_them() -> None:
     assert strategy._layers(model).keys() == paths | {"model.layers.1.self_attn.q_proj"}
 
 
-def test_rounding_by_chance_keeps_the_mean() -> None:
-    """Each number becomes one of its two bfloat16 neighbours, in proportion to nearness; bfloat16 numbers stay."""
-    exact = torch.tensor([1.0, 1.001, -1.001, 3e-5, -0.3, 0.0, 200.3])
-    rounded = torch.stack([strategy._rounded(exact, "bfloat16", str(seed)) for seed in range(4000)])
-    assert torch.equal(rounded, rounded.bfloat16().float())
-    below, above = rounded.min(0).values, rounded.max(0).values
-    assert (below <= exact).all() and (exact <= above).all()
-    gap = above - below
-    assert torch.equal(gap == 0, exact == exact.bfloat16().float())
-    assert ((rounded.mean(0) - exact).abs() <= 0.04 * gap).all()  # five standard deviations
-    assert torch.equal(strategy._rounded(exact, "float32", "0"), exact)
-    assert torch.equal(strategy._rounded(exact, "bfloat16", "0"), strategy._rounded(exact, "bfloat16", "0"))
-
-
 @pytest.mark.parametrize("size", [3e-4, 1e-3])
 def test_small_changes_of_bfloat16_weights_are_not_lost(size: float) -> None:
     """A change of at most a hundredth of a bfloat16 step per weight, which rounding to nearest loses."""

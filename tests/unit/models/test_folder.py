@@ -1,4 +1,4 @@
-"""Models that pass: weights as they are stored in the wild, and attention that training's trees can have."""
+"""Models that pass: weights as they are stored in the wild. And the longest sequence of each."""
 
 from __future__ import annotations
 
@@ -8,24 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from transformers import (
-    Gemma3TextConfig,
-    Lfm2Config,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen2MoeConfig,
-    Qwen3Config,
-    Qwen3MoeConfig,
-)
+from transformers import BertConfig
 
-from maskdpo_ray.config.schema import ModelConfig
-from maskdpo_ray.errors import ModelError
+from maskdpo_ray.config.schema import ModelConfig, VllmConfig
+from maskdpo_ray.errors import ConfigError, ModelError
 from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models.folder import ModelFolder
 
+FILE = Path("m/config.json")
 Tensors = dict[str, np.ndarray]
 
 
@@ -63,53 +57,6 @@ def test_weights_that_fit(
     assert capfd.readouterr() == ("", "")
 
 
-FILE = Path("m/config.json")
-FULL, SLIDING = "full_attention", "sliding_attention"
-TWO = {"num_hidden_layers": 2}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        LlamaConfig(),
-        MistralConfig(sliding_window=None),
-        MistralConfig(sliding_window=1024),
-        Qwen2Config(use_sliding_window=False, sliding_window=64),
-        Qwen2MoeConfig(use_sliding_window=False, sliding_window=64),
-        Qwen3Config(use_sliding_window=True, sliding_window=64, max_window_layers=2, **TWO),
-        Qwen3MoeConfig(use_sliding_window=False, sliding_window=64),
-        Gemma3TextConfig(sliding_window=64, layer_types=[FULL, FULL], **TWO),
-        Gemma3TextConfig(sliding_window=1024, layer_types=[SLIDING, FULL], **TWO),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_full_attention(config: Any) -> None:
-    model_folder.check_attention(config, FILE, 1024)
-
-
-WINDOW = "sliding_window: expected full attention, or a window of at least 1024 ("
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (MistralConfig(sliding_window=1023), WINDOW),
-        (Qwen2Config(use_sliding_window=True, sliding_window=64, max_window_layers=1, **TWO), WINDOW),
-        (Qwen3MoeConfig(use_sliding_window=True, sliding_window=64), WINDOW),
-        (Gemma3TextConfig(sliding_window=512, layer_types=[SLIDING, FULL], **TWO), WINDOW),
-        (
-            Lfm2Config(layer_types=["conv", FULL], **TWO),
-            "layer_types: expected full_attention in every layer, got 'conv'",
-        ),
-    ],
-    ids=lambda value: getattr(value, "model_type", ""),
-)
-def test_other_attention_is_refused(config: Any, message: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        model_folder.check_attention(config, FILE, 1024)
-    assert str(caught.value).startswith(f"{FILE}: {message}")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -136,3 +83,35 @@ def test_whole_numbers_are_no_weights(tiny_model: Path, tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="model.norm.weight: expected one of BF16, F16, F32, F64, got I8$"):
         model_folder.load(ModelConfig(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "expected"),
+    [
+        ("llama", None, 512),
+        ("llama", 100, 100),
+        ("gpt2", None, 512),  # which calls it n_positions
+        ("phi longrope", None, 16),  # vLLM's default: the context that it was trained on first
+        ("phi longrope", 200, 200),
+        ("mamba", 200, 200),
+    ],
+)
+def test_the_longest_sequence(name: str, wanted: int | None, expected: int) -> None:
+    model = ModelFolder(FILE, families.config(name), None, None)
+    assert model_folder.max_len(model, VllmConfig(max_model_len=wanted)) == expected
+
+
+def test_a_longest_sequence_that_nothing_tells_or_that_is_too_long() -> None:
+    recurrent = ModelFolder(FILE, families.config("mamba"), None, None)
+    with pytest.raises(ConfigError, match="^vllm.max_model_len: expected a number, as m/config.json names no longest"):
+        model_folder.max_len(recurrent, VllmConfig())
+    with pytest.raises(ConfigError, match="^vllm.max_model_len: expected at most the model's 512, got 513$"):
+        model_folder.max_len(ModelFolder(FILE, families.config("llama"), None, 512), VllmConfig(max_model_len=513))
+
+
+def test_a_model_that_is_not_causal_is_refused() -> None:
+    model = ModelFolder(FILE, BertConfig(**families.ENCODER), None, 512)
+    with pytest.raises(ModelError) as caught:
+        model.way(512)
+    expected = "BertSelfAttention: expected attention to tokens before alone, got is_causal=False"
+    assert str(caught.value) == f"m/config.json: model_type: 'bert' can't be trained: {expected}"

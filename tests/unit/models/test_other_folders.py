@@ -192,6 +192,6 @@ def test_an_adapter_beside_a_model(small_model: Path, tmp_path: Path) -> None:
 
 
 def test_plan_says_it_too(tmp_path: Path) -> None:
-    folder = made(tmp_path / "adapter", {"adapter_config.json": ADAPTER})
-    with pytest.raises(UserError, match="or --model_size, got .*, an adapter of 'a/b'; merge the two"):
+    folder = made(tmp_path / "adapter", {"adapter_config.json": ADAPTER, "adapter_model.safetensors": ""})
+    with pytest.raises(UserError, match="base_model_name_or_path: expected the folder of a model, .*, got 'a/b'"):
         plan.main(["--model.model_name_or_path", str(folder)])

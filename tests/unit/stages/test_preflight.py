@@ -182,11 +182,6 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         ModelError,
         "config.json: expected JSON, got: ",
     ),
-    "no context length": (
-        model(edited("config.json", max_position_embeddings=None)),
-        ModelError,
-        "max_position_embeddings: expected a whole number above 0, got None",
-    ),
     "context length of 0": (
         model(edited("config.json", max_position_embeddings=0)),
         ModelError,
@@ -226,17 +221,6 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         model(edited("config.json", num_hidden_layers=3)),
         ModelError,
         "expected a weight for every parameter of config.json, got none for 9: model.layers.2.input_layernorm.weight",
-    ),
-    "sliding window": (
-        model(edited("config.json", model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=2047)),
-        ModelError,
-        "config.json: sliding_window: expected full attention, or a window of at least 2048 (",
-    ),
-    "recurrent model": (
-        model(edited("config.json", model_type="mamba")),
-        ModelError,
-        "config.json: model_type: expected a decoder of attention layers that takes position_ids and "
-        "logits_to_keep, got 'mamba'",
     ),
     "encoder and decoder": (
         model(edited("config.json", model_type="bart", is_encoder_decoder=True)),
@@ -350,6 +334,13 @@ def test_good_input(config: Config) -> None:
     question = prepared.train[0]
     text = prepared.chat.tokenizer.decode(prepared.chat.prompt_ids(question))
     assert question.prompt[-1]["content"] in text and text.endswith("<|im_start|>assistant\n")
+
+
+def test_the_way_of_the_model_is_said(config: Config, tmp_path: Path) -> None:
+    assert preflight.check(config).way.startswith("training: as prefix trees")
+    change = model(edited("config.json", alibi=True))
+    line = "training: on padded rows, one for each answer: alibi: positions are counted along the row"
+    assert preflight.check(change(config, tmp_path)).way == line
 
 
 def test_transfer_and_limits(config: Config) -> None:

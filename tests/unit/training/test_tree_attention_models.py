@@ -1,12 +1,11 @@
-"""Models whose attention a prefix tree can't have are refused when they are looked at; the rest is exact."""
+"""Attention that a prefix tree can't have is seen when a model is looked at; the rest is exact."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -15,23 +14,23 @@ from transformers import (
     DogeConfig,
     FalconConfig,
     Gemma2Config,
-    Gemma3TextConfig,
     GPT2Config,
     GPTNeoConfig,
     GptOssConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
     NemotronConfig,
     Phi3Config,
     StableLmConfig,
 )
 
-from maskdpo_ray.config.schema import ModelConfig, SavingsConfig
+from maskdpo_ray.config.schema import SavingsConfig
 from maskdpo_ray.errors import ModelError
-from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.records import TrainingExample
-from maskdpo_ray.training import tree_attention
+from maskdpo_ray.training import prefix_tree, tree_attention, ways
 from maskdpo_ray.training.forward import response_logps
+from maskdpo_ray.training.tree_attention import NoTree
 
 NONE = SavingsConfig(**{field.name: False for field in fields(SavingsConfig)})
 SHAPE = {
@@ -94,9 +93,7 @@ def results(model: Any, savings: SavingsConfig, examples: list[TrainingExample])
     ids=lambda value: getattr(value, "model_type", ""),
 )
 def test_accepted_models_are_exact(config: Any, way: str) -> None:
-    model_folder.check_attention(config, Path("config.json"), 32)
-    with torch.device("meta"):
-        tree_attention.check(AutoModelForCausalLM.from_config(config), Path("config.json"))
+    assert ways.of_config(config, 32) == ways.Way()
     model = built(config)
     model.set_attn_implementation("sdpa")
     expected = results(model, NONE, pairs())
@@ -111,122 +108,110 @@ def test_accepted_models_are_exact(config: Any, way: str) -> None:
     [
         (
             GPTNeoConfig(vocab_size=98, hidden_size=32, max_position_embeddings=64, **NEO),
-            "GPTNeoForCausalLM: expected attention by sdpa, got eager",
+            "GPTNeoForCausalLM has eager attention only",
         ),
-        (
-            FalconConfig(**SHAPE, attn_implementation="eager"),
-            "FalconForCausalLM: expected attention by sdpa, got eager",
-        ),
-        (NemotronConfig(**SHAPE), "NemotronAttention: expected plain attention to all tokens before, got no tree"),
-        (DogeConfig(**SHAPE), "DogeAttention: expected plain attention to all tokens before, got a mask of its own"),
-        (
-            GptOssConfig(**SHAPE, head_dim=8, layer_types=[FULL, FULL]),
-            "GptOssAttention: expected plain attention to all tokens before, got s_aux",
-        ),
+        (FalconConfig(**SHAPE, attn_implementation="eager"), "FalconForCausalLM has eager attention only"),
+        (NemotronConfig(**SHAPE), "NemotronAttention is not told of the tree by the model's layers"),
+        (DogeConfig(**SHAPE), "DogeAttention has attention with a mask of its own, which a tree lacks"),
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )
-def test_models_that_are_refused(small_model: Path, tmp_path: Path, config: Any, reason: str) -> None:
-    message = refused(config, small_model, tmp_path)
-    assert message.startswith(f"model_type: {config.model_type!r} can't be trained: {reason}")
+def test_attention_that_a_tree_lacks(config: Any, reason: str) -> None:
+    assert ways.of_config(config, 32) == ways.Way(reason)
 
 
-@pytest.mark.parametrize("trust_remote_code", [False, True])
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (Gemma2Config(**SHAPE), "attn_logit_softcapping: expected none, training can't compute it, got 50.0"),
-        (FalconConfig(**SHAPE, alibi=True), "alibi: expected none, training can't compute it, got True"),
-    ],
-    ids=lambda value: getattr(value, "model_type", ""),
-)
-def test_other_scores_are_refused(
-    small_model: Path, tmp_path: Path, config: Any, message: str, trust_remote_code: bool
-) -> None:
-    assert refused(config, small_model, tmp_path, trust_remote_code) == message
-
-
-def refused(config: Any, small_model: Path, tmp_path: Path, trust_remote_code: bool = False) -> str:
-    """What is said of a folder with a model of `config`, behind the file's name."""
-    folder = shutil.copytree(small_model, tmp_path / "m")
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    if config._attn_implementation == "eager":
-        described = folder / "config.json"
-        described.write_text(described.read_text().replace("{", '{"attn_implementation": "eager",', 1))
-    with pytest.raises(ModelError) as caught:
-        model_folder.load(ModelConfig(str(folder), trust_remote_code=trust_remote_code))
-    file, message = str(caught.value).split(": ", 1)
-    assert file == str(folder / "config.json") and "\n" not in message
-    return message
-
-
-def test_a_rank_refuses_them_too() -> None:
-    """Where the folder was not looked at, as with trust_remote_code."""
+def test_a_rank_sees_it_too() -> None:
+    """Where the code was not looked at, as with trust_remote_code."""
     neo = AutoModelForCausalLM.from_config(GPTNeoConfig(vocab_size=98, hidden_size=32, **NEO))
-    with pytest.raises(ModelError, match="^GPTNeoForCausalLM: expected attention by sdpa, got eager$"):
+    with pytest.raises(NoTree, match="^GPTNeoForCausalLM has eager attention only$"):
         tree_attention.install(neo)
-    for config, reason in ((Gemma2Config(**SHAPE, head_dim=8), "softcap"), (NemotronConfig(**SHAPE), "no tree")):
-        model = built(config)
-        tree_attention.install(model)
-        with pytest.raises(ModelError, match=f"Attention: expected plain attention to all tokens before, got {reason}"):
-            response_logps(model, pairs())
+    model = built(NemotronConfig(**SHAPE))
+    tree_attention.install(model)
+    with pytest.raises(NoTree, match="^NemotronAttention is not told of the tree by the model's layers$"):
+        response_logps(model, pairs())
 
 
 def test_a_mask_of_bools_goes_to_sdpa_alone() -> None:
     model = built(LlamaConfig(**SHAPE))
     model.set_attn_implementation("eager")
-    with pytest.raises(ModelError, match="^LlamaForCausalLM: expected attention by sdpa, got eager$"):
+    with pytest.raises(
+        NoTree, match="^LlamaForCausalLM has eager attention, which reads a mask of bools in another way"
+    ):
         response_logps(model, pairs())
 
 
 def test_attention_asked_for_more_is_refused() -> None:
     one, module = torch.randn(1, 2, 1, 4), torch.nn.Module()
-    output, _ = tree_attention.attention(module, one, one, one, None, softcap=None, sliding_window=8, is_causal=True)
+    output, _ = tree_attention.attention(module, one, one, one, None, softcap=5.0, sliding_window=8, is_causal=True)
     torch.testing.assert_close(output, one.transpose(1, 2))
-    for name, value in {"softcap": 50.0, "s_aux": one, "position_bias": one, "is_causal": False}.items():
-        with pytest.raises(ModelError, match=f"^Module: expected plain attention to all tokens before, got {name}"):
-            tree_attention.attention(module, one, one, one, None, **{name: value})
+    with pytest.raises(NoTree, match="^Module has attention with position_bias"):
+        tree_attention.attention(module, one, one, one, None, position_bias=one)
+    with pytest.raises(ModelError, match="^Module: expected attention to tokens before alone, got is_causal=False$"):
+        tree_attention.attention(module, one, one, one, None, is_causal=False)
 
 
-FILE = Path("m/config.json")
-LONG = {**SHAPE, "max_position_embeddings": 2048}
+def test_a_sink_takes_weight_from_a_single_key() -> None:
+    one, sinks = torch.ones(1, 2, 1, 4), torch.tensor([2.0, -1e9])  # scores of 4 * 4 ** -0.5 = 2
+    output, _ = tree_attention.attention(torch.nn.Module(), one, one, one, None, s_aux=sinks)
+    torch.testing.assert_close(output[0, 0], torch.tensor([[0.5], [1.0]]).expand(2, 4))
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        Phi3Config(**LONG, original_max_position_embeddings=1024, rope_parameters={**LONGROPE}),
-        LlamaConfig(**LONG, rope_parameters={**LONGROPE, "original_max_position_embeddings": 1024}),
-        Gemma3TextConfig(
-            **LONG,
-            head_dim=8,
-            layer_types=[FULL, SLIDING],
-            sliding_window=4096,
-            rope_parameters={
-                FULL: {**LONGROPE, "original_max_position_embeddings": 1024},
-                SLIDING: {**ROPE, "rope_type": "default"},
-            },
-        ),
-    ],
-    ids=["phi3", "within rope_parameters", "of a type of layers"],
-)
-def test_longrope_up_to_its_original_context(config: Any) -> None:
-    model_folder.check_attention(config, FILE, 1024)
-    with pytest.raises(ModelError) as caught:
-        model_folder.check_attention(config, FILE, 1025)
-    assert str(caught.value) == (
-        f"{FILE}: rope_parameters: longrope has other positions in sequences above 1024 tokens; "
-        "expected vllm.max_model_len to be 1024 or less, got 1025"
-    )
+WINDOWED: dict[str, Any] = {
+    "one type": MistralConfig(**SHAPE, sliding_window=5),
+    "two types, capped": Gemma2Config(
+        **SHAPE, head_dim=8, sliding_window=5, layer_types=[SLIDING, FULL], attn_logit_softcapping=2.0
+    ),
+    "with sinks": GptOssConfig(
+        **SHAPE,
+        head_dim=8,
+        sliding_window=5,
+        layer_types=[SLIDING, FULL],
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        rope_parameters={**ROPE, "rope_type": "default"},
+    ),
+    "with sinks in all layers": GptOssConfig(
+        **SHAPE,
+        head_dim=8,
+        layer_types=[FULL, FULL],
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        rope_parameters={**ROPE, "rope_type": "default"},
+    ),
+}
 
 
-def test_why_longrope_is_refused_above() -> None:
-    """A long answer changes what a pass says of a short one. Remove, and the check, when transformers mends it."""
-    model = built(Phi3Config(**SHAPE, original_max_position_embeddings=32, rope_parameters={**LONGROPE}))
-    long, short = pairs(40), pairs(12)
-    alone = response_logps(model, short, savings=NONE)[0]
-    together = response_logps(model, [*short, *long], savings=NONE)[0][:2, : alone.shape[1]]
-    assert (alone[:2] - together).abs().max() > 1e-3
+@pytest.mark.parametrize("name", WINDOWED)
+def test_windows_caps_and_sinks_are_exact(name: str) -> None:
+    """Against transformers' "eager" attention on padded rows, whose softmax of padding is NaN in float64."""
+    config = WINDOWED[name]
+    assert ways.of_config(config, 64).obstacle is None
+    model = built(config).float()
+    model.set_attn_implementation("eager")
+    expected = results(model, NONE, pairs())
+    assert tree_attention.install(model) == tree_attention.GROUPED
+    for got, wanted in zip(results(model, SavingsConfig(), pairs()), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_windows_count_tokens_before_and_not_nodes_between() -> None:
+    """FlexAttention's mask is that of the layout on a CPU."""
+    tree = prefix_tree.build([[1, 2, 3]] * 3, [[4, 5, 6], [4, 7], [8, 9, 10]], [[1.0] * 3, [1.0] * 2, [1.0] * 3])
+    every = torch.arange(len(tree.token_ids))
+    mask = tree_attention.flex_mask(tree, "cpu", 3).mask_mod
+    found = mask(None, None, every[:, None], every[None, :])
+    distance = tree.depths[:, None] - tree.depths[None, :]
+    assert np.array_equal(found.numpy(), tree.visible & (distance < 3)) and found.any(1).all()
+    layout = tree_attention.layout(tree, "cpu")
+    assert layout.within(None) == (layout.trunk_mask, layout.own_mask)
+    trunk, own = layout.within(3)
+    nodes, (owners, _, longest, _) = layout.trunk, own.shape
+    assert torch.equal(trunk[0, 0], found[nodes][:, nodes])
+    for owner in range(owners):
+        picked = layout.own.view(owners, longest)[owner]
+        is_node = layout.own_mask[owner, 0].sum(1) > 1  # what pads sees itself alone
+        keys, seen = torch.cat([nodes, picked]), torch.cat([torch.ones(len(nodes), dtype=torch.bool), is_node])
+        assert torch.equal(own[owner, 0][is_node][:, seen], found[picked[is_node]][:, keys[seen]])
 
 
 @pytest.mark.parametrize("savings", [NONE, SavingsConfig()], ids=["none", "all"])
