@@ -75,8 +75,9 @@ def build(config: Config, world_size: int) -> Any:
         # Makes OpenRLHF leave gradient accumulation to us: micro-batches differ in number from step to step.
         train=SimpleNamespace(dynamic_batch_enable=True),
     )
-    base = openrlhf_deepspeed.DeepspeedStrategy
-    strategy_class = base if config.cluster.device == "cuda" else _cpu_strategy(openrlhf_deepspeed)
+    strategy_class = _strategy(openrlhf_deepspeed)
+    if config.cluster.device == "cpu":
+        strategy_class = _cpu_strategy(openrlhf_deepspeed, strategy_class)
     # DeepSpeed insists on a batch size, though we count pairs: one micro-batch of 1 per rank and step.
     return strategy_class(seed=config.run.seed, zero_stage=config.ds.zero_stage, train_batch_size=world_size, args=args)
 
@@ -182,8 +183,23 @@ def _parts(group: dict[str, Any]) -> list[dict[str, Any]]:
     return parts
 
 
-def _cpu_strategy(openrlhf_deepspeed: ModuleType) -> type:
-    """A subclass of OpenRLHF's strategy for gloo and CPU tensors.
+def _strategy(openrlhf_deepspeed: ModuleType) -> Any:
+    """A subclass of OpenRLHF's strategy with torch's fused AdamW: DeepSpeed's own would be compiled at the start, with
+    nvcc or g++, which images of CUDA's runtime lack. It is kept for an optimizer on a GPU's host (ds.adam_offload)."""
+
+    class Strategy(openrlhf_deepspeed.DeepspeedStrategy):
+        def get_ds_train_config(
+            self, optim_dict: dict[str, Any] | None = None, *, max_norm: float | None = None
+        ) -> Any:
+            if optim_dict is not None and not self.adam_offload:
+                optim_dict = {**optim_dict, "params": {**optim_dict["params"], "torch_adam": True, "fused": True}}
+            return super().get_ds_train_config(optim_dict, max_norm=max_norm)
+
+    return Strategy
+
+
+def _cpu_strategy(openrlhf_deepspeed: ModuleType, base: Any) -> type:
+    """A subclass of our strategy for gloo and CPU tensors.
 
     Remove when OpenRLHF takes the device from the accelerator: 0.11.2 names "cuda" in
     `setup_distributed` and synchronizes CUDA after every barrier.
@@ -197,7 +213,7 @@ def _cpu_strategy(openrlhf_deepspeed: ModuleType) -> type:
     # DeepSpeed would compile its shared-memory collectives with g++ at start; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-    class CpuDeepspeedStrategy(openrlhf_deepspeed.DeepspeedStrategy):
+    class CpuStrategy(base):
         def setup_distributed(self, timeout: timedelta = timedelta(minutes=60)) -> None:
             transformers.set_seed(self.seed)
             deepspeed.init_distributed(dist_backend="gloo", timeout=timeout)
@@ -209,9 +225,6 @@ def _cpu_strategy(openrlhf_deepspeed: ModuleType) -> type:
         def get_ds_train_config(
             self, optim_dict: dict[str, Any] | None = None, *, max_norm: float | None = None
         ) -> Any:
-            # torch's fused CPU AdamW: DeepSpeed's own would be compiled with g++ at start.
-            if optim_dict is not None:
-                optim_dict = {**optim_dict, "params": {**optim_dict["params"], "torch_adam": True, "fused": True}}
             config = super().get_ds_train_config(optim_dict, max_norm=max_norm)
             config["zero_optimization"]["reduce_bucket_size"] = _ELEMENTS_AT_A_TIME
             # DeepSpeed 0.19.6 coalesces gathers and waits for the last one only: enough on a CUDA stream,
@@ -224,7 +237,7 @@ def _cpu_strategy(openrlhf_deepspeed: ModuleType) -> type:
             model, groups = super()._get_model_parameters(*args, **kwargs)
             return model, [part for group in groups for part in _parts(group)]
 
-    return CpuDeepspeedStrategy
+    return CpuStrategy
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def train(workload: Workload, precompute: bool, authors: bool = False) -> Outcom
 
 
 def plain_trainer(model: Any, reference: Any, examples: Sequence[Any], folder: str, given: Any) -> Any:
-    """A DPOTrainer of models that lie in no folder, on training examples of ours, for `benchmarks/gpu_training.py`."""
+    """A DPOTrainer of models that lie in no folder, on training examples of ours, for `benchmarks/gpu_check.py`."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast

@@ -129,11 +129,24 @@ def matrix_rate(
 
 
 def peak_rss(pid: int | str = "self") -> int:
-    """Highest resident memory of a process since its start (or `reset_peak_rss`), bytes: VmHWM of Linux."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    """Highest resident memory of a process since its start (or `forget_peak_rss`), bytes: VmHWM of Linux."""
+    return _status("VmHWM", pid)
+
+
+def rss(pid: int | str = "self") -> int:
+    """Resident memory of a process, bytes."""
+    return _status("VmRSS", pid)
+
+
+def forget_peak_rss() -> None:
+    """This process's `peak_rss` starts anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(name: str, pid: int | str) -> int:
+    found = re.search(rf"{name}:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     if found is None:
-        raise OSError(f"/proc/{pid}/status: no VmHWM")
+        raise OSError(f"/proc/{pid}/status: no {name}")
     return int(found[1]) * 1024
 
 

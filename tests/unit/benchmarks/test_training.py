@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from typing import Any
 
 import pytest
 
-from benchmarks import ablation, by_trl, gpu_training, measures, training
+from benchmarks import ablation, by_trl, gpu_check, measures, training
 from benchmarks.workload import Workload
 from maskdpo_ray.records import Annotation, Rollout, ScoredAnswer, Sentence
 
@@ -27,9 +26,10 @@ def test_flops_are_those_of_the_matrices_that_torch_multiplies() -> None:
     """Against torch's own counter, on a forward pass of a real model with as many tokens, heads and rows."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(**gpu_training.SHAPES["tiny"], attn_implementation="eager")
+    config = gpu_check.config_of("tiny")
+    config._attn_implementation = "eager"
     model = LlamaForCausalLM(config)
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         model(input_ids=torch.zeros(2, 16, dtype=torch.long), use_cache=False)
@@ -122,41 +122,3 @@ def test_the_ablation_has_a_row_for_each_saving() -> None:
     assert not any(rows["none"].values()) and all(rows["all"].values())
     assert [name for name, on in rows["only cut_tails"].items() if on] == ["savings.cut_tails"]
     assert [name for name, on in rows["all but cut_tails"].items() if not on] == ["savings.cut_tails"]
-
-
-def test_the_gpu_benchmark_runs_on_a_cpu() -> None:
-    """Without DeepSpeed, in this process; tests/nightly/test_gpu_benchmark.py runs its command."""
-    sizes = "--prompt_tokens 32 --answer_tokens 32 --batch_size 4 --micro_batch_size 2 --steps 2"
-    given = gpu_training.parse(f"--device cpu --shape tiny --optimizer adamw --lr 1e-2 {sizes}".split())
-    row = gpu_training.take_part("ours", given)
-    assert row["tokens_per_second"] == pytest.approx(2 * 64 * 4 * 2 / row["seconds"])
-    assert row["losses"][0] == pytest.approx(0.6931, abs=1e-2) and row["losses"][-1] < row["losses"][0]
-
-
-def test_the_gpu_benchmark_shows_medians_and_compares_turn_by_turn() -> None:
-    def turn(speed: float, **more: Any) -> dict[str, Any]:
-        own = {"seconds": 100 / speed, "tokens_per_second": speed, "pairs_per_second": speed / 50, "flops": 50e12}
-        return {**own, "peak_memory_gib": 8.0, "card": "a card", "matrix_rate_tflops": 10.0, **more}
-
-    given = gpu_training.parse(["--device", "cpu", "--shape", "tiny", "--json", "figures.json"])
-    slow, fast = turn(20, matrix_rate_tflops=5.0), turn(40)
-    found = gpu_training.report({"ours": [fast, slow], "trl": [turn(10), turn(20)]}, given)
-    assert json.loads(json.dumps(found))["options"]["shape"] == "tiny"
-    ours = found["contenders"]["ours"]
-    assert ours["tokens_per_second"] == {"median": 30.0, "min": 20.0, "max": 40.0}
-    assert ours["over_trl"] == {"median": 2.5, "min": 1.0, "max": 4.0}
-    assert ours["share_of_matrix_rate"] == pytest.approx({"median": 1.5, "min": 1.0, "max": 2.0})
-    assert "30 (20-40)" in gpu_training.shown(found) and "2.50 (1.00-4.00)" in gpu_training.shown(found)
-    lost = {"failed": "OutOfMemoryError: all of it", "card": "a card", "matrix_rate_tflops": 10.0}
-    found = gpu_training.report({"ours": [fast], "trl": [lost]}, given)
-    assert "over_trl" not in found["contenders"]["ours"] and "failed: OutOfMemoryError" in gpu_training.shown(found)
-
-
-def test_the_gpu_benchmark_needs_neither_ray_nor_vllm() -> None:
-    import subprocess
-    import sys
-
-    packages = "{'ray', 'vllm', 'openrlhf', 'deepspeed'}"
-    code = f"import sys, benchmarks.gpu_training; print(sorted({packages} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
