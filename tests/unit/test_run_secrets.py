@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,11 @@ def test_summaries_steer_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixtu
     # The folder is of no finished run: it kept no policy.
     (folder / "summary.json").write_bytes(encode_line({**summary.build(folder), "kept": {"version": 1}}))
     (folder / "iter_000" / "questions.jsonl").touch()
-    comparison.main([str(folder)])
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "config.yaml").write_text(config.replace("x1b", "x9b"))
+    comparison.main([str(folder), str(other)])
     said = capsys.readouterr().out
-    assert is_tame(said) and "EOS \\x1b" in said
+    assert is_tame(said) and "mask.eos \\x1b[2J" in said
 
 
 class Cursing(fakes.Accepting):
