@@ -19,7 +19,8 @@ cd "${SLURM_SUBMIT_DIR:?submit this script with sbatch}"
 # shellcheck source=/dev/null
 source .venv/bin/activate
 
-# Pre-emption and the end of the time send SIGTERM here: the driver gets it, and half a minute to stop in order.
+# SIGTERM comes here, two minutes before the time is over, and before a pre-emption where Slurm is set up for that.
+# The driver gets it, and needs half a minute to stop in order.
 driver='' is_stopped=''
 trap 'is_stopped=1; [ -z "$driver" ] || kill -TERM "$driver" || true' TERM
 
