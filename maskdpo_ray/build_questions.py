@@ -10,9 +10,11 @@ there keeps all that the judge replied.
 
 from __future__ import annotations
 
+import threading
 from argparse import ArgumentTypeError, Namespace
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from concurrent.futures import Future
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -61,8 +63,7 @@ def main(argv: list[str]) -> None:
             if len(log):
                 print(f"resumed: {log.path} holds {len(log)} replies", flush=True)
             maker = _maker(own, log)
-            batches = -(-len(fitting) // steps.TOGETHER)
-            found = track(steps.accepted(fitting, maker, tally), "build_questions", batches, delay=SHORT)
+            found = track(steps.accepted(fitting, maker, tally), "build_questions", len(fitting), delay=SHORT)
             placed = steps.merged(list(chain.from_iterable(found)), tally, own.min_domain)
             _write(folder, *steps.split(placed, own.num_test, own.seed), dropped, tally)
     print(*dropped.lines(), sep="\n", end="\n" if dropped.counts else "")
@@ -100,19 +101,32 @@ class _Asking:
 
     def __init__(self, judge: Judge | None) -> None:
         self._judge = judge
-        self._is_started = False
+        self._lock = threading.Lock()
+        self._started: Future[None] | None = None
 
-    def __call__(self, conversations: Sequence[Conversation], max_tokens: int) -> list[str | None]:
+    def __call__(self, conversation: Conversation, max_tokens: int) -> str | None:
         if self._judge is None:
             raise RuntimeError("a maker of tables asks nothing")
-        if not self._is_started:
-            self._is_started = True
-            judges.start(self._judge, "build_questions")
-        replies = judges.ask(self._judge, conversations, max_tokens)
-        return [None if reply.fault else reply.text for reply in replies]
+        self._start(self._judge)
+        (reply,) = judges.ask(self._judge, [conversation], max_tokens)
+        return None if reply.fault else reply.text
+
+    def _start(self, judge: Judge) -> None:
+        """Start it in the thread that comes first, for all of them. Raises UserError in each when that fails."""
+        with self._lock:
+            is_first = self._started is None
+            started = self._started = self._started or Future()
+        if is_first:
+            try:
+                judges.start(judge, "build_questions")
+            except BaseException as error:
+                started.set_exception(error)
+            else:
+                started.set_result(None)
+        started.result()
 
     def close(self) -> None:
-        if self._is_started and self._judge is not None:
+        if self._started is not None and self._judge is not None:
             self._judge.close()
 
 

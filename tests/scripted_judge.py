@@ -65,9 +65,11 @@ def reply(messages: list[dict[str, str]]) -> Any:
 
 @dataclass
 class ScriptedServer:
-    """A context manager; `fail_every` answers HTTP 503 to every n-th request, `status` to all but the first one."""
+    """A context manager; `fail_every` answers HTTP 503 to every n-th request, `fail_first` to the first n, `status` to
+    all but the first one."""
 
     fail_every: int = 0
+    fail_first: int = 0
     status: int | None = None
     gives_logprobs: bool = True
     together: int = 1
@@ -107,7 +109,7 @@ class ScriptedServer:
             is_first = self._seen == 1
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
-            fails = self.fail_every and self._seen % self.fail_every == 0
+            fails = self._seen <= self.fail_first or (self.fail_every and self._seen % self.fail_every == 0)
             self.num_failed += bool(fails)
             if not fails:
                 self.requests.append({**body, "authorization": authorization})

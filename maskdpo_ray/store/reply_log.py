@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from maskdpo_ray.errors import DataError
 from maskdpo_ray.records import Record, decode, encode_line, to_json
 from maskdpo_ray.store.files import AppendFile, read_lines
 
+TOGETHER = 64
+"""Replies that are waited for at once."""
 Conversation = Sequence[Mapping[str, str]]
 
 
@@ -37,8 +41,10 @@ class Replied(Record):
 class ReplyLog:
     """A context manager that holds the file; other processes can't write it meanwhile."""
 
-    def __init__(self, path: Path, asked: Asked, ask: Callable[[Sequence[Conversation], int], Sequence[str | None]]):
-        """Read what an earlier attempt left; `ask` gives the replies that are not there.
+    def __init__(self, path: Path, asked: Asked, ask: Callable[[Conversation, int], str | None]) -> None:
+        """Read what an earlier attempt left.
+
+        `ask` gives a reply that is not there (to a conversation, in at most so many tokens), in several threads at once.
 
         Raises DataError when the file holds replies of another judge, RunFolderError when it is damaged.
         """
@@ -47,8 +53,8 @@ class ReplyLog:
         self._ask = ask
         self._replies: dict[str, str | None] = {}
         self._file: AppendFile | None = None
-        self.num_asked = 0
-        """Conversations that this process asked about."""
+        self._pool = ThreadPoolExecutor(TOGETHER, thread_name_prefix="reply")
+        self._writing = threading.Lock()
 
     def __enter__(self) -> ReplyLog:
         self._file = AppendFile(self.path)
@@ -61,6 +67,8 @@ class ReplyLog:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # What has been asked is waited for, and kept.
+        self._pool.shutdown(cancel_futures=True)
         if self._file is not None:
             self._file.close()
 
@@ -68,22 +76,28 @@ class ReplyLog:
         return len(self._replies)
 
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[str | None]:
-        """The reply to each conversation, in order; those that are new are on the disk when this returns.
+        """The reply to each conversation, in order; a new one is on the disk as soon as it has come. May be called by several threads.
 
-        Equal conversations are asked about once. Raises AnnotatorError when the judge fails, RunFolderError for a full
-        disk.
+        Raises AnnotatorError when the judge fails, RunFolderError for a full disk.
         """
         if self._file is None:
             raise RuntimeError("the log is not entered: use `with ReplyLog(...) as log`")
         keys = [_key(conversation, max_tokens) for conversation in conversations]
         new = {key: each for key, each in zip(keys, conversations, strict=True) if key not in self._replies}
-        if new:
-            texts = self._ask(list(new.values()), max_tokens)
-            lines = [Replied(key, text) for key, text in zip(new, texts, strict=True)]
-            self._file.append(b"".join(encode_line(to_json(line)) for line in lines), durable=True)
-            self._replies.update((line.key, line.text) for line in lines)
-            self.num_asked += len(lines)
+        # All of them are waited for: one that fails takes no other along.
+        futures = [self._pool.submit(self._take, key, each, max_tokens) for key, each in new.items()]
+        wait(futures)
+        for future in futures:
+            future.result()
         return [self._replies[key] for key in keys]
+
+    def _take(self, key: str, conversation: Conversation, max_tokens: int) -> None:
+        assert self._file is not None
+        text = self._ask(conversation, max_tokens)
+        with self._writing:
+            if key not in self._replies:  # another thread may have asked the same meanwhile
+                self._file.append(encode_line(to_json(Replied(key, text))), durable=True)
+                self._replies[key] = text
 
     def _read(self) -> None:
         assert self._file is not None

@@ -17,6 +17,11 @@ from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
 
 _REFUSED = (400, 413, 422)
 """HTTP statuses about one conversation (too long, filtered), not about the endpoint."""
+_BUSY = (408, 409, 429)
+"""HTTP statuses, beside 5xx, of an endpoint that may reply when it is asked again."""
+_RETRIES_AT_START = 3
+"""Retries before anything has replied: over in seconds, as an endpoint that nobody listens at is a mistake."""
+_CONNECT_S = 5.0
 _OURS = frozenset(("logprobs", "max_tokens", "messages", "model", "stream", "temperature"))
 """Request fields not allowed in `extra_body`: they have their own options, or replies depend on them."""
 _INSTEAD = {
@@ -64,7 +69,8 @@ class HttpJudge:
             max_concurrent: concurrent requests per actor.
             requests_per_minute: rate limit per actor, retries included; None: unlimited.
             timeout_s: timeout of one request.
-            max_retries: retries after a connection error, timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute.
+            max_retries: retries after a connection error, timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute
+                (a start gives up an endpoint that says nothing after 3).
             logprobs: whether to request log-probabilities, for `confidence`; some endpoints refuse that.
             extra_body: further fields of every request; must not hold a key, as the config is written to files.
             temperature: 0 is greedy; None: not sent, for endpoints that accept only their default.
@@ -128,7 +134,7 @@ class HttpJudge:
         self._api_key_env = api_key_env
         self._max_concurrent = max_concurrent
         self._interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._client_options = {"timeout": timeout_s, "max_retries": max_retries}
+        self._timeout_s, self._max_retries = timeout_s, max_retries
         body = dict(extra_body or {})
         if chat_template_kwargs is not None:
             body["chat_template_kwargs"] = dict(chat_template_kwargs)
@@ -140,8 +146,11 @@ class HttpJudge:
         self._pool: ThreadPoolExecutor | None = None
 
     def start(self) -> None:
-        """Send one small request. Raises AnnotatorError when it fails, OptionError when the key isn't set."""
-        from openai import DefaultHttpxClient, OpenAI
+        """Send one small request. Raises AnnotatorError when it fails, OptionError when the key isn't set.
+
+        Within seconds when there is no connection; an endpoint that is there and busy is asked as often as in `ask`.
+        """
+        from openai import DefaultHttpxClient, OpenAI, Timeout
 
         key = "none"  # a client without one takes OPENAI_API_KEY, which is not for this endpoint to see
         if self._api_key_env is not None:
@@ -153,9 +162,22 @@ class HttpJudge:
             self._key = key
         # The package repeats requests by itself: only below it can all of them be held back.
         http_client = DefaultHttpxClient(event_hooks={"request": [_Pace(self._interval_s).wait]})
-        self._client = OpenAI(base_url=self._base_url, api_key=key, http_client=http_client, **self._client_options)
+        client = OpenAI(
+            base_url=self._base_url,
+            api_key=key,
+            http_client=http_client,
+            timeout=Timeout(self._timeout_s, connect=min(self._timeout_s, _CONNECT_S)),
+            max_retries=self._max_retries,
+        )
+        self._client = client.with_options(max_retries=min(self._max_retries, _RETRIES_AT_START))
         self._pool = ThreadPoolExecutor(self._max_concurrent, thread_name_prefix="judge")
-        self._choice([{"role": "user", "content": "Hello."}], 1, is_first=True)
+        hello = [{"role": "user", "content": "Hello."}]
+        try:
+            self._choice(hello, 1, is_first=True)
+        except _Busy:
+            self._client = client
+            self._choice(hello, 1, is_first=True)
+        self._client = client
 
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
         """See `Judge.ask`; conversations that the endpoint refuses have its reason as their fault."""
@@ -200,7 +222,8 @@ class HttpJudge:
             )
         # Without their causes, which hold connections and can't be pickled on their way to the driver.
         except APIStatusError as error:
-            kind = _Refused if error.status_code in _REFUSED else AnnotatorError
+            is_busy = is_first and (error.status_code in _BUSY or error.status_code >= 500)
+            kind = _Refused if error.status_code in _REFUSED else _Busy if is_busy else AnnotatorError
             reason = self._said(error.message).removeprefix(f"Error code: {error.status_code} - ")
             hint = self._hint(error.message, is_first) if kind is _Refused else ""
             raise kind(f"{where}, got HTTP {error.status_code}: {reason}{hint}") from None
@@ -275,3 +298,7 @@ class _Pace:
 
 class _Refused(AnnotatorError):
     """The endpoint won't take this conversation."""
+
+
+class _Busy(AnnotatorError):
+    """The endpoint is there, and can't reply now."""

@@ -83,10 +83,10 @@ class Draft:
 
 
 class Maker(Protocol):
-    """Makes drafts of entries and judges them. Each method takes many at once, and returns one result for each."""
+    """Makes drafts of an entry and judges them; called from several threads at once, each with an entry of its own."""
 
-    def generate(self, entries: Sequence[Entry]) -> list[list[Draft | Fault]]:
-        """Up to `num_questions` drafts of each entry."""
+    def generate(self, entry: Entry) -> list[Draft | Fault]:
+        """Up to `num_questions` drafts."""
         ...
 
     def classify(self, drafts: Sequence[Draft]) -> list[str]:

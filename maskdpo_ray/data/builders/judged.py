@@ -112,16 +112,13 @@ class JudgedMaker:
         self._ask = ask
         self._num_questions = num_questions
 
-    def generate(self, entries: Sequence[Entry]) -> list[list[Draft | Fault]]:
+    def generate(self, entry: Entry) -> list[Draft | Fault]:
         """See `Maker`."""
-        prompts = [
-            _GENERATE[entry.language].format(
-                number=self._num_questions, title=entry.title, description=entry.description
-            )
-            for entry in entries
-        ]
-        replies = self._ask([[_user(prompt)] for prompt in prompts], GENERATION_TOKENS)
-        return [read_drafts(entry, reply, self._num_questions) for entry, reply in zip(entries, replies, strict=True)]
+        prompt = _GENERATE[entry.language].format(
+            number=self._num_questions, title=entry.title, description=entry.description
+        )
+        (reply,) = self._ask([[_user(prompt)]], GENERATION_TOKENS)
+        return read_drafts(entry, reply, self._num_questions)
 
     def classify(self, drafts: Sequence[Draft]) -> list[str]:
         """See `Maker`. A reply that names no domain is `OTHERS`."""

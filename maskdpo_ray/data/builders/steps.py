@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from maskdpo_ray.data.builders.drafts import OTHERS, Draft, Fault, Maker
@@ -15,7 +15,7 @@ from maskdpo_ray.data.questions import topic_key
 from maskdpo_ray.records import Question
 
 TOGETHER = 64
-"""Entries that a maker works on at once."""
+"""Entries that a maker works on at once, each in a thread of its own."""
 LARGEST_TEST = 1 / 3
 """Most of a domain's questions that are held out: 150 of 460 in FactualBench's smallest (SMA table 2)."""
 Placed = tuple[Draft, str]
@@ -79,21 +79,29 @@ def filtered(entries: Iterable[Entry], min_views: float, tally: Tally) -> Iterat
 
 
 def accepted(entries: Iterable[Entry], maker: Maker, tally: Tally) -> Iterator[list[Placed]]:
-    """Drafts of high quality, `TOGETHER` entries at a time, each with its domain."""
-    rest = iter(entries)
-    while together := list(islice(rest, TOGETHER)):
-        drafts = []
-        for found in maker.generate(together):
+    """The drafts of high quality of each entry, in order, each with its domain.
+
+    What is under way when the iteration ends is not waited for.
+    """
+    pool = ThreadPoolExecutor(TOGETHER, thread_name_prefix="entry")
+
+    def of_entry(entry: Entry) -> tuple[list[Draft | Fault], list[str], list[Fault | None]]:
+        found = maker.generate(entry)
+        drafts = [each for each in found if isinstance(each, Draft)]
+        return found, maker.classify(drafts), maker.assess(drafts)
+
+    try:
+        for found, domains, faults in pool.map(of_entry, entries):
             for each in found:
                 tally.generation.take(str(each) if isinstance(each, Fault) else None)
-                if isinstance(each, Draft):
-                    drafts.append(each)
-        domains, faults = maker.classify(drafts), maker.assess(drafts)
-        tally.domains.update(domains)
-        for fault in faults:
-            tally.quality.take(None if fault is None else str(fault))
-        of_all = zip(drafts, domains, faults, strict=True)
-        yield [(draft, domain) for draft, domain, fault in of_all if fault is None]
+            tally.domains.update(domains)
+            for fault in faults:
+                tally.quality.take(None if fault is None else str(fault))
+            drafts = [each for each in found if isinstance(each, Draft)]
+            of_all = zip(drafts, domains, faults, strict=True)
+            yield [(draft, domain) for draft, domain, fault in of_all if fault is None]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def merged(placed: Iterable[Placed], tally: Tally, min_domain: int) -> list[Placed]:

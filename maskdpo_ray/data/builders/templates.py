@@ -32,12 +32,9 @@ class TableMaker:
             answers = question.answer or "", question.wrong_answers
             drafts.append(Draft(entry, len(drafts) + 1, text, *answers, question.prompt, question.facts))
 
-    def generate(self, entries: Sequence[Entry]) -> list[list[Draft | Fault]]:
+    def generate(self, entry: Entry) -> list[Draft | Fault]:
         """See `Maker`."""
-        return [
-            [replace(draft, entry=entry) for draft in self._asked.get(entry.title, ())[: self._num_questions]]
-            for entry in entries
-        ]
+        return [replace(draft, entry=entry) for draft in self._asked.get(entry.title, ())[: self._num_questions]]
 
     def classify(self, drafts: Sequence[Draft]) -> list[str]:
         """See `Maker`: one domain."""

@@ -139,6 +139,19 @@ def test_nobody_there_is_found_at_the_start() -> None:
             HttpJudge(url, MODEL, max_retries=0).start()
 
 
+def test_a_start_gives_up_within_seconds_where_nobody_is_but_not_where_somebody_is_busy() -> None:
+    begin = time.monotonic()
+    with pytest.raises(AnnotatorError, match="got after 3 retries: .*refused"):
+        HttpJudge("http://127.0.0.1:1/v1", MODEL).start()
+    assert time.monotonic() - begin < 6
+    with ScriptedServer(fail_first=7) as server:
+        assert started(server).ask([HELLO], 9)[0].text == "No claim"
+    assert server.num_failed == 7
+    with ScriptedServer(fail_first=99) as server, pytest.raises(AnnotatorError, match="got HTTP 503: busy"):
+        started(server, max_retries=5)
+    assert server.num_failed == 4 + 6
+
+
 def test_an_endpoint_that_says_nothing_is_given_up() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -112,11 +112,12 @@ def test_what_is_asked() -> None:
         return [WHOLE] * len(conversations)
 
     maker = JudgedMaker(ask, 2)
-    assert maker.generate([RWANDA, CHINA])[0] == [DRAFT]
+    assert maker.generate(RWANDA) == [DRAFT]
+    maker.generate(CHINA)
     assert maker.classify([DRAFT]) == [OTHERS] and maker.assess([DRAFT]) == [Fault.UNPARSED]
-    (generation, long), (classification, short), (quality, _) = asked
+    (of_rwanda, long), (of_china, _), (classification, short), (quality, _) = asked
     assert (long, short) == (judged.GENERATION_TOKENS, judged.CLASSIFICATION_TOKENS)
-    english, chinese = (conversation[0]["content"] for conversation in generation)
+    english, chinese = (conversation[0]["content"] for conversation in (*of_rwanda, *of_china))
     assert english.endswith("[Object]: Rwanda {x}\n[Description]: A state in Africa.") and "up to 2 " in english
     assert chinese.endswith("【对象】：卢旺达\n【简介】：国家。") and "最多2个" in chinese
     assert "12. astronomy & geography\n" in classification[0][0]["content"]

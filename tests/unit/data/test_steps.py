@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from maskdpo_ray.data.builders.drafts import OTHERS, Draft, Fault
 from maskdpo_ray.data.builders.entries import Entry
 from maskdpo_ray.data.builders.steps import Tally
 from maskdpo_ray.data.questions import load
+from maskdpo_ray.errors import AnnotatorError
 
 LONG = "x" * 100
 
@@ -21,12 +23,8 @@ LONG = "x" * 100
 class Maker:
     """Two drafts and a fault of each entry; the first is medical, and unclear in every third entry."""
 
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def generate(self, entries: Sequence[Entry]) -> list[list[Draft | Fault]]:
-        self.batches.append(len(entries))
-        return [[draft(entry, 1), draft(entry, 2), Fault.UNPARSED] for entry in entries]
+    def generate(self, entry: Entry) -> list[Draft | Fault]:
+        return [draft(entry, 1), draft(entry, 2), Fault.UNPARSED]
 
     def classify(self, drafts: Sequence[Draft]) -> list[str]:
         return ["medical" if draft.number == 1 else "biography" for draft in drafts]
@@ -35,18 +33,39 @@ class Maker:
         return [Fault.UNCLEAR if each.number == 1 and int(each.entry.title) % 3 == 0 else None for each in drafts]
 
 
+def test_entries_are_worked_on_together_and_a_failure_waits_for_none() -> None:
+    class Stuck(Maker):
+        def __init__(self) -> None:
+            self.met, self.go = threading.Barrier(4), threading.Event()
+
+        def generate(self, entry: Entry) -> list[Draft | Fault]:
+            self.met.wait(10)
+            if entry.title == "0":
+                raise AnnotatorError("no judge")
+            self.go.wait(10)
+            return super().generate(entry)
+
+    maker, entries = Stuck(), [Entry(str(n), LONG) for n in range(4)]
+    try:
+        with pytest.raises(AnnotatorError, match="no judge"):
+            list(steps.accepted(entries, maker, Tally()))
+        assert not maker.go.is_set()
+    finally:
+        maker.go.set()
+
+
 def draft(entry: Entry, number: int) -> Draft:
     return Draft(entry, number, f"Q {entry.title}?", "A", ("B", "C", "D"))
 
 
-def test_every_step_counts_what_it_drops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "TOGETHER", 4)
+def test_every_step_counts_what_it_drops() -> None:
     tally, maker = Tally(), Maker()
     entries = [Entry(str(n), LONG, views=n) for n in range(9)] + [Entry("9", "short"), Entry("10", LONG)]
     fitting = list(steps.filtered(entries, 2, tally))
     assert [entry.title for entry in fitting] == [*"2345678", "10"]
-    placed = [each for batch in steps.accepted(fitting, maker, tally) for each in batch]
-    assert maker.batches == [4, 4]
+    of_entries = list(steps.accepted(fitting, maker, tally))
+    assert len(of_entries) == 8  # one by one, for the progress
+    placed = [each for of_entry in of_entries for each in of_entry]
     assert [(each.entry.title, each.number, domain) for each, domain in placed[:4]] == [
         *(("2", 1, "medical"), ("2", 2, "biography"), ("3", 2, "biography"), ("4", 1, "medical"))
     ]
