@@ -10,6 +10,7 @@ there keeps all that the judge replied.
 
 from __future__ import annotations
 
+import difflib
 import threading
 from argparse import ArgumentTypeError, Namespace
 from collections import Counter
@@ -22,7 +23,7 @@ from typing import Any
 
 from maskdpo_ray.annotation.llm import judge as judges
 from maskdpo_ray.annotation.llm.judge import Conversation, Judge
-from maskdpo_ray.config import cli
+from maskdpo_ray.config import cli, suggestions
 from maskdpo_ray.config.cli import Parser, number, share
 from maskdpo_ray.config.file import from_text
 from maskdpo_ray.config.schema import DataConfig
@@ -145,6 +146,14 @@ def _maker(own: Namespace, log: ReplyLog) -> Maker:
 
 def _judge_options(own: Namespace) -> dict[str, Any]:
     """Options of the judge. Raises ConfigError when there is a judge too few, or options too many."""
+    is_builtin = own.entries.startswith("builtin:")
+    if is_builtin and own.entries not in _BUILTIN:
+        near = suggestions.sentence(difflib.get_close_matches(own.entries, _BUILTIN, n=1, cutoff=0.75))
+        raise ConfigError(f"ENTRIES: expected {', '.join(_BUILTIN)} or a file, got {shown(own.entries)}{near}")
+    if is_builtin and own.min_views:
+        raise ConfigError(
+            f"--min_views: expected 0 with {own.entries}, whose entries have no views, got {own.min_views}"
+        )
     if own.judge is None and own.judge_options is not None:
         raise ConfigError(f"--judge_options: expected none without --judge, got {shown(own.judge_options)}")
     if own.judge is None and own.entries not in _BUILTIN:

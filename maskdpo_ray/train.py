@@ -28,7 +28,7 @@ from maskdpo_ray.pairing.masks import VANILLA
 from maskdpo_ray.pairing.pair_files import PairsReader
 from maskdpo_ray.pairing.scoring import mixture
 from maskdpo_ray.records import DropReason, PairsSummary, Policy, TrainingExample, to_json
-from maskdpo_ray.stages import hub_models
+from maskdpo_ray.stages import hub_models, preflight
 from maskdpo_ray.stages.protocols import Trainer
 from maskdpo_ray.stages.train import TrainStage
 from maskdpo_ray.store import files, run_folder
@@ -161,7 +161,11 @@ class Job:
         work = f"train on {of_read} in {run_folder.run_path(self.config)}"
         epochs = f"  epochs: {train.max_epochs}, in batches of {train.batch_size}: {steps} steps"
         reasons = [f"  {reason}: {example}" for reason, example in self.read.examples.items()]
-        return "\n".join([*Plan(self.config).actors(work, "training ranks"), epochs, f"  {self.way}", *reasons])
+        objective = f"  {preflight.objective_line(self.config)}"
+        aside = {"pairs.file": self.config.pairs.file, "sft.iterations": self.config.sft.iterations}
+        unused = [f"  not used, as all pairs come from {self.pairs}: {name}" for name, value in aside.items() if value]
+        method = [epochs, objective, f"  {self.way}", *unused]
+        return "\n".join([*Plan(self.config).actors(work, "training ranks"), *method, *reasons])
 
     def summary(self, folder: RunFolder) -> dict[str, Any]:
         """Contents of summary.json: what was read, and the first and the last step."""

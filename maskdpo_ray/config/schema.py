@@ -261,6 +261,14 @@ class RolloutConfig(Section, affects=(COLLECT, EVALUATE)):
     TAG}; `auto`: tags in the model's files, and <think> and other known ones; `keep`: blocks are part of the answer.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_sampled = self.answers == "sampled"
+        expected = f"none with rollout.answers {self.answers}: nothing is sampled"
+        require(is_sampled or self.model is None, "rollout.model", expected, self.model)
+        is_free = is_sampled or self.chosen_answers != "document"
+        require(is_free, "rollout.chosen_answers", "not document" + expected[4:], self.chosen_answers)
+
     @property
     def sampling(self) -> Sampling:
         """How training answers are sampled."""
@@ -320,7 +328,7 @@ class PairsConfig(Section, affects=(COLLECT,)):
     strategy: str = "best_worst"
     """How pairs are made of scored answers: `best_worst` (Mask-DPO section 2.2), `all_pairs` (every two answers),
     `correct_incorrect` (each correct answer with each incorrect one), `unpaired` (each answer alone, as good or bad:
-    for `kto` and `sft`), or your own: `python:package.module:function`. See docs/pairs.md."""
+    for `kto`, `kto_pair` and `sft`), or your own: `python:package.module:function`. See docs/pairs.md."""
     options: dict[str, Any] | None = None
     """Keyword arguments of the strategy: {name: value}, the names as its function has them."""
     score: str = "precision"
@@ -360,7 +368,9 @@ class PairsConfig(Section, affects=(COLLECT,)):
 
 @dataclass(frozen=True)
 class AtomsConfig(Section, affects=(COLLECT,)):
-    n_samples_per_prompt: Annotated[int, at_least(0), SAMPLES] = 0
+    n_samples_per_prompt: Annotated[
+        int, Rule("0, or at least 2 (a pair needs two replies)", lambda count: count == 0 or count >= 2), SAMPLES
+    ] = 0
     """Replies to each atomic question (APEFT section 5.1), a statement from the iteration's pairs that the policy is
     asked to call true or false; right and wrong replies to one question are a pair more. 0: no atomic questions."""
     temperature: Annotated[float, above_0(" (replies to one question must differ)"), SAMPLED] = 1.0
@@ -370,9 +380,18 @@ class AtomsConfig(Section, affects=(COLLECT,)):
     max_questions: CountOrNone = None
     """Ask at most this many atomic questions an iteration, drawn by the seed; none: all."""
     few_shot: bool = False
-    """Show a true and a false statement before each question; small models need it to reply in form."""
+    """Show a true and a false statement before each statement; small models need it to reply in form. Questions of
+    `atoms.questions` are asked as they stand."""
     questions: Annotated[str | None, filled("a questions file")] = None
     """Questions with standard answers, asked in place of statements: APEFT's control `rand` (section 5.3)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unused = {"max_questions": None, "few_shot": False, "questions": None}
+        for name, default in unused.items():
+            value = getattr(self, name)
+            expected = f"{str(default).lower()} without atoms.n_samples_per_prompt"
+            require(self.n_samples_per_prompt > 0 or value == default, f"atoms.{name}", expected, value)
 
 
 @dataclass(frozen=True)
@@ -386,7 +405,7 @@ class MaskConfig(Section, affects=(COLLECT,)):
     a label without confidence is dropped."""
     unit: Literal["answer", "sentence"] = "answer"
     """One response is an answer, or each sentence of it, the correct ones chosen and the incorrect ones rejected,
-    with weight on its own tokens only (FactAlign's fine-grained KTO); `sentence` goes with `kto` and `sft`."""
+    with weight on its own tokens only (FactAlign's fine-grained KTO); `sentence` goes with `kto`, `kto_pair`, `sft`."""
     oracle: Annotated[str | None, MODEL] = None
     """Folder of a model that learned preferences (with DPO) and picks the key tokens among those with weight, all
     others getting weight 0 (SePO, arXiv 2408.13518); none: all tokens count by `mask.policy`."""

@@ -38,7 +38,7 @@ class Answer(Record):
 def read(
     path: Path,
     by_id: Mapping[str, Question],
-    whose: str = "a question",
+    whose: str = "a question (--questions)",
     dropped: Dropped | None = None,
     columns: Columns | None = None,
 ) -> Iterator[Given]:
@@ -86,7 +86,7 @@ def any_rollout(item: dict[str, Any], where: str) -> Rollout:
 def _named(question_id: str, by_id: Mapping[str, Question], whose: str, where: str) -> Question:
     question = by_id.get(question_id)
     if question is None:
-        message = f"{where}: question_id: expected that of {whose} (--questions), got {question_id!r}"
+        message = f"{where}: question_id: expected that of {whose}, got {question_id!r}"
         raise RecordError(message, Reason.UNKNOWN_QUESTION)
     return question
 
@@ -111,7 +111,7 @@ def _of_preference(
     question = by_id.get(own.id, own)
     for name in ("prompt", "document"):
         if getattr(own, name) not in (None, getattr(question, name)):
-            message = f"{where}: {name}: expected that of question {own.id!r} (--questions), got another"
+            message = f"{where}: {name}: expected that of question {own.id!r}, got another"
             raise RecordError(message, Reason.INVALID_FIELD)
     texts = [getattr(preference, side).text for side in SIDES]
     return question, tuple(Rollout(own.id, sample, (), text, "stop", 0) for sample, text in enumerate(texts))

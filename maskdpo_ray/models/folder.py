@@ -21,7 +21,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from maskdpo_ray.config.schema import ModelConfig, VllmConfig
-from maskdpo_ray.errors import ConfigError, MaskError, ModelError, one_line, shown
+from maskdpo_ray.errors import ConfigError, MaskError, ModelError, UserError, one_line, shown
 from maskdpo_ray.models import hub, other_folders
 from maskdpo_ray.models.token_spans import token_spans
 from maskdpo_ray.terminal import quiet
@@ -59,6 +59,15 @@ class ModelFolder:
             except ModelError as error:
                 kind = self.config.model_type
                 raise ModelError(f"{self.file}: model_type: {kind!r} can't be trained: {error}") from None
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """Inside, the error about a model begins with the option that gives it, where that is not the policy's."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{option}: {str(error).removeprefix('model.model_name_or_path: ')}") from None
 
 
 @quiet()

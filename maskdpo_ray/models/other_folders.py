@@ -92,6 +92,8 @@ def _missing(path: str) -> str:
     if path.startswith("~"):
         return f"which is not expanded: write {os.path.expanduser(path)!r}"
     name, around = Path(path).name, Path(path).parent
+    if name == "policy" and around.name and not around.exists():
+        return f"and there is no such folder: a run of the name {around.name!r} leaves it; run that first"
     if around.is_dir():
         near = difflib.get_close_matches(name, _names(around), n=1, cutoff=0.75)
         mean = f"; did you mean {str(around / near[0])!r}?" if near else ""

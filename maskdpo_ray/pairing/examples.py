@@ -73,7 +73,9 @@ def _answer(sample: int, labels: Sequence[str]) -> tuple[Rollout, Annotation]:
 def check_mask(config: Config) -> MaskPolicy:
     """The mask of a config. Raises ConfigError as `check` does, of mask and objective only."""
     if _objective(config).unit == "pair" and config.mask.unit != "answer":
-        expected = f"answer, as objective.name {config.objective.name} compares two answers (kto and sft don't)"
+        expected = (
+            f"answer, as objective.name {config.objective.name} compares two answers (kto, kto_pair and sft don't)"
+        )
         raise ConfigError(f"mask.unit: expected {expected}, got {config.mask.unit}")
     return _policy(config)
 

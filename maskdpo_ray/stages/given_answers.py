@@ -37,7 +37,7 @@ class GivenAnswers:
         chat: Chat,
         vocab_size: int,
         dropped: Dropped | None = None,
-        kind: str = "a held-out question",
+        kind: str = "a held-out question (--questions)",
     ) -> GivenAnswers:
         """Read a file; answers without token ids get the chat's, with the end of turn unless they were cut off.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from maskdpo_ray.config import suggestions
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions as questions_file
 from maskdpo_ray.data.dropped import Dropped, Reason
@@ -28,6 +30,10 @@ from maskdpo_ray.stages.sources import Answers, with_document
 from maskdpo_ray.terminal import note
 
 OnTopic = TypeVar("OnTopic", PreferencePair, Question)
+
+
+_OF_TWO = ("best_worst", "all_pairs", "correct_incorrect")
+"""Strategies that compare answers."""
 
 
 @dataclass(frozen=True)
@@ -76,26 +82,38 @@ class GivenSources:
             dropped.append(Dropped(source, config.data.max_dropped, option))
             return dropped[-1]
 
-        def answers(source: str | None, in_words: str | None) -> Mapping[str, tuple[Rollout, ...]] | None:
-            if source == in_words:
-                return None
+        def answers(option: str, source: str, words: Sequence[str]) -> Mapping[str, tuple[Rollout, ...]]:
             if source == "dataset":
                 return {question.id: _dataset(question, own) for question in asked}
-            file = Path(str(source))
+            file = Path(source)
+            if not file.exists() and not source.startswith("hf:"):
+                near = suggestions.sentence(difflib.get_close_matches(source, words, n=1, cutoff=0.75))
+                raise ConfigError(f"{option}: expected {', '.join(words)} or a file of answers, got {source!r}{near}")
             return GivenAnswers.read(
                 file, asked, own, model.config.vocab_size, opened(str(file)), "a training question"
             ).by_question
 
         def chosen() -> Mapping[str, tuple[Rollout, ...]] | None:
             source = config.rollout.chosen_answers
-            if source in (None, "document"):
+            if source is None or source == "document":
                 return None
-            found = answers(source, None)
+            found = answers("rollout.chosen_answers", source, ("document", "dataset"))
             is_standard = source == "dataset"
-            return {name: each[:1] if is_standard else each for name, each in (found or {}).items()}
+            return {name: each[:1] if is_standard else each for name, each in found.items()}
+
+        def own_answers() -> Mapping[str, tuple[Rollout, ...]] | None:
+            source = config.rollout.answers
+            if source == "sampled":
+                return None
+            found = answers("rollout.answers", source, ("sampled", "dataset"))
+            is_single = all(len(each) < 2 for each in found.values()) and config.rollout.chosen_answers is None
+            if is_single and config.pairs.strategy in _OF_TWO and config.sft.iterations < config.run.iterations:
+                expected = f"two answers or more to a question, which pairs.strategy {config.pairs.strategy} compares"
+                raise ConfigError(f"rollout.answers: expected {expected}, got one to each in {source}")
+            return found
 
         return cls(
-            answers(config.rollout.answers, "sampled"),
+            own_answers(),
             chosen(),
             _on_other_topics("pairs.file", "pairs", _pairs(config, model, own, max_len, opened), topics),
             _on_other_topics("atoms.questions", "questions", _atoms(config, model, own, max_len, opened), topics),
@@ -173,11 +191,9 @@ def _other(config: Config, max_len: int) -> tuple[str, Chat] | None:
     if path is None:
         return None
     of_other = replace(config, model=replace(config.model, model_name_or_path=path, chat_template=None))
-    try:
+    with model_folder.named("rollout.model"):
         model = model_folder.load(of_other.model)
         engine_limits.check(of_other, model.config, model.file, min(max_len, model_folder.max_len(model, config.vllm)))
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("model.model_name_or_path", "rollout.model")) from None
     return path, chat.of(of_other, model.tokenizer)
 
 

@@ -16,7 +16,7 @@ from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.corpus import Corpus
 from maskdpo_ray.data.dropped import Dropped, Reason
-from maskdpo_ray.errors import ConfigError, DataError, RecordError, UserError, require
+from maskdpo_ray.errors import ConfigError, DataError, RecordError, require
 from maskdpo_ray.evaluation.asked import asked_facts
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity, WithPerplexity
@@ -109,6 +109,7 @@ def check(config: Config) -> Prepared:
     Raises UserError, one line, for whatever would stop a run later.
     """
     examples.check(config)
+    _check_shares(config)
     annotator, evaluator = judges(config)
     splits = load_questions(config.data)
     splits.sift(lambda split, question: judgeable(annotator, None if split == "train" else evaluator, question))
@@ -143,12 +144,19 @@ def _check_oracle(config: Config, model: ModelFolder) -> None:
         path = getattr(config.mask, name)
         if path is None or config.mask.oracle is None:
             continue
-        try:
+        with model_folder.named(f"mask.{name}"):
             found = model_folder.load(replace(config.model, model_name_or_path=path))
-        except UserError as error:
-            raise ConfigError(f"mask.{name}: {error}") from None
         expected, got = model.config.vocab_size, found.config.vocab_size
         require(got == expected, f"mask.{name}", f"a model with the policy's vocab_size {expected}", got)
+
+
+def _check_shares(config: Config) -> None:
+    """Raise ConfigError for a share of a source that gives no pairs."""
+    of_sources = {"atoms": config.atoms.n_samples_per_prompt, "file": config.pairs.file}
+    options = {"atoms": "atoms.n_samples_per_prompt above 0", "file": "pairs.file"}
+    for source, share in (config.pairs.shares or {}).items():
+        is_on = not share or bool(of_sources.get(source, True))
+        require(is_on, f"pairs.shares.{source}", f"0 without {options.get(source)}", share)
 
 
 def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
@@ -268,10 +276,7 @@ def _method(config: Config) -> list[str]:
     rollout, atoms, found = config.rollout, config.atoms, []
     if config.sft.iterations:
         found.append(f"first {config.sft.iterations}: fine-tuning (sft) on {config.sft.answers} answers")
-    objective = objectives.load(config.objective.name, config.objective.options)
-    name = config.objective.name + f" + {config.objective.sft_weight:g} x sft" * bool(config.objective.sft_weight)
-    where = ", the reference model in every step, as it reads its distribution" if objective.needs_kl else ""
-    found.append(f"objective: {name}{where}" + ", no reference" * (not objective.needs_reference))
+    found.append(objective_line(config))
     if rollout.model is not None:
         found.append(f"training questions answered by {rollout.model}, NOT ON-POLICY (rollout.model)")
     if rollout.answers != "sampled":
@@ -284,6 +289,14 @@ def _method(config: Config) -> list[str]:
     if config.pairs.file is not None:
         found.append(f"pairs of {config.pairs.file}")
     return [f"  {line}" for line in found]
+
+
+def objective_line(config: Config) -> str:
+    """The objective in words, and whether a reference takes part."""
+    objective = objectives.load(config.objective.name, config.objective.options)
+    name = config.objective.name + f" + {config.objective.sft_weight:g} x sft" * bool(config.objective.sft_weight)
+    where = ", the reference model in every step, as it reads its distribution" if objective.needs_kl else ""
+    return f"objective: {name}{where}" + ", no reference" * (not objective.needs_reference)
 
 
 def _kept(config: Config) -> str:

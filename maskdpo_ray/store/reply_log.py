@@ -44,7 +44,7 @@ class ReplyLog:
     def __init__(self, path: Path, asked: Asked, ask: Callable[[Conversation, int], str | None]) -> None:
         """Read what an earlier attempt left.
 
-        `ask` gives a reply that is not there (to a conversation, in at most so many tokens), in several threads at once.
+        `ask` gives the reply to a conversation, of at most so many tokens; it is called in several threads at once.
 
         Raises DataError when the file holds replies of another judge, RunFolderError when it is damaged.
         """
@@ -76,7 +76,9 @@ class ReplyLog:
         return len(self._replies)
 
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[str | None]:
-        """The reply to each conversation, in order; a new one is on the disk as soon as it has come. May be called by several threads.
+        """The reply to each conversation, in order; a new one is on the disk as soon as it has come.
+
+        May be called from several threads.
 
         Raises AnnotatorError when the judge fails, RunFolderError for a full disk.
         """

@@ -222,12 +222,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str], str]] = {
     "other prompt": (
         replaced("rollouts.jsonl", json.dumps({**OWN, "question_id": "q1"})),
         [],
-        "rollouts.jsonl:1: prompt: expected that of question 'q1' (--questions), got another",
+        "rollouts.jsonl:1: prompt: expected that of question 'q1', got another",
     ),
     "other document": (
         replaced("rollouts.jsonl", json.dumps({**OWN, "question_id": "q0", "document": "It is."})),
         [],
-        "rollouts.jsonl:1: document: expected that of question 'q0' (--questions), got another",
+        "rollouts.jsonl:1: document: expected that of question 'q0', got another",
     ),
     "document": (
         replaced("rollouts.jsonl", json.dumps({**OWN, "document": 3})),

@@ -164,12 +164,21 @@ def test_a_dry_run_writes_nothing(entries: Path, tmp_path: Path, capsys: pytest.
             "--judge: expected a judge, as only builtin:countries and builtin:elements need none",
         ),
         (
-            ["builtin:rivers", "-o", "out", "--judge", "vllm"],
+            ["builtin:elements", "-o", "out", "--judge", "vllm"],
             "build_questions.judge_options: VllmJudge: missing a required",
         ),
         (
             ["builtin:elements", "-o", "out", "--judge_options", "{a: 1}"],
             "--judge_options: expected none without --judge",
+        ),
+        (
+            ["builtin:countrie", "-o", "out"],
+            "ENTRIES: expected builtin:countries, builtin:elements or a file, got 'builtin:countrie'; "
+            "did you mean builtin:countries?",
+        ),
+        (
+            ["builtin:countries", "-o", "out", "--min_views", "5"],
+            "--min_views: expected 0 with builtin:countries, whose entries have no views, got 5",
         ),
         (["e.jsonl", "-o", "out", "--judge", "gpt"], "build_questions.judge: expected one of http, vllm, python:"),
         (["e.jsonl", "-o", "out", "--judge", "http", "--judge_options", "x"], "--judge_options: expected "),

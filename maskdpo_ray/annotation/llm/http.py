@@ -70,7 +70,7 @@ class HttpJudge:
             requests_per_minute: rate limit per actor, retries included; None: unlimited.
             timeout_s: timeout of one request.
             max_retries: retries after a connection error, timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute
-                (a start gives up an endpoint that says nothing after 3).
+                (a start ends after 3 without a connection).
             logprobs: whether to request log-probabilities, for `confidence`; some endpoints refuse that.
             extra_body: further fields of every request; must not hold a key, as the config is written to files.
             temperature: 0 is greedy; None: not sent, for endpoints that accept only their default.

@@ -149,6 +149,27 @@ def test_bad_file_gives_one_line(folder, text, message):
 
 
 BAD_VALUES = {
+    "one reply": (
+        "atoms: {n_samples_per_prompt: 1}",
+        "x.yaml:1: atoms.n_samples_per_prompt: expected 0, or at least 2 (a pair needs two replies), got 1",
+    ),
+    "questions without atoms": (
+        "atoms: {questions: a.jsonl}",
+        "x.yaml:1: atoms.questions: expected none without atoms.n_samples_per_prompt, got 'a.jsonl'",
+    ),
+    "examples without atoms": (
+        "atoms: {few_shot: true}",
+        "x.yaml:1: atoms.few_shot: expected false without atoms.n_samples_per_prompt, got True",
+    ),
+    "two sources of answers": (
+        "rollout: {model: m, answers: dataset}",
+        "x.yaml:1: rollout.model: expected none with rollout.answers dataset: nothing is sampled, got 'm'",
+    ),
+    "documents for nobody": (
+        "rollout: {answers: a.jsonl, chosen_answers: document}",
+        "x.yaml:1: rollout.chosen_answers: expected not document with rollout.answers a.jsonl: nothing is sampled, "
+        "got 'document'",
+    ),
     "save_steps": ("train: {save_steps: -2}", "x.yaml:1: train.save_steps: expected at least -1 (none), got -2"),
     "below range": ("train:\n  beta: -1\n", "x.yaml:2: train.beta: expected above 0, got -1.0"),
     "one answer": (

@@ -169,7 +169,8 @@ def test_weights_of_a_pair(rule, chosen, rejected):
         ),
         (
             {"mask": {"unit": "sentence"}},
-            "mask.unit: expected answer, as objective.name dpo compares two answers (kto and sft don't), got sentence",
+            "mask.unit: expected answer, as objective.name dpo compares two answers (kto, kto_pair and sft don't), "
+            "got sentence",
         ),
         ({"mask": {"unit": "sentence"}, "objective": {"name": "kto"}}, None),
         ({"pairs": {"strategy": "unpaired"}, "objective": {"name": "kto"}}, None),

@@ -394,6 +394,52 @@ def config_file(config: Config, tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["--rollout.model", "nofolder"],
+            "--rollout.model: expected a Hugging Face folder with config.json, got 'nofol",
+        ),
+        (["--mask.oracle", "runs/none/policy"], "--mask.oracle: expected a Hugging Face folder with config.json, got "),
+        (
+            ["--mask.oracle", "no/none/policy"],
+            "'no/none/policy', and there is no such folder: a run of the name 'none' leaves it; run that first",
+        ),
+        (
+            ["--rollout.answers", "datset"],
+            "--rollout.answers: expected sampled, dataset or a file of answers, got 'datset'; did you mean dataset?",
+        ),
+        (
+            ["--rollout.chosen_answers", "docment"],
+            "--rollout.chosen_answers: expected document, dataset or a file of answers, got 'docment'; "
+            "did you mean document?",
+        ),
+        (["--rollout.answers", "one.jsonl"], "--rollout.answers: expected two answers or more to a question, which "),
+        (["--rollout.answers", "other.jsonl"], "question_id: expected that of a training question, got 'other'"),
+        (
+            ["--pairs.shares", "{questions: 1, atoms: 1}"],
+            "--pairs.shares.atoms: expected 0 without atoms.n_samples_per",
+        ),
+    ],
+)
+def test_errors_name_the_option_that_is_to_blame(
+    config_file: Path,
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [question.id for question in preflight.load_questions(config.data).questions["train"]]
+    for file, ids in {"one.jsonl": names, "other.jsonl": ["other", *names]}.items():
+        Path(file).write_text("".join(json.dumps({"question_id": name, "text": "Kigali."}) + "\n" for name in ids))
+    with pytest.raises(UserError) as caught:
+        run.main(["--config", str(config_file), "--dry_run", "--data.max_dropped", "0", *arguments])
+    assert expected in str(caught.value) and "model.model_name_or_path" not in str(caught.value)
+
+
 def test_dry_run_checks_and_writes_nothing(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
