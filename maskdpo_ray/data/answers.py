@@ -113,7 +113,7 @@ def _of_preference(
         if getattr(own, name) not in (None, getattr(question, name)):
             message = f"{where}: {name}: expected that of question {own.id!r}, got another"
             raise RecordError(message, Reason.INVALID_FIELD)
-    texts = [getattr(preference, side).text for side in SIDES]
+    texts = [answer.text for answer in preference.sides().values()]
     return question, tuple(Rollout(own.id, sample, (), text, "stop", 0) for sample, text in enumerate(texts))
 
 

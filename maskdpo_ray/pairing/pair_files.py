@@ -21,7 +21,7 @@ from maskdpo_ray.annotation.replies import refuse_annotation_faults
 from maskdpo_ray.data import formats
 from maskdpo_ray.data.answers import refuse_impossible, refuse_negative
 from maskdpo_ray.data.dropped import Dropped, Reason
-from maskdpo_ray.data.formats.preference import SIDES, Preference
+from maskdpo_ray.data.formats.preference import Preference
 from maskdpo_ray.data.jsonl import record
 from maskdpo_ray.data.rows import Columns, rows
 from maskdpo_ray.errors import AnnotatorError, DataError, RecordError, shown
@@ -129,23 +129,23 @@ def to_pair(preference: Preference, chat: Chat, where: str) -> PreferencePair:
     Raises RecordError as `Chat.turns` does, and for an answer without a labelled sentence left (`no_sentence`);
     DataError without labels, ModelError when the tokenizer has no chat template.
     """
-    given = [getattr(preference, side) for side in SIDES]
-    for side, answer in zip(SIDES, given, strict=True):
+    given = preference.sides()
+    for side, answer in given.items():
         if not answer.sentences:
             raise DataError(f"{where}: {side}: expected labelled sentences, got none")
     try:
-        prompt_ids, turns = chat.turns(preference.prompt, [answer.text for answer in given])
-        answers = []
-        for sample, (side, answer, turn) in enumerate(zip(SIDES, given, turns, strict=True)):
+        prompt_ids, turns = chat.turns(preference.prompt, [answer.text for answer in given.values()])
+        answers = {}
+        for sample, ((side, answer), turn) in enumerate(zip(given.items(), turns, strict=True)):
             name = preference.question_id
             rollout = Rollout(name, sample, turn.token_ids, turn.text, "stop", POLICY_VERSION, turn.blocks)
             sentences = turn.spans(answer.text, answer.sentences)
             if not sentences:
                 raise RecordError(f"{side}: expected a labelled sentence beside thinking, got none", Reason.NO_SENTENCE)
-            answers.append(scored(rollout, Annotation(name, sample, sentences)))
+            answers[side] = scored(rollout, Annotation(name, sample, sentences))
     except RecordError as error:
         raise RecordError(f"{where}: {error}", error.reason) from None
-    chosen, rejected = answers
+    chosen, rejected = answers.get("chosen"), answers.get("rejected")
     return PreferencePair(preference.question_id, preference.topic, prompt_ids, chosen, rejected, POLICY_VERSION)
 
 
@@ -196,8 +196,7 @@ class PairsReader:
         return chain.from_iterable(dropped.sift(rows(path, dropped, self.columns), pairs_of))
 
     def _labelled(self, preference: Preference, labels: ReplayAnnotator | None, path: Path, where: str) -> Preference:
-        for sample, side in enumerate(SIDES):
-            answer = getattr(preference, side)
+        for sample, (side, answer) in enumerate(preference.sides().items()):
             if answer.sentences:
                 continue
             if labels is not None:

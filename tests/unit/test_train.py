@@ -315,3 +315,19 @@ def test_a_summary_without_metrics(folder: Path, tiny_model: Path) -> None:
     (folder / "run/metrics.jsonl").write_text('{"time": 1.0, "step": 0, "timing/train_s": 1.0}\n')
     with pytest.raises(UserError, match="metrics.jsonl: expected the metrics of training steps, got none"):
         run(job, tiny_model)
+
+
+def test_factaligns_answers_with_labelled_sentences(folder: Path, once: ModelFolder) -> None:
+    sentences = ["Kigali is its capital.", "It lies in Asia."]
+    row = {"prompt": "What is Rwanda?", "completion": " ".join(sentences), "sentence_label": [True, False]}
+    rows = [row | {"completion_sentences": sentences, "label": label} for label in (True, False)]
+    write(folder / "factalign.jsonl", rows)
+    job = prepare(folder, "--objective.name", "kto", source="factalign.jsonl")
+    learned = {}
+    for example in job.examples:
+        (response,) = example.responses
+        kept = [token for token, weight in zip(response.token_ids, response.weights, strict=True) if weight]
+        learned[response.role] = once.tokenizer.decode(kept, skip_special_tokens=True).strip()
+    assert learned == {CHOSEN: sentences[0], REJECTED: sentences[1]}
+    with pytest.raises(UserError, match="expected pairs that something can be learned from, got none: .'unpaired': 2."):
+        prepare(folder, source="factalign.jsonl")

@@ -16,7 +16,7 @@ from typing import Any
 from maskdpo_ray.data.dropped import Reason
 from maskdpo_ray.data.formats import conversation
 from maskdpo_ray.data.formats.alignment import locate
-from maskdpo_ray.data.formats.preference import SIDES, Answer, Preference, columns, from_columns
+from maskdpo_ray.data.formats.preference import SIDES, Answer, Preference, both, columns, from_columns
 from maskdpo_ray.errors import RecordError, shown
 from maskdpo_ray.records import CONTRADICTORY, CORRECT, LABELS, NO_FACT, NO_HALLUCINATION, UNPARSED, Record, Sentence
 from maskdpo_ray.records import from_json as record_of
@@ -85,8 +85,7 @@ def to_preference(pair: AuthorsPair, where: str) -> Preference:
     prompt = conversation.with_system(conversation.prompt(pair.prompt, f"{where}: prompt"), pair.others, where)
     texts = {side: _text(getattr(pair, side), f"{where}: {side}") for side in SIDES}
     preference = from_columns(pair.others, prompt, texts, where)
-    for side in SIDES:
-        answer: Answer = getattr(preference, side)
+    for side, answer in preference.sides().items():
         item: Item = getattr(pair, f"{side}_item")
         if answer.sentences is None:
             labelled = replace(answer, sentences=_sentences(answer.text, item, f"{where}: {side}_item"))
@@ -103,7 +102,7 @@ def from_preference(preference: Preference) -> AuthorsPair:
     def said(answer: Answer) -> tuple[dict[str, Any], ...]:
         return ({"role": "assistant", "content": answer.text},)
 
-    chosen, rejected = preference.chosen, preference.rejected
+    chosen, rejected = both(preference)
     return AuthorsPair(
         prompt=preference.prompt,
         chosen=said(chosen),

@@ -9,7 +9,8 @@
 | UltraFeedback | `instruction`, `completions` | prompt, chosen, rejected |
 | ANAH | `selected_questions`, `documents` | a question each, with documents; responses |
 | FActScore | `input`, `output`, `topic`, `annotations` | prompt, topic; responses |
-| FactAlign | `completion_sentences`, `sentence_label` | prompt; responses |
+| TRL's unpaired preference (KTO) | `prompt`, `completion`, `label` | prompt; responses; chosen or rejected |
+| FactAlign | the same, `completion_sentences`, `sentence_label` | the same, with labelled sentences |
 
 Sources: ShareGPT and Alpaca as LLaMA-Factory documents them (data/README.md); TRL's "Dataset formats"; the cards of
 Anthropic/hh-rlhf, openbmb/UltraFeedback and opencompass/anah on the Hub; FActScore's data/labeled (Min et al. 2023,
@@ -24,12 +25,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from maskdpo_ray.data.dropped import Reason
+from maskdpo_ray.data.formats.alignment import locate
 from maskdpo_ray.data.formats.conversation import Messages, messages
 from maskdpo_ray.errors import RecordError, shown
+from maskdpo_ray.records import CONTRADICTORY, NO_HALLUCINATION
 
 Row = dict[str, Any]
 RESPONSES = "responses"
 """Field of the texts of models' answers to the row's prompt."""
+UNPAIRED = "unpaired"
+"""Field of the side of a preference that has one answer, `chosen` or `rejected`."""
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _SPOKEN = {"Human": "user", "Assistant": "assistant"}
 _OPENS_BIO = "Question: "
@@ -124,9 +129,24 @@ def _factscore(row: Row, where: str) -> list[Row]:
     return [rest | {"prompt": prompt, RESPONSES: [row["output"]]}]
 
 
-def _factalign(row: Row, where: str) -> list[Row]:
-    rest = _without(row, "completion", "completion_sentences", "sentence_label", "label")
-    return [rest | {RESPONSES: [row["completion"]]}]
+def _unpaired(row: Row, where: str) -> list[Row]:
+    """One answer, good or bad; FactAlign's with labelled sentences, a false one of which kind it does not say."""
+    side = "chosen" if row["label"] else "rejected"
+    text = messages(row["completion"], f"{where}: completion", said_by="assistant")[-1]["content"]
+    found = _without(row, "completion", "completion_sentences", "sentence_label", "label")
+    found |= {UNPAIRED: side, side: text, RESPONSES: [text]}
+    sentences, labels = row.get("completion_sentences"), row.get("sentence_label")
+    if not sentences or not labels:
+        return [found]
+    if len(sentences) != len(labels):
+        message = f"{where}: sentence_label: expected one per sentence, got {len(labels)} for {len(sentences)}"
+        raise RecordError(message, Reason.INVALID_SENTENCES)
+    spans = locate(text, sentences, f"{where}: completion_sentences")
+    found[f"{side}_sentences"] = [
+        {"start": start, "end": end, "label": NO_HALLUCINATION if is_right else CONTRADICTORY}
+        for (start, end), is_right in zip(spans, labels, strict=True)
+    ]
+    return [found]
 
 
 def _is_text(value: Any) -> bool:
@@ -153,7 +173,7 @@ def _is_hh(row: Row) -> bool:
 
 _LAYOUTS: tuple[tuple[Callable[[Row], bool], Callable[[Row, str], list[Row]]], ...] = (
     (_has("selected_questions"), _anah),
-    (_has("prompt", "completion", "completion_sentences"), _factalign),
+    (lambda row: isinstance(row.get("label"), bool) and _has("prompt", "completion")(row), _unpaired),
     (_has("input", "output", "topic"), _factscore),
     (lambda row: _is_text(row.get("instruction")) and isinstance(row.get("completions"), list), _ultrafeedback),
     (lambda row: row.get("prompt") is None and _is_text(row.get("instruction")), _alpaca),

@@ -25,14 +25,18 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """A question with a better and a worse answer."""
+    """A question with a better and a worse answer, or with one of the two."""
 
     question_id: str
     topic: str
     prompt: Messages
     """Chat messages, each {"role", "content"}; the last one is the user's, or a tool's."""
-    chosen: Answer
-    rejected: Answer
+    chosen: Answer | None
+    rejected: Answer | None
+
+    def sides(self) -> dict[str, Answer]:
+        """The answers that there are, by side."""
+        return {side: answer for side in SIDES if (answer := getattr(self, side)) is not None}
 
 
 def from_pair(pair: PreferencePair, question: Question, where: str = "pair") -> Preference:
@@ -49,24 +53,33 @@ def from_pair(pair: PreferencePair, question: Question, where: str = "pair") -> 
     return Preference(pair.question_id, pair.topic, question.prompt, answer(pair.chosen), answer(pair.rejected))
 
 
+def both(preference: Preference) -> tuple[Answer, Answer]:
+    """The chosen and the rejected answer. Raises RecordError when there is one alone."""
+    if preference.chosen is None or preference.rejected is None:
+        raise RecordError("expected a chosen and a rejected answer, got one of them", Reason.INVALID_PAIR)
+    return preference.chosen, preference.rejected
+
+
 def columns(preference: Preference) -> dict[str, Any]:
     """The columns that no trainer asks for and that keep what it has no place for."""
     found: dict[str, Any] = {"question_id": preference.question_id, "topic": preference.topic}
-    for side, answer in (("chosen", preference.chosen), ("rejected", preference.rejected)):
+    for side, answer in preference.sides().items():
         if answer.sentences is not None:
             found[f"{side}_sentences"] = [to_json(sentence) for sentence in answer.sentences]
     return found
 
 
 def from_columns(item: Mapping[str, Any], prompt: Messages, texts: Mapping[str, str], where: str) -> Preference:
-    """A preference of `prompt` and `texts` ({side: answer}), with the fields that `columns` wrote to `item`, if any.
+    """A preference of `prompt` and `texts` ({side: answer}, of one side or both).
+
+    The fields that `columns` wrote to `item` count, if there are any.
 
     Without `question_id` the id is `where`, without `topic` the topic is the id. Raises RecordError.
     """
     question_id = _name(item, "question_id", where) or where
     topic = _name(item, "topic", where) or question_id
-    chosen, rejected = (Answer(texts[side], _sentences(item, side, texts[side], where)) for side in SIDES)
-    return Preference(question_id, topic, prompt, chosen, rejected)
+    found = {side: Answer(text, _sentences(item, side, text, where)) for side, text in texts.items()}
+    return Preference(question_id, topic, prompt, found.get("chosen"), found.get("rejected"))
 
 
 def _name(item: Mapping[str, Any], column: str, where: str) -> str | None:

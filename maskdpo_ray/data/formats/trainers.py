@@ -14,7 +14,8 @@ from typing import Any
 from maskdpo_ray.data.dropped import Reason
 from maskdpo_ray.data.formats import conversation
 from maskdpo_ray.data.formats.conversation import Messages
-from maskdpo_ray.data.formats.preference import SIDES, Answer, Preference, columns, from_columns
+from maskdpo_ray.data.formats.layouts import UNPAIRED
+from maskdpo_ray.data.formats.preference import SIDES, Answer, Preference, both, columns, from_columns
 from maskdpo_ray.errors import RecordError
 
 
@@ -25,7 +26,7 @@ def read(item: Mapping[str, Any], where: str) -> Preference:
     """
     name, prompt = _prompt(item, where)
     texts: dict[str, str] = {}
-    for side in SIDES:
+    for side in (item[UNPAIRED],) if UNPAIRED in item else SIDES:
         if item.get(side) is None:
             message = f"{where}: {side}: expected an answer as text or chat messages, got nothing"
             raise RecordError(message, Reason.EMPTY_ANSWER)
@@ -43,19 +44,21 @@ def read(item: Mapping[str, Any], where: str) -> Preference:
 
 def to_trl(preference: Preference) -> dict[str, Any]:
     """TRL's conversational preference format with explicit prompt."""
+    chosen, rejected = both(preference)
     return {
         "prompt": list(preference.prompt),
-        "chosen": [_said(preference.chosen)],
-        "rejected": [_said(preference.rejected)],
+        "chosen": [_said(chosen)],
+        "rejected": [_said(rejected)],
         **columns(preference),
     }
 
 
 def to_openrlhf(preference: Preference) -> dict[str, Any]:
     """Item that OpenRLHF's train_dpo reads with `--data.apply_chat_template`: two conversations, no prompt column."""
+    chosen, rejected = both(preference)
     return {
-        "chosen": [*preference.prompt, _said(preference.chosen)],
-        "rejected": [*preference.prompt, _said(preference.rejected)],
+        "chosen": [*preference.prompt, _said(chosen)],
+        "rejected": [*preference.prompt, _said(rejected)],
         **columns(preference),
     }
 

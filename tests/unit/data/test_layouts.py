@@ -138,6 +138,19 @@ def test_rows_as_preferences(tmp_path: Path, row: dict[str, Any]) -> None:
     assert (found.prompt, found.chosen.text, found.rejected.text) == (PROMPT, ANSWER, WORSE)
 
 
+def test_one_answer_that_is_good_or_bad(tmp_path: Path) -> None:
+    kto = {"prompt": [USER], "completion": [{"role": "assistant", "content": WORSE}], "label": False}
+    (_, labelled), (_, plain) = read(file_of(tmp_path, FACTALIGN, kto))
+    assert labelled.prompt == plain.prompt == PROMPT
+    assert list(labelled.sides()) == ["chosen"] and list(plain.sides()) == ["rejected"]
+    assert labelled.chosen is not None and labelled.chosen.sentences is not None
+    found = [(ANSWER[each.start : each.end], each.label) for each in labelled.chosen.sentences]
+    assert found == [("A country.", "no_hallucination"), ("It lies in Africa.", "contradictory")]
+    assert plain.rejected is not None and plain.rejected.text == WORSE and plain.rejected.sentences is None
+    with pytest.raises(DataError, match=":1: sentence_label: expected one per sentence, got 1 for 2"):
+        list(read(file_of(tmp_path, FACTALIGN | {"sentence_label": [True]})))
+
+
 def test_a_dialogue_of_several_turns(tmp_path: Path) -> None:
     talk = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: What is Rwanda?\n\nAssistant: "
     ((_, found),) = read(file_of(tmp_path, {"chosen": f"{talk}{ANSWER}", "rejected": f"{talk}{WORSE}"}))
