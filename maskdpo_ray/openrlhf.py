@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from maskdpo_ray.annotation import protocol, replies
 from maskdpo_ray.config import cli
-from maskdpo_ray.data import questions
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.data.formats.preference import SIDES
 from maskdpo_ray.errors import ConfigError, DataError, UserError, described, require, shown
 from maskdpo_ray.models import chat, folder, hub, thinking
 from maskdpo_ray.pairing import masked_pairs, scoring
 from maskdpo_ray.records import Question, Rollout
-from maskdpo_ray.stages import hub_models
+from maskdpo_ray.stages import hub_models, preflight
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +65,7 @@ class Reward:
         require(num_gpus == 0, "annotation.annotator", expected, f"{named.annotator} with {num_gpus}")
         data = self._config.data
         sources = [source for source in (data.train, data.eval, data.transfer) if source is not None]
-        loaded = (questions.load(source, Dropped(source, data.max_dropped)) for source in sources)
+        loaded = (preflight.questions_of(data, source, Dropped(source, data.max_dropped)) for source in sources)
         self._questions = {question.id: question for each in loaded for question in each}
         self._starting, self._is_started = threading.Lock(), False
         self._at_once = threading.Semaphore(getattr(self._annotator, "max_concurrency", 1))

@@ -65,6 +65,22 @@ def test_rewards_are_the_scores_of_answers(reward: Reward) -> None:
     ]
 
 
+def test_questions_have_the_documents_and_columns_of_the_config(
+    good_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run: by `data.columns`, with what is found in `data.documents`."""
+    monkeypatch.setattr(bridge.protocol, "build", lambda name, options: Labels())
+    config = (good_folder / "config.yaml").read_text()
+    (good_folder / "renamed.jsonl").write_text('{"name": "a", "prompt": "What is a?"}\n')
+    (good_folder / "corpus.jsonl").write_text('{"title": "A", "text": "The letter a comes first."}\n')
+    data = "{train: renamed.jsonl, eval: questions.jsonl, columns: {id: name}, documents: corpus.jsonl}"
+    (good_folder / "config.yaml").write_text(
+        "\n".join(f"data: {data}" if line.startswith("data:") else line for line in config.splitlines())
+    )
+    found = Reward("config.yaml")._questions["a"]
+    assert "The letter a comes first." in str(found.document)
+
+
 def test_thinking_is_not_judged(reward: Reward) -> None:
     query = f"{PROMPT}<think>\nHm. Yes.\n</think>\n{TEXTS[1]}</s>"
     assert reward([query], [PROMPT], ["a"])["rewards"].tolist() == [0.5]
