@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from maskdpo_ray import export, pairs
@@ -236,6 +237,23 @@ def test_export_keeps_text_and_labels(run_folder: Path, to: str) -> None:
     for side in ("chosen", "rejected"):
         assert getattr(first, side).text == getattr(pair, side).rollout.text
         assert getattr(first, side).sentences == getattr(pair, side).annotation.sentences
+
+
+@pytest.mark.parametrize("to", [*WRITERS, "masked"])
+def test_a_table_holds_what_the_lines_do(run_folder: Path, to: str) -> None:
+    """What other tools read: pyarrow's own rows of the Parquet file, one column for each field."""
+    lines, table = run_folder / "out.jsonl", run_folder / "out.parquet"
+    for output in (lines, table):
+        export.main([str(run_folder), "--to", to, "-o", str(output)])
+    found = pyarrow.parquet.read_table(table).to_pylist()
+    assert len(found) == 4
+    assert [_without_nulls(row) for row in found] == [_without_nulls(row) for row in lines_of(lines)]
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def asked(folder: Path) -> list[str]:
