@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 from maskdpo_ray.config import hub_name
@@ -48,7 +49,7 @@ def folder(name: HubName, field: str, with_weights: bool = True, with_code: bool
     unreachable = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else ""
     try:
         if not unreachable and not name.is_fixed:
-            unreachable = _look(name)
+            unreachable = _look(name, with_weights)
         found = snapshot_download(
             name.repo,
             revision=name.revision,
@@ -83,7 +84,7 @@ def here(path: str) -> str:
     return path if name is None else folder(name, "model")
 
 
-def _look(name: HubName) -> str:
+def _look(name: HubName, with_weights: bool) -> str:
     """Ask the Hub for the model, and say that it will be downloaded; the reason where the Hub can't be reached.
 
     Raises HfHubHTTPError for a reply that is no model.
@@ -100,7 +101,9 @@ def _look(name: HubName) -> str:
         if error.response.status_code < 500:
             raise
         return f"{constants.ENDPOINT} replies with status {error.response.status_code}"
-    if not isinstance(try_to_load_from_cache(name.repo, "config.json", revision=commit), str):
+    config = try_to_load_from_cache(name.repo, "config.json", revision=commit)
+    is_here = isinstance(config, str) and (not with_weights or any(Path(config).parent.glob("*.safetensors")))
+    if not is_here:
         print(f"download {name.repo}@{commit} from {constants.ENDPOINT}", file=sys.stderr, flush=True)
     return ""
 

@@ -58,11 +58,14 @@ def test_only_the_needed_files_come_once(
     assert capsys.readouterr().err == ""
 
 
-def test_a_models_own_code_comes_where_it_may_be_run_and_weights_where_they_are_needed(hub: Hub) -> None:
+def test_a_models_own_code_comes_where_it_may_be_run_and_weights_where_they_are_needed(
+    hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = Path(hub_models.folder(HubName("org/tiny"), FIELD, with_weights=False, with_code=True))
     assert {file.name for file in folder.iterdir()} == NEEDED - {"model.safetensors"} | {"modeling_own.py"}
     assert hub_models.folder(HubName("org/tiny"), FIELD) == str(folder)
     assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert capsys.readouterr().err.count("download org/tiny@") == 2
 
 
 def test_a_download_cut_short_is_no_model(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
