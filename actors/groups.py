@@ -53,6 +53,10 @@ class _PooledGroup:
         """See `stages.Group.stop`."""
         self.pool.is_stopped = True
 
+    def rest(self) -> None:
+        """See `stages.Group.rest`."""
+        call_each(self.pool, "rest")
+
     def busy_seconds(self) -> float:
         """Mean over the actors that are there."""
         return fmean(call_each(self.pool, "busy_seconds").values())

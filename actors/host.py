@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from actors.process import BusyClock, end_with_raylet
+from actors.process import BusyClock, end_with_raylet, free_memory
 from maskdpo_ray import errors
 from maskdpo_ray.annotation import replies
 from maskdpo_ray.annotation.protocol import Annotator
@@ -19,7 +19,10 @@ from maskdpo_ray.records import Annotation, Judgement, Question, Rollout
 
 
 class Startable(Protocol):
-    """An annotator or evaluator, which an actor can host."""
+    """An annotator or evaluator, which an actor can host.
+
+    Optional: `rest`, which lets go of models until `start` is called again.
+    """
 
     def start(self) -> None:
         """Load what the work needs."""
@@ -53,6 +56,8 @@ class Host(Generic[Hosted]):
     def __init__(self) -> None:
         end_with_raylet()
         self._hosted: Hosted | None = None
+        self._is_up = False
+        """Whether the object has started, and does not rest."""
         self._starting = threading.Lock()
         self._clock = BusyClock()
 
@@ -63,12 +68,28 @@ class Host(Generic[Hosted]):
 
     def _started(self, stored: Stored[Hosted]) -> Hosted:
         with self._starting:
-            if self._hosted is None:
+            hosted = self._hosted
+            if hosted is None or not self._is_up:
                 with portable_errors():
-                    hosted = stored.fetch()
+                    hosted = hosted or stored.fetch()
                     hosted.start()
-                self._hosted = hosted
-            return self._hosted
+                self._hosted, self._is_up = hosted, True
+            return hosted
+
+    def rest(self) -> None:
+        """Give back the memory of models until the next call; no other call may be running.
+
+        An object without a method `rest` is closed, where it can be, and dropped with what it remembers.
+        """
+        with self._starting, portable_errors():
+            if self._is_up:
+                self._is_up = False
+                if rest := getattr(self._hosted, "rest", None):
+                    rest()
+                else:
+                    getattr(self._hosted, "close", lambda: None)()
+                    self._hosted = None
+            free_memory()
 
     def busy_seconds(self) -> float:
         """Seconds spent working since the start."""

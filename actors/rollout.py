@@ -1,7 +1,7 @@
 """A rollout engine: vLLM behind one Ray actor. It samples K answers a prompt and loads new policies.
 
 An engine never samples with weights other than those that the request names: a request carries its
-policy, and an engine that holds another one (it was restarted, or a sync was missed) loads it first.
+policy, and an engine that holds another one (it was restarted, or a sync was missed) or none (it rests) loads it first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from actors import weights
 from actors.host import Stored
 from actors.process import BusyClock, end_with_raylet
-from actors.vllm_process import CONFIG, Guard, set_environment
+from actors.vllm_process import CONFIG, Guard, colocated_args, set_environment, wake
 from maskdpo_ray.config.schema import BATCHED_TOKENS, Config
 from maskdpo_ray.errors import ActorLost, ClusterError, RolloutError, one_line, shown
 from maskdpo_ray.records import Policy, Rollout, Sampling
@@ -79,8 +79,8 @@ class RolloutEngine:
         self._looks = weights.Looks()
         self._received: tempfile.TemporaryDirectory[str] | None = None
         self._engine: Any = None
-        self._setting_up = asyncio.Lock()
-        self._is_set_up = False
+        self._is_up = False
+        """Whether the engine holds the policy: not before the first call, nor while it rests."""
         self._guard = Guard("vLLM", config.cluster.device, "vllm.")
 
     async def ready(self) -> tuple[int, str]:
@@ -88,29 +88,47 @@ class RolloutEngine:
 
         Raises ActorLost, one line, when vLLM does not start.
         """
-        await self._set_up()
+        # Here and not in __init__, whose failure Ray reports without its reason and takes for the actor's last;
+        # Ray restarts an actor without asking `ready`.
+        if not await self.has(self._policy):
+            at = f"{self._policy.path} on this node"
+            raise ClusterError(f"policy version {self._policy.version}: expected it at {at}, found none")
+        await self.load(self._policy)
         await self._engine.check_health()
         return self._policy.version, self._policy.checksum
 
-    async def _set_up(self) -> None:
-        # Here and not in __init__, whose failure Ray reports without its reason and takes for the actor's last;
-        # Ray restarts an actor without asking `ready`.
-        async with self._setting_up:
-            if not self._is_set_up:
-                if not await self.has(self._policy):
-                    at = f"{self._policy.path} on this node"
-                    raise ClusterError(f"policy version {self._policy.version}: expected it at {at}, found none")
-                with self._guard.start():
-                    await self._open()
-                self._is_set_up = True
+    async def _come_up(self, path: str) -> None:
+        """Start vLLM with the policy in folder `path`, or wake it with that. Raises ActorLost."""
+        if self._engine is not None:
+            with self._guard.start("did not wake"):
+                await wake(self._engine, "load_policy", path)
+            return
+        with self._guard.start():
+            await self._open(path)
 
-    async def _open(self) -> None:
+    async def _open(self, path: str) -> None:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(self._config, self._policy.path)))
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(self._config, path)))
         if self._config.cluster.device == "cpu":
             await self._engine.collective_rpc("sample_from_top_k")
+
+    async def rest(self) -> None:
+        """Give back the memory of weights and KV cache until the next load or question; no request may be running.
+
+        vLLM sleeps on a GPU and ends on a CPU, where it can't sleep. Raises ActorLost when that fails.
+        """
+        async with self._loading:
+            if not self._is_up:
+                return
+            self._is_up = False
+            with self._guard.start("did not go to sleep"):
+                if self._config.cluster.device == "cuda":
+                    await self._engine.sleep(level=2)
+                else:
+                    self._engine.shutdown()
+                    self._engine = None
 
     async def generate(self, request: Request) -> Sampled:
         """Sample `request.sampling.n` answers to one prompt with its policy's weights.
@@ -120,8 +138,7 @@ class RolloutEngine:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        await self._set_up()
-        if request.policy != self._policy:
+        if request.policy != self._policy or not self._is_up:
             await self.load(request.policy, request.files)
         held, sampling = self._policy, request.sampling
         parameters = SamplingParams(
@@ -158,6 +175,8 @@ class RolloutEngine:
     async def load(self, policy: Policy, files: Stored[dict[str, bytes]] | None = None) -> tuple[int, str]:
         """Load a published policy and forget every cached prefix; no request may be running.
 
+        Starts an engine that has not started yet and wakes one that rests.
+
         Args:
             policy: what to load; its checksum is compared with the bytes that are read.
             files: the policy folder's files, for nodes that don't see `policy.path`.
@@ -167,11 +186,10 @@ class RolloutEngine:
 
         Raises:
             RuntimeError: when the bytes are not here or differ from what was published.
-            ActorLost: when vLLM is gone, or stopped half-way.
+            ActorLost: when vLLM is gone, stopped half-way, or does not start or wake.
         """
-        await self._set_up()
         async with self._loading:
-            if policy == self._policy:
+            if policy == self._policy and self._is_up:
                 return policy.version, policy.checksum
             path, received = policy.path, None
             if files is not None and not await self.has(policy):
@@ -181,16 +199,20 @@ class RolloutEngine:
             held = Policy(policy.version, path, policy.checksum)
             if not await self.has(held):
                 raise RuntimeError(f"policy version {policy.version} at {path}: missing or not the published bytes")
-            try:
-                with self._clock, self._guard.use():
-                    await self._engine.collective_rpc("load_policy", args=(path,))
-                    if not await self._engine.reset_prefix_cache():
-                        raise RuntimeError("the prefix cache could not be reset: requests were still running")
-            except Exception as error:
-                # From here on the engine holds neither policy whole, and must not answer for either.
-                raise ActorLost(f"policy version {policy.version} was loaded in part: {one_line(error)}") from None
-            self._policy, self._received = policy, received
+            with self._clock:
+                await (self._replace(policy, path) if self._is_up else self._come_up(path))
+            self._policy, self._received, self._is_up = policy, received, True
             return policy.version, policy.checksum
+
+    async def _replace(self, policy: Policy, path: str) -> None:
+        try:
+            with self._guard.use():
+                await self._engine.collective_rpc("load_policy", args=(path,))
+                if not await self._engine.reset_prefix_cache():
+                    raise RuntimeError("the prefix cache could not be reset: requests were still running")
+        except Exception as error:
+            # From here on the engine holds neither policy whole, and must not answer for either.
+            raise ActorLost(f"policy version {policy.version} was loaded in part: {one_line(error)}") from None
 
     async def prompt_logps(self, token_ids: list[int]) -> list[float]:
         """log p(token t | tokens before t) for t = 1 .. len-1, float32, under the loaded weights."""
@@ -261,6 +283,7 @@ def _engine_args(config: Config, path: str) -> dict[str, Any]:
         "worker_extension_cls": "actors.rollout.WorkerExtension",
         "additional_config": CONFIG,
         "disable_log_stats": True,
+        **colocated_args(),
     }
     del arguments["cpu_kv_cache_gib"]
     if config.cluster.device == "cpu":

@@ -5,8 +5,6 @@ LoRA (arXiv 2106.09685) through PEFT: adapters beside frozen weights, and both m
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import inspect
 import os
 import sys
@@ -143,24 +141,6 @@ def destroy_engine(engine: Any) -> None:
     # Only a cache: an engine that is still in use fills it again. It lies inside a decorator's closure.
     method = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
     inspect.getclosurevars(method).nonlocals["func"].cache_clear()
-
-
-def free_memory(device: Device) -> None:
-    """Give freed tensors back to the system, so that the next engine or model finds room."""
-    gc.collect()
-    if device == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
-    else:
-        trim_heap()
-
-
-def trim_heap() -> None:
-    """Give back what glibc keeps of freed tensors on a CPU: milliseconds for each GiB. Nothing without glibc."""
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if malloc_trim is not None:
-        malloc_trim(0)
 
 
 _ELEMENTS_AT_A_TIME = 2**24

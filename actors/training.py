@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from actors import patches
 from actors import strategy as strategies
-from actors.process import end_with_raylet
+from actors.process import end_with_raylet, free_memory, trim_heap
 from maskdpo_ray.config.schema import Config, SavingsConfig
 from maskdpo_ray.errors import ModelError, NotFiniteError
 from maskdpo_ray.models import quantized
@@ -169,7 +169,7 @@ class TrainingRank:
         if reference_path is not None and not self._is_own_reference:
             self._load_reference(reference_path)
             self._go_together()
-        strategies.free_memory(config.cluster.device)  # of loading
+        free_memory()  # of loading
         return None if self._way == known else self._way.describe(config.savings)
 
     def train_step(self, batch: Sequence[int]) -> dict[str, float]:
@@ -230,7 +230,7 @@ class TrainingRank:
             raise NotFiniteError(f"expected a finite loss, got {sums['loss']}")
         if self._starts_at_reference and engine.global_steps == 0:
             guards.check_first_step(sums["moved"], self._config.ds.param_dtype, sums["tokens"])
-        strategies.trim_heap()  # of what the passes needed, before the optimizer needs as much
+        trim_heap()  # of what the passes needed, before the optimizer needs as much
         engine.step()
         grad_norm = self._strategy.get_grad_norm(engine)
         if not 0 <= grad_norm < math.inf:  # ZeRO-2 says -1 for NaN
@@ -290,7 +290,7 @@ class TrainingRank:
         if self._engine is not None:
             strategies.destroy_engine(self._engine)
             self._engine = None
-        strategies.free_memory(self._config.cluster.device)
+        free_memory()
 
     def close(self) -> None:
         """Free the engine and leave the process group."""

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actors.vllm_process import CONFIG, Guard, set_environment
+from actors.vllm_process import CONFIG, Guard, colocated_args, set_environment, wake
 from maskdpo_ray.annotation.llm import thoughts
 from maskdpo_ray.annotation.llm.judge import Conversation, Reply, require, require_count, require_reply_options
 from maskdpo_ray.config.schema import ModelName
@@ -127,15 +127,31 @@ class VllmJudge:
         self._tokenizer = None  # each actor opens its own
 
     def start(self) -> None:
-        """Load tokenizer and engine. Raises UserError, one line, when one can't be had."""
-        device, threads, gib = self._environment
-        set_environment(device, threads or len(os.sched_getaffinity(0)), gib)
-        self._model = self._engine_args["model"] = hub.here(self._model)
-        self._open_tokenizer()
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()
+        """Load tokenizer and engine, or wake the engine. Raises UserError, one line, when one can't be had."""
+        if self._engine is not None:
+            with self._guard.start("did not wake"):
+                self._run(wake(self._engine, "reload_weights"))
+            return
+        if self._loop is None:
+            device, threads, gib = self._environment
+            set_environment(device, threads or len(os.sched_getaffinity(0)), gib)
+            self._model = self._engine_args["model"] = hub.here(self._model)
+            self._open_tokenizer()
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()
         with self._guard.start():
             self._run(self._open())
+
+    def rest(self) -> None:
+        """Give back the memory of weights and KV cache until `start`; no conversation may be under way.
+
+        vLLM sleeps on a GPU and ends on a CPU, where it can't sleep. Raises ActorLost when that fails.
+        """
+        with self._guard.start("did not go to sleep"):
+            if self.num_gpus:
+                self._run(self._engine.sleep(level=2))
+            else:
+                self.close()
 
     def _open_tokenizer(self) -> None:
         """Load the tokenizer and try its chat template. Raises UserError, one line."""
@@ -153,7 +169,7 @@ class VllmJudge:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args))
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_args, **colocated_args()))
 
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
         """See `Judge.ask`; a conversation that leaves no room for `max_tokens` in the context has that as its fault.

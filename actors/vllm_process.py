@@ -15,6 +15,8 @@ from actors import patches, process
 from maskdpo_ray.errors import ActorLost, one_line
 
 _ACTOR, _DEVICE, _REASONS = "MASKDPO_ACTOR_PID", "MASKDPO_VLLM_DEVICE", "MASKDPO_VLLM_REASONS"
+COLOCATED = "MASKDPO_COLOCATED"
+"""Set where an engine shares its GPUs with training ranks; see `actors.placement`."""
 _SIGNS = (
     "out of memory",
     "no available memory",
@@ -62,6 +64,32 @@ CONFIG = {"maskdpo_ray": _Joining("ends with its actor")}
 """For vLLM's `additional_config`. Each process of vLLM's gets its config pickled, before it does anything else."""
 
 
+def colocated_args() -> dict[str, Any]:
+    """Arguments of a vLLM engine that sleeps while ranks train; none where it has its GPUs to itself."""
+    if COLOCATED not in os.environ:
+        return {}
+    arguments: dict[str, Any] = {"enable_sleep_mode": True}
+    if "VLLM_RAY_BUNDLE_INDICES" in os.environ:
+        # As OpenRLHF 0.11.2 does (trainer/ray/vllm_engine.py): vLLM puts a worker into each of these bundles by Ray,
+        # which its process joins, and whose choice of GPUs for this actor (none) it must not inherit.
+        import ray
+
+        arguments["distributed_executor_backend"] = "ray"
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    return arguments
+
+
+async def wake(engine: Any, method: str, *arguments: Any) -> None:
+    """Wake an engine from sleep of level 2, which drops its weights: `method` of vLLM's worker loads them again.
+
+    The KV cache comes last: loading takes memory of its own.
+    """
+    await engine.wake_up(["weights"])
+    await engine.collective_rpc(method, args=arguments)
+    await engine.wake_up(["kv_cache"])
+
+
 @dataclass(frozen=True)
 class Guard:
     """Says why vLLM failed, and what to set when memory did not suffice."""
@@ -73,12 +101,12 @@ class Guard:
     """Prefix of vLLM's options in the config: "vllm."."""
 
     @contextmanager
-    def start(self) -> Iterator[None]:
-        """Inside, vLLM is started: raise ActorLost, one line, when that fails."""
+    def start(self, what: str = "did not start") -> Iterator[None]:
+        """Inside, vLLM is started, woken or put to sleep: raise ActorLost, one line, when that fails."""
         try:
             yield
         except Exception as error:  # vLLM raises what it likes, with the reason in its own processes
-            raise ActorLost(self._explained("did not start", one_line(error))) from None
+            raise ActorLost(self._explained(what, one_line(error))) from None
 
     @contextmanager
     def use(self) -> Iterator[None]:

@@ -23,12 +23,13 @@ import actors
 from actors import calls
 from actors.groups import AnnotationGroup, EvaluationGroup, RolloutGroup, TrainingGroup
 from actors.host import AnnotationActor, EvaluationActor, Stored
+from actors.placement import Placement
 from actors.ranks import Ranks
 from actors.rollout import RolloutEngine
 from actors.training import TrainingRank
 from maskdpo_ray.annotation.protocol import Annotator
 from maskdpo_ray.config import resources
-from maskdpo_ray.config.resources import Plan, evaluating
+from maskdpo_ray.config.resources import ANNOTATORS, ENGINES, EVALUATORS, OTHER_ENGINES, RANKS, Plan, evaluating
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ClusterError, ConfigError
 from maskdpo_ray.evaluation.evaluators.protocol import Evaluator
@@ -60,7 +61,9 @@ class Cluster:
         self._engines: list[Any] = []
         self._ranks: list[Any] = []
         self._placement: Any = None
-        """Placement group of the training ranks, and of those that replace them."""
+        """Placement group of the training ranks, and of those that replace them, where they have GPUs of their own."""
+        self._shared: Placement | None = None
+        """GPUs that all actors share."""
         self._connector = ThreadPoolExecutor(1, thread_name_prefix="ray-init")
         """The thread that starts Ray, whose processes end with it: to the kernel a thread is their parent."""
         self._is_stopped = False
@@ -134,9 +137,9 @@ class Cluster:
 
         Raises ClusterError naming the one that didn't.
         """
-        self._check_resources()
+        self._reserve()
         rollout, annotation = self._start_engines(policy, chat), self._start_annotators(annotator)
-        others = self._start_engines(*other) if other else None
+        others = self._start_engines(*other, OTHER_ENGINES) if other else None
         evaluation = self._start_evaluators(evaluator)
         ranks = self._start_ranks()
         self._await_ready(rollout, others, annotation, evaluation)
@@ -155,7 +158,7 @@ class Cluster:
 
         Raises ClusterError as `start` does.
         """
-        self._check_resources(*evaluating(with_engines=answers is None))
+        self._reserve(*evaluating(with_engines=answers is None))
         rollout = self._start_engines(policy, chat) if answers is None else None
         annotation, evaluation = self._start_annotators(annotator), self._start_evaluators(evaluator)
         self._await_ready(rollout, annotation, evaluation)
@@ -163,18 +166,28 @@ class Cluster:
 
     def start_annotators(self, annotator: Annotator) -> AnnotationGroup:
         """Start annotation actors only. Raises ClusterError as `start` does."""
-        self._check_resources("annotation actors")
+        self._reserve(ANNOTATORS)
         annotation = self._start_annotators(annotator)
         self._await_ready(annotation)
         return annotation
 
     def start_trainer(self) -> TrainingGroup:
         """Start training ranks only. Raises ClusterError as `start` does."""
-        self._check_resources("training ranks")
+        self._reserve(RANKS)
         return self._training_group(self._start_ranks())
 
-    def _check_resources(self, *names: str) -> None:
-        Plan(self._config).await_nodes(ray.cluster_resources, *names)
+    def _reserve(self, *names: str) -> None:
+        """Check that there is room for the named groups, or for all; take the GPUs that they share."""
+        plan = Plan(self._config)
+        plan.await_nodes(ray.cluster_resources, *names)
+        if self._config.cluster.colocate and plan.gpus(*names):
+            self._shared = Placement(plan, *names)
+
+    def _options(self, group: str, number: int, cpus: float, gpus: float) -> dict[str, Any]:
+        """Resources and place of an actor: Ray's options."""
+        if self._shared is not None:
+            return self._shared.options(group, number, cpus)
+        return {"num_cpus": cpus, "num_gpus": gpus}
 
     @staticmethod
     def _num_nodes() -> int:
@@ -203,38 +216,59 @@ class Cluster:
     def _start_annotators(self, annotator: Annotator) -> AnnotationGroup:
         cluster, count = self._config.cluster, self._config.annotation.num_actors
         share = (cluster.cpus_per_annotator, cluster.gpus_per_annotator)
-        return AnnotationGroup(self._config, *self._start_hosts(AnnotationActor, annotator, count, *share))
+        return AnnotationGroup(self._config, *self._start_hosts(AnnotationActor, annotator, ANNOTATORS, count, *share))
 
     def _start_evaluators(self, evaluator: Evaluator | None) -> EvaluationGroup | None:
         if evaluator is None:
             return None
         cluster, count = self._config.cluster, self._config.eval.num_actors
         share = (cluster.cpus_per_evaluator, cluster.gpus_per_evaluator)
-        return EvaluationGroup(self._config, *self._start_hosts(EvaluationActor, evaluator, count, *share))
+        return EvaluationGroup(self._config, *self._start_hosts(EvaluationActor, evaluator, EVALUATORS, count, *share))
 
     def _start_hosts(
-        self, kind: type, hosted: Annotator | Evaluator, count: int, cpus: float, gpus: float
+        self, kind: type, hosted: Annotator | Evaluator, group: str, count: int, cpus: float, gpus: float
     ) -> tuple[list[Any], Stored[Any]]:
         """Start actors; returns them and the stored object that they host, which every call to them brings along."""
         concurrency = getattr(hosted, "max_concurrency", 1)
-        actor = self._actor(kind, cpus, gpus, concurrency)
-        hosts = [actor.remote() for _ in range(count)]
+        hosts = [
+            self._actor(kind, concurrency, self._options(group, number, cpus, gpus)).remote() for number in range(count)
+        ]
         self._handles += hosts
         return hosts, Stored(ray.put(hosted))
 
-    def _start_engines(self, policy: Policy, chat: Chat) -> RolloutGroup:
+    def _start_engines(self, policy: Policy, chat: Chat, group: str = ENGINES) -> RolloutGroup:
         config = self._config
         threads = self._threads(sharing=math.ceil(config.rollout.num_engines / self._num_nodes()))
         gpus = config.vllm.tensor_parallel_size if config.cluster.device == "cuda" else 0
-        actor = self._actor(self._engine_class, config.cluster.cpus_per_engine, gpus, _ENGINE_CALLS)
-        engines = [actor.remote(config, policy, threads) for _ in range(config.rollout.num_engines)]
+        options = [
+            self._options(group, number, config.cluster.cpus_per_engine, gpus)
+            for number in range(config.rollout.num_engines)
+        ]
+        engines = [
+            self._actor(self._engine_class, _ENGINE_CALLS, each).remote(config, policy, threads) for each in options
+        ]
         self._engines += engines
         self._handles += engines
         return RolloutGroup(config, engines, chat)
 
     def _start_ranks(self) -> list[Any]:
         config = self._config
-        # One group for all ranks: they start together or not at all, near each other where possible.
+        num_ranks = config.train.num_ranks
+        threads, template = self._threads(sharing=num_ranks), config.model.chat_template
+        text = None if template is None else folder.template(template)  # which ranks' nodes need not see
+        self._ranks = [
+            ray.remote(self._rank_class)
+            .options(**self._rank_options(rank))
+            .remote(config, rank, num_ranks, threads, text)
+            for rank in range(num_ranks)
+        ]
+        return self._ranks
+
+    def _rank_options(self, rank: int) -> dict[str, Any]:
+        """Resources and place of a rank: all start together or not at all, near each other where possible."""
+        config = self._config
+        if self._shared is not None:
+            return self._shared.options(RANKS, rank, config.cluster.cpus_per_rank)
         bundle = {"CPU": config.cluster.cpus_per_rank, "GPU": 1 if config.cluster.device == "cuda" else 0}
         bundle = {name: amount for name, amount in bundle.items() if amount}
         num_ranks = config.train.num_ranks
@@ -244,26 +278,13 @@ class Cluster:
             raise ClusterError(
                 f"training ranks: no room for {num_ranks} x {bundle} within {config.cluster.start_timeout_s:.0f} s"
             )
-        threads, template = self._threads(sharing=num_ranks), config.model.chat_template
-        text = None if template is None else folder.template(template)  # which ranks' nodes need not see
-        self._ranks = [
-            ray.remote(self._rank_class)
-            .options(
-                num_cpus=bundle.get("CPU", 0),
-                num_gpus=bundle.get("GPU", 0),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self._placement, placement_group_bundle_index=rank
-                ),
-            )
-            .remote(config, rank, num_ranks, threads, text)
-            for rank in range(num_ranks)
-        ]
-        return self._ranks
+        strategy = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
+        return {"num_cpus": bundle.get("CPU", 0), "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
 
     @staticmethod
-    def _actor(kind: type, cpus: float, gpus: float, concurrency: int) -> Any:
+    def _actor(kind: type, concurrency: int, options: dict[str, Any]) -> Any:
         return ray.remote(kind).options(
-            num_cpus=cpus, num_gpus=gpus, max_concurrency=concurrency, max_restarts=-1, max_task_retries=_START_RETRIES
+            max_concurrency=concurrency, max_restarts=-1, max_task_retries=_START_RETRIES, **options
         )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -280,6 +301,8 @@ class Cluster:
                 ray.kill(handle)
             if self._placement is not None:
                 remove_placement_group(self._placement)
+            if self._shared is not None:
+                self._shared.remove()
         finally:
             self._shut_down()
             self._connector.shutdown()

@@ -71,6 +71,8 @@ class Loop:
             with self.tracker.idle(iteration, self.groups.busy_seconds, self.groups.restarts):
                 with self.tracker.stage("iteration", iteration):
                     examples = self.collect(iteration, policy)
+                    if self.config.cluster.colocate:
+                        self.groups.rest()  # the ranks' turn; engines wake below with the new policy, judges when asked
                     with self.collecting_ahead(iteration + 1, policy) as commit_arrived:
                         policy = self.train(iteration, examples, policy, commit_arrived)
                     with self.groups.measured(self.tracker, "sync", iteration):

@@ -21,13 +21,13 @@ from pathlib import Path
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.cli import Parser, number
 from maskdpo_ray.config.file import Given
-from maskdpo_ray.config.resources import Plan
+from maskdpo_ray.config.resources import ANNOTATORS, ENGINES, Plan
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ConfigError, printable, shown
 from maskdpo_ray.models import adapters, memory, other_folders, remedy, shape
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.folder import ModelFolder
-from maskdpo_ray.models.memory import ANNOTATORS, GIB, Estimate, Machines, Models
+from maskdpo_ray.models.memory import GIB, Estimate, Machines, Models
 from maskdpo_ray.models.shape import ModelShape
 from maskdpo_ray.stages import hub_models
 from maskdpo_ray.training import ways
@@ -228,7 +228,7 @@ def _advice(config: Config, models: Models, machines: Machines, found: Sequence[
     most, on_gpus = machines.num_gpus, config.cluster.device == "cuda"
     shared = Plan(config).colocated()
     groups = Plan(config).gpu_groups()
-    needs = [math.ceil(1 if group.name == memory.ENGINES else group.gpus) for group in groups]
+    needs = [math.ceil(1 if group.name == ENGINES else group.gpus) for group in groups]
     least = max(needs, default=0) if shared else sum(needs)
     if most is not None and most < least:
         names = " and ".join(

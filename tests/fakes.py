@@ -161,6 +161,10 @@ class FakeGroup:
     """Actors that are never replaced, and never busy."""
 
     restarts = 0
+    _events: Events
+
+    def rest(self) -> None:
+        self._events.note("rest", type(self).__name__)
 
     def busy_seconds(self) -> float:
         return 0.0

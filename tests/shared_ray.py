@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 _RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
-_NUM_CPUS = 2
+_NUM_CPUS, _NUM_GPUS = 2, 2  # GPUs in name only: nobody computes on them
 # Ray gives a node 30 s, fixed in its code, which a busy machine may not keep.
 _ATTEMPTS = 3
 
@@ -85,6 +85,7 @@ def _main() -> None:
         try:
             cluster.add_node(
                 num_cpus=_NUM_CPUS,
+                num_gpus=_NUM_GPUS,
                 include_dashboard=False,
                 node_ip_address="127.0.0.2",  # for 127.0.0.1 itself Ray puts the outer address
                 _system_config={"worker_niceness": 0},  # as in a run's own cluster

@@ -20,7 +20,9 @@ class Annotator(Protocol):
     several threads; by default an actor labels one question at a time. `num_gpus`, how many GPUs it uses, so that a
     config that reserves too few is refused. `judges_thinking` (bool): answers come without their thinking blocks
     (`rollout.thinking`), and spans refer to that text, unless it is true. `gives_confidence` (bool): false when no
-    label will have a confidence, so that a config whose mask needs one (`mask.confidence`) is refused.
+    label will have a confidence, so that a config whose mask needs one (`mask.confidence`) is refused. Optional method:
+    `rest()`, with `cluster.colocate`: let go of GPU and models while ranks train, until `start` is called again; an
+    annotator without it is dropped there, with all that it remembers, and started anew.
     """
 
     def check(self, question: Question) -> None:

@@ -62,7 +62,11 @@ class ShortAnswerAnnotator:
         """Start the judge. Raises UserError, one line, when that fails."""
         if self.judge is not None:
             judges.start(self.judge)
-            self._verifier = Verifier(self.judge, self._max_reply_tokens)
+            self._verifier = self._verifier or Verifier(self.judge, self._max_reply_tokens)
+
+    def rest(self) -> None:
+        """Let the judge rest, if there is one."""
+        judges.rest(self.judge)
 
     def annotate(self, items: Sequence[tuple[Question, Rollout]]) -> list[Annotation]:
         """See `Annotator.annotate`; `evidence` is the standard answer, or the judge's reasoning.

@@ -163,6 +163,9 @@ class Plan:
         for group in self.named(names):
             gpus = f", GPUs: {group.gpus:g}" if group.gpus else ""
             lines.append(f"  {group.name}: {group.count}, CPUs for each: {group.cpus:g}{gpus}")
+        if cluster.colocate and len(lines) > 2:
+            what = f"{shared} GPUs" if (shared := self.gpus(*names)) else "memory"
+            lines.append(f"  colocated: they take turns with the same {what}")
         return lines
 
 

@@ -326,7 +326,7 @@ def estimates(config: Config, models: Models, machines: Machines) -> list[Estima
     share = config.vllm.gpu_memory_utilization
     has = int(share * machines.gpu_memory)
     words = f"at the start: GPU, {share:g} of it (vllm.gpu_memory_utilization)"
-    together = []
+    together: list[Estimate] = []
     if config.cluster.colocate:
         together, at_rest = _answering(config, machines)
         terms[f"{at_rest} x engine or judge at rest: CUDA, NCCL, graphs (assumed)"] = at_rest * _ENGINE_RUNTIME

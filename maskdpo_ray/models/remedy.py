@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maskdpo_ray.config.resources import Plan
+from maskdpo_ray.config.resources import ANNOTATORS, Plan
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.models import memory
@@ -106,7 +106,7 @@ def _lack(config: Config | None, models: Models, machines: Machines) -> float:
     if config.cluster.device == "cuda" and (split > max(1, of_a_node) or models.policy.num_heads % split):
         return math.inf
     short = max(0, gpus - (_MOST_GPUS if machines.num_gpus is None else machines.num_gpus))
-    needs = [each for each in memory.estimates(config, models, machines) if each.group != memory.ANNOTATORS]
+    needs = [each for each in memory.estimates(config, models, machines) if each.group != ANNOTATORS]
     return short + sum(each.size / each.has - 1 for each in needs if not each.fits and each.has)
 
 

@@ -34,12 +34,15 @@ class Group(Protocol):
     def stop(self) -> None:
         """End, within seconds, a stream that another thread draws from; the group is not called after that."""
 
+    def rest(self) -> None:
+        """Give GPUs back, and a CPU's memory, until the next question or policy; returns when they are free."""
+
 
 class Engines(Group, Protocol):
     """A pool of engines."""
 
     def load(self, policy: Policy) -> None:
-        """Put `policy` on every engine; returns when each has confirmed version and checksum."""
+        """Put `policy` on every engine, resting ones too; returns when each has confirmed version and checksum."""
 
     def stream(
         self, questions: Iterable[Question], policy: Policy, sampling: Sampling, purpose: str
@@ -124,8 +127,8 @@ class AnsweringGroups:
         """The engines that answer the training questions."""
         return self.other.engines if self.other else self.engines
 
-    def restarts(self) -> dict[str, int]:
-        """Number of replaced actors since the start, by group."""
+    def named(self) -> dict[str, Group]:
+        """The groups by name."""
         other = self.other.engines if self.other else None
         groups = {
             "rollout": self.engines,
@@ -133,7 +136,16 @@ class AnsweringGroups:
             "annotation": self.annotators,
             "evaluation": self.evaluators,
         }
-        return {name: group.restarts for name, group in groups.items() if group is not None}
+        return {name: group for name, group in groups.items() if group is not None}
+
+    def rest(self) -> None:
+        """Let all rest: see `Group.rest`."""
+        for group in self.named().values():
+            group.rest()
+
+    def restarts(self) -> dict[str, int]:
+        """Number of replaced actors since the start, by group."""
+        return {name: group.restarts for name, group in self.named().items()}
 
     @contextmanager
     def measured(self, tracker: Tracker, stage: str, step: int) -> Iterator[None]:
@@ -156,7 +168,5 @@ class ActorGroups(AnsweringGroups):
 
     def busy_seconds(self) -> dict[str, float]:
         """Seconds with work since the start, by group, mean over its actors."""
-        other = self.other.engines if self.other else None
-        groups = (self.engines, other, self.annotators, self.trainer, self.evaluators)
-        named = zip(("rollout", "other_rollout", "annotation", "training", "evaluation"), groups, strict=True)
-        return {name: group.busy_seconds() for name, group in named if group is not None}
+        busy = {name: group.busy_seconds() for name, group in self.named().items()}
+        return {**busy, "training": self.trainer.busy_seconds()}

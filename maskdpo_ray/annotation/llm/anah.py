@@ -90,7 +90,11 @@ class AnahAnnotator:
     def start(self) -> None:
         """Start the judge. Raises UserError, one line, when that fails."""
         judges.start(self.judge)
-        self._interviews = Interviews(self.judge, self._turns, self._limits)
+        self._interviews = self._interviews or Interviews(self.judge, self._turns, self._limits)
+
+    def rest(self) -> None:
+        """Let the judge rest; verdicts are kept."""
+        judges.rest(self.judge)
 
     @property
     def counts(self) -> Counter[str]:

@@ -99,15 +99,17 @@ class ClaimsByJudge(AnahAnnotator):
 
     _name = "claims"
     _turn_names = turns_file.CLAIMS
+    _parts: Parts | None = None
 
     def start(self) -> None:
         """Start the judge. Raises UserError, one line, when that fails."""
         super().start()
         split = {language: each[turns_file.SPLIT] for language, each in self._turns.items()}
-        self._parts = Parts(self.judge, split, self._limits.max_reference_tokens)
+        self._parts = self._parts or Parts(self.judge, split, self._limits.max_reference_tokens)
 
     def _pieces(self, answers: Sequence[Sequence[tuple[int, int, Claim]]]) -> Sequence[Sequence[Piece]]:
         """The parts of each answer's sentences. Raises AnnotatorError when the judge fails."""
+        assert self._parts is not None
         parts = self._parts.of([sentence for each in answers for _, _, sentence in each])
 
         def cut(start: int, end: int, sentence: Claim) -> Iterator[Piece]:

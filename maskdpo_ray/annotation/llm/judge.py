@@ -40,7 +40,7 @@ class Judge(Protocol):
     Its constructor raises OptionError naming a bad option. Optional attributes: `max_model_len`, its context in tokens,
     and `max_completion_tokens`, its longest reply including thinking, so that replies that can't fit are refused before
     the run; `thinking`, the tags of its thinking blocks (`thinking.KNOWN`); `gives_logprobs`, false when no reply
-    will have a log-prob.
+    will have a log-prob. Optional method: `rest()`, to give a GPU back until `start` is called again.
     """
 
     def start(self) -> None:
@@ -111,6 +111,12 @@ def start(judge: Judge, field: str = "annotation.options") -> None:
     """Start a judge. Raises UserError, one line, when that fails; `field` as in `build`."""
     with _options_below(field):
         judge.start()
+
+
+def rest(judge: Judge | None) -> None:
+    """Let a judge give its GPU back until it is started again; one elsewhere, or none, has none."""
+    if hasattr(judge, "rest"):
+        judge.rest()
 
 
 def ask(judge: Judge, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:

@@ -106,13 +106,15 @@ class FactScore(MayAskJudge):
 
     def start(self) -> None:
         """Start the judge, index the documents. Raises UserError, one line, when the judge can't be started."""
+        super().start()
+        if self._passages_of is not None:
+            return  # it has rested
         shared = None if self._texts is None else Passages([p for text in self._texts for p in _cut(text, "en")], _keys)
 
         @lru_cache(maxsize=_INDEXES)
         def own(document: str, language: str) -> Passages:
             return Passages(_cut(document, language), _keys)
 
-        super().start()
         self._passages_of = lambda question: shared or own(question.document or "", question.language)
 
     def judge(self, items: Items) -> list[Judgement]:

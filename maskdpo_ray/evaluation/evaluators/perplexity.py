@@ -93,6 +93,10 @@ class Perplexity:
         self._network = network.to(self._device)
         self._turn = threading.Lock()  # tokenizers are not thread-safe, and memory holds one forward pass
 
+    def rest(self) -> None:
+        """Drop the model until `start` is called again."""
+        self._network = None
+
     def measure(self, items: Sequence[tuple[Question, Rollout]]) -> list[Surprisal | None]:
         """Return one for each (question, answer), in order; None for an answer that the context has no room for.
 
@@ -151,6 +155,7 @@ class WithPerplexity:
     def __init__(self, evaluator: Evaluator | None, perplexity: Perplexity) -> None:
         """Nothing is started. Raises ConfigError when the evaluator's `num_gpus` is no number."""
         self._evaluator, self._perplexity = evaluator, perplexity
+        self._starts_evaluator = True
         self.max_concurrency = getattr(evaluator, "max_concurrency", 1)
         self.num_gpus = 0 if evaluator is None else protocol.num_gpus(evaluator)
 
@@ -161,10 +166,18 @@ class WithPerplexity:
         self._perplexity.check(question)
 
     def start(self) -> None:
-        """Start both. Raises UserError, one line, when that fails."""
-        if self._evaluator is not None:
+        """Start both, after a rest what rested. Raises UserError, one line, when that fails."""
+        if self._evaluator is not None and self._starts_evaluator:
             self._evaluator.start()
         self._perplexity.start()
+
+    def rest(self) -> None:
+        """Let both rest, of the evaluator one that has a method for it."""
+        self._perplexity.rest()
+        rest = getattr(self._evaluator, "rest", None)
+        self._starts_evaluator = rest is not None
+        if rest is not None:
+            rest()
 
     def judge(self, items: Sequence[tuple[Question, Rollout]]) -> list[Judgement]:
         """See `Evaluator.judge`. Raises EvaluatorError when the evaluator's reply does not fit the answers."""

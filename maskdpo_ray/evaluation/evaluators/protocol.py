@@ -17,7 +17,7 @@ class Evaluator(Protocol):
 
     Built on the driver, its constructor's keyword arguments being `eval.options`; pickled to every evaluation actor;
     started there. Optional attributes: `max_concurrency`, the number of threads that judge at once (1 without);
-    `num_gpus`, the number of GPUs that its actor must have.
+    `num_gpus`, the number of GPUs that its actor must have. Optional method: `rest()`, as of an `Annotator`.
     """
 
     def check(self, question: Question) -> None:
@@ -61,6 +61,10 @@ class MayAskJudge:
         """Start the judge. Raises UserError, one line, when that fails."""
         if self._judge is not None:
             judges.start_for_evaluator(self._judge)
+
+    def rest(self) -> None:
+        """Let the judge rest, if there is one."""
+        judges.rest(self._judge)
 
     def _ask(self, prompts: Sequence[str], max_tokens: int) -> dict[str, Reply]:
         """Prompt -> the judge's reply; equal prompts are sent once, and none without a prompt."""

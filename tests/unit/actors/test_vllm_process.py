@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -99,3 +100,26 @@ def test_remedy_where_memory_did_not_suffice(
     message = str(caught.value)
     assert message.startswith(f"judge m: vLLM did not start: {reason}")
     assert (expected or "") in message and (expected is not None or message.endswith(reason))
+
+
+def test_a_colocated_engine_can_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASKDPO_COLOCATED", raising=False)
+    assert vllm_process.colocated_args() == {}
+    monkeypatch.setenv("MASKDPO_COLOCATED", "1")
+    assert vllm_process.colocated_args() == {"enable_sleep_mode": True}
+
+
+def test_a_colocated_engine_of_several_gpus_has_its_workers_placed_by_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    class Context:
+        gcs_address = "10.0.0.1:6379"
+
+    monkeypatch.setattr(ray, "get_runtime_context", Context)
+    monkeypatch.setenv("MASKDPO_COLOCATED", "1")
+    monkeypatch.setenv("VLLM_RAY_BUNDLE_INDICES", "2,3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    expected = {"enable_sleep_mode": True, "distributed_executor_backend": "ray"}
+    assert vllm_process.colocated_args() == expected
+    assert os.environ["RAY_ADDRESS"] == "10.0.0.1:6379" and "CUDA_VISIBLE_DEVICES" not in os.environ

@@ -144,6 +144,14 @@ def test_places_of_colocated_actors(plan: Plan, expected: dict[str, list[list[in
     assert places(plan) == expected
 
 
+def test_colocated_actors_in_words(tmp_path: Path) -> None:
+    words = "\n  colocated: they take turns with the same 2 GPUs"
+    assert words in describe(colocated(ranks=2), 1, {"heldout": 1}, tmp_path)
+    on_cpu = replace(CPU, cluster=replace(CPU.cluster, colocate=True))
+    assert "they take turns with the same memory" in describe(Plan(on_cpu), 1, {"heldout": 1}, tmp_path)
+    assert "turns" not in "\n".join(colocated().actors("train", "training ranks"))  # alone
+
+
 def test_colocated_groups_take_the_gpus_of_the_largest() -> None:
     plan = colocated(engines=2, split=2, gpus_per_judge=0.5, ranks=3)
     assert plan.gpus() == 4 and plan.gpus("training ranks") == 3
