@@ -12,9 +12,6 @@ from collections import Counter
 from itertools import chain
 from typing import Any
 
-from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
 from actors.vllm_process import COLOCATED
 from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.errors import ClusterError
@@ -25,6 +22,8 @@ class Placement:
 
     def __init__(self, plan: Plan, *names: str) -> None:
         """Reserve the GPUs of the named groups, or of all. Raises ClusterError when they are not free in time."""
+        from ray.util.placement_group import placement_group, placement_group_table
+
         self._places = plan.places(*names)
         bundles = [{"GPU": 1.0} for _ in range(plan.gpus(*names))]
         for group in plan.named(names):
@@ -46,6 +45,8 @@ class Placement:
 
     def options(self, group: str, number: int, cpus: float) -> dict[str, Any]:
         """Ray's options for an actor of a group; for one without a GPU its CPUs only."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
         if group not in self._places:
             return {"num_cpus": cpus, "num_gpus": 0}
         bundles = [self._bundles[gpu] for gpu in self._places[group][number]]
@@ -65,4 +66,6 @@ class Placement:
 
     def remove(self) -> None:
         """Give the GPUs back."""
+        from ray.util.placement_group import remove_placement_group
+
         remove_placement_group(self._group)

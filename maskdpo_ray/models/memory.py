@@ -44,7 +44,7 @@ _ENGINE_RUNTIME = int(1.5 * GIB)
 _KEPT = 0.4
 """Share of what a step frees that glibc keeps: measured."""
 _RANK_PROCESS, _ENGINE_PROCESSES = int(0.6 * GIB), int(1.8 * GIB)
-"""On a CPU, a rank without a model, and an engine's processes without weights and KV cache: measured."""
+"""A rank without a model, and an engine's processes without weights and KV cache: measured, on a CPU."""
 _COPY = "copy of all weights"
 _OTHERS = int(1.5 * GIB)
 """Ray's processes, the driver, and actors that label by rules: assumed."""
@@ -203,15 +203,17 @@ class RankMemory:
         process = {"freed, but kept by the allocator": int(_KEPT * freed), "process": _RANK_PROCESS}
         return moment, {**self.lasting(), **beside, **process}
 
-    def on_host(self) -> Terms:
-        """In a node's own memory, for a rank on a GPU, beside the process itself."""
+    def on_host(self) -> int:
+        """Bytes in a node's own memory, for a rank on a GPU: its optimizer, with `ds.adam_offload`.
+
+        The file of a model that it loads is mapped, and no memory that others would lack.
+        """
         # Masters, moments and gradients, and a copy of the weights on their way back.
-        offloaded = (_FP32 + _ADAM + _FP32 + self._width) * self._shard if self._is_offloaded else 0
-        return {
-            "optimizer (ds.adam_offload)": offloaded,
-            "all weights (read by every rank at the start, copied by rank 0 to write them)": self._width
-            * sum(self._weights),
-        }
+        return (_FP32 + _ADAM + _FP32 + self._width) * self._shard if self._is_offloaded else 0
+
+    def copied(self) -> int:
+        """Bytes of all weights, which rank 0 on a GPU copies to its node's memory to write them."""
+        return self._width * sum(self._weights)
 
     def policy(self) -> int:
         """Bytes of a published policy."""
@@ -424,10 +426,15 @@ def _host(config: Config, rank: RankMemory, machines: Machines) -> Estimate:
     per_node = config.train.num_ranks
     if machines.num_gpus is not None:
         per_node = min(per_node, max(1, machines.num_gpus // machines.num_nodes))
-    terms = {f"{per_node} x {name}": per_node * size for name, size in rank.on_host().items()}
+    terms = {
+        f"{per_node} x optimizer (ds.adam_offload)": per_node * rank.on_host(),
+        "copy of all weights (rank 0's, to write them)": rank.copied(),
+    }
+    engines = math.ceil(config.rollout.num_engines / machines.num_nodes) * (2 if config.rollout.model else 1)
+    terms[f"{engines} x engine: processes"] = engines * _ENGINE_PROCESSES
     terms[f"{per_node} ranks' processes, Ray and others"] = per_node * _RANK_PROCESS + _OTHERS
     hint = "spread the ranks over more nodes (--num_nodes), or take nodes with more memory"
-    return Estimate("a node's own memory", "start and save: host", terms, machines.node_memory, hint=hint)
+    return Estimate("a node's own memory", "save_policy: host", terms, machines.node_memory, hint=hint)
 
 
 def _disk(config: Config, rank: RankMemory, machines: Machines) -> Estimate:
