@@ -48,7 +48,7 @@ _RANK_PROCESS, _ENGINE_PROCESSES = int(0.6 * GIB), int(1.8 * GIB)
 _COPY = "copy of all weights"
 _OTHERS = int(1.5 * GIB)
 """Ray's processes, the driver, and actors that label by rules: assumed."""
-_ENGINE_AT_REST = int(0.8 * GIB)
+_ENGINE_AT_REST = int(0.6 * GIB)
 """On a CPU, a colocated engine's actor while ranks train: measured."""
 
 DISK = "the run folder's disk"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ class Watching(TrainingRank):
     log = ""
 
     def train_step(self, batch: Any) -> dict[str, float]:
-        raylet = psutil.Process().parent()
-        titles = [process.cmdline()[0] for process in raylet.children(recursive=True) if process.cmdline()]
+        titles = []
+        for process in psutil.Process().parent().children(recursive=True):
+            with suppress(psutil.Error):  # it has ended, and takes no memory
+                titles += process.cmdline()[:1]
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps(sorted(title for title in titles if title.startswith("VLLM::"))) + "\n")
         return super().train_step(batch)

@@ -25,6 +25,7 @@ from maskdpo_ray.annotation import protocol as annotators
 from maskdpo_ray.cluster import Cluster
 from maskdpo_ray.config.resources import Plan
 from maskdpo_ray.config.schema import Config, VllmConfig
+from maskdpo_ray.data import questions
 from maskdpo_ray.errors import ActorLost
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.records import Policy
@@ -108,11 +109,11 @@ def test_a_failed_wake_is_a_death(running: Running, capfd: pytest.CaptureFixture
     assert "vLLM did not wake: CUDA error: out of memory; it is restarted" in capfd.readouterr().err
     all_back(running.groups.engines.pool)
     assert running.answered(["q1"], policy) == {"q1": [1, 1, 1]} != answered
-    asked = [fakes.question("q2")]
+    asked = questions.load("builtin:countries")[:1]  # which the annotator, a real one, knows
     labelled = running.groups.annotators.stream(
         running.groups.engines.stream(asked, policy, fakes.sampling(2), "train")
     )
-    assert [item.question.id for item in labelled] == ["q2"]
+    assert [item.question.id for item in labelled] == [asked[0].id]
 
 
 def test_an_engine_of_two_gpus_lies_across_their_bundles(running: Running, tmp_path: Path) -> None:
