@@ -17,6 +17,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.cli import Parser, number
@@ -40,8 +41,9 @@ def main(argv: list[str]) -> None:
     """Print the estimate; ends with 1 when something does not fit. Raises UserError for bad input."""
     command = _parser().parse(argv, without_file=_given)
     own = command.own
+    named = {"model": command.config.model.model_name_or_path, "annotation": _judge_folder(command.config)}
     sized = {"model": own.model_size, "annotation": own.annotator_size}
-    unsized = [section for section, size in sized.items() if size is None]
+    unsized = [section for section, size in sized.items() if size is None and not _is_published(named[section])]
     command = hub_models.local(command, with_weights=False, sections=unsized)
     config = adapters.merged(command.config, dry_run=True)
     models, machines = _models(own, config), _machines(own, config)
@@ -110,7 +112,7 @@ def _models(own: Namespace, config: Config) -> Models:
         policy = shape.of_size(own.model_size, "--model_size")
     elif os.path.isfile(os.path.join(folder, "config.json")):
         policy = shape.of_folder(Path(folder), config.model.trust_remote_code)
-    elif shape.published(folder):
+    elif _is_published(folder):
         policy = shape.of_size(folder, "model.model_name_or_path")
     else:
         expected = f"expected a folder with config.json, a published model or --model_size, got {shown(folder)}"
@@ -144,16 +146,24 @@ def _annotator(own: Namespace, config: Config) -> ModelShape | None:
         return shape.of_size(own.annotator_size, "--annotator_size")
     if not has_gpu:
         return None
-    options = memory.judge_options(config)
-    folder = options.get("model") or (config.annotation.options or {}).get("model")
+    options, folder = memory.judge_options(config), _judge_folder(config)
     if isinstance(folder, str) and os.path.isfile(os.path.join(folder, "config.json")):
         return shape.of_folder(Path(folder), options.get("trust_remote_code") is True)
-    if isinstance(folder, str) and shape.published(folder):
+    if _is_published(folder):
         return shape.of_size(folder, "--annotator_size")
     raise ConfigError(
         "--annotator_size: expected the size of the annotator's model, as annotators have a GPU "
         f"(cluster.gpus_per_annotator) and there is no folder {shown(folder)}"
     )
+
+
+def _judge_folder(config: Config) -> Any:
+    return memory.judge_options(config).get("model") or (config.annotation.options or {}).get("model")
+
+
+def _is_published(name: Any) -> bool:
+    """Whether a model that is not here is named as a published one: its shape needs neither files nor a network."""
+    return isinstance(name, str) and not os.path.isdir(name) and shape.published(name) is not None
 
 
 def _machines(own: Namespace, config: Config) -> Machines:

@@ -148,6 +148,15 @@ def test_where_no_option_helps(argv: str, expected: str, capsys: pytest.CaptureF
     assert expected in text.splitlines() and "It fits with" not in text
 
 
+def test_a_published_model_needs_neither_files_nor_a_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    options = ["--annotation.options", "{judge_options: {model: Qwen/Qwen2.5-7B-Instruct}}"]
+    text = output([*PAPER[:2], "--model.model_name_or_path", "org/Qwen3-8B", *options], capsys)
+    assert "Policy qwen3-8b: 8,190,735,360 parameters" in text and "Annotator 7b: 7,615,616,512 parameters" in text
+
+
 COLOCATED = {
     "LoRA of 8B on a card of 24 GB": (
         "--model_size 8b --lora.rank 16 --num_gpus 1 --gpu_memory_gib 24 --model.gradient_checkpointing_enable true "
