@@ -24,7 +24,8 @@ source .venv/bin/activate
 driver='' is_stopped=''
 trap 'is_stopped=1; [ -z "$driver" ] || kill -TERM "$driver" || true' TERM
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes[0]:?scontrol names no nodes}
 port=$((20000 + SLURM_JOB_ID % 10000)) # of Ray's head: no two jobs on a node share one
 start=(srun --overlap --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}")
 # --block: the step, and with it the node's Ray, ends with the job.
@@ -47,10 +48,12 @@ code=143
 if [ -z "$is_stopped" ]; then
     python -m maskdpo_ray.run "$@" --cluster.address "$head:$port" --cluster.nodes_timeout_s 600 &
     driver=$!
+    # One that came while the driver had no number yet.
+    [ -z "$is_stopped" ] || kill -TERM "$driver" || true
     code=0
     wait "$driver" || code=$?
-    # A signal interrupts the first wait, not the driver.
-    if [ -n "$is_stopped" ]; then wait "$driver" || code=$?; fi
+    # A signal ends the wait, not the driver.
+    while kill -0 "$driver" 2>/dev/null; do code=0; wait "$driver" || code=$?; done
 fi
 kill "${steps[@]}" 2>/dev/null || true
 if [ -n "$is_stopped" ] && [ "$code" != 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
