@@ -121,9 +121,9 @@ def _merge(adapter: Adapter, target: Path, dtype: str, trust_remote_code: bool) 
         base = _load(adapter.base, trust_remote_code)
         try:
             wrapped = peft.PeftModel.from_pretrained(base, adapter.folder, autocast_adapter_dtype=True).eval()
-        except Exception as error:  # files that don't fit make PEFT raise errors of all kinds
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise ModelError(f"{adapter.folder}: expected an adapter of {adapter.base}, got: {reason}") from error
+        except Exception as failure:  # files that don't fit make PEFT raise errors of all kinds
+            reason = f"{type(failure).__name__}: {one_line(failure)}"
+            raise ModelError(f"{adapter.folder}: expected an adapter of {adapter.base}, got: {reason}") from failure
         expected = tree_check.logps(wrapped)
         plain = wrapped.merge_and_unload(safe_merge=True)
         weights, seen = {}, set()

@@ -127,8 +127,8 @@ def _odds_of_tree(
         got = _results(model, examples, device, savings, has_gradient)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # custom code fails in ways of its own on arguments that it does not expect
-        return f"it fails with {type(error).__name__}: {one_line(error)}"
+    except Exception as failure:  # custom code fails in ways of its own on arguments that it does not expect
+        return f"it fails with {type(failure).__name__}: {one_line(failure)}"
     wrong = []  # limits times sizes, not shares: a head of zeros has no gradient; NaN is wrong
     num_tokens = sum(example.num_response_tokens for example in examples)
     error = (got[0] - expected[0]).abs().sum().item()
