@@ -335,15 +335,8 @@ class TrainingRank:
 
         model.eval()
         config = self._config
-        # The module, not the DeepSpeed engine, which would count this gradient towards a training step.
         return tree_check.settle(
-            getattr(model, "module", model),
-            known,
-            config.savings,
-            config.ds.param_dtype,
-            self._device(),
-            has_gradient,
-            self._any_rank,
+            model, known, config.savings, config.ds.param_dtype, self._device(), has_gradient, self._any_rank
         )
 
     def _go_together(self) -> None:

@@ -41,7 +41,7 @@ def settle(
     Collective under ZeRO-3. Doesn't change any weight's gradient.
 
     Args:
-        model: in evaluation mode; as a tree, with its attention installed.
+        model: in evaluation mode, or DeepSpeed's engine around it; as a tree, with its attention installed.
         way: the way by config and code; a tree that differs from rows becomes rows.
         wanted: the config's savings.
         dtype: fp32 or bf16, which sets the tolerance.
@@ -50,22 +50,29 @@ def settle(
 
     Raises ModelError when padded rows differ from a row alone, or log-probs are not finite.
     """
-    examples = _examples(model.config.get_text_config().vocab_size)
+    plain = getattr(model, "module", model)
+    examples = _examples(plain.config.get_text_config().vocab_size)
     savings = way.savings(wanted)
-    ways = tree_attention.row_ways(model)[-1 if way.is_eager else 0 :]
-    padded = replace(savings, prefix_tree=False)
-    attention, expected = _rows(model, examples, ways, padded, dtype, device, any_rank)
-    if savings.prefix_tree:
-        with tree_attention.plain_rows(model, attention):
-            gradient = _results(model, examples, device, padded, has_gradient)[1]
-        if has_gradient and any_rank(not gradient.isfinite().all()):
-            raise _not_finite(model)
-        odd = _odds_of_tree(model, examples, savings, dtype, device, has_gradient, (expected, gradient))
+    ways, padded = tree_attention.row_ways(plain)[-1 if way.is_eager else 0 :], replace(savings, prefix_tree=False)
+
+    def of_rows(attention: str) -> tuple[torch.Tensor, torch.Tensor]:
+        with tree_attention.plain_rows(plain, attention):
+            return _results(model, examples, device, padded, has_gradient)
+
+    # Gradients first: DeepSpeed's ZeRO-3 takes the order of layers from the passes before, and its engine is passed by.
+    got = _of_tree(model, examples, savings, device, has_gradient) if savings.prefix_tree else ""
+    first = of_rows(ways[0]) if savings.prefix_tree else None
+    attention, logps = _rows(model, examples, ways, padded, dtype, device, any_rank)
+    if first is not None:
+        expected = first if attention == ways[0] else of_rows(attention)
+        if has_gradient and any_rank(not expected[1].isfinite().all()):
+            raise _not_finite(plain)
+        odd = got if isinstance(got, str) else _odds(got, (logps, expected[1]), examples, dtype, has_gradient)
         if not any_rank(bool(odd)):
             return way
         found = odd or "it gives other results on another rank"
-        way = replace(way, obstacle=f"{type(model).__name__}: as a tree {found}")
-    tree_attention.use_rows(model, attention)
+        way = replace(way, obstacle=f"{type(plain).__name__}: as a tree {found}")
+    tree_attention.use_rows(plain, attention)
     return way
 
 
@@ -88,15 +95,15 @@ def _rows(
 
     Raises ModelError when none is.
     """
-    shortest = replace(examples[0], responses=examples[0].responses[1:])
-    with tree_attention.plain_rows(model, ways[-1]):
+    shortest, plain = replace(examples[0], responses=examples[0].responses[1:]), getattr(model, "module", model)
+    with tree_attention.plain_rows(plain, ways[-1]):
         alone = _results(model, [shortest], device, savings, False)[0]
     reasons = []
     for attention in ways:
-        with tree_attention.plain_rows(model, attention):
+        with tree_attention.plain_rows(plain, attention):
             logps = _results(model, examples, device, savings, False)[0]
         if any_rank(not (alone.isfinite().all() and logps.isfinite().all())):
-            raise _not_finite(model)
+            raise _not_finite(plain)
         row = logps[len(examples)]
         size, limit = alone.shape[1], _limit(dtype)
         padded = (row[:size] - alone[0]).abs().mean().item()
@@ -110,25 +117,29 @@ def _rows(
         if not any_rank(bool(reason)):
             return attention, logps
         reasons.append(f"{reason or 'another rank differs'} ({attention} attention)")
-    raise ModelError(f"{type(model).__name__}: can't be trained: {reasons[-1]}")
+    raise ModelError(f"{type(plain).__name__}: can't be trained: {reasons[-1]}")
 
 
-def _odds_of_tree(
-    model: Any,
-    examples: list[TrainingExample],
-    savings: SavingsConfig,
-    dtype: str,
-    device: torch.device | str,
-    has_gradient: bool,
-    expected: tuple[torch.Tensor, torch.Tensor],
-) -> str:
-    """Words on how a tree differs from rows; empty if it doesn't."""
+def _of_tree(
+    model: Any, examples: list[TrainingExample], savings: SavingsConfig, device: torch.device | str, has_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor] | str:
+    """`_results` of a tree, or words on how it fails."""
     try:
-        got = _results(model, examples, device, savings, has_gradient)
+        return _results(model, examples, device, savings, has_gradient)
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:  # custom code fails in ways of its own on arguments that it does not expect
         return f"it fails with {type(failure).__name__}: {one_line(failure)}"
+
+
+def _odds(
+    got: tuple[torch.Tensor, torch.Tensor],
+    expected: tuple[torch.Tensor, torch.Tensor],
+    examples: list[TrainingExample],
+    dtype: str,
+    has_gradient: bool,
+) -> str:
+    """Words on how a tree differs from rows; empty if it doesn't."""
     wrong = []  # limits times sizes, not shares: a head of zeros has no gradient; NaN is wrong
     num_tokens = sum(example.num_response_tokens for example in examples)
     error = (got[0] - expected[0]).abs().sum().item()
@@ -176,8 +187,9 @@ def _results(
     if not has_gradient:
         with torch.no_grad():
             return response_logps(model, examples, device, savings)[0], torch.empty(0)
-    with _embedded(model) as embedded:
-        logps, _ = response_logps(model, examples, device, savings)
+    plain = getattr(model, "module", model)  # DeepSpeed's engine would count the gradient towards a training step
+    with _embedded(plain) as embedded:
+        logps, _ = response_logps(plain, examples, device, savings)
         directions = torch.linspace(-1.5, 1.0, logps.numel(), device=logps.device).view_as(logps)
         (token_ids, values), *_ = embedded
         (gradient,) = torch.autograd.grad((logps * directions).sum(), values)
