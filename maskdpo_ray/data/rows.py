@@ -7,8 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.data import formats
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.formats import layouts
+from maskdpo_ray.data.formats.preference import Preference
 from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import RecordError, shown
 
@@ -31,6 +33,15 @@ def rows(path: Path, dropped: Dropped | None = None, columns: Columns | None = N
         return [(f"{where}:{number}", each) for number, each in enumerate(records)]
 
     return chain.from_iterable(dropped.sift(objects(path, dropped), made))
+
+
+def preferences(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Preference]]:
+    """("file:line", preference) of a file in any of the formats, in its order; one at a time is in memory.
+
+    Raises DataError.
+    """
+    dropped = dropped or Dropped(path)
+    return dropped.sift(rows(path, dropped), lambda found: (found[0], formats.preference(found[1], found[0])))
 
 
 def _renamed(item: dict[str, Any], columns: Columns, where: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import pytest
 
 from maskdpo_ray import export, pairs
 from maskdpo_ray.data import questions
-from maskdpo_ray.data.formats import WRITERS, read
+from maskdpo_ray.data.formats import WRITERS
 from maskdpo_ray.data.formats.preference import SIDES
+from maskdpo_ray.data.rows import preferences as read
 from maskdpo_ray.errors import ConfigError, DataError, UserError
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairing import masked_pairs

@@ -6,15 +6,12 @@ Every format is read into a `Preference` (text and, where there are any, labelle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.data.formats import authors, conversation, trainers
 from maskdpo_ray.data.formats.preference import Preference
 from maskdpo_ray.data.jsonl import refuse_list
-from maskdpo_ray.data.rows import rows
 
 WRITERS: dict[str, Callable[[Preference], dict[str, Any]]] = {
     "anah": authors.to_json,
@@ -22,15 +19,6 @@ WRITERS: dict[str, Callable[[Preference], dict[str, Any]]] = {
     "openrlhf": trainers.to_openrlhf,
 }
 """Values of `export --to`. Each returns one item as JSON values."""
-
-
-def read(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, Preference]]:
-    """("file:line", item) of a file in any of the formats, in its order; one item at a time is in memory.
-
-    Raises DataError.
-    """
-    dropped = dropped or Dropped(path)
-    return dropped.sift(rows(path, dropped), lambda found: (found[0], preference(found[1], found[0])))
 
 
 def preference(item: Mapping[str, Any], where: str) -> Preference:

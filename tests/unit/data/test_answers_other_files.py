@@ -17,7 +17,7 @@ import pytest
 from bad_input import QUESTIONS, TRL, lines
 
 from maskdpo_ray.config.schema import ModelConfig
-from maskdpo_ray.data import answers, formats, questions
+from maskdpo_ray.data import answers, questions, rows
 from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import DataError, ModelError
 from maskdpo_ray.models import folder
@@ -66,7 +66,7 @@ def test_archives_are_refused(tmp_path: Path, name: str, data: bytes, what: str)
 @pytest.mark.parametrize(
     ("records", "read"),
     [
-        ([TRL], lambda path: list(formats.read(path))),
+        ([TRL], lambda path: list(rows.preferences(path))),
         (QUESTIONS, lambda path: questions.load(str(path))),
         ([{"question_id": "a", "text": "b"}], lambda path: list(answers.read(path, {}))),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from maskdpo_ray.data import answers, questions
 from maskdpo_ray.data.dropped import Dropped
-from maskdpo_ray.data.formats import read
+from maskdpo_ray.data.rows import preferences as read
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.records import Question
 

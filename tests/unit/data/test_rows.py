@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -110,3 +112,8 @@ def test_a_large_file_is_never_in_memory(tmp_path: Path, kind: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4_000_000
+
+
+@pytest.mark.parametrize("module", ["rows", "formats", "formats.layouts"])
+def test_each_module_can_be_the_first_that_is_imported(module: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import maskdpo_ray.data.{module}"], check=True, timeout=60)

@@ -21,7 +21,7 @@ import pyarrow.parquet
 import pytest
 from bad_input import AUTHORS, QUESTIONS, ROLLOUTS, TRL, lines
 
-from maskdpo_ray.data import answers, formats, questions
+from maskdpo_ray.data import answers, formats, questions, rows
 from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.data.formats.trainers import to_openrlhf, to_trl
 from maskdpo_ray.data.jsonl import num_lines, objects
@@ -115,8 +115,8 @@ def test_pairs_are_those_of_the_same_json_lines(tmp_path: Path, name: str) -> No
         items = PAIRS[:2]
     (tmp_path / "p.jsonl").write_text(lines(*items))
     WRITTEN[name](items, tmp_path / name)
-    expected = [each for _, each in formats.read(tmp_path / "p.jsonl")]
-    assert [each for _, each in formats.read(tmp_path / name)] == expected
+    expected = [each for _, each in rows.preferences(tmp_path / "p.jsonl")]
+    assert [each for _, each in rows.preferences(tmp_path / name)] == expected
 
 
 @pytest.mark.parametrize("name", ["p.parquet", "saved", "p.jsonl.gz", "p.csv"])
@@ -139,7 +139,7 @@ def test_messages_of_tables_have_no_nulls(tmp_path: Path) -> None:
     turns = [*SYSTEM, call, {"role": "tool", "name": "f", "content": "19 C"}]
     items = [{**TRL, "prompt": SYSTEM}, {**TRL, "prompt": turns}]
     parquet(items, tmp_path / "p.parquet")
-    (_, first), (_, second) = formats.read(tmp_path / "p.parquet")
+    (_, first), (_, second) = rows.preferences(tmp_path / "p.parquet")
     assert first.prompt == tuple(SYSTEM)
     assert second.prompt == (*SYSTEM, {**call, "content": ""}, turns[-1])
 
@@ -148,7 +148,7 @@ def test_a_bad_row_is_named_and_dropped(tmp_path: Path) -> None:
     file = tmp_path / "p.parquet"
     parquet([TRL, {**TRL, "chosen": " "}, TRL], file)
     dropped = Dropped(file, 0.05)
-    assert len(list(formats.read(file, dropped))) == 2
+    assert len(list(rows.preferences(file, dropped))) == 2
     assert dropped.examples == {
         "empty_answer": f"{file}:2: chosen[0].content: expected text that is not empty, got ' '"
     }
@@ -157,7 +157,9 @@ def test_a_bad_row_is_named_and_dropped(tmp_path: Path) -> None:
     bad = [b"a,b\n", b"a,\xff,c,\n", b"a,b,c,{no\n", b'a,b,"c"d,\n', b'a,b,c,"{""x"": NaN}"\n']
     file.write_bytes(header.encode() + b"".join(good + each for each in bad) + good)
     dropped = Dropped(file, 1.0)
-    assert [where for where, _ in formats.read(file, dropped)] == [f"{file}:{line}" for line in (2, 5, 8, 11, 14, 17)]
+    assert [where for where, _ in rows.preferences(file, dropped)] == [
+        f"{file}:{line}" for line in (2, 5, 8, 11, 14, 17)
+    ]
     assert (dropped.counts, dropped.records) == ({"malformed": 3, "invalid_field": 2}, 11)
     assert dropped.examples["malformed"] == f"{file}:4: expected 4 cells, as there are columns, got 2"
 
@@ -190,7 +192,7 @@ def test_what_is_no_whole_file_is_one_line(tmp_path: Path) -> None:
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
         with pytest.raises(DataError, match=f"^{tmp_path}/{name}: expected a whole (table|compressed file), got: "):
-            list(formats.read(tmp_path / name))
+            list(rows.preferences(tmp_path / name))
     with pytest.raises(DataError, match="expected the parts of one set, got .arrow and .jsonl and .parquet"):
         list(objects(tmp_path))
     import datasets
@@ -209,7 +211,7 @@ def test_what_is_no_whole_file_is_one_line(tmp_path: Path) -> None:
 def test_bytes_that_nobody_would_write(tmp_path: Path, name: str) -> None:
     WRITTEN[name]([TRL, TRL], tmp_path / name)
     good = (tmp_path / name).read_bytes()
-    fuzz.check(fuzz.from_file(tmp_path / name, lambda path: list(formats.read(path))), good, examples=40)
+    fuzz.check(fuzz.from_file(tmp_path / name, lambda path: list(rows.preferences(path))), good, examples=40)
 
 
 def test_a_length_that_no_memory_holds_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,12 +223,12 @@ def test_a_length_that_no_memory_holds_is_one_line(tmp_path: Path, monkeypatch: 
     with pytest.raises(
         DataError, match="p.stream: expected a whole table, got: malloc of size 9223372036854775808 fai"
     ):
-        list(formats.read(tmp_path / "p.stream"))
+        list(rows.preferences(tmp_path / "p.stream"))
 
 
 def test_nothing_of_a_table_is_imported_to_read_json(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(lines(TRL))
-    code = "import pathlib, sys; from maskdpo_ray.data import formats; list(formats.read(pathlib.Path(sys.argv[1])))"
+    code = "import pathlib, sys; from maskdpo_ray.data import rows; list(rows.preferences(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", f"{code}; print('pyarrow' in sys.modules)", str(tmp_path / "p.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
@@ -248,9 +250,9 @@ def test_what_is_written_is_read_back(
     monkeypatch.setattr(files, "_ROWS", 16)
     items = [{**AUTHORS, "question_id": str(n), "prompt": prompt(n)} for n in range(40)]
     (tmp_path / "p.jsonl").write_text(lines(*items))
-    given = [each for _, each in formats.read(tmp_path / "p.jsonl")]
+    given = [each for _, each in rows.preferences(tmp_path / "p.jsonl")]
     assert files.write_new(tmp_path / name, map(to, given)) == 40
-    assert [each for _, each in formats.read(tmp_path / name)] == given
+    assert [each for _, each in rows.preferences(tmp_path / name)] == given
     if name == "o.parquet":
         assert pyarrow.parquet.read_table(tmp_path / name).num_rows == 40
     if name == "o.jsonl.gz":

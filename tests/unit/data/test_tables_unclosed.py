@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from maskdpo_ray.data import formats, tables
+from maskdpo_ray.data import tables
 from maskdpo_ray.data.dropped import Dropped
+from maskdpo_ray.data.rows import preferences
 from maskdpo_ray.errors import DataError
 
 HEADER = "prompt,chosen,rejected\n"
@@ -21,7 +22,7 @@ def rows(count: int) -> list[str]:
 def read(file: Path, lines: list[str]) -> tuple[list[str], Dropped]:
     file.write_text("".join(lines))
     dropped = Dropped(file, 1.0)
-    return [each.prompt[0]["content"] for _, each in formats.read(file, dropped)], dropped
+    return [each.prompt[0]["content"] for _, each in preferences(file, dropped)], dropped
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_an_unclosed_quote_costs_its_row_alone(tmp_path: Path, bad: str, later: 
 def test_places_are_those_of_the_file_behind_it(tmp_path: Path) -> None:
     file = tmp_path / "p.csv"
     file.write_text(HEADER + 'Q0,"Good,Bad\nQ1,"Go\nod",Bad\nQ2,Good,Bad\n')
-    assert [where for where, _ in formats.read(file, Dropped(file, 1.0))] == [f"{file}:3", f"{file}:5"]
+    assert [where for where, _ in preferences(file, Dropped(file, 1.0))] == [f"{file}:3", f"{file}:5"]
 
 
 def test_a_quote_that_swallowed_rows_and_is_closed_by_chance(tmp_path: Path) -> None:

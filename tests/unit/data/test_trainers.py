@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from maskdpo_ray.data.formats import WRITERS, read, trainers
+from maskdpo_ray.data.formats import WRITERS, trainers
 from maskdpo_ray.data.formats.preference import Answer, Preference
+from maskdpo_ray.data.rows import preferences as read
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairing.examples import make_example
