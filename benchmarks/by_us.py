@@ -54,16 +54,17 @@ class MeasuredRank(TrainingRank):
         return told
 
     def _load(self, path: str) -> Any:
-        model = self._measured("loading", super()._load)(path)
+        model, way = self._measured("loading", super()._load)(path)
         self._shape = measures.Shape.of(model.config)
         model.get_decoder().register_forward_pre_hook(self._count_tokens, with_kwargs=True)
         model.get_output_embeddings().register_forward_pre_hook(self._count_rows)
-        return model
+        return model, way
 
-    def _check_tree(self, *arguments: Any, **options: Any) -> None:
+    def _settle(self, *arguments: Any, **options: Any) -> Any:
         work = dict(self._work)
-        super()._check_tree(*arguments, **options)
+        way = super()._settle(*arguments, **options)
         self._work = work  # the guards' few tokens are not part of the comparison
+        return way
 
     def _count_tokens(self, _: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         ids, depths = options.get("input_ids"), options.get("position_ids")
@@ -78,14 +79,15 @@ class MeasuredRank(TrainingRank):
     def _add(self, work: measures.Work) -> None:
         self._work[self._phase] = self._work.get(self._phase, measures.Work()) + work
 
-    def begin(self, *arguments: Any, **options: Any) -> None:
+    def begin(self, *arguments: Any, **options: Any) -> str | None:
         before = self._seconds["loading"]
         begin = time.perf_counter()
-        super().begin(*arguments, **options)  # loads, too, and is timed for that
+        told = super().begin(*arguments, **options)  # loads, too, and is timed for that
         self._seconds["loading"] = before + time.perf_counter() - begin
         engine = self._engine
         engine.backward = self._measured("backward", engine.backward)
         engine.step = self._measured("optimizer", engine.step)
+        return told
 
     def reference_logps(self, *arguments: Any, **options: Any) -> Any:
         self._phase = "reference"
