@@ -80,7 +80,7 @@ class Corpus:
         import numpy
 
         self._index = bm25s.BM25.load(folder, mmap=True)
-        self._ends = numpy.load(folder / "ends.npy", mmap_mode="r")
+        self._ends = numpy.load(folder / "ends.npy", mmap_mode="r", allow_pickle=False)
         self._file = folder / "texts.jsonl"
 
     @classmethod

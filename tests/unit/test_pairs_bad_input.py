@@ -189,7 +189,7 @@ EXPORT: dict[str, Case] = {
     "unknown format": (
         None,
         "pairs.jsonl --to dpo -o out.jsonl",
-        "--to: expected one of anah, trl, openrlhf, got 'dpo' (see --help)",
+        "--to: expected one of anah, trl, openrlhf, masked, got 'dpo' (see --help)",
     ),
 }
 CASES = {

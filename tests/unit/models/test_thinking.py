@@ -121,7 +121,7 @@ class Seen:
 
 def labelled(annotator: Any, rollout: Rollout) -> Annotation:
     actor = AnnotationActor.__new__(AnnotationActor)  # without Ray
-    actor._hosted = annotator
+    actor._hosted, actor._is_up = annotator, True
     actor._clock, actor._starting = nullcontext(), nullcontext()  # type: ignore[assignment]
     return actor.annotate(Stored(None), FACT, [rollout])[0]
 
