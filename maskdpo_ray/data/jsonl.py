@@ -38,6 +38,8 @@ _SPACE = re.compile(rb"[ \t\r\n]*")
 def objects(path: Path, dropped: Dropped | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """("file:line", object) of every object in a file, in its order; of a table ("file:row", row).
 
+    Places differ: of several objects on a line the second is at "file:line:2".
+
     Bad ones go to `dropped`, whose share is checked at the end; without it the first error is raised. Raises DataError
     naming the line.
     """
@@ -227,7 +229,12 @@ class _Scanner:
 
 
 def _found(scanner: _Scanner) -> Iterator[tuple[str, Found]]:
-    return _in_array(scanner) if scanner.peek() == b"[" else _one_by_one(scanner)
+    """Objects with a place of their own each, which may become their id."""
+    line, number = "", 0
+    for where, found in _in_array(scanner) if scanner.peek() == b"[" else _one_by_one(scanner):
+        number = number + 1 if where == line else 1
+        line = where
+        yield where if number == 1 else f"{where}:{number}", found
 
 
 def _one_by_one(scanner: _Scanner) -> Iterator[tuple[str, Found]]:

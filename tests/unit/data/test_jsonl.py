@@ -101,3 +101,14 @@ def test_records_name_line_and_field(tmp_path: Path) -> None:
         next(read)
     with pytest.raises(DataError, match="nowhere: expected a JSON file, got: No such file"):
         list(objects(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1}, {"a": 2},\n{"a": 3}, {"a": 4}, {"a": 5}]', '{"a": 1} {"a": 2}\n{"a": 3} {"a": 4} {"a": 5}']
+)
+def test_objects_of_one_line_have_places_of_their_own(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "items.json"
+    file.write_text(text)
+    places = ["1", "1:2", "2", "2:2", "2:3"]
+    found = {where.removeprefix(f"{file}:"): value["a"] for where, value in objects(file)}
+    assert found == dict(zip(places, range(1, 6), strict=True))

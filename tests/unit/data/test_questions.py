@@ -84,10 +84,6 @@ BAD_LINES = {
         "expected JSON, got: Expecting property name enclosed in double quotes at column 2 of the object",
     ),
     "cut off": ('{"prompt": "a"', "expected a JSON object, got one whose brackets or quotes are not closed"),
-    "two on a line": (
-        '{"prompt": "a"}{"prompt": "b"}',
-        "id: expected an id of its own, got 'q.jsonl:2' again, first at q.jsonl:2",
-    ),
     "field twice": ('{"prompt": "a", "prompt": "b"}', "expected JSON, got: field 'prompt' twice"),
     "NaN": ('{"prompt": "a", "facts": {"n": NaN}}', "expected JSON, got: NaN, which JSON does not have"),
     "list": ('["a"]', "expected a JSON object, got '['"),
