@@ -90,10 +90,11 @@ class RolloutEngine:
         """
         # Here and not in __init__, whose failure Ray reports without its reason and takes for the actor's last;
         # Ray restarts an actor without asking `ready`.
-        if not await self.has(self._policy):
-            at = f"{self._policy.path} on this node"
-            raise ClusterError(f"policy version {self._policy.version}: expected it at {at}, found none")
-        await self.load(self._policy)
+        if not self._is_up:  # what it holds may lie nowhere here: it came as bytes
+            if not await self.has(self._policy):
+                at = f"{self._policy.path} on this node"
+                raise ClusterError(f"policy version {self._policy.version}: expected it at {at}, found none")
+            await self.load(self._policy)
         await self._engine.check_health()
         return self._policy.version, self._policy.checksum
 
