@@ -246,16 +246,30 @@ def _advice(config: Config, models: Models, machines: Machines, found: Sequence[
         )
         apart = "" if shared else ", which rollout.ahead keeps apart"
         yield f"A run of this config takes {least} GPUs or more, for {names}{apart}: no option makes do with {most}"
-    elif remedied := remedy.find(config, models, machines):
-        changes = remedy.options(config, remedied).items()
-        words = " ".join(f"--{name} {_word(value)}" for name, value in changes)
-        total = f", on {Plan(remedied).gpus()} GPUs" if on_gpus else ""
-        yield f"{'All but the annotation actors fit' if ANNOTATORS in misfits else 'It fits'} with: {words}{total}"
+        return
+    fits = "all but the annotation actors fit" if ANNOTATORS in misfits else "it fits"
+    if remedied := remedy.find(config, models, machines):
+        yield f"{fits.capitalize()} with: {_options(config, remedied)}"
+    elif models.prompt_tokens > _PROMPT_TOKENS and (remedied := _with_shorter_prompts(config, models, machines)):
+        yield f"If prompts have at most {_PROMPT_TOKENS} tokens, {fits} with: {_options(config, remedied)}"
     elif on_gpus:
         there = f"{'' if most is None else f'{most} '}GPUs of {_gib_of(machines.gpu_memory)} GiB"
         yield f"No options make it fit on {there}: take a smaller model, or more or larger GPUs"
     else:
         yield "No options make it fit: take a smaller model, or more memory"
+
+
+def _with_shorter_prompts(config: Config, models: Models, machines: Machines) -> Config | None:
+    """The config that fits when longer prompts are dropped, if there is one."""
+    max_len = _PROMPT_TOKENS + config.rollout.max_new_tokens
+    shorter = replace(config, vllm=replace(config.vllm, max_model_len=max_len))
+    return remedy.find(shorter, replace(models, prompt_tokens=_PROMPT_TOKENS), machines)
+
+
+def _options(config: Config, remedied: Config) -> str:
+    """What differs, as a command line takes it, and how many GPUs that needs."""
+    words = " ".join(f"--{name} {_word(value)}" for name, value in remedy.options(config, remedied).items())
+    return words + (f", on {Plan(remedied).gpus()} GPUs" if config.cluster.device == "cuda" else "")
 
 
 def _word(value: object) -> str:

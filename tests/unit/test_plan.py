@@ -192,6 +192,15 @@ def test_colocated_engine_and_judge_share_a_gpu(capsys: pytest.CaptureFixture[st
     assert "engines and judges of one GPU: fits, 74.00 of 80.00 GiB" in text
 
 
+def test_shorter_prompts_are_advised_where_no_option_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    """vllm.max_model_len says how long prompts may be; the advice works."""
+    argv = "--model_size 8b --lora.rank 16 --num_gpus 1 --gpu_memory_gib 24 --vllm.max_model_len 4096".split()
+    advised = "^If prompts have at most 1024 tokens, it fits with: (.*), on 1 GPUs$"
+    found = re.search(advised, output(argv, capsys, 1), re.M)
+    assert found and "--vllm.max_model_len 2048" in found[1]
+    assert "enough" in output([*argv[:-2], *found[1].split()], capsys)
+
+
 def test_a_cpus_memory_is_taken_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
     argv = "--model_size 135m --vllm.max_model_len 1024 --rollout.max_new_tokens 96 --prompt_tokens 200".split()
     argv += ["--node_memory_gib", "64"]
