@@ -267,7 +267,7 @@ def _with_shorter_prompts(config: Config, models: Models, machines: Machines) ->
 
 
 def _options(config: Config, remedied: Config) -> str:
-    """What differs, as a command line takes it, and how many GPUs that needs."""
+    """Options that differ, as a command line takes them, and the number of GPUs."""
     words = " ".join(f"--{name} {_word(value)}" for name, value in remedy.options(config, remedied).items())
     return words + (f", on {Plan(remedied).gpus()} GPUs" if config.cluster.device == "cuda" else "")
 
