@@ -207,6 +207,8 @@ def _report(config: Config, models: Models, machines: Machines, found: Sequence[
     yield f"Crosses the network in an iteration: {sums}"
     if config.train.num_ranks > 1:
         yield f"  and {_gib_of(step)} GiB from each rank in an optimizer step of one micro-batch"
+    if config.ds.load_in_4bit:
+        yield "NOT COUNTED: ds.load_in_4bit; these are the sums of weights in 16 bits, and ranks take less"
     measured = "" if config.cluster.device == "cpu" else " on CPUs; nothing has been measured on GPUs yet"
     yield f"Error of a rank's sum: at most {memory.ERROR:.0%}, as measured{measured} (docs/sizing.md)"
 

@@ -201,6 +201,12 @@ def test_shorter_prompts_are_advised_where_no_option_helps(capsys: pytest.Captur
     assert "enough" in output([*argv[:-2], *found[1].split()], capsys)
 
 
+def test_four_bit_weights_are_said_not_to_be_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--model_size", "1.5b", "--lora.rank", "16", "--num_gpus", "2"]
+    remark = "NOT COUNTED: ds.load_in_4bit"
+    assert remark in output([*argv, "--ds.load_in_4bit", "true"], capsys) and remark not in output(argv, capsys)
+
+
 def test_a_cpus_memory_is_taken_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
     argv = "--model_size 135m --vllm.max_model_len 1024 --rollout.max_new_tokens 96 --prompt_tokens 200".split()
     argv += ["--node_memory_gib", "64"]
