@@ -1,4 +1,4 @@
-"""What the tests of the bridges share: masked pairs, two models, and a rank's step on them."""
+"""Parts that the tests of the bridges share: masked pairs, two models, and a rank's step on them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """Commit -> file -> its bytes."""
     token: str | None = None
-    """What opens it, where it is private."""
+    """Token that opens it, where it is private."""
     is_gated: bool = False
 
     def commit(self, files: dict[str, bytes], *branches: str) -> str:
@@ -43,7 +43,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @dataclass
 class Hub:
-    """What the stand-in serves, and what it was asked for."""
+    """Models that the stand-in serves, and requests that it got."""
 
     url: str
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     """Method and path of every request."""
     status: int = 200
-    """Of all replies; above 200 nothing else is replied."""
+    """Status of all replies; above 200 nothing else is replied."""
 
     @property
     def downloaded(self) -> list[str]:

@@ -20,6 +20,7 @@ from maskdpo_ray.config import hub_name
 from maskdpo_ray.config.schema import Config, ModelConfig
 from maskdpo_ray.errors import ModelError, one_line, shown
 from maskdpo_ray.models import hub, other_folders
+from maskdpo_ray.models.folder import load_network
 from maskdpo_ray.store import files
 from maskdpo_ray.terminal import note, quiet
 
@@ -151,24 +152,10 @@ def _merge(adapter: Adapter, target: Path, dtype: str, trust_remote_code: bool) 
 
 
 def _load(folder: Path, trust_remote_code: bool) -> Any:
-    """The model in float32. Raises ModelError, one line, when it can't be loaded or weights are missing."""
-    import torch
+    """The causal language model in float32. Raises ModelError as `load_network` does."""
     from transformers import AutoModelForCausalLM
 
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # broken files make transformers raise errors of all kinds
-        raise ModelError(f"{folder}: expected a causal language model, got: {one_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{folder}: expected a weight for every parameter, got none for {len(missing)}: {missing[0]}")
-    return model.eval()
+    return load_network(AutoModelForCausalLM, folder, "a causal language model", trust_remote_code)
 
 
 def _copy(adapter: Adapter, folder: Path) -> None:

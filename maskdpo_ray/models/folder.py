@@ -458,8 +458,8 @@ def read_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
 
 
 @quiet()
-def load_network(kind: Any, folder: Path, expected: str) -> Any:
-    """The model in the folder, an auto class of transformers being its `kind`, in float32.
+def load_network(kind: Any, folder: Path, expected: str, trust_remote_code: bool = False) -> Any:
+    """The model in the folder, an auto class of transformers being its `kind`, in float32 and not in training mode.
 
     Raises ModelError, one line, when that can't be loaded, or weights are missing; `expected` says what it should be.
     """
@@ -472,7 +472,7 @@ def load_network(kind: Any, folder: Path, expected: str) -> Any:
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code,
             local_files_only=True,
         )
     except Exception as error:  # as in `config`
