@@ -190,14 +190,13 @@ def check(
     labelled: LabelledSet | None = None,
 ) -> Iterator[Finding]:
     """Make all `tries`, one finding each."""
-    yield from (each for each in _steps(annotator, asked, config, start, labelled) if isinstance(each, Finding))
+    made = tries(annotator, asked, config, start, labelled)
+    yield from (each for each in _steps(made) if isinstance(each, Finding))
 
 
-def _steps(
-    annotator: Annotator, asked: Sequence[Question], config: Config, start: bool, labelled: LabelledSet | None
-) -> Iterator[tuple[str, float] | Finding]:
+def _steps(made: Iterable[Try]) -> Iterator[tuple[str, float] | Finding]:
     """(what is tried, seconds that it has), and then its finding, for each try."""
-    for each in tries(annotator, asked, config, start, labelled):
+    for each in made:
         yield each.tried, each.limit_s
         finding = each.made()
         yield finding
@@ -259,7 +258,7 @@ def _try_all(
     found: list[Annotator] = []
     unpickling = Try(UNPICKLED, lambda: found.append(pickle.loads(pickled)), 0)
     finding = unpickling.made()
-    for message in [finding] if finding.fault else _steps(found[0], asked, config, start, labelled):
+    for message in [finding] if finding.fault else _steps(tries(found[0], asked, config, start, labelled)):
         sender.send(message)
     sender.send(None)
 
