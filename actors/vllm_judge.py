@@ -114,7 +114,7 @@ class VllmJudge:
             "additional_config": CONFIG,
             "disable_log_stats": True,
         }
-        self.num_gpus = tensor_parallel_size if device == "cuda" else 0
+        self.num_gpus = self.gpus_of({"device": device, "tensor_parallel_size": tensor_parallel_size})
         self._tokenizer: Any = None
         self._engine: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -125,6 +125,13 @@ class VllmJudge:
         """Those of them that the prefix cache held."""
         self._open_tokenizer()
         self._tokenizer = None  # each actor opens its own
+
+    @staticmethod
+    def gpus_of(options: Mapping[str, Any]) -> int:
+        """GPUs that a judge of these options runs on. Raises OptionError."""
+        count: int = options.get("tensor_parallel_size", 1)
+        require_count("tensor_parallel_size", count)
+        return count if options.get("device", "cuda") == "cuda" else 0
 
     def start(self) -> None:
         """Load tokenizer and engine, or wake the engine. Raises UserError, one line, when one can't be had."""

@@ -30,7 +30,7 @@ from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.models.folder import ModelFolder
 from maskdpo_ray.models.memory import GIB, Estimate, Machines, Models
 from maskdpo_ray.models.shape import ModelShape
-from maskdpo_ray.stages import hub_models
+from maskdpo_ray.stages import hub_models, preflight
 from maskdpo_ray.training import ways
 
 _PROMPT_TOKENS = 1024
@@ -46,6 +46,7 @@ def main(argv: list[str]) -> None:
     unsized = [section for section, size in sized.items() if size is None and not _is_published(named[section])]
     command = hub_models.local(command, with_weights=False, sections=unsized)
     config = adapters.merged(command.config, dry_run=True)
+    preflight.check_gpus(config)
     models, machines = _models(own, config), _machines(own, config)
     way = ways.of_config(models.policy.config, models.max_len(config), config.model.trust_remote_code)
     rows = [] if way.obstacle is None else [way.describe(config.savings)]

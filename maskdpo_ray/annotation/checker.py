@@ -87,6 +87,11 @@ TOKEN_HEADS = {"ForTokenClassification": Head("AutoModelForTokenClassification",
 """The same for a label for every token of a text."""
 
 
+def gpus_of(options: Mapping[str, Any]) -> int:
+    """GPUs that a checker of these options runs on."""
+    return int(options.get("device") == "cuda")
+
+
 class Checker:
     """A model with its labels and its way of reading, not loaded before `start`."""
 
@@ -128,7 +133,7 @@ class Checker:
         self._batch_size = whole("batch_size", batch_size, 1)
         self._parts = _parts(preset.input if input is None else input)
         self._place = next(number for number, part in enumerate(self._parts) if "{text}" in part)
-        self.num_gpus = int(device == "cuda")
+        self.num_gpus = gpus_of({"device": device})
         folder = Path(model)
         model_folder.check_weights(
             getattr(transformers, self._head.auto), model_folder.load_config(folder), folder, self._head.expected

@@ -15,6 +15,7 @@ from maskdpo_ray.annotation.checker import (
     Shares,
     asked,
     evidence,
+    gpus_of,
     label_of,
     share,
     strongest,
@@ -65,6 +66,8 @@ class ClassifierAnnotator:
         self._threshold = share("threshold", threshold)
         self._min_words = whole("min_words", min_words, 0)
         self.num_gpus = self._checker.num_gpus
+
+    gpus_of = staticmethod(gpus_of)
 
     def check(self, question: Question) -> None:
         """Refuse a question without a document. Raises DataError."""

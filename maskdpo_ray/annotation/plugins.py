@@ -7,6 +7,7 @@ from typing import Any
 
 import cloudpickle
 
+from maskdpo_ray.annotation.llm import judge as judges
 from maskdpo_ray.config.plugins import Built, Slot, faults
 from maskdpo_ray.errors import require
 from maskdpo_ray.records import Question
@@ -35,6 +36,15 @@ class HostedSlot(Slot[Built]):
     def num_gpus(self, built: Built) -> int:
         """How many GPUs its actor needs, 0 when it does not say. Raises ConfigError when that is no number."""
         return self._count(built, "num_gpus", 0)
+
+    def gpus_of(self, name: str, options: Mapping[str, Any] | None = None) -> int:
+        """How many GPUs an actor of the class of this name will need, told by its options before it is built: its
+        judge's, or what its `gpus_of(options)` says; 0 where neither tells. Raises ConfigError for bad options."""
+        given, kind = options or {}, self.find(name)
+        if (judge := judges.named(kind, given)) is not None:
+            return judges.num_gpus(judge, given.get("judge_options", {}), self.options_field)
+        with faults(f"{self.options_field}: {kind.__name__}"):
+            return int(getattr(kind, "gpus_of", lambda _: 0)(given))
 
     def _count(self, built: Built, name: str, least: int) -> int:
         """An attribute that must be a whole number of `least` or more; without it `least`."""

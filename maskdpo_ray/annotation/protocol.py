@@ -18,7 +18,8 @@ class Annotator(Protocol):
 
     Optional attributes: `max_concurrency` (int), how many questions it can label at once, `annotate` being called from
     several threads; by default an actor labels one question at a time. `num_gpus`, how many GPUs it uses, so that a
-    config that reserves too few is refused. `judges_thinking` (bool): answers come without their thinking blocks
+    config that reserves too few is refused (a static method `gpus_of(options)` tells `plan`, which has no files and
+    builds nothing). `judges_thinking` (bool): answers come without their thinking blocks
     (`rollout.thinking`), and spans refer to that text, unless it is true. `gives_confidence` (bool): false when no
     label will have a confidence, so that a config whose mask needs one (`mask.confidence`) is refused. Optional method:
     `rest()`, with `cluster.colocate`: let go of GPU and models while ranks train, until `start` is called again; an
@@ -73,6 +74,11 @@ def find(name: str, options: Mapping[str, Any] | None = None) -> type:
     """The class that `build` builds. Raises ConfigError when there is none."""
     found: type = _slot(options).find(name)
     return found
+
+
+def gpus_of(name: str, options: Mapping[str, Any] | None = None) -> int:
+    """See `plugins.HostedSlot.gpus_of`."""
+    return _slot(options).gpus_of(name, options)
 
 
 def _slot(options: Mapping[str, Any] | None) -> HostedSlot[Annotator]:

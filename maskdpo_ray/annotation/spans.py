@@ -14,7 +14,17 @@ from itertools import groupby
 from typing import NamedTuple
 
 from maskdpo_ray.annotation import published, sentences
-from maskdpo_ray.annotation.checker import TOKEN_HEADS, Checker, Shares, asked, evidence, label_of, share, strongest
+from maskdpo_ray.annotation.checker import (
+    TOKEN_HEADS,
+    Checker,
+    Shares,
+    asked,
+    evidence,
+    gpus_of,
+    label_of,
+    share,
+    strongest,
+)
 from maskdpo_ray.config.schema import ModelName
 from maskdpo_ray.errors import ModelError, require
 from maskdpo_ray.records import NO_FACT, NO_HALLUCINATION, UNPARSED, Annotation, Question, Rollout, Sentence
@@ -89,6 +99,8 @@ class SpansAnnotator:
         least = share("threshold", threshold)
         self._threshold = None if least is None else 1 - least
         self.num_gpus = self._checker.num_gpus
+
+    gpus_of = staticmethod(gpus_of)
 
     def check(self, question: Question) -> None:
         """Refuse a question without a document. Raises DataError."""

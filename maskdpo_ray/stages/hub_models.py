@@ -89,7 +89,7 @@ def _options(kind: type, options: Mapping[str, Any], field: str, swap: Swap) -> 
     may_run = options.get("trust_remote_code") is True
     models = {name for name in plugins.marked(kind, MODEL) if name in options}
     found = {name: swap(f"{field}.{name}", each, may_run) if name in models else each for name, each in options.items()}
-    judge, of_judge = options.get("judge"), options.get("judge_options")
-    if isinstance(judge, str) and isinstance(of_judge, Mapping):
+    judge, of_judge = judges.named(kind, options), options.get("judge_options")
+    if judge is not None and isinstance(of_judge, Mapping):
         found["judge_options"] = _options(judges.find(judge, field), of_judge, f"{field}.judge_options", swap)
     return found

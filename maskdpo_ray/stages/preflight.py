@@ -171,6 +171,16 @@ def judges(config: Config) -> tuple[Annotator, Evaluator | None]:
     return annotator, evaluator
 
 
+def check_gpus(config: Config) -> None:
+    """Raise ConfigError where options of annotator or evaluator already tell what `judges` refuses: too few GPUs."""
+    annotation, evaluation, cluster = config.annotation, config.eval, config.cluster
+    needed = annotators.gpus_of(annotation.annotator, annotation.options)
+    _refuse_few_gpus("gpus_per_annotator", needed, cluster.gpus_per_annotator)
+    if evaluation.evaluator is not None:
+        needed = evaluators.gpus_of(evaluation.evaluator, evaluation.options)
+        _refuse_few_gpus("gpus_per_evaluator", needed, cluster.gpus_per_evaluator)
+
+
 def judgeable(annotator: Annotator, evaluator: Evaluator | None, question: Question) -> Question:
     """Return the question.
 

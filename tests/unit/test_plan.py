@@ -349,6 +349,14 @@ def test_rows_are_counted_where_a_tree_cannot_serve(tmp_path: Path, capsys: pyte
             ["--model.model_name_or_path", "models/ours"],
             "model.model_name_or_path: expected a folder with config.json, a published model or --model_size, got 'mod",
         ),
+        (
+            [*PAPER, "--cluster.gpus_per_annotator", "0"],
+            "cluster.gpus_per_annotator: expected more than 0, as its model runs on 1 (device: cuda), got 0",
+        ),
+        (
+            [*PAPER, "--eval.evaluator", "factscore", "--eval.options", "{judge: vllm, judge_options: {model: m/m}}"],
+            "cluster.gpus_per_evaluator: expected more than 0, as its model runs on 1 (device: cuda), got 0",
+        ),
         (PAPER[:2], "--annotator_size: expected the size of the annotator's model, as annotators have a GPU "),
         (["--model_size", "8b", "--annotator_size", "7b"], "--annotator_size: expected none where annotators have no"),
         (

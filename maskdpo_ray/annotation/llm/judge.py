@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,7 +41,8 @@ class Judge(Protocol):
     Its constructor raises OptionError naming a bad option. Optional attributes: `max_model_len`, its context in tokens,
     and `max_completion_tokens`, its longest reply including thinking, so that replies that can't fit are refused before
     the run; `thinking`, the tags of its thinking blocks (`thinking.KNOWN`); `gives_logprobs`, false when no reply
-    will have a log-prob. Optional method: `rest()`, to give a GPU back until `start` is called again.
+    will have a log-prob. Optional methods: `rest()`, to give a GPU back until `start` is called again; static,
+    `gpus_of(options)`, how many GPUs a judge of these options runs on, for `plan`, which has no files.
     """
 
     def start(self) -> None:
@@ -101,6 +103,23 @@ def find(name: str, field: str = "annotation.options") -> type:
     """The class of judges of this name. Raises ConfigError when there is none."""
     found: type = _slot(field).find(name)
     return found
+
+
+def named(kind: type, options: Mapping[str, Any]) -> str | None:
+    """Name of the judge that an annotator or evaluator of a class asks with these options, its default included."""
+    takes = inspect.signature(kind).parameters.get("judge")
+    name = options.get("judge", None if takes is None else takes.default)
+    return name if isinstance(name, str) else None
+
+
+def num_gpus(name: str, options: Any, field: str = "annotation.options") -> int:
+    """GPUs that a judge of these options runs on, told before it is built by `gpus_of(options)` of its class; 0 where
+    that doesn't tell. Raises ConfigError for bad options."""
+    tell = getattr(find(name, field), "gpus_of", None)
+    if tell is None or not isinstance(options, Mapping):
+        return 0
+    with _options_below(field):
+        return int(tell(options))
 
 
 def _slot(field: str) -> plugins.Slot[Judge]:

@@ -81,5 +81,5 @@ KNOWN: dict[str, tuple[str, str]] = {
 }
 """Evaluator name -> (module, class)."""
 _SLOT: HostedSlot[Evaluator] = HostedSlot("eval.evaluator", "eval.options", KNOWN, ("check", "start", "judge"))
-build, find, check, num_gpus = _SLOT.build, _SLOT.find, _SLOT.check, _SLOT.num_gpus
+build, find, check, num_gpus, gpus_of = _SLOT.build, _SLOT.find, _SLOT.check, _SLOT.num_gpus, _SLOT.gpus_of
 """See `plugins.HostedSlot`."""

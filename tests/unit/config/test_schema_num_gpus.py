@@ -26,6 +26,33 @@ class NeedsGpus:
     start = annotate = judge = check
 
 
+OPTIONS_THAT_TELL = {
+    "anah": {"judge": "vllm", "judge_options": {"model": "org/judge", "tensor_parallel_size": 2}},
+    "spans": {"model": "org/checker", "device": "cuda"},
+    f"python:{__name__}:TellsGpus": {"gpus": 2},
+}
+
+
+class TellsGpus(NeedsGpus):
+    """The same, which plan can ask without building it."""
+
+    @staticmethod
+    def gpus_of(options: dict[str, int]) -> int:
+        return options["gpus"]
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS_THAT_TELL.items(), ids=OPTIONS_THAT_TELL)
+def test_options_tell_it_without_files(name: str, options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    """As `plan` needs it: the models are nowhere."""
+    config = base_config(tiny_model, tmp_path)
+    config = replace(config, annotation=AnnotationConfig(annotator=name, options=options))
+    with pytest.raises(ConfigError, match="cluster.gpus_per_annotator: expected more than [01], as its model runs on"):
+        preflight.check_gpus(config)
+    preflight.check_gpus(replace(config, cluster=ClusterConfig(gpus_per_annotator=2)))
+    on_cpu = {**options, "device": "cpu", "gpus": 0, "judge_options": {"device": "cpu"}}
+    preflight.check_gpus(replace(config, annotation=AnnotationConfig(annotator=name, options=on_cpu)))
+
+
 @pytest.mark.parametrize("kind", ["annotator", "evaluator"])
 @pytest.mark.parametrize(
     ("needed", "reserved", "expected"),

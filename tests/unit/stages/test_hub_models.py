@@ -103,6 +103,13 @@ def test_every_option_that_names_a_model_becomes_its_folder(hub: Hub) -> None:
     assert only == replace(command.config, annotation=made.annotation)
 
 
+def test_the_model_of_a_judge_that_is_an_annotators_default(hub: Hub) -> None:
+    options = "{judge_options: {model: org/tiny}}"
+    argv = ["--config", "config.yaml", "--annotation.annotator", "anah", "--annotation.options", options]
+    made = hub_models.local(cli.parse(argv)).config
+    assert made.annotation.options == {"judge_options": {"model": made.model.model_name_or_path}}
+
+
 def test_folders_and_other_configs_stay_as_they_are_and_ask_nobody(hub: Hub) -> None:
     Path("model").mkdir()
     command = cli.parse(["--config", "config.yaml", "--model.model_name_or_path", "model"])
