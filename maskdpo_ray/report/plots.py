@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import cycler, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -39,6 +39,7 @@ _STYLE = {
     "svg.hashsalt": "maskdpo_ray",
     "font.family": "sans-serif",
     "font.size": 10,
+    "axes.prop_cycle": cycler(color=[COLORS[name] for name in SERIES]),
     "axes.edgecolor": COLORS["muted"],
     "axes.labelcolor": COLORS["muted"],
     "axes.spines.top": False,
