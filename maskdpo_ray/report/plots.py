@@ -34,7 +34,7 @@ COLORS = {
 SERIES = ("one", "two", "three", "four", "five", "six")
 MOST_POINTS = 400
 """Points of a curve; of more, each is the mean of its neighbours."""
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "maskdpo_ray",
     "font.family": "sans-serif",
