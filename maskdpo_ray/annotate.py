@@ -24,6 +24,7 @@ from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import answers as answers_file
 from maskdpo_ray.data.answers import Given
 from maskdpo_ray.data.dropped import Dropped
+from maskdpo_ray.data.rows import refuse_unmet
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.models import chat, folder, hub, thinking
 from maskdpo_ray.models.chat import Chat
@@ -83,12 +84,15 @@ def prepare(argv: list[str]) -> Job:
         resources.check_ray_address(config.cluster)
     Plan(config).check_here("annotation actors")
     answers = Path(arguments.answers)
-    dropped = [*(each for _, each in loaded), Dropped(answers, config.data.max_dropped)]
+    documents = [] if config.data.documents is None else [preflight.corpus(config.data).dropped]
+    dropped = [*documents, *(each for _, each in loaded), Dropped(answers, config.data.max_dropped)]
     tags = thinking.tags(config.rollout.thinking, config.model)
     job = Job(config, command.dry_run, answers, by_id, annotator, labels, dropped, tags)
     for item in job.todo(job.dropped[-1]):
         job.num_groups += 1
         job.num_answers += len(item.rollouts)
+    with located(command.given, command.config_path):
+        refuse_unmet(dropped)
     return job
 
 
@@ -103,7 +107,7 @@ class Job:
     annotator: Annotator
     labels: LabelsFile
     dropped: Sequence[Dropped]
-    """Records dropped from each file of questions, and last from the answers."""
+    """Records dropped from documents, from each file of questions, and last from the answers."""
     tags: Tags = field(default_factory=Tags)
     num_groups: int = 0
     num_answers: int = 0

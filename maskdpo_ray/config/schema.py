@@ -198,6 +198,8 @@ class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     documents: Annotated[str | None, filled("a file or folder of documents")] = None
     """Corpus of {text, title}, a file, folder or data set: a question without a document of its own has the ones that
     BM25 finds for its topic and prompt. None: only questions' own documents."""
+    document_columns: dict[str, str] | None = None
+    """Columns of `data.documents` that hold {text, title}, where they have other names, as in {text: body}."""
     num_documents: Count = 3
     """Documents that a question gets of `data.documents`."""
     max_questions: CountOrNone = None
@@ -209,11 +211,14 @@ class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     def __post_init__(self) -> None:
         super().__post_init__()
         topics = self.num_transfer_topics
-        for name, column in (self.columns or {}).items():
-            near = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            require(name in COLUMNS, "data.columns", f"fields among {', '.join(COLUMNS)}{hint}", name)
-            require(bool(column.strip()), f"data.columns.{name}", "the name of a column", column)
+        for option, fields in {"columns": COLUMNS, "document_columns": ("text", "title")}.items():
+            for name, column in (getattr(self, option) or {}).items():
+                near = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                require(name in fields, f"data.{option}", f"fields among {', '.join(fields)}{hint}", name)
+                require(bool(column.strip()), f"data.{option}.{name}", "the name of a column", column)
+        is_used = self.document_columns is None or self.documents is not None
+        require(is_used, "data.document_columns", "none without data.documents", self.document_columns)
         is_used = topics is None or self.transfer is not None
         require(is_used, "data.num_transfer_topics", "none without data.transfer", topics)
 

@@ -21,6 +21,9 @@ from maskdpo_ray.records import Block, CommittedQuestion, PreferencePair, Questi
 Given = tuple[str, Question, tuple[Rollout, ...]]
 """An object of a file: ("file:line", question, answers to it)."""
 
+_NEEDED = ("text", *SIDES)
+"""Fields that each row must have where `data.columns` names a column for them; questions may lie in another file."""
+
 
 class Answer(Record):
     """A `Rollout` of which only the first two fields are needed."""
@@ -49,7 +52,8 @@ def read(
     owner of the ids of `by_id` in errors. Bad objects go to `dropped`. Raises DataError.
     """
     dropped = dropped or Dropped(path)
-    return dropped.sift(rows(path, dropped, columns), lambda found: given(found[1], by_id, whose, found[0]))
+    read = rows(path, dropped, columns, needed=_NEEDED)
+    return dropped.sift(read, lambda found: given(found[1], by_id, whose, found[0]))
 
 
 def given(item: dict[str, Any], by_id: Mapping[str, Question], whose: str, where: str) -> Given:

@@ -21,8 +21,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from maskdpo_ray.data import hub_data
+from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.jsonl import objects
-from maskdpo_ray.errors import DataError, shown
+from maskdpo_ray.data.rows import Columns, Renaming
+from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.records import Question
 
 Keys = Callable[[str], list[str]]
@@ -30,7 +32,7 @@ Keys = Callable[[str], list[str]]
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")  # a Chinese character counts as one
 _TEXTS = ("text", "document", "contents", "content", "passage", "context")
 """Columns that hold a document's text: ours, and those of KILT, Pyserini, Wikipedia's and SQuAD's sets."""
-_VERSION = "1"
+_VERSION = "2"
 """Version of an index's files."""
 
 
@@ -55,50 +57,72 @@ class Passages:
         return [self.texts[place] for place in _best(self._index, self._keys(query), count)]
 
 
-def documents(path: Path) -> Iterator[str]:
+def documents(path: Path, dropped: Dropped | None = None, columns: Columns | None = None) -> Iterator[str]:
     """Texts, each with its title in front where there is one, of a file, folder or data set (`jsonl.objects`).
 
-    The text is in one of the columns `text`, `document`, `contents`, `content`, `passage`, `context`. Raises DataError,
-    one line, that names the line.
+    The text is in one of the columns `text`, `document`, `contents`, `content`, `passage`, `context`. Bad rows go to
+    `dropped`; without it the first one's error is raised. Raises DataError, one line, that names the line.
+
+    Args:
+        columns: the columns that hold `text` and `title` in their place.
     """
-    for where, row in objects(path):
+    dropped = dropped or Dropped(path)
+    renaming = Renaming(columns or {}, ("text",), "data.document_columns")
+
+    def text(found: tuple[str, dict[str, Any]]) -> str:
+        where, row = found[0], renaming.renamed(found[1], found[0])
         name = next((each for each in _TEXTS if row.get(each) is not None), None)
         if name is None:
-            raise DataError(f"{where}: expected a document in one of {', '.join(_TEXTS)}; got {shown(', '.join(row))}")
-        for field, given in ((name, row[name]), ("title", row.get("title", "none"))):
+            expected = f"expected a document in one of {', '.join(_TEXTS)} (in another column: data.document_columns)"
+            raise RecordError(f"{where}: {expected}; got {shown(', '.join(row))}", Reason.INVALID_FIELD)
+        title = row.get("title")
+        for field, given in ((name, row[name]), ("title", "none" if title is None else title)):
             if not isinstance(given, str) or not given.strip():
-                raise DataError(f"{where}: {field}: expected text that is not empty, got {shown(given)}")
-        yield "\n".join(row[each] for each in ("title", name) if each in row)
+                message = f"{where}: {field}: expected text that is not empty, got {shown(given)}"
+                raise RecordError(message, Reason.INVALID_FIELD)
+        return row[name] if title is None else f"{title}\n{row[name]}"
+
+    yield from dropped.sift(objects(path, dropped), text)
+    for error in renaming.unmet(path).values():
+        raise DataError(error)
 
 
 class Corpus:
     """Documents that can be searched, on disk."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open what `Corpus.of` made."""
+    def __init__(self, folder: Path, dropped: Dropped) -> None:
+        """Open what `Corpus.of` made; `dropped`: the rows that it left out."""
         import bm25s
         import numpy
 
         self._index = bm25s.BM25.load(folder, mmap=True)
         self._ends = numpy.load(folder / "ends.npy", mmap_mode="r", allow_pickle=False)
         self._file = folder / "texts.jsonl"
+        self.dropped = dropped
 
     @classmethod
-    def of(cls, path: Path) -> Corpus:
+    def of(cls, path: Path, max_dropped: float = 0.0, columns: Columns | None = None) -> Corpus:
         """The corpus of these documents; its index is made if none lies in the cache (`MASKDPO_CACHE`, else
         `~/.cache/maskdpo_ray`) for the same content. Raises DataError.
+
+        Args:
+            max_dropped: tolerated share of unusable rows (`data.max_dropped`); 0: none.
+            columns: see `documents`.
         """
+        dropped = Dropped(path, max_dropped)
         cache = Path(os.environ.get("MASKDPO_CACHE") or Path.home() / ".cache" / "maskdpo_ray") / "corpora"
-        key = _digest(path)
+        key = _digest(path, columns)
         if key is not None and (cache / key).is_dir():
-            return cls(cache / key)
+            dropped.restore(json.loads((cache / key / "dropped.json").read_bytes()))
+            dropped.check()
+            return cls(cache / key, dropped)
         try:
             cache.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(dir=cache, prefix=".making-"))
         except OSError as error:
             raise DataError(f"{cache}: can't be written (MASKDPO_CACHE): {error.strerror}") from None
         try:
-            digest = _make(path, made)
+            digest = _make(path, made, dropped, columns)
             place = cache / (key or digest)
             if not place.is_dir():
                 os.replace(made, place)
@@ -107,7 +131,7 @@ class Corpus:
                 raise DataError(f"{cache}: can't be written (MASKDPO_CACHE): {error.strerror}") from None
         finally:
             shutil.rmtree(made, ignore_errors=True)
-        return cls(place)
+        return cls(place, dropped)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -131,14 +155,14 @@ class Corpus:
         return replace(question, document="\n\n".join(found)) if found else question
 
 
-def _digest(path: Path) -> str | None:
-    """SHA-256 of the bytes of a file or of a folder's files; None for a data set of the Hub.
+def _digest(path: Path, columns: Columns | None) -> str | None:
+    """SHA-256 of the bytes of a file or of a folder's files, and of `columns`; None for a data set of the Hub.
 
     Raises DataError when there is no such file.
     """
     if hub_data.parsed(str(path)):
         return None
-    whole = hashlib.sha256(_VERSION.encode())
+    whole = hashlib.sha256(json.dumps([_VERSION, sorted((columns or {}).items())]).encode())
     try:
         for file in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
             with file.open("rb") as opened:
@@ -148,14 +172,14 @@ def _digest(path: Path) -> str | None:
     return whole.hexdigest()
 
 
-def _make(path: Path, folder: Path) -> str:
-    """Write texts and index into the folder; SHA-256 of the texts."""
+def _make(path: Path, folder: Path, dropped: Dropped, columns: Columns | None) -> str:
+    """Write texts, index and what was dropped into the folder; SHA-256 of the texts."""
     import numpy
 
     vocabulary: dict[str, int] = {}
     whole, ends, ids = hashlib.sha256(_VERSION.encode()), array("q"), []
     with (folder / "texts.jsonl").open("wb") as file:
-        for text in documents(path):
+        for text in documents(path, dropped, columns):
             line = json.dumps(text).encode() + b"\n"
             whole.update(line)
             file.write(line)
@@ -165,6 +189,7 @@ def _make(path: Path, folder: Path) -> str:
         raise DataError(f"{path}: expected documents of words, got none")
     numpy.save(folder / "ends.npy", numpy.frombuffer(ends, dtype=numpy.int64))
     _indexed((ids, vocabulary)).save(folder, show_progress=False)
+    (folder / "dropped.json").write_text(json.dumps(dropped.to_json()))
     return whole.hexdigest()
 
 

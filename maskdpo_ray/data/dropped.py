@@ -77,6 +77,8 @@ class Dropped:
         """Reason -> the first record's error: where, expected, got."""
         self.highest = highest
         """Tolerated share, 0 to 1."""
+        self.unmet: Mapping[str, str] | None = None
+        """Field of `data.columns` -> error line, where no row has its column; None where no rows were read by them."""
         self._option = option
 
     def met(self) -> None:
@@ -118,6 +120,10 @@ class Dropped:
     def lines(self) -> list[str]:
         """Lines about dropped records, one per reason with an example."""
         return [f"  dropped {count} {reason}: {self.examples[reason]}" for reason, count in self.counts.most_common()]
+
+    def restore(self, counts: Mapping[str, Any]) -> None:
+        """Take over what `to_json` gave of the same records, read before."""
+        self.records, self.counts, self.examples = counts["records"], Counter(counts["drops"]), dict(counts["examples"])
 
     def to_json(self) -> dict[str, Any]:
         """The counts for a summary, as JSON values."""

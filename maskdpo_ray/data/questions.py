@@ -57,7 +57,7 @@ def load(source: str, dropped: Dropped | None = None, columns: Columns | None = 
         places[made.id] = where
         return made
 
-    return list(dropped.sift(rows(Path(source), dropped, columns), question))
+    return list(dropped.sift(rows(Path(source), dropped, columns, (*FIELDS, "system")), question))
 
 
 def _builtin(name: str) -> list[Question]:

@@ -21,7 +21,7 @@ from maskdpo_ray.annotation.replies import refuse_annotation_faults
 from maskdpo_ray.data import formats
 from maskdpo_ray.data.answers import refuse_impossible, refuse_negative
 from maskdpo_ray.data.dropped import Dropped, Reason
-from maskdpo_ray.data.formats.preference import Preference
+from maskdpo_ray.data.formats.preference import SIDES, Preference
 from maskdpo_ray.data.jsonl import record
 from maskdpo_ray.data.rows import Columns, rows
 from maskdpo_ray.errors import AnnotatorError, DataError, RecordError, shown
@@ -193,7 +193,7 @@ class PairsReader:
                 self._refuse_unfit(pair, where)
             return pairs
 
-        return chain.from_iterable(dropped.sift(rows(path, dropped, self.columns), pairs_of))
+        return chain.from_iterable(dropped.sift(rows(path, dropped, self.columns, needed=SIDES), pairs_of))
 
     def _labelled(self, preference: Preference, labels: ReplayAnnotator | None, path: Path, where: str) -> Preference:
         for sample, (side, answer) in enumerate(preference.sides().items()):

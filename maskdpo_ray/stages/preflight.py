@@ -16,6 +16,7 @@ from maskdpo_ray.config.schema import Config, DataConfig
 from maskdpo_ray.data import questions
 from maskdpo_ray.data.corpus import Corpus
 from maskdpo_ray.data.dropped import Dropped, Reason
+from maskdpo_ray.data.rows import refuse_unmet
 from maskdpo_ray.errors import ConfigError, DataError, RecordError, require
 from maskdpo_ray.evaluation.asked import asked_facts
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
@@ -77,7 +78,7 @@ class Splits:
 
     questions: dict[str, list[Question]]
     dropped: Mapping[str, Dropped]
-    """Dropped records by split; one counter for two splits that come from one source."""
+    """Dropped records by split, and of the corpus; one counter for two splits that come from one source."""
 
     @property
     def evaluation(self) -> dict[str, list[Question]]:
@@ -222,12 +223,18 @@ def questions_of(data: DataConfig, source: str, dropped: Dropped) -> list[Questi
 
 def with_documents(data: DataConfig, question: Question) -> Question:
     """The question, where it has no document of its own with those of `data.documents`. Raises DataError."""
-    return question if data.documents is None else _corpus(data.documents).complete(question, data.num_documents)
+    return question if data.documents is None else corpus(data).complete(question, data.num_documents)
+
+
+def corpus(data: DataConfig) -> Corpus:
+    """The documents of `data.documents`. Raises DataError."""
+    columns = tuple(sorted((data.document_columns or {}).items()))
+    return _opened(str(data.documents), data.max_dropped, columns)
 
 
 @lru_cache(maxsize=1)
-def _corpus(source: str) -> Corpus:
-    return Corpus.of(Path(source))
+def _opened(source: str, max_dropped: float, columns: tuple[tuple[str, str], ...]) -> Corpus:
+    return Corpus.of(Path(source), max_dropped, dict(columns))
 
 
 def load_questions(data: DataConfig) -> Splits:
@@ -252,6 +259,9 @@ def load_questions(data: DataConfig) -> Splits:
         splits["transfer"], by_split["transfer"] = load(data.transfer)
         if data.num_transfer_topics is not None:
             splits["transfer"] = questions.limit_topics(splits["transfer"], data.num_transfer_topics, data.split_seed)
+    refuse_unmet(by_split.values())
+    if data.documents is not None:
+        by_split["documents"] = corpus(data).dropped
     if development:
         splits[DEV], by_split[DEV] = development, dropped
     questions.check_disjoint(train, heldout, splits.get("transfer", []), development)

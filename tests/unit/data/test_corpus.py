@@ -87,6 +87,38 @@ def test_a_question_without_document_gets_the_best_ones(tmp_path: Path) -> None:
     assert found.complete(unknown, 2) is unknown
 
 
+def test_bad_rows_are_dropped_and_counted_also_where_the_index_is_there(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "documents.jsonl"
+    rows = [*({"text": text} for text in TEXTS), {"text": ""}, {"title": "No text"}]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows) + "{broken\n")
+    with pytest.raises(DataError, match=f"^{file}:5: text: expected text that is not empty, got ''"):
+        Corpus.of(file)
+    too_many = "expected at most 0.1 of the records dropped .data.max_dropped; .* got 3 of 7: 2 invalid_field, 1 malf"
+    with pytest.raises(DataError, match=too_many):
+        Corpus.of(file, 0.1)
+    assert not list(cache.iterdir())
+    made, again = Corpus.of(file, 0.2), Corpus.of(file.rename(tmp_path / "moved.jsonl"), 0.2)
+    assert len(made) == len(again) == len(TEXTS) and len(list(cache.iterdir())) == 1
+    assert made.dropped.to_json() == again.dropped.to_json()
+    assert (made.dropped.records, made.dropped.counts) == (7, {"invalid_field": 2, "malformed": 1})
+    with pytest.raises(DataError, match=too_many):
+        Corpus.of(tmp_path / "moved.jsonl", 0.1)
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    file = tmp_path / "documents.jsonl"
+    rows = [{"body": "A state.", "meta": {"heading": "Rwanda"}, "text": "ignored"}, {"body": "A metal."}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"text": "body", "title": "meta.heading"}
+    assert list(documents(file, columns=columns)) == ["Rwanda\nA state.", "A metal."]
+    assert Corpus.of(file, columns=columns).find("rwanda", 1) == ["Rwanda\nA state."]
+    with pytest.raises(DataError, match=":2: expected a document in one of"):
+        Corpus.of(file)
+    expected = "^data.document_columns.title: expected a column that .* has, 'body, meta, text'; got 'boddy'; did you"
+    with pytest.raises(DataError, match=expected):
+        Corpus.of(file, columns={"text": "body", "title": "boddy"})
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [

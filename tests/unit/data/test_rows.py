@@ -14,10 +14,12 @@ import pyarrow.parquet
 import pytest
 
 from maskdpo_ray.config.schema import DataConfig
-from maskdpo_ray.data import questions
+from maskdpo_ray.data import answers, questions
+from maskdpo_ray.data.dropped import Dropped
 from maskdpo_ray.data.jsonl import objects
-from maskdpo_ray.data.rows import rows
+from maskdpo_ray.data.rows import refuse_unmet, rows
 from maskdpo_ray.errors import ConfigError, DataError
+from maskdpo_ray.records import Question
 
 SQUAD = {
     "id": "5733",
@@ -60,6 +62,34 @@ def test_a_missing_column_is_named_with_row_and_the_columns_there(tmp_path: Path
     ] * 2
 
 
+def test_a_column_that_no_row_of_any_file_has_is_refused(tmp_path: Path) -> None:
+    """A file may lack what another has; a file of questions isn't asked for columns of answers."""
+    one, other = (tmp_path / name for name in ("train.jsonl", "eval.jsonl"))
+    one.write_text(json.dumps({"question": "The capital of Rwanda?", "title": "Rwanda"}))
+    other.write_text(json.dumps({"question": "The capital of Kenya?"}))
+    columns = {"prompt": "question", "text": "response", "chosen": "better"}
+
+    def read(**more: str) -> list[Dropped]:
+        counters = [Dropped(str(file)) for file in (one, other)]
+        assert [len(questions.load(str(each.source), each, columns | more)) for each in counters] == [1, 1]
+        return counters
+
+    refuse_unmet([*read(topic="title"), Dropped("builtin:countries")])
+    with pytest.raises(DataError) as caught:
+        refuse_unmet(read(topic="titel"))
+    expected = f"data.columns.topic: expected a column that {one} has, 'question, title'; got 'titel'"
+    assert str(caught.value) == f"{expected}; did you mean title?"
+    refuse_unmet([Dropped("builtin:countries")])
+
+
+def test_answers_need_no_column_of_their_questions(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps({"question_id": "q", "response": "Kigali."}))
+    by_id = {"q": Question("q", "q", ({"role": "user", "content": "?"},))}
+    [(_, _, (rollout,))] = answers.read(file, by_id, columns={"prompt": "question", "text": "response"})
+    assert rollout.text == "Kigali."
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
@@ -73,6 +103,13 @@ def test_a_missing_column_is_named_with_row_and_the_columns_there(tmp_path: Path
 def test_columns_are_checked(columns: dict[str, str], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         DataConfig(columns=columns)
+
+
+def test_columns_of_documents_are_checked() -> None:
+    with pytest.raises(ConfigError, match="data.document_columns: expected fields among text, title; did you mean"):
+        DataConfig(documents="wiki", document_columns={"titel": "heading"})
+    with pytest.raises(ConfigError, match="data.document_columns: expected none without data.documents"):
+        DataConfig(document_columns={"title": "heading"})
 
 
 def test_the_files_of_a_folder_are_one_set_in_the_order_of_their_names(tmp_path: Path) -> None:

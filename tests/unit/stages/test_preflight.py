@@ -492,7 +492,8 @@ def test_questions_get_the_documents_of_a_corpus(
 ) -> None:
     monkeypatch.setenv("MASKDPO_CACHE", str(tmp_path / "cache"))
     texts = ["Rwanda's capital is Kigali.", "Gold is a metal."]
-    (tmp_path / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    rows = [*({"body": text} for text in texts), {"body": 3}]
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = [{"query": "The capital of Rwanda?"}, {"query": "What is gold?"}, {"query": "Rwanda?", "document": "Mine."}]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
     data = replace(
@@ -501,10 +502,23 @@ def test_questions_get_the_documents_of_a_corpus(
         num_eval_topics=1,
         columns={"prompt": "query"},
         documents=str(tmp_path / "documents.jsonl"),
+        document_columns={"text": "body"},
     )
-    found = [question for split in preflight.load_questions(data).questions.values() for question in split]
+    splits = preflight.load_questions(data)
+    assert {Path(each.source).name: each.counts for each in splits.sources} == {
+        "asked.jsonl": {},
+        "documents.jsonl": {"invalid_field": 1},
+    }
+    found = [question for split in splits.questions.values() for question in split]
     assert {question.prompt[0]["content"]: question.document for question in found} == {
         "The capital of Rwanda?": texts[0],
         "What is gold?": "\n\n".join([texts[1], texts[0]]),
         "Rwanda?": "Mine.",
     }
+
+
+def test_a_column_that_no_question_has(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps({"prompt": f"{n}?", "title": "a"}) + "\n" for n in "12"))
+    data = replace(config.data, train=str(tmp_path / "asked.jsonl"), num_eval_topics=1, columns={"topic": "titel"})
+    with pytest.raises(DataError, match="^data.columns.topic: expected a column .*; did you mean title"):
+        preflight.load_questions(data)
