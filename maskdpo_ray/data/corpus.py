@@ -160,7 +160,7 @@ def _digest(path: Path, columns: Columns | None) -> str | None:
 
     Raises DataError when there is no such file.
     """
-    if hub_data.parsed(str(path)):
+    if hub_data.parsed(path):
         return None
     whole = hashlib.sha256(json.dumps([_VERSION, sorted((columns or {}).items())]).encode())
     try:
@@ -168,7 +168,8 @@ def _digest(path: Path, columns: Columns | None) -> str | None:
             with file.open("rb") as opened:
                 whole.update(hashlib.file_digest(opened, "sha256").digest())
     except OSError as error:
-        raise DataError(f"{path}: expected a file or folder of documents, got: {error.strerror}") from None
+        hint = hub_data.hint(path) if isinstance(error, FileNotFoundError) else ""
+        raise DataError(f"{path}: expected a file or folder of documents, got: {error.strerror}{hint}") from None
     return whole.hexdigest()
 
 

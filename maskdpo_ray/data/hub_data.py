@@ -10,14 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.data.tables import plain
 from maskdpo_ray.errors import DataError, one_line
 
-# One slash or two: a Path has one.
-_NAME = re.compile(r"hf:/{1,2}datasets/([\w.-]+/[\w.-]+)(?:@([^:/\s]+))?(?::([^/\s]+))?(?:/([^/\s]+))?/?")
-_START = re.compile(r"hf:/{1,2}datasets/")
+_START = re.compile(r"(?:hf://|https://huggingface\.co/)datasets/")
+_NAME = re.compile(rf"{_START.pattern}([\w.-]+/[\w.-]+)(?:@([^:/\s]+))?(?::([^/\s]+))?(?:/([^/\s]+))?/?")
+_MODEL = re.compile(r"(?:hf://|https://huggingface\.co/)(?!datasets/)([\w.-]+/[\w.-]+)/?")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])")
+"""Beginning of an address, in a Path with one slash."""
 _FORM = "hf://datasets/org/name[@revision][:config][/split]"
 
 
@@ -36,17 +39,27 @@ class HubData:
         return f"hf://datasets/{self.repo}{revision}{config}/{self.split}"
 
 
-def parsed(text: str) -> HubData | None:
-    """The data set that a source names, by default its split `train`; None for a path.
+def parsed(source: str | Path) -> HubData | None:
+    """The data set that a source names by its address or its page's, by default its split `train`; None for a path.
 
-    Raises DataError for a name that only begins like one.
+    Raises DataError for another address.
     """
-    if not _START.match(text):
+    scheme = _SCHEME.match(str(source))
+    if scheme is None:
         return None
+    text = f"{scheme[1]}://{str(source)[scheme.end() :]}"
     found = _NAME.fullmatch(text)
     if found is None:
-        raise DataError(f"{text}: expected {_FORM}")
+        model = _MODEL.fullmatch(text)
+        got = f", got the address of a model; did you mean hf://datasets/{model[1]}?" if model else ""
+        raise DataError(f"{text}: expected a file or folder, or a data set of the Hub, {_FORM}{got}")
     return HubData(found[1], found[2], found[3], found[4] or "train")
+
+
+def hint(path: Path) -> str:
+    """End of an error line about a file that is not there, whose name may be meant for a data set of the Hub."""
+    is_name = _MODEL.fullmatch(f"hf://{path}") is not None and not path.suffix
+    return f"; a data set of the Hub is hf://datasets/{path}" if is_name else ""
 
 
 def rows(name: HubData) -> Iterator[tuple[str, dict[str, Any]]]:

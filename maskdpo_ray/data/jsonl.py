@@ -64,13 +64,14 @@ def attempts(path: Path) -> Iterator[tuple[str, Found]]:
             count += 1
             yield each
     except OSError as error:
-        raise DataError(f"{path}: expected a JSON file, got: {error.strerror or error}") from None
+        hint = hub_data.hint(path) if isinstance(error, FileNotFoundError) else ""
+        raise DataError(f"{path}: expected a JSON file, got: {error.strerror or error}{hint}") from None
     if not count:
         raise DataError(f"{path}: expected JSON objects, got none")
 
 
 def _attempts(path: Path) -> Iterator[tuple[str, Found]]:
-    if name := hub_data.parsed(str(path)):
+    if name := hub_data.parsed(path):
         yield from hub_data.rows(name)
         return
     if os.path.isdir(path):

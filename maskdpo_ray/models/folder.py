@@ -75,11 +75,11 @@ def load(model: ModelConfig) -> ModelFolder:
     """Read all of a model but its weights' bytes. Raises ModelError (one line) for what a run would trip over."""
     from transformers import AutoConfig
 
-    folder = Path(model.model_name_or_path)
+    given = model.model_name_or_path
+    folder = Path(given)
     file = folder / "config.json"
     if not os.path.isfile(file):  # Path.is_file raises when the name is too long
-        expected = f"expected a Hugging Face folder with config.json, got {str(folder)!r}"
-        given = model.model_name_or_path
+        expected = f"expected a Hugging Face folder with config.json, got {given!r}"
         raise ModelError(f"model.model_name_or_path: {expected}{other_folders.described(given)}")
     described = _json_object(file)
     check_plain(folder, described)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from maskdpo_ray.config import hub_name
 from maskdpo_ray.errors import shown
 
 _FORMATS = {
@@ -91,12 +92,17 @@ def _of_other_formats(folder: Path) -> str:
 def _missing(path: str) -> str:
     if path.startswith("~"):
         return f"which is not expanded: write {os.path.expanduser(path)!r}"
+    if address := re.match(r"[a-z]+://(?:huggingface\.co/)?(datasets/)?", path):
+        what = "the address of a data set" if address[1] else "an address of no model"
+        return f"{what}; a model of the Hub is org/name, org/name@revision or hf://org/name"
     name, around = Path(path).name, Path(path).parent
     if name == "policy" and around.name and not around.exists():
         return f"and there is no such folder: a run of the name {around.name!r} leaves it; run that first"
     if around.is_dir():
         near = difflib.get_close_matches(name, _names(around), n=1, cutoff=0.75)
         mean = f"; did you mean {str(around / near[0])!r}?" if near else ""
+        if hub_name.parsed(f"hf://{path}") and not mean:
+            mean = f" in {str(around)!r}, which is a folder here; the Hub's model is hf://{path}"
         if mean or around != Path("."):
             return f"and there is no such folder{mean}"
     return "and there is no such folder"

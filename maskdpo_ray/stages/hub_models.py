@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from maskdpo_ray.config.schema import MODEL, Config
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.models import hub
 from maskdpo_ray.store import fingerprint, run_folder
+from maskdpo_ray.terminal import note
 
 Swap = Callable[[str, Any, bool], Any]
 """(dotted option, its value, whether the model's own code may be run) -> the value; of a Hub's model its folder."""
@@ -43,8 +45,12 @@ def local(
         begun = config_file.flatten(fingerprint.read_config(path / "config.yaml") or {})
 
     def swap(option: str, value: Any, with_code: bool) -> Any:
-        name = hub_name.parsed(value) if isinstance(value, str) else None
-        if name is None or option.partition(".")[0] not in sections:
+        if not isinstance(value, str) or option.partition(".")[0] not in sections:
+            return value
+        name = hub_name.parsed(value)
+        if name is None:
+            if os.path.isdir(value) and hub_name.parsed(f"hf://{value}") is not None:
+                note(f"{option}: the folder {value} here is taken; hf://{value} is the Hub's model of this name")
             return value
         then = hub_name.parsed(begun[option]) if isinstance(begun.get(option), str) else None
         if name.revision is None and then is not None and then.repo == name.repo:

@@ -15,6 +15,7 @@ from fake_hub import Repository, serving
 
 from maskdpo_ray.data import hub_data
 from maskdpo_ray.data.hub_data import HubData
+from maskdpo_ray.data.jsonl import objects
 from maskdpo_ray.errors import DataError
 
 CARD = """---
@@ -49,18 +50,40 @@ SECRET = "hf_NobodyMaySeeThis"
         ("hf://datasets/org/set", HubData("org/set", None, None, "train")),
         ("hf:/datasets/org/set:en/test", HubData("org/set", None, "en", "test")),  # as a Path
         ("hf://datasets/org/set@v1:en", HubData("org/set", "v1", "en", "train")),
+        ("https://huggingface.co/datasets/org/set", HubData("org/set", None, None, "train")),
         ("questions.jsonl", None),
-        ("hf://org/model", None),
+        ("org/set", None),
     ],
 )
 def test_a_name_is_told_from_a_path(text: str, expected: HubData | None) -> None:
     assert hub_data.parsed(text) == expected
 
 
-@pytest.mark.parametrize("text", ["hf://datasets/set", "hf://datasets/org/set/en/test", "hf://datasets/org/set@"])
-def test_a_name_that_is_none(text: str) -> None:
-    with pytest.raises(DataError, match="expected hf://datasets/org/name"):
-        hub_data.parsed(text)
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("hf://datasets/set", "/split]"),
+        ("hf://datasets/org/set/en/test", "/split]"),
+        ("hf://datasets/org/set@", "/split]"),
+        ("hf://org/set", "/split], got the address of a model; did you mean hf://datasets/org/set?"),
+        ("https://huggingface.co/org/set", "/split], got the address of a model; did you mean hf://datasets/org/set?"),
+        ("s3://bucket/file.jsonl", "/split]"),
+    ],
+)
+def test_an_address_of_no_data_set_is_quoted_as_it_was_given(text: str, end: str) -> None:
+    """A Path has one slash where it had two."""
+    for given in (text, Path(text)):
+        with pytest.raises(DataError) as caught:
+            next(objects(Path(given)))
+        expected = f"{text}: expected a file or folder, or a data set of the Hub, hf://datasets/org/name"
+        assert str(caught.value).startswith(expected) and str(caught.value).endswith(end)
+
+
+def test_a_name_without_address_is_a_path() -> None:
+    with pytest.raises(DataError, match="No such file or directory; a data set of the Hub is hf://datasets/org/set$"):
+        next(objects(Path("org/set")))
+    with pytest.raises(DataError, match="No such file or directory$"):
+        next(objects(Path("data/questions.jsonl")))
 
 
 def test_splits_and_configs_are_streamed(tmp_path: Path) -> None:

@@ -96,7 +96,16 @@ def test_folders(tmp_path: Path, name: str) -> None:
     ("path", "expected"),
     [
         ("models/smolm2", "and there is no such folder; did you mean 'models/smollm2'?"),
-        ("models/other", "and there is no such folder"),
+        ("models/other", "and there is no such folder"),  # the Hub has no user of this name
+        (
+            "org/other",
+            "and there is no such folder in 'org', which is a folder here; the Hub's model is hf://org/other",
+        ),
+        (
+            "hf://datasets/a/b",
+            "the address of a data set; a model of the Hub is org/name, org/name@revision or hf://org",
+        ),
+        ("https://huggingface.co/a", "an address of no model; a model of the Hub is org/name, org/name@revision or hf"),
         ("/no/such/model", "and there is no such folder"),
         ("nowhere", "and there is no such folder"),
         ("model.gguf", "a file of GGUF, which llama.cpp reads"),
@@ -107,6 +116,7 @@ def test_folders(tmp_path: Path, name: str) -> None:
 def test_what_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, expected: str) -> None:
     monkeypatch.chdir(tmp_path)
     made(tmp_path / "models" / "smollm2", {"config.json": "{}", "model.safetensors": ""})
+    Path("org").mkdir()
     for name in ("model.gguf", "notes.txt"):
         Path(name).touch()
     assert other_folders.described(path).endswith(f", {expected}") or expected in other_folders.described(path)

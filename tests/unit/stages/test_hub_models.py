@@ -110,6 +110,14 @@ def test_the_model_of_a_judge_that_is_an_annotators_default(hub: Hub) -> None:
     assert made.annotation.options == {"judge_options": {"model": made.model.model_name_or_path}}
 
 
+def test_a_folder_that_is_named_like_a_model_of_the_hub(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("org/tiny").mkdir(parents=True)
+    command = cli.parse(["--config", "config.yaml"])
+    assert hub_models.local(command) == command and hub.asked == []
+    said = "model.model_name_or_path: the folder org/tiny here is taken; hf://org/tiny is the Hub's model of this name"
+    assert said in capsys.readouterr().err
+
+
 def test_folders_and_other_configs_stay_as_they_are_and_ask_nobody(hub: Hub) -> None:
     Path("model").mkdir()
     command = cli.parse(["--config", "config.yaml", "--model.model_name_or_path", "model"])
