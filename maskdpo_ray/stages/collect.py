@@ -84,7 +84,8 @@ class CollectStage:
             for number, pair in log.pairs():
                 examples.add(pair, example_of(pair, number, config, source.chat.tokenizer), source.name)
         todo, failed = self._todo(source, iteration), dict[str, str]()
-        with self.groups.measured(self.tracker, f"collect-{source.name}" if source.name else "collect", iteration):
+        stage, done = f"collect-{source.name}" if source.name else "collect", len(log.question_ids)
+        with self.groups.measured(self.tracker, stage, iteration, done + len(todo), done):
             labelled = track(source.labelled(todo, iteration, policy), _doing(iteration, source), len(todo))
             self._commit(source, iteration, labelled, failed, examples)
             self._set_aside(source, iteration, failed)
@@ -133,8 +134,9 @@ class CollectStage:
         source = self.sources[0]
         todo, failed = self._todo(source, iteration), dict[str, str]()
         most = self.config.in_flight(self.config.rollout.n_samples_per_prompt)
+        before = len(self.folder.questions(iteration).question_ids)
         with (
-            self.groups.measured(self.tracker, "collect", iteration),
+            self.groups.measured(self.tracker, "collect", iteration, before + len(todo), before),
             BackgroundStream(source.labelled(todo, iteration, policy), self._stop, most) as stream,
         ):
 

@@ -63,7 +63,7 @@ class EvaluateStage:
         done = log.question_ids
         todo = [question for question in questions if question.id not in done]
         num_tokens, failed = 0, dict[str, str]()
-        with self.groups.measured(self.tracker, stage, version):
+        with self.groups.measured(self.tracker, stage, version, len(questions), len(done)):
             judged = self.watch.sift(self._judged(todo, policy, sampling, stage), failed)
             for item in track(judged, f"evaluate {name} (policy {version})", len(todo)):
                 log.commit(

@@ -148,11 +148,13 @@ class AnsweringGroups:
         return {name: group.restarts for name, group in self.named().items()}
 
     @contextmanager
-    def measured(self, tracker: Tracker, stage: str, step: int) -> Iterator[None]:
-        """Measure a stage; log how many actors of each group were replaced in it, if any."""
+    def measured(
+        self, tracker: Tracker, stage: str, step: int, total: int | None = None, done: int = 0
+    ) -> Iterator[None]:
+        """Measure a stage as `Tracker.stage` does; log how many actors of each group were replaced in it, if any."""
         before = self.restarts()
         try:
-            with tracker.stage(stage, step):
+            with tracker.stage(stage, step, total, done):
                 yield
         finally:
             replaced = {f"restarts/{name}": count - before[name] for name, count in self.restarts().items()}

@@ -52,14 +52,14 @@ class TrainStage:
             examples = self._with_key_tokens(iteration, examples, config)
         reference: ReferenceLogps | Policy | None = against if objective.needs_reference else None
         if objective.needs_reference and not objective.needs_kl and config.savings.reference_once:
-            with self.tracker.stage("reference", iteration):
+            with self.tracker.stage("reference", iteration, len(examples)):
                 reference = self._logps("reference", iteration, examples, against)
         train, target = config.train, self.folder.policy_dir(iteration)
         num_steps = batches.num_steps(len(examples), train.batch_size, train.max_epochs)
         seed, description = self.config.run.seed + iteration, f"iteration {iteration}: training steps"
-        with self.tracker.stage("train", iteration):
-            checkpoints = self._checkpoints(iteration, policy, seed, num_steps)
-            done = checkpoints.step
+        checkpoints = self._checkpoints(iteration, policy, seed, num_steps)
+        done = checkpoints.step
+        with self.tracker.stage("train", iteration, num_steps, done):
             steps = self.trainer.train(examples, reference, policy, seed, checkpoints, config)
             steps = self._between(track(steps, description, num_steps, done))
             for number, metrics in enumerate(steps, start=first_step + done):

@@ -4,7 +4,7 @@ The file is the truth. A tracker that can't start stops the run before it begins
 counted.
 
 Keys are paths: "timing/collect_s", "tokens/collect", "pairs/count", "train/loss", "idle/rollout", "restarts/rollout",
-"eval/heldout/score".
+"eval/heldout/score". "total/collect" and "done/collect" say that a stage begins, and are in the file alone.
 """
 
 from __future__ import annotations
@@ -60,23 +60,34 @@ class Tracker:
 
         Raises TypeError for a value that is no number, RunFolderError when the disk is full.
         """
-        if self._file is None:
-            raise RuntimeError("the tracker is not entered: use `with Tracker(...) as tracker`")
         values = {name: _number(name, value) for name, value in metrics.items()}
-        line = json.dumps({"time": round(time.time(), 3), "step": step, **values}, allow_nan=False, ensure_ascii=False)
-        self._file.append(line.encode() + b"\n")
+        self._write(values, step)
         self.step = step
         for feed in self._feeds:
             feed.log({name: value for name, value in values.items() if value is not None}, step)
 
+    def _write(self, values: Mapping[str, float | None], step: int) -> None:
+        if self._file is None:
+            raise RuntimeError("the tracker is not entered: use `with Tracker(...) as tracker`")
+        line = json.dumps({"time": round(time.time(), 3), "step": step, **values}, allow_nan=False, ensure_ascii=False)
+        self._file.append(line.encode() + b"\n")
+
     @contextmanager
-    def stage(self, name: str, step: int | None = None) -> Iterator[None]:
-        """Measure a stage; logs "timing/<name>_s" in seconds at its end, after a failure too."""
-        start = time.monotonic()
+    def stage(self, name: str, step: int | None = None, total: int | None = None, done: int = 0) -> Iterator[None]:
+        """Measure a stage; logs "timing/<name>_s" in seconds at its end, after a failure too.
+
+        Its beginning is written for those who watch the files of a run (`report/progress.py`).
+
+        Args:
+            total: questions, examples or training steps that the stage consists of; None where nothing is counted.
+            done: how many of them were done before.
+        """
+        step, start = self.step if step is None else step, time.monotonic()
+        self._write({f"total/{name}": total, f"done/{name}": done}, step)
         try:
             yield
         finally:
-            self.log({f"timing/{name}_s": time.monotonic() - start}, self.step if step is None else step)
+            self.log({f"timing/{name}_s": time.monotonic() - start}, step)
 
     @contextmanager
     def idle(

@@ -22,6 +22,10 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def without_time(folder):
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines(folder)]
+
+
 def test_a_line_per_call(tmp_path):
     with Tracker(tmp_path, OFF, {}) as tracker:
         tracker.log({"train/loss": 0.5, "tokens/rollout": 12}, 3)
@@ -49,10 +53,24 @@ def test_stage_measures_seconds_after_a_failure_too(tmp_path, monkeypatch):
         with pytest.raises(ZeroDivisionError), tracker.stage("train"):
             now[0] += 4
             raise ZeroDivisionError
-    assert [(line["step"], line.get("timing/rollout_s"), line.get("timing/train_s")) for line in lines(tmp_path)] == [
-        (2, 1.5, None),
-        (2, None, 4.0),
+    assert [line for line in without_time(tmp_path) if "timing/rollout_s" in line or "timing/train_s" in line] == [
+        {"step": 2, "timing/rollout_s": 1.5},
+        {"step": 2, "timing/train_s": 4.0},
     ]
+
+
+def test_the_beginning_of_a_stage_is_in_the_file_alone(tmp_path, backends):
+    with Tracker(tmp_path, backends, {}) as tracker:
+        with tracker.stage("collect", 1, total=94, done=30):
+            tracker.log({"x": 1}, 1)
+        with tracker.stage("sync", 1):
+            pass
+    assert [line for line in without_time(tmp_path) if not any(name.startswith("timing") for name in line)] == [
+        {"step": 1, "total/collect": 94, "done/collect": 30},
+        {"step": 1, "x": 1},
+        {"step": 1, "total/sync": None, "done/sync": 0},
+    ]
+    assert [sorted(metrics) for metrics, _ in Kept.all[0].logged] == [["x"], ["timing/collect_s"], ["timing/sync_s"]]
 
 
 def test_idle_is_the_share_without_work_of_each_group(tmp_path, monkeypatch):
@@ -107,7 +125,7 @@ def test_trackers_get_what_the_file_gets_but_for_numbers_that_are_not_finite(tmp
         tracker.log({"train/loss": 0.5, "train/nothing": math.nan}, 3)
         with tracker.stage("train", 4):
             pass
-    first, second = lines(tmp_path)
+    first, _, second = lines(tmp_path)
     good = Kept.all[0]
     assert good.logged == [({"train/loss": 0.5}, 3), ({"timing/train_s": second["timing/train_s"]}, 4)]
     assert good.ended == [False] and first["train/nothing"] is None
