@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -308,6 +309,46 @@ def refuse_held(folder: Path) -> None:
         _lock(descriptor, folder, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
+
+
+class LockHolder(Record):
+    """The process that took the lock last."""
+
+    pid: int
+    host: str
+    since: float
+    """Unix seconds, by the clock of the file system."""
+    is_alive: bool | None
+    """None: it runs on another machine, where nobody can see it from here."""
+
+
+def lock_holder(folder: Path) -> LockHolder | None:
+    """Who took the lock last, None where nobody did. Raises OSError when it can't be read.
+
+    The lock is not tried: held for a moment only, it could refuse a run that starts then.
+    """
+    try:
+        with (folder / LOCK_NAME).open("rb") as file:
+            found, status = _HOLDER.fullmatch(file.read(300).decode(errors="replace")), os.fstat(file.fileno())
+    except FileNotFoundError:
+        return None
+    if found is None:  # taken, and not yet written
+        return None
+    pid, host = int(found[1]), found[2]
+    is_held = any(_is_of(line, status, pid) for line in Path("/proc/locks").read_text().splitlines())
+    return LockHolder(pid, host, status.st_mtime, is_held if host == socket.gethostname() else is_held or None)
+
+
+_HOLDER = re.compile(r"process (\d{1,9}) on (\S+)\n")
+
+
+def _is_of(line: str, status: os.stat_result, pid: int) -> bool:
+    """Whether a line of the kernel's list of locks, "1: FLOCK ADVISORY WRITE 4711 fe:01:815 0 EOF", is of this file."""
+    words = line.split()
+    device, _, number = words[5].rpartition(":") if len(words) > 5 else ("", "", "")
+    # Some file systems show one device here and another in `stat`.
+    is_there = device == f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}" or words[4:5] == [str(pid)]
+    return is_there and number == str(status.st_ino)
 
 
 def _lock(descriptor: int, folder: Path, kind: int) -> None:

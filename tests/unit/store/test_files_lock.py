@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import pytest
 from test_run_folder import CONFIG, open_folder
 
 from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.store.files import hold_lock, lock_holder
 from maskdpo_ray.store.run_folder import RunFolder
 
 
@@ -46,3 +50,34 @@ def test_the_newest_policy_must_be_there(tmp_path):
     weights.unlink()
     with pytest.raises(RunFolderError, match="model.safetensors: expected the file that stage 'train' left, got none"):
         RunFolder.check(path, CONFIG)
+
+
+def test_who_holds_a_lock_is_seen_without_touching_it(tmp_path):
+    assert lock_holder(tmp_path) is None
+    descriptor = hold_lock(tmp_path)
+    holder = lock_holder(tmp_path)
+    assert (holder.pid, holder.host, holder.is_alive) == (os.getpid(), socket.gethostname(), True)
+    assert holder.since == (tmp_path / "run.lock").stat().st_mtime
+    os.close(descriptor)  # the process lives, and its run has ended
+    assert lock_holder(tmp_path).is_alive is False
+
+
+def test_a_killed_holder_is_not_alive(tmp_path):
+    code = f"""import pathlib, time; from maskdpo_ray.store.files import hold_lock
+hold_lock(pathlib.Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert (lock_holder(tmp_path).pid, lock_holder(tmp_path).is_alive) == (process.pid, True)
+        process.kill()
+    assert lock_holder(tmp_path).is_alive is False
+
+
+def test_of_a_holder_on_another_machine_nobody_knows(tmp_path):
+    (tmp_path / "run.lock").write_text(f"process {os.getpid()} on another-machine\n")
+    assert lock_holder(tmp_path).is_alive is None
+
+
+@pytest.mark.parametrize("content", ["", "process on\n", "process 12 on vm"])
+def test_a_lock_that_is_being_written_says_nothing(tmp_path, content):
+    (tmp_path / "run.lock").write_text(content)
+    assert lock_holder(tmp_path) is None
