@@ -20,7 +20,7 @@ from maskdpo_ray.config import hub_name
 from maskdpo_ray.config.schema import Config, ModelConfig
 from maskdpo_ray.errors import ModelError, one_line, shown
 from maskdpo_ray.models import hub, other_folders
-from maskdpo_ray.models.folder import load_network
+from maskdpo_ray.models.folder import load_network, open_weights
 from maskdpo_ray.store import files
 from maskdpo_ray.terminal import note, quiet
 
@@ -68,6 +68,11 @@ def find(model: ModelConfig) -> Adapter | None:
         raise ModelError(f"{file}: peft_type: expected 'LORA', whose weights can be merged, got {got}")
     if not (folder / _WEIGHTS).is_file():
         raise ModelError(f"{folder}: expected {_WEIGHTS}, found none (pickled weights are not read)")
+    with open_weights(folder / _WEIGHTS) as weights:  # now: a dry run merges nothing
+        names = sorted(weights.keys())
+    if not any(".lora_" in name for name in names):
+        got = shown(", ".join(names) or "none")
+        raise ModelError(f"{folder / _WEIGHTS}: expected tensors of a LoRA adapter, got {got}")
     return Adapter(folder, _base(file, settings.get("base_model_name_or_path")))
 
 

@@ -134,16 +134,33 @@ def test_adapters_that_are_refused(adapter: Path, tmp_path: Path, change: dict[s
     assert str(caught.value).startswith(f"{file}: {message}") and "\n" not in str(caught.value)
 
 
-def test_broken_adapters_are_refused(adapter: Path, small_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_broken_adapters_are_refused(adapter: Path, small_model: Path, tmp_path: Path, dry_run: bool) -> None:
+    """Also where nothing is merged."""
     (adapter / "adapter_config.json").write_text("{")
     with pytest.raises(ModelError, match="adapter_config.json: expected JSON, got: "):
-        adapters.merged(config_of(adapter, tmp_path))
+        adapters.merged(config_of(adapter, tmp_path), dry_run)
     described = {"peft_type": "LORA", "base_model_name_or_path": str(small_model), "target_modules": ["q_proj"], "r": 4}
     (adapter / "adapter_config.json").write_text(json.dumps(described))
-    (adapter / "adapter_model.safetensors").write_bytes(b"no tensors")
+    weights = adapter / "adapter_model.safetensors"
+    for content in (weights.read_bytes()[:-4], b"version https://git-lfs.github.com/spec/v1\n"):
+        weights.write_bytes(content)
+        with pytest.raises(ModelError, match=f"^{weights}: expected a whole safetensors file .*, got: ") as caught:
+            adapters.merged(config_of(adapter, tmp_path), dry_run)
+        assert "\n" not in str(caught.value)
+    save_file({"model.norm.weight": torch.ones(2)}, weights)
+    with pytest.raises(ModelError, match="expected tensors of a LoRA adapter, got 'model.norm.weight'"):
+        adapters.merged(config_of(adapter, tmp_path), dry_run)
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"expected adapter_model.safetensors, found none \(pickled weights"):
+        adapters.merged(config_of(adapter, tmp_path), dry_run)
+
+
+def test_an_adapter_of_another_model(adapter: Path, small_model: Path, tmp_path: Path) -> None:
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {name: weight[:, :-1].contiguous() for name, weight in weights.items()}, adapter / "adapter_model.safetensors"
+    )
     with pytest.raises(ModelError, match=f"expected an adapter of {small_model}, got: ") as caught:
         adapters.merged(config_of(adapter, tmp_path))
     assert "\n" not in str(caught.value)
-    (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"expected adapter_model.safetensors, found none \(pickled weights"):
-        adapters.merged(config_of(adapter, tmp_path))
