@@ -210,6 +210,8 @@ def _report(config: Config, models: Models, machines: Machines, found: Sequence[
         yield f"  and {_gib_of(step)} GiB from each rank in an optimizer step of one micro-batch"
     if config.ds.load_in_4bit:
         yield "NOT COUNTED: ds.load_in_4bit; these are the sums of weights in 16 bits, and ranks take less"
+    if any(model is not None and model.has_experts for model in (models.policy, models.annotator)):
+        yield "NOT MEASURED: mixtures of experts; their weights are counted, what a pass of them takes is estimated"
     measured = "" if config.cluster.device == "cpu" else " on CPUs; nothing has been measured on GPUs yet"
     yield f"Error of a rank's sum: at most {memory.ERROR:.0%}, as measured{measured} (docs/sizing.md)"
 

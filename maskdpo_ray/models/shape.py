@@ -67,6 +67,8 @@ _BEHIND = re.compile(r"(-(instruct|chat|base|it|hf|v0\.3|\d{4}))+$")
 _TOKENS = 8
 _ATTENTION = "maskdpo_counted"
 _EXPECTED = "expected a decoder that transformers builds (--model_size and --annotator_size take published ones)"
+_UNKNOWN = "no estimate for recurrent and linear layers or a model's own attention, got"
+_WITHOUT = "a run does without: --dry_run checks the rest, engines and ranks say at the start what memory they lack"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class ModelShape:
     @property
     def parameters(self) -> int:
         return sum(self.weights)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether it is a mixture of experts."""
+        return self.config is not None and _has_experts(self.config)
 
     def adapters(self, lora: LoraConfig) -> list[int]:
         """Elements of LoRA's tensors: two for each linear layer that gets adapters; none at rank 0."""
@@ -141,9 +148,10 @@ def of_folder(folder: Path, trust_remote_code: bool = False) -> ModelShape:
         shape = _counted(folder.name, config, trust_remote_code)
     except Exception as error:  # fields that contradict each other make transformers raise errors of all kinds
         raise ModelError(f"{file}: {_EXPECTED}, got: {type(error).__name__}: {one_line(error)}") from error
-    if not shape.caches:
+    if len(shape.caches) < shape.num_layers:
         kind = type(_built(config, trust_remote_code)).__name__
-        raise ModelError(f"{file}: {_EXPECTED} and that has its attention interface, got {kind}, which lacks it")
+        attending = f"{len(shape.caches)} of {shape.num_layers} layers use transformers' attention interface"
+        raise ModelError(f"{file}: {_UNKNOWN} {kind}: {attending}; {_WITHOUT}")
     return shape
 
 
@@ -162,14 +170,13 @@ def _read(file: Path, trust_remote_code: bool) -> Any:
         config = AutoConfig.from_pretrained(file.parent, trust_remote_code=trust_remote_code)
     except Exception as error:  # as in `of_folder`
         raise ModelError(f"{file}: {_EXPECTED}, got: {one_line(error)}") from error
-    fields = config.to_dict()
-    if experts := sorted(name for name in fields if "experts" in name and fields[name]):
-        raise ModelError(f"{file}: {experts[0]}: expected a dense decoder (its size can't be told from this file)")
     for name in ("quantization_config", "is_encoder_decoder"):
         if value := getattr(config, name, None):
             raise ModelError(f"{file}: {name}: expected a decoder with plain weights, got {shown(value)}")
     for name in _COUNTS:
         value = getattr(config, name, None)
+        if value is None:
+            raise ModelError(f"{file}: {_UNKNOWN} {shown(config.model_type)}, which has no {name}; {_WITHOUT}")
         if type(value) is not int or value < 1:
             raise ModelError(f"{file}: {name}: expected a whole number above 0, got {shown(value)}")
     return config
@@ -210,8 +217,14 @@ def _built(config: Any, trust_remote_code: bool, width: int = 2) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
+def _has_experts(config: Any) -> bool:
+    return any("experts" in name and bool(value) for name, value in config.to_dict().items())
+
+
 @quiet()
 def _kept_per_token(config: Any, trust_remote_code: bool, width: int, is_lean: bool) -> int:
+    if width == 4 and _has_experts(config):  # their grouped products take bf16 alone on the meta device
+        return 2 * _kept_per_token(config, trust_remote_code, 2, is_lean)
     model = _built(config, trust_remote_code, width)
     if is_lean:
         from maskdpo_ray.training import lean_layers

@@ -207,6 +207,20 @@ def test_four_bit_weights_are_said_not_to_be_counted(capsys: pytest.CaptureFixtu
     assert remark in output([*argv, "--ds.load_in_4bit", "true"], capsys) and remark not in output(argv, capsys)
 
 
+def test_a_mixture_of_experts_is_counted_and_said_not_to_be_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = {"model_type": "mixtral", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    described |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000, "num_local_experts": 4}
+    (tmp_path / "config.json").write_text(json.dumps(described | {"max_position_embeddings": 4096}))
+    text = output(["--model.model_name_or_path", str(tmp_path), "--num_gpus", "2"], capsys)
+    experts = 2 * (4 * 3 * 256 * 512 + 4 * 256)  # and routers
+    attention = 2 * (2 * 256 * 256 + 2 * 256 * 128)
+    assert f": {experts + attention + 2 * 1000 * 256 + 5 * 256:,} parameters" in text
+    assert "NOT MEASURED: mixtures of experts" in text
+    assert "NOT MEASURED" not in output(["--model_size", "135m"], capsys)
+
+
 def test_a_cpus_memory_is_taken_in_turns(capsys: pytest.CaptureFixture[str]) -> None:
     argv = "--model_size 135m --vllm.max_model_len 1024 --rollout.max_new_tokens 96 --prompt_tokens 200".split()
     argv += ["--node_memory_gib", "64"]

@@ -41,6 +41,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "phi3": {"rope_scaling": LONGROPE, "original_max_position_embeddings": 32},
     "minicpm3": MLA,
     "starcoder2": {},
+    "mixtral": {"num_local_experts": 4},
+    "qwen3_moe": {**HEADS, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "olmoe": {"num_experts": 8, "num_experts_per_tok": 2},
 }
 """By model_type, what differs from SHAPE. None says whether the LM head is the embedding."""
 EXACT = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
@@ -150,6 +153,7 @@ def test_caches_are_those_of_the_model(kind: str, tmp_path: Path) -> None:
         assert 7 * per_token == size
 
 
+HYBRID = json.dumps({"model_type": "jamba", **SHAPE, "attn_layer_offset": 1, "attn_layer_period": 2})
 BAD = [
     ("{", "config.json: expected the config of a model, got: "),
     ("[]", "config.json: expected an object, got list"),
@@ -158,9 +162,10 @@ BAD = [
     ('{"model_type": "llama", "hidden_size": "8"}', "config.json: expected a decoder that transformers builds"),
     ('{"model_type": "llama", "num_hidden_layers": 0}', "num_hidden_layers: expected a whole number above 0, got 0"),
     ('{"model_type": "llama", "num_hidden_layers": 5000}', "config.json: num_hidden_layers: expected at most 1000"),
-    ('{"model_type": "mixtral"}', "config.json: num_experts_per_tok: expected a dense decoder"),
+    ('{"model_type": "mamba", "num_hidden_layers": 1}', "got 'mamba', which has no num_attention_heads; a run does"),
     ('{"model_type": "llama", "quantization_config": {"bits": 4}}', "config.json: quantization_config: expected a d"),
-    ('{"model_type": "falcon", "num_hidden_layers": 1}', "has its attention interface, got FalconForCausalLM"),
+    ('{"model_type": "falcon", "num_hidden_layers": 1}', "got FalconForCausalLM: 0 of 1 layers use "),
+    (HYBRID, "got JambaForCausalLM: 1 of 2 layers use transformers' attention interface; a run does without"),
 ]
 
 
