@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 COMMANDS = (
-    "run annotate pairs train evaluate export plan check_annotator check_objective build_questions "
+    "run annotate pairs train evaluate export plan watch check_annotator check_objective build_questions "
     "anah_templates".split()
 )
 """In the order of the loop; each is a module of this package with a `main(argv)`."""

@@ -34,7 +34,7 @@ of ours imports it.
 """
 COMMANDS = set(
     "__main__ anah_templates annotate build_questions check_annotator check_objective evaluate experiment export pairs "
-    "plan report run train".split()
+    "plan report run train watch".split()
 )
 BRIDGES = {"openrlhf", "trl"}
 """What users of other trainers import: like a command each is an entry, which no module of ours imports."""
