@@ -82,7 +82,7 @@ def prepare(argv: list[str]) -> Job:
         loaded = [(source, Dropped(source, config.data.max_dropped)) for source in sources]
         by_id = {question.id: question for each in loaded for question in preflight.questions_of(config.data, *each)}
         resources.check_ray_address(config.cluster)
-    Plan(config).check_here("annotation actors")
+    Plan(config).check_here("annotation actors", dry_run=command.dry_run)
     answers = Path(arguments.answers)
     documents = [] if config.data.documents is None else [preflight.corpus(config.data).dropped]
     dropped = [*documents, *(each for _, each in loaded), Dropped(answers, config.data.max_dropped)]

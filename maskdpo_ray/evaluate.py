@@ -105,7 +105,7 @@ def prepare(argv: list[str]) -> Job:
         if arguments.against is not None:
             against = Baseline.find(arguments.against, config, prepared.evaluation)
         resources.check_ray_address(config.cluster)
-    resources.Plan(config).check_here(*resources.evaluating(with_engines=answers is None))
+    resources.Plan(config).check_here(*resources.evaluating(with_engines=answers is None), dry_run=command.dry_run)
     job = Job(config, command.dry_run, prepared, answers, against)
     return replace(job, entries=run_folder.check_run(config, job.inputs()))
 

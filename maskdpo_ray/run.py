@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     path = run_folder.run_path(config)
     entries = run_folder.check_run(config, prepared.inputs())
     plan = resources.Plan(config)
-    plan.check_here()
+    plan.check_here(dry_run=command.dry_run)
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
     said = preflight.describe(plan, len(prepared.train), num_eval, path, entries)
     print("\n".join([said, f"  {prepared.way}", *prepared.dropped_lines()]), flush=True)

@@ -99,7 +99,7 @@ def prepare(argv: list[str]) -> Job:
         max_len = model_folder.max_len(model, config.vllm)
         way = model.way(max_len, config.model.trust_remote_code).describe(config.savings)
         resources.check_ray_address(config.cluster)
-    Plan(config).check_here("training ranks")
+    Plan(config).check_here("training ranks", dry_run=command.dry_run)
     own = chat.of(config, model.tokenizer)
     needs_labels = mask != VANILLA
     reader = PairsReader(own, max_len, model.config.vocab_size, annotations, needs_labels, score, config.data.columns)

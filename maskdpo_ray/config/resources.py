@@ -14,6 +14,7 @@ import psutil
 
 from maskdpo_ray.config.schema import ClusterConfig, Config
 from maskdpo_ray.errors import ClusterError, ConfigError, shown
+from maskdpo_ray.terminal import note
 
 ENGINES, OTHER_ENGINES, RANKS = "rollout engines", "other model's engines", "training ranks"
 ANNOTATORS, EVALUATORS = "annotation actors", "evaluation actors"
@@ -137,12 +138,21 @@ class Plan:
                     raise
             time.sleep(_POLL_S)
 
-    def check_here(self, *names: str) -> None:
-        """`check` before Ray starts, where it is to start on this machine: what that has is the most it can give."""
+    def check_here(self, *names: str, dry_run: bool = False) -> None:
+        """`check` before Ray starts, where it is to start on this machine: what that has is the most it can give.
+
+        A dry run may be made on a machine without GPUs, such as a cluster's login node, where a run of GPUs can't be: a
+        line says that nothing was compared with it.
+        """
         if ray_address(self.config.cluster) is None:
             import torch
 
-            self.check({"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}, *names)
+            has, needed = torch.cuda.device_count(), self.gpus(*names)
+            if dry_run and needed and not has:
+                reserved = f"a run reserves {needed} = {self.gpu_terms(*names)}"
+                note(f"NOT CHECKED: whether there are enough GPUs and CPUs, as this machine has no GPU; {reserved}")
+                return
+            self.check({"CPU": os.cpu_count() or 1, "GPU": has}, *names)
             self._check_memory(psutil.virtual_memory().total / 2**30, *names)
 
     def _check_memory(self, has_gib: float, *names: str) -> None:

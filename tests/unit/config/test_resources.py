@@ -243,3 +243,23 @@ def test_nodes_that_never_join_end_the_run(timeout_s: float, monkeypatch: pytest
     with pytest.raises(ClusterError, match="not enough CPUs: expected at most 1, got"):
         plan.await_nodes(lambda: asked.append(1) or {"CPU": 1.0})
     assert len(asked) == (1 if timeout_s == 0 else 2)
+
+
+def test_a_dry_run_on_a_machine_without_gpus(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Says that they weren't checked; the run itself is refused, and so is either where there are too few."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    for there, dry_run in ((0, False), (1, True), (1, False)):
+        monkeypatch.setattr("torch.cuda.device_count", lambda there=there: there)
+        with pytest.raises(ClusterError, match=f"^not enough GPUs: expected at most {there}, got 2 x 2"):
+            Plan(GPU).check_here(dry_run=dry_run)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    Plan(GPU).check_here("training ranks", dry_run=True)
+    said = "NOT CHECKED: whether there are enough GPUs and CPUs, as this machine has no GPU; a run reserves 4 = 4 x 1"
+    assert capsys.readouterr().err == f"{said} (training ranks)\n"
+    many = replace(CPU, train=TrainConfig(num_ranks=10_000, batch_size=10_000))
+    with pytest.raises(ClusterError, match="^not enough CPUs"):
+        Plan(many).check_here(dry_run=True)
