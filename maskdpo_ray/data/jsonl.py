@@ -67,7 +67,18 @@ def attempts(path: Path) -> Iterator[tuple[str, Found]]:
         hint = hub_data.hint(path) if isinstance(error, FileNotFoundError) else ""
         raise DataError(f"{path}: expected a JSON file, got: {error.strerror or error}{hint}") from None
     if not count:
-        raise DataError(f"{path}: expected JSON objects, got none")
+        expected = "rows, got a table without" if _is_table(path) else "JSON objects, got none"
+        raise DataError(f"{path}: expected {expected}")
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a readable source is a table, or a folder or data set of them."""
+    if hub_data.parsed(path):
+        return True
+    if os.path.isdir(path):
+        return tables.is_saved(path) or _is_table(_parts(path)[0])
+    with compressed.opened(path) as file:
+        return tables.reader(path, file.peek(8)[:8]) is not None
 
 
 def _attempts(path: Path) -> Iterator[tuple[str, Found]]:

@@ -13,15 +13,19 @@ from typing import Any
 
 from maskdpo_ray.data.dropped import Dropped, Reason
 from maskdpo_ray.data.formats.conversation import Messages, messages, refuse_unread, with_system
+from maskdpo_ray.data.formats.preference import SIDES
 from maskdpo_ray.data.jsonl import refuse_list
 from maskdpo_ray.data.rows import Columns, rows
 from maskdpo_ray.errors import DataError, RecordError, shown
 from maskdpo_ray.records import LANGUAGES, Question
+from maskdpo_ray.terminal import note
 
 SHORT = "-short"
 """End of the names of built-in questions of one fact (`domains/short.py`)."""
 BUILTIN = ("countries", "elements", f"countries{SHORT}", f"elements{SHORT}")
 FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language", "wrong_answers")
+_DOCUMENTS = "documents"
+"""Name of a column that most likely holds what is `document` here."""
 LONGEST_NAME = 200
 """Longest id and topic, characters."""
 
@@ -50,6 +54,9 @@ def load(source: str, dropped: Dropped | None = None, columns: Columns | None = 
     def question(found: tuple[str, dict[str, Any]]) -> Question:
         where, value = found
         refuse_list(value, where)
+        if value.get("document") is None and value.get(_DOCUMENTS) and not places:
+            hint = f"data.columns: {{document: {_DOCUMENTS}}}"
+            note(f"{source}: the column {_DOCUMENTS} passes by, as an unknown one; {hint} reads it")
         made = question_of(value, where)
         if first := places.get(made.id):
             message = f"{where}: id: expected an id of its own, got {made.id!r} again, first at {first}"
@@ -161,8 +168,11 @@ def question_of(value: Mapping[str, Any], where: str) -> Question:
     if type(value.get("id")) is int:
         value = {**value, "id": str(value["id"])}
     if value.get("prompt") is None:
-        message = f"{where}: prompt: expected a string or chat messages (in another column: data.columns), got nothing"
-        raise RecordError(message, Reason.EMPTY_PROMPT)
+        expected = f"{where}: prompt: expected a string or chat messages (in another column: data.columns), got"
+        got = "nothing"
+        if any(value.get(side) is not None for side in SIDES):
+            got = "a preference with the prompt in its answers alone: a file of pairs is for train, or pairs.file"
+        raise RecordError(f"{expected} {got}", Reason.EMPTY_PROMPT)
     question_id = _name(value, "id", where) or where
     facts = value.get("facts")
     if facts is not None and not isinstance(facts, dict):

@@ -91,6 +91,11 @@ BAD_LINES = {
         '{"topic": "a"}',
         "prompt: expected a string or chat messages (in another column: data.columns), got nothing",
     ),
+    "a preference": (
+        '{"chosen": "\\n\\nHuman: a\\n\\nAssistant: b", "rejected": "\\n\\nHuman: a\\n\\nAssistant: c"}',
+        "prompt: expected a string or chat messages (in another column: data.columns), got a preference with the "
+        "prompt in its answers alone: a file of pairs is for train, or pairs.file",
+    ),
     "surrogate in id": (r'{"prompt": "a", "id": "\ud800"}', r"expected Unicode text, got a lone '\ud800'"),
     "surrogate in topic": (r'{"prompt": "a", "topic": "\udfff"}', r"expected Unicode text, got a lone '\udfff'"),
     "surrogate in prompt": (r'{"prompt": "\ud800"}', r"expected Unicode text, got a lone '\ud800'"),
@@ -161,6 +166,17 @@ def test_bad_line_is_named_with_file_line_and_field(folder, line, message):
     with pytest.raises(DataError) as caught:
         load(write('{"prompt": "fine"}', line))
     assert str(caught.value) == f"q.jsonl:2: {message}"
+
+
+def test_a_column_of_documents_is_not_read_in_silence(folder, capsys):
+    file = folder / "q.jsonl"
+    file.write_text('{"prompt": "a", "documents": ["A."]}\n{"prompt": "b", "documents": ["B."]}\n')
+    assert [each.document for each in load(str(file))] == [None, None]
+    said = "the column documents passes by, as an unknown one; data.columns: {document: documents} reads it"
+    assert capsys.readouterr().err == f"{file}: {said}\n"
+    columns = {"document": "documents"}
+    assert [each.document for each in load(str(file), columns=columns)] == ["A.", "B."]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_pair_of_surrogates_is_a_character(folder):

@@ -214,6 +214,19 @@ def test_bytes_that_nobody_would_write(tmp_path: Path, name: str) -> None:
     fuzz.check(fuzz.from_file(tmp_path / name, lambda path: list(rows.preferences(path))), good, examples=40)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv.gz", "t.parquet", "parts/t.parquet"])
+def test_a_table_without_rows(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    if name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": pyarrow.array([], pyarrow.string())}), file)
+    else:
+        file.write_bytes(gzip.compress(b"id\tprompt\n") if name.endswith(".gz") else b"id,prompt\n")
+    source = file.parent if "/" in name else file
+    with pytest.raises(DataError, match=f"^{source}: expected rows, got a table without$"):
+        next(objects(source))
+
+
 def test_a_length_that_no_memory_holds_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(file: object) -> None:
         raise MemoryError("malloc of size 9223372036854775808 failed")
