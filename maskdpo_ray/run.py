@@ -18,8 +18,8 @@ from maskdpo_ray.config.file import located
 def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError."""
     command = cli.parse(argv, "run", __doc__)  # before the heavy imports: --help and bad options answer at once
-    from maskdpo_ray.models import adapters
-    from maskdpo_ray.report import summary
+    from maskdpo_ray.models import adapters, hub_upload
+    from maskdpo_ray.report import card, summary
     from maskdpo_ray.stages import choose, hub_models, preflight
     from maskdpo_ray.store import run_folder
 
@@ -32,6 +32,8 @@ def main(argv: list[str]) -> None:
     entries = run_folder.check_run(config, prepared.inputs())
     plan = resources.Plan(config)
     plan.check_here(dry_run=command.dry_run)
+    with located(command.given, command.config_path):
+        hub_upload.check(config.hub, command.dry_run)
     num_eval = {split: len(held) for split, held in prepared.evaluation.items()}
     said = preflight.describe(plan, len(prepared.train), num_eval, path, entries)
     print("\n".join([said, f"  {prepared.way}", *prepared.dropped_lines()]), flush=True)
@@ -57,7 +59,10 @@ def main(argv: list[str]) -> None:
                     Loop(*inputs, groups, folder, tracker, prepared.given).run()
         result = {**summary.build(path), **prepared.dropped_json()}
         folder.write_json("summary.json", result)
+        kept = result["kept"]["version"]
+        card.write(path, kept)
     summary.show(result)
+    hub_upload.push(config.hub, path / "policy" if kept else None, ["python", "-m", "maskdpo_ray.run", *argv])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data.dropped import Dropped, counted
 from maskdpo_ray.data.jsonl import num_lines, objects
 from maskdpo_ray.errors import DataError, RunFolderError
-from maskdpo_ray.models import adapters, chat, lora_targets, quantized
+from maskdpo_ray.models import adapters, chat, hub_upload, lora_targets, quantized
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.pairing import scoring
 from maskdpo_ray.pairing.examples import check_mask, usable_example
@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
     resources.prefer_loopback(job.config.cluster)
     from actors import weights
     from maskdpo_ray.cluster import Cluster
+    from maskdpo_ray.report import card
 
     with run_folder.open_run(job.config) as (folder, tracker):
         if is_finished(folder):
@@ -65,7 +66,9 @@ def main(argv: list[str]) -> None:
                     job.run(initial, trainer, folder, tracker)
         summary = job.summary(folder)
         folder.write_json("summary.json", summary)
+        card.write(folder.path, 1, job.pairs)
     print(shown(summary))
+    hub_upload.push(job.config.hub, folder.policy_dir(0), ["python", "-m", "maskdpo_ray.train", *argv])
 
 
 def _parser() -> Parser:
@@ -119,6 +122,8 @@ def prepare(argv: list[str]) -> Job:
     summary = PairsSummary(dropped.records, len(kept), dict(drops), mixture(kept), examples=dropped.examples)
     job = Job(config, command.dry_run, path, examples, summary, own.now, way)
     run_folder.check_run(config, {"pairs": examples})
+    with located(command.given, command.config_path):
+        hub_upload.check(config.hub, command.dry_run)
     return job
 
 

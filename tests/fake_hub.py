@@ -1,9 +1,11 @@
-"""A stand-in for the Hugging Face Hub: its HTTP API for downloading, on loopback, as huggingface_hub asks for it."""
+"""A stand-in for the Hugging Face Hub: its HTTP API for downloads and uploads, on loopback, as huggingface_hub asks."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ class Repository:
     token: str | None = None
     """Token that opens it, where it is private."""
     is_gated: bool = False
+    is_private: bool = False
 
     def commit(self, files: dict[str, bytes], *branches: str) -> str:
         """Add a commit, to which the branches lead then; its hash."""
@@ -52,6 +55,14 @@ class Hub:
     """Method and path of every request."""
     status: int = 200
     """Status of all replies; above 200 nothing else is replied."""
+    tokens: dict[str, str] = field(default_factory=dict)
+    """Token -> the user or organisation that it may write to."""
+    stored: dict[str, bytes] = field(default_factory=dict)
+    """SHA-256 -> bytes that were sent as Git LFS."""
+    cas: Path | None = None
+    """Folder that takes large files by Xet, as hf_xet writes it in place of a server."""
+    fails_at: str = ""
+    """Requests whose path holds it are answered with status 500."""
 
     @property
     def downloaded(self) -> list[str]:
@@ -79,15 +90,102 @@ def serving() -> Iterator[Hub]:
         def do_HEAD(self) -> None:
             self._answer(with_body=False)
 
-        def do_POST(self) -> None:  # paths-info of data sets
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
-            self._answer(with_body=True, paths=body.get("paths"))
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if "/paths-info/" in self.path:  # of data sets
+                self._answer(with_body=True, paths=json.loads(body).get("paths"))
+            else:
+                self._take(body)
+
+        def do_PUT(self) -> None:
+            self._take(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def _take(self, body: bytes) -> None:
+            """Reply to a request that writes."""
+            path = unquote(urlsplit(self.path).path).strip("/")
+            hub.asked.append(f"{self.command} {path}")
+            if hub.fails_at and hub.fails_at in path:
+                self._reply({"error": "out of order"}, 500)
+            elif self.command == "PUT":  # an address that the batch API signed: without a token
+                hub.stored[path.removeprefix("lfs/")] = body
+                self._reply({})
+            elif (owner := self._owner()) is None:
+                self._reply({"error": "Invalid username or password."}, 401)
+            elif path == "api/repos/create":
+                self._create(owner, **json.loads(body))
+            elif path == "api/validate-yaml":
+                is_valid = json.loads(body)["content"].startswith("---\n")
+                errors = [] if is_valid else [{"message": "no metadata"}]
+                self._reply({"errors": errors, "warnings": []}, 400 if errors else 200)
+            elif path.startswith("verify/"):
+                self._reply({}, 200 if json.loads(body)["oid"] in hub.stored else 404)
+            elif (found := self._find(path.removeprefix("api/models/").replace(".git/", "/"))) is not None:
+                self._write(owner, *found, body)
+            else:
+                self._reply({"error": "Repository not found"}, 404)
+
+        def _owner(self) -> str | None:
+            return hub.tokens.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+
+        def _reply(self, value: object, status: int = 200) -> None:
+            self._send(status, {}, json.dumps(value).encode(), with_body=True)
+
+        def _create(self, owner: str, name: str, organization: str, visibility: str = "public", **_: str) -> None:
+            repo = f"{organization}/{name}"
+            if organization != owner:
+                self._reply({"error": f"You don't have the rights to create a model under {organization}"}, 403)
+            elif repo in hub.repositories:
+                self._reply({"error": "You already created this model repo", "url": f"{hub.url}/{repo}"}, 409)
+            else:
+                hub.repositories[repo] = Repository(is_private=visibility == "private")
+                hub.repositories[repo].commit({}, "main")
+                self._reply({"url": f"{hub.url}/{repo}", "name": repo})
+
+        def _write(self, owner: str, name: str, repository: Repository, rest: str, body: bytes) -> None:
+            files = repository.commits[repository.branches["main"]]
+            if not name.startswith(f"{owner}/"):
+                self._reply({"error": "Forbidden"}, 403)
+            elif rest.startswith("preupload/"):
+                found = [
+                    {
+                        "path": file["path"],
+                        "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                        "shouldIgnore": False,
+                        "oid": _oid(file["path"], files[file["path"]]) if file["path"] in files else None,
+                    }
+                    for file in json.loads(body)["files"]
+                ]
+                self._reply({"files": found})
+            elif rest == "info/lfs/objects/batch":
+                found = []
+                for each in json.loads(body)["objects"]:
+                    actions = {"upload": f"lfs/{each['oid']}", "verify": f"verify/{each['oid']}"}
+                    missing = {action: {"href": f"{hub.url}/{path}"} for action, path in actions.items()}
+                    found.append(each | ({} if each["oid"] in hub.stored else {"actions": missing}))
+                self._reply({"objects": found})
+            elif rest.startswith("commit/"):
+                files = dict(files)
+                for line in map(json.loads, body.splitlines()):
+                    path = line["value"].get("path", "")
+                    if line["key"] == "file":
+                        files[path] = base64.b64decode(line["value"]["content"])
+                    elif line["key"] == "lfsFile":
+                        files[path] = hub.stored.get(line["value"]["oid"], b"sha256:" + line["value"]["oid"].encode())
+                    elif line["key"] == "deletedFile":
+                        del files[path]
+                commit = repository.commit(files, "main")
+                self._reply({"commitUrl": f"{hub.url}/{name}/commit/{commit}", "commitOid": commit})
+            else:
+                self._reply({"error": "not found"}, 404)
 
         def _answer(self, with_body: bool, paths: list[str] | None = None) -> None:
             path = unquote(urlsplit(self.path).path).strip("/")
             hub.asked.append(f"{self.command} {path}")
             if hub.status != 200:
                 self._send(hub.status, {}, b"{}", with_body)
+                return
+            if path == "api/whoami-v2" and self._owner():
+                self._reply({"name": self._owner(), "type": "user"})
                 return
             found = self._find(path.removeprefix("api/").removeprefix("models/"))
             if found is None:
@@ -99,6 +197,13 @@ def serving() -> Iterator[Hub]:
                 return
             if repository.is_gated:
                 self._send(403, {"X-Error-Code": "GatedRepo"}, b"{}", with_body)
+                return
+            if rest == "auth-check/write":
+                self._reply({}, 200 if name.startswith(f"{self._owner()}/") else 403)
+                return
+            if rest.startswith("xet-write-token/") and hub.cas:
+                until = str(int(time.time()) + 3600)
+                self._reply({"casUrl": f"local://{hub.cas}", "accessToken": "xet", "exp": int(until)})
                 return
             kind, revision, inner = [*rest.split("/", 2), "", ""][:3] if rest else ("revision", "main", "")
             commit = revision if revision in repository.commits else repository.branches.get(revision)
@@ -127,7 +232,12 @@ def serving() -> Iterator[Hub]:
                 siblings = [{"rfilename": file} for file in files]
                 made = {"_id": "0", "id": name.removeprefix("datasets/"), "sha": commit, "siblings": siblings}
                 self._send(
-                    200, {}, json.dumps(made | {"private": False, "tags": [], "downloads": 0}).encode(), with_body
+                    200,
+                    {},
+                    json.dumps(
+                        made | {"private": hub.repositories[name].is_private, "tags": [], "downloads": 0}
+                    ).encode(),
+                    with_body,
                 )
             elif kind in ("tree", "paths-info"):
                 wanted = files if paths is None else [path for path in paths if path in files]
@@ -200,6 +310,13 @@ def _level(inside: list[str], files: dict[str, bytes], folder: str) -> list[dict
     folders = dict.fromkeys(file[len(folder) :].partition("/")[0] for file in inside if "/" in file[len(folder) :])
     found = [_entry(file, files[file]) for file in inside if "/" not in file[len(folder) :]]
     return [*found, *({"type": "directory", "path": f"{folder}{name}", "oid": "0", "size": 0} for name in folders)]
+
+
+def _oid(file: str, data: bytes) -> str:
+    """Hash of a file by which huggingface_hub tells whether it is there already: of a large one SHA-256, else git's."""
+    if file.endswith(".safetensors"):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def _entry(file: str, data: bytes) -> dict[str, object]:

@@ -33,6 +33,13 @@ class HubName:
         return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
 
+def is_repository(text: str) -> bool:
+    """Whether the text is `org/name`, as the Hub accepts it for a new repository."""
+    found = _NAME.fullmatch(text)
+    is_plain = found is not None and found[2] == text and found[2].partition("/")[0] not in _PAGES
+    return is_plain and len(text) <= 96 and "--" not in text and ".." not in text and not text.endswith(".git")
+
+
 def parsed(text: str) -> HubName | None:
     """The name of a model on the Hub that an option gives; None for a path.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
+from maskdpo_ray.config.hub_name import is_repository
 from maskdpo_ray.errors import require
 from maskdpo_ray.records import LABELS, Sampling
 
@@ -665,6 +666,15 @@ class LoggerConfig(Section):
 
 
 @dataclass(frozen=True)
+class HubConfig(Section):
+    push: Annotated[str | None, Rule("a repository of the Hugging Face Hub, org/name", is_repository)] = None
+    """Repository `org/name` of the Hugging Face Hub that `run` and `train` upload the kept policy to at their end, with
+    its model card; the token comes from HF_TOKEN or `hf auth login`. None: nothing is uploaded."""
+    private: bool = True
+    """Only the owners of `push` see it. A repository that is there has to be so already."""
+
+
+@dataclass(frozen=True)
 class ClusterConfig(Section):
     address: str | None = None
     """Ray cluster to join: `auto`, or host:port as `ray start` prints it; `local`: start one here; none: RAY_ADDRESS if
@@ -720,6 +730,7 @@ class Config:
     savings: SavingsConfig = field(default_factory=SavingsConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:

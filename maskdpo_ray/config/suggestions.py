@@ -72,6 +72,8 @@ _OPTIONS = {
     "logger.wandb_project": "project wandb.project project_name",
     "logger.wandb_entity": "entity wandb.entity wandb.org wandb_org",
     "logger.wandb_group": "wandb.group",
+    "hub.push": "push_to_hub hub_model_id push_to_hub_model_id hf_repo_id",
+    "hub.private": "hub_private_repo",
     "cluster.address": "ray_address ray.address",
     "cluster.device": "use_cpu cpu gpu cuda use_cuda no_cuda accelerator",
     "cluster.step_timeout_s": "ddp_timeout timeout",

@@ -23,6 +23,10 @@ from maskdpo_ray.terminal import note
 SHORT = "-short"
 """End of the names of built-in questions of one fact (`domains/short.py`)."""
 BUILTIN = ("countries", "elements", f"countries{SHORT}", f"elements{SHORT}")
+_ORIGINS = {
+    "countries": "the CIA World Factbook, in the public domain, with names from the Unicode CLDR",
+    "elements": "the table of chemical elements of the package mendeleev (MIT)",
+}
 FIELDS = ("prompt", "id", "topic", "document", "facts", "answer", "language", "wrong_answers")
 _DOCUMENTS = "documents"
 """Name of a column that most likely holds what is `document` here."""
@@ -65,6 +69,11 @@ def load(source: str, dropped: Dropped | None = None, columns: Columns | None = 
         return made
 
     return list(dropped.sift(rows(Path(source), dropped, columns, (*FIELDS, "system")), question))
+
+
+def origin(source: str) -> str | None:
+    """Origin and licence of `builtin:NAME`, in words; None for other sources."""
+    return _ORIGINS.get(source.removeprefix("builtin:").removesuffix(SHORT)) if source.startswith("builtin:") else None
 
 
 def _builtin(name: str) -> list[Question]:

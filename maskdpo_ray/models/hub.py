@@ -17,8 +17,8 @@ from maskdpo_ray.config.hub_name import HubName
 from maskdpo_ray.config.schema import ModelConfig
 from maskdpo_ray.errors import ModelError, one_line
 
-_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
-"""Files of config, tokenizer and chat template."""
+_FILES = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "README.md")
+"""Files of config, tokenizer and chat template, and the model's card, which names its licence."""
 _WEIGHTS = ("*.safetensors",)
 """No pickles (.bin, .pt): loading one runs code."""
 _CODE = ("*.py",)

@@ -91,12 +91,8 @@ def _off_policy(config: dict[str, Any]) -> list[str]:
 
 
 def _ended_early(config: dict[str, Any], choice: Choice | None) -> list[str]:
-    run = config["run"]
-    patience, iterations, newest = (
-        run.get("patience"),
-        run.get("iterations"),
-        len(choice.candidates) - 1 if choice else 0,
-    )
+    patience, iterations = config["run"].get("patience"), config["run"].get("iterations")
+    newest = len(choice.candidates) - 1 if choice else iterations
     if patience is None or newest >= iterations:
         return []
     return [

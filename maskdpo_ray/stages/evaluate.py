@@ -13,6 +13,7 @@ from maskdpo_ray.evaluation.intervals import compare, topics_of
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
 from maskdpo_ray.evaluation.metrics import Evaluation
 from maskdpo_ray.records import EVALUATE, CommittedQuestion, Failed, Labelled, Policy, Question, Sampling
+from maskdpo_ray.report import card
 from maskdpo_ray.stages.protocols import AnsweringGroups
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
@@ -49,13 +50,15 @@ class EvaluateStage:
     watch: Watch
 
     def run(self, policy: Policy, questions: Mapping[str, Sequence[Question]]) -> None:
-        """Answer and judge the questions of each split R times, once if greedy or both; write statistics and gains.
+        """Answer and judge the questions of each split R times, once if greedy or both; write statistics, gains and
+        the policy's card.
 
         Raises ClusterError when too many questions fail, DataError when a question of every topic does.
         """
         for name, (split, sampling) in sampled_as(self.config, questions).items():
             if self.folder.finished(f"{EVALUATE}{name}", policy.version) is None:
                 self._run(policy, name, questions[split], sampling)
+        card.write(self.folder.path, policy.version)
 
     def _run(self, policy: Policy, name: str, questions: Sequence[Question], sampling: Sampling) -> None:
         version, stage = policy.version, f"{EVALUATE}{name}"

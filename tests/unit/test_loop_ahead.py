@@ -71,7 +71,7 @@ def test_the_first_iteration_is_the_ordinary_one(whole: tuple[Path, Events], tmp
     ordinary, ahead = results(tmp_path), results(whole[0])
     assert "iter_000/policy/model.safetensors" in ordinary
     for name in ordinary:
-        if name.startswith("iter_000/"):
+        if name.startswith("iter_000/") and not name.endswith("README.md"):  # the policy's card names the option
             assert ordinary[name] == ahead[name], name
 
 

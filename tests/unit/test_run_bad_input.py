@@ -60,7 +60,7 @@ CASES: dict[str, Case] = {
         write("config.yaml", ""),
         "--config config.yaml",
         "config.yaml: expected sections (run, model, data, rollout, vllm, annotation, atoms, pairs, mask, objective, "
-        "sft, train, adam, ds, lora, savings, eval, logger, cluster), got an empty file",
+        "sft, train, adam, ds, lora, savings, eval, logger, hub, cluster), got an empty file",
     ),
     "no YAML": (
         add_config("train: [1"),

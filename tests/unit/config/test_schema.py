@@ -409,7 +409,7 @@ def test_a_section_says_which_stages_it_affects():
     assert affected["run.seed"] == schema.affects("newer.option") == ("collect", "train", "evaluate")
     assert schema.affects("annotation.options.file") == affected["annotation.options"] == ("collect", "evaluate")
     free = {name for name, stages in affected.items() if not stages}
-    sections = {"cluster", "logger", "savings"}
+    sections = {"cluster", "hub", "logger", "savings"}
     assert {name for name in options() if name.split(".")[0] in sections} <= free
     assert {name for name in free if name.split(".")[0] not in sections} == {
         "run.dir",

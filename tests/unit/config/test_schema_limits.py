@@ -11,6 +11,7 @@ from maskdpo_ray.config.schema import (
     ClusterConfig,
     Config,
     EvalConfig,
+    HubConfig,
     LoggerConfig,
     ModelConfig,
     RolloutConfig,
@@ -19,12 +20,17 @@ from maskdpo_ray.config.schema import (
 from maskdpo_ray.errors import ConfigError
 
 MODEL = ModelConfig("m")
+NO_REPOSITORIES = (
+    *("name", "org/name/x", "org/name@main", "hf://org/name", "org/a--b", "org/a..b", "org/a.git", "/tmp/x", "org/a b"),
+    *("datasets/name", "", "org/", f"org/{'n' * 93}"),
+)
 SECTIONS = {
     "rollout": RolloutConfig,
     "vllm": VllmConfig,
     "eval": EvalConfig,
     "cluster": ClusterConfig,
     "logger": LoggerConfig,
+    "hub": HubConfig,
 }
 
 
@@ -53,6 +59,7 @@ def config_with(option: str, value: Any) -> Config:
         ("cluster.start_timeout_s", 0.1, "1 to 1e7"),
         ("cluster.threads", 10**9, "1 to 1024"),
         ("logger.wandb_project", "a/b", "a name of 1 to 128 characters"),
+        *(("hub.push", name, "a repository of the Hugging Face Hub, org/name") for name in NO_REPOSITORIES),
         ("logger.wandb_project", "p" * 129, "a name of 1 to 128 characters"),
         ("logger.wandb_project", "", "a name of 1 to 128 characters"),
     ],
@@ -77,6 +84,7 @@ def test_refused(option: str, value: Any, expected: str) -> None:
         ("cluster.cpus_per_rank", 1.5),
         ("cluster.cpus_per_rank", 0),
         ("logger.wandb_project", "my project-1"),
+        ("hub.push", "my-org/My_model.v1"),
     ],
 )
 def test_taken(option: str, value: Any) -> None:

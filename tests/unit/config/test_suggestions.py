@@ -38,6 +38,8 @@ NAMES = {
     "max_length": "vllm.max_model_len",
     "max_completion_length": "rollout.max_new_tokens",
     "report_to": "logger.trackers",
+    "push_to_hub": "hub.push",
+    "hub_model_id": "hub.push",
     "num_generations": "rollout.n_samples_per_prompt",
     "deepspeed": "ds.zero_stage",
     "max_grad_norm": "train.max_norm",
@@ -88,7 +90,7 @@ def test_options(name: str) -> None:
     assert " or ".join(suggestions.of_option(f"--{name}", options())) == NAMES[name]
 
 
-@pytest.mark.parametrize("name", ["eval-n", "x", "verbose", "push_to_hub", "train.x", "--", "."])
+@pytest.mark.parametrize("name", ["eval-n", "x", "verbose", "hub_strategy", "train.x", "--", "."])
 def test_nothing_is_proposed_for_what_has_no_like(name: str) -> None:
     assert suggestions.of_option(name, options()) == []
 

@@ -24,7 +24,7 @@ FILES = {
     "modeling_own.py": b"raise SystemExit",
     "README.md": b"# A model",
 }
-NEEDED = {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"}
+NEEDED = {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja", "README.md"}
 FIELD = "model.model_name_or_path"
 SECRET = "hf_NobodyMaySeeThis"
 
