@@ -23,7 +23,7 @@ from typing import Any
 
 from maskdpo_ray.annotation.llm import judge as judges
 from maskdpo_ray.annotation.llm.judge import Conversation, Judge
-from maskdpo_ray.config import cli, suggestions
+from maskdpo_ray.config import cli, hub_name, suggestions
 from maskdpo_ray.config.cli import Parser, number, share
 from maskdpo_ray.config.file import from_text
 from maskdpo_ray.config.schema import DataConfig
@@ -36,11 +36,14 @@ from maskdpo_ray.data.domains import short
 from maskdpo_ray.data.dropped import Dropped, counted
 from maskdpo_ray.errors import ConfigError, DataError, RunFolderError, shown
 from maskdpo_ray.records import Question, encode_line
+from maskdpo_ray.stages import hub_models
 from maskdpo_ray.store import files
 from maskdpo_ray.store.reply_log import Asked, ReplyLog
 from maskdpo_ray.terminal import SHORT, track
 
 _LONGEST_REPLY = max(judged.GENERATION_TOKENS, judged.CLASSIFICATION_TOKENS, judged.QUALITY_TOKENS)
+_FIELD = "build_questions"
+"""Beginning of a judge's options in errors."""
 _REPLIES = "replies.jsonl"
 _BUILTIN = tuple(f"builtin:{domain}" for domain in short.DOMAINS)
 
@@ -51,7 +54,10 @@ def main(argv: list[str]) -> None:
     options = _judge_options(own)
     folder = Path(own.output)
     _refuse(folder, own.entries)
-    judge = None if own.judge is None else judges.build(own.judge, options, _LONGEST_REPLY, "build_questions")
+    judge = None
+    if own.judge is not None:
+        options = hub_models.judge_options(own.judge, options, _FIELD)
+        judge = judges.build(own.judge, options, _LONGEST_REPLY, _FIELD)
     dropped, tally = Dropped(own.entries, own.max_dropped, "--max_dropped"), Tally()
     given = _entries(own, dropped)
     fitting = list(steps.filtered(given, own.min_views, tally))
@@ -59,7 +65,7 @@ def main(argv: list[str]) -> None:
         print(f"{own.entries}: {len(given)} entries, {len(fitting)} of them with a description that is long enough")
     else:
         _make_folder(folder)
-        asked = Asked(own.judge, options if judge is not None else {"entries": own.entries})
+        asked = Asked(own.judge, hub_name.portable(options) if judge is not None else {"entries": own.entries})
         with closing(_Asking(judge)) as ask, ReplyLog(folder / _REPLIES, asked, ask) as log:
             if len(log):
                 print(f"resumed: {log.path} holds {len(log)} replies", flush=True)
@@ -119,7 +125,7 @@ class _Asking:
             started = self._started = self._started or Future()
         if is_first:
             try:
-                judges.start(judge, "build_questions")
+                judges.start(judge, _FIELD)
             except BaseException as error:
                 started.set_exception(error)
             else:

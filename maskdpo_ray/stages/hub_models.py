@@ -13,6 +13,7 @@ from maskdpo_ray.config import file as config_file
 from maskdpo_ray.config import hub_name, plugins, schema
 from maskdpo_ray.config.cli import CommandLine
 from maskdpo_ray.config.file import located
+from maskdpo_ray.config.hub_name import HubName
 from maskdpo_ray.config.schema import MODEL, Config
 from maskdpo_ray.evaluation.evaluators import protocol as evaluators
 from maskdpo_ray.models import hub
@@ -45,20 +46,34 @@ def local(
         begun = config_file.flatten(fingerprint.read_config(path / "config.yaml") or {})
 
     def swap(option: str, value: Any, with_code: bool) -> Any:
-        if not isinstance(value, str) or option.partition(".")[0] not in sections:
-            return value
-        name = hub_name.parsed(value)
-        if name is None:
-            if os.path.isdir(value) and hub_name.parsed(f"hf://{value}") is not None:
-                note(f"{option}: the folder {value} here is taken; hf://{value} is the Hub's model of this name")
+        if option.partition(".")[0] not in sections:
             return value
         then = hub_name.parsed(begun[option]) if isinstance(begun.get(option), str) else None
-        if name.revision is None and then is not None and then.repo == name.repo:
-            name = then
-        return hub.folder(name, option, with_weights, with_code)
+        return _folder(option, value, with_code, with_weights, then)
 
     with located(command.given, command.config_path):
         return dataclasses.replace(command, config=_swapped(command.config, swap))
+
+
+def judge_options(judge: str, options: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """Options of a judge, in which all models are folders. Raises UserError as `local` does."""
+    return _options(judges.find(judge, field), options, f"{field}.judge_options", _folder)
+
+
+def _folder(option: str, value: Any, with_code: bool, with_weights: bool = True, then: HubName | None = None) -> Any:
+    """The folder of a model on the Hub; any other value as it is.
+
+    Args:
+        then: model and commit that the option named when the run began.
+    """
+    name = hub_name.parsed(value) if isinstance(value, str) else None
+    if name is None:
+        if isinstance(value, str) and os.path.isdir(value) and hub_name.parsed(f"hf://{value}") is not None:
+            note(f"{option}: the folder {value} here is taken; hf://{value} is the Hub's model of this name")
+        return value
+    if name.revision is None and then is not None and then.repo == name.repo:
+        name = then
+    return hub.folder(name, option, with_weights, with_code)
 
 
 def _names_hub(config: Config) -> bool:

@@ -182,6 +182,10 @@ def test_a_dry_run_writes_nothing(entries: Path, tmp_path: Path, capsys: pytest.
         ),
         (["e.jsonl", "-o", "out", "--judge", "gpt"], "build_questions.judge: expected one of http, vllm, python:"),
         (["e.jsonl", "-o", "out", "--judge", "http", "--judge_options", "x"], "--judge_options: expected "),
+        (
+            ["e.jsonl", "-o", "out", "--judge", "vllm", "--judge_options", "{model: org/name}"],
+            "build_questions.judge_options.model: expected the folder of a model, or a model of the Hub, got 'org",
+        ),
         (["builtin:elements", "-o", "out", "--num_questions", "0"], "--num_questions: expected a whole number above 0"),
         (["builtin:elements"], "-o/--output: expected a value, got nothing"),
         (["builtin:elements", "-o", "file"], "file: expected a folder to write, got a file"),

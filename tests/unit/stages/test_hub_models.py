@@ -110,6 +110,14 @@ def test_the_model_of_a_judge_that_is_an_annotators_default(hub: Hub) -> None:
     assert made.annotation.options == {"judge_options": {"model": made.model.model_name_or_path}}
 
 
+def test_options_of_a_judge_alone(hub: Hub) -> None:
+    """As `build_questions` has them, which keeps the commit beside the replies."""
+    found = hub_models.judge_options("python:test_hub_models:Judge", {"model": "org/tiny@v1", "other": 1}, "build")
+    commit = hub.repositories["org/tiny"].branches["v1"]
+    assert found == {"model": downloaded(hub_name.HubName("org/tiny", commit), "model"), "other": 1}
+    assert hub_name.portable(found) == {"model": f"org/tiny@{commit}", "other": 1}
+
+
 def test_a_folder_that_is_named_like_a_model_of_the_hub(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     Path("org/tiny").mkdir(parents=True)
     command = cli.parse(["--config", "config.yaml"])
