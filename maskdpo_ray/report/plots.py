@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import cycler, rc_context
+from cycler import cycler
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -66,6 +67,11 @@ class Plot:
     text: str
     """What one would read from it, for those who can't see it."""
     figure: Figure
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it takes more room than one of several side by side."""
+        return bool(self.figure.get_figwidth() > 4)
 
     def svg(self) -> str:
         """An `<svg>` element to be put into a page, without ids that another one of the page could have."""
@@ -139,14 +145,14 @@ def curves(
                 errors = np.abs(values[1:] - values[0])
                 axes.errorbar(line.x, values[0], yerr=errors, fmt="none", ecolor=COLORS[color], capsize=3, elinewidth=1)
         if ring is not None and ring in lines[0].x:
-            at = list(lines[0].x).index(ring)
-            axes.plot([ring], [lines[0].y[at]], "o", markersize=12, markerfacecolor="none", color=COLORS["ink"])
+            at = np.array(lines[0].y, dtype=float)[list(lines[0].x).index(ring)]
+            axes.plot([ring], [at], "o", markersize=12, markerfacecolor="none", color=COLORS["ink"])
         if whole_x:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.margins(x=0.12)
         axes.set_xlabel(x_label)
         if len(lines) > 1:
-            figure.legend(loc="outside upper left", ncols=min(len(lines), 3))
+            figure.legend(loc="outside upper left", ncols=2)
     return Plot(title, "; ".join(f"{line.name}: {_ends(line)}" for line in lines), figure)
 
 

@@ -1,0 +1,61 @@
+"""Make the page of a run, finished or not: verdict, curves, answers before and after, pairs, provenance.
+
+python -m maskdpo_ray.report runs/quickstart
+python -m maskdpo_ray.report runs/quickstart --serve             follow a run in a browser
+python -m maskdpo_ray.report --compare runs/masked runs/vanilla  runs side by side
+
+One self-contained HTML file of at most 5 MB: it opens from disk and asks nothing of any network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskdpo_ray.config import cli
+from maskdpo_ray.config.cli import Parser, number
+from maskdpo_ray.errors import ConfigError
+
+RESUMES = False
+
+
+def main(argv: list[str]) -> None:
+    """Write the page, or serve it. Raises UserError."""
+    own = _parser().parse_args(argv)
+    folders = [Path(folder) for folder in own.runs]
+    if own.compare and len(folders) < 2:
+        raise ConfigError(f"--compare: expected two runs or more, got {len(folders)}")
+    if not own.compare and len(folders) != 1:
+        raise ConfigError(f"RUN: expected one run folder, got {len(folders)}; --compare takes several")
+    if own.serve and (own.compare or own.output):
+        raise ConfigError("--serve: expected one run folder and neither --compare nor --output")
+    if own.serve:
+        from maskdpo_ray.report import server
+
+        server.serve(folders[0], own.port)
+        return
+    from maskdpo_ray.report import page
+    from maskdpo_ray.store import files
+
+    target = None if own.output is None else Path(own.output)
+    if own.compare:
+        target = Path("comparison.html") if target is None else target
+        files.write_whole(target, page.of_runs(folders).encode("utf-8", "backslashreplace"))
+    else:
+        target = page.write(folders[0], target)
+    print(f"page: {target}")
+
+
+def _parser() -> Parser:
+    parser = Parser("report", __doc__, "RUN [--output FILE | --serve] | --compare RUN RUN ... [--output FILE]")
+    parser.add_argument("runs", metavar="RUN", nargs="*", help="a run folder, such as runs/quickstart")
+    parser.add_argument("--compare", action="store_true", help="put runs side by side; default file: comparison.html")
+    parser.add_argument("--output", metavar="FILE", help="where the page goes; default: report.html in the run folder")
+    parser.add_argument("--serve", action="store_true", help="serve the page on 127.0.0.1 and follow the run")
+    parser.add_argument(
+        "--port", metavar="N", type=number, default=8600, help="port of --serve (default: 8600; 0: any)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    cli.start(main, resumes=RESUMES)

@@ -1,0 +1,166 @@
+"""The verdict on a run, in words and few figures: whether it worked, by how much, what got worse, what to ship."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from maskdpo_ray.report.remarks import in_focus
+from maskdpo_ray.report.tables import number
+
+Entry = dict[str, Any]
+Outcome = Literal["better", "worse", "unclear", "none"]
+_TILES = {
+    "score": ("Factuality score", ".3f", 1),
+    "recall": ("Recall of asked facts", ".3f", 1),
+    "correct_facts": ("Correct facts per answer", ".2f", 1),
+    "incorrect_facts": ("Wrong facts per answer", ".2f", -1),
+}
+"""Metric -> (heading, format, the direction that is better)."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure before and after."""
+
+    heading: str
+    before: str
+    after: str
+    """Empty when there is one policy only."""
+    change: str
+    """Gain with its interval."""
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one says of a run in a minute."""
+
+    outcome: Outcome
+    headline: str
+    sentences: list[str]
+    tiles: list[Tile]
+    ship: str
+    """Which policy to use, in words."""
+    policy: str | None
+    """Where it lies."""
+    warnings: list[str]
+    """What a higher score hides: `remarks`, without those that the headline says."""
+
+
+def verdict(summary: Entry) -> Verdict:
+    """The verdict on a summary, as `summary.build` makes it: of the kept policy against the first one."""
+    kept, versions = summary["kept"], summary["evaluations"].get("heldout") or []
+    if not versions:
+        return Verdict("none", "Nothing has been evaluated yet.", [], [], "There is no policy to ship yet.", None, [])
+    first, last = versions[0], in_focus(versions, kept)
+    if last is first:
+        headline = f"Before training: score {number(first['metrics']['score']['mean'], absent='not defined')}."
+        alone = "Nothing has been compared: the folder holds the evaluation of one policy."
+        return Verdict("none", headline, [alone], _tiles(first, None), *_shipped(kept, None), summary["remarks"])
+    gain = last["gain"]["score"]
+    outcome = _outcome(gain)
+    headline = {
+        "better": f"Answers became more factual: held-out score {_moved(gain)}",
+        "worse": f"Answers became LESS factual: held-out score {_moved(gain)}",
+        "unclear": f"No change beyond noise: held-out score {_moved(gain)}",
+        "none": "No answer could be scored on one of the two sides",
+    }[outcome]
+    is_kept = kept is None or kept["version"] == last["version"]
+    sentences = [*_interval(gain), *_facts(last), *_rarer(summary["remarks"]), *_second_opinion(summary["remarks"])]
+    if not is_kept:
+        sentences.append(f"These figures are of policy {last['version']}, the last one: it isn't the one that is kept.")
+    said = set(_rarer(summary["remarks"]) + _second_opinion(summary["remarks"]))
+    warnings = [
+        remark
+        for remark in summary["remarks"]
+        if _after(remark) not in said and not (remark.startswith("heldout,") and ": the score " in remark)
+    ]
+    return Verdict(outcome, f"{headline}.", sentences, _tiles(first, last), *_shipped(kept, last), warnings)
+
+
+def _outcome(change: Entry, better: int = 1) -> Outcome:
+    if change["gain"] is None:
+        return "none"
+    if change["low"] is None or change["low"] <= 0 <= change["high"]:
+        return "unclear"
+    return "better" if change["gain"] * better > 0 else "worse"
+
+
+def _moved(change: Entry) -> str:
+    if change["gain"] is None:
+        return ""
+    return f"{change['before']:.3f} → {change['after']:.3f}"
+
+
+def _tiles(first: Entry, last: Entry | None) -> list[Tile]:
+    return [*_own_tiles(first, last), *_second_tile(first, last)]
+
+
+def _own_tiles(first: Entry, last: Entry | None) -> list[Tile]:
+    found = []
+    for metric, (heading, form, better) in _TILES.items():
+        if first["metrics"][metric]["mean"] is not None:
+            found.append(_tile(heading, form, better, metric, first, last))
+    return found
+
+
+def _second_tile(first: Entry, last: Entry | None) -> list[Tile]:
+    name = first.get("judged", {}).get("evaluator")
+    if name is None:
+        return []
+    judged = None if last is None else last["judged"]
+    return [_tile(f"Second evaluator ({name})", ".3f", 1, "score", first["judged"], judged)]
+
+
+def _tile(heading: str, form: str, better: int, metric: str, first: Entry, last: Entry | None) -> Tile:
+    before = number(first["metrics"][metric]["mean"], form, "-")
+    if last is None:
+        return Tile(heading, before, "", "", "none")
+    change = last["gain"][metric]
+    signed = form.replace(".", "+.", 1)
+    by = number(change["gain"], signed)
+    interval = "" if change["low"] is None else f" [{change['low']:{signed}}, {change['high']:{signed}}]"
+    after = number(last["metrics"][metric]["mean"], form, "-")
+    return Tile(heading, before, after, by + interval, _outcome(change, better))
+
+
+def _interval(gain: Entry) -> list[str]:
+    if gain["low"] is None:
+        return []
+    return [f"The gain is {gain['gain']:+.3f}, its 95% interval over topics {gain['low']:+.3f} to {gain['high']:+.3f}."]
+
+
+def _facts(last: Entry) -> list[str]:
+    right, wrong = last["gain"]["correct_facts"], last["gain"]["incorrect_facts"]
+    if right["gain"] is None or wrong["gain"] is None:
+        return []
+    return [
+        f"An answer states {right['after']:.2f} correct facts (before: {right['before']:.2f}) and {wrong['after']:.2f} "
+        f"wrong ones ({wrong['before']:.2f})."
+    ]
+
+
+def _after(remark: str) -> str:
+    """A remark without its split and policy, as a sentence."""
+    text = remark.partition(": ")[2]
+    return text[:1].upper() + text[1:] + "."
+
+
+def _rarer(remarks: list[str]) -> list[str]:
+    return [_after(remark) for remark in remarks if remark.startswith("heldout,") and "stated less often:" in remark]
+
+
+def _second_opinion(remarks: list[str]) -> list[str]:
+    words = (" agrees: its score ", " DISAGREES: its score ", " sees no change beyond noise: ")
+    return [_after(each) for each in remarks if each.startswith("heldout,") and any(word in each for word in words)]
+
+
+def _shipped(kept: Entry | None, last: Entry | None) -> tuple[str, str | None]:
+    """(which policy to use, where it lies)."""
+    if kept is None:
+        return "No policy has been chosen yet.", None
+    version, how = kept["version"], "the best on development topics" if kept["keep"] == "best" else "the last one"
+    if version == 0 and last is not None:
+        return "Ship nothing: no trained policy is better on development topics than the start.", None
+    return f"Ship policy {version}, {how}.", kept["policy"]
