@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 COMMANDS = (
-    "run annotate pairs train evaluate export plan watch check_annotator check_objective build_questions "
+    "run annotate pairs train evaluate export report watch plan check_annotator check_objective build_questions "
     "anah_templates".split()
 )
 """In the order of the loop; each is a module of this package with a `main(argv)`."""
@@ -28,7 +28,8 @@ def main() -> None:
     elif name in COMMANDS:
         from maskdpo_ray.config import cli
 
-        command = import_module(f"maskdpo_ray.{name}")
+        module = f"maskdpo_ray.{name}" + ".__main__" * (_source(name).name == "__main__.py")
+        command = import_module(module)
         cli.start(command.main, rest, resumes=getattr(command, "RESUMES", True))
     else:
         close = difflib.get_close_matches(name.replace("-", "_"), COMMANDS, n=1)
@@ -41,10 +42,16 @@ def usage() -> str:
     """The commands, each with the first line of its docstring, which is read without importing it."""
     lines = ["usage: maskdpo COMMAND ...", "", "commands (maskdpo COMMAND --help says more):"]
     for name in COMMANDS:
-        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-        summary = str(ast.get_docstring(ast.parse(source))).partition("\n\n")[0]
+        doc = ast.get_docstring(ast.parse(_source(name).read_text(encoding="utf-8")))
+        summary = str(doc).partition("\n\n")[0]
         lines.append(f"  {name:<16} {' '.join(summary.split())}")
     return "\n".join(lines)
+
+
+def _source(name: str) -> Path:
+    """File of a command: a module, or the `__main__` of a room that has its name."""
+    room = Path(__file__).parent / name / "__main__.py"
+    return room if room.is_file() else Path(__file__).with_name(f"{name}.py")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     """Run, or with --dry_run say what a run would do. Raises UserError."""
     command = cli.parse(argv, "run", __doc__)  # before the heavy imports: --help and bad options answer at once
     from maskdpo_ray.models import adapters, hub_upload
-    from maskdpo_ray.report import card, summary
+    from maskdpo_ray.report import card, page, summary
     from maskdpo_ray.stages import choose, hub_models, preflight
     from maskdpo_ray.store import run_folder
 
@@ -61,7 +61,9 @@ def main(argv: list[str]) -> None:
         folder.write_json("summary.json", result)
         kept = result["kept"]["version"]
         card.write(path, kept)
+        report = page.write(path)
     summary.show(result)
+    print(f"  page:   {report} (open it in a browser)")
     hub_upload.push(config.hub, path / "policy" if kept else None, ["python", "-m", "maskdpo_ray.run", *argv])
 
 

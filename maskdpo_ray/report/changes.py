@@ -21,7 +21,7 @@ from maskdpo_ray.report.passages import Passage, passages, visible
 from maskdpo_ray.store.files import read_lines
 
 NUM_EXTREMES = 10
-"""Of the best changes, and of the worst."""
+"""Number of the best changes, and of the worst."""
 
 
 class _Label(msgspec.Struct):

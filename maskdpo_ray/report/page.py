@@ -40,6 +40,10 @@ _MOST_ANSWERS = 300
 _ANSWERS_BYTES, _PAIRS_BYTES = 2_500_000, 1_000_000
 _PAIRS_EACH = 8
 """Pairs of an iteration."""
+_PAIRS_RULE = (
+    f"Of each iteration {_PAIRS_EACH} questions are drawn by a hash of their names, and one example of each reason for "
+    "which a pair was dropped."
+)
 _MOST_ITERATIONS = 12
 _SPLITS = ("heldout", "transfer")
 _DARK = {
@@ -115,7 +119,7 @@ class Run:
 
     @property
     def failures(self) -> list[str]:
-        """What was dropped or failed, in words."""
+        """Failed questions of each iteration, in words."""
         found = []
         for each in self.summary["pairs"]:
             if each["failed_example"]:
@@ -309,7 +313,7 @@ def _collected(run: Run, logs: Sequence[Collected]) -> list[_Iteration]:
 
 
 def _within(parts: Iterable[str], most: int) -> tuple[str, int]:
-    """As many of the parts as `most` bytes hold, and how many bytes are left."""
+    """The first parts, as many as `most` bytes hold, and how many bytes are left."""
     kept = []
     for part in parts:
         size = len(part.encode("utf-8", "backslashreplace"))
@@ -372,8 +376,7 @@ def _render(
             changes="".join(html),
             names=names,
             rule=_rule(len(html), total),
-            pairs_rule=f"Of each iteration {_PAIRS_EACH} questions are drawn by a hash of their names, and one example of "
-            "each reason for which a pair was dropped.",
+            pairs_rule=_PAIRS_RULE,
             topics=sorted(topics),
             labels=LABELS,
             splits=[each.split for each in changes],

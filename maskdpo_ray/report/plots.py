@@ -65,7 +65,7 @@ class Plot:
 
     title: str
     text: str
-    """What one would read from it, for those who can't see it."""
+    """Words for what one reads from it, for those who can't see it."""
     figure: Figure
 
     @property

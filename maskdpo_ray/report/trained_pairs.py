@@ -92,7 +92,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Collected:
-    """What one iteration's log holds."""
+    """Contents of one iteration's log."""
 
     iteration: int
     log: Path
@@ -100,9 +100,9 @@ class Collected:
     """Pairs by their score gap, in `NUM_BINS` bins from 0 to 1."""
     num_pairs: int
     places: list[int]
-    """Where the lines of the drawn pairs begin."""
+    """Bytes at which the lines of the drawn pairs begin."""
     dropped: dict[str, int]
-    """Reason -> where the line of its example begins."""
+    """Reason -> byte at which the line of its example begins."""
 
     @classmethod
     def read(cls, iteration: int, log: Path, most: int) -> Collected:

@@ -34,7 +34,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one says of a run in a minute."""
+    """Answer to "did it work?", as one reads it in a minute."""
 
     outcome: Outcome
     headline: str
@@ -43,9 +43,9 @@ class Verdict:
     ship: str
     """Which policy to use, in words."""
     policy: str | None
-    """Where it lies."""
+    """Folder of that policy."""
     warnings: list[str]
-    """What a higher score hides: `remarks`, without those that the headline says."""
+    """Remarks on what a higher score hides, without those that the headline says."""
 
 
 def verdict(summary: Entry) -> Verdict:

@@ -20,6 +20,12 @@ from maskdpo_ray.store.run_folder import RunFolder
 from maskdpo_ray.store.tracking import Tracker
 from maskdpo_ray.terminal import track
 
+
+def _as_asked(question: Question) -> Question:
+    """A question as a reader of its answers needs it, without what they are checked against."""
+    return Question(question.id, question.topic, question.prompt, language=question.language)
+
+
 DEV = "dev"
 """The split of development topics."""
 
@@ -113,6 +119,8 @@ class EvaluateStage:
                 by.evaluator, list(kept.values()), judgements, by.perplexity_model, left_out=left_out, **draws
             )
         files: list[Path] = []
+        if version == 0:  # the same ones for every policy; logs hold ids alone
+            files.append(folder.write_lines(f"eval_000/{evaluation}-asked.jsonl", map(_as_asked, questions)))
         logged: dict[str, float | None] = {}
         for name, result in results.items():
             files.append(folder.write_json(f"eval_{version:03d}/{name}.json", result))

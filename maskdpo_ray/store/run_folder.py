@@ -16,7 +16,7 @@ from typing import Any
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.records import SCHEMA_VERSION, Decoded, Policy, encode_line
+from maskdpo_ray.records import SCHEMA_VERSION, Decoded, Policy, Record, encode_line, encode_record
 from maskdpo_ray.store import checkpoints, files, fingerprint, question_log
 from maskdpo_ray.store.fingerprint import Questions
 from maskdpo_ray.store.ledger import (
@@ -256,6 +256,12 @@ class RunFolder:
         """Write a record or JSON values (NaN raises ValueError): after a kill the old file is there or the new one."""
         target = self.path / relative
         files.write_whole(target, encode_line(value))
+        return target
+
+    def write_lines(self, relative: str, records: Iterable[Record]) -> Path:
+        """Write records, one a line: after a kill the old file is there or the new one."""
+        target = self.path / relative
+        files.write_whole(target, b"".join(map(encode_record, records)))
         return target
 
     def read_json(self, relative: str, kind: type[Decoded]) -> Decoded:

@@ -55,6 +55,8 @@ def room(module: str) -> str:
         return "actors"
     if not rest:
         return "public"
+    if rest[-1] == "__main__":  # `python -m maskdpo_ray.report`: a command that has the name of its room
+        return "commands"
     if len(rest) > 1 or modules()[module].name == "__init__.py":
         return rest[0]
     return "commands" if rest[0] in COMMANDS else "bridges" if rest[0] in BRIDGES else rest[0]

@@ -48,23 +48,22 @@
     let last = stamp;
     setInterval(async () => {
       try {
-        const now = await (await fetch("/stamp", { cache: "no-store" })).text();
+        const answer = await fetch("/now", { cache: "no-store" });
+        if (!answer.ok) return;
+        const { stamp: now, progress } = await answer.json();
+        document.querySelector(".progress").textContent = progress;
         if (now === last) return;
         const fresh = new DOMParser().parseFromString(await (await fetch("/", { cache: "no-store" })).text(), "text/html");
         last = now;
-        for (const id of ["changes", "curves", "pairs", "provenance"]) {
+        for (const id of ["curves", "changes", "pairs", "provenance"]) {
           const [old, other] = [document.getElementById(id), fresh.getElementById(id)];
           if (old && other) old.replaceWith(other);
           else if (other || old) { location.reload(); return; }
         }
-        for (const part of [".verdicts", ".progress"]) {
-          const [old, other] = [document.querySelector(part), fresh.querySelector(part)];
-          if (old && other) old.replaceWith(other);
-        }
+        document.querySelector(".verdicts").replaceWith(fresh.querySelector(".verdicts"));
         filter();
       } catch (error) {
-        const progress = document.querySelector(".progress");
-        if (progress) progress.textContent = "The server has ended: this page no longer follows the run.";
+        document.querySelector(".progress").textContent = "The server has ended: this page no longer follows the run.";
       }
     }, 3000);
   }
