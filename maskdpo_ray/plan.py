@@ -209,7 +209,7 @@ def _report(config: Config, models: Models, machines: Machines, found: Sequence[
     if config.train.num_ranks > 1:
         yield f"  and {_gib_of(step)} GiB from each rank in an optimizer step of one micro-batch"
     if config.ds.load_in_4bit:
-        yield "NOT COUNTED: ds.load_in_4bit; these are the sums of weights in 16 bits, and ranks take less"
+        yield "NOT MEASURED: weights in 4 bits (ds.load_in_4bit), which are counted as QLoRA's paper has them"
     if any(model is not None and model.has_experts for model in (models.policy, models.annotator)):
         yield "NOT MEASURED: mixtures of experts; their weights are counted, what a pass of them takes is estimated"
     measured = "" if config.cluster.device == "cpu" else " on CPUs; nothing has been measured on GPUs yet"

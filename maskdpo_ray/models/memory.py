@@ -45,6 +45,9 @@ _KEPT = 0.4
 """Share of what a step frees that glibc keeps: measured."""
 _RANK_PROCESS, _ENGINE_PROCESSES = int(0.6 * GIB), int(1.8 * GIB)
 """A rank without a model, and an engine's processes without weights and KV cache: measured, on a CPU."""
+_NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes of a weight in 4 bits: each block of 64 has a constant of 8 bits, and 256 of these one of 32 bits (QLoRA, arXiv
+2305.14314, section 3, "Double Quantization")."""
 _COPY = "copy of all weights"
 _OTHERS = int(1.5 * GIB)
 """Ray's processes, the driver, and actors that label by rules: assumed."""
@@ -149,6 +152,9 @@ class RankMemory:
         is_own = bool(adapters) and (config.train.reference == "previous" or config.run.iterations == 1)
         objective = objectives.load(config.objective.name, config.objective.options)
         is_in_each_step = objective.needs_reference and (objective.needs_kl or not config.savings.reference_once)
+        layers = shape.linear_layers.items() if config.ds.load_in_4bit else ()
+        self._packed = [math.prod(sizes) for path, sizes in layers if path != shape.head]
+        """Elements of each weight in 4 bits."""
         self._has_second_model = is_in_each_step and not is_own
         self._reads_distribution = objective.needs_kl
 
@@ -157,7 +163,8 @@ class RankMemory:
         total, optimizer = sum(self._weights), 0 if self._is_offloaded else self._shard
         if self._is_sharded and self._ranks > 1:
             total = math.ceil(total / self._ranks) + sum(size for size in self._weights if size < _PERSISTENT)
-        weights = self._width * total
+        packed = sum(self._packed)
+        weights = self._width * (total - packed) + int(_NF4 * packed)
         return {
             "weights": weights,
             "fp32 master weights": _FP32 * optimizer,
@@ -185,6 +192,7 @@ class RankMemory:
                 "gradients of this rank's share": held * (2 if has_several_passes else 1),
                 "DeepSpeed's gradient buckets": width * buckets,
                 "gathered weights": width * min(total, _LIVE) if self._is_sharded else 0,
+                "the largest 4-bit weight as numbers": width * max(self._packed, default=0),
                 **self._activations(),
             },
             "optimizer step": {"gradients of this rank's share": held, "gradients, flat and in fp32": step},
