@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import threading
@@ -181,6 +182,23 @@ def simulate(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return figures(arguments, path, watch, slot_seconds)
 
 
+_REPORT = """
+import json, resource, sys, time
+from pathlib import Path
+from maskdpo_ray.report import page
+begun = time.monotonic()
+file = page.write(Path(sys.argv[1]))
+mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": time.monotonic() - begun, "peak_mib": mib, "bytes": file.stat().st_size}))
+"""
+
+
+def report(path: Path) -> dict[str, float]:
+    """Seconds, memory and size of the run's page, made by a process of its own."""
+    done = subprocess.run([sys.executable, "-c", _REPORT, str(path)], check=True, stdout=subprocess.PIPE, text=True)
+    return {name: round(value, 1) for name, value in json.loads(done.stdout).items()}
+
+
 def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_seconds: float) -> dict[str, Any]:
     """Figures that a run left."""
     timings: dict[str, float] = {}
@@ -201,6 +219,7 @@ def figures(arguments: argparse.Namespace, path: Path, watch: Watch, slot_second
         "timings": {name.removeprefix("timing/"): round(value, 2) for name, value in timings.items()},
         "bytes": {str(file.relative_to(path)): file.stat().st_size for file in sorted(path.rglob("*.jsonl"))},
         "loop_ms": None if (spent := watch.cpu_ms()) is None else round(spent, 3),
+        "report": report(path),
         "peak_mib": round(max((row.mib for row in watch.rows), default=0.0), 1),
         "memory": [(round(row.seconds, 1), row.questions * NUM_SAMPLES, round(row.mib, 1)) for row in watch.rows],
     }
@@ -221,6 +240,8 @@ def show(found: dict[str, Any]) -> None:
     for seconds, answers, mib in rows[:: max(1, len(rows) // 24)]:
         print(f"{seconds:>8.1f}{answers:>10}{mib:>8.1f}")
     print(f"highest: {found['peak_mib']:.1f} MiB")
+    page = found["report"]
+    print(f"page of the run: {page['seconds']:.1f} s, {page['peak_mib']:.0f} MiB, {page['bytes']:,.0f} bytes")
 
 
 def parse(words: list[str]) -> argparse.Namespace:

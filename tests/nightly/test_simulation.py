@@ -31,3 +31,4 @@ def test_every_answer_is_committed_once(bundled_model: Path, tmp_path: Path) -> 
     assert found["ideal_s"] > 60 * 0.08 / 24 and 0 <= found["lost"] < 1
     assert found["collect_s"] > found["ideal_s"]
     assert (tmp_path / "run/eval_001/heldout.json").exists()
+    assert found["report"]["bytes"] == (tmp_path / "run/report.html").stat().st_size > 10_000
