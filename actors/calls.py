@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from maskdpo_ray.errors import ActorLost, ClusterError, UserError, one_line, printable
+from maskdpo_ray.terminal import note
 
 
 class OutOfMemory(ClusterError):
     """An actor asked for more memory than there is."""
 
 
-def gather(references: Sequence[Any], timeout_s: float, what: str, step: str) -> list[Any]:
-    """Results in order; the first failure is raised at once, a missing answer is named after the deadline."""
+def gather(references: Sequence[Any], timeout_s: float, what: str, step: str, note_s: float = math.inf) -> list[Any]:
+    """Results in order; the first failure is raised at once, a missing answer is named after the deadline.
+
+    Every `note_s` seconds of waiting a line says for how many.
+    """
     import ray
 
-    end, waiting = time.monotonic() + timeout_s, list(references)
+    begin, waiting = time.monotonic(), list(references)
+    end, said = begin + timeout_s, begin
     while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, end - time.monotonic()))
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, min(end, said + note_s) - time.monotonic()))
+        if not done and time.monotonic() < end:
+            said = time.monotonic()
+            left = f"{len(waiting)} of {len(references)} did not {step} yet"
+            note(f"{what}: {left}, after {said - begin:.0f} of at most {timeout_s:.0f} s")
+            continue
         if not done:
             index = references.index(waiting[0])
             raise ClusterError(

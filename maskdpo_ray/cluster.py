@@ -41,6 +41,8 @@ from maskdpo_ray.stages.protocols import ActorGroups, AnsweringGroups, Engines, 
 _START_RETRIES = 3
 """Ray's retries of a call while actors start; `actors.dispatch` retries later ones, however often an actor restarts."""
 _CONNECT_TRIES = 3
+_NOTE_S = 30.0
+"""Between two lines about actors that still start."""
 _ENGINE_CALLS = 10_000
 """Concurrent calls of an engine, more than it is ever given: what finds no place in its batch queues in vLLM."""
 _CLOSE_TIMEOUT_S = 15.0
@@ -201,7 +203,7 @@ class Cluster:
     def _await_ready(self, *groups: RolloutGroup | AnnotationGroup | EvaluationGroup | None) -> None:
         for group in groups:
             if group is not None:
-                calls.gather(group.ready(), self._config.cluster.start_timeout_s, group.pool.what, "start")
+                calls.gather(group.ready(), self._config.cluster.start_timeout_s, group.pool.what, "start", _NOTE_S)
 
     def _training_group(self, handles: list[Any]) -> TrainingGroup:
         ranks = Ranks(self._config, handles, self._restart_ranks)

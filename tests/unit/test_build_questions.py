@@ -51,7 +51,7 @@ def entries(tmp_path: Path) -> Path:
 
 
 def words(entries: Path, output: Path, url: str, *more: str) -> list[str]:
-    options = f"{{base_url: '{url}', model: {MODEL}, max_retries: 0}}"
+    options = f"{{base_url: '{url}', model: {MODEL}, max_retries: 0, start_timeout_s: 0}}"
     return [str(entries), "-o", str(output), "--judge", "http", "--judge_options", options, *more]
 
 

@@ -14,13 +14,16 @@ from urllib.parse import urlsplit
 from maskdpo_ray.annotation.llm import thoughts
 from maskdpo_ray.annotation.llm.judge import Conversation, Reply, require, require_count, require_reply_options
 from maskdpo_ray.errors import AnnotatorError, OptionError, one_line
+from maskdpo_ray.terminal import note
 
 _REFUSED = (400, 413, 422)
 """HTTP statuses about one conversation (too long, filtered), not about the endpoint."""
 _BUSY = (408, 409, 429)
 """HTTP statuses, beside 5xx, of an endpoint that may reply when it is asked again."""
 _RETRIES_AT_START = 3
-"""Retries before anything has replied: over in seconds, as an endpoint that nobody listens at is a mistake."""
+"""Retries of each try before anything has replied: over in seconds."""
+_POLL_S = 2.0
+"""Between two tries of a start."""
 _CONNECT_S = 5.0
 _OURS = frozenset(("logprobs", "max_tokens", "messages", "model", "stream", "temperature"))
 """Request fields not allowed in `extra_body`: they have their own options, or replies depend on them."""
@@ -52,6 +55,7 @@ class HttpJudge:
         requests_per_minute: int | None = None,
         timeout_s: float = 120,
         max_retries: int = 12,
+        start_timeout_s: float = 120,
         logprobs: bool = True,
         extra_body: Mapping[str, Any] | None = None,
         temperature: float | None = 0,
@@ -69,8 +73,9 @@ class HttpJudge:
             max_concurrent: concurrent requests per actor.
             requests_per_minute: rate limit per actor, retries included; None: unlimited.
             timeout_s: timeout of one request.
-            max_retries: retries after a connection error, timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute
-                (a start ends after 3 without a connection).
+            max_retries: retries after a connection error, timeout, or HTTP 408, 409, 429 or 5xx; 12 take over a minute.
+            start_timeout_s: longest that a start waits for an endpoint that refuses connections or replies with such a
+                status, as one that still loads its model does; 0: not at all.
             logprobs: whether to request log-probabilities, for `confidence`; some endpoints refuse that.
             extra_body: further fields of every request; must not hold a key, as the config is written to files.
             temperature: 0 is greedy; None: not sent, for endpoints that accept only their default.
@@ -104,6 +109,8 @@ class HttpJudge:
             require_count("requests_per_minute", requests_per_minute)
         is_time = type(timeout_s) in (int, float) and 0 < timeout_s <= 86400
         require(is_time, "timeout_s", "seconds above 0, at most a day", timeout_s)
+        is_time = type(start_timeout_s) in (int, float) and 0 <= start_timeout_s <= 86400
+        require(is_time, "start_timeout_s", "seconds from 0, at most a day", start_timeout_s)
         is_number = type(max_retries) is int and max_retries >= 0
         require(is_number, "max_retries", "a whole number, 0 or more", max_retries)
         require(type(logprobs) is bool, "logprobs", "true or false", logprobs)
@@ -134,7 +141,7 @@ class HttpJudge:
         self._api_key_env = api_key_env
         self._max_concurrent = max_concurrent
         self._interval_s = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._timeout_s, self._max_retries = timeout_s, max_retries
+        self._timeout_s, self._max_retries, self._start_timeout_s = timeout_s, max_retries, start_timeout_s
         body = dict(extra_body or {})
         if chat_template_kwargs is not None:
             body["chat_template_kwargs"] = dict(chat_template_kwargs)
@@ -148,7 +155,8 @@ class HttpJudge:
     def start(self) -> None:
         """Send one small request. Raises AnnotatorError when it fails, OptionError when the key isn't set.
 
-        Within seconds when there is no connection; an endpoint that is there and busy is asked as often as in `ask`.
+        An endpoint that refuses connections or is busy is asked again until `start_timeout_s`, and a line says so; a
+        host that is not known fails within seconds.
         """
         from openai import DefaultHttpxClient, OpenAI, Timeout
 
@@ -171,13 +179,23 @@ class HttpJudge:
         )
         self._client = client.with_options(max_retries=min(self._max_retries, _RETRIES_AT_START))
         self._pool = ThreadPoolExecutor(self._max_concurrent, thread_name_prefix="judge")
-        hello = [{"role": "user", "content": "Hello."}]
-        try:
-            self._choice(hello, 1, is_first=True)
-        except _Busy:
-            self._client = client
-            self._choice(hello, 1, is_first=True)
+        self._await_reply()
         self._client = client
+
+    def _await_reply(self) -> None:
+        """Ask until something replies. Raises the last AnnotatorError at `start_timeout_s`, another one at once."""
+        deadline, has_said = time.monotonic() + self._start_timeout_s, False
+        while True:
+            try:
+                self._choice([{"role": "user", "content": "Hello."}], 1, is_first=True)
+                return
+            except _NotReady as error:
+                if time.monotonic() + _POLL_S > deadline:
+                    raise AnnotatorError(str(error)) from None
+                if not has_said:
+                    note(f"{error}; asked again for {self._start_timeout_s:g} s (judge_options.start_timeout_s)")
+                    has_said = True
+                time.sleep(_POLL_S)
 
     def ask(self, conversations: Sequence[Conversation], max_tokens: int) -> list[Reply]:
         """See `Judge.ask`; conversations that the endpoint refuses have its reason as their fault."""
@@ -223,13 +241,14 @@ class HttpJudge:
         # Without their causes, which hold connections and can't be pickled on their way to the driver.
         except APIStatusError as error:
             is_busy = is_first and (error.status_code in _BUSY or error.status_code >= 500)
-            kind = _Refused if error.status_code in _REFUSED else _Busy if is_busy else AnnotatorError
+            kind = _Refused if error.status_code in _REFUSED else _NotReady if is_busy else AnnotatorError
             reason = self._said(error.message).removeprefix(f"Error code: {error.status_code} - ")
             hint = self._hint(error.message, is_first) if kind is _Refused else ""
             raise kind(f"{where}, got HTTP {error.status_code}: {reason}{hint}") from None
         except APIConnectionError as error:
             reason = self._said(error.__cause__ or error)
-            raise AnnotatorError(f"{where}, got after {self._client.max_retries} retries: {reason}") from None
+            kind = _NotReady if is_first and _is_refused(error) else AnnotatorError
+            raise kind(f"{where}, got after {self._client.max_retries} retries: {reason}") from None
         except ValueError as error:
             raise AnnotatorError(f"{where} in JSON, got: {self._said(error)}") from None
         choices = getattr(completion, "choices", None)
@@ -300,5 +319,14 @@ class _Refused(AnnotatorError):
     """The endpoint won't take this conversation."""
 
 
-class _Busy(AnnotatorError):
-    """The endpoint is there, and can't reply now."""
+class _NotReady(AnnotatorError):
+    """Nobody listens at the endpoint yet, or it can't reply now."""
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether a host refused a connection, which may still start what will listen there."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -16,6 +16,7 @@ from scripted_judge import MODEL, PASSAGES, PROBABILITY, SCRIPT, ScriptedServer,
 
 from actors.vllm_judge import VllmJudge
 from maskdpo_ray.annotation import replies as conformance
+from maskdpo_ray.annotation.llm import http
 from maskdpo_ray.annotation.llm import judge as judges
 from maskdpo_ray.annotation.llm.http import HttpJudge
 from maskdpo_ray.annotation.protocol import build
@@ -136,20 +137,35 @@ def test_nobody_there_is_found_at_the_start() -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         with pytest.raises(AnnotatorError, match=f"^judge at {url}: expected a reply, got after 0 retries: .*refused"):
-            HttpJudge(url, MODEL, max_retries=0).start()
+            HttpJudge(url, MODEL, max_retries=0, start_timeout_s=0).start()
 
 
-def test_a_start_gives_up_within_seconds_where_nobody_is_but_not_where_somebody_is_busy() -> None:
-    begin = time.monotonic()
-    with pytest.raises(AnnotatorError, match="got after 3 retries: .*refused"):
-        HttpJudge("http://127.0.0.1:1/v1", MODEL).start()
-    assert time.monotonic() - begin < 6
+def test_a_start_waits_for_an_endpoint_that_is_busy_or_not_there_yet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(http, "_POLL_S", 0.05)
     with ScriptedServer(fail_first=7) as server:
         assert started(server).ask([HELLO], 9)[0].text == "No claim"
     assert server.num_failed == 7
+    busy = f"judge at {server.url}: expected a reply, got HTTP 503: busy"
+    assert capsys.readouterr().err == f"{busy}; asked again for 120 s (judge_options.start_timeout_s)\n"
     with ScriptedServer(fail_first=99) as server, pytest.raises(AnnotatorError, match="got HTTP 503: busy"):
-        started(server, max_retries=5)
-    assert server.num_failed == 4 + 6
+        started(server, max_retries=0, start_timeout_s=0.2)
+    assert 2 <= server.num_failed <= 4 and capsys.readouterr().err.count("\n") == 1
+    with socket.socket() as taken:  # bound, not listening
+        taken.bind(("127.0.0.1", 0))
+        waiting = HttpJudge(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", MODEL, max_retries=0, start_timeout_s=0.2)
+        with pytest.raises(AnnotatorError, match="got after 0 retries: .*refused") as caught:
+            waiting.start()
+    assert type(caught.value) is AnnotatorError and "refused; asked again for 0.2 s" in capsys.readouterr().err
+
+
+def test_only_a_host_that_is_there_is_waited_for() -> None:
+    error = OSError("a library's own")
+    error.__cause__ = socket.gaierror("Name or service not known")
+    assert not http._is_refused(error)
+    error.__cause__.__context__ = ConnectionRefusedError()
+    assert http._is_refused(error)
 
 
 def test_an_endpoint_that_says_nothing_is_given_up() -> None:
