@@ -89,7 +89,7 @@ class SimulatedCluster(Cluster):
     def _start_engines(self, policy: Any, chat: Chat) -> RolloutGroup:
         total = self._config.rollout.num_engines
         shares = [len(range(first, total, self._processes)) for first in range(self._processes)]
-        kind = self._actor(simulated.SimulatedEngines, 0, 0, concurrency=ALL_CALLS)
+        kind = self._actor(simulated.SimulatedEngines, ALL_CALLS, {"num_cpus": 0})
         actors = [kind.remote(self._phrases, policy, share, self._slots, self._seconds) for share in shares]
         self._handles += actors
         self.engines = [Handle(actors[i % self._processes], i // self._processes) for i in range(total)]

@@ -1,4 +1,4 @@
-"""The page of a run in Chromium: opened from disk, by keyboard, by axe-core, in light and dark, on a desk and a phone."""
+"""The page of a run in Chromium: from disk, by keyboard, by axe-core, light and dark, on a desk and a phone."""
 
 from __future__ import annotations
 
