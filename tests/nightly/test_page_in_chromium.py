@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from fake_run import run
+from fakes import Events, Stopped
 from playwright.sync_api import Page, sync_playwright
 
-from maskdpo_ray.report import page
+from maskdpo_ray.report import page, server
 
 CHROMIUM = os.environ.get("MASKDPO_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -124,3 +126,31 @@ def test_hostile_answers_do_nothing(browser: Any, tmp_path: Path) -> None:
     opened.page.mouse.move(300, 300)
     assert opened.complaints == [] and len(opened.requests) == 1
     assert opened.page.title().startswith("run ")
+
+
+def test_served_page_follows_the_run_and_keeps_its_filters(browser: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(tmp_path, Events(whole.index(next(event for event in whole if event[:2] == ("begin", 1)))))
+    with server.server(folder, 0) as serving:
+        thread = threading.Thread(target=serving.serve_forever, daemon=True)
+        thread.start()
+        try:
+            opened = browser.new_page()
+            address = f"http://127.0.0.1:{serving.server_address[1]}/"
+            requests: list[str] = []
+            opened.on("request", lambda request: requests.append(request.url))
+            opened.goto(address)
+            before = opened.locator(".ship").inner_text()
+            opened.locator("input[name=text]").fill("topic of h1")
+            shown = opened.locator("#count").inner_text()
+            assert not shown.startswith("0 of")
+            run(tmp_path)  # resumes, and ends
+            opened.wait_for_function("before => document.querySelector('.ship').innerText !== before", arg=before)
+            assert opened.locator("input[name=text]").input_value() == "topic of h1"
+            assert opened.locator(".change:visible").count() == int(shown.split()[0])
+            assert all(request.startswith(address) for request in requests)
+        finally:
+            serving.shutdown()
+            thread.join()
