@@ -55,9 +55,9 @@ def verdict(summary: Entry) -> Verdict:
         return Verdict("none", "Nothing has been evaluated yet.", [], [], "There is no policy to ship yet.", None, [])
     first, last = versions[0], in_focus(versions, kept)
     if last is first:
-        headline = f"Before training: score {number(first['metrics']['score']['mean'], absent='not defined')}."
-        alone = "Nothing has been compared: the folder holds the evaluation of one policy."
-        return Verdict("none", headline, [alone], _tiles(first, None), *_shipped(kept, None), summary["remarks"])
+        headline = f"Held-out score {number(first['metrics']['score']['mean'], absent='not defined')}, of one policy."
+        alone = "The folder holds the evaluation of one policy: there is nothing to compare it with."
+        return Verdict("none", headline, [alone], _tiles(first, None), *_shipped(None, "none"), summary["remarks"])
     gain = last["gain"]["score"]
     outcome = _outcome(gain)
     headline = {
@@ -76,7 +76,7 @@ def verdict(summary: Entry) -> Verdict:
         for remark in summary["remarks"]
         if _after(remark) not in said and not (remark.startswith("heldout,") and ": the score " in remark)
     ]
-    return Verdict(outcome, f"{headline}.", sentences, _tiles(first, last), *_shipped(kept, last), warnings)
+    return Verdict(outcome, f"{headline}.", sentences, _tiles(first, last), *_shipped(kept, outcome), warnings)
 
 
 def _outcome(change: Entry, better: int = 1) -> Outcome:
@@ -156,11 +156,14 @@ def _second_opinion(remarks: list[str]) -> list[str]:
     return [_after(each) for each in remarks if each.startswith("heldout,") and any(word in each for word in words)]
 
 
-def _shipped(kept: Entry | None, last: Entry | None) -> tuple[str, str | None]:
-    """(which policy to use, where it lies)."""
+def _shipped(kept: Entry | None, outcome: Outcome) -> tuple[str, str | None]:
+    """(which policy to use, its folder)."""
     if kept is None:
-        return "No policy has been chosen yet.", None
+        return "There is no trained policy to ship yet.", None
     version, how = kept["version"], "the best on development topics" if kept["keep"] == "best" else "the last one"
-    if version == 0 and last is not None:
+    if version == 0:
         return "Ship nothing: no trained policy is better on development topics than the start.", None
-    return f"Ship policy {version}, {how}.", kept["policy"]
+    if outcome == "worse":
+        return f"Don't ship policy {version}, {how}: on held-out topics it is worse than the start.", kept["policy"]
+    doubt = "" if outcome == "better" else ", if at all: its gain on held-out topics isn't beyond noise"
+    return f"Ship policy {version}, {how}{doubt}.", kept["policy"]
