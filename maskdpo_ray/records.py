@@ -450,7 +450,9 @@ class PairsSummary(Record):
     """Counts of an iteration's questions and pairs: pairs-summary.json."""
 
     questions: int
+    """Questions, or records of a pairs file, that were read."""
     pairs: int
+    """Pairs that training learns from."""
     drops: dict[str, int]
     """Reason -> questions without a pair, and dropped pairs; of a pairs file, records that were dropped."""
     mixture: dict[str, float]

@@ -28,6 +28,8 @@ from maskdpo_ray.pairing.masks import VANILLA
 from maskdpo_ray.pairing.pair_files import PairsReader
 from maskdpo_ray.pairing.scoring import mixture
 from maskdpo_ray.records import DropReason, PairsSummary, Policy, TrainingExample, to_json
+from maskdpo_ray.report import schema
+from maskdpo_ray.report.schema import TrainingSummary
 from maskdpo_ray.stages import hub_models, preflight
 from maskdpo_ray.stages.protocols import Trainer
 from maskdpo_ray.stages.train import TrainStage
@@ -175,16 +177,19 @@ class Job:
     def summary(self, folder: RunFolder) -> dict[str, Any]:
         """Contents of summary.json: what was read, and the first and the last step."""
         steps = _steps(folder.path / "metrics.jsonl")
-        return {
-            "run": self.config.run.name,
-            "file": str(self.pairs),
-            "pairs": to_json(self.read),
-            "steps": len(steps),
-            "tokens": sum(step["tokens"] for step in steps.values()),
-            "first": steps[min(steps)],
-            "last": steps[max(steps)],
-            "policy": str(folder.policy_dir(0)),
-        }
+        return to_json(
+            TrainingSummary(
+                schema_version=schema.VERSION,
+                run=self.config.run.name,
+                file=str(self.pairs),
+                pairs=self.read,
+                steps=len(steps),
+                tokens=sum(step["tokens"] for step in steps.values()),
+                first=steps[min(steps)],
+                last=steps[max(steps)],
+                policy=str(folder.policy_dir(0)),
+            )
+        )
 
 
 def shown(summary: dict[str, Any]) -> str:

@@ -75,15 +75,15 @@ def options() -> dict[str, Option]:
     """Every option by its dotted name, in the order of the config."""
     found = {}
     for section, kind in sections().items():
-        hints, meanings = typing.get_type_hints(kind), _meanings(kind)
+        hints, said = typing.get_type_hints(kind), meanings(kind)
         for field in dataclasses.fields(kind):
             name = f"{section}.{field.name}"
-            found[name] = Option(name, hints[field.name], field.default, meanings.get(field.name, ""))
+            found[name] = Option(name, hints[field.name], field.default, said.get(field.name, ""))
     return found
 
 
-def _meanings(kind: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass."""
+def meanings(kind: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass or record, as one line."""
     definition = ast.parse(inspect.getsource(kind)).body[0]
     body = definition.body if isinstance(definition, ast.ClassDef) else []
     found = {}

@@ -30,7 +30,9 @@ class Candidate(Record, frozen=True):
     """A policy's figures on the development topics that it shares with policy 0."""
 
     version: int
+    """Version of the policy."""
     score: float | None
+    """Score; None where nothing could be scored."""
     told: float | None
     """Recall, or correct facts by those of policy 0; None where not defined."""
     balance: float

@@ -29,19 +29,26 @@ class Statistic(Record):
     sd: float | None
     """Standard deviation over replications (n - 1); None with one replication."""
     low: float | None
-    """95% interval of the mean by bootstrap over topics; None with one topic."""
+    """Lower end of the mean's 95% interval by bootstrap over topics; None with one topic."""
     high: float | None
+    """Upper end of that interval."""
     per_replication: tuple[float | None, ...]
+    """The metric of each replication."""
 
 
 class Change(Record):
     """A metric before and after, and the 95% bootstrap interval of after - before."""
 
     before: float | None
+    """The metric before; None where it is not defined."""
     after: float | None
+    """The metric after."""
     gain: float | None
+    """after - before."""
     low: float | None
+    """Lower end of its 95% interval, paired bootstrap over topics; None with one topic."""
     high: float | None
+    """Upper end of that interval."""
 
 
 class Gain(Record):

@@ -77,7 +77,9 @@ class KindOfFact(Record):
     """Facts of one kind ("capital") per answer, mean over replications."""
 
     correct: float
+    """Correct ones."""
     incorrect: float
+    """Incorrect ones."""
 
 
 class Evaluation(Record):

@@ -19,8 +19,10 @@ from maskdpo_ray.evaluation.choice import Choice
 from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
 from maskdpo_ray.evaluation.metrics import Evaluation
-from maskdpo_ray.records import PairsSummary, decode, encode_line, to_json
+from maskdpo_ray.records import PairsSummary, decode, encode_line, from_json, to_json
+from maskdpo_ray.report import schema
 from maskdpo_ray.report.remarks import remarks
+from maskdpo_ray.report.schema import Summary
 from maskdpo_ray.report.tables import render, show
 from maskdpo_ray.store import files, fingerprint
 
@@ -65,7 +67,8 @@ def build(
     found = {split: _evaluations(folder, evaluated, split, draws) for split in splits}
     evaluations = {split: versions for split, versions in found.items() if versions}
     kept = None if choice is None else _kept(folder, choice, evaluations)
-    return {
+    built = {
+        "schema_version": schema.VERSION,
         "run": name,
         "folder": str(folder),
         "kept": kept,
@@ -82,6 +85,7 @@ def build(
         ],
         "policies": [str(file.parent) for _, file in _numbered(folder, "iter", "policy/config.json")],
     }
+    return decode(dict[str, Any], encode_line(from_json(Summary, built)))
 
 
 def _off_policy(config: dict[str, Any]) -> list[str]:
