@@ -160,7 +160,7 @@ class Summary(Record):
     dropped: dict[str, DroppedRecords] | UnsetType = UNSET
     """File or data set -> its unusable records; absent where there are none."""
     subjects: dict[str, str] | UnsetType = UNSET
-    """Of a single evaluation, name in the tables -> what was evaluated; absent of a run."""
+    """Name in the tables of a single evaluation -> what was evaluated; absent of a run."""
 
 
 class TrainingSummary(Record):
