@@ -1,4 +1,4 @@
-"""What the tables of bad input share: a folder in which everything is good, and what a command says of a bad one."""
+"""Shared by the tables of bad input: a folder in which everything is good, and what a command says of a bad one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from maskdpo_ray.config import cli
 from maskdpo_ray.errors import UserError
 
 Change = Callable[[Path], Any]
-"""What makes a good folder bad."""
+"""Change that makes a good folder bad."""
 Case = tuple[Change | None, str, str]
 """(change, the command's arguments behind the good ones, the message); in both {} is the folder, and a message that
 ends in ... goes on with a library's words."""

@@ -1,4 +1,4 @@
-"""What all tests share: markers by folder, offline defaults, the bundled model and a tiny one."""
+"""Shared by all tests: markers by folder, offline defaults, the bundled model and a tiny one."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def disk(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def no_fsync() -> Iterator[None]:
-    """What survives a power loss is the run folder's tests' matter; elsewhere waiting for a disk only costs time."""
+    """Disk without waiting: what survives a power loss is a matter of the run folder's tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield

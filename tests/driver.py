@@ -89,7 +89,7 @@ class Driver:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Output so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def left(self) -> list[psutil.Process]:
@@ -109,7 +109,7 @@ class Driver:
         return found
 
     def wait(self, timeout_s: float = RUN_TIMEOUT_S) -> int:
-        """Its exit code. Raises subprocess.TimeoutExpired."""
+        """Exit code. Raises subprocess.TimeoutExpired."""
         return self.process.wait(timeout_s)
 
     def wait_for(self, happened: Callable[[], bool], timeout_s: float = RUN_TIMEOUT_S) -> None:
@@ -122,7 +122,7 @@ class Driver:
             time.sleep(0.05)
 
     def stop(self, number: signal.Signals, timeout_s: float, all_at_once: bool = False) -> int:
-        """Its exit code after a signal. Raises subprocess.TimeoutExpired.
+        """Exit code after a signal. Raises subprocess.TimeoutExpired.
 
         SIGINT goes to its whole process group, as Ctrl-C in a terminal does, others to the driver alone or, as a job
         manager does, to all processes that came of it.

@@ -126,7 +126,7 @@ def committed(path: Path) -> set[tuple[str, str]]:
 
 
 def log_name(purpose: str, version: int) -> str:
-    """Where what a policy answers for this purpose is committed."""
+    """File in which a policy's answers for this purpose are committed."""
     if purpose == "atoms":
         return log_path(version, source=purpose)
     if purpose in ("train", "ahead"):

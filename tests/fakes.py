@@ -57,11 +57,11 @@ RIGHT, WRONG = "This is right.", "This is wrong."
 
 
 class Stopped(BaseException):
-    """What `Events` raises where a test wants the run to end; no code of ours catches it."""
+    """Error of `Events` where a test wants the run to end; no code of ours catches it."""
 
 
 class Events(list):
-    """What happened, in order; stops the run at event number `stop_at` (from 0), before its effect."""
+    """Events in order; stops the run at event number `stop_at` (from 0), before its effect."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ def judge(rollout: Rollout) -> Judgement:
 
 
 class FakeTrainer(FakeGroup):
-    """Its "weights" are a digest of all that it was trained on, in order: another order, another policy."""
+    """Trainer whose "weights" are a digest of all that it was trained on, in order: another order, another policy."""
 
     def __init__(self, config: Config, events: Events) -> None:
         self._events = events

@@ -21,7 +21,7 @@ SMALLEST = {
     "eval.bootstrap_samples": 100,
     "vllm.dtype": "float32",  # runs are compared answer by answer
 }
-"""What makes configs/smoke.yaml smaller still; figures mean nothing, every part runs."""
+"""Options that make configs/smoke.yaml smaller still; figures mean nothing, every part runs."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Run:
 
 
 def arguments(folder: Path, config: Path, **overrides: Any) -> list[str]:
-    """Of a run in `folder`; overrides by dotted name, `__` for the dot."""
+    """Command line of a run in `folder`; overrides by dotted name, `__` for the dot."""
     given = {"run.dir": folder.parent, "run.name": folder.name}
     given |= {name.replace("__", "."): value for name, value in overrides.items()}
     return ["--config", str(config), *(word for name, value in given.items() for word in (f"--{name}", str(value)))]

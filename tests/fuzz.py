@@ -24,7 +24,7 @@ ODD: tuple[Any, ...] = (
     *([], [[]], {}, {"a": 1}, [1, "a"]),
 )
 SECONDS = 20.0
-"""Of one file; all are small and take milliseconds, but a machine may be busy."""
+"""Deadline for one file; all are small and take milliseconds, but a machine may be busy."""
 
 
 @st.composite

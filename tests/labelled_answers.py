@@ -42,7 +42,7 @@ def answer(
 
 
 def labels_of(item: ScoredAnswer) -> list[str]:
-    """Its labels, in order."""
+    """Labels in order."""
     return [sentence.label for sentence in item.annotation.sentences]
 
 

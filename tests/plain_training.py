@@ -1,4 +1,4 @@
-"""What tests of real training ranks share: pairs, a config, ranks, and log-probs computed in the plainest way."""
+"""Shared by tests of real training ranks: pairs, a config, ranks, and log-probs computed in the plainest way."""
 
 from __future__ import annotations
 

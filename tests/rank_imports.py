@@ -1,4 +1,4 @@
-"""What a training rank imports on its way to the first step; see `rank_processes`."""
+"""Imports of a training rank on its way to the first step; see `rank_processes`."""
 
 import gc
 

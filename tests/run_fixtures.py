@@ -18,7 +18,7 @@ def orphans() -> None:
 
 @pytest.fixture(scope="session")
 def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where this session's runs lie."""
+    """Folder of this session's runs."""
     return tmp_path_factory.mktemp("runs")
 
 

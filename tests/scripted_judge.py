@@ -77,7 +77,7 @@ class ScriptedServer:
     raw: tuple[bytes, str] | None = None
     """Body and content type of every answer, instead."""
     script: Callable[[list[dict[str, str]]], Any] = reply
-    """What is replied to a conversation."""
+    """Reply to a conversation."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of those that were answered, with their `authorization`."""
     most_at_once: int = 0

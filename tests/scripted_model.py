@@ -11,10 +11,10 @@ import math
 from pathlib import Path
 
 PROBABILITY = 0.75
-"""Of every token of a reply, its end among them."""
+"""Probability of every token of a reply, its end among them."""
 PASSAGE = "The passage"
 CHAINS = {"<fact>": "Has a claim", "<reference>": PASSAGE, "<right>": "Consistent", "<wrong>": "Contradictory"}
-"""What the template ends a prompt with -> the reply."""
+"""End that the template gives a prompt -> the reply."""
 _END, _UNKNOWN = "</s>", "<unk>"
 _HEAD_SIZE = 64  # one that vLLM's CPU attention takes; also the size of everything else
 _TEMPLATE = (
@@ -25,12 +25,12 @@ _TEMPLATE = (
 
 
 def verdict(first_message: str) -> str:
-    """What the judge says of a sentence in the end."""
+    """Label that the judge gives a sentence in the end."""
     return CHAINS["<wrong>" if len(first_message) % 2 else "<right>"]
 
 
 def reply(messages: list[dict[str, str]]) -> str:
-    """What the judge says, as its template has it: the number of messages tells the turn."""
+    """Words of the judge, as its template has them: the number of messages tells the turn."""
     turn = {1: "<fact>", 3: "<reference>"}.get(len(messages))
     return CHAINS[turn] if turn else verdict(messages[0]["content"])
 

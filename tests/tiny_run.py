@@ -20,7 +20,7 @@ OPTIONS = {
     "vllm.cpu_kv_cache_gib": 1,
     "eval.bootstrap_samples": 100,
 }
-"""What lets any run be stopped at any moment and compared byte for byte."""
+"""Options that let any run be stopped at any moment and compared byte for byte."""
 _NUM_QUESTIONS = 12
 _CONFIG = """\
 model: {{model_name_or_path: {folder}/model}}

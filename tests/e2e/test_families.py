@@ -203,7 +203,7 @@ def test_a_model_with_code_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", ["jamba", "qwen3.5", "gemma 2"])
 def test_adapters_beside_a_model_on_rows(name: str, tiny_model: Path, tmp_path: Path) -> None:
-    """What is published is what was trained, also of recurrent layers."""
+    """Published weights are what was trained, also of recurrent layers."""
     families.build(name, spread=0.05).save_pretrained(tmp_path / "model")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_model / file, tmp_path / "model" / file)

@@ -461,7 +461,7 @@ def test_vllm_ends_with_its_actor(stopped: Stopped) -> None:
 
 
 def test_it_resumes_and_ends_as_if_undisturbed(stopped: Stopped, undisturbed: Told) -> None:
-    """As if nothing had happened: the same answers, labels, pairs and policies as the run that was let alone."""
+    """Resumed as if nothing had happened: the same answers, labels, pairs and policies as the other run."""
     run = stopped.end
     assert run.code == 0, run.output
     assert run.left == []

@@ -67,7 +67,7 @@ def train(rank: int, world: int, port: int, model: str, folder: str) -> None:
 
 @dataclass
 class Observed:
-    """What the engine answered. Log-probs are [chosen tokens + rejected tokens]."""
+    """Answers of the engine. Log-probs are [chosen tokens + rejected tokens]."""
 
     initial: Policy
     trained: Policy

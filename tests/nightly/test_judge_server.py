@@ -47,7 +47,7 @@ def is_up(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def base_url(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a `vllm serve` with the bundled model; when the tests are done, no process of it is left."""
+    """Address of a `vllm serve` with the bundled model; when the tests are done, no process of it is left."""
     port = free_port()
     arguments = [str(bundled_model), "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port)]
     arguments += ["--max-model-len", str(CONTEXT), "--dtype", "float32", "--enforce-eager"]
@@ -83,7 +83,7 @@ def in_process(bundled_model: Path) -> Iterator[Any]:
 
 
 def refused(judge: Judge) -> Reply:
-    """What becomes of a conversation that does not fit the context."""
+    """Reply to a conversation that does not fit the context."""
     (reply,) = judge.ask([[{"role": "user", "content": LONG * 20}]], MAX_TOKENS)
     return reply
 

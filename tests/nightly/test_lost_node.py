@@ -84,7 +84,7 @@ def test_actors_of_a_lost_node_start_on_another(nodes: Nodes, capfd: pytest.Capt
 
 
 def test_the_others_go_on_without_one_that_is_lost(nodes: Nodes) -> None:
-    """What had its home there goes to them, and nobody waits for it again."""
+    """Work that had its home there goes to them, and nobody waits for it again."""
     pool = started("first", "room", start_timeout_s=5)
     nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)
     answers = list(Dispatcher(pool, ask, lambda item: item % 2).run(range(NUM_ITEMS), 4))

@@ -11,7 +11,7 @@ from shared_ray import SharedRay
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster_of_all() -> Iterator[SharedRay]:
-    """What every run here joins, in this process or a child's, unless it removes RAY_ADDRESS."""
+    """Cluster that every run here joins, in this process or a child's, unless it removes RAY_ADDRESS."""
     with shared_ray.started() as cluster, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster

@@ -12,7 +12,7 @@ from actors import patches
 
 
 class Code:
-    """Its unpickling makes a file."""
+    """Object whose unpickling makes a file."""
 
     def __init__(self, file: Path) -> None:
         self._file = str(file)

@@ -29,7 +29,7 @@ def all_back(pool: Pool) -> None:
 
 
 def starts(running: Running, since: int) -> list[dict[str, Any]]:
-    """Of engines; waits for the first one, as the other engine may have answered all before that."""
+    """Starts of engines; waits for the first one, as the other engine may have answered all before that."""
     end = time.monotonic() + 60
     while not (found := running.notes("engine", "start", since)) and time.monotonic() < end:
         time.sleep(0.1)

@@ -32,7 +32,7 @@ for module in (fakes, fake_rank):
 
 ORDINARY = tuple(f"p{index}" for index in range(4))
 SEED = next(seed for seed in range(100) if set(list(batches.epoch_batches(6, 4, 2, seed))[1]) == {0, 1})
-"""Of six pairs in batches of 4, the first two alone are in the second step; each is on a rank of its own."""
+"""Seed by which, of six pairs in batches of 4, the first two are the second step; each is on a rank of its own."""
 
 
 def example(pair_id: str) -> TrainingExample:
@@ -126,7 +126,7 @@ class TestDeaths:
         assert "the group starts again with the reference log-probs" in capfd.readouterr().err
 
     def test_while_the_policy_is_saved(self, running: Running) -> None:
-        """What the ranks held is lost: the steps after the last checkpoint are done again."""
+        """State that the ranks held is lost: the steps after the last checkpoint are done again."""
         _, plain = running.trained(ORDINARY, "plain-save", every=-1)
         since = running.count()
         _, policy = running.trained(ORDINARY, "die-save", every=-1)
@@ -150,7 +150,7 @@ class TestDeaths:
 
 
 class TestErrors:
-    """What starting again would not mend ends the training at once."""
+    """Errors that starting again would not mend end the training at once."""
 
     def test_a_loss_that_is_not_finite(self, running: Running) -> None:
         """Named with its step and pairs; the checkpoint before it stays."""

@@ -28,7 +28,7 @@ from maskdpo_ray.records import (
 
 FACTS = {"table": "countries", "entity": "Rwanda"}
 TEXTS = {"q0": (RIGHT, WRONG, RIGHT), "q1": (f"{RIGHT} {WRONG}", WRONG), "q2": (WRONG,)}
-"""Of these six answers, five differ."""
+"""Six answers, five of which differ."""
 
 
 def rollouts(*names: str) -> list[Rollout]:
@@ -94,7 +94,7 @@ def test_nothing_is_written_before_it_starts(folder: Path) -> None:
 
 
 def test_one_process_at_a_time(folder: Path) -> None:
-    """What another one has written since the file was read is not cut off."""
+    """Lines that another one has written since the file was read is not cut off."""
     first, second, third = prepare(folder), prepare(folder), prepare(folder)
     with first.labels:
         with pytest.raises(UserError, match="labels.jsonl: another process writes this file"), second.labels:
@@ -280,7 +280,7 @@ def test_what_it_refuses(folder: Path, change: Callable[[Path], Any], more: list
 
 
 def test_labels_of_another_answer_are_not_taken(folder: Path) -> None:
-    """What is equal when question and text are put behind each other is not the same answer."""
+    """Answers that are equal when question and text are put behind each other is not the same answer."""
     write(folder / "rollouts.jsonl", [Rollout("q0", 0, (), "1a", "stop", 0)])
     write(folder / "questions.jsonl", [{"id": n, "prompt": n, "facts": FACTS} for n in ("q0", "q01")])
     label(folder)

@@ -48,7 +48,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("name", ["", "split_sentences"])
 def test_a_name_brings_no_more_than_it_needs(name: str) -> None:
-    """What is imported is counted and not timed: a busy machine changes the time."""
+    """Imports are counted and not timed: a busy machine changes the time."""
     code = f"import sys, maskdpo_ray; {name and f'maskdpo_ray.{name};'} print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())

@@ -66,7 +66,7 @@ def prepare(folder: Path, *arguments: str) -> evaluate.Job:
 
 
 def run(job: evaluate.Job, stop_at: int | None = None) -> tuple[Events, dict[str, Any]]:
-    """What `python -m maskdpo_ray.evaluate` does, without Ray."""
+    """Work of `python -m maskdpo_ray.evaluate`, without Ray."""
     events = Events(stop_at)
     with own_folder.open_run(job.config) as (run_folder, tracker):
         if not job.is_finished(run_folder):

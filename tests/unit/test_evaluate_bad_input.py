@@ -1,4 +1,4 @@
-"""What `evaluate` refuses before it begins: too little room, and a cluster that is not there."""
+"""Refusals of `evaluate` before it begins: too little room, and a cluster that is not there."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def test_ids_that_do_not_spell_the_text_drop_the_pair(folder: Path, capsys: pyte
 
 
 def test_labels_may_come_by_text(folder: Path) -> None:
-    """As `annotate` writes them: in any order, equal answers once."""
+    """Labels as `annotate` writes them: in any order, equal answers once."""
     make_pairs(folder)
     expected = (folder / "pairs.jsonl").read_bytes()
     rollouts, labels = (lines_of(folder / name) for name in ("rollouts.jsonl", "annotations.jsonl"))
@@ -242,7 +242,7 @@ def test_export_keeps_text_and_labels(run_folder: Path, to: str) -> None:
 
 @pytest.mark.parametrize("to", [*WRITERS, "masked"])
 def test_a_table_holds_what_the_lines_do(run_folder: Path, to: str) -> None:
-    """What other tools read: pyarrow's own rows of the Parquet file, one column for each field."""
+    """View of other tools: pyarrow's own rows of the Parquet file, one column for each field."""
     lines, table = run_folder / "out.jsonl", run_folder / "out.parquet"
     for output in (lines, table):
         export.main([str(run_folder), "--to", to, "-o", str(output)])

@@ -37,7 +37,7 @@ COMMANDS = set(
     "plan report run train watch".split()
 )
 BRIDGES = {"openrlhf", "trl"}
-"""What users of other trainers import: like a command each is an entry, which no module of ours imports."""
+"""Modules that users of other trainers import: like a command each is an entry, which no module of ours imports."""
 FLOOR_OF = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 
@@ -49,7 +49,7 @@ def modules() -> dict[str, Path]:
 
 
 def room(module: str) -> str:
-    """Where a module lies."""
+    """Room that a module lies in."""
     package, *rest = module.split(".")
     if package == "actors":
         return "actors"
@@ -131,7 +131,7 @@ def test_rooms_are_small() -> None:
 
 
 def test_a_unit_test_lies_in_the_room_of_what_it_tests() -> None:
-    """Its name is that of a module, and an aspect of it where there are several files."""
+    """Name of a test file: that of a module, and an aspect of it where there are several files."""
     strays = []
     for file in (ROOT / "tests/unit").rglob("test_*.py"):
         folder = file.parent.name if file.parent != ROOT / "tests/unit" else ""

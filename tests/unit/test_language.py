@@ -13,6 +13,7 @@ SOURCES = [
     for folder in ("maskdpo_ray", "actors", "benchmarks", "scripts")
     for file in sorted((ROOT / folder).rglob("*.py"))
 ]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOT_FIRST = set("Of That What Whose Where As Its Their".split())
 NOT_AT_ALL = r"\b(goes on|borne|evil|third person|given up|gives? up|gave up|let pass)\b"
 
@@ -27,7 +28,7 @@ def docstrings(file: Path) -> Iterator[tuple[int, str]]:
 def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
     found = [
         f"{file.relative_to(ROOT)}:{line}: {text.split(chr(10))[0]}"
-        for file in SOURCES
+        for file in [*SOURCES, *TESTS]
         for line, text in docstrings(file)
         if re.split(r"\W", text.strip(), maxsplit=1)[0] in NOT_FIRST
     ]

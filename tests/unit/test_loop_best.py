@@ -120,7 +120,7 @@ def test_where_training_only_harms_policy_0_is_kept(tmp_path: Path) -> None:
 
 
 def test_held_out_topics_take_no_part(whole: tuple[Path, Events], tmp_path: Path) -> None:
-    """Their answers are all right, or all wrong: the choice is the same to the byte."""
+    """Answers are all right, or all wrong: the choice is the same to the byte."""
     for label in (NO_HALLUCINATION, CONTRADICTORY):
         folder = tmp_path / label
         folder.mkdir()

@@ -22,7 +22,7 @@ OF_OTHERS = ("load", "answer", "label", "judge")
 
 
 def turns(events: Events) -> list[str]:
-    """Whose turn it was, without repetitions."""
+    """Turns in order, without repetitions."""
     kinds = ["rest" if e[0] == "rest" else "ranks" if e[0] in OF_RANKS else "others" for e in events if e[0] in
              (*OF_RANKS, *OF_OTHERS, "rest")]  # fmt: skip
     return [kind for kind, before in zip(kinds, [None, *kinds], strict=False) if kind != before]

@@ -227,7 +227,7 @@ def test_pairs_of_a_file_are_trained_on_in_each_iteration(tmp_path: Path) -> Non
 
 
 def test_another_model_answers_training_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its answers are spelled anew for the policy; other ones in each iteration; the policy answers evaluations."""
+    """Answers are spelled anew for the policy; other ones in each iteration; the policy answers evaluations."""
     monkeypatch.setattr(CharChat, "answer_ids", lambda _, text, ended: [*map(ord, text), *[EOS] * ended])
     others: list[Events] = []
 

@@ -68,7 +68,7 @@ def test_rewards_are_the_scores_of_answers(reward: Reward) -> None:
 def test_questions_have_the_documents_and_columns_of_the_config(
     good_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a run: by `data.columns`, with what is found in `data.documents`."""
+    """Read as in a run: by `data.columns`, with what is found in `data.documents`."""
     monkeypatch.setattr(bridge.protocol, "build", lambda name, options: Labels())
     config = (good_folder / "config.yaml").read_text()
     (good_folder / "renamed.jsonl").write_text('{"name": "a", "prompt": "What is a?"}\n')

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "recipes"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 NEEDS = {"sepo": {"mask.oracle": "models/smollm2-135m-instruct"}}
-"""What another recipe makes first, and the bundled model stands for here."""
+"""Policy that another recipe makes first, and the bundled model stands for here."""
 MOST_LINES = 14
 """Lines of a recipe that give values."""
 
@@ -44,7 +44,7 @@ def rows() -> dict[str, list[str]]:
 
 
 def picks(config: Config) -> list[str]:
-    """What a row says of a config: source, annotator, score and strategy, mask, objective."""
+    """Words that a row has of a config: source, annotator, score and strategy, mask, objective."""
     pairs, mask, objective, rollout = config.pairs, config.mask, config.objective, config.rollout
     sources = {
         f"{config.data.train.removeprefix('builtin:')}": True,

@@ -1,4 +1,4 @@
-"""What must not get out: keys into files and messages, escapes onto the terminal, names out of the run folder."""
+"""Secrets that must not get out: keys into files and messages, escapes onto the terminal, names out of the folder."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_names_of_questions_lead_nowhere(tmp_path: Path, keys: None) -> None:
 def test_a_ray_of_our_own_is_for_this_machine(
     monkeypatch: pytest.MonkeyPatch, address: str | None, variable: str | None, expected: str | None
 ) -> None:
-    """What it listens on is looked at in tests/e2e/test_story.py."""
+    """Variables alone: what it listens on is looked at in tests/e2e/test_story.py."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")  # put back afterwards
     monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")

@@ -87,7 +87,7 @@ def prepare(folder: Path, *more: str, source: str = "ours.jsonl") -> train.Job:
 
 
 def run(job: train.Job, tiny_model: Path, stop_at: int | None = None) -> tuple[Events, dict[str, Any]]:
-    """What `python -m maskdpo_ray.train` does, without Ray."""
+    """Work of `python -m maskdpo_ray.train`, without Ray."""
     events = Events(stop_at)
     with own_folder.open_run(job.config) as (folder, tracker):
         if not train.is_finished(folder):
@@ -149,7 +149,7 @@ def test_goes_on_after_a_stop(folder: Path, tiny_model: Path, stop_at: int) -> N
 
 
 def test_several_pairs_of_one_question(folder: Path, tiny_model: Path) -> None:
-    """As an export of several iterations has them: each keeps reference log-probs of its own."""
+    """Pairs as an export of several iterations has them: each keeps reference log-probs of its own."""
     lines = (folder / "ours.jsonl").read_text()
     (folder / "ours.jsonl").write_text(lines + lines.replace('"policy_version":0}\n', '"policy_version":1}\n'))
     job = prepare(folder)
@@ -171,7 +171,7 @@ def test_drops_are_counted(folder: Path, once: ModelFolder) -> None:
 
 
 def test_labels_from_a_file_of_annotations(folder: Path) -> None:
-    """As `annotate` wrote them, in another order, under the names that it gave the questions."""
+    """Labels as `annotate` wrote them, in another order, under the names that it gave the questions."""
     with_names = prepare(folder, source="trl.jsonl")
     labels = []
     for number, each in enumerate(PREFERENCES, start=1):
@@ -190,7 +190,7 @@ def test_plain_dpo_needs_no_labels(folder: Path) -> None:
 
 
 def changed(**fields: Any) -> Callable[[Path], None]:
-    """Of the first pair of ours."""
+    """Change of the first pair of ours."""
 
     def change(folder: Path) -> None:
         values = [json.loads(line) for line in (folder / "ours.jsonl").read_text().splitlines()]

@@ -101,7 +101,7 @@ def impatient(actors: list[Actor], monkeypatch: pytest.MonkeyPatch) -> Pool:
 
 
 def raised(cause: Exception) -> RayTaskError:
-    """What Ray makes of an actor's error."""
+    """Error of an actor as Ray passes it on."""
     return RayTaskError("work", "Traceback", cause)
 
 

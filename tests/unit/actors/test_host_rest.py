@@ -1,4 +1,4 @@
-"""What an actor hosts gives its memory back, and is started again by the next call."""
+"""Hosted annotators and evaluators give their memory back, and is started again by the next call."""
 
 from __future__ import annotations
 

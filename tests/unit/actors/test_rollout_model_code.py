@@ -43,7 +43,7 @@ class Tokens(PreTrainedTokenizerFast):
 
 
 class Planted:
-    """Its pickle makes the file `marker`."""
+    """Object whose pickle makes the file `marker`."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker

@@ -1,4 +1,4 @@
-"""What vLLM's processes get from the actor that starts them: its end, and an ear for what goes wrong."""
+"""Ties between vLLM's processes and the actor that starts them: its end, and an ear for what goes wrong."""
 
 from __future__ import annotations
 

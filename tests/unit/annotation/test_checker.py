@@ -157,7 +157,7 @@ def test_labels_of_nli_models_in_any_order_and_case(tmp_path: Path) -> None:
 
 
 def test_alignscores_heads_are_those_of_roberta_for_sequence_classification(tmp_path: Path) -> None:
-    """Its pooler and three-way layer, as docs/annotators.md renames them, give AlignScore's own scores (model.py)."""
+    """Pooler and three-way layer, as docs/annotators.md renames them, give AlignScore's own scores (model.py)."""
     import torch
     from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaModel
 

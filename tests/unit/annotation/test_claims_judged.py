@@ -33,7 +33,7 @@ SPLITS: dict[str, Reply] = {
     "Cut off.": Reply("Cut", fault="cut off at 512 tokens"),
     "No reply.": Reply(""),
 }
-"""What the judge makes of a sentence; any other comes back whole."""
+"""Parts that the judge makes of a sentence; any other comes back whole."""
 VERDICTS = {"dollar": "Contradictory", "Nairobi": "Contradictory", "美元": "相反"}
 """By a word of the part; any other part is consistent, and "Sure!" claims nothing."""
 

@@ -1,4 +1,4 @@
-"""Where the lines of a judge's reply stand in the sentence that it was told to cut."""
+"""Places of the lines of a judge's reply in the sentence that it was told to cut."""
 
 from __future__ import annotations
 

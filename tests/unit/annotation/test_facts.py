@@ -285,7 +285,7 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("domain", [countries, elements])
 def test_every_fact_of_every_question_is_told_from_another_entitys(domain) -> None:
-    """What the table says is right and what it says only of others is wrong, for all entities and kinds."""
+    """Statements of the table are right, those that it makes only of others are wrong, for all entities and kinds."""
     table, chance = domain.table(), random.Random(0)
     entities = {entity.name: entity for entity in table.entities}
     bad = []

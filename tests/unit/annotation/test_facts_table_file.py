@@ -18,7 +18,7 @@ PLANETS = Path(__file__).parents[3] / "docs" / "planets.json"
 
 
 def labels(table: Path, text: str) -> list[str]:
-    """Of the sentences of an answer about Mars."""
+    """Labels of the sentences of an answer about Mars."""
     annotator = build("facts", {"tables": {"planets": str(table)}})
     question = Question("q", "Mars", (), facts={"table": "planets", "entity": "Mars"})
     annotator.check(question)

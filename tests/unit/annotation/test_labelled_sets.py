@@ -145,7 +145,7 @@ def anah(**changes: Any) -> dict[str, Any]:
 
 
 def test_anah(tmp_path: Path) -> None:
-    """As the card of opencompass/anah names the columns, and eval/anah_v1/utils.py reads the annotations."""
+    """Rows as the card of opencompass/anah names the columns, and eval/anah_v1/utils.py reads the annotations."""
     found = load(written(tmp_path / "anah.jsonl", anah())).answers
     assert [[label for _, label in shown(each)] for each in found] == [
         [NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE, NO_FACT],

@@ -295,7 +295,7 @@ def test_an_actor_of_several_threads_starts_its_annotator_once() -> None:
 
 
 def tried(annotator: Any, question: Question = QUESTION) -> dict[str, str]:
-    """What the check says of an annotator: tried -> fault, `must` ones as FAILED."""
+    """Findings of the check about an annotator: tried -> fault, `must` ones as FAILED."""
     config = Config(model=ModelConfig("m"), annotation=AnnotationConfig(max_unparsed=0.5))
     findings = check_annotator.check(annotator, [question] * 8, config)
     return {f.tried: f"{'FAILED' if f.must else 'note'}: {f.fault}" for f in findings if f.fault}

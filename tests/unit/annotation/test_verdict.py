@@ -126,7 +126,7 @@ def test_what_is_asked(templates: str) -> None:
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
-    """As one writes for Lynx: the model card's prompt, with braces of JSON, and its reply."""
+    """Template as one writes for Lynx: the model card's prompt, with braces of JSON, and its reply."""
     file = tmp_path / "mine.yaml"
     turn = {
         "prompt": 'D: {document}\nA: {sentence} of {context}\n{"SCORE": <score>}',

@@ -95,7 +95,7 @@ def test_no_room(config: Config, available: dict[str, float], expected: str) -> 
 
 
 def test_room_for_one_group_of_actors() -> None:
-    """What trains or labels alone needs no room for the others."""
+    """Groups that train or label alone needs no room for the others."""
     Plan(CPU).check({"CPU": 2.0}, "training ranks")
     Plan(GPU).check({"GPU": 0.5}, "annotation actors")
     with pytest.raises(ClusterError, match=r"got 4 x 0.5 \(training ranks\) = 2; lower"):

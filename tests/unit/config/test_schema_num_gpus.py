@@ -43,7 +43,7 @@ class TellsGpus(NeedsGpus):
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS_THAT_TELL.items(), ids=OPTIONS_THAT_TELL)
 def test_options_tell_it_without_files(name: str, options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
-    """As `plan` needs it: the models are nowhere."""
+    """Options alone, as `plan` has them: the models are nowhere."""
     config = base_config(tiny_model, tmp_path)
     config = replace(config, annotation=AnnotationConfig(annotator=name, options=options))
     with pytest.raises(ConfigError, match="cluster.gpus_per_annotator: expected more than [01], as its model runs on"):

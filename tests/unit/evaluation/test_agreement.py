@@ -26,7 +26,7 @@ FOUR = (NO_FACT, NO_HALLUCINATION, CONTRADICTORY, UNVERIFIABLE)
 
 
 def agreement(pairs: list[tuple[str, str]], layout: Layout = OWN, topics: int = 1) -> Agreement:
-    """Of answers of one sentence, with their labels (by hand, by the annotator)."""
+    """Agreement on answers of one sentence, with their labels (by hand, by the annotator)."""
     answers, annotations = [], []
     for number, (by_hand, given) in enumerate(pairs):
         question = Question(f"q{number}", f"t{number % topics}", ({"role": "user", "content": "?"},))
@@ -126,7 +126,7 @@ def test_a_sentence_has_the_worst_label_of_its_parts() -> None:
 
 
 def test_intervals_are_over_topics() -> None:
-    """Of one topic there is no spread; of many, the accuracy's is close to the binomial one."""
+    """Spread over topics: of one there is none; of many, the accuracy's is close to the binomial one."""
     pairs = [(NO_HALLUCINATION, NO_HALLUCINATION if number % 5 else UNVERIFIABLE) for number in range(400)]
     alone = agreement(pairs).overall(0, 200)["accuracy"]
     assert (alone.value, alone.low, alone.high) == (0.8, None, None)

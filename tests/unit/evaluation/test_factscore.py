@@ -192,7 +192,7 @@ def test_built_in_documents_hold_what_the_questions_ask() -> None:
 
 
 def test_agreement_with_labels_by_hand() -> None:
-    """Of countries and elements; docs/evaluators.md has the table."""
+    """Labels of countries and elements; docs/evaluators.md has the table."""
     rows = [row for row in rule_agreement.rejudge(LABELS) if row.by_evaluator is not None]
     for split, least in (("dev", 0.88), ("held_back", 0.90), ("held_back_prose", 0.80)):
         mine = [row.by_evaluator == row.by_hand for row in rows if row.split == split]

@@ -254,7 +254,7 @@ def test_one_topic_has_no_interval():
 
 
 def test_a_topic_is_one_however_it_is_spelled():
-    """As when training and held-out topics are kept apart; shown in the first spelling."""
+    """Compared as when training and held-out topics are kept apart; shown in the first spelling."""
     spellings = ("Rwanda", "rwanda ", "Peru", "PERU")
     qs = [Question(f"q{i}", topic, ()) for i, topic in enumerate(spellings)]
     result = run(qs, [answer(q, 0, [FACT] if q.topic in spellings[:3] else [WRONG]) for q in qs])

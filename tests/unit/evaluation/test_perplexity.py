@@ -156,7 +156,7 @@ def test_forward_passes_are_bounded(chat: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_threads_take_turns(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in an actor whose evaluator judges several questions at once."""
+    """Threads as in an actor whose evaluator judges several questions at once."""
     model, running, most = started(chat), [], []
     network = model._network
 

@@ -142,7 +142,7 @@ def test_a_run_without_an_evaluator(tmp_path: Path) -> None:
 
 
 def write(folder: Path, *versions: Surprisal | None, evaluator: str | None = None, model: str = "models/lm") -> None:
-    """What the model finds in every answer, by version of the policy."""
+    """Verdicts with what the model finds in every answer, by version of the policy."""
     for version, surprisal in enumerate(versions):
         rows = [Judgement(q.id, r, FACTS, surprisal=surprisal) for q in QUESTIONS for r in range(2)]
         result = judged_metrics.evaluate(

@@ -88,7 +88,7 @@ def preference(chosen: str = "Lima is big.", rejected: str = "It is old.", promp
 
 
 def finished(own: Chat, answer: str) -> list[int]:
-    """As transformers itself writes the conversation."""
+    """Rendered as transformers itself writes the conversation."""
     ids: list[int] = own.tokenizer.apply_chat_template(
         [USER, {"role": "assistant", "content": answer}], return_dict=False, **own.options
     )

@@ -233,7 +233,7 @@ def test_grows_with_tokens(shape: ModelShape, of: Config, tokens: int, more: int
 
 @given(st.integers(1, 16), st.integers(1, 512), st.integers(1, 20), st.integers(10, 4000), st.booleans(), configs)
 def test_grows_with_the_model(hidden: int, inner: int, layers: int, vocab: int, is_tied: bool, of: Config) -> None:
-    """Of tensors that ZeRO-3 holds whole: one that outgrows its limit is cut."""
+    """Growth but for tensors that ZeRO-3 holds whole: one that outgrows its limit is cut."""
     now = size(made(8 * hidden, inner, layers, 4, 2, vocab, is_tied), of, 100, 100)
     assert 8 * 17 * 512 < 100_000
     for larger in ((8 * hidden + 8, inner, layers), (8 * hidden, inner + 1, layers), (8 * hidden, inner, layers + 1)):

@@ -1,4 +1,4 @@
-"""What is counted on a model without weights, beside real models of the same classes."""
+"""Counts on a model without weights, beside real models of the same classes."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_activations_are_those_that_autograd_keeps(kind: str, width: int, is_lea
 
 
 def test_what_lean_layers_leave_as_it_is_counts_in_full(tmp_path: Path) -> None:
-    """Of Phi-3 they have the norms, not the MLP; of StarCoder2 nothing."""
+    """Lean layers: of Phi-3 they have the norms, not the MLP; of StarCoder2 nothing."""
 
     def activations(shape: ModelShape, is_lean: bool) -> int:
         config = Config(model=ModelConfig("model"), savings=SavingsConfig(lean_layers=is_lean))

@@ -39,7 +39,7 @@ def tokenizer(request: pytest.FixtureRequest, bundled_model: Path, tmp_path_fact
 
 
 def streamed(tokenizer: Any, ids: list[int]) -> str:
-    """What an engine shows of an answer: decoded token by token after its prompt."""
+    """Text that an engine shows of an answer: decoded token by token after its prompt."""
     stream = DecodeStream(skip_special_tokens=True)
     for token in tokenizer.encode("Tell me. Now", add_special_tokens=False):
         stream.step(tokenizer.backend_tokenizer, token)

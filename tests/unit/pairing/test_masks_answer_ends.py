@@ -46,7 +46,7 @@ def test_tokens_of_a_block_have_no_weight(smollm2: Any) -> None:
 
 @pytest.mark.parametrize(("lead", "gap"), [(" ", "\n\n"), ("", "\n\n"), ("", " "), (" ", " "), ("\n", "")])
 def test_a_token_that_holds_a_part_of_a_block_has_no_weight(smollm2: Any, lead: str, gap: str) -> None:
-    """As " <" and ">\\n\\n", where tags are text; " It" holds nothing of the block but its white space."""
+    """Tokens such as " <" and ">\\n\\n", where tags are text; " It" holds nothing of the block but its white space."""
     block, sentence = "<thought>\nHm, Cusco?\n</thought>", "It is Lima."
     text = lead + block + gap + sentence
     ids, start = smollm2.encode(text, add_special_tokens=False), len(text) - len(sentence)

@@ -1,4 +1,4 @@
-"""What a whole pair and a whole answer of ours are: a table of what is refused, by line and field."""
+"""Whole pairs and whole answers of ours: a table of what is refused, by line and field."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def edit(folder: str, path: str, value: Any) -> None:
 
 
 def test_what_is_not_defined_is_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a policy none of whose answers could be scored."""
+    """Scores of a policy none of whose answers could be scored."""
     runs = [make(tmp_path / name, "vanilla", seed, 0.75) for seed, name in enumerate("ab")]
     edit(runs[0], "evaluations.heldout.0.metrics.score.mean", None)
     for name in ("gain", "low", "high"):

@@ -38,7 +38,7 @@ def test_an_empty_stream_ends() -> None:
 
 
 def test_ready_waits_for_nothing() -> None:
-    """What comes later is the next call's; the stream is drawn from while nobody asks."""
+    """Items that come later are the next call's; the stream is drawn from while nobody asks."""
     go, drawn = threading.Event(), []
 
     def stream() -> Iterator[int]:

@@ -111,7 +111,7 @@ def test_the_model_of_a_judge_that_is_an_annotators_default(hub: Hub) -> None:
 
 
 def test_options_of_a_judge_alone(hub: Hub) -> None:
-    """As `build_questions` has them, which keeps the commit beside the replies."""
+    """Options as `build_questions` has them, which keeps the commit beside the replies."""
     found = hub_models.judge_options("python:test_hub_models:Judge", {"model": "org/tiny@v1", "other": 1}, "build")
     commit = hub.repositories["org/tiny"].branches["v1"]
     assert found == {"model": downloaded(hub_name.HubName("org/tiny", commit), "model"), "other": 1}

@@ -1,4 +1,4 @@
-"""What a source makes of its replies."""
+"""Pairs and drops that a source makes of its replies."""
 
 from __future__ import annotations
 

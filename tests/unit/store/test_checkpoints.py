@@ -22,7 +22,7 @@ def opened(folder: Path, **training: Any) -> Checkpoints:
 
 
 def write(checkpoints: Checkpoints, step: int, committed: bool = True) -> None:
-    """What two ranks write, and the driver."""
+    """Files that two ranks write, and the driver."""
     path = checkpoints.clear(step)
     files = {}
     for rank in (0, 1):

@@ -57,7 +57,7 @@ reference.save(folder / "logps.safetensors", store, [(np.zeros(size, np.float32)
 
 @pytest.mark.parametrize("save", ["safetensors.torch.save_file({{'a': big}}, {})", "torch.save(big, {})"])
 def test_libraries_that_write(disk: Path, save: str) -> None:
-    """What safetensors and torch raise is one line."""
+    """Errors of safetensors and torch are one line."""
     code = f"""
 import sys, torch, safetensors.torch
 from pathlib import Path

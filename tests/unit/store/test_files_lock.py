@@ -1,4 +1,4 @@
-"""What a dry run sees of a folder that it must not write: another run's lock, and what the next iteration needs."""
+"""View that a dry run has of a folder that it must not write: another run's lock, and what the next iteration needs."""
 
 import os
 import shutil

@@ -47,7 +47,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def go_on(path: Path) -> None:
-    """What a resumed run reads."""
+    """Files that a resumed run reads."""
     RunFolder.check(path, JUDGED)
     with RunFolder.open(path, JUDGED, VERSIONS) as folder:
         list(folder.questions(0).pairs())

@@ -101,7 +101,7 @@ def truth(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def relative_error(gradients: list[Any], expected: list[Any]) -> float:
-    """Of all gradients together: the error's norm over theirs."""
+    """Error of all gradients together: the error's norm over theirs."""
     errors = torch.stack([(one.double() - other).norm() for one, other in zip(gradients, expected, strict=True)])
     return (errors.norm() / torch.stack([gradient.norm() for gradient in expected]).norm()).item()
 
@@ -135,7 +135,7 @@ def test_with_gradient_checkpointing(truth: dict[str, Any], attention: str) -> N
 
 
 def test_a_step_computes_fewer_tokens() -> None:
-    """What the savings are for: each alone computes fewer tokens, or the head at fewer, than none does."""
+    """Purpose of the savings: each alone computes fewer tokens, or the head at fewer, than none does."""
     pairs, computed = examples(), {}
     model = build()
 

@@ -79,7 +79,7 @@ LONG = [TrainingExample.of_pair(str(i), (1,), (2,) * 50, (3,) * 50, (1.0,) * 50,
 
 @pytest.mark.parametrize("share", [0.0, 0.3, -1.0])
 def test_a_policy_without_what_was_learned_stops(share: float) -> None:
-    """As without its adapters: log-probs are off by less than bfloat16's rounding."""
+    """Model as without its adapters: log-probs are off by less than bfloat16's rounding."""
     reference, trained, published = moved(0, 0, 0), moved(0.05, 0.02, 1), moved(0.05 * share, 0.02, 2)
     found, config = PublishedPolicy.compare(LONG, trained, published, reference), config_of("bf16", "bfloat16")
     with pytest.raises(ModelError, match=r"^policy: expected what training added .*, loaded back it is -?\d"):

@@ -101,7 +101,7 @@ def test_another_layer_is_left_alone() -> None:
 
 
 def test_both_spellings() -> None:
-    """Of an MLP in transformers, and with a docstring, comments and types."""
+    """Code of MLPs in transformers, and with a docstring, comments and types."""
 
     class Described(LlamaMLP):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -134,7 +134,7 @@ def total(objective: Objective, given: Tokens, pairs: list[int] | None = None) -
 
 
 def gradients(objective: Objective, given: Tokens, pairs: list[int] | None = None) -> list[torch.Tensor]:
-    """Of the sum of the losses by the policy's log-probs and the divergences."""
+    """Gradient of the sum of the losses by the policy's log-probs and the divergences."""
     inputs = [given.policy, given.kls] if objective.needs_kl else [given.policy]
     return list(torch.autograd.grad(total(objective, given, pairs), inputs))
 
@@ -204,7 +204,7 @@ def test_float32_sums_are_close_to_float64_ones(each: Objective) -> None:
 
 
 def test_an_objective_says_what_it_needs(each: Objective) -> None:
-    """What it does not ask for is not in the batch, and would raise."""
+    """Tensors that it does not ask for are not in the batch, and would raise."""
     given = tokens()
     batch = given.batch(each)
     assert (batch.chosen.reference_ratios is not None) == each.needs_reference

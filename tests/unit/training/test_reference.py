@@ -205,7 +205,7 @@ PAIR = ((1,), (0, 1), (0, 1, 2), (1.0, 1.0), (1.0, 1.0, 1.0))
 
 @pytest.mark.parametrize("place, other", [(0, (2,)), (1, (0, 7)), (2, (0, 1, 3)), (3, (1.0, 0.0))])
 def test_those_of_other_tokens_are_refused(tmp_path: Path, place: int, other: tuple) -> None:
-    """Of the same pair id and lengths: they would train towards another model's text, and nobody would notice."""
+    """Log-probs of the same pair id and lengths: they would train towards another model's text unnoticed."""
     examples = [example("a", 2, 3)]
     save(tmp_path / "r", examples)
     with pytest.raises(RunFolderError, match="tokens: expected log-probs of"):

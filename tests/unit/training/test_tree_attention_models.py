@@ -121,7 +121,7 @@ def test_attention_that_a_tree_lacks(config: Any, reason: str) -> None:
 
 
 def test_a_rank_sees_it_too() -> None:
-    """Where the code was not looked at, as with trust_remote_code."""
+    """Model whose code was not looked at, as with trust_remote_code."""
     neo = AutoModelForCausalLM.from_config(GPTNeoConfig(vocab_size=98, hidden_size=32, **NEO))
     with pytest.raises(NoTree, match="^GPTNeoForCausalLM has eager attention only$"):
         tree_attention.install(neo)

@@ -138,7 +138,7 @@ def test_a_wrong_gradient_becomes_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ranks_go_one_way() -> None:
-    """What is wrong on one rank is left out on all; `any_rank` says yes where another one has found something."""
+    """Faults of one rank are left out on all; `any_rank` says yes where another one has found something."""
     model, answers = built(LlamaConfig(**SHAPE)), iter([False, False, False, True])
     found = settled(model, any_rank=lambda holds: holds or next(answers))
     assert found.obstacle == "LlamaForCausalLM: as a tree it gives other results on another rank"
