@@ -663,6 +663,9 @@ class LoggerConfig(Section):
     """Project in W&B and trackio, experiment in MLflow."""
     wandb_group: str | None = None
     """Group in W&B and trackio, tag `group` in MLflow; none: no group."""
+    num_samples: Annotated[int, at_least(0)] = 8
+    """Questions whose answers, and pairs, trackers show after each evaluation and collection; 0: no text leaves the
+    run folder."""
 
 
 @dataclass(frozen=True)

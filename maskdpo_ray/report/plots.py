@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +61,16 @@ _STYLE: Any = {
 }
 
 
+_drawing = threading.RLock()
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """The style of all pictures, in one thread at a time: it is the process's, and trackers draw in theirs."""
+    with _drawing, rc_context(_STYLE):
+        yield
+
+
 @dataclass(frozen=True)
 class Plot:
     """A picture with its heading, and what it shows in words."""
@@ -75,14 +87,14 @@ class Plot:
 
     def svg(self) -> str:
         """An `<svg>` element to be put into a page, without ids that another one of the page could have."""
-        with rc_context(_STYLE):
+        with _style():
             written = io.StringIO()
             self.figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         return _inlined(written.getvalue(), "p" + hashlib.sha256(written.getvalue().encode()).hexdigest()[:8])
 
     def png(self) -> bytes:
         """The picture on white."""
-        with rc_context(_STYLE):
+        with _style():
             written = io.BytesIO()
             self.figure.savefig(written, format="png", dpi=144, metadata={"Software": None})
         return written.getvalue()
@@ -135,7 +147,7 @@ def curves(
         whole_x: x counts something, such as policies, and each point is marked.
         ring: x of the point of the first line that a ring marks.
     """
-    with rc_context(_STYLE):
+    with _style():
         figure, axes = _panel()
         for line, color in zip(lines, _cycle(len(lines)), strict=True):
             x, y = _thinned(line.x, line.y)
@@ -181,7 +193,7 @@ def _thinned(x: Sequence[float], y: Sequence[float | None]) -> tuple[Any, Any]:
 def stacked(title: str, rows: Mapping[str, Mapping[str, float]], x_label: str) -> Plot:
     """A horizontal bar for each row, made of its parts in their order; parts of a name have one colour."""
     parts = list(dict.fromkeys(name for row in rows.values() for name in row))
-    with rc_context(_STYLE):
+    with _style():
         figure, axes = _panel(5.0, 1.1 + 0.3 * len(rows) + 0.18 * (len(parts) // 3))
         start = np.zeros(len(rows))
         hatches = ("", "///", "...", "xxx", "\\\\\\", "++")
@@ -214,7 +226,7 @@ def timeline(title: str, spans: Sequence[Span]) -> Plot:
     rows = list(dict.fromkeys(span.row for span in spans))
     end = max((span.start + span.seconds for span in spans), default=1.0)
     unit, seconds = ("hours", 3600.0) if end > 3 * 3600 else ("minutes", 60.0) if end > 180 else ("seconds", 1.0)
-    with rc_context(_STYLE):
+    with _style():
         figure, axes = _panel(5.0, 0.8 + 0.3 * len(rows))
         for index, row in enumerate(rows):
             bars = [(span.start / seconds, max(span.seconds, end / 600) / seconds) for span in spans if span.row == row]
@@ -230,7 +242,7 @@ def timeline(title: str, spans: Sequence[Span]) -> Plot:
 
 def histogram(title: str, counts: Mapping[str, Sequence[float]], edges: Sequence[float], x_label: str) -> Plot:
     """Counts of each series in the bins between `edges`, one more than there are counts."""
-    with rc_context(_STYLE):
+    with _style():
         figure, axes = _panel()
         for (name, values), color in zip(counts.items(), _cycle(len(counts)), strict=True):
             axes.stairs(values, edges, label=name, color=COLORS[color], linewidth=2)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data.dropped import counted, no_pair
@@ -24,6 +25,7 @@ from maskdpo_ray.records import (
     PreferencePair,
     Question,
 )
+from maskdpo_ray.report import media
 from maskdpo_ray.stages.background import BackgroundStream
 from maskdpo_ray.stages.protocols import AnsweringGroups
 from maskdpo_ray.stages.sources import AtomSource, Source, knowledge
@@ -65,6 +67,8 @@ class CollectStage:
             if not isinstance(example, DropReason):
                 examples.add(pair, example, FILE)
         seed, has_mismatched = f"{self.config.run.seed}/{iteration}", needs_mismatched(config)
+        samples = self.config.logger.num_samples
+        self.tracker.show(partial(media.of_collection, self.folder.path, iteration, samples), iteration)
         store, kept = examples.finish(config.pairs.shares, seed, has_mismatched)
         drops = self._summarize(iteration, examples, kept)
         if not len(store):

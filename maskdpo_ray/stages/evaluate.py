@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from maskdpo_ray.config.schema import Config
@@ -13,7 +14,7 @@ from maskdpo_ray.evaluation.intervals import compare, topics_of
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
 from maskdpo_ray.evaluation.metrics import Evaluation
 from maskdpo_ray.records import EVALUATE, CommittedQuestion, Failed, Labelled, Policy, Question, Sampling
-from maskdpo_ray.report import card
+from maskdpo_ray.report import card, media
 from maskdpo_ray.stages.protocols import AnsweringGroups
 from maskdpo_ray.stages.watch import Watch
 from maskdpo_ray.store.run_folder import RunFolder
@@ -83,6 +84,8 @@ class EvaluateStage:
                 log.set_aside(question_id, error)
         self.tracker.log({f"tokens/{stage}": num_tokens}, version)
         self.folder.finish(stage, version, self._write_results(version, name, questions))
+        samples = self.config.logger.num_samples
+        self.tracker.show(partial(media.of_evaluation, self.folder.path, name, version, samples), version)
 
     def _judged(
         self, questions: Sequence[Question], policy: Policy, sampling: Sampling, stage: str

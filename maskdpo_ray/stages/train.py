@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.pairing import token_selection
 from maskdpo_ray.records import Policy, to_json
+from maskdpo_ray.report import media
 from maskdpo_ray.stages.protocols import Trainer
 from maskdpo_ray.store.checkpoints import Checkpoints
 from maskdpo_ray.store.run_folder import RunFolder
@@ -69,6 +71,7 @@ class TrainStage:
         num_tokens = train.max_epochs * examples.num_weighted
         published_metrics = {f"train/{name}": value for name, value in found.items()}
         self.tracker.log({"tokens/train": float(num_tokens), **published_metrics}, iteration)
+        self.tracker.show(partial(media.of_training, self.folder.path), iteration)
         self.folder.finish("train", iteration, [target], checksum=published.checksum)
         self.folder.drop_checkpoints()
         return published

@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +25,7 @@ from maskdpo_ray.config.plugins import faults
 from maskdpo_ray.config.schema import LoggerConfig
 from maskdpo_ray.store.files import AppendFile
 from maskdpo_ray.store.trackers import protocol as trackers
+from maskdpo_ray.store.trackers.media import Build, Media
 from maskdpo_ray.store.trackers.protocol import Feed, Tracked
 
 
@@ -34,6 +37,7 @@ class Tracker:
         self._tracked = Tracked(Path(run_folder), logger, config)
         self._file: AppendFile | None = None
         self._feeds: list[Feed] = []
+        self._building = threading.Lock()
         self.step = 0
         """The step logged last; `stage` uses it when none is given."""
 
@@ -65,6 +69,20 @@ class Tracker:
         self.step = step
         for feed in self._feeds:
             feed.log({name: value for name, value in values.items() if value is not None}, step)
+
+    def show(self, build: Build, step: int) -> None:
+        """Let trackers show what `build` makes: once, in the thread of the first one that shows such, or never.
+
+        `build` reads files that the run changes no more. What it raises is a failure of the tracker.
+        """
+        built = cache(build)
+
+        def shared() -> Mapping[str, Media]:
+            with self._building:
+                return built()
+
+        for feed in self._feeds:
+            feed.show(shared, step)
 
     def _write(self, values: Mapping[str, float | None], step: int) -> None:
         if self._file is None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import example_media
 import fakes
 import pytest
 from fake_run import (
@@ -24,11 +25,12 @@ from fake_run import (
 from fakes import CharTokenizer, Events, Stopped, fake_logps
 
 from actors import weights
-from maskdpo_ray.config.schema import SavingsConfig
+from maskdpo_ray.config.schema import LoggerConfig, SavingsConfig
 from maskdpo_ray.errors import DataError, ModelError, RunFolderError
 from maskdpo_ray.pairing import examples as pairing_examples
 from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.records import Policy, PreferencePair, from_json
+from maskdpo_ray.store.trackers.media import Table
 from maskdpo_ray.training import batches as batching
 from maskdpo_ray.training import reference
 from maskdpo_ray.training.example_store import ExampleStore
@@ -43,6 +45,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory, no_fsync: None) -> tuple[Pat
     """A run that nothing stopped."""
     path = tmp_path_factory.mktemp("whole")
     return path, run(path)
+
+
+def test_trackers_show_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example_media.Shows, "all", [])
+    logger = LoggerConfig(trackers=("python:example_media:Shows",), num_samples=2)
+    run(tmp_path, sections={"logger": logger}, iterations=1)
+    (tracker,) = example_media.Shows.all
+    shown = [({name.split("/")[1] for name in media}, step) for media, step in tracker.shown]
+    before, after = ([({split}, version) for split in ("heldout", "transfer")] for version in (0, 1))
+    assert shown == [*before, ({"pairs"}, 0), ({"train"}, 0), *after]
+    pairs = tracker.shown[2][0]["media/pairs/answers_table"]
+    assert isinstance(pairs, Table) and len(pairs.rows) == 2
 
 
 def test_order_of_events(whole: tuple[Path, Events]) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from maskdpo_ray.store.trackers.media import Html, Image, Media
 from maskdpo_ray.store.trackers.protocol import Tracked, require_package
 
 _LONGEST, _MOST_PARAMS, _MOST_METRICS = 500, 100, 1000
@@ -54,6 +55,18 @@ class MLflow:
         found = [Metric(name, value, now, step) for name, value in metrics.items()]
         for start in range(0, len(found), _MOST_METRICS):
             self._client.log_batch(self._run_id, metrics=found[start : start + _MOST_METRICS])
+
+    def log_media(self, media: Mapping[str, Media], step: int) -> None:
+        """Add pictures at a step and pages as artifacts, such as media/heldout/answers-00001.html.
+
+        Tables would need pandas, and a page has the same; MLflow has no histograms.
+        """
+        for name, each in media.items():
+            match each:
+                case Html():
+                    self._client.log_text(self._run_id, each.text, f"{name}-{step:05d}.html")
+                case Image():
+                    self._client.log_image(self._run_id, each.pixels(), key=name, step=step)
 
     def close(self, failed: bool) -> None:
         """End the run."""

@@ -16,6 +16,7 @@ from maskdpo_ray import terminal
 from maskdpo_ray.config.plugins import Slot
 from maskdpo_ray.config.schema import LoggerConfig
 from maskdpo_ray.errors import ConfigError, UserError, described, one_line
+from maskdpo_ray.store.trackers.media import Build
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Tracked:
 class Backend(Protocol):
     """A tracker: built of a `Tracked`, checked before anything starts, then started.
 
-    `start`, `log` and `close` are called in one thread, which is the tracker's own.
+    `start`, `log` and `close` are called in one thread, which is the tracker's own. So is, where it has one,
+    `log_media(media: Mapping[str, Media], step: int)`, which shows what it knows how to show and leaves out the rest.
     """
 
     def check(self) -> None:
@@ -111,7 +113,7 @@ class Feed:
     def __init__(self, name: str, backend: Backend) -> None:
         """Start the tracker. Raises ConfigError, one line, when that fails."""
         self.name, self._backend = name, backend
-        self._queue: SimpleQueue[tuple[dict[str, float], int] | bool] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[dict[str, float] | Build, int] | bool] = SimpleQueue()
         self._num_given = self._num_taken = 0
         self._failure: str | None = None
         self._is_said = False
@@ -130,6 +132,12 @@ class Feed:
         self._num_given += 1
         self._queue.put((metrics, step))
         self._say_failure()
+
+    def show(self, build: Build, step: int) -> None:
+        """Hand over what makes tables, pictures and such; without a call where the tracker shows none."""
+        if hasattr(self._backend, "log_media"):
+            self._queue.put((build, step))
+            self._say_failure()
 
     def close(self, failed: bool) -> None:
         """Let the tracker end, and say how much it has lost."""
@@ -158,8 +166,7 @@ class Feed:
             if in_a_row == self.most_failures:
                 continue
             try:
-                self._backend.log(*given)
-                self._num_taken += 1
+                self._take(*given)
                 in_a_row = 0
             except Exception as error:
                 self._failure = described(error)
@@ -168,3 +175,10 @@ class Feed:
             self._backend.close(given)
         except Exception as error:
             self._failure = described(error)
+
+    def _take(self, given: dict[str, float] | Build, step: int) -> None:
+        if callable(given):
+            self._backend.log_media(given(), step)  # type: ignore[attr-defined]
+        else:
+            self._backend.log(given, step)
+            self._num_taken += 1

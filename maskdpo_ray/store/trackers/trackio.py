@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
+from maskdpo_ray.store.trackers.media import Histogram, Html, Image, Media, Table, as_markdown
 from maskdpo_ray.store.trackers.protocol import Tracked, require_package
 
 
@@ -46,7 +47,25 @@ class Trackio:
         """Add metrics at a step."""
         self._run.log(dict(metrics), step=step)
 
+    def log_media(self, media: Mapping[str, Media], step: int) -> None:
+        """Add tables, histograms and pictures at a step; Trackio has no pages."""
+        found = {name: _shown(each) for name, each in media.items() if not isinstance(each, Html)}
+        self._run.log(found, step=step)
+
     def close(self, failed: bool) -> None:
         """Send what is left."""
         with redirect_stdout(sys.stderr):
             self._run.finish()
+
+
+def _shown(media: Table | Histogram | Image) -> Any:
+    import trackio
+
+    match media:
+        case Table():
+            rows = [[as_markdown(cell) if isinstance(cell, str) else cell for cell in row] for row in media.rows]
+            return trackio.Table(columns=list(media.columns), data=rows)
+        case Histogram():
+            return trackio.Histogram(list(media.values))
+        case Image():
+            return trackio.Image(media.pixels(), caption=media.caption)

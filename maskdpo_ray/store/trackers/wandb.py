@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.store.trackers.media import Histogram, Html, Image, Media, Table
 from maskdpo_ray.store.trackers.protocol import Tracked, require_package
 
 
@@ -55,12 +56,30 @@ class WeightsAndBiases:
         """Add metrics at a step."""
         self._run.log({"step": step, **metrics})
 
+    def log_media(self, media: Mapping[str, Media], step: int) -> None:
+        """Show all kinds, at a step."""
+        self._run.log({"step": step, **{name: _shown(each) for name, each in media.items()}})
+
     def close(self, failed: bool) -> None:
         """Finish the run and end W&B's own process."""
         import wandb
 
         self._run.finish(exit_code=int(failed))
         wandb.teardown()
+
+
+def _shown(media: Media) -> Any:
+    import wandb
+
+    match media:
+        case Table():
+            return wandb.Table(columns=list(media.columns), data=[list(row) for row in media.rows])
+        case Histogram():
+            return wandb.Histogram(list(media.values))
+        case Html():
+            return wandb.Html(media.text, inject=False, data_is_not_path=True)
+        case Image():
+            return wandb.Image(media.pixels(), caption=media.caption)
 
 
 def _is_logged_in() -> bool:

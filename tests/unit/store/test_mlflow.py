@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import example_media
 import pytest
 
 from maskdpo_ray.config.schema import LoggerConfig
@@ -27,6 +28,8 @@ def test_its_client_finds_what_was_logged(tmp_path: Path, monkeypatch: pytest.Mo
         with Tracker(folder, logger, config) as tracker:
             for step in range(start, start + 3):
                 tracker.log({"eval/heldout/score": 0.5 + step, "train/nothing": math.nan}, step)
+    with Tracker(folder, logger, config) as tracker:
+        tracker.show(lambda: example_media.MEDIA, 3)
     with pytest.raises(ZeroDivisionError), Tracker(folder, logger, config):
         raise ZeroDivisionError
     client = MlflowClient()
@@ -37,3 +40,6 @@ def test_its_client_finds_what_was_logged(tmp_path: Path, monkeypatch: pytest.Mo
     history = client.get_metric_history(run.info.run_id, "eval/heldout/score")
     assert sorted((point.step, point.value) for point in history) == [(step, 0.5 + step) for step in (0, 1, 2, 2, 3, 4)]
     assert set(run.data.metrics) == {"eval/heldout/score"}
+    page = client.download_artifacts(run.info.run_id, "media/answers-00003.html", str(tmp_path))
+    assert Path(page).read_text() == example_media.PAGE
+    assert [Path(each.path).name.split("%")[-1] for each in client.list_artifacts(run.info.run_id, "images")]

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import example_media
 import pytest
 
 from maskdpo_ray.config.schema import LoggerConfig
@@ -75,6 +76,19 @@ def test_offline_writes_into_the_run_folder_and_resumes_as_the_same_run(tmp_path
         assert text in written
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [5, 4, 3, 2]
+
+
+def test_offline_writes_tables_pages_histograms_and_pictures(tmp_path: Path) -> None:
+    with Tracker(tmp_path, LoggerConfig(wandb_mode="offline"), {}) as tracker:
+        tracker.show(lambda: example_media.MEDIA, 3)
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    written = {file.suffix: file for file in (run / "files/media").rglob("*.*")}
+    assert written.keys() == {".html", ".json", ".png"}
+    assert written[".html"].read_text() == example_media.PAGE
+    table = json.loads(written[".json"].read_text())
+    assert (table["columns"], table["data"]) == ([*example_media.TABLE.columns], [[*example_media.TABLE.rows[0]]])
+    (log,) = run.glob("run-*.wandb")
+    assert b"media/scores" in log.read_bytes() and b"histogram" in log.read_bytes()
 
 
 def test_what_wandb_is_told_online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
