@@ -1,4 +1,4 @@
-"""What trackers show: text that is no markup, pictures as pixels; built once, in a tracker's thread, or never."""
+"""Media: text that is no markup, pictures as pixels; built once, in the thread of a tracker, or never."""
 
 from __future__ import annotations
 
