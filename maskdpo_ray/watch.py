@@ -5,6 +5,7 @@ python -m maskdpo_ray.watch runs/quickstart
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -33,6 +34,8 @@ def main(argv: list[str]) -> None:
     """Show the run until q or Ctrl-C, or once. Raises UserError for what is no run folder."""
     given = _parser().parse_args(argv)
     reader = ProgressReader(given.run_folder)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # answers may hold what a terminal that is no UTF-8 can't show
     progress = reader.read()
     if not given.once and sys.stdin.isatty() and sys.stdout.isatty():
         progress = _live(reader, progress, given.interval)

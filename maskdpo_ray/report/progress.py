@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.errors import RunFolderError
+from maskdpo_ray.errors import RunFolderError, described
 from maskdpo_ray.records import EVALUATE, CommittedQuestion, decode, to_json
+from maskdpo_ray.report import verdict as verdicts
 from maskdpo_ray.store import files, fingerprint
 from maskdpo_ray.store.files import LockHolder
 from maskdpo_ray.store.ledger import Entry, Finished, Opened, num_trained, read_entries
@@ -113,10 +114,8 @@ class Progress:
     """Last line of error.log, when the last attempt failed."""
     pairs: list[SeenPair]
     """The newest pairs, the last one first."""
-    kept: dict[str, Any] | None
-    """Policy that a finished run keeps, with its figures, as in summary.json."""
-    remarks: list[str]
-    """Remarks of a finished run, as in summary.json."""
+    verdict: list[str]
+    """Verdict on a finished run in words: the headline, what is behind it, which policy to ship, warnings."""
     notes: list[str] = field(default_factory=list)
     """Lines that could not be read, and such."""
 
@@ -153,7 +152,7 @@ class ProgressReader:
         config = self._value("config.yaml", lambda file: fingerprint.read_config(file) or {})
         entries: list[Entry] = self._value("ledger.jsonl", read_entries) or []
         error = self._value("error.log", _last_line)
-        summary = self._value("summary.json", lambda file: files.read_json(file, dict[str, Any])) or {}
+        verdict: list[str] | None = self._value("summary.json", _verdict)
         metrics.read()
         opened = [entry for entry in entries if isinstance(entry, Opened)]
         finished = [entry for entry in entries if isinstance(entry, Finished)]
@@ -188,8 +187,7 @@ class ProgressReader:
             last_failure=next((tail.failure for tail in self._logs.values() if tail.failure is not None), None),
             error=error if state == FAILED else None,
             pairs=log.pairs(self._num_pairs) if log else [],
-            kept=summary.get("kept") if state == FINISHED else None,
-            remarks=summary.get("remarks", []) if state == FINISHED else [],
+            verdict=verdict if state == FINISHED and verdict else [],
             notes=[*metrics.notes(), *(note for tail in self._logs.values() for note in tail.notes())],
         )
 
@@ -285,6 +283,18 @@ def _rate(points: Iterable[tuple[float, int]]) -> float | None:
     first = before[-1] if before else seen[0]
     seconds, items = seen[-1][0] - first[0], seen[-1][1] - first[1]
     return items / seconds if seconds > 0 and items > 0 else None
+
+
+def _verdict(file: Path) -> list[str]:
+    """The verdict on a run's summary, nothing on that of a training alone. Raises RunFolderError."""
+    summary = files.read_json(file, dict[str, Any])
+    if "evaluations" not in summary:
+        return []
+    try:
+        found = verdicts.verdict(summary)
+        return [found.headline, *found.sentences, found.ship, *found.warnings]
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise RunFolderError(f"{file}: expected the summary of a run, got: {described(error)}") from error
 
 
 def _last_line(file: Path) -> str:

@@ -43,7 +43,7 @@ def number(value: float | None, form: str = ".3f", absent: str = "") -> str:
 def _print(summary: Entry, console: Console) -> None:
     summary = _printable(summary)
     kept = summary.get("kept")
-    console.print(f"Run {summary['run']}{headline(kept) if kept else ''}", style="bold", markup=False)
+    console.print(f"Run {summary['run']}{_headline(kept) if kept else ''}", style="bold", markup=False)
     for name, subject in summary.get("subjects", {}).items():  # of an evaluation on its own
         console.print(f"  {name}: {subject}", markup=False, soft_wrap=True)
     # Of development topics only what the choice went by.
@@ -80,7 +80,7 @@ def _print(summary: Entry, console: Console) -> None:
         console.print(f"  kept:   {kept['policy']} (policy {kept['version']})", markup=False, soft_wrap=True)
 
 
-def headline(kept: Entry) -> str:
+def _headline(kept: Entry) -> str:
     """The kept policy with its held-out score, the gain's interval and what it tells."""
     how = "the best on development topics" if kept["keep"] == "best" else "the last"
     gain = kept["gain"]

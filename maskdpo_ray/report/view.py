@@ -11,7 +11,6 @@ from rich.text import Text
 from maskdpo_ray.errors import printable
 from maskdpo_ray.records import EVALUATE
 from maskdpo_ray.report.progress import FAILED, FINISHED, RUNNING, STOPPED, UNSEEN, Progress, SeenPair, StageProgress
-from maskdpo_ray.report.tables import headline
 
 CURVES = {
     "eval/heldout/score": "held-out score",
@@ -42,7 +41,7 @@ def view(progress: Progress, encoding: str = "utf-8") -> RenderableType:
         Text.assemble(_text(progress.name, "bold"), "  ", _text(_state(progress), style)),
         _text(f"{progress.folder}{_done(progress)}"),
         *_part("", [_text(progress.error, style)] if progress.error else []),
-        *_part("", _verdict(progress)),
+        *_part("", [_text(said, "" if number else "bold") for number, said in enumerate(progress.verdict)]),
         *_part("", _grid([_stage(stage, bars, progress.state in (RUNNING, UNSEEN)) for stage in progress.stages])),
         *_part("", _grid(_curves(progress, bars))),
         *_part("", [_text(trouble, "yellow") for trouble in _troubles(progress)]),
@@ -117,11 +116,6 @@ def _done(progress: Progress) -> str:
     last = f"last finished: {progress.last_finished}" if progress.last_finished else ""
     starts = f"started {progress.num_starts} times" if progress.num_starts > 1 else ""
     return "".join(f", {part}" for part in (trained, last, starts) if part)
-
-
-def _verdict(progress: Progress) -> list[Text]:
-    kept = [_text(headline(progress.kept).removeprefix(": "), "bold")] if progress.kept else []
-    return [*kept, *(_text(f"* {remark}") for remark in progress.remarks)]
 
 
 def _stage(stage: StageProgress, bars: str, may_run: bool) -> _Row:

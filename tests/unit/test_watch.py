@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -39,6 +40,15 @@ def test_without_a_terminal_it_prints_one_view(
     said = capsys.readouterr().out
     assert "facts  STOPPED without finishing" in said and "held-out score" in said
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
+
+
+def test_a_terminal_that_is_no_utf_8(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "config.yaml").write_text("run: {name: 卢旺达}\n", encoding="utf-8")
+    said = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(said, encoding="ascii"))
+    watch.main([str(run), "--once"])
+    sys.stdout.flush()
+    assert said.getvalue().startswith(b"???  STOPPED")
 
 
 def test_what_is_refused(run: Path) -> None:

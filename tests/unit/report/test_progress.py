@@ -206,12 +206,12 @@ def test_the_states_of_a_run_and_since_when(tmp_path: Path) -> None:
     with opened(path):  # the old error.log lies there until it succeeds
         assert (read(path).state, read(path).error) == ("running", None)
     (path / "error.log").unlink()
-    ended(path, summary={"kept": {"version": 2}, "remarks": ["the score rose"]})
+    ended(path, summary={"kept": None, "evaluations": {}, "remarks": []})
     finished = read(path)
-    assert (finished.state, finished.kept, finished.remarks) == ("finished", {"version": 2}, ["the score rose"])
+    assert (finished.state, finished.verdict[0]) == ("finished", "Nothing has been evaluated yet.")
     assert finished.since == (path / "summary.json").stat().st_mtime
     with opened(path):  # extended
-        assert (read(path).state, read(path).kept) == ("running", None)
+        assert (read(path).state, read(path).verdict) == ("running", [])
 
 
 def test_a_run_of_another_machine_is_told_by_its_last_sign_of_life(tmp_path: Path) -> None:
@@ -293,6 +293,14 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(RunFolderError, match=name) as refused:
         read(tmp_path / "r")
     assert "\n" not in str(refused.value)
+
+
+def test_a_summary_of_another_form_is_one_line_and_that_of_a_training_no_verdict(tmp_path: Path) -> None:
+    ended(tmp_path / "r", summary={"evaluations": []})
+    with pytest.raises(RunFolderError, match=r"summary.json: expected the summary of a run, got: KeyError: 'kept' \("):
+        read(tmp_path / "r")
+    (tmp_path / "r/summary.json").write_text('{"loss": {}}')
+    assert (read(tmp_path / "r").state, read(tmp_path / "r").verdict) == ("finished", [])
 
 
 def test_hostile_text_is_given_as_it_is_and_not_at_any_length(tmp_path: Path) -> None:

@@ -33,8 +33,7 @@ PROGRESS = Progress(
     last_failure=None,
     error=None,
     pairs=[],
-    kept=None,
-    remarks=[],
+    verdict=[],
 )
 
 
@@ -82,10 +81,8 @@ def test_the_states() -> None:
     assert "left" not in stopped and "tokens/s" not in stopped
     failed = shown(state="failed", error="ClusterError: no room")
     assert "FAILED 60 min ago" in failed and "\nClusterError: no room\n" in failed
-    kept = {"version": 2, "keep": "best", "score": 0.757, "recall": 0.603, "correct_facts": 3.0, "gain": None}
-    finished = shown(state="finished", kept=kept, remarks=["the score rose"], stages=[])
-    assert "facts  finished 60 min ago" in finished and "* the score rose" in finished
-    assert "policy 2, the best on development topics: score 0.757, recall 0.603" in finished
+    finished = shown(state="finished", verdict=["Answers became more factual.", "Ship policy 2."], stages=[])
+    assert "facts  finished 60 min ago" in finished and "\nAnswers became more factual.\nShip policy 2." in finished
 
 
 def test_curves_in_their_order() -> None:
@@ -123,7 +120,7 @@ def test_troubles_idle_shares_and_pairs() -> None:
 def test_no_text_steers_the_terminal(hostile: str) -> None:
     pair = SeenPair(hostile, hostile, hostile, 1.0, hostile, 0.0)
     changes = {"name": hostile, "folder": hostile, "process": hostile, "last_finished": hostile, "pairs": [pair]}
-    changes |= {"error": hostile, "last_failure": hostile, "notes": [hostile], "remarks": [hostile]}
+    changes |= {"error": hostile, "last_failure": hostile, "notes": [hostile], "verdict": [hostile]}
     stage = replace(STAGE, name=hostile)
     for state in ("running", "failed"):
         text = shown(state=state, idle={hostile: 0.5}, restarts={hostile: 1}, stages=[stage], **changes)
