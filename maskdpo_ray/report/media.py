@@ -42,6 +42,7 @@ body { font: 14px/1.5 sans-serif; color: #1b1f24; background: #fff; margin: 8px 
 table { border-collapse: collapse; width: 100% }
 th, td { border: 1px solid #d7dce2; padding: 6px; text-align: left; vertical-align: top; overflow-wrap: anywhere }
 td { white-space: pre-wrap }
+td:first-child { min-width: 9em }
 mark { color: inherit; background: none; padding: 0 2px; border-bottom: 2px solid }
 .no_hallucination { background: #dff3e4; border-color: #2f7d4f }
 .no_fact { background: #eef0f2; border-color: #5b6470 }

@@ -22,7 +22,7 @@ from maskdpo_ray.records import EVALUATE, CommittedQuestion, decode, to_json
 from maskdpo_ray.report import verdict as verdicts
 from maskdpo_ray.store import files, fingerprint
 from maskdpo_ray.store.files import LockHolder
-from maskdpo_ray.store.ledger import Entry, Finished, Opened, num_trained, read_entries
+from maskdpo_ray.store.ledger import Entry, Finished, Opened, find_finished, num_trained, read_entries
 from maskdpo_ray.store.question_log import log_path
 from maskdpo_ray.store.tail import Tail
 
@@ -93,7 +93,7 @@ class Progress:
     num_trained: int
     """Iterations whose training is finished."""
     iterations: int | None
-    """`run.iterations`; None where it says nothing, as for a single evaluation."""
+    """`run.iterations`; None before a run has begun, and for a single evaluation or training."""
     last_finished: str | None
     """The stage that was finished last, with its iteration."""
     stages: list[StageProgress]
@@ -135,7 +135,7 @@ class ProgressReader:
         self._metrics = _Metrics(self.folder / "metrics.jsonl")
         self._logs: dict[tuple[str, bool], _LogTail] = {}
         self._rates: dict[tuple[str, int, float], deque[tuple[float, int]]] = {}
-        self._read: dict[str, tuple[tuple[int, int], Any]] = {}  # by name: (modified, size), value
+        self._read: dict[str, tuple[tuple[int, ...], Any]] = {}  # by name: which version of the file, its value
         self._refuse_others()
 
     def _refuse_others(self) -> None:
@@ -177,7 +177,7 @@ class ProgressReader:
             process=f"process {opened[-1].pid} on {opened[-1].host}" if opened else "",
             num_starts=len(opened),
             num_trained=num_trained(entries),
-            iterations=run.get("iterations"),
+            iterations=run.get("iterations") if _has_iterations(finished) else None,
             last_finished=f"{finished[-1].stage} {finished[-1].iteration}" if finished else None,
             stages=stages,
             curves=metrics.curves(),
@@ -199,7 +199,7 @@ class ProgressReader:
             return None
         except OSError as error:
             raise RunFolderError(f"{self.folder / name}: can't be read: {error.strerror}") from error
-        stamp = (status.st_mtime_ns, status.st_size)
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         if name not in self._read or self._read[name][0] != stamp:
             self._read[name] = (stamp, read(self.folder / name))
         return self._read[name][1]
@@ -283,6 +283,12 @@ def _rate(points: Iterable[tuple[float, int]]) -> float | None:
     first = before[-1] if before else seen[0]
     seconds, items = seen[-1][0] - first[0], seen[-1][1] - first[1]
     return items / seconds if seconds > 0 and items > 0 else None
+
+
+def _has_iterations(finished: Sequence[Finished]) -> bool:
+    """Whether a run has begun that has training questions."""
+    begun = find_finished(finished, "begin", 0)
+    return begun is not None and "train" in begun.facts.get("questions", {})
 
 
 def _verdict(file: Path) -> list[str]:
