@@ -5,6 +5,7 @@ python -m maskdpo_ray.run --config configs/quickstart.yaml
 
 from __future__ import annotations
 
+import shlex
 import signal
 
 if __name__ == "__main__":
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
             choose.commit(config, folder, folder.num_trained)  # again, if `run.keep` has changed
             print(f"{path} is finished: nothing is left to do", flush=True)
         else:
+            print(f"  to watch it: python -m maskdpo_ray.watch {shlex.quote(str(path))}", flush=True)
             with terminal.error_log(path):
                 initial = weights.publish(config.model.model_name_or_path, 0)
                 other = prepared.given.other and (weights.publish(prepared.given.other[0], 0), prepared.given.other[1])

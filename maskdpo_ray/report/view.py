@@ -131,7 +131,7 @@ def _stage(stage: StageProgress, bars: str, may_run: bool) -> _Row:
         is_fast = stage.per_second >= 1
         said.append(f"{stage.per_second:.1f}/s" if is_fast else f"{60 * stage.per_second:.1f}/min")
         said += [] if stage.tokens_per_second is None else [f"{stage.tokens_per_second:.0f} tokens/s"]
-        said += [] if stage.seconds_left is None else [f"{span(stage.seconds_left)} left"]
+        said += [f"{span(stage.seconds_left)} left"] if stage.seconds_left else []
     return f"{stage.name}, {of} {stage.step}", bar, ", ".join(said)
 
 

@@ -61,6 +61,8 @@ def test_stages_that_nobody_counts_and_slow_ones() -> None:
         "start, iteration 0".split(),
         "reference, iteration 0 94 examples".split(),
     ]
+    done = replace(train, done=60, seconds_left=0.0)  # its policy is being published
+    assert shown(stages=[done]).endswith("60 of 60 steps, 3.0/min")
     assert lines[2].endswith("████████▁▁▁▁▁▁▁▁  30 of 60 steps, 3.0/min, 10 min left")
 
 
