@@ -56,7 +56,7 @@ def test_every_field_is_described_and_none_may_join() -> None:
 def test_summaries_of_runs_and_evaluations_satisfy_it(
     tmp_path: Path, validator: jsonschema.Draft202012Validator
 ) -> None:
-    """Of a real loop over fakes with a choice, and of one whose policies nobody chose among."""
+    """Summaries of a real loop over fakes with a choice, and of one whose policies nobody chose among."""
     run(tmp_path, iterations=1)
     of_run = summary.build(tmp_path / "run")
     other = tmp_path / "other"
