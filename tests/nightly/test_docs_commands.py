@@ -47,7 +47,7 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", cases("plan"), ids=lambda each: each.where)
 def test_plan_says_what_the_page_shows(command: Shown, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its exit code is 1 where it doesn't fit. What fits into this machine's memory isn't compared."""
+    """Exit with 1 where it doesn't fit. What fits into this machine's memory isn't compared."""
     try:
         run(command)
     except SystemExit as ended:

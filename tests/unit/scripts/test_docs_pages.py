@@ -1,4 +1,4 @@
-"""What the site has beside docs/*.md: generated pages are whole, links lead where they say, and nothing is fetched."""
+"""Pages of the site beside docs/*.md: generated pages are whole, links lead where they say, and nothing is fetched."""
 
 from __future__ import annotations
 
