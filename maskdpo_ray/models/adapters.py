@@ -21,6 +21,7 @@ from maskdpo_ray.config.schema import Config, ModelConfig
 from maskdpo_ray.errors import ModelError, one_line, shown
 from maskdpo_ray.models import hub, other_folders
 from maskdpo_ray.models.folder import load_network, open_weights
+from maskdpo_ray.models.origin import Origin
 from maskdpo_ray.store import files
 from maskdpo_ray.terminal import note, quiet
 
@@ -141,6 +142,7 @@ def _merge(adapter: Adapter, target: Path, dtype: str, trust_remote_code: bool) 
         with files.written_by_others(target, partial):
             plain.save_pretrained(partial, state_dict=weights)
             _copy(adapter, partial)
+            Origin.of(str(adapter.base)).write(partial, "A LoRA adapter, merged with its base by maskdpo_ray")
         del base, wrapped, plain, weights
         gc.collect()
         found = tree_check.logps(_load(partial, trust_remote_code))

@@ -55,6 +55,19 @@ class Origin:
             languages=tuple(each for each in languages if _SLUG.fullmatch(each)),
         )
 
+    def write(self, folder: Path, title: str) -> None:
+        """Write the card of a model that was made from this one. Raises OSError."""
+        from huggingface_hub import ModelCardData
+
+        data = ModelCardData(
+            base_model=self.repo,
+            license=self.license,
+            license_name=self.license_name,
+            license_link=self.license_link,
+            language=list(self.languages) or None,
+        )
+        (folder / CARD).write_text(f"---\n{data.to_yaml()}\n---\n\n# {title}\n", encoding="utf-8")
+
 
 def _metadata(card: Path) -> dict[str, Any]:
     """The metadata in front of a card's text; nothing of one that isn't there, or that the Hub would refuse."""

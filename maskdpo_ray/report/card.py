@@ -135,6 +135,7 @@ class _Card:
     figures: dict[str, Any]
     """The summary of policy 0 and this one."""
     versions: dict[str, str]
+    """Packages, as they were when this policy was trained."""
     checksums: dict[str, str]
     """Owner of weights -> their SHA-256, as far as the ledger has it."""
 
@@ -144,9 +145,11 @@ class _Card:
         sides = {"before": 0, _THIS: version}
         places = [Evaluated(name, each, run_folder / f"eval_{each:03d}") for name, each in sides.items()]
         entries = read_entries(run_folder / "ledger.jsonl")
-        opened = [entry.versions for entry in entries if isinstance(entry, Opened)]
         stages = {"the base model": ("begin", 0), _THIS: ("train", version - 1)}
         finished = {whose: find_finished(entries, *stage) for whose, stage in stages.items()}
+        trained = finished[_THIS]
+        until = entries.index(trained) if trained else len(entries)
+        opened = [entry.versions for entry in entries[:until] if isinstance(entry, Opened)]
         return cls(
             config,
             version,

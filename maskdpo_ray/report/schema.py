@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -21,7 +21,7 @@ from maskdpo_ray.evaluation.intervals import Change, Statistic
 from maskdpo_ray.evaluation.metrics import KindOfFact
 from maskdpo_ray.records import PairsSummary, Record
 
-VERSION = "1.0"
+VERSION: Final = "1.0"
 """A new field raises the number behind the dot; a field that goes, or means something else, the one before it."""
 Number = int | float
 

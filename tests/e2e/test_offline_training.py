@@ -102,6 +102,7 @@ def test_it_learns(lives: Lives, tiny_model: Path) -> None:
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, Path(summary["policy"])))
     assert any(not before[name].equal(after[name]) for name in before)
     assert json.loads((Path(summary["policy"]) / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    assert "pairs of `pairs.jsonl`" in (Path(summary["policy"]) / "README.md").read_text()
     again = lives.again
     assert again.code == 0 and "is finished: nothing is left to do" in again.output, again.output
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fake_hub
 import psutil
 import pytest
 import torch
@@ -124,6 +126,7 @@ def test_every_file_is_there(run: Run) -> None:
             "policy/tokenizer.json",
             "policy/tokenizer_config.json",
             "policy/chat_template.jinja",
+            "policy/README.md",
         )
         expected |= {f"iter_{iteration:03d}/{name}" for name in names}
     for version in VERSIONS:
@@ -277,6 +280,27 @@ def test_again_says_finished(told: Told, runs_dir: Path) -> None:
     assert code == 0 and "is finished" in output
     assert seconds < 60
     assert before == {name: (run.folder / name).read_bytes() for name in before}
+
+
+def test_a_finished_run_is_uploaded(undisturbed: Told, runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same command, again after a failure, and with nothing of the token in sight."""
+    folder, secret = undisturbed.run.folder, "hf_NobodyMaySeeThis"
+    command = arguments(folder, undisturbed.config, hub__push="org/own")
+    with fake_hub.serving() as hub:
+        hub.tokens[secret] = "org"
+        for name, value in {"ENDPOINT": hub.url, "TOKEN": secret, "HUB_OFFLINE": "0", "HUB_DISABLE_XET": "1"}.items():
+            monkeypatch.setenv(f"HF_{name}", value)
+        hub.fails_at = "/commit/"
+        code, failed, _ = call(command, runs_dir / "not-uploaded.log")
+        assert code == 2 and f"python -m maskdpo_ray.run {shlex.join(command)}" in failed
+        hub.fails_at = ""
+        code, output, _ = call(command, runs_dir / "uploaded.log")
+        assert code == 0 and f"uploaded {folder}/policy to {hub.url}/org/own/commit/" in output
+        repository = hub.repositories["org/own"]
+    assert repository.is_private
+    assert repository.commits[repository.branches["main"]] == fake_hub.files_of(folder / "iter_001" / "policy")
+    assert secret not in failed + output
+    assert not any(secret.encode() in file.read_bytes() for file in folder.rglob("*") if file.is_file())
 
 
 def test_another_config_is_refused(told: Told, runs_dir: Path) -> None:

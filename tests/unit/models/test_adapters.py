@@ -18,6 +18,7 @@ from maskdpo_ray.config.schema import Config, DeepspeedConfig, ModelConfig, Roll
 from maskdpo_ray.errors import ModelError
 from maskdpo_ray.models import adapters
 from maskdpo_ray.models import folder as model_folder
+from maskdpo_ray.models.origin import Origin
 from maskdpo_ray.training import rounding, tree_check
 
 
@@ -71,6 +72,15 @@ def test_the_merged_folder_is_a_model_that_gives_what_base_and_adapter_give(
     expected, before = with_adapter(adapter, small_model), tree_check.logps(loaded(small_model))
     assert (before - expected).abs().mean() > 0.3
     assert (tree_check.logps(loaded(folder)) - expected).abs().mean() < tolerance
+
+
+def test_the_merged_folders_card_has_the_bases_licence(adapter: Path, small_model: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(small_model, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: mit\nlanguage: en\nbase_model: org/tiny\n---\n")
+    described = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(described | {"base_model_name_or_path": str(base)}))
+    merged = adapters.merged(config_of(adapter, tmp_path)).model.model_name_or_path
+    assert Origin.of(merged) == Origin.of(str(base)) == Origin("org/tiny", "mit", languages=("en",))
 
 
 def test_merged_once(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import affects
 from maskdpo_ray.records import LABELS, encode_line
 from maskdpo_ray.report import card, summary
+from maskdpo_ray.store.run_folder import RunFolder
 
 HOSTILE = (
     "<script>alert(1)</script> <img src=x onerror=alert(1)> [a](javascript:alert(1)) ![b](http://evil.example/x.png) "
@@ -198,6 +199,9 @@ def test_a_run_leaves_a_card_with_each_policy_it_trained(tmp_path: Path) -> None
         os.umask(mask)
         assert modes == {0o666 & ~mask}
     assert not (tmp_path / "model" / "README.md").exists()
+    path, before = tmp_path / "run", card.render(tmp_path / "run", 1)
+    with RunFolder.open(path, cli.resolved(fake_run.config_for(tmp_path)), {"torch": "99"}):
+        assert card.render(path, 1) == before  # the versions are those that it was trained with
     (tmp_path / "run/iter_000/policy/README.md").write_text("edited")  # what is compared are the weights
     fake_run.run(tmp_path, iterations=3)
 
