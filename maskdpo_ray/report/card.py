@@ -294,8 +294,14 @@ class _Card:
             how = f"training on the pairs of {code(self.pairs.name)}"
         return (
             f"{base}, fine-tuned by maskdpo_ray to state fewer false facts: {how} with {plain(self._method)}. "
-            f"Labels are those of the annotator {code(self.config.annotation.annotator)}."
+            f"Sentences are labelled by {self._labelled_by}."
         )
+
+    @property
+    def _labelled_by(self) -> str:
+        if self.pairs is not None:
+            return "what made the file of pairs"
+        return f"the annotator {code(self.config.annotation.annotator)}"
 
     def _evaluation(self) -> list[str]:
         found = []
@@ -339,14 +345,13 @@ class _Card:
         return [_block(_USE.format(place=json.dumps(place), code=own_code), "python"), _block(served, "bash")]
 
     def _limits(self) -> list[str]:
-        annotator = code(self.config.annotation.annotator)
         measured = dict.fromkeys(
             f"{_SPLITS[each.split].lower()} of {code(_shown(self._source_of(each.split)))}" for each in self._judged()
         )
         found = [f"Measured on {' and '.join(measured)}, and on nothing else."] if measured else []
         found.append(
-            f"A higher score makes no answer true: labels are those of {annotator}, which errs, and a policy gains by "
-            "leaving out what it is unsure of, too. Other abilities were not measured."
+            f"A higher score makes no answer true: sentences are labelled by {self._labelled_by}, which errs, and a "
+            "policy gains by leaving out what it is unsure of, too. Other abilities were not measured."
         )
         remarks = [f"- {plain(remark)}" for remark in self.figures["remarks"]]
         return [

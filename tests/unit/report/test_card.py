@@ -215,6 +215,7 @@ def test_a_policy_of_given_pairs_is_not_evaluated(tmp_path: Path) -> None:
     assert "This policy was not evaluated." in text
     assert "python -m maskdpo_ray.train pairs.jsonl --config config.yaml" in text
     assert "training on the pairs of `pairs.jsonl`" in text
+    assert "annotator" not in text
     assert "model-index" not in text
     card.write(folder, 0)  # the user's model
     assert len(list(folder.rglob("README.md"))) == 1
