@@ -28,14 +28,18 @@ def main() -> None:
     elif name in COMMANDS:
         from maskdpo_ray.config import cli
 
-        module = f"maskdpo_ray.{name}" + ".__main__" * (_source(name).name == "__main__.py")
-        command = import_module(module)
+        command = import_module(module_of(name))
         cli.start(command.main, rest, resumes=getattr(command, "RESUMES", True))
     else:
         close = difflib.get_close_matches(name.replace("-", "_"), COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(COMMANDS)}"
         print(f"error: expected a command, got {repr(name) if name else 'nothing'}{hint} (see --help)", file=sys.stderr)
         raise SystemExit(2)
+
+
+def module_of(name: str) -> str:
+    """Module of a command; of one that has the name of a room, that room's `__main__`."""
+    return f"maskdpo_ray.{name}" + ".__main__" * (_source(name).name == "__main__.py")
 
 
 def usage() -> str:

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # mkdocs runs hooks without it
 
 from maskdpo_ray import __all__ as PUBLIC  # noqa: E402
-from maskdpo_ray.__main__ import COMMANDS  # noqa: E402
+from maskdpo_ray.__main__ import COMMANDS, module_of  # noqa: E402
 from maskdpo_ray.config.cli import shown_default  # noqa: E402
 from maskdpo_ray.config.file import expected_words, options, sections  # noqa: E402
 from maskdpo_ray.config.schema import Rule, affects  # noqa: E402
@@ -271,7 +271,7 @@ def help_of(command: str) -> str:
     argv, sys.argv = sys.argv, [f"python -m maskdpo_ray.{command}"]
     try:
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            import_module(f"maskdpo_ray.{command}").main(["--help"])
+            import_module(module_of(command)).main(["--help"])
     finally:
         sys.argv = argv
         del os.environ["COLUMNS"]

@@ -12,7 +12,7 @@ import docs_commands
 import pytest
 from docs_commands import ROOT, Shown
 
-from maskdpo_ray.__main__ import COMMANDS
+from maskdpo_ray.__main__ import COMMANDS, module_of
 
 SHOWN = [each for each in docs_commands.shown() if each.module in COMMANDS and len(each.arguments) > 1]
 
@@ -34,13 +34,13 @@ def reader(bundled_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def run(command: Shown, *more: str) -> None:
     """Call a command as the console script does."""
-    import_module(f"maskdpo_ray.{command.module}").main([*command.arguments, *more])
+    import_module(module_of(command.module)).main([*command.arguments, *more])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        import_module(f"maskdpo_ray.{name}").main(["--help"])
+        import_module(module_of(name)).main(["--help"])
     assert not ended.value.code
     assert f"maskdpo_ray.{name}" in capsys.readouterr().out
 

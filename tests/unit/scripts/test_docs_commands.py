@@ -17,7 +17,7 @@ import docs_commands
 import pytest
 from docs_commands import ROOT, Shown
 
-from maskdpo_ray.__main__ import COMMANDS
+from maskdpo_ray.__main__ import COMMANDS, module_of
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.file import Given, build, from_text, options, read_values
 
@@ -41,7 +41,7 @@ def parsed(command: Shown, monkeypatch: pytest.MonkeyPatch) -> Namespace:
 
     monkeypatch.setattr(cli.Parser, "parse_args", stop)
     with pytest.raises((Parsed, SystemExit)) as stopped:
-        import_module(f"maskdpo_ray.{command.module}").main(command.arguments)
+        import_module(module_of(command.module)).main(command.arguments)
     return stopped.value.args[0] if isinstance(stopped.value, Parsed) else Namespace()  # the latter of --help
 
 
