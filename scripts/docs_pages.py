@@ -53,6 +53,8 @@ RECORDS = (
     "Question Rollout Annotation Sentence ScoredAnswer PreferencePair Response TrainingExample Judgement JudgedFact"
 ).split()
 """Classes of maskdpo_ray.records that a class or function of a user's own gets or returns."""
+ERRORS = "UserError ConfigError DataError ModelError AnnotatorError EvaluatorError MaskError".split()
+"""Classes of maskdpo_ray.errors that a class or function of a user's own raises or catches."""
 _TITLES: dict[str, str] = {}
 """Page -> its first heading, as of this build."""
 
@@ -99,7 +101,9 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Refuse a page that would fetch something."""
+    """Name the search for screen readers, which the theme leaves out; refuse a page that would fetch something."""
+    search = 'data-md-component="search" role="dialog"'
+    output = output.replace(search, f'{search} aria-label="Search"')
     fetched = re.findall(r"<(?:script|img|iframe|source)[^>]+src=[\"']?((?:https?:)?//[^\"' >]+)", output)
     fetched += re.findall(
         r"<link[^>]+rel=[\"']?(?:stylesheet|preconnect|preload)[^>]+href=[\"']?((?:https?:)?//[^\"' >]+)", output
@@ -293,6 +297,6 @@ def python_page() -> str:
         "What annotators, evaluators and strategies get and return.",
         *(f"::: maskdpo_ray.records.{name}" for name in RECORDS if name not in PUBLIC),
         "## Errors",
-        "::: maskdpo_ray.errors",
+        *(f"::: maskdpo_ray.errors.{name}" for name in ERRORS),
     ]
     return "\n\n".join(parts) + "\n"
