@@ -19,7 +19,7 @@ from docs_commands import ROOT, Shown
 
 from maskdpo_ray.__main__ import COMMANDS, module_of
 from maskdpo_ray.config import cli
-from maskdpo_ray.config.file import Given, build, from_text, options, read_values
+from maskdpo_ray.config.file import Given, build, from_text, options, read_values, sections
 
 SHOWN = docs_commands.shown()
 OURS = [each for each in SHOWN if each.module in COMMANDS]
@@ -120,3 +120,47 @@ def test_files_that_pages_name_are_there() -> None:
         if not (ROOT / name).exists() and not re.search("[A-Z]{3}", name) and name not in WRITTEN_BY_A_READER
     ]
     assert not absent, "\n".join(absent)
+
+
+CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+NO_OPTION = {"py", "json", "jsonl", "yaml", "md", "log", "lock", "sh", "safetensors"}
+
+
+@pytest.mark.parametrize("page", docs_commands.pages(), ids=lambda page: page.stem)
+def test_options_that_a_page_names_exist(page: Path) -> None:
+    """`section.option` and `--section.option`, in sentences and tables; some are OpenRLHF's."""
+    option = rf"(?:^|[\s{{(]|--)((?:{'|'.join(sections())})\.[a-z]\w*)"
+    codes = CODE.findall(page.read_text(encoding="utf-8"))
+    named = {match[1] for code in codes for match in re.finditer(option, code)}
+    openrlhfs = sources("openrlhf", "cli/train_dpo.py", "cli/train_ppo_ray.py")
+    known = [*options(), *(f"{section}.{ending}" for section in sections() for ending in NO_OPTION)]
+    absent = {name for name in named - set(known) if not re.search(rf'"--{name}[".]', openrlhfs)}
+    assert not {name for name in absent if not (name.endswith("_") and any(each.startswith(name) for each in known))}
+
+
+def sources(package: str, *files: str) -> str:
+    """Text of files of an installed package, which isn't imported."""
+    found = find_spec(package)
+    assert found and found.submodule_search_locations
+    return "\n".join((Path(found.submodule_search_locations[0]) / file).read_text(encoding="utf-8") for file in files)
+
+
+def theirs(page: str) -> set[str]:
+    """Names in the first column of a page's tables: option names, without values."""
+    rows = [line for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    codes = [code for row in rows for code in CODE.findall(row.split("|")[1])]
+    return {name for code in codes for name in re.findall(r"(?<![\w.])(?:--)?[a-z][\w.]*(?=$|[:=(,) ])", code)}
+
+
+def test_trls_options_are_trls() -> None:
+    known = sources("trl", "trainer/dpo_config.py", "experimental/online_dpo/online_dpo_config.py")
+    known += sources("trl", "trainer/dpo_trainer.py", "experimental/online_dpo/online_dpo_trainer.py")
+    known += sources("transformers", "training_args.py") + sources("peft", "tuners/lora/config.py")
+    names = theirs("from-trl.md")
+    assert len(names) > 30 and not {name for name in names if not re.search(rf"\b{name}\b", known)}
+
+
+def test_openrlhfs_names_in_the_tables_are_openrlhfs() -> None:
+    known = sources("openrlhf", "cli/train_dpo.py", "cli/train_ppo_ray.py")
+    names = {name for name in theirs("from-openrlhf.md") if name.startswith("--") and not name.endswith(".")}
+    assert len(names) > 40 and not {name for name in names if f'"{name}"' not in known}
