@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/install.sh
 case "$*" in
-    "") exec .venv/bin/python -m mkdocs build --strict --quiet ;;
-    serve) exec .venv/bin/python -m mkdocs serve --strict ;;
+    "") NO_MKDOCS_2_WARNING=1 exec .venv/bin/python -m mkdocs build --strict --quiet ;;
+    serve) NO_MKDOCS_2_WARNING=1 exec .venv/bin/python -m mkdocs serve --strict ;;
     *) echo "docs: expected serve or nothing, got: $*" >&2; exit 2 ;;
 esac

@@ -23,7 +23,7 @@ from maskdpo_ray.config.file import Given, build, from_text, options, read_value
 
 SHOWN = docs_commands.shown()
 OURS = [each for each in SHOWN if each.module in COMMANDS]
-FOLDERS = "configs docs scripts benchmarks deploy docker tests requirements".split()
+FOLDERS = "configs docs scripts benchmarks deploy docker tests requirements maskdpo_ray actors".split()
 FILE = re.compile(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w/.-]+\.(?:py|sh|yaml|md|json|jsonl|txt|svg)\b")
 WRITTEN_BY_A_READER = {"configs/recipes/mine.yaml"}
 
