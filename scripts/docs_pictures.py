@@ -96,7 +96,7 @@ def masks(pairs: Pairs, tokenizer: Any) -> str:
         y += 20
         parts.append(text(12, y, f"{role}: score {score(answer)}", "ink strong"))
         verb = "raised" if good else "lowered"
-        parts.append(text(272, y, f"weight 1: {verb}; weight 0: neither read nor learned from", "faint"))
+        parts.append(text(272, y, f"weight 1: {verb}; weight 0: read, not learned from", "faint"))
         y += 10
         for sentence, words in by_sentence(tokenizer, answer, response):
             right = sentence.label in CORRECT if sentence else None
