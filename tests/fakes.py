@@ -116,8 +116,8 @@ def render(asked: Question) -> list[int]:
 class CharChat(Chat):
     """Prompts of `render`, answers of `answers`."""
 
-    def __init__(self) -> None:
-        super().__init__(CharTokenizer(), tags=Tags(()), now=datetime(2025, 1, 1))
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{"tokenizer": CharTokenizer(), "tags": Tags(()), "now": datetime(2025, 1, 1), **given})
 
     ends = (EOS,)
 

@@ -121,10 +121,37 @@ def _read_file(path: Path, where: str) -> tuple[dict[str, Given], Given | None]:
 
     `where`: start of the error line about a file that can't be read.
     """
+    expected = f"sections ({', '.join(sections())})"
+    node = document(path, where, expected)
+    given: dict[str, Given] = {}
+    base = None
+    for section, line, block in entries(node, path, expected, "", _unknown_section):
+        if section == BASE:
+            place = f"{path}:{line}: {BASE}"
+            base = Given(_convert(block, str, place), place)
+            continue
+        if isinstance(block, yaml.ScalarNode) and _is_null(block):
+            continue  # a section whose lines are all commented out
+        unknown = unknown_field(section)
+        for field, field_line, value in entries(block, path, "a mapping of options", section, unknown, line):
+            name = f"{section}.{field}"
+            given[name] = given_option(value, name, f"{path}:{field_line}: {name}")
+    return given, base
+
+
+def document(path: Path, where: str, expected: str) -> yaml.Node:
+    """The one YAML document of a file.
+
+    Args:
+        where: start of the error line about a file that can't be read.
+        expected: what the file should hold, in words.
+
+    Raises ConfigError.
+    """
     try:
         documents = list(yaml.compose_all(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader))
-        for document in documents:
-            refuse_bomb(document)
+        for each in documents:
+            refuse_bomb(each)
     except OSError as error:
         raise ConfigError(f"{where}: expected a config file, got: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -136,26 +163,12 @@ def _read_file(path: Path, where: str) -> tuple[dict[str, Given], Given | None]:
         raise ConfigError(f"{path}: expected YAML, got: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise ConfigError(f"{path}: expected {{section: {{field: value}}}}, got deeper nesting") from None
-    expected = f"sections ({', '.join(sections())})"
     if not documents:
         raise ConfigError(f"{path}: expected {expected}, got an empty file")
     if len(documents) > 1:
         line = documents[1].start_mark.line + 1
         raise ConfigError(f"{path}:{line}: expected one YAML document, got {len(documents)}")
-    given: dict[str, Given] = {}
-    base = None
-    for section, line, block in _entries(documents[0], path, expected, "", _unknown_section):
-        if section == BASE:
-            place = f"{path}:{line}: {BASE}"
-            base = Given(_convert(block, str, place), place)
-            continue
-        if isinstance(block, yaml.ScalarNode) and _is_null(block):
-            continue  # a section whose lines are all commented out
-        unknown = _unknown_field(section)
-        for field, field_line, node in _entries(block, path, "a mapping of options", section, unknown, line):
-            name = f"{section}.{field}"
-            given[name] = _given(node, name, f"{path}:{field_line}: {name}")
-    return given, base
+    return documents[0]
 
 
 def from_text(text: str, name: str, argument: str = "") -> Given:
@@ -171,13 +184,18 @@ def from_text(text: str, name: str, argument: str = "") -> Given:
             node = yaml.compose(text, Loader=Loader) or node
         except (yaml.YAMLError, RecursionError):
             raise ConfigError(f"{where}: expected {expected_words(hint)}, got {shown(text)}") from None
-    return _given(node, name, where)
+    return given_option(node, name, where)
 
 
-def _given(node: yaml.Node, name: str, where: str) -> Given:
-    hint = options()[name].hint
+def given_option(node: yaml.Node, name: str, where: str) -> Given:
+    """The value of an option. Raises ConfigError that begins with `where`."""
+    return Given(value_of(node, options()[name].hint, where), where)
+
+
+def value_of(node: yaml.Node, hint: Any, where: str) -> Any:
+    """The value of a node by its type. Raises ConfigError that begins with `where`."""
     try:
-        return Given(_convert(node, hint, where), where)
+        return _convert(node, hint, where)
     except RecursionError:  # an alias to what it stands in
         raise ConfigError(f"{where}: expected {expected_words(hint)}, got one that holds itself") from None
 
@@ -227,7 +245,7 @@ def expected_words(hint: Any) -> str:
     return words.get(hint, "none")
 
 
-def _entries(
+def entries(
     node: yaml.Node, path: Path, expected: str, section: str, unknown: Callable[[str], str | None], line: int = 1
 ) -> Iterator[tuple[str, int, yaml.Node]]:
     """(key, line, value) of a mapping node; refuses other nodes, unknown keys and duplicated keys."""
@@ -259,7 +277,9 @@ def _unknown_section(key: str) -> str | None:
     return f"{key}: unknown section{hint}"
 
 
-def _unknown_field(section: str) -> Callable[[str], str | None]:
+def unknown_field(section: str) -> Callable[[str], str | None]:
+    """Return a check of a section's keys, which says what is wrong with one that is no option, None of one that is."""
+
     def check(key: str) -> str | None:
         name = f"{section}.{key}"
         if name in options():

@@ -111,6 +111,16 @@ def compare(before: Measured, after: Measured, *, seed: int, bootstrap_samples: 
 
 
 @dataclass(frozen=True)
+class Draws:
+    """Metrics of one evaluation and of its resamples."""
+
+    values: Mapping[str, float | None]
+    """Metric -> its value, None where it is not defined."""
+    resampled: Mapping[str, NDArray[np.float64]]
+    """Metric -> [samples], NaN where it is not defined."""
+
+
+@dataclass(frozen=True)
 class Ratios:
     """Sums over answers, and the ratios of them that are metrics."""
 
@@ -210,6 +220,15 @@ class Ratios:
             change = None if old is None or new is None else new - old
             found[name] = Change(old, new, change, *interval(gains, len(before)))
         return found
+
+    def draws(self, topic_sums: TopicSums, *, seed: int, bootstrap_samples: int) -> Draws:
+        """Metrics, means over replications, of the topics as they are and of resamples, which are those of `seed`."""
+        sums = self._array(topic_sums)
+        resampled, total = resample(sums, seed, bootstrap_samples), sums.sum(axis=0)
+        return Draws(
+            {name: _average(self._ratio(total, name)) for name in self.metrics},
+            {name: _mean(self._ratio(resampled, name)) for name in self.metrics},
+        )
 
     def _array(self, topic_sums: TopicSums) -> NDArray[np.float64]:
         """[topics, sums, replications], topics in alphabetical order."""

@@ -26,7 +26,7 @@ from maskdpo_ray.store import files, fingerprint
 from maskdpo_ray.store.ledger import read_entries
 from maskdpo_ray.store.question_log import log_path, read_questions
 
-_METRICS = {
+METRICS = {
     "score": ("score", ".3f"),
     "recall": ("recall", ".3f"),
     "correct_facts": ("correct facts", ".2f"),
@@ -56,6 +56,9 @@ class FinishedRun:
     """Change of the score."""
     pairs: str
     """Hash of the first iteration's pairs, whatever their order in the file."""
+    folder: Path
+    kept: int
+    """Version of the kept policy."""
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
@@ -69,7 +72,7 @@ class FinishedRun:
         summary = _Values(summary_file, files.read_json(summary_file, Any))
         config = fingerprint.read_config(config_file) or {}
         given = flatten(config).items()
-        metrics = {name: summary.ends("heldout", name) for name in _METRICS if name != "transfer_score"}
+        metrics = {name: summary.ends("heldout", name) for name in METRICS if name != "transfer_score"}
         if "transfer" in summary.at("evaluations"):
             metrics["transfer_score"] = summary.ends("transfer", "score")
         pairs = sorted(encode_record(pair) for question in read_questions(log) for pair in question.preference_pairs())
@@ -79,7 +82,17 @@ class FinishedRun:
             metrics=metrics,
             gain=summary.gain(),
             pairs=hashlib.sha256(b"".join(pairs)).hexdigest(),
+            folder=folder,
+            kept=summary.kept(),
         )
+
+    def evaluation(self, name: str, kind: type[Decoded], version: int | None = None) -> Decoded | None:
+        """An evaluation ("heldout", "heldout-judged") of the kept policy, or of `version`; None where there is none.
+
+        Raises RunFolderError when it is damaged.
+        """
+        file = self.folder / f"eval_{self.kept if version is None else version:03d}" / f"{name}.json"
+        return files.read_json(file, kind) if file.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -109,25 +122,25 @@ class _Values:
 
     def ends(self, split: str, metric: str) -> tuple[float | None, float | None]:
         """Means of a metric before training and of the kept policy. Raises RunFolderError."""
-        places = (0, self._kept())
+        places = (0, self.kept())
         first, last = (self.record(Statistic, f"evaluations.{split}.{i}.metrics.{metric}").mean for i in places)
         return first, last
 
     def gain(self) -> Change:
         """Change of the held-out score to the kept policy. Raises RunFolderError."""
-        if (kept := self._kept()) == 0:
+        if (kept := self.kept()) == 0:
             score, _ = self.ends("heldout", "score")
             return Change(score, score, 0.0, 0.0, 0.0)
         return self.record(Change, f"evaluations.heldout.{kept}.gain.score")
 
-    def _kept(self) -> int:
+    def kept(self) -> int:
         """Place of the kept policy among the evaluations: its version, as all policies are evaluated."""
         return self.record(int, "kept.version")
 
 
 def table(runs: Sequence[FinishedRun]) -> list[str]:
     """Markdown lines: a row for each run, the mean of each method, and whether a seed's runs had the same pairs."""
-    headings = ["method", "seed", "gain [95% interval]", *(heading for heading, _ in _METRICS.values())]
+    headings = ["method", "seed", "gain [95% interval]", *(heading for heading, _ in METRICS.values())]
     lines = [_line(headings), "|---" * len(headings) + "|"]
     names = _named_apart(runs)
     methods = {name: [run for run, own in zip(runs, names, strict=True) if own == name] for name in sorted(set(names))}
@@ -172,7 +185,7 @@ def main(folders: Sequence[str]) -> None:
 def _cells(runs: Sequence[FinishedRun]) -> list[str]:
     """Each metric before and after, means over `runs`; "-" where one of them lacks it."""
     cells = []
-    for name, (_, form) in _METRICS.items():
+    for name, (_, form) in METRICS.items():
         if any(name not in run.metrics for run in runs):
             cells.append("-")
             continue

@@ -92,6 +92,13 @@ class Plot:
             self.figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         return _inlined(written.getvalue(), "p" + hashlib.sha256(written.getvalue().encode()).hexdigest()[:8])
 
+    def svg_file(self) -> bytes:
+        """The picture on white as an SVG file of its own."""
+        with _style():
+            written = io.BytesIO()
+            self.figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+        return written.getvalue()
+
     def png(self) -> bytes:
         """The picture on white."""
         with _style():
@@ -166,6 +173,31 @@ def curves(
         if len(lines) > 1:
             figure.legend(loc="outside upper left", ncols=2)
     return Plot(title, "; ".join(f"{line.name}: {_ends(line)}" for line in lines), figure)
+
+
+def intervals(title: str, rows: Mapping[str, tuple[float, float | None, float | None]], x_label: str) -> Plot:
+    """A point for each row with its interval, and a line at 0 where that is among the values.
+
+    Args:
+        rows: name -> (value, low, high); without an interval the point alone.
+    """
+    with _style():
+        figure, axes = _panel(5.0, 0.8 + 0.35 * len(rows))
+        for place, ((value, low, high), color) in enumerate(zip(rows.values(), _cycle(len(rows)), strict=True)):
+            axes.plot([value], [place], "o", color=COLORS[color])
+            if low is not None and high is not None:
+                axes.hlines(place, low, high, color=COLORS[color], linewidth=2)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        if axes.get_xlim()[0] < 0 < axes.get_xlim()[1]:
+            axes.axvline(0, color=COLORS["muted"], linewidth=1)
+        axes.set_xlabel(x_label)
+    words = [
+        f"{name}: {value:.3g}" + ("" if low is None or high is None else f" (from {low:.3g} to {high:.3g})")
+        for name, (value, low, high) in rows.items()
+    ]
+    return Plot(title, "; ".join(words), figure)
 
 
 def _cycle(count: int) -> list[str]:

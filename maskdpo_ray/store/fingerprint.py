@@ -46,7 +46,7 @@ def facts(
         "rendered_at": None if rendered_at is None else rendered_at.isoformat(),
         "checksum": initial.checksum,
         "model_files": _model_files(initial),
-        "questions": {split: _checksum(asked) for split, asked in questions.items()},
+        "questions": {split: checksum(asked) for split, asked in questions.items()},
         "named_files": checksums_of(config),
     }
 
@@ -91,7 +91,7 @@ def refuse_other_weights(path: Path, begun: Mapping[str, Any], initial: Policy) 
 
 def refuse_other_questions(path: Path, begun: Mapping[str, Any], questions: Questions) -> None:
     """Raise RunFolderError naming a split whose questions, or whose order, the run in `path` did not begin with."""
-    now = {split: _checksum(asked) for split, asked in questions.items()}
+    now = {split: checksum(asked) for split, asked in questions.items()}
     if split := changed_files(begun.get("questions", {}), now):
         what = split if split in ("pairs", "answers") else f"data, {split} questions"
         raise RunFolderError(
@@ -115,7 +115,8 @@ def _model_files(initial: Policy) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def _checksum(asked: Sequence[Any]) -> str:
+def checksum(asked: Sequence[Any]) -> str:
+    """SHA-256 of records, in their order."""
     digest, encoder = hashlib.sha256(), msgspec.json.Encoder(order="sorted")
     for record in asked:
         digest.update(encoder.encode(record) + b"\n")

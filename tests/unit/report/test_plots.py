@@ -25,6 +25,7 @@ PLOTS = [
     plots.stacked("Pairs", {"iteration 0": {"kept": 94}, "iteration 1": {"kept": 89, "same score": 5}}, "questions"),
     plots.timeline("Time", [Span("collect", 0, 100, ""), Span("train", 100, 50, ""), Span("collect", 150, 90, "")]),
     plots.histogram("Gaps", {"gap": [1, 2, 3]}, [0, 0.3, 0.6, 1], "gap"),
+    plots.intervals("Differences", {"masked": (0.1, -0.05, 0.25), "one seed": (-0.2, None, None)}, "score"),
 ]
 
 
@@ -52,6 +53,7 @@ def test_same_figures_give_the_same_bytes() -> None:
     first, second = (plots.curves("A", [Curve("a", [0, 1], [0.1, 0.2])], "x") for _ in range(2))
     assert first.svg() == second.svg()
     assert first.png().startswith(b"\x89PNG")
+    assert first.svg_file() == second.svg_file() and ElementTree.fromstring(first.svg_file()).tag.endswith("}svg")
 
 
 def test_long_curve_is_thinned_to_means_of_neighbours() -> None:
@@ -66,3 +68,4 @@ def test_words_say_what_the_picture_shows() -> None:
     assert CURVES.text == "held-out: from 0.6 to 0.75; b: from 0.3 to 0.3"
     assert PLOTS[1].text == "iteration 0: kept 94; iteration 1: kept 89, same score 5"
     assert PLOTS[2].text == "collect: 190 s; train: 50 s"
+    assert PLOTS[4].text == "masked: 0.1 (from -0.05 to 0.25); one seed: -0.2"

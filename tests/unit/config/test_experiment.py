@@ -1,0 +1,149 @@
+"""The file of an experiment: what it gives each run, and one line for what is wrong in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maskdpo_ray.config import experiment
+from maskdpo_ray.config.experiment import Direction, Experiment, PaperRow
+from maskdpo_ray.errors import ConfigError
+
+GOOD = """\
+base: base.yaml
+options:
+  data: {num_eval_topics: 12}
+  train.beta: 0.2
+seeds: [3, 1]
+arms:
+  masked:
+  unmasked: {mask: {policy: vanilla}}
+  both: {mask.policy: vanilla, train: {beta: 0.3}}
+baseline: unmasked
+paper:
+  masked: {table: Mask-DPO table 2, score: 0.7753}
+direction: {above: masked, below: unmasked, metric: score}
+"""
+
+
+def read(folder: Path, text: str) -> Experiment:
+    (folder / "base.yaml").write_text(
+        "model: {model_name_or_path: m}\ndata: {num_eval_topics: 40, num_dev_topics: 4}\n"
+    )
+    (folder / "mask.yaml").write_text(text)
+    return experiment.read(folder / "mask.yaml", Path("experiments"), ("score", "recall"))
+
+
+def test_runs(tmp_path: Path) -> None:
+    found = read(tmp_path, GOOD)
+    assert (found.name, found.folder, found.seeds) == ("mask", Path("experiments/mask"), (3, 1))
+    names = [run.name for run in found.runs]
+    assert names == [f"{arm}-seed{seed}" for seed in (3, 1) for arm in ("masked", "unmasked", "both")]
+    config = found.runs[5].config
+    assert (config.run.name, config.run.dir, config.run.seed) == ("both-seed1", "experiments/mask/runs", 1)
+    assert (config.mask.policy, config.train.beta, config.data.num_eval_topics) == ("vanilla", 0.3, 12)
+    assert (found.runs[0].config.train.beta, found.runs[0].config.data.num_dev_topics) == (0.2, 4)
+    assert len({run.config.data.split_seed for run in found.runs}) == 1  # the same held-out topics for all
+    assert (found.baseline, found.paper) == ("unmasked", {"masked": PaperRow("Mask-DPO table 2", {"score": 0.7753})})
+    assert found.direction == Direction("masked", "unmasked", "score")
+
+
+def test_the_first_arm_is_the_baseline(tmp_path: Path) -> None:
+    found = read(tmp_path, "base: base.yaml\nseeds: [1]\narms: {b: {}, a: {train.beta: 0.5}}\n")
+    assert (found.baseline, found.arms, found.paper, found.direction) == ("b", ("b", "a"), {}, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("seeds:", "seed:", "mask.yaml:5: seed: unknown key; did you mean seeds?"),
+        (
+            "base: base.yaml\n",
+            "",
+            "mask.yaml: base: expected a config file, relative to this one's folder, got nothing",
+        ),
+        ("base: base.yaml", "base: other.yaml", "mask.yaml:1: base: expected a config file, got '"),
+        (
+            "[3, 1]",
+            "[1, 1]",
+            "mask.yaml:5: seeds: expected a list of different whole numbers, as [1, 2, 3], got [1, 1]",
+        ),
+        ("[3, 1]", "[]", "mask.yaml:5: seeds: expected a list of different whole numbers, as [1, 2, 3], got none"),
+        ("[3, 1]", "[1, x]", "mask.yaml:5: seeds[1]: expected a whole number, got 'x'"),
+        ("[3, 1]", "[-1]", "mask.yaml: run.seed: expected 0 to 2^31-1, got -1"),
+        (
+            "mask: {policy: vanilla}",
+            "mask: {polcy: vanilla}",
+            "mask.yaml:8: mask.polcy: unknown option; did you mean mask",
+        ),
+        ("{mask: {", "{maks: {", "mask.yaml:8: arms.unmasked: maks: unknown section or option; did you mean mask?"),
+        (
+            "mask.policy: vanilla",
+            "mask.plicy: vanilla",
+            "mask.yaml:9: mask.plicy: unknown option; did you mean mask.policy",
+        ),
+        ("{beta: 0.3}", "{beta: 0}", "mask.yaml:9: train.beta: expected above 0, got 0.0"),
+        ("{beta: 0.3}", "{beta: x}", "mask.yaml:9: train.beta: expected a number, got 'x'"),
+        ("train: {beta", "train.beta: 1, train: {beta", "mask.yaml:9: train.beta: given twice, first in "),
+        (
+            "mask.policy: vanilla",
+            "run.seed: 5",
+            "mask.yaml:9: run.seed: expected no such option, as the experiment gives",
+        ),
+        ("  masked:\n", "  mask/ed:\n", "mask.yaml:7: arms.mask/ed: expected a name of letters, digits"),
+        ("  masked:\n", "  ..:\n", "mask.yaml:7: arms...: expected a name of letters, digits"),
+        (
+            "  masked:\n",
+            "  masked: [1]\n",
+            "mask.yaml:7: arms.masked: expected a mapping {section: {option: value}}, got a",
+        ),
+        ("  both:", "  masked:", "mask.yaml:9: arms.masked: given twice, first in line 7"),
+        (
+            "baseline: unmasked",
+            "baseline: unmaskd",
+            "mask.yaml:10: baseline: expected the arm masked or unmasked or both",
+        ),
+        ("score: 0.7753", "scor: 0.7753", "mask.yaml:12: paper.masked.scor: unknown key; did you mean score?"),
+        (", score: 0.7753", "", "mask.yaml:12: paper.masked: expected table, and a figure or more, got table"),
+        (
+            "masked: {table",
+            "unmaskd: {table",
+            "mask.yaml:12: paper.unmaskd: expected the arm masked or unmasked or both",
+        ),
+        (
+            "metric: score",
+            "metric: f1",
+            "mask.yaml:13: direction.metric: expected the metric score or recall, got 'f1'",
+        ),
+        (
+            ", metric: score",
+            "",
+            "mask.yaml:13: direction.metric: expected a mapping {above: arm, below: arm, metric: name}",
+        ),
+        (
+            "below: unmasked",
+            "below: masked",
+            "mask.yaml:13: direction.below: expected another arm than direction.above",
+        ),
+        ("direction: {", "direction: [", "mask.yaml:"),
+    ],
+)
+def test_a_fault_is_one_line(tmp_path: Path, old: str, new: str, error: str) -> None:
+    assert GOOD.count(old) >= 1
+    with pytest.raises(ConfigError) as raised:
+        read(tmp_path, GOOD.replace(old, new, 1))
+    text = str(raised.value)
+    assert error in text and "\n" not in text and text.startswith(str(tmp_path)), text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "a: 1\n---\nb: 2\n", "arms: &a {x: *a}\n", "\x00", "base: [\n"])
+def test_what_is_no_experiment(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read(tmp_path, text)
+    assert str(raised.value).startswith(str(tmp_path / "mask.yaml"))
+
+
+def test_no_run_is_uploaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hub.push: expected none in an experiment"):
+        read(tmp_path, GOOD.replace("  train.beta: 0.2", "  hub.push: org/name"))
