@@ -109,6 +109,13 @@ class Changes:
         """Number of the best and the worst, which are read first."""
         return sum(why != "drawn" for _, _, why in self._order)
 
+    def moved(self) -> tuple[int, int, int]:
+        """Number of answers whose score rose, fell and stayed the same."""
+        gains = [self._gain(name, sample) for name in self._first for sample in self._common(name)]
+        known = [gain for gain in gains if gain is not None]
+        better, worse = (sum(gain * sign > 0 for gain in known) for sign in (1, -1))
+        return better, worse, len(known) - better - worse
+
     def _common(self, question_id: str) -> list[int]:
         if question_id not in self._second:
             return []

@@ -17,7 +17,7 @@ _EVALUATED = {
     "score": "Factuality score",
     "recall": "Recall of asked facts",
     "correct_facts": "Correct facts per answer",
-    "incorrect_facts": "Wrong facts per answer",
+    "incorrect_facts": "Incorrect facts per answer",
     "sentences": "Sentences per answer",
 }
 _TRAINED = {
@@ -38,6 +38,8 @@ class Steps:
     """Metric of training -> (optimizer steps, values)."""
     spans: list[Span]
     """Finished stages over time."""
+    starts: list[float]
+    """Optimizer steps with which an iteration begins, the first one left out."""
 
     @classmethod
     def read(cls, folder: Path) -> Steps:
@@ -45,6 +47,7 @@ class Steps:
         found: dict[str, tuple[list[float], list[float | None]]] = {}
         spans: list[Span] = []
         began: float | None = None
+        starts: list[float] = []
         for record in _records(folder / "metrics.jsonl"):
             rewards = record.get("train/chosen_reward"), record.get("train/rejected_reward")
             if rewards[0] is not None and rewards[1] is not None:
@@ -54,13 +57,16 @@ class Steps:
                     steps, values = found.setdefault(name, ([], []))
                     steps.append(record["step"])
                     values.append(record[name])
+            if "timing/train_s" in record and "train/loss" in found:
+                starts.append(found["train/loss"][0][-1] + 0.5)
             for name, seconds in record.items():
                 lane = _lane(name)
                 if lane is not None and seconds is not None:
                     start = record["time"] - seconds
                     began = start if began is None else began
                     spans.append(Span(lane, start - began, seconds, name))
-        return cls(found, _without_pauses(spans))
+        ends = [step for step in starts if step < found["train/loss"][0][-1]] if starts else []
+        return cls(found, _without_pauses(spans), ends)
 
 
 def _records(file: Path) -> Iterator[Entry]:
@@ -138,7 +144,8 @@ def training(steps: Mapping[str, Steps]) -> list[Plot]:
         lines = [Curve(run, *each.curves[name]) for run, each in steps.items() if name in each.curves]
         if lines:
             lines = lines if len(steps) > 1 else [Curve(title.lower(), lines[0].x, lines[0].y)]
-            found.append(plots.curves(title, lines, "optimizer step"))
+            starts = next(iter(steps.values())).starts if len(steps) == 1 else []
+            found.append(plots.curves(title, lines, "optimizer step", marks=starts))
     return found
 
 

@@ -29,6 +29,7 @@ from maskdpo_ray.report.figures import Steps
 from maskdpo_ray.report.passages import visible
 from maskdpo_ray.report.provenance import Provenance
 from maskdpo_ray.report.remarks import in_focus
+from maskdpo_ray.report.tables import number
 from maskdpo_ray.report.trained_pairs import Collected
 from maskdpo_ray.report.verdict import Verdict, verdict
 from maskdpo_ray.store import files
@@ -118,6 +119,21 @@ class Run:
         return {question.id: question for question, _ in lines}
 
     @property
+    def about(self) -> str:
+        """Model, data and sizes behind the figures, in a line."""
+        options = {option.name: option.value for option in self.provenance.options}
+        held = (self.summary["evaluations"].get("heldout") or [None])[0]
+        if held is None:
+            return ""
+        return visible(
+            f"{options.get('model.model_name_or_path')}, trained on {options.get('data.train')}; held-out: "
+            f"{held['topics']} topics that no training question is about, {held['questions']} questions, "
+            f"{held['replications']} answers each. Score: correct sentences / sentences, mean over answers; in "
+            "brackets 95% intervals over topics.",
+            600,
+        )
+
+    @property
     def failures(self) -> list[str]:
         """Failed questions of each iteration, in words."""
         found = []
@@ -179,7 +195,7 @@ def of_run(folder: Path, progress: str = "", stamp: str = "") -> str:
     collected = [each for each in (figures.pairs(run.summary), figures.gaps(_gaps(logs))) if each]
     parts = [
         ("Evaluations", "Bars are 95% intervals over topics; the ring is the kept policy.", _evaluated([run])),
-        ("Training", "", training),
+        ("Training", "Dashed: where an iteration begins, with a new reference.", training),
         ("Pairs", "", collected),
         ("Time", _idle(run.summary), [each for each in [figures.timeline(run.steps)] if each]),
     ]
@@ -270,6 +286,34 @@ def _evaluated(runs: Sequence[Run], labels: Sequence[str] | None = None) -> list
     return figures.evaluations({name: run.summary for name, run in zip(names, runs, strict=True)})
 
 
+def _policies(run: Run) -> list[list[str]]:
+    """A table of all policies: figures, folder and which one is kept."""
+    versions, kept = run.summary["evaluations"].get("heldout") or [], run.summary["kept"]
+    told = {each["version"]: each["score"] for each in (kept or {}).get("candidates") or []}
+    rows = [["policy", "held-out score", "gain", "recall", "correct", "incorrect", "development score", "folder"]]
+    for each in versions:
+        metrics, gain, version = each["metrics"], each["gain"], each["version"]
+        score = metrics["score"]
+        interval = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
+        change = (gain or {}).get("score") or {}
+        bounds = "" if change.get("low") is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"
+        folder = run.folder / f"iter_{version - 1:03d}" / "policy" if version else "the model that it began with"
+        rows.append(
+            [
+                f"{version}{' (kept)' if kept and kept['version'] == version else ''}",
+                number(score["mean"], absent="-") + interval,
+                number(change.get("gain"), "+.3f") + bounds,
+                *(number(metrics[name]["mean"], form, "-") for name, form in _OF_POLICY.items()),
+                number(told.get(version), absent="-"),
+                visible(str(folder), 300),
+            ]
+        )
+    return rows if versions else []
+
+
+_OF_POLICY = {"recall": ".3f", "correct_facts": ".2f", "incorrect_facts": ".2f"}
+
+
 def _gaps(logs: Sequence[Collected]) -> dict[str, list[int]]:
     """Gaps of the first and the last iteration: more lines than these hide each other."""
     ends = dict.fromkeys([logs[0].iteration, logs[-1].iteration]) if logs else {}
@@ -282,7 +326,7 @@ def _idle(found: dict[str, Any]) -> str:
         return ""
     newest = found["idle"][-1]
     shares = ", ".join(f"{group} {share:.0%}" for group, share in newest.items() if group != "iteration")
-    return visible(f"Without work in iteration {newest['iteration']}, evaluations included: {shares}.", 400)
+    return visible(f"Idle share of actors in iteration {newest['iteration']}, its evaluation included: {shares}.", 400)
 
 
 @dataclass(frozen=True)
@@ -362,7 +406,6 @@ def _render(
             break
         html.append(row)
         topics[topic] = None
-    total = sum(len(each) for each in changes)
     run_names = [run.name for run in runs] if labels_of_runs is None else labels_of_runs
     script = _text("page.js")
     page = (
@@ -375,8 +418,10 @@ def _render(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             changes="".join(html),
             names=names,
-            rule=_rule(len(html), total),
+            rule=_rule(len(html), changes),
             pairs_rule=_PAIRS_RULE,
+            about=[run.about for run in runs],
+            policies=_policies(runs[0]) if len(runs) == 1 else [],
             topics=sorted(topics),
             labels=LABELS,
             splits=[each.split for each in changes],
@@ -390,11 +435,21 @@ def _render(
     return page
 
 
-def _rule(shown: int, total: int) -> str:
-    what = f"The {NUM_EXTREMES} best and the {NUM_EXTREMES} worst changes come first, at most one of a question each"
+def _rule(shown: int, changes: Sequence[Changes]) -> str:
+    total = sum(len(each) for each in changes)
+    what = (
+        f"The {NUM_EXTREMES} best and the {NUM_EXTREMES} worst changes of each set of questions come first, at most "
+        "one of a question each"
+    )
+    moved = "; ".join(
+        f"{each.split}: {better:,} better, {worse:,} worse, {same:,} the same"
+        for each in changes
+        for better, worse, same in [each.moved()]
+    )
     if shown == total:
-        return f"All {total:,} pairs of answers. {what}."
-    return f"{shown:,} of {total:,} pairs of answers. {what}; the others are drawn by a hash of their names."
+        return f"All {total:,} pairs of answers ({moved}). {what}."
+    rest = "the others are drawn by a hash of their names"
+    return f"{shown:,} of {total:,} pairs of answers (of all, {moved}). {what}; {rest}."
 
 
 def _style() -> str:

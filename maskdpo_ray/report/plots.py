@@ -146,13 +146,20 @@ class Curve:
 
 
 def curves(
-    title: str, lines: Sequence[Curve], x_label: str, *, whole_x: bool = False, ring: float | None = None
+    title: str,
+    lines: Sequence[Curve],
+    x_label: str,
+    *,
+    whole_x: bool = False,
+    ring: float | None = None,
+    marks: Sequence[float] = (),
 ) -> Plot:
     """Lines over one axis.
 
     Args:
         whole_x: x counts something, such as policies, and each point is marked.
         ring: x of the point of the first line that a ring marks.
+        marks: x of dashed lines.
     """
     with _style():
         figure, axes = _panel()
@@ -166,6 +173,8 @@ def curves(
         if ring is not None and ring in lines[0].x:
             at = np.array(lines[0].y, dtype=float)[list(lines[0].x).index(ring)]
             axes.plot([ring], [at], "o", markersize=12, markerfacecolor="none", color=COLORS["ink"])
+        for mark in marks:
+            axes.axvline(mark, color=COLORS["muted"], linestyle="--", linewidth=1)
         if whole_x:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.margins(x=0.12)

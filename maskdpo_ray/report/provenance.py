@@ -100,7 +100,7 @@ def _text(value: Any) -> str:
 
 def _start(entry: Opened, is_first: bool) -> str:
     when = datetime.fromtimestamp(entry.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    changed = ", ".join(f"{name} {_text(value)}" for name, value in entry.changed.items())
+    changed = ", ".join(f"{name} {_text(old)} → {_text(new)}" for name, (old, new) in entry.changed.items())
     text = f"{'started' if is_first else 'resumed'} {when} on {entry.host}{f'; changed: {changed}' if changed else ''}"
     return visible(text, 400)
 

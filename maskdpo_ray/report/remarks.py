@@ -95,7 +95,7 @@ def _second_opinion(score: dict[str, Any], judged: dict[str, Any]) -> list[str]:
     if change["gain"] is None:
         return [f"{who} could score no answer on one of the two sides"]
     moved = _moved(change)
-    verb = "agrees" if moved == _moved(score) else "DISAGREES"
+    verb = {moved: "agrees", -moved: "DISAGREES"}.get(_moved(score), "alone sees a change")
     direction = "rose" if moved > 0 else "fell"
     if moved:
         found = [f"{who} {verb}: its score {direction}: {_arrow(change)}"]

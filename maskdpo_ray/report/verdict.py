@@ -14,7 +14,7 @@ _TILES = {
     "score": ("Factuality score", ".3f", 1),
     "recall": ("Recall of asked facts", ".3f", 1),
     "correct_facts": ("Correct facts per answer", ".2f", 1),
-    "incorrect_facts": ("Wrong facts per answer", ".2f", -1),
+    "incorrect_facts": ("Incorrect facts per answer", ".2f", -1),
 }
 """Metric -> (heading, format, the direction that is better)."""
 
@@ -58,6 +58,7 @@ def verdict(summary: Entry) -> Verdict:
         headline = f"Held-out score {number(first['metrics']['score']['mean'], absent='not defined')}, of one policy."
         alone = "The folder holds the evaluation of one policy: there is nothing to compare it with."
         return Verdict("none", headline, [alone], _tiles(first, None), *_shipped(None, "none"), summary["remarks"])
+    tiles = [*_tiles(first, last), *_transfer_tile(summary, last["version"])]
     gain = last["gain"]["score"]
     outcome = _outcome(gain)
     headline = {
@@ -67,16 +68,12 @@ def verdict(summary: Entry) -> Verdict:
         "none": "No answer could be scored on one of the two sides",
     }[outcome]
     is_kept = kept is None or kept["version"] == last["version"]
-    sentences = [*_interval(gain), *_facts(last), *_rarer(summary["remarks"]), *_second_opinion(summary["remarks"])]
+    sentences = [*_interval(gain), *_facts(last), *_second_opinion(summary["remarks"])]
     if not is_kept:
         sentences.append(f"These figures are of policy {last['version']}, the last one: it isn't the one that is kept.")
-    said = set(_rarer(summary["remarks"]) + _second_opinion(summary["remarks"]))
-    warnings = [
-        remark
-        for remark in summary["remarks"]
-        if _after(remark) not in said and not (remark.startswith("heldout,") and ": the score " in remark)
-    ]
-    return Verdict(outcome, f"{headline}.", sentences, _tiles(first, last), *_shipped(kept, outcome), warnings)
+    said = [remark for remark in summary["remarks"] if not (": the score " in remark or _after(remark) in sentences)]
+    warnings = sorted(said, key=lambda remark: "stated less often:" not in remark)  # what hides best comes first
+    return Verdict(outcome, f"{headline}.", sentences, tiles, *_shipped(kept, outcome), warnings)
 
 
 def _outcome(change: Entry, better: int = 1) -> Outcome:
@@ -113,6 +110,13 @@ def _second_tile(first: Entry, last: Entry | None) -> list[Tile]:
     return [_tile(f"Second evaluator ({name})", ".3f", 1, "score", first["judged"], judged)]
 
 
+def _transfer_tile(summary: Entry, version: int) -> list[Tile]:
+    versions = {each["version"]: each for each in summary["evaluations"].get("transfer", [])}
+    if not {0, version} <= versions.keys():
+        return []
+    return [_tile("Transfer domain, score", ".3f", 1, "score", versions[0], versions[version])]
+
+
 def _tile(heading: str, form: str, better: int, metric: str, first: Entry, last: Entry | None) -> Tile:
     before = number(first["metrics"][metric]["mean"], form, "-")
     if last is None:
@@ -137,7 +141,7 @@ def _facts(last: Entry) -> list[str]:
         return []
     return [
         f"An answer states {right['after']:.2f} correct facts (before: {right['before']:.2f}) and {wrong['after']:.2f} "
-        f"wrong ones ({wrong['before']:.2f})."
+        f"incorrect ones ({wrong['before']:.2f}): contradictory or unverifiable."
     ]
 
 
@@ -147,12 +151,13 @@ def _after(remark: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
-def _rarer(remarks: list[str]) -> list[str]:
-    return [_after(remark) for remark in remarks if remark.startswith("heldout,") and "stated less often:" in remark]
-
-
 def _second_opinion(remarks: list[str]) -> list[str]:
-    words = (" agrees: its score ", " DISAGREES: its score ", " sees no change beyond noise: ")
+    words = (
+        " agrees: its score ",
+        " DISAGREES: its score ",
+        " alone sees a change: ",
+        " sees no change beyond noise: ",
+    )
     return [_after(each) for each in remarks if each.startswith("heldout,") and any(word in each for word in words)]
 
 
