@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINES = ("ray", "vllm", "deepspeed", "openrlhf")
 # Where pure modules end: the Ray edge, the entry points that connect it, and the bridges to other trainers.
-EDGE = tuple(f"maskdpo_ray.{name}" for name in ("cluster", "run", "annotate", "train", "evaluate", "openrlhf", "trl"))
+EDGE = tuple(f"maskdpo_ray.{name}" for name in "cluster run annotate train evaluate experiment openrlhf trl".split())
 # A subclass of OpenRLHF's strategy has to import it; actors/training.py imports the file when it is built.
 SUBCLASSES = ("actors.strategy",)
 
