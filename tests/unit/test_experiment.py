@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from fake_arms import run as run_fakes
 from fakes import Events, Stopped
 
 from maskdpo_ray import experiment as command
+from maskdpo_ray.config import cli
 from maskdpo_ray.config import experiment as experiment_file
 from maskdpo_ray.config.experiment import ArmRun, Experiment
 from maskdpo_ray.errors import ConfigError, RunFolderError
@@ -268,3 +271,41 @@ def test_a_damaged_sibling_is_no_reason_not_to_run(tmp_path: Path, capsys: pytes
     assert grid_of(experiment).run() == {}
     said = capsys.readouterr().err
     assert "experiment mask: unmasked-seed1 takes over nothing: " in said and "changed after a stage was built" in said
+
+
+def script(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a shell script stand for Python."""
+    file = folder / "python"
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(file))
+
+
+def test_a_run_is_a_process_with_its_own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = experiment_in(tmp_path).runs[1]
+    script(tmp_path, f'echo "$@" > {tmp_path}/said; exit 7', monkeypatch)
+    assert command.start(run, tmp_path / "mask") == 7
+    config = tmp_path / "mask" / "configs" / "unmasked-seed1.yaml"
+    assert (tmp_path / "said").read_text() == f"-m maskdpo_ray.run --config {config}\n"
+    assert cli.read(config) == run.config
+
+
+def test_a_stop_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets a SIGTERM, and time to end in order."""
+    trap = f'trap "echo ended > {tmp_path}/said; exit 0" TERM'
+    script(tmp_path, f"{trap}\ntouch {tmp_path}/ready\nwhile :; do sleep 0.05; done", monkeypatch)
+
+    def interrupt(number: int, frame: Any) -> None:
+        if (tmp_path / "ready").exists():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            command.start(experiment_in(tmp_path).runs[0], tmp_path / "mask")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "said").read_text() == "ended\n"
