@@ -48,9 +48,9 @@ class Stopwatch:
         stage = Tracker.stage
 
         @contextmanager
-        def watched(tracker: Tracker, name: str, step: int | None = None) -> Iterator[None]:
+        def watched(tracker: Tracker, name: str, step: int | None = None, *counts: Any) -> Iterator[None]:
             before, begin = busy_seconds(), monotonic()
-            with stage(tracker, name, step):
+            with stage(tracker, name, step, *counts):
                 yield
             seconds, after = monotonic() - begin, busy_seconds()
             self._take(name, step, seconds, {group: after[group] - before[group] for group in after})

@@ -29,7 +29,7 @@ WATCHED: list[tuple[type, str]] = [
     for kind in (RunFolder, QuestionLog)
     for name, _ in inspect.getmembers(kind, inspect.isfunction)
     if not name.startswith("_") and name != "write"  # which a thread calls beside the run
-] + [(Committer, "commit"), (Committer, "__exit__"), (Tracker, "log")]
+] + [(Committer, "commit"), (Committer, "__exit__"), (Tracker, "_write")]
 
 
 class Clock:

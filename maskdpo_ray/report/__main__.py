@@ -13,7 +13,8 @@ from pathlib import Path
 
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.cli import Parser, number
-from maskdpo_ray.errors import ConfigError
+from maskdpo_ray.errors import ConfigError, shown
+from maskdpo_ray.report.progress import ProgressReader
 
 RESUMES = False
 
@@ -28,6 +29,10 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"RUN: expected one run folder, got {len(folders)}; --compare takes several")
     if own.serve and (own.compare or own.output):
         raise ConfigError("--serve: expected one run folder and neither --compare nor --output")
+    if own.output is not None and Path(own.output).suffix not in (".html", ".htm"):
+        raise ConfigError(f"--output: expected a file that ends in .html, got {shown(own.output)}")
+    for folder in folders:
+        ProgressReader(folder)  # refuses what is no run folder
     if own.serve:
         from maskdpo_ray.report import server
 

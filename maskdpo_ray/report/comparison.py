@@ -160,15 +160,21 @@ def table(runs: Sequence[FinishedRun]) -> list[str]:
     return lines
 
 
-def _named_apart(runs: Sequence[FinishedRun]) -> list[str]:
-    """Name of each run's method: the options in which some of the runs differ, with its values."""
+def options_apart(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
+    """Option in which some of the runs differ -> its value in each of them, of those that decide results."""
 
     def value(run: FinishedRun, option: str) -> Any:
         return run.method.get(option, fingerprint.default(option))
 
     known = dict.fromkeys(option for run in runs for option in run.method)
     apart = [option for option in known if any(value(run, option) != value(runs[0], option) for run in runs)]
-    return [", ".join(f"{option} {_text(value(run, option))}" for option in apart) or "all alike" for run in runs]
+    return {option: [_text(value(run, option)) for run in runs] for option in apart}
+
+
+def _named_apart(runs: Sequence[FinishedRun]) -> list[str]:
+    """Name of each run's method: the options in which some of the runs differ, with its values."""
+    apart = options_apart(runs)
+    return [", ".join(f"{option} {apart[option][at]}" for option in apart) or "all alike" for at in range(len(runs))]
 
 
 def _text(value: Any) -> str:
@@ -192,6 +198,14 @@ def _cells(runs: Sequence[FinishedRun]) -> list[str]:
         ends = zip(*(run.metrics[name] for run in runs), strict=True)
         cells.append(" → ".join(number(_mean(end), form, "-") for end in ends))
     return cells
+
+
+def rows_of_runs(runs: Sequence[FinishedRun]) -> list[list[str]]:
+    """A row for each option in which the runs differ, the seed and each metric; a column for each run."""
+    rows = [[option, *values] for option, values in options_apart(runs).items()]
+    rows.append(["run.seed", *(str(run.seed) for run in runs)])
+    columns = [_cells([run]) for run in runs]
+    return rows + [[heading, *cells] for (heading, _), *cells in zip(METRICS.values(), *columns, strict=True)]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -270,15 +270,10 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _compared(folders: Sequence[Path], labels: Sequence[str]) -> tuple[list[list[str]], list[str]]:
-    """The rows of `report.comparison`'s table and the lines below it."""
+    """The rows of the table, and whether the runs of a seed learned from the same pairs."""
     found = [comparison.FinishedRun.read(folder) for folder in folders]
-    lines = comparison.table(found)
-    rows = [
-        [visible(cell.strip(), 300) for cell in line.strip("| ").split(" | ")]
-        for line in lines
-        if line.startswith("| ")
-    ]
-    return rows, [visible(line, 300) for line in lines if line and not line.startswith("|")]
+    rows = [["", *labels], *([visible(cell, 300) for cell in row] for row in comparison.rows_of_runs(found))]
+    return rows, [visible(line, 300) for line in comparison.table(found) if line and not line.startswith("|")]
 
 
 def _evaluated(runs: Sequence[Run], labels: Sequence[str] | None = None) -> list[plots.Plot]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
-from maskdpo_ray.errors import ConfigError, UserError, line
+from maskdpo_ray.errors import ConfigError, UserError, line, require
 from maskdpo_ray.report import page
 from maskdpo_ray.report.passages import visible
 from maskdpo_ray.report.progress import FAILED, FINISHED, RUNNING, Progress, ProgressReader
@@ -90,8 +92,11 @@ def server(folder: Path, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            host = (self.headers.get("Host") or "").rpartition(":")[0] or self.headers.get("Host") or ""
-            if host not in (HOST, "localhost"):  # a site of another name that resolves to this machine
+            asked = (self.headers.get("Host") or "").lower()
+            if (asked.rpartition(":")[0] or asked) not in (
+                HOST,
+                "localhost",
+            ):  # a site of another name that resolves to this machine
                 self._answer(HTTPStatus.FORBIDDEN, b"expected to be asked as 127.0.0.1 or localhost\n", "text/plain")
                 return
             try:
@@ -116,9 +121,15 @@ def server(folder: Path, port: int) -> ThreadingHTTPServer:
         def log_message(self, format: str, *arguments: object) -> None:
             """A line for each look would bury everything else."""
 
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            if not isinstance(sys.exc_info()[1], ConnectionError):  # a browser that waits no longer is no error
+                super().handle_error(request, client_address)
+
+    require(port < 2**16, "--port", "0 to 65535", port)
     try:
-        return ThreadingHTTPServer((HOST, port), Handler)
-    except (OSError, OverflowError) as error:
+        return Server((HOST, port), Handler)
+    except OSError as error:
         raise ConfigError(f"--port: expected a free port, got {port}: {error}") from error
 
 

@@ -46,14 +46,17 @@
   const { stamp } = document.documentElement.dataset;
   if (stamp) {
     let last = stamp;
+    const say = (text) => { document.querySelector(".progress").textContent = text; };
     setInterval(async () => {
       try {
         const answer = await fetch("/now", { cache: "no-store" });
-        if (!answer.ok) return;
+        if (!answer.ok) { say(`The run's files can't be read now: ${await answer.text()}`); return; }
         const { stamp: now, progress } = await answer.json();
-        document.querySelector(".progress").textContent = progress;
+        say(progress);
         if (now === last) return;
-        const fresh = new DOMParser().parseFromString(await (await fetch("/", { cache: "no-store" })).text(), "text/html");
+        const page = await fetch("/", { cache: "no-store" });
+        if (!page.ok) { say(`${progress} The page can't be made anew: ${await page.text()}`); return; }
+        const fresh = new DOMParser().parseFromString(await page.text(), "text/html");
         last = now;
         for (const id of ["curves", "changes", "pairs", "provenance"]) {
           const [old, other] = [document.getElementById(id), fresh.getElementById(id)];
@@ -63,7 +66,7 @@
         document.querySelector(".verdicts").replaceWith(fresh.querySelector(".verdicts"));
         filter();
       } catch (error) {
-        document.querySelector(".progress").textContent = "The server has ended: this page no longer follows the run.";
+        say("The server has ended: this page no longer follows the run.");
       }
     }, 3000);
   }

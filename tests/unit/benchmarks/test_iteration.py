@@ -28,9 +28,9 @@ def test_busy_seconds_of_a_stage_go_to_its_iteration(tmp_path: Path, monkeypatch
     stage = Tracker.stage
 
     @contextmanager
-    def noted(tracker: Tracker, name: str, step: int | None = None) -> Iterator[None]:
+    def noted(tracker: Tracker, name: str, step: int | None = None, *counts: Any) -> Iterator[None]:
         stages.append((name, step))
-        with stage(tracker, name, step):
+        with stage(tracker, name, step, *counts):
             yield
 
     def busy_seconds() -> dict[str, float]:

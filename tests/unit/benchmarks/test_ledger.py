@@ -30,14 +30,14 @@ def test_a_run_is_done_with_a_clock_around_its_folder(
     ledger.main(["--config", "a.yaml", "--json", str(file), "--run.name", "b"])
     assert commands == [["--config", "a.yaml", "--run.name", "b"]]
     found = json.loads(file.read_text())
-    assert found["methods"]["log"]["calls"] == len(fake_run.metrics_of(tmp_path))
+    assert found["methods"]["_write"]["calls"] == len(fake_run.metrics_of(tmp_path))
     assert found["methods"]["__exit__"]["calls"] == fake_run.ITERATIONS and found["methods"]["commit"]["calls"] > 10
     seconds = [own["seconds"] for own in found["methods"].values()]
     assert seconds == sorted(seconds, reverse=True)
     assert found["all"]["seconds"] == pytest.approx(sum(seconds)) and 0 < found["share"] <= 1
     assert found["share"] == pytest.approx(found["all"]["seconds"] / found["run_seconds"])
     table = capsys.readouterr().out
-    assert "| log " in table and "| all " in table
+    assert "| _write " in table and "| all " in table
 
 
 def test_a_method_within_another_counts_for_the_outer_one() -> None:

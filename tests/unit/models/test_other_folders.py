@@ -7,7 +7,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from maskdpo_ray import plan
 from maskdpo_ray.config.schema import ModelConfig
@@ -202,6 +204,7 @@ def test_an_adapter_beside_a_model(small_model: Path, tmp_path: Path) -> None:
 
 
 def test_plan_says_it_too(tmp_path: Path) -> None:
-    folder = made(tmp_path / "adapter", {"adapter_config.json": ADAPTER, "adapter_model.safetensors": ""})
+    folder = made(tmp_path / "adapter", {"adapter_config.json": ADAPTER})
+    save_file({"base_model.model.x.lora_A.weight": np.zeros((1, 2))}, folder / "adapter_model.safetensors")
     with pytest.raises(UserError, match="base_model_name_or_path: expected the folder of a model, .*, got 'a/b'"):
         plan.main(["--model.model_name_or_path", str(folder)])
