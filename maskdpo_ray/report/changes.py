@@ -8,39 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.records import CORRECT, UNPARSED, CommittedQuestion, Judgement, Question, decode
+from maskdpo_ray.pairing.scoring import precision
+from maskdpo_ray.records import Annotation, CommittedQuestion, Judgement, Question, decode
 from maskdpo_ray.report.passages import Passage, passages, visible
 from maskdpo_ray.store.files import read_lines
 
+Part = TypeVar("Part")
 NUM_EXTREMES = 10
 """Number of the best changes, and of the worst."""
-
-
-class _Label(msgspec.Struct):
-    label: str
-
-
-class _Labels(msgspec.Struct):
-    sample: int
-    sentences: list[_Label]
 
 
 class _Line(msgspec.Struct):
     """A line of a question log as far as scores need it: the rest is skipped, which is several times as fast."""
 
     question_id: str
-    annotations: list[_Labels] = []
-
-
-_DECODER = msgspec.json.Decoder(_Line)
+    annotations: tuple[Annotation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,25 +173,26 @@ def _scores(log: Path) -> dict[str, tuple[int, dict[int, float | None]]]:
     """Question id -> (where its line begins, {sample: score}); the score is correct / parsed sentences."""
     found: dict[str, tuple[int, dict[int, float | None]]] = {}
     at = 0
-    for line, data in read_lines(log, _parsed):
-        scores = {labels.sample: _score([each.label for each in labels.sentences]) for labels in line.annotations}
+    for line, data in read_lines(log, parser_of(_Line)):
+        scores = {annotation.sample: precision(annotation) for annotation in line.annotations}
         if scores:
             found[line.question_id] = (at, scores)
         at += len(data)
     return found
 
 
-def _parsed(line: bytes) -> _Line:
-    try:
-        return _DECODER.decode(line)
-    except msgspec.DecodeError:
-        decode(CommittedQuestion, line)  # raises in our words
-        raise
+def parser_of(kind: type[Part]) -> Callable[[bytes], Part]:
+    """A parser of a question log's lines that reads the fields of `kind` alone; of a damaged line all are checked."""
+    decoder = msgspec.json.Decoder(kind)
 
+    def parsed(line: bytes) -> Part:
+        try:
+            return decoder.decode(line)
+        except msgspec.DecodeError:
+            decode(CommittedQuestion, line)  # raises in our words
+            raise
 
-def _score(labels: Sequence[str]) -> float | None:
-    parsed = [label for label in labels if label != UNPARSED]
-    return sum(label in CORRECT for label in parsed) / len(parsed) if parsed else None
+    return parsed
 
 
 def read_at(file: BinaryIO, at: int) -> CommittedQuestion:

@@ -64,7 +64,7 @@ class Steps:
                 if lane is not None and seconds is not None:
                     start = record["time"] - seconds
                     began = start if began is None else began
-                    spans.append(Span(lane, start - began, seconds, name))
+                    spans.append(Span(lane, start - began, seconds))
         ends = [step for step in starts if step < found["train/loss"][0][-1]] if starts else []
         return cls(found, _without_pauses(spans), ends)
 
@@ -101,7 +101,7 @@ def _without_pauses(spans: Sequence[Span]) -> list[Span]:
         if span.start - end > 60:
             shift += span.start - end - 1
         end = max(end, span.start + span.seconds)
-        found.append(Span(span.row, span.start - shift, span.seconds, span.name))
+        found.append(Span(span.row, span.start - shift, span.seconds))
     return found
 
 

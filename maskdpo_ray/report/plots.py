@@ -259,7 +259,6 @@ class Span:
     start: float
     """Seconds after the start."""
     seconds: float
-    name: str
 
 
 def timeline(title: str, spans: Sequence[Span]) -> Plot:

@@ -16,8 +16,8 @@ from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import MaskError, UserError, one_line
 from maskdpo_ray.models.token_spans import token_spans
 from maskdpo_ray.pairing.examples import example_of
-from maskdpo_ray.records import CommittedQuestion, PreferencePair, ScoredAnswer, decode
-from maskdpo_ray.report.changes import read_at
+from maskdpo_ray.records import PreferencePair, ScoredAnswer
+from maskdpo_ray.report.changes import parser_of, read_at
 from maskdpo_ray.report.passages import Passage, passages, visible
 from maskdpo_ray.store.files import read_lines
 
@@ -38,9 +38,6 @@ class _Line(msgspec.Struct):
     pairs: list[_Scores] = []
     drops: list[str] = []
     error: str | None = None
-
-
-_DECODER = msgspec.json.Decoder(_Line)
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class Collected:
         gaps, num_pairs, at = [0] * NUM_BINS, 0, 0
         kept: list[tuple[int, int]] = []  # a heap of (-draw, place): its first is the one to give way
         dropped: dict[str, tuple[int, int]] = {}
-        for line, data in read_lines(log, _parsed):
+        for line, data in read_lines(log, parser_of(_Line)):
             draw = int.from_bytes(hashlib.sha256(line.question_id.encode("utf-8", "surrogatepass")).digest()[:8], "big")
             for pair in line.pairs:
                 num_pairs += 1
@@ -147,14 +144,6 @@ class Collected:
                 error = visible(question.error or "", 400)
                 shown = [passages(rollout, annotation) for rollout, annotation in both]
                 yield Dropped(reason.replace("_", " "), visible(question.question_id, 200), error, shown)
-
-
-def _parsed(line: bytes) -> _Line:
-    try:
-        return _DECODER.decode(line)
-    except msgspec.DecodeError:
-        decode(CommittedQuestion, line)  # raises in our words
-        raise
 
 
 def _trained(pair: PreferencePair, config: Config, tokenizer: Any | str) -> TrainedPair:

@@ -23,7 +23,7 @@ CURVES = plots.curves(
 PLOTS = [
     CURVES,
     plots.stacked("Pairs", {"iteration 0": {"kept": 94}, "iteration 1": {"kept": 89, "same score": 5}}, "questions"),
-    plots.timeline("Time", [Span("collect", 0, 100, ""), Span("train", 100, 50, ""), Span("collect", 150, 90, "")]),
+    plots.timeline("Time", [Span("collect", 0, 100), Span("train", 100, 50), Span("collect", 150, 90)]),
     plots.histogram("Gaps", {"gap": [1, 2, 3]}, [0, 0.3, 0.6, 1], "gap"),
     plots.intervals("Differences", {"masked": (0.1, -0.05, 0.25), "one seed": (-0.2, None, None)}, "score"),
 ]
