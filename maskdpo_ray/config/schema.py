@@ -189,6 +189,9 @@ class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     num_dev_topics: Annotated[int, at_least(0)] = 0
     """Development topics split off `data.train` behind the held-out ones: evaluated, never trained on, and all that
     `run.keep` best and `run.patience` go by."""
+    num_reserved_topics: Annotated[int, at_least(0)] = 0
+    """Topics of `data.train` that no stage asks about: those that as many `data.num_eval_topics` would hold out. Who
+    tunes a method with its held-out topics reserved hasn't seen them."""
     transfer: Annotated[str | None, filled("a questions file")] = None
     """Questions of another domain, evaluated only, never trained on."""
     num_transfer_topics: CountOrNone = None

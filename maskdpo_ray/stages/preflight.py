@@ -246,6 +246,9 @@ def load_questions(data: DataConfig) -> Splits:
 
     train, dropped = load(data.train)
     by_split = {"train": dropped, "heldout": dropped}
+    if data.num_reserved_topics:
+        option = "data.num_reserved_topics"
+        train, _ = questions.split_by_topic(train, data.num_reserved_topics, data.split_seed, option)
     if data.eval is None:
         train, heldout = questions.split_by_topic(train, data.num_eval_topics, data.split_seed)
     else:

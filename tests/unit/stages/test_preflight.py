@@ -304,6 +304,11 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
     "questions folder is none": (section(data=DataConfig(train="/dev")), DataError, "/dev: expected files in .jsonl"),
     "unknown table": (section(data=DataConfig(train="builtin:planets")), DataError, "builtin:planets: expected one"),
     "too few topics": (questions({"prompt": "x"}, num_eval_topics=1), DataError, "data.num_eval_topics: "),
+    "all topics reserved": (
+        lambda c, _: replace(c, data=replace(c.data, num_reserved_topics=6)),
+        DataError,
+        "data.num_reserved_topics: expected fewer than the 6 topics of data.train, got 6",
+    ),
     "too few topics for development": (
         lambda c, _: replace(c, data=replace(c.data, num_dev_topics=4)),
         DataError,
@@ -348,6 +353,13 @@ def test_transfer_and_limits(config: Config) -> None:
     prepared = preflight.check(replace(config, data=data))
     assert len(prepared.train) == 2
     assert {split: len(held) for split, held in prepared.evaluation.items()} == {"heldout": 2, "transfer": 3}
+
+
+def test_reserved_topics_are_those_that_would_be_held_out(config: Config) -> None:
+    held = preflight.load_questions(config.data).questions["heldout"]
+    reserved = preflight.load_questions(replace(config.data, num_reserved_topics=2)).questions
+    asked = {question.topic for split in reserved.values() for question in split}
+    assert len(asked) == 4 and not asked & {question.topic for question in held}
 
 
 @pytest.mark.parametrize("is_held_out_file", [False, True])
