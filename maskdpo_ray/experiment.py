@@ -129,7 +129,7 @@ class Grid:
     def finish(self, failed: dict[str, str]) -> Table:
         """Write and print the table of what is finished. Raises UserError, at last, when a run is missing."""
         from maskdpo_ray.report.comparison import FinishedRun
-        from maskdpo_ray.report.experiments import table
+        from maskdpo_ray.report.experiments import table, written
 
         runs, missing = {}, {}
         for run, begun in zip(self.experiment.runs, self.begun, strict=True):
@@ -138,8 +138,8 @@ class Grid:
             else:
                 missing[run.name] = failed.get(run.name, "not run")
         found = table.build(self.experiment, runs, missing)
-        table.write(found, self.experiment.folder)
-        print(f"\n{table.markdown(found)}\ntable: {self.experiment.folder / 'table.md'}", flush=True)
+        written.write(found, self.experiment.folder)
+        print(f"\n{written.markdown(found)}\ntable: {self.experiment.folder / 'table.md'}", flush=True)
         if missing:
             names = ", ".join(missing)
             raise RunFolderError(

@@ -44,6 +44,8 @@ class AcrossSeeds(Record):
     over_topics: Interval
     """Interval of the mean, seeds as they are."""
     over_topics_and_seeds: Interval
+    of_each: dict[str, Interval] = {}
+    """Seed, as text -> interval over topics of its metric, or of its difference."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Comparison:
             {str(seed): value for seed, value in values.items()},
             over_topics,
             both,
+            {str(seed): Interval(*interval(values, self.topics)) for seed, values in resampled.items()},
         )
 
     def _of_drawn_seeds(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:

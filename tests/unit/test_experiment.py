@@ -22,7 +22,7 @@ from maskdpo_ray.config import experiment as experiment_file
 from maskdpo_ray.config.experiment import ArmRun, Experiment
 from maskdpo_ray.errors import ConfigError, RunFolderError
 from maskdpo_ray.experiment import Grid
-from maskdpo_ray.report.experiments import table as table_file
+from maskdpo_ray.report.experiments import written
 from maskdpo_ray.report.experiments.table import METRICS
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -71,7 +71,7 @@ def grid_of(
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables alone: pictures take most of the time."""
-    monkeypatch.setattr(table_file, "pictures", lambda table: {})
+    monkeypatch.setattr(written, "pictures", lambda table: {})
 
 
 @pytest.fixture(scope="module")

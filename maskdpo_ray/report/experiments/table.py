@@ -1,21 +1,19 @@
-"""The table of an experiment: means over seeds, differences from the baseline with intervals, the paper's rows beside
-them, and whether the paper's direction holds. Written as Markdown, CSV, JSON and pictures.
+"""The table of an experiment: means over seeds, differences from the baseline and gains over the start with intervals,
+the paper's rows beside them, kinds of fact, and whether the paper's direction holds. `written` makes files of it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 from maskdpo_ray.config.experiment import Experiment, PaperRow
-from maskdpo_ray.errors import RunFolderError, printable
+from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.evaluation.across_seeds import AcrossSeeds, Comparison, Interval
+from maskdpo_ray.evaluation.choice import Choice
+from maskdpo_ray.evaluation.intervals import Measured
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
-from maskdpo_ray.evaluation.metrics import Evaluation
-from maskdpo_ray.records import Record, encode_line
-from maskdpo_ray.report import plots
+from maskdpo_ray.evaluation.metrics import Evaluation, KindOfFact
+from maskdpo_ray.records import Record
 from maskdpo_ray.report.comparison import METRICS as OF_RUNS
 from maskdpo_ray.report.comparison import FinishedRun
 from maskdpo_ray.report.tables import number
@@ -27,7 +25,6 @@ _PLACES = {"transfer_score": ("transfer", "score"), "second_score": ("heldout-ju
 """Metric -> (evaluation, its name there); all others are of the held-out questions by the annotator."""
 _SEED = 1
 """Seed of the bootstrap, whatever the runs' seeds."""
-_PICTURES = ("score", "correct_facts", "incorrect_facts")
 
 
 class Figure(Record):
@@ -41,6 +38,20 @@ class Figure(Record):
     """From the baseline, over the seeds that both have; None of the baseline, and where it has no such figure."""
     paper_difference: float | None
     """The paper's difference from its baseline."""
+    gain: AcrossSeeds | None = None
+    """From before training to after; None without evaluations of the start."""
+
+
+class Kind(Record):
+    """Facts of a kind ("capital") per held-out answer, by the annotator, means over the seeds."""
+
+    stated_before: float
+    stated_after: float
+    """Right or wrong."""
+    correct_before: float
+    correct_after: float
+    least: float | None
+    """Stated after / stated before, in the seed where that is least; None where a seed's answers began without."""
 
 
 class Arm(Record):
@@ -58,6 +69,10 @@ class Arm(Record):
     """Metric -> the paper's."""
     figures: dict[str, Figure]
     """Metric -> figure."""
+    kinds: dict[str, Kind] = {}
+    """Kind of fact, or "other" -> how often it is stated."""
+    choices: dict[str, Choice] = {}
+    """Seed, as text -> the choice among a run's policies by the development topics, where there are such."""
 
 
 class Direction(Record):
@@ -134,6 +149,12 @@ def _comparison(
         whole = {seed: each for seed, each in read.items() if each is not None}
         if whole and len(whole) == len(read):
             found[arm] = whole
+    return _compare(experiment, name, found, samples)
+
+
+def _compare(
+    experiment: Experiment, name: str, found: Mapping[str, Mapping[int, Measured]], samples: int
+) -> Comparison:
     try:
         return Comparison.of(found, seed=_SEED, bootstrap_samples=samples)
     except ValueError as error:
@@ -149,6 +170,7 @@ def _arm(
 ) -> Arm:
     baseline, row = experiment.baseline, experiment.paper.get(arm)
     figures = {}
+    gains = {place: _gains(experiment, runs, place, each) for place, each in comparisons.items()}
     for metric in METRICS:
         place, name = _place(metric)
         comparison = comparisons[place]
@@ -157,29 +179,61 @@ def _arm(
         is_compared = arm != baseline and baseline in comparison.draws
         difference = comparison.difference(arm, baseline, name) if is_compared else None
         after = comparison.mean(arm, name)
-        starts = [_read(run, place, 0) for run in runs.values()]
-        before = [each.metrics[name].mean for each in starts if each is not None]
+        gained = gains[place]
         figures[metric] = Figure(
-            _mean(before),
+            gained.mean("before", name).mean if gained else None,
             after,
             difference if difference is None or difference.per_seed else None,
             _less(_of_paper(row, metric), _of_paper(experiment.paper.get(baseline), metric)) if is_compared else None,
+            gained.difference("after", "before", name) if gained else None,
         )
     lacking = {str(run.seed): missing[run.name] for run in experiment.runs if run.arm == arm and run.name in missing}
     kept = tuple(run.kept for run in runs.values())
     source, paper = (row.table, row.figures) if row else (None, {})
-    return Arm(arm, tuple(runs), kept, lacking, source, paper, figures)
+    choices = {str(seed): choice for seed, run in runs.items() if (choice := _choice(run)) and choice.candidates}
+    return Arm(arm, tuple(runs), kept, lacking, source, paper, figures, _kinds(runs.values()), choices)
+
+
+def _gains(experiment: Experiment, runs: Mapping[int, FinishedRun], place: str, among: Comparison) -> Comparison | None:
+    """Compare an arm's kept policies with their starts; None where a run lacks one of the two evaluations."""
+    sides = {
+        name: {seed: each for seed, run in runs.items() if (each := _read(run, place, version)) is not None}
+        for name, version in (("before", 0), ("after", None))
+    }
+    if not runs or any(len(each) < len(runs) for each in sides.values()):
+        return None
+    return _compare(experiment, place, sides, among.samples)
+
+
+def _choice(run: FinishedRun) -> Choice | None:
+    """The choice among all policies of a run; None in a folder without it."""
+    found = sorted(run.folder.glob("eval_*/choice.json"))
+    return files.read_json(found[-1], Choice) if found else None
+
+
+def _kinds(runs: Iterable[FinishedRun]) -> dict[str, Kind]:
+    """Kinds of fact in the held-out answers of all runs."""
+    sides = [
+        (before.kinds, after.kinds)
+        for run in runs
+        if (before := run.evaluation("heldout", Evaluation, 0)) and (after := run.evaluation("heldout", Evaluation))
+    ]
+    found = {}
+    for name in sorted({name for side in sides for kinds in side for name in kinds}):
+        nothing = KindOfFact(0.0, 0.0)
+        facts = [[kinds.get(name, nothing) for kinds in side] for side in sides]
+        stated = [[each.correct + each.incorrect for each in side] for side in facts]
+        before, after = (sum(side) / len(sides) for side in zip(*stated, strict=True))
+        right = [sum(each.correct for each in side) / len(sides) for side in zip(*facts, strict=True)]
+        least = min(side[1] / side[0] for side in stated) if all(side[0] for side in stated) else None
+        found[name] = Kind(before, after, *right, least)
+    return found
 
 
 def _names(comparison: Comparison, arm: str) -> set[str]:
     """Metrics that some seed of an arm defines."""
     draws = comparison.draws[arm].values()
     return {name for each in draws for name, value in each.values.items() if value is not None}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _of_paper(row: PaperRow | None, metric: str) -> float | None:
@@ -216,143 +270,13 @@ def _direction(experiment: Experiment, comparisons: Mapping[str, Comparison]) ->
         verdict = "the direction holds, and the interval excludes 0"
     else:
         verdict = "the direction holds for the mean, but the interval contains 0: it may be chance"
-    ours = f"{number(difference.mean, f'+{form}')} {_bounds(interval, form)} {over}"
+    ours = f"{number(difference.mean, f'+{form}')} {bounds(interval, form)} {over}"
     holds = difference.mean > 0
     return Direction(*sides, claim.metric, difference, holds, f"{said}. Here the difference is {ours}: {verdict}.")
 
 
-def _bounds(interval: Interval, form: str) -> str:
+def bounds(interval: Interval, form: str) -> str:
+    """An interval in brackets."""
     if interval.low is None or interval.high is None:
         return "[no interval]"
     return f"[{number(interval.low, f'+{form}')}, {number(interval.high, f'+{form}')}]"
-
-
-def markdown(table: Table) -> str:
-    """The table as Markdown."""
-    arms = [arm for arm in table.arms if arm.figures]
-    shown = [metric for metric in METRICS if any(metric in arm.figures or metric in arm.paper for arm in table.arms)]
-    lines = [f"# Experiment {table.experiment}", ""]
-    if table.direction is not None:
-        lines += [table.direction.sentence, ""]
-    seeds = ", ".join(map(str, table.seeds))
-    lines += [
-        f"Means over seeds ({seeds}), before → after training, ± standard deviation over the seeds; held-out topics: "
-        f"{table.topics}.",
-        "",
-        _row(["arm", "seeds", "kept policy", *(METRICS[metric][0] for metric in shown)]),
-        _rule(3 + len(shown)),
-    ]
-    for arm in table.arms:
-        name = f"{arm.arm} (baseline)" if arm.arm == table.baseline else arm.arm
-        cells = [_after(arm.figures.get(metric), METRICS[metric][1]) for metric in shown]
-        lines.append(_row([name, f"{len(arm.seeds)} of {len(table.seeds)}", ", ".join(map(str, arm.kept)), *cells]))
-        if arm.paper_table is not None:
-            cells = [number(arm.paper.get(metric), METRICS[metric][1]) for metric in shown]
-            lines.append(_row([f"{arm.arm} in {arm.paper_table}", "", "", *cells]))
-    differences = [
-        _row([arm.arm, METRICS[metric][0], *_difference(figure, METRICS[metric][1])])
-        for arm in arms
-        for metric, figure in arm.figures.items()
-        if figure.difference is not None
-    ]
-    if differences:
-        lines += [
-            "",
-            f"Differences from {table.baseline}, with 95% intervals by paired bootstrap ({table.bootstrap_samples} "
-            "resamples): over topics, the seeds being what they are, and over topics and seeds.",
-            "",
-            _row(["arm", "metric", "difference", "over topics", "over topics and seeds", "seeds", "paper"]),
-            _rule(7),
-            *differences,
-        ]
-    missing = [f"- {arm.arm}, seed {seed}: {why}" for arm in table.arms for seed, why in arm.missing.items()]
-    if missing:
-        lines += ["", "Missing:", "", *missing]
-    return "\n".join(map(printable, lines)) + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-
-
-def _rule(count: int) -> str:
-    return "|---" * count + "|"
-
-
-def _after(figure: Figure | None, form: str) -> str:
-    if figure is None:
-        return "-"
-    sd = "" if figure.after.sd is None else f" ± {number(figure.after.sd, form)}"
-    return f"{number(figure.before, form, '-')} → {number(figure.after.mean, form, '-')}{sd}"
-
-
-def _difference(figure: Figure, form: str) -> list[str]:
-    found = figure.difference
-    assert found is not None
-    over = [
-        "-" if interval.low is None else _bounds(interval, form)
-        for interval in (found.over_topics, found.over_topics_and_seeds)
-    ]
-    seeds = ", ".join(found.per_seed)
-    return [number(found.mean, f"+{form}", "-"), *over, seeds, number(figure.paper_difference, f"+{form}", "")]
-
-
-_COLUMNS = (
-    *("arm", "metric", "figure", "seeds", "value", "sd"),
-    *("low_topics", "high_topics", "low_topics_seeds", "high_topics_seeds", "paper"),
-)
-
-
-def as_csv(table: Table) -> str:
-    """The table as CSV: a line for each figure, "before", "after" or "difference" from the baseline."""
-    written = io.StringIO()
-    lines = csv.writer(written, lineterminator="\n")
-    lines.writerow(_COLUMNS)
-    for arm in table.arms:
-        for metric, figure in arm.figures.items():
-            nothing = [None] * 5
-            lines.writerow([arm.arm, metric, "before", " ".join(figure.after.per_seed), figure.before, *nothing, None])
-            paper = arm.paper.get(metric)
-            sides = {"after": (figure.after, paper), "difference": (figure.difference, figure.paper_difference)}
-            for name, (across, paper) in sides.items():
-                if across is not None:
-                    ends = [
-                        end
-                        for each in (across.over_topics, across.over_topics_and_seeds)
-                        for end in (each.low, each.high)
-                    ]
-                    seeds = " ".join(across.per_seed)
-                    lines.writerow([arm.arm, metric, name, seeds, across.mean, across.sd, *ends, paper])
-    return written.getvalue()
-
-
-def pictures(table: Table) -> dict[str, plots.Plot]:
-    """Name of a file -> picture: arms, and differences from the baseline, with intervals over topics."""
-    found = {}
-    for metric in _PICTURES:
-        heading = METRICS[metric][0]
-        figures = {arm.arm: arm.figures[metric] for arm in table.arms if metric in arm.figures}
-        after = {arm: _point(figure.after) for arm, figure in figures.items()}
-        apart = {arm: _point(figure.difference) for arm, figure in figures.items() if figure.difference is not None}
-        for name, rows, label in (
-            (metric, after, heading),
-            (f"{metric}-difference", apart, f"{heading}, less {table.baseline}"),
-        ):
-            known = {arm: (value, low, high) for arm, (value, low, high) in rows.items() if value is not None}
-            if known:
-                found[name] = plots.intervals(f"{table.experiment}: {label}", known, label)
-    return found
-
-
-def _point(across: AcrossSeeds) -> tuple[float | None, float | None, float | None]:
-    return across.mean, across.over_topics.low, across.over_topics.high
-
-
-def write(table: Table, folder: Path) -> None:
-    """Write table.md, table.csv, table.json and the pictures. Raises RunFolderError when they can't be written."""
-    files.write_whole(folder / "table.json", encode_line(table))
-    files.write_whole(folder / "table.csv", as_csv(table).encode())
-    files.write_whole(folder / "table.md", markdown(table).encode())
-    for name, plot in pictures(table).items():
-        files.write_whole(folder / f"{name}.png", plot.png())
-        files.write_whole(folder / f"{name}.svg", plot.svg_file())

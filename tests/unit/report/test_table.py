@@ -2,71 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import random
+import json
 from pathlib import Path
-from typing import Any
 
-import fakes
 import pytest
+from evaluated_arms import FILE, experiment_in, runs_of
 
-from maskdpo_ray.config import experiment as experiment_file
-from maskdpo_ray.config.experiment import Experiment
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.evaluation import metrics
-from maskdpo_ray.evaluation.intervals import Change, compare
+from maskdpo_ray.evaluation.choice import Candidate, Choice
+from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.records import encode_line
-from maskdpo_ray.report.comparison import FinishedRun
-from maskdpo_ray.report.experiments import table
-from maskdpo_ray.report.experiments.table import METRICS
-
-FILE = """\
-base: base.yaml
-options: {eval.bootstrap_samples: 200}
-seeds: [1, 2]
-arms: {masked: {}, unmasked: {mask.policy: vanilla}}
-baseline: unmasked
-paper:
-  masked: {table: table 2, score: 0.7753}
-  unmasked: {table: table 2, score: 0.6844}
-direction: {above: masked, below: unmasked, metric: score}
-"""
-TOPICS = [f"topic {number}" for number in range(8)]
-
-
-def experiment_in(folder: Path, text: str = FILE) -> Experiment:
-    (folder / "base.yaml").write_text("model: {model_name_or_path: m}\n")
-    (folder / "mask.yaml").write_text(text)
-    return experiment_file.read(folder / "mask.yaml", folder, tuple(METRICS))
-
-
-def evaluation(name: str, share: float) -> metrics.Evaluation:
-    """Statistics of two answers to a question a topic, of four sentences each, right by chance."""
-    questions = [fakes.question(topic) for topic in TOPICS]
-    answers = []
-    for each in questions:
-        for sample in range(2):
-            rng = random.Random(f"{name}/{each.id}/{sample}")
-            text = " ".join(fakes.RIGHT if rng.random() < share else fakes.WRONG for _ in range(4))
-            rollout = fakes.Rollout(each.id, sample, (1,), text, "stop", 0)
-            answers.append((rollout, fakes.label(rollout)))
-    return metrics.evaluate(questions, answers, seed=1, bootstrap_samples=200)
-
-
-def finished(folder: Path, name: str, share: float) -> FinishedRun:
-    """A run that keeps policy 1."""
-    before, after = evaluation(f"{name.partition('-')[2]}/before", 0.5), evaluation(name, share)
-    for version, each in enumerate((before, after)):
-        (folder / name / f"eval_{version:03d}").mkdir(parents=True)
-        (folder / name / f"eval_{version:03d}" / "heldout.json").write_bytes(encode_line(each))
-    return FinishedRun({}, 1, {}, Change(0.0, 0.0, 0.0, 0.0, 0.0), "", folder / name, 1)
-
-
-def runs_of(folder: Path, masked: float = 0.9, unmasked: float = 0.5) -> dict[str, FinishedRun]:
-    shares = {"masked": masked, "unmasked": unmasked}
-    names = [(arm, f"{arm}-seed{seed}") for seed in (1, 2) for arm in shares]
-    return {name: finished(folder, name, shares[arm]) for arm, name in names}
+from maskdpo_ray.report.experiments import table, written
 
 
 def test_figures(tmp_path: Path) -> None:
@@ -122,7 +69,7 @@ def test_missing_runs_are_named_and_the_rest_is_compared(tmp_path: Path) -> None
     figure = found.arms[0].figures["score"]
     assert figure.difference is not None and list(figure.difference.per_seed) == ["1"]
     assert list(figure.after.per_seed) == ["1", "2"] and found.arms[1].missing == {"2": "exit code 1"}
-    text = table.markdown(found)
+    text = written.markdown(found)
     assert "| unmasked (baseline) | 1 of 2 |" in text and "- unmasked, seed 2: exit code 1" in text
 
 
@@ -130,8 +77,8 @@ def test_without_any_run(tmp_path: Path) -> None:
     experiment = experiment_in(tmp_path)
     found = table.build(experiment, {}, {run.name: "exit code 1" for run in experiment.runs})
     assert found.topics == 0 and found.direction is not None and found.direction.holds is None
-    assert table.markdown(found).count("exit code 1") == 4 and not table.pictures(found)
-    assert "| masked in table 2 |  |  | 0.775 |" in table.markdown(found)
+    assert written.markdown(found).count("exit code 1") == 4 and not written.pictures(found)
+    assert "| masked in table 2 |  |  | 0.775 |" in written.markdown(found)
 
 
 def test_other_topics_are_refused(tmp_path: Path) -> None:
@@ -142,19 +89,51 @@ def test_other_topics_are_refused(tmp_path: Path) -> None:
         table.build(experiment_in(tmp_path), runs, {})
 
 
-def test_files(tmp_path: Path) -> None:
-    found = table.build(experiment_in(tmp_path), runs_of(tmp_path), {})
-    rows = list(csv.DictReader(io.StringIO(table.as_csv(found))))
-    by: dict[Any, dict[str, str]] = {(row["arm"], row["metric"], row["figure"]): row for row in rows}
+def test_gains_over_the_start(tmp_path: Path) -> None:
+    """With intervals of each seed, which are those of `intervals.compare`."""
+    runs = runs_of(tmp_path)
+    found = table.build(experiment_in(tmp_path), runs, {})
     score = found.arms[0].figures["score"]
-    assert score.difference is not None
-    row = by["masked", "score", "difference"]
-    assert (float(row["value"]), float(row["low_topics"])) == (score.difference.mean, score.difference.over_topics.low)
-    assert (row["seeds"], float(row["paper"])) == ("1 2", pytest.approx(0.0909))
-    assert by["unmasked", "score", "after"]["paper"] == "0.6844" and ("unmasked", "score", "difference") not in by
-    text = table.markdown(found)
-    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2 and all(len({line.count("|") for line in each}) == 1 for each in tables)
-    assert "| masked in table 2 |  |  | 0.775 |" in text
-    drawn = table.pictures(found)
-    assert {"score", "score-difference"} <= drawn.keys() and "masked: " in drawn["score-difference"].text
+    assert score.gain is not None and score.before is not None and score.after.mean is not None
+    assert score.gain.mean == pytest.approx(score.after.mean - score.before)
+    for seed in ("1", "2"):
+        run = runs[f"masked-seed{seed}"]
+        sides = [run.evaluation("heldout", metrics.Evaluation, version) for version in (0, 1)]
+        assert sides[0] is not None and sides[1] is not None
+        expected = compare(sides[0], sides[1], seed=1, bootstrap_samples=200).metrics["score"]
+        of_seed = score.gain.of_each[seed]
+        assert (score.gain.per_seed[seed], of_seed.low, of_seed.high) == pytest.approx(
+            (expected.gain, expected.low, expected.high)
+        )
+
+
+def test_kinds_of_fact(tmp_path: Path) -> None:
+    """Means over the seeds of what the evaluations have; the least ratio is of a single seed."""
+    runs = runs_of(tmp_path)
+    kinds = {"1": (0.5, 0.5, 0.25, 0.25), "2": (0.6, 0.2, 0.8, 0.8)}  # correct, incorrect: before, then after
+    for seed, (*before, right, wrong) in kinds.items():
+        for version, (correct, incorrect) in enumerate((before, (right, wrong))):
+            file = runs[f"masked-seed{seed}"].folder / f"eval_{version:03d}/heldout.json"
+            values = json.loads(file.read_text())
+            values["kinds"] = {"capital": {"correct": correct, "incorrect": incorrect}}
+            if seed == "1" and version:
+                values["kinds"]["area"] = {"correct": 0.5, "incorrect": 0.0}
+            file.write_text(json.dumps(values))
+    found = table.build(experiment_in(tmp_path), runs, {}).arms[0].kinds
+    capital, area = found["capital"], found["area"]
+    assert (capital.stated_before, capital.stated_after) == pytest.approx((0.9, 1.05))
+    assert (capital.correct_before, capital.correct_after) == pytest.approx((0.55, 0.525))
+    assert capital.least == pytest.approx(0.5)
+    assert (area.stated_before, area.stated_after, area.least) == (0.0, 0.25, None)
+
+
+def test_choices_are_those_of_the_newest_policies(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path)
+    assert table.build(experiment_in(tmp_path), runs, {}).arms[0].choices == {}
+    choices = [
+        Choice("best", best, best, "recall", tuple(Candidate(each, 0.5, 0.5, 0.5, ()) for each in range(best + 1)))
+        for best in range(2)
+    ]
+    for version, choice in enumerate(choices):
+        (runs["masked-seed2"].folder / f"eval_{version:03d}/choice.json").write_bytes(encode_line(choice))
+    assert table.build(experiment_in(tmp_path), runs, {}).arms[0].choices == {"2": choices[1]}
