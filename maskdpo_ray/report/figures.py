@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.report import plots
 from maskdpo_ray.report.plots import Curve, Plot, Span
+from maskdpo_ray.store import metrics_log
 
 Entry = dict[str, Any]
 _EVALUATED = {
@@ -43,12 +42,12 @@ class Steps:
 
     @classmethod
     def read(cls, folder: Path) -> Steps:
-        """Raises RunFolderError for a line that is no JSON object."""
+        """Raises RunFolderError for a line that is none of `metrics_log`."""
         found: dict[str, tuple[list[float], list[float | None]]] = {}
         spans: list[Span] = []
         began: float | None = None
         starts: list[float] = []
-        for record in _records(folder / "metrics.jsonl"):
+        for record in metrics_log.read(folder / "metrics.jsonl"):
             rewards = record.get("train/chosen_reward"), record.get("train/rejected_reward")
             if rewards[0] is not None and rewards[1] is not None:
                 record["margin"] = rewards[0] - rewards[1]
@@ -67,23 +66,6 @@ class Steps:
                     spans.append(Span(lane, start - began, seconds))
         ends = [step for step in starts if step < found["train/loss"][0][-1]] if starts else []
         return cls(found, _without_pauses(spans), ends)
-
-
-def _records(file: Path) -> Iterator[Entry]:
-    if not file.is_file():
-        return
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                return  # torn, or just being written
-            try:
-                record = json.loads(line)
-                is_record = isinstance(record["time"], float | int) and isinstance(record["step"], int)
-            except (ValueError, TypeError, KeyError, RecursionError):
-                is_record = False
-            if not is_record:
-                raise RunFolderError(f"{file}, line {number}: expected an object with time and step, got {line[:60]!r}")
-            yield record
 
 
 def _lane(name: str) -> str | None:

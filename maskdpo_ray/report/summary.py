@@ -7,14 +7,13 @@ iter_*/pairs-summary.json and metrics.jsonl.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskdpo_ray.errors import RunFolderError, shown
+from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.evaluation.choice import Choice
 from maskdpo_ray.evaluation.intervals import compare
 from maskdpo_ray.evaluation.judged_metrics import JudgedEvaluation
@@ -24,7 +23,7 @@ from maskdpo_ray.report import schema
 from maskdpo_ray.report.remarks import remarks
 from maskdpo_ray.report.schema import Summary
 from maskdpo_ray.report.tables import render, show
-from maskdpo_ray.store import files, fingerprint
+from maskdpo_ray.store import files, fingerprint, metrics_log
 
 SPLITS = ("heldout", "transfer", "dev")
 __all__ = ["build", "render", "show"]
@@ -186,9 +185,7 @@ def _usage(file: Path) -> dict[str, Any]:
     stages: dict[tuple[int, str], dict[str, Any]] = {}
     idle: dict[int, dict[str, Any]] = {}
     restarts: dict[str, int] = {}
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-    for number, line in enumerate(lines, start=1):
-        record = _metrics(line, f"{file}, line {number}")
+    for record in metrics_log.read(file):
         step = record["step"]
         for key, value in record.items():
             group, _, name = key.partition("/")
@@ -203,20 +200,3 @@ def _usage(file: Path) -> dict[str, Any]:
                 entry = stages.setdefault((step, name), {"step": step, "stage": name})
                 entry[field] = entry.get(field, 0) + value  # a resumed stage adds its part
     return {"stages": list(stages.values()), "idle": list(idle.values()), "restarts": restarts}
-
-
-def _metrics(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{where}: expected JSON, got {line[:60]!r}") from error
-    if not isinstance(record, dict) or type(record.get("step")) is not int:
-        raise RunFolderError(f"{where}: expected an object with a step, got {line[:60]!r}")
-    for name, value in record.items():
-        try:
-            is_number = value is None or math.isfinite(value)
-        except (TypeError, OverflowError):  # an int that no float can hold
-            is_number = False
-        if not is_number:
-            raise RunFolderError(f"{where}: {name}: expected a number, got {shown(value)}")
-    return record

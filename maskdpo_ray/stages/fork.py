@@ -16,7 +16,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,12 @@ from maskdpo_ray.config.schema import COLLECT, EVALUATE, TRAIN, Config, affects
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.pairing import examples
 from maskdpo_ray.records import EVALUATE as EVALUATE_STAGE
-from maskdpo_ray.records import (
-    CommittedQuestion,
-    Labelled,
-    PairsSummary,
-    Policy,
-    Question,
-    decode,
-    encode_line,
-    to_json,
-)
+from maskdpo_ray.records import CommittedQuestion, Labelled, PairsSummary, Policy, Question, encode_line, to_json
 from maskdpo_ray.report import card
 from maskdpo_ray.stages import choose
 from maskdpo_ray.stages.evaluate import sampled_as
 from maskdpo_ray.stages.preflight import Prepared
-from maskdpo_ray.store import files, fingerprint, question_log
+from maskdpo_ray.store import files, fingerprint, metrics_log, question_log
 from maskdpo_ray.store.ledger import Entry, Finished, find_finished, num_trained, read_entries, sealed_logs
 from maskdpo_ray.store.question_log import QuestionLog
 from maskdpo_ray.store.run_folder import RunFolder, run_path
@@ -296,7 +286,7 @@ class Fork:
             is_step = group == "train" and not rest.startswith("published_")
             return group in ("train", "pairs") and step < (steps if is_step else shared.trained)
 
-        for record, _ in files.read_lines(self.old.path / "metrics.jsonl", partial(decode, dict[str, Any])):
+        for record in metrics_log.read(self.old.path / "metrics.jsonl"):
             values = {name: value for name, value in record.items() if is_shared(name, record["step"])}
             if values:
                 yield {"time": record["time"], "step": record["step"], **values}
