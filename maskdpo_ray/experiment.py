@@ -129,7 +129,7 @@ class Grid:
     def finish(self, failed: dict[str, str]) -> Table:
         """Write and print the table of what is finished. Raises UserError, at last, when a run is missing."""
         from maskdpo_ray.report.comparison import FinishedRun
-        from maskdpo_ray.report.experiments import table, written
+        from maskdpo_ray.report.experiments import made, page, table, written
 
         runs, missing = {}, {}
         for run, begun in zip(self.experiment.runs, self.begun, strict=True):
@@ -139,6 +139,8 @@ class Grid:
                 missing[run.name] = failed.get(run.name, "not run")
         found = table.build(self.experiment, runs, missing)
         written.write(found, self.experiment.folder)
+        made.write(self.experiment, runs)
+        page.write(self.experiment.folder)
         print(f"\n{written.markdown(found)}\ntable: {self.experiment.folder / 'table.md'}", flush=True)
         if missing:
             names = ", ".join(missing)
@@ -183,7 +185,7 @@ class Grid:
         rest = []
         for each, begun in zip(self.experiment.runs, self.begun, strict=True):
             if is_finished(begun):
-                seconds.setdefault(each.arm, []).append(worked(begun.path))
+                seconds.setdefault(each.arm, []).append(_worked(begun))
             else:
                 rest.append(each.arm)
         every = [one for of_arm in seconds.values() for one in of_arm]
@@ -218,18 +220,10 @@ def is_finished(begun: Beginning) -> bool:
     return choice.keep == begun.config.run.keep and choose.has_ended(begun.config, choice, newest)
 
 
-def worked(path: Path) -> float:
-    """Seconds of work in a run's folder: of each process from its start to the last stage that it finished."""
-    from maskdpo_ray.store.ledger import Opened, read_entries
+def _worked(begun: Beginning) -> float:
+    from maskdpo_ray.store import ledger
 
-    seconds, opened, last = 0.0, 0.0, 0.0
-    for entry in read_entries(path / "ledger.jsonl"):
-        if isinstance(entry, Opened):
-            seconds += last - opened
-            opened = last = entry.time
-        else:
-            last = entry.finished
-    return seconds + last - opened
+    return ledger.worked(ledger.read_entries(begun.path / "ledger.jsonl"))
 
 
 def start(run: ArmRun, folder: Path) -> int:

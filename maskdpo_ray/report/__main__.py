@@ -1,8 +1,9 @@
-"""Make the page of a run, finished or not: verdict, curves, answers before and after, pairs, provenance.
+"""Make the page of a run or experiment, finished or not: verdict, curves, answers before and after, provenance.
 
 python -m maskdpo_ray.report runs/quickstart
 python -m maskdpo_ray.report runs/quickstart --serve             follow a run in a browser
 python -m maskdpo_ray.report --compare runs/masked runs/vanilla  runs side by side
+python -m maskdpo_ray.report experiments/mask                    an experiment: its table, pictures, what it says
 
 One self-contained HTML file of at most 5 MB: it opens from disk and asks nothing of any network.
 """
@@ -31,6 +32,14 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--serve: expected one run folder and neither --compare nor --output")
     if own.output is not None and Path(own.output).suffix not in (".html", ".htm"):
         raise ConfigError(f"--output: expected a file that ends in .html, got {shown(own.output)}")
+    target = None if own.output is None else Path(own.output)
+    from maskdpo_ray.report.experiments import page as experiments
+
+    if not own.compare and experiments.is_experiment(folders[0]):
+        if own.serve:
+            raise ConfigError("--serve: expected the folder of a run, got that of an experiment")
+        print(f"page: {experiments.write(folders[0], target)}")
+        return
     for folder in folders:
         ProgressReader(folder)  # refuses what is no run folder
     if own.serve:
@@ -41,7 +50,6 @@ def main(argv: list[str]) -> None:
     from maskdpo_ray.report import page
     from maskdpo_ray.store import files
 
-    target = None if own.output is None else Path(own.output)
     if own.compare:
         target = Path("comparison.html") if target is None else target
         files.write_whole(target, page.of_runs(folders).encode("utf-8", "backslashreplace"))
@@ -52,7 +60,7 @@ def main(argv: list[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser("report", __doc__, "RUN [--output FILE | --serve] | --compare RUN RUN ... [--output FILE]")
-    parser.add_argument("runs", metavar="RUN", nargs="*", help="a run folder, such as runs/quickstart")
+    parser.add_argument("runs", metavar="RUN", nargs="*", help="folder of a run or an experiment: runs/quickstart")
     parser.add_argument("--compare", action="store_true", help="put runs side by side; default file: comparison.html")
     parser.add_argument("--output", metavar="FILE", help="where the page goes; default: report.html in the run folder")
     parser.add_argument("--serve", action="store_true", help="serve the page on 127.0.0.1 and follow the run")

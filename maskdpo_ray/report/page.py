@@ -404,11 +404,11 @@ def _render(
     run_names = [run.name for run in runs] if labels_of_runs is None else labels_of_runs
     script = _text("page.js")
     page = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             **{"table": [], "table_notes": [], "progress": "", "stamp": "", **values},
-            style=_style(),
+            style=style(),
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             changes="".join(html),
@@ -447,7 +447,9 @@ def _rule(shown: int, changes: Sequence[Changes]) -> str:
     return f"{shown:,} of {total:,} pairs of answers (of all, {moved}). {what}; {rest}."
 
 
-def _style() -> str:
+def style() -> str:
+    """The style sheet of every page."""
+
     def variables(colors: dict[str, str]) -> str:
         return " ".join(f"--{name}: {color};" for name, color in colors.items())
 
@@ -459,17 +461,18 @@ def _text(name: str) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Templates, whose values are escaped."""
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.globals["visible"] = visible
-    return environment
+    found.globals["visible"] = visible
+    return found
 
 
 def _macros() -> Any:
     """`parts.html`: rows are rendered one by one, so that the page's size is known before it is made."""
-    return _environment().get_template("parts.html").module
+    return environment().get_template("parts.html").module

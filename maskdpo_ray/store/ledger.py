@@ -176,3 +176,15 @@ def num_trained(entries: Sequence[Entry]) -> int:
 def sealed_logs(entries: Iterable[Entry]) -> dict[str, Sealed]:
     """Path of a question log within the run folder -> the beginning of it that a finished stage was built on."""
     return {name: seal for entry in entries if isinstance(entry, Finished) for name, seal in entry.logs.items()}
+
+
+def worked(entries: Iterable[Entry]) -> float:
+    """Seconds of work in a run's folder: of each process from its start to the last stage that it finished."""
+    seconds, opened, last = 0.0, 0.0, 0.0
+    for entry in entries:
+        if isinstance(entry, Opened):
+            seconds += last - opened
+            opened = last = entry.time
+        else:
+            last = entry.finished
+    return seconds + last - opened

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from maskdpo_ray.errors import printable
@@ -19,19 +20,41 @@ from maskdpo_ray.store import files
 _PICTURES = ("score", "correct_facts", "incorrect_facts")
 
 
+@dataclass(frozen=True)
+class Section:
+    """A paragraph and a table or list below it."""
+
+    said: str
+    header: list[str]
+    """Headings of the columns; none of a list."""
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """The section as Markdown."""
+        if not self.header:
+            return "\n".join([self.said, "", *(f"- {cell}" for (cell,) in self.rows)])
+        rule = "|---" * len(self.header) + "|"
+        return "\n".join([self.said, "", _row(self.header), rule, *map(_row, self.rows)])
+
+
 def markdown(table: Table) -> str:
     """The table as Markdown."""
-    return "\n\n".join([f"# Experiment {printable(table.experiment)}", *blocks(table)]) + "\n"
+    parts = [f"# Experiment {table.experiment}", *sentences(table), *(each.markdown() for each in sections(table))]
+    return "\n".join(map(printable, "\n\n".join(parts).split("\n"))) + "\n"
 
 
-def blocks(table: Table) -> list[str]:
-    """Paragraphs and tables of the Markdown, without its heading."""
-    said = [] if table.direction is None else [table.direction.sentence]
-    parts = [_means(table), _gains(table), _differences(table), *_kinds(table), _choices(table), _missing(table)]
-    return ["\n".join(map(printable, block.split("\n"))) for block in [*said, *parts] if block]
+def sentences(table: Table) -> list[str]:
+    """Sentences on the paper's claim."""
+    return [] if table.direction is None else [table.direction.sentence]
 
 
-def _means(table: Table) -> str:
+def sections(table: Table) -> list[Section]:
+    """All that the table has, but for its sentences."""
+    found = [_means(table), _gains(table), _differences(table), *_kinds(table), _choices(table), _missing(table)]
+    return [each for each in found if each.rows]
+
+
+def _means(table: Table) -> Section:
     shown = [metric for metric in METRICS if any(metric in arm.figures or metric in arm.paper for arm in table.arms)]
     rows = []
     for arm in table.arms:
@@ -45,14 +68,14 @@ def _means(table: Table) -> str:
         f"Means over seeds ({', '.join(map(str, table.seeds))}), before → after training, ± standard deviation over "
         f"the seeds; held-out topics: {table.topics}."
     )
-    return _table(said, ["arm", "seeds", "kept policy", *(METRICS[metric][0] for metric in shown)], rows)
+    return Section(said, ["arm", "seeds", "kept policy", *(METRICS[metric][0] for metric in shown)], rows)
 
 
 def _name(table: Table, arm: Arm) -> str:
     return f"{arm.arm} (baseline)" if arm.arm == table.baseline and len(table.arms) > 1 else arm.arm
 
 
-def _gains(table: Table) -> str:
+def _gains(table: Table) -> Section:
     """Gains in scores over the start, of each seed too."""
     rows = []
     for arm in table.arms:
@@ -71,10 +94,10 @@ def _gains(table: Table) -> str:
             rows.append([arm.arm, heading, number(gain.mean, f"+{form}", "-"), *_over(gain, form), *each])
     said = f"Gains over the start, with 95% intervals by paired bootstrap ({table.bootstrap_samples} resamples)."
     seeds = [f"seed {seed}" for seed in table.seeds]
-    return _table(said, ["arm", "metric", "gain", "over topics", "over topics and seeds", *seeds], rows)
+    return Section(said, ["arm", "metric", "gain", "over topics", "over topics and seeds", *seeds], rows)
 
 
-def _differences(table: Table) -> str:
+def _differences(table: Table) -> Section:
     rows = [
         [arm.arm, METRICS[metric][0], *_difference(figure, METRICS[metric][1])]
         for arm in table.arms
@@ -85,10 +108,12 @@ def _differences(table: Table) -> str:
         f"Differences from {table.baseline}, with 95% intervals by paired bootstrap ({table.bootstrap_samples} "
         "resamples): over topics, the seeds being what they are, and over topics and seeds."
     )
-    return _table(said, ["arm", "metric", "difference", "over topics", "over topics and seeds", "seeds", "paper"], rows)
+    return Section(
+        said, ["arm", "metric", "difference", "over topics", "over topics and seeds", "seeds", "paper"], rows
+    )
 
 
-def _kinds(table: Table) -> Iterator[str]:
+def _kinds(table: Table) -> Iterator[Section]:
     """How often each kind of fact is stated, and stated correctly."""
     arms = [arm for arm in table.arms if arm.kinds]
     names = sorted({name for arm in arms for name in arm.kinds})
@@ -99,7 +124,7 @@ def _kinds(table: Table) -> Iterator[str]:
     }
     for said, cell in sides.items():
         rows = [[arm.arm, *(cell(arm.kinds[name]) if name in arm.kinds else "-" for name in names)] for arm in arms]
-        yield _table(said, ["arm", *names], rows)
+        yield Section(said, ["arm", *names], rows)
 
 
 def _stated(kind: Kind) -> str:
@@ -110,16 +135,16 @@ def _right(kind: Kind) -> str:
     return f"{kind.correct_before:.2f} → {kind.correct_after:.2f}"
 
 
-def _choices(table: Table) -> str:
+def _choices(table: Table) -> Section:
     """Choices among policies by the development topics."""
     chosen = [(arm.arm, seed, choice) for arm in table.arms for seed, choice in arm.choices.items()]
     versions = range(max((len(choice.candidates) for _, _, choice in chosen), default=0))
     rows = [[arm, seed, *(_candidate(choice, version) for version in versions)] for arm, seed, choice in chosen]
     said = (
         "Choice on development topics: score, recall (or facts told) and, in brackets, their harmonic mean, of each "
-        "policy; the kept one in bold."
+        "policy."
     )
-    return _table(said, ["arm", "seed", *(f"policy {version}" for version in versions)], rows)
+    return Section(said, ["arm", "seed", *(f"policy {version}" for version in versions)], rows)
 
 
 def _candidate(choice: Choice, version: int) -> str:
@@ -128,25 +153,16 @@ def _candidate(choice: Choice, version: int) -> str:
     found = choice.candidates[version]
     told = f"{number(found.score, '.3f', '-')}, {number(found.told, '.3f', '-')} ({found.balance:.3f})"
     told += f", fell: {', '.join(found.fell)}" if found.fell else ""
-    return f"**{told}**" if version == choice.version else told
+    return f"{told}, kept" if version == choice.version else told
 
 
-def _missing(table: Table) -> str:
-    missing = [f"- {arm.arm}, seed {seed}: {why}" for arm in table.arms for seed, why in arm.missing.items()]
-    return "\n".join(["Missing:", "", *missing]) if missing else ""
-
-
-def _table(said: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A paragraph and a table below it; nothing without rows."""
-    return "\n".join([said, "", _row(header), _rule(len(header)), *map(_row, rows)]) if rows else ""
+def _missing(table: Table) -> Section:
+    rows = [[f"{arm.arm}, seed {seed}: {why}"] for arm in table.arms for seed, why in arm.missing.items()]
+    return Section("Missing:", [], rows)
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-
-
-def _rule(count: int) -> str:
-    return "|---" * count + "|"
 
 
 def _after(figure: Figure | None, form: str) -> str:

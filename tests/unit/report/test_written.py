@@ -42,4 +42,4 @@ def test_a_choice_says_which_policy_is_kept_and_which_fell() -> None:
     )
     choice = Choice("best", 0, 0, "recall", candidates)
     cells = [written._candidate(choice, version) for version in range(4)]
-    assert cells == ["**0.600, 0.500 (0.545)**", "0.800, 0.300 (0.436), fell: recall", "-, - (0.000)", ""]
+    assert cells == ["0.600, 0.500 (0.545), kept", "0.800, 0.300 (0.436), fell: recall", "-, - (0.000)", ""]

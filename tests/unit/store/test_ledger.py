@@ -6,7 +6,7 @@ import pytest
 from test_run_folder import CONFIG, open_folder
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.store.ledger import read_entries
+from maskdpo_ray.store.ledger import read_entries, worked
 from maskdpo_ray.store.run_folder import RunFolder
 
 OPEN = {"stage": "open", "time": 1.0, "schema": 3, "pid": 1, "host": "h", "versions": {}, "changed": {}}
@@ -105,3 +105,12 @@ def test_a_folder_in_its_place_is_one_line(tmp_path):
     for attempt in (RunFolder.check, open_folder):
         with pytest.raises(RunFolderError, match=r"ledger.jsonl: can't be read: Is a directory$"):
             attempt(tmp_path, CONFIG)
+
+
+def test_seconds_of_work_leave_pauses_out(tmp_path):
+    def finished(time):
+        return {**TRAIN, "stage": "evaluate-heldout", "finished": time}
+
+    opened = [{**OPEN, "time": time} for time in (10.0, 100.0, 200.0)]
+    write(tmp_path / "ledger.jsonl", opened[0], finished(15.0), *opened[1:], finished(207.0))
+    assert worked(read_entries(tmp_path / "ledger.jsonl")) == 12.0
