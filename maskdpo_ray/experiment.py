@@ -77,15 +77,15 @@ def check(experiment: Experiment, dry_run: bool = False) -> list[Beginning]:
     found = []
     for run in experiment.runs:
         with located(run.given, experiment.file):
-            command = CommandLine(Namespace(), run.config, dry_run, (experiment.file,), run.given)
+            command = CommandLine(Namespace(), run.at_start, dry_run, (experiment.file,), run.given)
             config = adapters.merged(hub_models.local(command, resumes=True).config, dry_run)
             if run.arm not in of_arm:  # seeds of an arm differ in nothing that is checked here
                 resources.check_ray_address(config.cluster)
                 prepared = preflight.check(config)
                 resources.Plan(config).check_here(dry_run=dry_run)
                 of_arm[run.arm] = Beginning(config, published(config.model.model_name_or_path, 0), prepared)
-            begun = replace(of_arm[run.arm], config=config)
-            run_folder.check_run(config, begun.prepared.inputs())
+            begun = replace(of_arm[run.arm], config=run.complete(config))
+            run_folder.check_run(begun.config, begun.prepared.inputs())
         found.append(begun)
     first, *others = of_arm.items()
     for arm, begun in others:

@@ -6,10 +6,14 @@ seeds: [1, 2, 3]                         # each arm is run with each of them as 
 arms:
   masked: {}
   unmasked: {mask.policy: vanilla}       # or {mask: {policy: vanilla}}
+  tdpo: {recipe: ../recipes/tdpo.yaml}   # what a config gives over the last of its bases, and further options
+  sepo: {mask.oracle: "arm:unmasked"}    # a model: the policy of an earlier arm with the same seed
 baseline: unmasked                       # which the others are compared with; by default the first
 paper:                                   # an arm's row of the paper, in our metrics
   masked: {table: Mask-DPO table 2, score: 0.7753}
-direction: {above: masked, below: unmasked, metric: score}
+direction: {above: masked, below: unmasked, metric: score}    # or a list of these
+
+A file that begins with `experiment: OTHER.yaml` has that one's keys where it gives none.
 """
 
 from __future__ import annotations
@@ -17,10 +21,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -38,10 +42,16 @@ from maskdpo_ray.config.file import (
     unknown_field,
     value_of,
 )
-from maskdpo_ray.config.schema import Config
+from maskdpo_ray.config.schema import MODEL, Config, marked
 from maskdpo_ray.errors import ConfigError, require
 
-_KEYS = ("base", "options", "seeds", "arms", "baseline", "paper", "direction")
+_OTHER = "experiment"
+"""Key that names another file of an experiment."""
+_KEYS = (_OTHER, "base", "options", "seeds", "arms", "baseline", "paper", "direction")
+_RECIPE = "recipe"
+"""Key beside an arm's options."""
+_ARM = "arm:"
+"""Start of a model's name that means the policy of an arm."""
 _OURS = ("run.name", "run.dir", "run.seed")
 """Options that the experiment gives each run."""
 _NAME = re.compile(r"[\w][\w.+-]*")
@@ -76,11 +86,22 @@ class ArmRun:
     config: Config
     given: dict[str, Given]
     """Values that were given for its options, and their places."""
+    made: dict[str, str] = field(default_factory=dict)
+    """Option -> folder of the model that an earlier arm's run makes."""
 
     @property
     def name(self) -> str:
         """Name of the run and its folder."""
         return run_name(self.arm, self.seed)
+
+    @property
+    def at_start(self) -> Config:
+        """The config with the initial policy in place of what other arms train from it, which may not be there yet."""
+        return _with(self.config, dict.fromkeys(self.made, self.config.model.model_name_or_path))
+
+    def complete(self, config: Config) -> Config:
+        """A config made of `at_start`, with the models of other arms."""
+        return _with(config, self.made)
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,7 @@ class Experiment:
     baseline: str
     paper: dict[str, PaperRow]
     """Arm -> row."""
-    direction: Direction | None
+    directions: tuple[Direction, ...]
     runs: tuple[ArmRun, ...]
     """By seed, then in the order of the arms: what is there early compares all of them."""
 
@@ -118,42 +139,38 @@ def read(file: Path, root: Path, metrics: Collection[str]) -> Experiment:
 
     Raises ConfigError, one line with the file and line of the fault.
     """
-    keys = _keys(document(file, str(file), _EXPECTED), file, "", _EXPECTED, _KEYS)
+    keys = _read_keys(file)
     for needed in ("base", "seeds", "arms"):
         if needed not in keys:
             raise ConfigError(f"{file}: {needed}: expected {_EXPECTED_OF[needed]}, got nothing")
-    place, node = keys["base"]
-    target = Path(os.path.normpath(file.parent / value_of(node, str, place)))
-    if not target.is_file():
-        raise ConfigError(f"{place}: expected a config file, got {str(target)!r}, which is none")
-    base, _ = read_values(target)
-    common = _options(*keys["options"], file) if "options" in keys else {}
-    arms = {}
-    place, node = keys["arms"]
-    for arm, where, changed in _named(node, file, place, _EXPECTED_OF["arms"]):
-        if not _NAME.fullmatch(arm) or len(arm) > 100:
-            expected = (
-                "a name of letters, digits, '_', '-', '+' and '.', at most 100, that begins with one of the first"
-            )
-            raise ConfigError(f"{where}: expected {expected} (it names folders)")
-        arms[arm] = _options(where, changed, file)
-    place, node = keys["seeds"]
-    seeds = _seeds(node, place)
+    base, _ = read_values(_named_file(keys["base"], "a config file"))
+    common = _options(keys["options"]) if "options" in keys else {}
+    arms = {name: _arm(key) for name, key in _named(keys["arms"], _EXPECTED_OF["arms"])}
+    seeds = _seeds(keys["seeds"])
     folder = root / file.stem
     if not _NAME.fullmatch(file.stem):
         raise ConfigError(f"{file}: expected a file name that can name a folder, got {file.stem!r}")
     runs = tuple(
-        _run(file, folder / "runs", arm, seed, {**base, **common, **changed})
+        _run(file, folder / "runs", name, seed, {**base, **recipe, **common, **own}, list(arms))
         for seed in seeds
-        for arm, changed in arms.items()
+        for name, (recipe, own) in arms.items()
     )
     baseline = next(iter(arms))
     if "baseline" in keys:
-        place, node = keys["baseline"]
+        place, node, _ = keys["baseline"]
         baseline = _one_of(value_of(node, str, place), arms, place, "arm")
-    paper = _paper(*keys["paper"], file, arms, metrics) if "paper" in keys else {}
-    direction = _direction(*keys["direction"], file, arms, metrics) if "direction" in keys else None
-    return Experiment(file, folder, seeds, tuple(arms), baseline, paper, direction, runs)
+    paper = _paper(keys["paper"], arms, metrics) if "paper" in keys else {}
+    directions = tuple(_directions(keys["direction"], arms, metrics)) if "direction" in keys else ()
+    return Experiment(file, folder, seeds, tuple(arms), baseline, paper, directions, runs)
+
+
+class _Key(NamedTuple):
+    """A key's value, and where it stands."""
+
+    place: str
+    """file:line: key."""
+    node: yaml.Node
+    file: Path
 
 
 _EXPECTED = f"an experiment ({', '.join(_KEYS)})"
@@ -164,10 +181,29 @@ _EXPECTED_OF = {
 }
 
 
-def _keys(
-    node: yaml.Node, file: Path, where: str, expected: str, known: Collection[str]
-) -> dict[str, tuple[str, yaml.Node]]:
-    """Key -> (file:line: key, value) of a mapping with known keys."""
+def _read_keys(file: Path) -> dict[str, _Key]:
+    """The keys of a file, and those of the other experiment that it names, where it gives none."""
+    keys = _keys(_Key(str(file), document(file, str(file), _EXPECTED), file), "", _EXPECTED, _KEYS)
+    if _OTHER not in keys:
+        return keys
+    named = keys.pop(_OTHER)
+    other = _named_file(named, "a file of an experiment")
+    inherited = _keys(_Key(str(other), document(other, str(other), _EXPECTED), other), "", _EXPECTED, _KEYS)
+    if _OTHER in inherited:
+        raise ConfigError(f"{named.place}: expected a file that names no other one, got {str(other)!r}")
+    return inherited | keys
+
+
+def _named_file(key: _Key, what: str) -> Path:
+    """The file that a value names, relative to the one in which it stands."""
+    target = Path(os.path.normpath(key.file.parent / value_of(key.node, str, key.place)))
+    if not target.is_file():
+        raise ConfigError(f"{key.place}: expected {what}, got {str(target)!r}, which is none")
+    return target
+
+
+def _keys(of: _Key, where: str, expected: str, known: Collection[str]) -> dict[str, _Key]:
+    """Key -> value of a mapping with known keys."""
 
     def unknown(key: str) -> str | None:
         if key in known:
@@ -175,29 +211,55 @@ def _keys(
         hint = suggestions.sentence(difflib.get_close_matches(key, known, n=1, cutoff=0.6))
         return f"{where}{'.' if where else ''}{key}: unknown key{hint or '; known: ' + ', '.join(known)}"
 
-    line = node.start_mark.line + 1
+    line = of.node.start_mark.line + 1
     return {
-        key: (f"{file}:{at}: {where}{'.' if where else ''}{key}", value)
-        for key, at, value in entries(node, file, expected, where, unknown, line)
+        key: _Key(f"{of.file}:{at}: {where}{'.' if where else ''}{key}", value, of.file)
+        for key, at, value in entries(of.node, of.file, expected, where, unknown, line)
     }
 
 
-def _named(node: yaml.Node, file: Path, place: str, expected: str) -> list[tuple[str, str, yaml.Node]]:
-    """(name, file:line: key.name, value) of a mapping with names of the user's."""
-    where = place.rpartition(": ")[2]
-    found = entries(node, file, expected, where, lambda _: None, node.start_mark.line + 1)
-    named = [(name, f"{file}:{line}: {where}.{name}", value) for name, line, value in found]
+def _named(of: _Key, expected: str) -> list[tuple[str, _Key]]:
+    """(name, value) of a mapping with names of the user's."""
+    where = of.place.rpartition(": ")[2]
+    found = entries(of.node, of.file, expected, where, lambda _: None, of.node.start_mark.line + 1)
+    named = [(name, _Key(f"{of.file}:{line}: {where}.{name}", value, of.file)) for name, line, value in found]
     if not named:
-        raise ConfigError(f"{place}: expected {expected}, got none")
+        raise ConfigError(f"{of.place}: expected {expected}, got none")
     return named
 
 
-def _options(place: str, node: yaml.Node, file: Path) -> dict[str, Given]:
-    """Dotted option -> value of {section: {option: value}} or {section.option: value}."""
-    where = place.rpartition(": ")[2]
+def _arm(key: _Key) -> tuple[dict[str, Given], dict[str, Given]]:
+    """Values of an arm's recipe, and its own. Raises ConfigError, for its name too."""
+    name = key.place.rpartition("arms.")[2]
+    if not _NAME.fullmatch(name) or len(name) > 100:
+        expected = "a name of letters, digits, '_', '-', '+' and '.', at most 100, that begins with one of the first"
+        raise ConfigError(f"{key.place}: expected {expected} (it names folders)")
+    recipe: dict[str, Given] = {}
+
+    def take(found: _Key) -> None:
+        file = _named_file(found, "a config file")
+        values, files = read_values(file)
+        if len(files) == 1:
+            raise ConfigError(
+                f"{found.place}: expected a config that is built on another one (base), got {str(file)!r}"
+            )
+        last, _ = read_values(files[-1])
+        recipe.update({option: each for option, each in values.items() if each != last.get(option)})
+
+    own = _options(key, take)
+    return recipe, own
+
+
+def _options(of: _Key, take_recipe: Callable[[_Key], None] | None = None) -> dict[str, Given]:
+    """Dotted option -> value of {section: {option: value}} or {section.option: value}.
+
+    Args:
+        take_recipe: is given the value of the key `recipe`; None: there can't be one.
+    """
+    where = of.place.rpartition(": ")[2]
 
     def unknown(key: str) -> str | None:
-        if key in sections() or key in options():
+        if key in sections() or key in options() or (key == _RECIPE and take_recipe is not None):
             return None
         section, _, field = key.partition(".")
         if section in sections() and field:
@@ -206,7 +268,7 @@ def _options(place: str, node: yaml.Node, file: Path) -> dict[str, Given]:
         return f"{where}: {key}: unknown section or option{suggestions.sentence(found)}"
 
     given: dict[str, Given] = {}
-    if isinstance(node, yaml.ScalarNode) and not node.value:
+    if isinstance(of.node, yaml.ScalarNode) and not of.node.value:
         return given  # `masked:`, which changes nothing
 
     def take(name: str, at: str, value: yaml.Node) -> None:
@@ -217,30 +279,51 @@ def _options(place: str, node: yaml.Node, file: Path) -> dict[str, Given]:
         given[name] = given_option(value, name, at)
 
     expected = "a mapping {section: {option: value}}"
-    for key, line, block in entries(node, file, expected, where, unknown, node.start_mark.line + 1):
+    for key, line, block in entries(of.node, of.file, expected, where, unknown, of.node.start_mark.line + 1):
         if key in options():
-            take(key, f"{file}:{line}: {key}", block)
-            continue
-        for field, at, value in entries(block, file, "a mapping of options", key, unknown_field(key), line):
-            take(f"{key}.{field}", f"{file}:{at}: {key}.{field}", value)
+            take(key, f"{of.file}:{line}: {key}", block)
+        elif key == _RECIPE and take_recipe is not None:
+            take_recipe(_Key(f"{of.file}:{line}: {where}.{key}", block, of.file))
+        else:
+            for field, at, value in entries(block, of.file, "a mapping of options", key, unknown_field(key), line):
+                take(f"{key}.{field}", f"{of.file}:{at}: {key}.{field}", value)
     return given
 
 
-def _seeds(node: yaml.Node, place: str) -> tuple[int, ...]:
-    items = node.value if isinstance(node, yaml.SequenceNode) else []
-    seeds = tuple(value_of(item, int, f"{place}[{number}]") for number, item in enumerate(items))
+def _seeds(key: _Key) -> tuple[int, ...]:
+    items = key.node.value if isinstance(key.node, yaml.SequenceNode) else []
+    seeds = tuple(value_of(item, int, f"{key.place}[{number}]") for number, item in enumerate(items))
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{place}: expected {_EXPECTED_OF['seeds']}, got {list(seeds) if seeds else 'none'}")
+        raise ConfigError(f"{key.place}: expected {_EXPECTED_OF['seeds']}, got {list(seeds) if seeds else 'none'}")
     return seeds
 
 
-def _run(file: Path, folder: Path, arm: str, seed: int, given: Mapping[str, Given]) -> ArmRun:
+def _run(file: Path, folder: Path, arm: str, seed: int, given: Mapping[str, Given], arms: Sequence[str]) -> ArmRun:
     own = {"run.name": run_name(arm, seed), "run.dir": str(folder), "run.seed": seed}
     every = {**given, **{name: Given(value, f"{file}: {name}") for name, value in own.items()}}
+    made = {}
+    for option in marked(MODEL):
+        each = every.get(option)
+        if each is not None and isinstance(each.value, str) and each.value.startswith(_ARM):
+            known = arms[: arms.index(arm)] if option != "model.model_name_or_path" else ()
+            if (other := each.value.removeprefix(_ARM)) not in known:
+                expected = f"{_ARM}NAME of an arm before this one" if known else "a model, and no arm's"
+                raise ConfigError(f"{each.where}: expected {expected}, got {each.value!r}")
+            made[option] = str(folder / run_name(other, seed) / "policy")
+            every[option] = Given(made[option], each.where)
     config = build(every, file)
     with located(every, file):
         require(config.hub.push is None, "hub.push", "none in an experiment, whose runs would all be uploaded", True)
-    return ArmRun(arm, seed, config, every)
+    return ArmRun(arm, seed, config, every, made)
+
+
+def _with(config: Config, values: Mapping[str, str]) -> Config:
+    """A config with other values of options."""
+    for option, value in values.items():
+        section, name = option.split(".")
+        changed: dict[str, Any] = {section: replace(getattr(config, section), **{name: value})}
+        config = replace(config, **changed)
+    return config
 
 
 def _one_of(name: str, known: Collection[str], place: str, what: str) -> str:
@@ -250,32 +333,40 @@ def _one_of(name: str, known: Collection[str], place: str, what: str) -> str:
     return name
 
 
-def _paper(
-    place: str, node: yaml.Node, file: Path, arms: Collection[str], metrics: Collection[str]
-) -> dict[str, PaperRow]:
+def _paper(key: _Key, arms: Collection[str], metrics: Collection[str]) -> dict[str, PaperRow]:
     rows = {}
-    for arm, where, row in _named(node, file, place, "a mapping {arm: {table: text, metric: number}}"):
-        _one_of(arm, arms, where, "arm")
+    for arm, row in _named(key, "a mapping {arm: {table: text, metric: number}}"):
+        _one_of(arm, arms, row.place, "arm")
         known = ("table", *metrics)
-        cells = _keys(row, file, where.rpartition(": ")[2], "a mapping {table: text, metric: number}", known)
+        cells = _keys(row, row.place.rpartition(": ")[2], "a mapping {table: text, metric: number}", known)
         if "table" not in cells or len(cells) < 2:
-            raise ConfigError(f"{where}: expected table, and a figure or more, got {', '.join(cells) or 'none'}")
-        at, table = cells.pop("table")
-        figures = {name: value_of(cell, float, at) for name, (at, cell) in cells.items()}
-        rows[arm] = PaperRow(value_of(table, str, at), figures)
+            raise ConfigError(f"{row.place}: expected table, and a figure or more, got {', '.join(cells) or 'none'}")
+        table = cells.pop("table")
+        figures = {name: value_of(cell.node, float, cell.place) for name, cell in cells.items()}
+        rows[arm] = PaperRow(value_of(table.node, str, table.place), figures)
     return rows
 
 
-def _direction(place: str, node: yaml.Node, file: Path, arms: Collection[str], metrics: Collection[str]) -> Direction:
+def _directions(key: _Key, arms: Collection[str], metrics: Collection[str]) -> Iterator[Direction]:
+    """The one direction, or those of a list."""
+    if not isinstance(key.node, yaml.SequenceNode):
+        yield _direction(key, "direction", arms, metrics)
+        return
+    for number, node in enumerate(key.node.value):
+        line, where = node.start_mark.line + 1, f"direction[{number}]"
+        yield _direction(_Key(f"{key.file}:{line}: {where}", node, key.file), where, arms, metrics)
+
+
+def _direction(key: _Key, where: str, arms: Collection[str], metrics: Collection[str]) -> Direction:
     names = ("above", "below", "metric")
     expected = "a mapping {above: arm, below: arm, metric: name}"
-    keys = _keys(node, file, "direction", expected, names)
+    keys = _keys(key, where, expected, names)
     if missing := [name for name in names if name not in keys]:
-        raise ConfigError(f"{place}.{missing[0]}: expected {expected}, got nothing")
-    values: dict[str, Any] = {name: value_of(value, str, at) for name, (at, value) in keys.items()}
+        raise ConfigError(f"{key.place}.{missing[0]}: expected {expected}, got nothing")
+    values: dict[str, Any] = {name: value_of(found.node, str, found.place) for name, found in keys.items()}
     for name in names:
-        at = keys[name][0]
-        _one_of(values[name], metrics if name == "metric" else arms, at, "metric" if name == "metric" else "arm")
+        known, what = (metrics, "metric") if name == "metric" else (arms, "arm")
+        _one_of(values[name], known, keys[name].place, what)
     if values["above"] == values["below"]:
-        raise ConfigError(f"{keys['below'][0]}: expected another arm than direction.above, got {values['below']!r}")
+        raise ConfigError(f"{keys['below'].place}: expected another arm than {where}.above, got {values['below']!r}")
     return Direction(**values)

@@ -186,7 +186,7 @@ def test_a_failing_arm_takes_no_other_along(tmp_path: Path, whole: tuple[Experim
     assert found["unmasked"]["missing"] == {"1": "exit code 3", "2": "exit code 3"} and not found["unmasked"]["figures"]
     expected = {arm["arm"]: arm for arm in table(whole[0])["arms"]}["masked"]["figures"]["score"]["after"]
     assert found["masked"]["figures"]["score"]["after"] == expected
-    direction = table(experiment)["direction"]
+    (direction,) = table(experiment)["directions"]
     assert direction["holds"] is None and "no finished run of unmasked: nothing can be said" in direction["sentence"]
     assert "- unmasked, seed 1: exit code 3" in (experiment.folder / "table.md").read_text()
     retried = grid_of(experiment)
@@ -217,18 +217,20 @@ def test_progress_says_how_long_it_takes(
     )
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs/experiments").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_experiment_would_start(
-    file: Path, bundled_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_model_that_another_arm_makes_is_there_later(
+    bundled_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each arm passes the checks of a run; nothing is written."""
-    for name in ("configs", "docs", "models"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
-    command.main([str(file.relative_to(ROOT)), "--dry_run"])
+    """Checks take the initial policy in its place; the run's own config has its folder. Nothing is written."""
+    text = f"base: {ROOT}/configs/smoke.yaml\nseeds: [1]\narms: {{a: , b: {{mask.oracle: 'arm:a'}}}}\n"
+    (tmp_path / "sepo.yaml").write_text(text)
+    monkeypatch.chdir(ROOT)
+    found = experiment_file.read(tmp_path / "sepo.yaml", tmp_path, tuple(METRICS))
+    folder = tmp_path / "sepo" / "runs" / "a-seed1" / "policy"
+    assert [each.config.mask.oracle for each in command.check(found, dry_run=True)] == [None, str(folder)]
+    command.main([str(tmp_path / "sepo.yaml"), "--dir", str(tmp_path), "--dry_run"])
     said = capsys.readouterr().out
-    assert said.startswith(f"experiment {file.stem} in experiments/{file.stem}\n") and " 0 finished" in said
-    assert not Path("experiments").exists()
+    assert f"  arm b: mask.oracle {folder}\n" in said and " 0 finished" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sepo.yaml"]
 
 
 def test_arms_with_other_held_out_questions_are_refused(

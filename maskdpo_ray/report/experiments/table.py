@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from maskdpo_ray.config.experiment import Direction as Claim
 from maskdpo_ray.config.experiment import Experiment, PaperRow
 from maskdpo_ray.errors import RunFolderError
 from maskdpo_ray.evaluation.across_seeds import AcrossSeeds, Comparison, Interval
@@ -76,7 +77,7 @@ class Arm(Record):
 
 
 class Direction(Record):
-    """The paper's claim, and ours."""
+    """A claim of the paper, and ours."""
 
     above: str
     below: str
@@ -98,7 +99,7 @@ class Table(Record):
     """Held-out topics that all runs have; 0 without runs."""
     bootstrap_samples: int
     arms: tuple[Arm, ...]
-    direction: Direction | None
+    directions: tuple[Direction, ...]
 
 
 def build(experiment: Experiment, runs: Mapping[str, FinishedRun], missing: Mapping[str, str]) -> Table:
@@ -125,7 +126,7 @@ def build(experiment: Experiment, runs: Mapping[str, FinishedRun], missing: Mapp
         comparisons["heldout"].topics,
         samples,
         arms,
-        _direction(experiment, comparisons),
+        tuple(_direction(experiment, claim, comparisons) for claim in experiment.directions),
     )
 
 
@@ -244,10 +245,7 @@ def _less(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def _direction(experiment: Experiment, comparisons: Mapping[str, Comparison]) -> Direction | None:
-    claim = experiment.direction
-    if claim is None:
-        return None
+def _direction(experiment: Experiment, claim: Claim, comparisons: Mapping[str, Comparison]) -> Direction:
     place, name = _place(claim.metric)
     comparison, sides = comparisons[place], (claim.above, claim.below)
     lacking = [arm for arm in sides if arm not in comparison.draws]

@@ -44,8 +44,8 @@ def markdown(table: Table) -> str:
 
 
 def sentences(table: Table) -> list[str]:
-    """Sentences on the paper's claim."""
-    return [] if table.direction is None else [table.direction.sentence]
+    """Sentences on the paper's claims."""
+    return [direction.sentence for direction in table.directions]
 
 
 def sections(table: Table) -> list[Section]:

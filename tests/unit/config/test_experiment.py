@@ -8,6 +8,7 @@ import pytest
 
 from maskdpo_ray.config import experiment
 from maskdpo_ray.config.experiment import Direction, Experiment, PaperRow
+from maskdpo_ray.config.schema import Config, ModelConfig
 from maskdpo_ray.errors import ConfigError
 
 GOOD = """\
@@ -46,12 +47,12 @@ def test_runs(tmp_path: Path) -> None:
     assert (found.runs[0].config.train.beta, found.runs[0].config.data.num_dev_topics) == (0.2, 4)
     assert len({run.config.data.split_seed for run in found.runs}) == 1  # the same held-out topics for all
     assert (found.baseline, found.paper) == ("unmasked", {"masked": PaperRow("Mask-DPO table 2", {"score": 0.7753})})
-    assert found.direction == Direction("masked", "unmasked", "score")
+    assert found.directions == (Direction("masked", "unmasked", "score"),)
 
 
 def test_the_first_arm_is_the_baseline(tmp_path: Path) -> None:
     found = read(tmp_path, "base: base.yaml\nseeds: [1]\narms: {b: {}, a: {train.beta: 0.5}}\n")
-    assert (found.baseline, found.arms, found.paper, found.direction) == ("b", ("b", "a"), {}, None)
+    assert (found.baseline, found.arms, found.paper, found.directions) == ("b", ("b", "a"), {}, ())
 
 
 @pytest.mark.parametrize(
@@ -147,3 +148,108 @@ def test_what_is_no_experiment(tmp_path: Path, text: str) -> None:
 def test_no_run_is_uploaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="hub.push: expected none in an experiment"):
         read(tmp_path, GOOD.replace("  train.beta: 0.2", "  hub.push: org/name"))
+
+
+RECIPES = """\
+base: base.yaml
+options: {train.beta: 0.2}
+seeds: [1]
+arms:
+  dpo: {recipe: recipes/dpo.yaml}
+  ipo: {recipe: recipes/ipo.yaml, mask.eos: drop}
+  sepo: {recipe: recipes/dpo.yaml, mask.oracle: "arm:dpo"}
+direction:
+  - {above: dpo, below: ipo, metric: score}
+  - {above: ipo, below: dpo, metric: recall}
+"""
+
+
+def with_recipes(folder: Path, text: str) -> Experiment:
+    (folder / "recipes").mkdir()
+    (folder / "recipes/root.yaml").write_text("model: {model_name_or_path: r}\nmask: {eos: keep}\nadam: {lr: 1e-3}\n")
+    dpo = "base: root.yaml\nrun: {name: dpo, iterations: 4}\nmask: {policy: vanilla, eos: chosen}\ntrain: {beta: 5}\n"
+    (folder / "recipes/dpo.yaml").write_text(dpo)
+    (folder / "recipes/ipo.yaml").write_text("base: dpo.yaml\nobjective: {name: ipo}\nmask: {eos: keep}\n")
+    return read(folder, text)
+
+
+def test_a_recipe_is_what_it_says_over_its_last_base(tmp_path: Path) -> None:
+    """The experiment's base stands in that one's place; options of every arm and the arm's own come after it."""
+    dpo, ipo, sepo = (run.config for run in with_recipes(tmp_path, RECIPES).runs)
+    default = Config(model=ModelConfig("m"))
+    assert (dpo.model.model_name_or_path, dpo.adam.lr, dpo.data.num_eval_topics) == ("m", default.adam.lr, 40)
+    assert (dpo.mask.policy, dpo.mask.eos, dpo.run.iterations, dpo.run.name) == ("vanilla", "chosen", 4, "dpo-seed1")
+    assert (ipo.mask.policy, ipo.mask.eos, ipo.objective.name) == ("vanilla", "drop", "ipo")
+    assert {each.train.beta for each in (dpo, ipo, sepo)} == {0.2}
+
+
+def test_a_recipe_that_says_what_its_base_says_says_it(tmp_path: Path) -> None:
+    found = with_recipes(tmp_path, RECIPES.replace(", mask.eos: drop", ""))
+    assert found.runs[1].config.mask.eos == "keep"
+
+
+def test_a_model_of_another_arm(tmp_path: Path) -> None:
+    """Until it is made, the initial policy stands for it."""
+    dpo, _, sepo = with_recipes(tmp_path, RECIPES).runs
+    folder = "experiments/mask/runs/dpo-seed1/policy"
+    assert (sepo.config.mask.oracle, sepo.at_start.mask.oracle) == (folder, "m")
+    assert sepo.complete(sepo.at_start) == sepo.config
+    assert dpo.at_start == dpo.config == dpo.complete(dpo.config)
+
+
+def test_several_directions(tmp_path: Path) -> None:
+    expected = (Direction("dpo", "ipo", "score"), Direction("ipo", "dpo", "recall"))
+    assert with_recipes(tmp_path, RECIPES).directions == expected
+
+
+def test_an_experiment_over_another_base(tmp_path: Path) -> None:
+    """Keys that it gives replace the other's; paths are relative to the file in which they stand."""
+    read(tmp_path, GOOD)
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large/base.yaml").write_text("model: {model_name_or_path: l}\n")
+    text = "experiment: ../mask.yaml\nbase: base.yaml\noptions: {train.beta: 0.4}\nseeds: [7]\n"
+    (tmp_path / "large/mask.yaml").write_text(text)
+    found = experiment.read(tmp_path / "large/mask.yaml", Path("x"), ("score", "recall"))
+    assert [run.name for run in found.runs] == ["masked-seed7", "unmasked-seed7", "both-seed7"]
+    assert [run.config.train.beta for run in found.runs] == [0.4, 0.4, 0.3]
+    assert {run.config.model.model_name_or_path for run in found.runs} == {"l"}
+    assert (found.baseline, list(found.paper), len(found.directions)) == ("unmasked", ["masked"], 1)
+    (tmp_path / "large/mask.yaml").write_text("experiment: ../mask.yaml\n")
+    assert experiment.read(tmp_path / "large/mask.yaml", Path("x"), ("score",)).seeds == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("recipes/ipo", "recipes/iop", "mask.yaml:6: arms.ipo.recipe: expected a config file, got '"),
+        ("recipes/ipo", "recipes/root", "mask.yaml:6: arms.ipo.recipe: expected a config that is built on another"),
+        ("recipe: recipes/ipo.yaml", "recipee: x", "mask.yaml:6: arms.ipo: recipee: unknown section or option"),
+        (
+            "options: {",
+            "options: {recipe: recipes/ipo.yaml, ",
+            "mask.yaml:2: options: recipe: unknown section or option",
+        ),
+        ("arm:dpo", "arm:dop", "mask.yaml:7: mask.oracle: expected arm:NAME of an arm before this one, got 'arm:dop'"),
+        ("arm:dpo", "arm:sepo", "mask.yaml:7: mask.oracle: expected arm:NAME of an arm before this one"),
+        (
+            "mask.oracle: ",
+            "model.model_name_or_path: ",
+            "mask.yaml:7: model.model_name_or_path: expected a model, and no arm's, got 'arm:dpo'",
+        ),
+        ("metric: recall", "metric: f1", "mask.yaml:10: direction[1].metric: expected the metric score or recall"),
+        ("below: dpo", "below: ipo", "mask.yaml:10: direction[1].below: expected another arm than direction[1].above"),
+        ("{above: ipo, below: dpo, metric: recall}", "dpo", "mask.yaml:10: direction[1]: expected a mapping {above"),
+        ("base: base.yaml", "experiment: none.yaml", "mask.yaml:1: experiment: expected a file of an experiment"),
+        (
+            "base: base.yaml",
+            "experiment: mask.yaml",
+            "mask.yaml:1: experiment: expected a file that names no other one",
+        ),
+    ],
+)
+def test_a_fault_of_what_it_names_is_one_line(tmp_path: Path, old: str, new: str, error: str) -> None:
+    assert RECIPES.count(old) == 1
+    with pytest.raises(ConfigError) as raised:
+        with_recipes(tmp_path, RECIPES.replace(old, new))
+    text = str(raised.value)
+    assert error in text and "\n" not in text and text.startswith(str(tmp_path)), text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,13 +54,23 @@ def test_figures(tmp_path: Path) -> None:
     ],
 )
 def test_direction(tmp_path: Path, masked: float, unmasked: float, holds: bool | None, words: str) -> None:
-    found = table.build(experiment_in(tmp_path), runs_of(tmp_path, masked, unmasked), {}).direction
-    assert found is not None and found.difference is not None and found.difference.mean is not None
+    found = table.build(experiment_in(tmp_path), runs_of(tmp_path, masked, unmasked), {}).directions[0]
+    assert found.difference is not None and found.difference.mean is not None
     assert found.sentence.startswith("The paper has masked above unmasked by score (0.775 and 0.684; table 2). Here ")
     assert found.sentence.endswith(words) and "over 8 topics and 2 seeds" in found.sentence
     assert found.holds == (found.difference.mean > 0 if holds is None else holds)
     if not found.difference.over_topics_and_seeds.excludes_0 and found.holds:
         assert "it may be chance" in found.sentence
+
+
+def test_several_directions(tmp_path: Path) -> None:
+    claim = experiment_in(tmp_path).directions[0]
+    other = replace(claim, above="unmasked", below="masked", metric="incorrect_facts")
+    experiment = replace(experiment_in(tmp_path), directions=(claim, other))
+    found = table.build(experiment, runs_of(tmp_path, 0.9, 0.3), {})
+    assert [each.holds for each in found.directions] == [True, True]
+    said = "\n\n".join(each.sentence for each in found.directions)
+    assert written.markdown(found).startswith(f"# Experiment {experiment.name}\n\n{said}\n\nMeans over seeds")
 
 
 def test_missing_runs_are_named_and_the_rest_is_compared(tmp_path: Path) -> None:
@@ -76,7 +87,7 @@ def test_missing_runs_are_named_and_the_rest_is_compared(tmp_path: Path) -> None
 def test_without_any_run(tmp_path: Path) -> None:
     experiment = experiment_in(tmp_path)
     found = table.build(experiment, {}, {run.name: "exit code 1" for run in experiment.runs})
-    assert found.topics == 0 and found.direction is not None and found.direction.holds is None
+    assert found.topics == 0 and [each.holds for each in found.directions] == [None]
     assert written.markdown(found).count("exit code 1") == 4 and not written.pictures(found)
     assert "| masked in table 2 |  |  | 0.775 |" in written.markdown(found)
 
