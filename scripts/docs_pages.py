@@ -85,12 +85,14 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """A page's text with links for the site, and with its pictures as part of it, so that they follow the palette."""
+    """A page's text with links for the site, and with docs/pictures as part of it, so that they follow the palette."""
     uri = page.file.src_uri
     if uri == "index.md":
         page.meta["hide"] = ["navigation"]
     text = outside_of_fences(markdown, lambda part: LINK.sub(lambda link: for_site(uri, link), part))
-    return re.sub(r"^!\[([^]]*)\]\(([\w/.-]+\.svg)\)$", lambda found: inlined(uri, found), text, flags=re.MULTILINE)
+    return re.sub(
+        r"^!\[([^]]*)\]\((pictures/[\w/.-]+\.svg)\)$", lambda found: inlined(uri, found), text, flags=re.MULTILINE
+    )
 
 
 def on_page_content(html: str, **_: Any) -> str:

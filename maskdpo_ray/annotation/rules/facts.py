@@ -74,7 +74,7 @@ class FactsAnnotator:
         Args:
             tables: add to or replace the built-in ones by name; a text is the JSON file of a table.
             confidence: {label: 0 to 1} of every label that the rules give: their precision on labels of one's own, say
-                (docs/results.md has ours). None: labels have no confidence.
+                (docs/annotators.md has ours). None: labels have no confidence.
 
         Raises ConfigError when one of them is no such mapping, DataError when a file holds no table.
         """

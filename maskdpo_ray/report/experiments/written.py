@@ -220,8 +220,18 @@ def as_csv(table: Table) -> str:
 
 
 def pictures(table: Table) -> dict[str, plots.Plot]:
-    """Name of a file -> picture: arms, and differences from the baseline, with intervals over topics."""
+    """Name of a file -> picture: arms, gains of each seed, differences from the baseline; intervals over topics."""
     found = {}
+    gains = {arm.arm: arm.figures["score"].gain for arm in table.arms if "score" in arm.figures}
+    each = {
+        f"{arm}, seed {seed}": (gain.per_seed[seed], interval.low, interval.high)
+        for arm, gain in gains.items()
+        if gain is not None
+        for seed, interval in gain.of_each.items()
+    }
+    known = {name: (value, low, high) for name, (value, low, high) in each.items() if value is not None}
+    if known:
+        found["gain"] = plots.intervals(f"{table.experiment}: gain in score over the start", known, "gain in score")
     for metric in _PICTURES:
         heading = METRICS[metric][0]
         figures = {arm.arm: arm.figures[metric] for arm in table.arms if metric in arm.figures}
