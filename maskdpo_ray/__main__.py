@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 COMMANDS = (
-    "run annotate pairs train evaluate experiment export report watch plan check_annotator check_objective "
+    "run annotate pairs train evaluate experiment analyze export report watch plan check_annotator check_objective "
     "build_questions anah_templates".split()
 )
 """In the order of the loop; each is a module of this package with a `main(argv)`."""

@@ -291,3 +291,31 @@ def histogram(title: str, counts: Mapping[str, Sequence[float]], edges: Sequence
             figure.legend(loc="outside upper left", ncols=3)
     words = "; ".join(f"{name}: {sum(values):g} in {len(values)} bins" for name, values in counts.items())
     return Plot(title, words, figure)
+
+
+def columns(title: str, panels: Mapping[str, Mapping[str, Sequence[float]]], x_label: str, y_label: str) -> Plot:
+    """Panels side by side on one scale, each of columns made of their parts; columns divide 0 to 1 evenly.
+
+    Args:
+        panels: heading -> part -> its size in each column.
+    """
+    with _style():
+        figure = Figure(figsize=(0.6 + 3 * len(panels), 2.7), layout="constrained")
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (heading, parts) in zip(grid, panels.items(), strict=True):
+            for index, (part, sizes) in enumerate(parts.items()):
+                below = np.sum([list(each) for each in list(parts.values())[:index]], axis=0) if index else 0.0
+                edges = np.linspace(0, 1, len(sizes) + 1)
+                width, color = 1 / len(sizes), COLORS[SERIES[index % len(SERIES)]]
+                axes.bar(edges[:-1], list(sizes), 0.9 * width, below, align="edge", label=part, color=color)
+            axes.set_title(heading, fontsize=10, color=COLORS["muted"])
+            axes.set_xlabel(x_label)
+            axes.grid(axis="x", visible=False)
+        grid[0].set_ylabel(y_label)
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    words = [
+        f"{heading}: "
+        + ", ".join(f"{part} {' '.join(f'{size:.3f}' for size in sizes)}" for part, sizes in parts.items())
+        for heading, parts in panels.items()
+    ]
+    return Plot(title, "; ".join(words), figure)

@@ -33,8 +33,8 @@ FLOORS = (
 of ours imports it.
 """
 COMMANDS = set(
-    "__main__ anah_templates annotate build_questions check_annotator check_objective evaluate experiment export pairs "
-    "plan report run train watch".split()
+    "__main__ analyze anah_templates annotate build_questions check_annotator check_objective evaluate experiment "
+    "export pairs plan report run train watch".split()
 )
 BRIDGES = {"openrlhf", "trl"}
 """Modules that users of other trainers import: like a command each is an entry, which no module of ours imports."""

@@ -26,6 +26,7 @@ PLOTS = [
     plots.timeline("Time", [Span("collect", 0, 100), Span("train", 100, 50), Span("collect", 150, 90)]),
     plots.histogram("Gaps", {"gap": [1, 2, 3]}, [0, 0.3, 0.6, 1], "gap"),
     plots.intervals("Differences", {"masked": (0.1, -0.05, 0.25), "one seed": (-0.2, None, None)}, "score"),
+    plots.columns("Shift", {"in": {"a": [0.1, 0.2], "b": [0.3, 0]}, "out": {"a": [0, 0.1], "b": [0, 0]}}, "x", "y"),
 ]
 
 
@@ -69,3 +70,4 @@ def test_words_say_what_the_picture_shows() -> None:
     assert PLOTS[1].text == "iteration 0: kept 94; iteration 1: kept 89, same score 5"
     assert PLOTS[2].text == "collect: 190 s; train: 50 s"
     assert PLOTS[4].text == "masked: 0.1 (from -0.05 to 0.25); one seed: -0.2"
+    assert PLOTS[5].text == "in: a 0.100 0.200, b 0.300 0.000; out: a 0.000 0.100, b 0.000 0.000"

@@ -1,0 +1,1 @@
+"""Analyses as Markdown, JSON and pictures."""
