@@ -422,6 +422,8 @@ class DropReason(StrEnum):
     do all answers better than the worst."""
     CHOSEN_WITHOUT_CORRECT = "chosen_without_correct"
     REJECTED_WITHOUT_INCORRECT = "rejected_without_incorrect"
+    LEAVES_OUT_KIND = "leaves_out_kind"
+    """The rejected answer states a kind of fact that the chosen one doesn't (`pairs.require_kinds`)."""
     GAP = "gap"
     """The scores of chosen and rejected answer differ by too little or too much: `pairs.min_gap`, `pairs.max_gap`."""
     NONE_CORRECT = "none_correct"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hypothesis import strategies as st
+from msgspec import structs
 
 from maskdpo_ray.config.schema import PairsConfig
 from maskdpo_ray.pairing.scoring import precision, scored
@@ -44,6 +45,13 @@ def answer(
 def labels_of(item: ScoredAnswer) -> list[str]:
     """Labels in order."""
     return [sentence.label for sentence in item.annotation.sentences]
+
+
+def with_kinds(item: ScoredAnswer, *kinds: str | None) -> ScoredAnswer:
+    """The answer with a kind of fact for each span."""
+    spans = zip(item.annotation.sentences, kinds, strict=True)
+    sentences = tuple(structs.replace(span, kind=kind) for span, kind in spans)
+    return structs.replace(item, annotation=structs.replace(item.annotation, sentences=sentences))
 
 
 def selected(items: list[ScoredAnswer], seed: int = 1, **rules: object) -> Selection:

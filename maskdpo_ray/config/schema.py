@@ -350,12 +350,19 @@ class PairsConfig(Section, affects=(COLLECT,)):
     require_labels: bool = True
     """Drop pairs whose chosen answer has no correct sentence or whose rejected one has no incorrect one (Mask-DPO
     section 2.2); false: the scores alone decide, as for a mask that weighs them all."""
+    require_kinds: bool = False
+    """Drop pairs whose chosen answer states no fact of a kind (the currency) of which its rejected one states one: they
+    teach a policy to leave it out. Spans without a kind count for none; of the annotators, `facts` and `claims` by
+    rules name kinds."""
     min_gap: Share = 0.0
     """Drop pairs whose scores don't differ by more than this (APEFT section 6.2: levels of quality)."""
     max_gap: Share | None = None
     """Drop pairs whose scores differ by more than this; none: no limit."""
     max_pairs: CountOrNone = None
-    """Keep at most this many pairs of a question, drawn by `run.seed` and the question's id; none: all of them."""
+    """Keep at most this many pairs of a question; none: all of them."""
+    keep: Literal["random", "widest"] = "random"
+    """Which pairs `pairs.max_pairs` keeps: `random` ones, drawn by `run.seed` and the question's id, or those with the
+    widest gap between their scores."""
     cut_off: Literal["drop", "keep"] = "drop"
     """Whether answers that `rollout.max_new_tokens` cut off can be chosen or rejected: `keep` as any other."""
     file: Annotated[str | None, filled("a file of pairs")] = None

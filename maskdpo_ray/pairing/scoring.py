@@ -170,6 +170,12 @@ def num_wrong(answer: ScoredAnswer) -> int:
     return sum(span.label in INCORRECT for span in answer.annotation.sentences)
 
 
+def kinds(answer: ScoredAnswer) -> frozenset[str]:
+    """Kinds of the facts that it states, right or wrong, as far as the annotator names them."""
+    stated = (span for span in answer.annotation.sentences if span.label in INCORRECT or span.label == NO_HALLUCINATION)
+    return frozenset(span.kind for span in stated if span.kind is not None)
+
+
 def has(answer: ScoredAnswer | None, labels: frozenset[str]) -> bool:
     """Whether there is an answer, and a span of it has one of these labels."""
     return answer is not None and any(span.label in labels for span in answer.annotation.sentences)

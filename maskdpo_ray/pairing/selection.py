@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maskdpo_ray.config.schema import PairsConfig
-from maskdpo_ray.pairing.scoring import has, may_be, num_facts, value
+from maskdpo_ray.pairing.scoring import has, kinds, may_be, num_facts, value
 from maskdpo_ray.pairing.strategies.protocol import Pick, build
 from maskdpo_ray.records import CHOSEN, CORRECT, INCORRECT, REJECTED, DropReason, PreferencePair, Question, ScoredAnswer
 
@@ -61,7 +61,7 @@ def select(
     version, prompt = candidates[0].rollout.policy_version, tuple(prompt_token_ids)
     pairs = (
         PreferencePair(question.id, question.topic, prompt, chosen, rejected, version)
-        for chosen, rejected in drawn(fit, rules.max_pairs, f"{seed}/{question.id}")
+        for chosen, rejected in kept(fit, rules, f"{seed}/{question.id}")
     )
     return Selection(tuple(pairs), tuple(sorted(drops)))
 
@@ -100,6 +100,8 @@ def unfit(chosen: ScoredAnswer | None, rejected: ScoredAnswer | None, rules: Pai
     if rejected is not None and rules.require_labels and not has(rejected, INCORRECT):
         return DropReason.REJECTED_WITHOUT_INCORRECT
     if chosen is not None and rejected is not None:
+        if rules.require_kinds and not kinds(rejected) <= kinds(chosen):
+            return DropReason.LEAVES_OUT_KIND
         # 0.8 - 0.7 is a little more than 0.1, and belongs to the level that ends there.
         gap = round(value(chosen) - value(rejected), 9)
         if not rules.min_gap < gap <= (math.inf if rules.max_gap is None else rules.max_gap):
@@ -107,10 +109,11 @@ def unfit(chosen: ScoredAnswer | None, rejected: ScoredAnswer | None, rules: Pai
     return None
 
 
-def drawn(picks: Sequence[Pick], most: int | None, key: str) -> list[Pick]:
-    """At most `most` of the picks, in order of their samples.
+def kept(picks: Sequence[Pick], rules: PairsConfig, key: str) -> list[Pick]:
+    """At most `pairs.max_pairs` of the picks, in order of their samples.
 
     Those are kept whose hash of key and samples is lowest: a uniform draw, the same whatever the order of the picks.
+    With `pairs.keep` widest the gap between the scores comes first.
     """
 
     def samples(pick: Pick) -> tuple[int, int]:
@@ -120,4 +123,11 @@ def drawn(picks: Sequence[Pick], most: int | None, key: str) -> list[Pick]:
     def lot(pick: Pick) -> bytes:
         return hashlib.sha256(f"{key}/{samples(pick)}".encode()).digest()
 
-    return sorted(sorted(picks, key=lot)[:most], key=samples)
+    def rank(pick: Pick) -> tuple[float, bytes]:
+        chosen, rejected = pick
+        gap = 0.0
+        if rules.keep == "widest" and chosen is not None and rejected is not None:
+            gap = round(value(chosen) - value(rejected), 9)
+        return -gap, lot(pick)
+
+    return sorted(sorted(picks, key=rank)[: rules.max_pairs], key=samples)

@@ -98,7 +98,13 @@ def names() -> list[str]:
 def build(rules: PairsConfig) -> Built:
     """The strategy that `pairs.strategy` names, with `pairs.options`.
 
-    Raises ConfigError for what can't be found, and for options that the strategy does not take.
+    Raises ConfigError for what can't be found, for options that the strategy does not take, and for options of pairs
+    where it picks single answers.
     """
     function = _SLOT.find(rules.strategy)
-    return Built(function, _SLOT.check_options(function, rules.options))
+    built = Built(function, _SLOT.check_options(function, rules.options))
+    for option, default in (("keep", "random"), ("require_kinds", False)):
+        given = getattr(rules, option)
+        expected = f"{default!r} with strategy {rules.strategy}, which picks single answers"
+        require(built.unit == "pair" or given == default, f"pairs.{option}", expected, given)
+    return built

@@ -59,7 +59,7 @@ def test_both_ways_do_the_same_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["mask", "objectives"])
 def test_an_experiment_is_taken_with_fewer_seeds(tmp_path: Path, name: str) -> None:
-    """Its base and recipes are found from wherever the copy lies."""
+    """Base and recipes are found from wherever the copy lies."""
     file = ROOT / f"configs/experiments/{name}.yaml"
     copy = sharing.written(given(tmp_path, experiment=str(file), seeds=1), tmp_path)
     experiment, whole = (sharing.experiment_file.read(each, tmp_path, tuple(sharing.METRICS)) for each in (copy, file))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from labelled_answers import QUESTION, answer, answers, labels_of, only, samples, selected
+from labelled_answers import QUESTION, answer, answers, labels_of, only, samples, selected, with_kinds
 from msgspec import structs
 
 from maskdpo_ray.config.schema import PairsConfig
@@ -31,6 +31,7 @@ from maskdpo_ray.records import (
     UNPARSED,
     UNVERIFIABLE,
     DropReason,
+    PreferencePair,
     ScoredAnswer,
 )
 
@@ -154,6 +155,45 @@ def test_another_question_has_another_draw() -> None:
 
     assert len({tuple(drawn(f"q{number}")) for number in range(10)}) == 10
     assert drawn("q1") == drawn("q1")
+
+
+def test_the_widest_pairs_are_kept() -> None:
+    items = [answer(i, *[H] * i, *[C] * (8 - i)) for i in range(9)]
+    assert samples(selected(items, strategy="all_pairs", max_pairs=3, keep="widest")) == [(7, 0), (8, 0), (8, 1)]
+    assert samples(selected(items, strategy="all_pairs", max_pairs=1, keep="widest")) == samples(selected(items))
+    assert samples(selected(items, strategy="all_pairs", keep="widest")) == samples(
+        selected(items, strategy="all_pairs")
+    )
+
+
+def gap(pair: PreferencePair) -> float:
+    assert pair.chosen is not None and pair.rejected is not None
+    return round(scoring.value(pair.chosen) - scoring.value(pair.rejected), 9)
+
+
+@given(answers)
+def test_the_widest_pair_has_the_gap_of_best_and_worst(items: list[ScoredAnswer]) -> None:
+    whole = selected(items, strategy="all_pairs", min_facts=0)
+    widest = selected(items, strategy="all_pairs", min_facts=0, max_pairs=1, keep="widest").pairs
+    assert [gap(pair) for pair in widest] == [max(map(gap, whole.pairs))] if whole.pairs else not widest
+
+
+def test_a_chosen_answer_must_state_the_kinds_that_the_rejected_one_states() -> None:
+    rules = PairsConfig(require_kinds=True)
+    chosen = with_kinds(answer(0, H, H, N), "capital", None, "currency")
+    for kinds, reason in {
+        ("capital", "capital"): None,
+        ("capital", None): None,
+        (None, None): None,
+        ("capital", "currency"): DropReason.LEAVES_OUT_KIND,
+    }.items():
+        assert unfit(chosen, with_kinds(answer(1, H, C), *kinds), rules) is reason
+    assert unfit(chosen, with_kinds(answer(1, H, N, C), "capital", "currency", "capital"), rules) is None
+    assert unfit(chosen, with_kinds(answer(1, H, C), "capital", "currency"), PairsConfig()) is None
+    with pytest.raises(ConfigError, match=r"pairs.require_kinds: expected False with strategy unpaired"):
+        selected([answer(0, H), answer(1, C)], strategy="unpaired", require_kinds=True)
+    with pytest.raises(ConfigError, match=r"pairs.keep: expected 'random' with strategy unpaired"):
+        selected([answer(0, H), answer(1, C)], strategy="unpaired", keep="widest")
 
 
 def test_filters_look_at_the_labels_and_not_only_at_the_score() -> None:
