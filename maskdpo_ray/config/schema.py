@@ -178,8 +178,8 @@ COLUMNS = (
 class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     train: Annotated[str, filled("a questions file")] = "builtin:countries"
     """Questions to learn from: `builtin:countries`, `builtin:elements`, these with `-short` (several questions of one
-    fact each in place of one of five), a file or folder (JSON, Parquet, CSV, ...), or a data set of the Hub,
-    `hf://datasets/org/name[:config][/split]`."""
+    fact each in place of one of five) or `-many` (two of three facts each beside it), a file or folder (JSON, Parquet,
+    CSV, ...), or a data set of the Hub, `hf://datasets/org/name[:config][/split]`."""
     eval: Annotated[str | None, filled("a questions file")] = None
     """Held-out questions; none: `data.num_eval_topics` topics are split off `data.train`."""
     split_seed: int = 1
@@ -206,6 +206,13 @@ class DataConfig(Section, affects=(COLLECT, EVALUATE)):
     """Columns of `data.documents` that hold {text, title}, where they have other names, as in {text: body}."""
     num_documents: Count = 3
     """Documents that a question gets of `data.documents`."""
+    topics: Annotated[str | None, filled("a file of topics")] = None
+    """Text file of topics of `data.train`, one a line: learn from these alone (Mask-DPO tables 5 and 12); none: from
+    all that are not held out."""
+    max_topics: CountOrNone = None
+    """Learn from at most this many topics, drawn as held-out ones are (Mask-DPO table 4); none: all."""
+    questions_per_topic: CountOrNone = None
+    """Learn from at most this many questions of a topic, drawn by `data.split_seed` (Mask-DPO table 4); none: all."""
     max_questions: CountOrNone = None
     """Learn from at most this many questions per iteration; none: all."""
     max_dropped: Annotated[Share, MAY_CHANGE] = 0.05

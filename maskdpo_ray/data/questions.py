@@ -22,7 +22,9 @@ from maskdpo_ray.terminal import note
 
 SHORT = "-short"
 """End of the names of built-in questions of one fact (`domains/short.py`)."""
-BUILTIN = ("countries", "elements", f"countries{SHORT}", f"elements{SHORT}")
+MANY = "-many"
+"""End of the names of built-in questions with several a topic (`domains/many.py`)."""
+BUILTIN = tuple(f"{domain}{end}" for end in ("", SHORT, MANY) for domain in ("countries", "elements"))
 _ORIGINS = {
     "countries": "the CIA World Factbook, in the public domain, with names from the Unicode CLDR",
     "elements": "the table of chemical elements of the package mendeleev (MIT)",
@@ -73,7 +75,8 @@ def load(source: str, dropped: Dropped | None = None, columns: Columns | None = 
 
 def origin(source: str) -> str | None:
     """Origin and licence of `builtin:NAME`, in words; None for other sources."""
-    return _ORIGINS.get(source.removeprefix("builtin:").removesuffix(SHORT)) if source.startswith("builtin:") else None
+    domain = source.removeprefix("builtin:").removesuffix(SHORT).removesuffix(MANY)
+    return _ORIGINS.get(domain) if source.startswith("builtin:") else None
 
 
 def _builtin(name: str) -> list[Question]:
@@ -82,6 +85,11 @@ def _builtin(name: str) -> list[Question]:
         from maskdpo_ray.data.domains import short
 
         return short.questions(domain)
+    domain = name.removesuffix(MANY)
+    if domain != name:
+        from maskdpo_ray.data.domains import many
+
+        return many.questions(domain)
     module = importlib.import_module(f"maskdpo_ray.data.domains.{domain}")
     found: list[Question] = module.questions()
     return found
@@ -109,17 +117,62 @@ def split_by_topic(
     return train, [question for question in ordered if topic_key(question.topic) in held_out]
 
 
-def limit_topics(questions: Sequence[Question], num_topics: int | None, seed: int) -> list[Question]:
+def limit_topics(
+    questions: Sequence[Question],
+    num_topics: int | None,
+    seed: int,
+    option: str = "data.num_transfer_topics",
+    source: str = "data.transfer",
+) -> list[Question]:
     """The questions of `num_topics` topics, drawn as by `split_by_topic`; of all topics when None.
 
-    Raises DataError when there are fewer.
+    Raises DataError, which names `option` and `source`, when there are fewer.
     """
     topics = _drawn_topics(questions, seed)
     if num_topics is not None and len(topics) < num_topics:
-        raise DataError(
-            f"data.num_transfer_topics: expected at most the {len(topics)} topics of data.transfer, got {num_topics}"
-        )
+        raise DataError(f"{option}: expected at most the {len(topics)} topics of {source}, got {num_topics}")
     return _in_order_of(topics[:num_topics], questions)
+
+
+def limit_per_topic(questions: Sequence[Question], most: int, seed: int) -> list[Question]:
+    """At most so many questions of each topic, drawn by their ids and `seed`, in their order; fewer are among more."""
+    drawn: dict[str, list[tuple[bytes, str]]] = {}
+    places = [(_place(seed, question.id), question.id) for question in questions]
+    for question, place in zip(questions, places, strict=True):
+        drawn.setdefault(topic_key(question.topic), []).append(place)
+    kept = {place for of_topic in drawn.values() for place in sorted(of_topic)[:most]}
+    return [question for question, place in zip(questions, places, strict=True) if place in kept]
+
+
+def only_topics(
+    questions: Sequence[Question], file: Path, held_out: Iterable[Question], option: str = "data.topics"
+) -> list[Question]:
+    """The questions about the topics that a file lists, one a line. Raises DataError for what is no topic of theirs.
+
+    Args:
+        held_out: questions of the same source that are not learned from.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no UTF-8"
+        raise DataError(f"{option}: expected a file of topics, one a line, got {str(file)!r}: {reason}") from error
+    topics = {topic_key(question.topic): question.topic for question in questions}
+    kept_back = {topic_key(question.topic) for question in held_out}
+    listed = set()
+    for number, line in enumerate(lines, start=1):
+        key = topic_key(line)
+        if key in kept_back:
+            raise DataError(f"{file}:{number}: expected a topic to learn from, got {shown(line)}, which is held out")
+        if key and key not in topics:
+            near = difflib.get_close_matches(key, topics, n=1)
+            hint = f"; did you mean {topics[near[0]]}?" if near else ""
+            raise DataError(f"{file}:{number}: expected a topic of data.train, got {shown(line)}{hint}")
+        listed.add(key)
+    found = [question for question in questions if topic_key(question.topic) in listed]
+    if not found:
+        raise DataError(f"{file}: expected a topic or more, one a line, got none")
+    return found
 
 
 def check_disjoint(
@@ -161,7 +214,12 @@ def _normal(text: str) -> str:
 def _drawn_topics(questions: Iterable[Question], seed: int) -> list[str]:
     """Keys of the topics, in a seeded order that no other topic's presence changes."""
     keys = {topic_key(question.topic) for question in questions}
-    return sorted(keys, key=lambda key: (hashlib.sha256(f"{seed}\0{key}".encode()).digest(), key))
+    return sorted(keys, key=lambda key: (_place(seed, key), key))
+
+
+def _place(seed: int, name: str) -> bytes:
+    """Place of a name in a seeded draw, which no other name changes."""
+    return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
 
 
 def _in_order_of(topics: Sequence[str], questions: Iterable[Question]) -> list[Question]:

@@ -246,9 +246,10 @@ def load_questions(data: DataConfig) -> Splits:
 
     train, dropped = load(data.train)
     by_split = {"train": dropped, "heldout": dropped}
+    reserved: list[Question] = []
     if data.num_reserved_topics:
         option = "data.num_reserved_topics"
-        train, _ = questions.split_by_topic(train, data.num_reserved_topics, data.split_seed, option)
+        train, reserved = questions.split_by_topic(train, data.num_reserved_topics, data.split_seed, option)
     if data.eval is None:
         train, heldout = questions.split_by_topic(train, data.num_eval_topics, data.split_seed)
     else:
@@ -257,7 +258,7 @@ def load_questions(data: DataConfig) -> Splits:
     if data.num_dev_topics:  # behind the held-out ones in the draw, which stay what they are without it
         words = "data.num_dev_topics", "data.train" + " that are not held out" * (data.eval is None)
         train, development = questions.split_by_topic(train, data.num_dev_topics, data.split_seed, *words)
-    splits = {"train": train[: data.max_questions], "heldout": heldout}
+    splits = {"train": _learned(data, train, [*reserved, *heldout, *development]), "heldout": heldout}
     if data.transfer is not None:
         splits["transfer"], by_split["transfer"] = load(data.transfer)
         if data.num_transfer_topics is not None:
@@ -269,6 +270,18 @@ def load_questions(data: DataConfig) -> Splits:
         splits[DEV], by_split[DEV] = development, dropped
     questions.check_disjoint(train, heldout, splits.get("transfer", []), development)
     return Splits(splits, by_split)
+
+
+def _learned(data: DataConfig, train: list[Question], held_out: list[Question]) -> list[Question]:
+    """The questions to learn from, among those of topics that are not held out. Raises DataError."""
+    if data.topics is not None:
+        train = questions.only_topics(train, Path(data.topics), held_out)
+    if data.max_topics is not None:
+        words = "data.max_topics", "data.train to learn from"
+        train = questions.limit_topics(train, data.max_topics, data.split_seed, *words)
+    if data.questions_per_topic is not None:
+        train = questions.limit_per_topic(train, data.questions_per_topic, data.split_seed)
+    return train[: data.max_questions]
 
 
 def describe(

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from maskdpo_ray.data.questions import BUILTIN, check_disjoint, limit_topics, load, split_by_topic
+from maskdpo_ray.data.questions import (
+    BUILTIN,
+    check_disjoint,
+    limit_per_topic,
+    limit_topics,
+    load,
+    only_topics,
+    split_by_topic,
+)
 from maskdpo_ray.errors import DataError, ModelError
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.models.prompts import Prompts
@@ -255,6 +263,44 @@ def test_limit_topics_keeps_whole_topics_and_draws_the_same_first_ones():
     assert limit_topics(questions, 4, seed=5)[:9] == three
     assert limit_topics(random.Random(0).sample(questions, 30), 3, seed=5) == three
     assert len(limit_topics(questions, None, seed=5)) == 30
+
+
+def test_questions_per_topic_are_drawn_and_fewer_are_among_more():
+    questions = [ask(f"q{i}", f"topic {i % 10}") for i in range(30)]
+    one, two = (limit_per_topic(questions, most, seed=5) for most in (1, 2))
+    assert [len(one), len(two)] == [10, 20] and limit_per_topic(questions, 3, seed=5) == questions
+    assert {question.topic for question in one} == {question.topic for question in questions}
+    assert [question for question in two if question in one] == one
+    shuffled = random.Random(0).sample(questions, 30)
+    assert sorted(each.id for each in limit_per_topic(shuffled, 1, seed=5)) == sorted(each.id for each in one)
+    # The first of a topic isn't always the one: 30 topics would all draw it once in 3^30.
+    assert len({int(question.id[1:]) // 10 for question in one}) > 1
+    assert limit_per_topic(questions, 1, seed=6) != one
+
+
+def test_topics_of_a_file(tmp_path: Path):
+    questions = [ask(f"q{i}", f"Topic {i % 3}") for i in range(6)]
+    file = tmp_path / "topics.txt"
+    file.write_text("\ufeff topic  2\n\nTopic 0\nTopic 0\n", encoding="utf-8")
+    assert [each.id for each in only_topics(questions, file, [])] == ["q0", "q2", "q3", "q5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("Topic 0\nTopc 1\n", "topics.txt:2: expected a topic of data.train, got 'Topc 1'; did you mean Topic 1?"),
+        ("Topic 0\nheld\n", "topics.txt:2: expected a topic to learn from, got 'held', which is held out"),
+        ("\n\n", "topics.txt: expected a topic or more, one a line, got none"),
+        (None, "data.topics: expected a file of topics, one a line, got '"),
+    ],
+)
+def test_a_fault_of_a_file_of_topics_is_one_line(tmp_path: Path, text: str | None, error: str):
+    file = tmp_path / "topics.txt"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(DataError) as raised:
+        only_topics([ask("q0", "Topic 0"), ask("q1", "Topic 1")], file, [ask("q2", "Held")])
+    assert error in str(raised.value) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("side", ["development", "evaluation", "transfer"])

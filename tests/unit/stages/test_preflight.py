@@ -314,6 +314,16 @@ BAD: dict[str, tuple[Change, type[UserError], str]] = {
         DataError,
         "data.num_dev_topics: expected fewer than the 4 topics of data.train that are not held out, got 4",
     ),
+    "more topics than there are to learn from": (
+        lambda c, _: replace(c, data=replace(c.data, max_topics=5)),
+        DataError,
+        "data.max_topics: expected at most the 4 topics of data.train to learn from, got 5",
+    ),
+    "no file of topics": (
+        lambda c, folder: replace(c, data=replace(c.data, topics=str(folder / "none.txt"))),
+        DataError,
+        "data.topics: expected a file of topics, one a line, got '",
+    ),
     "same questions on both sides": (
         lambda c, _: replace(c, data=DataConfig(train=c.data.train, eval=c.data.train)),
         DataError,
@@ -360,6 +370,30 @@ def test_reserved_topics_are_those_that_would_be_held_out(config: Config) -> Non
     reserved = preflight.load_questions(replace(config.data, num_reserved_topics=2)).questions
     asked = {question.topic for split in reserved.values() for question in split}
     assert len(asked) == 4 and not asked & {question.topic for question in held}
+
+
+def test_what_is_learned_from_is_a_part_and_what_is_held_out_stays(config: Config, tmp_path: Path) -> None:
+    """Topics of a file, so many of them, so many questions of each, and so many in all."""
+    data = DataConfig(train="builtin:countries-many", num_eval_topics=40)
+    every = preflight.load_questions(data).questions
+    topics = [question.topic for question in every["train"][::3]]
+    assert len(topics) == len(set(topics)) == 114
+    (tmp_path / "topics.txt").write_text("\n".join(sorted(topics[20:60])))
+    cases = (
+        (replace(data, max_topics=38), topics[:38], 3),
+        (replace(data, questions_per_topic=1), topics, 1),
+        (replace(data, topics=str(tmp_path / "topics.txt")), topics[20:60], 3),
+        (replace(data, topics=str(tmp_path / "topics.txt"), max_topics=5, questions_per_topic=2), topics[20:25], 2),
+    )
+    for changed, expected, most in cases:
+        found = preflight.load_questions(changed).questions
+        assert found["heldout"] == every["heldout"]
+        learned = found["train"]
+        assert [each.topic for each in learned] == [topic for topic in expected for _ in range(most)]
+        assert set(map(str, learned)) <= set(map(str, every["train"]))
+    (tmp_path / "topics.txt").write_text(f"{topics[0]}\n{every['heldout'][0].topic}\n")
+    with pytest.raises(DataError, match=r"topics.txt:2: expected a topic to learn from, got '.*', which is held out"):
+        preflight.load_questions(replace(data, topics=str(tmp_path / "topics.txt")))
 
 
 @pytest.mark.parametrize("is_held_out_file", [False, True])
