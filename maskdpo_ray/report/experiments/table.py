@@ -20,9 +20,17 @@ from maskdpo_ray.report.comparison import FinishedRun
 from maskdpo_ray.report.tables import number
 from maskdpo_ray.store import files
 
-METRICS = {**OF_RUNS, "second_score": ("score by the second evaluator", ".3f")}
+METRICS = {
+    **OF_RUNS,
+    "second_score": ("score by the second evaluator", ".3f"),
+    "nats_per_token": ("nats per token under another model", ".3f"),
+}
 """Metric -> (heading, format)."""
-_PLACES = {"transfer_score": ("transfer", "score"), "second_score": ("heldout-judged", "score")}
+_PLACES = {
+    "transfer_score": ("transfer", "score"),
+    "second_score": ("heldout-judged", "score"),
+    "nats_per_token": ("heldout-judged", "nats_per_token"),
+}
 """Metric -> (evaluation, its name there); all others are of the held-out questions by the annotator."""
 _SEED = 1
 """Seed of the bootstrap, whatever the runs' seeds."""

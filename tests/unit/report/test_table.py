@@ -6,14 +6,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import fakes
 import pytest
-from evaluated_arms import FILE, experiment_in, runs_of
+from evaluated_arms import FILE, TOPICS, experiment_in, runs_of
 
 from maskdpo_ray.errors import RunFolderError
-from maskdpo_ray.evaluation import metrics
+from maskdpo_ray.evaluation import judged_metrics, metrics
 from maskdpo_ray.evaluation.choice import Candidate, Choice
 from maskdpo_ray.evaluation.intervals import compare
-from maskdpo_ray.records import encode_line
+from maskdpo_ray.records import Judgement, Surprisal, encode_line
 from maskdpo_ray.report.experiments import table, written
 
 
@@ -71,6 +72,20 @@ def test_several_directions(tmp_path: Path) -> None:
     assert [each.holds for each in found.directions] == [True, True]
     said = "\n\n".join(each.sentence for each in found.directions)
     assert written.markdown(found).startswith(f"# Experiment {experiment.name}\n\n{said}\n\nMeans over seeds")
+
+
+def test_perplexity(tmp_path: Path) -> None:
+    """Nats per token of all answers, before and after."""
+    runs = runs_of(tmp_path)
+    questions = [fakes.question(topic) for topic in TOPICS]
+    for run in runs.values():
+        for version, nats in enumerate((3.0, 2.0)):
+            judged = [Judgement(each.id, 0, (), surprisal=Surprisal(nats * 4, 4)) for each in questions]
+            found = judged_metrics.evaluate(None, questions, judged, "gpt2", seed=1, bootstrap_samples=200)
+            (run.folder / f"eval_{version:03d}" / "heldout-judged.json").write_bytes(encode_line(found))
+    figure = table.build(experiment_in(tmp_path), runs, {}).arms[0].figures["nats_per_token"]
+    assert (figure.before, figure.after.mean) == (3.0, 2.0)
+    assert figure.difference is not None and figure.difference.mean == 0.0
 
 
 def test_missing_runs_are_named_and_the_rest_is_compared(tmp_path: Path) -> None:
