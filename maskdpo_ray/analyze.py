@@ -8,6 +8,7 @@ in float32 on the CPU. docs/analyses.md describes each analysis:
   affinity          distances of topics and what answers say of them (Mask-DPO C.1)
   best_of           best of N before and after (Mask-DPO table 6)
   mutual_knn        alignment with another model's representations (SMA appendix E)
+  perplexity        of answers under another model (Mask-DPO C.2)
   token_shift       where answers depart from the start's (APEFT figure 3)
   topic_neighbours  training topics near to held-out ones and far from them (Mask-DPO tables 5 and 12)
 """
@@ -114,6 +115,36 @@ def _mutual_knn(own: Namespace) -> Finding:
     return views.mutual_knn(mutual_knn.MutualKnn(run.folder.name, run.after, reference, own.k, samples, splits))
 
 
+def _perplexity(own: Namespace) -> Finding:
+    from maskdpo_ray.evaluation.analyses import answer_perplexity
+    from maskdpo_ray.evaluation.evaluators.perplexity import Perplexity
+    from maskdpo_ray.models.folder import describe_model
+    from maskdpo_ray.report.analyses import views
+
+    run = _run(own)
+    is_start = own.reference == answer_perplexity.START
+    folder = run.policy(0) if is_start else Path(own.reference)
+    describe_model(str(folder), "--reference")
+    given, now = run.config.model.chat_template_kwargs, run.chat().now
+    # Answers are there: one that the model has no room for is left out, whatever could be longer.
+    model = Perplexity(str(folder), max_new_tokens=1, template_options=given, now=now)
+    model.start()
+    asked, log, found = run.asked("heldout"), _log(run, "heldout"), {}
+    for name, version in _versions(run):
+        items = [(asked[each.question_id], each.rollouts[0]) for each in run.answered(log, version)]
+        measured = model.measure(items)
+        found[name] = {question.id: each for (question, _), each in zip(items, measured, strict=True)}
+    topic_of = {name: question.topic for name, question in asked.items()}
+    reference = answer_perplexity.START if is_start else folder.name
+    compared = answer_perplexity.compare(run.folder.name, run.after, reference, log, topic_of, found, **_bootstrap(run))
+    return views.perplexity(compared)
+
+
+def _log(run: TrainedRun, split: str) -> str:
+    """Log of one answer to each question of a split: greedy ones where the run has them, else the first of several."""
+    return f"{split}-greedy" if run.config.eval.greedy else split
+
+
 def _token_shift(own: Namespace) -> Finding:
     from maskdpo_ray.evaluation.analyses import token_shift
     from maskdpo_ray.report.analyses import views
@@ -121,13 +152,13 @@ def _token_shift(own: Namespace) -> Finding:
     run = _run(own)
     answers, logs, left_out = {}, {}, {}
     for split in run.splits():
-        logs[split] = f"{split}-greedy" if run.config.eval.greedy else split
+        logs[split] = _log(run, split)
         answers[split], left_out[split] = _answers(run, split, logs[split])
     ranks: dict[str, dict[str, Any]] = {split: {} for split in answers}
     for name, version in _versions(run):
         ranker = token_shift.Ranker(run.policy(version), "RUN")
         for split, given in answers.items():
-            ranks[split][name] = [ranker.ranks(each) for each in given]
+            ranks[split][name] = ranker.ranks(given)
     splits = {
         split: token_shift.shift(logs[split], given, ranks[split], left_out[split], **_bootstrap(run))
         for split, given in answers.items()
@@ -225,6 +256,7 @@ ANALYSES = {
     "affinity": Analysis(_affinity, {"policy": None, "num_pairs": 200, "seed": 1}),
     "best_of": Analysis(_best_of, {"policy": None}),
     "mutual_knn": Analysis(_mutual_knn, {"policy": None, "reference": "minilm", "k": 10}),
+    "perplexity": Analysis(_perplexity, {"policy": None, "reference": "start"}),
     "token_shift": Analysis(_token_shift, {"policy": None}),
     "topic_neighbours": Analysis(
         _topic_neighbours, {"embeddings": ["policy", "minilm", "random"], "by": "topic", "seed": 1}
@@ -236,7 +268,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": number, "metavar": "SEED", "help": "of that draw, and of random halves (default: 1)"},
     "reference": {
         "metavar": "FOLDER",
-        "help": "mutual_knn: the other model's folder, or minilm, a sentence encoder (default: minilm)",
+        "help": "folder of the other model (default: minilm, a sentence encoder, for mutual_knn; start, the policy "
+        "before training, for perplexity)",
     },
     "k": {"type": number, "metavar": "K", "help": "mutual_knn: neighbours (default: 10)"},
     "embeddings": {

@@ -124,6 +124,12 @@ class Pass:
             token_logps(logits, self._tensor(self._inputs.logits_rows), self._tensor(self._inputs.targets))
         )
 
+    def ranks(self, logits: torch.Tensor) -> torch.Tensor:
+        """[R, T] int64: rank of each token among all by its logit, 1 for the likeliest; 0 where the weight is 0."""
+        rows, targets = self._tensor(self._inputs.logits_rows), self._tensor(self._inputs.targets)
+        found = [1 + (logits[row] > logits[row, target]).sum() for row, target in zip(rows, targets, strict=True)]
+        return self._placed(torch.stack(found))
+
     def kls(self, logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
         """[R, T]: KL(reference || policy) over the vocabulary at each token's prediction, 0 where its weight is 0."""
         from maskdpo_ray.training.distribution import token_kls

@@ -94,6 +94,15 @@ def test_affinity(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(change["chosen"]["gain"] for change in found["changes"].values())
 
 
+def test_perplexity(run: Path, tmp_path: Path) -> None:
+    found = []
+    for reference in ("start", str(run / "iter_001/policy")):
+        analyze.main(["perplexity", str(run), "--reference", reference, "-o", str(tmp_path)])
+        found.append(result(tmp_path, "perplexity"))
+    assert [each["reference"] for each in found] == ["start", "policy"] and found[0]["answers"] == 4
+    assert found[0]["nats_per_token"] != found[1]["nats_per_token"]
+
+
 def test_best_of(run: Path, tmp_path: Path) -> None:
     analyze.main(["best_of", str(run), "--policy", "1", "-o", str(tmp_path)])
     found = result(tmp_path, "best_of")
@@ -148,6 +157,7 @@ def test_question_neighbours(config: Path, tmp_path: Path) -> None:
         (["best_of", "RUN", "--k", "3"], "--k: expected with mutual_knn only, got it with best_of"),
         (["affinity", "RUN", "--by", "topic"], "--by: expected with topic_neighbours only, got it with affinity"),
         (["best_of", "RUN", "-o", "RUN/analyses"], "expected a place outside of run folders, got one in that of"),
+        (["perplexity", "RUN", "--reference", "RUN"], "--reference: expected the folder of a model"),
         (["mutual_knn", "RUN", "--reference", "RUN"], "--reference: expected the folder of a model"),
         (["mutual_knn", "RUN", "--reference", "RUN/../model"], "k: expected fewer than the other prompts, 3, got 10"),
         (["topic_neighbours", "RUN/none.yaml"], "none.yaml"),

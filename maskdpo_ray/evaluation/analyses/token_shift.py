@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskdpo_ray.config.schema import SavingsConfig
 from maskdpo_ray.data.questions import topic_key
 from maskdpo_ray.evaluation.intervals import Draws, Ratios, TopicSums, interval
 from maskdpo_ray.models import folder as model_folder
-from maskdpo_ray.records import Record, Sentence
+from maskdpo_ray.records import CHOSEN, Record, Response, Sentence, TrainingExample
 
 BINS = 5
 """Parts of a sentence by relative position: the sentences of our domains have about seven tokens."""
+_BATCH = 8
+"""Answers of a pass: bounds the logits, [tokens, vocabulary]."""
 _MARGINAL = 2
 """Largest delta that is marginal: rank 3 of a token that is the policy's first."""
 _RATIOS = Ratios(
@@ -113,21 +116,42 @@ class Ranker:
         """Load the model. Raises ConfigError naming `option` when there is no folder, ModelError."""
         from transformers import AutoModelForCausalLM
 
+        from maskdpo_ray.training import tree_attention, ways
+
         model_folder.describe_model(str(folder), option)
         model_folder.refuse_no_weights(folder, option)
         self._network = model_folder.load_network(AutoModelForCausalLM, folder, "a causal language model")
+        config = self._network.config
+        way = ways.of_config(config, min(ways.contexts(config).values(), default=2**31))
+        self._savings = way.savings(SavingsConfig())
+        if self._savings.prefix_tree:
+            tree_attention.install(self._network)
+        elif way.is_eager:
+            tree_attention.use_rows(self._network, tree_attention.row_ways(self._network)[-1])
 
-    def ranks(self, answer: Answer) -> NDArray[np.int64]:
-        """Rank of each of the answer's tokens in its context, 1 for the likeliest, [tokens]."""
+    def ranks(self, answers: Sequence[Answer]) -> list[NDArray[np.int64]]:
+        """Rank of each token of the answers in its context, 1 for the likeliest, [tokens] each.
+
+        Answers that follow each other share a pass, as in training: what their prompts share is computed once.
+        """
         import torch
 
-        ids = torch.tensor([[*answer.prompt_ids, *answer.token_ids]])
-        start = len(answer.prompt_ids)
-        with torch.inference_mode():
-            # The logits at a token are about the next one.
-            logits = self._network(input_ids=ids, use_cache=False).logits[0, start - 1 : -1]
-            own = logits.gather(1, ids[0, start:].unsqueeze(1))
-            return 1 + (logits > own).sum(1).numpy()
+        from maskdpo_ray.training.forward import Pass
+
+        found: list[NDArray[np.int64]] = []
+        for start in range(0, len(answers), _BATCH):
+            batch = answers[start : start + _BATCH]
+            with torch.inference_mode():
+                forward = Pass(self._network, [_example(each) for each in batch], savings=self._savings)
+                ranks = forward.ranks(forward.logits(self._network)).numpy()
+            found += [row[: len(each.token_ids)] for row, each in zip(ranks, batch, strict=True)]
+        return found
+
+
+def _example(answer: Answer) -> TrainingExample:
+    """The answer as an example all of whose tokens count."""
+    response = Response(CHOSEN, tuple(answer.token_ids), (1.0,) * len(answer.token_ids))
+    return TrainingExample("", tuple(answer.prompt_ids), (response,))
 
 
 def shift(

@@ -51,17 +51,27 @@ def test_the_policy_that_is_the_start_has_no_shift() -> None:
     assert found.levels["any"] == token_shift.Share(0.0, None, None)
 
 
-def test_ranks_are_places_in_the_sorted_logits(small_model: Path) -> None:
+@pytest.mark.parametrize("is_tree", [True, False], ids=["tree", "padded"])
+def test_ranks_are_places_in_the_sorted_logits(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch, is_tree: bool
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    answer = Answer("A", [5, 9, 20], [7, 30, 2, 50], [])
+    from maskdpo_ray.training import ways
+
+    if not is_tree:
+        monkeypatch.setattr(ways, "_by_fields", lambda *given: "the test says so")
+    answers = [Answer("A", [5, 9, 20], [7, 30, 2, 50 + n, *[40] * (n % 3)], []) for n in range(11)]
     network = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32)
-    expected = []
+    expected: list[list[int]] = []
     with torch.inference_mode():
-        for at in range(len(answer.token_ids)):
-            context = torch.tensor([[*answer.prompt_ids, *answer.token_ids[:at]]])
-            order = network(input_ids=context).logits[0, -1].argsort(descending=True).tolist()
-            expected.append(1 + order.index(answer.token_ids[at]))
-    assert token_shift.Ranker(small_model, "RUN").ranks(answer).tolist() == expected
-    assert len(set(expected)) > 1
+        for answer in answers:
+            expected.append([])
+            for at, token in enumerate(answer.token_ids):
+                context = torch.tensor([[*answer.prompt_ids, *answer.token_ids[:at]]])
+                order = network(input_ids=context).logits[0, -1].argsort(descending=True).tolist()
+                expected[-1].append(1 + order.index(token))
+    found = token_shift.Ranker(small_model, "RUN").ranks(answers)
+    assert [each.tolist() for each in found] == expected
+    assert len({rank for each in expected for rank in each}) > 5

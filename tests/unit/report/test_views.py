@@ -7,6 +7,7 @@ import re
 import pytest
 
 from maskdpo_ray.evaluation.analyses.affinity import Affinity, SideChange
+from maskdpo_ray.evaluation.analyses.answer_perplexity import AnswerPerplexity
 from maskdpo_ray.evaluation.analyses.best_of import BestOf
 from maskdpo_ray.evaluation.analyses.mutual_knn import MutualKnn, SplitAlignment
 from maskdpo_ray.evaluation.analyses.token_shift import Bin, Share, SplitShift, TokenShift
@@ -63,6 +64,15 @@ def test_mutual_knn(gain: float, low: float, said: str) -> None:
     found = views.mutual_knn(MutualKnn("run", 3, "minilm", 10, 2000, splits))
     assert f"they agree {said}" in found.sentences[1]
     assert found.rows == [["heldout", "40", "0.256", "1.000", f"{1 + gain:.3f}", f"{gain:+.3f} [{low:+.3f}, +0.200]"]]
+
+
+def test_perplexity() -> None:
+    nats = Change(2.0, 1.5, -0.5, -0.75, -0.25)
+    found = views.perplexity(AnswerPerplexity("run", 3, "start", "heldout-greedy", 40, 40, 2000, nats))
+    assert found.rows == [
+        ["perplexity", "7.39", "4.48", "", "44.20 → 34.91"],
+        ["nats per token", "2.000", "1.500", "-0.500 [-0.750, -0.250]", ""],
+    ]
 
 
 def test_best_of_has_the_papers_row_beside_ours() -> None:
