@@ -181,8 +181,8 @@ def perplexity(found: AnswerPerplexity) -> Finding:
     text = (
         f"Perplexity under {found.reference} of the answers ({found.log}) to {found.answers} questions, before "
         f"training and of policy {found.after} of {found.run}. Interval: 95%, paired bootstrap over {found.topics} "
-        f"topics ({found.bootstrap_samples} resamples). The paper's is under GPT-2: lower after training, so the language is "
-        "no worse."
+        f"topics ({found.bootstrap_samples} resamples). The paper's is under GPT-2: lower after training, so "
+        "the language is no worse."
     )
     headings = [f"under {found.reference}", "before", "after", "change", "paper"]
     return Finding("perplexity", "Perplexity of answers (Mask-DPO, appendix C.2)", [text], headings, rows, found)
