@@ -15,15 +15,15 @@ in float32 on the CPU. docs/analyses.md describes each analysis:
 
 from __future__ import annotations
 
+import itertools
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskdpo_ray.config import cli
-from maskdpo_ray.config.cli import Parser, number, one_of
+from maskdpo_ray.config.cli import Parser, count, number, one_of
 from maskdpo_ray.errors import ConfigError, MaskError
 
 if TYPE_CHECKING:
@@ -225,7 +225,8 @@ def _topic_neighbours(own: Namespace) -> Finding:
 
 def _apart(name: str, taken: set[str]) -> str:
     """A name for files that nothing else has."""
-    return next(each for each in chain([name], (f"{name}-{number}" for number in count(1))) if each not in taken)
+    numbered = (f"{name}-{number}" for number in itertools.count(1))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)
 
 
 def _run(own: Namespace) -> TrainedRun:
@@ -264,14 +265,14 @@ ANALYSES = {
 }
 _OPTIONS: dict[str, dict[str, Any]] = {
     "policy": {"type": number, "metavar": "VERSION", "help": "policy to look at (default: the kept one)"},
-    "num_pairs": {"type": number, "metavar": "N", "help": "affinity: pairs to draw (default: 200)"},
+    "num_pairs": {"type": count, "metavar": "N", "help": "affinity: pairs to draw (default: 200)"},
     "seed": {"type": number, "metavar": "SEED", "help": "of that draw, and of random halves (default: 1)"},
     "reference": {
         "metavar": "FOLDER",
         "help": "folder of the other model (default: minilm, a sentence encoder, for mutual_knn; start, the policy "
         "before training, for perplexity)",
     },
-    "k": {"type": number, "metavar": "K", "help": "mutual_knn: neighbours (default: 10)"},
+    "k": {"type": count, "metavar": "K", "help": "mutual_knn: neighbours (default: 10)"},
     "embeddings": {
         "nargs": "+",
         "metavar": "MODEL",

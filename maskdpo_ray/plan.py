@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from maskdpo_ray.config import cli
-from maskdpo_ray.config.cli import Parser, number
+from maskdpo_ray.config.cli import Parser, count, number
 from maskdpo_ray.config.file import Given
 from maskdpo_ray.config.resources import ANNOTATORS, ENGINES, Plan
 from maskdpo_ray.config.schema import Config
@@ -88,10 +88,10 @@ def _parser() -> Parser:
     add("--annotator_size", metavar="SIZE", help="in place of the folder of a judge on a GPU")
     add("--gpu_memory_gib", type=_gib, metavar="GIB", help="memory of a GPU (default: 80)")
     add("--num_gpus", type=number, metavar="N", help="GPUs of all nodes (default: as many as it takes)")
-    add("--num_nodes", type=_count, metavar="N", default=1, help="nodes (default: 1)")
+    add("--num_nodes", type=count, metavar="N", default=1, help="nodes (default: 1)")
     add("--node_memory_gib", type=_gib, metavar="GIB", help="a node's own memory (default: on a CPU this machine's)")
     add("--disk_gib", type=_gib, metavar="GIB", help="free disk for the run folder (default: not judged)")
-    add("--prompt_tokens", type=_count, metavar="N", help=f"longest prompt (default: {longest})")
+    add("--prompt_tokens", type=count, metavar="N", help=f"longest prompt (default: {longest})")
     return parser.add_config(is_required=False)
 
 
@@ -99,12 +99,6 @@ def _gib(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not float(text):
         raise ArgumentTypeError(f"expected GiB above 0, got {shown(text)}")
     return float(text)
-
-
-def _count(text: str) -> int:
-    if not number(text):
-        raise ArgumentTypeError(f"expected a whole number above 0, got {shown(text)}")
-    return number(text)
 
 
 def _models(own: Namespace, config: Config) -> Models:

@@ -204,6 +204,13 @@ def number(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """The `type` of an argument that counts from 1."""
+    if not number(text):
+        raise ArgumentTypeError(f"expected a whole number above 0, got {shown(text)}")
+    return number(text)
+
+
 def share(text: str) -> float:
     """The `type` of an argument from 0 to 1."""
     try:

@@ -43,7 +43,8 @@ class TrainedRun:
             except (LookupError, TypeError, ValueError):
                 raise RunFolderError(f"{summary}: expected a finished run, with kept.version, got none") from None
         if not 1 <= version <= trained:
-            raise RunFolderError(f"{folder}: expected a trained policy, of version 1 to {trained}, got {version}")
+            there = f"of version 1 to {trained} (--policy)" if trained else "which the run hasn't got"
+            raise RunFolderError(f"{folder}: expected a trained policy, {there}, got version {version}")
         config = cli.read(folder / "config.yaml")
         place = folder.absolute()  # which may not be where it was
         return cls(folder, replace(config, run=replace(config.run, dir=str(place.parent), name=place.name)), version)
