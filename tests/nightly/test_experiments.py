@@ -82,7 +82,7 @@ def test_a_twin(here: Path, bundled_model: Path, file: Path, capsys: pytest.Capt
         ("anah_train", "anah_test", "biographies_train", "biographies_test", "fava", "factualbench_train")
         + ("factualbench_test", "triviaqa")
     ):
-        topics = NUM_TOPICS if name == "anah_train" else 20
+        topics = NUM_TOPICS if (file.stem, name) == ("scaling", "anah_train") else 20
         write_questions(here / "data" / f"{name}.jsonl", f"{number}-", topics, 3)
     splits = preflight.load_questions(cli.read(ROOT / "configs/paper.yaml").data).questions
     in_halves(here / "analyses/paper", splits["train"], splits["heldout"])
