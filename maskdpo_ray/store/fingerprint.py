@@ -178,8 +178,12 @@ BY_CONTENT = ("model.model_name_or_path", "data.train", "data.eval", "data.trans
 """Fields that name files and folders, which may have moved: `beginning` compares their contents."""
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide a run's figures, and the git commit when in a checkout."""
+@cache
+def versions() -> Mapping[str, str]:
+    """Versions of the packages that decide a run's figures, and the git commit when in a checkout.
+
+    They are those of this process, which has imported its code, whatever is checked out later.
+    """
     found = {}
     for name in PACKAGES:
         try:

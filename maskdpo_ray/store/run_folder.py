@@ -73,7 +73,7 @@ class RunFolder:
         in a way that no kill leaves.
         """
         path, config = Path(path).absolute(), _as_stored(config)
-        package_versions = fingerprint.versions() if package_versions is None else package_versions
+        package_versions = dict(fingerprint.versions()) if package_versions is None else package_versions
         try:
             path.mkdir(parents=True, exist_ok=True)
             _refuse_strangers(path)
