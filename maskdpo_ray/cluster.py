@@ -144,9 +144,11 @@ class Cluster:
         others = self._start_engines(*other, OTHER_ENGINES) if other else None
         evaluation = self._start_evaluators(evaluator)
         ranks = self._start_ranks()
+        # Ranks import for seconds, while engines start: not on GPUs that they share, whose memory engines measure.
+        trainer = None if self._shared else self._training_group(ranks)
         self._await_ready(rollout, others, annotation, evaluation)
         answering = OtherModel(others, other[0]) if others and other else None
-        return ActorGroups(rollout, annotation, evaluation, answering, trainer=self._training_group(ranks))
+        return ActorGroups(rollout, annotation, evaluation, answering, trainer=trainer or self._training_group(ranks))
 
     def start_evaluation(
         self,

@@ -28,6 +28,8 @@ class FakeEngine:
 
     log = ""
     seconds = 0.05
+    meeting = ""
+    """The ranks' log, if the engine is to be ready only when ranks have met."""
 
     def __init__(self, config: Any, policy: Policy, threads: int) -> None:
         self._policy = policy
@@ -40,6 +42,8 @@ class FakeEngine:
             file.write(line.encode())
 
     async def ready(self) -> tuple[int, str]:
+        while self.meeting and not (Path(self.meeting).exists() and '"setup"' in Path(self.meeting).read_text()):
+            await asyncio.sleep(0.05)
         return self._policy.version, self._policy.checksum
 
     async def has(self, policy: Policy) -> bool:

@@ -141,8 +141,9 @@ def started(tmp_path: Path, shared: SharedRay) -> Iterator[Running]:
     """Two engines, an annotator, an evaluator and two ranks; at the end no process of theirs may be left."""
     config = config_for(tmp_path)
     initial = fakes.write_policy(tmp_path / "model", 0, b"initial")
-    engine = type("Engine", (fake_engine.FakeEngine,), {"log": str(tmp_path / "engine.jsonl")})
-    rank = type("Rank", (fake_rank.FakeRank,), {"log": str(tmp_path / "rank.jsonl")})
+    engine_log, rank_log = str(tmp_path / "engine.jsonl"), str(tmp_path / "rank.jsonl")
+    engine = type("Engine", (fake_engine.FakeEngine,), {"log": engine_log, "meeting": rank_log})
+    rank = type("Rank", (fake_rank.FakeRank,), {"log": rank_log})
     with Cluster(config, engine=engine, rank=rank) as cluster:
         groups = cluster.start(initial, fakes.CharChat(), annotators.build("facts"), evaluators.build("factscore"))
         running = Running(config, groups, initial, tmp_path)

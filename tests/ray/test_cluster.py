@@ -72,6 +72,10 @@ class TestRunningCluster:
         assert max(note["running"] for note in notes) <= MAX_IN_FLIGHT // 2
         assert max(note["running"] for own in by_engine for note in own) >= 2  # and they do overlap
 
+    def test_ranks_meet_while_engines_start(self, running: Running) -> None:
+        """The engines of this cluster are ready only when ranks have met: it would not be there otherwise."""
+        assert [note["rank"] for note in running.notes("rank", "setup")] in ([0, 1], [1, 0])
+
     def test_answers_do_not_depend_on_the_company(self, running: Running) -> None:
         """The same question alone gets the seed that it gets among others; another purpose gets another."""
         since = running.count("engine")
