@@ -145,7 +145,7 @@ DATA: dict[str, Case] = {
         None,
         f"{ASK} --data.train builtin:planets",
         "builtin:planets: expected one of builtin:countries, builtin:elements, builtin:countries-short, "
-        "builtin:elements-short, or a file or data set",
+        "builtin:elements-short, builtin:countries-many, builtin:elements-many, or a file or data set",
     ),
     "no facts to check by": (None, f"{ASK} --annotation.annotator facts", "question '..."),
     "no document to check by": (None, f"{ASK} --eval.evaluator factscore", "question '..."),
