@@ -200,6 +200,15 @@ class Ratios:
             for i, topic in enumerate(topics)
         }
 
+    def add_up(self, rows: Iterable[tuple[str, Mapping[str, float]]]) -> TopicSums:
+        """Sums over rows of (topic, sum -> value), as of one replication; a row needn't have all sums."""
+        found: dict[str, dict[str, float]] = {}
+        for topic, row in rows:
+            sums = found.setdefault(topic_key(topic), dict.fromkeys(self.sums, 0.0))
+            for name, value in row.items():
+                sums[name] += value
+        return {topic: {name: (value,) for name, value in sums.items()} for topic, sums in found.items()}
+
     def _statistics(self, topic_sums: TopicSums, seed: int, bootstrap_samples: int) -> dict[str, Statistic]:
         sums = self._array(topic_sums)
         resampled, total = resample(sums, seed, bootstrap_samples), sums.sum(axis=0)

@@ -93,10 +93,8 @@ def server(folder: Path, port: int) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked = (self.headers.get("Host") or "").lower()
-            if (asked.rpartition(":")[0] or asked) not in (
-                HOST,
-                "localhost",
-            ):  # a site of another name that resolves to this machine
+            host = asked.rpartition(":")[0] or asked
+            if host not in (HOST, "localhost"):  # a site of another name that resolves to this machine
                 self._answer(HTTPStatus.FORBIDDEN, b"expected to be asked as 127.0.0.1 or localhost\n", "text/plain")
                 return
             try:

@@ -62,7 +62,7 @@ def build(
     if evaluated is None:
         numbered = _numbered(folder, "eval", "")
         evaluated = [Evaluated(f"after {version}" if version else "before", version, at) for version, at in numbered]
-        choice = _choice(folder)
+        choice = newest_choice(folder)
     found = {split: _evaluations(folder, evaluated, split, draws) for split in splits}
     evaluations = {split: versions for split, versions in found.items() if versions}
     kept = None if choice is None else _kept(folder, choice, evaluations)
@@ -104,7 +104,7 @@ def _ended_early(config: dict[str, Any], choice: Choice | None) -> list[str]:
     ]
 
 
-def _choice(folder: Path) -> Choice | None:
+def newest_choice(folder: Path) -> Choice | None:
     """The newest choice; None of a folder without one, as of a single evaluation."""
     files_found = _numbered(folder, "eval", "choice.json")
     return files.read_json(files_found[-1][1], Choice) if files_found else None

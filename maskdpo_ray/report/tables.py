@@ -399,3 +399,12 @@ def _idle(iterations: list[Entry]) -> Table:
     groups = list(dict.fromkeys(name for entry in iterations for name in entry if name != "iteration"))
     columns = [("iteration", _field("iteration")), *((group, _field(group, ".1%")) for group in groups)]
     return _table("Idle share of each group of actors, evaluations included", columns, iterations)
+
+
+def markdown_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; a bar in a cell becomes a slash."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+    return [line(headings), "|---" * len(headings) + "|", *map(line, rows)]

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maskdpo_ray.data.questions import topic_key
 from maskdpo_ray.errors import RunFolderError
@@ -23,8 +24,6 @@ from maskdpo_ray.evaluation.analyses.embedder import Embeds
 from maskdpo_ray.evaluation.intervals import Change, Draws, Ratios, TopicSums, interval
 from maskdpo_ray.records import CHOSEN, REJECTED, PreferencePair, Record
 
-NUM_PAIRS = 200
-"""Mask-DPO, appendix C.1."""
 WORDS, LAST_LAYER = "word embeddings", "last hidden layer"
 _SIDES = (CHOSEN, REJECTED)
 _RATIOS = Ratios(
@@ -127,16 +126,17 @@ def distances(drawn: Sequence[Mentioned], embeds: Embeds) -> dict[str, TopicSums
     found = {}
     for kind, rows in vectors.items():
         vector = dict(zip(texts, rows, strict=True))
-        sums: dict[str, dict[str, tuple[float, ...]]] = {}
-        for each in drawn:
-            topic = sums.setdefault(topic_key(each.topic), dict.fromkeys(_RATIOS.sums, (0.0,)))
-            for side in _SIDES:
-                if mentioned := each.of(side):
-                    away = [np.linalg.norm(vector[name] - vector[each.topic]) for name in mentioned]
-                    topic[f"{side}_distance"] = (topic[f"{side}_distance"][0] + float(np.mean(away)),)
-                    topic[f"{side}_pairs"] = (topic[f"{side}_pairs"][0] + 1,)
-        found[kind] = sums
+        found[kind] = _RATIOS.add_up((each.topic, _distances(each, vector)) for each in drawn)
     return found
+
+
+def _distances(each: Mentioned, vector: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for side in _SIDES:
+        if mentioned := each.of(side):
+            away = [np.linalg.norm(vector[name] - vector[each.topic]) for name in mentioned]
+            row |= {f"{side}_distance": float(np.mean(away)), f"{side}_pairs": 1.0}
+    return row
 
 
 def change(before: TopicSums, after: TopicSums, *, seed: int, bootstrap_samples: int) -> SideChange:

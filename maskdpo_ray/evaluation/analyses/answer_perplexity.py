@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from maskdpo_ray.data.questions import topic_key
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.evaluation.intervals import Change, Ratios, TopicSums
 from maskdpo_ray.records import Record, Surprisal
@@ -61,11 +60,8 @@ def compare(
 
 
 def _sums(names: Sequence[str], topic_of: Mapping[str, str], side: Mapping[str, Surprisal | None]) -> TopicSums:
-    sums: dict[str, dict[str, tuple[float, ...]]] = {}
-    for name in names:
-        surprisal = side[name]
+    def row(surprisal: Surprisal | None) -> dict[str, float]:
         assert surprisal is not None
-        topic = sums.setdefault(topic_key(topic_of[name]), dict.fromkeys(_RATIOS.sums, (0.0,)))
-        topic["nats"] = (topic["nats"][0] + surprisal.nats,)
-        topic["tokens"] = (topic["tokens"][0] + surprisal.num_tokens,)
-    return sums
+        return {"nats": surprisal.nats, "tokens": surprisal.num_tokens}
+
+    return _RATIOS.add_up((topic_of[name], row(side[name])) for name in names)

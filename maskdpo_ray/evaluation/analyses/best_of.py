@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from maskdpo_ray.data.questions import topic_key
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.evaluation.intervals import Change, Ratios, TopicSums
 from maskdpo_ray.evaluation.metrics import best_of_n, sizes
@@ -67,12 +66,10 @@ def compare(
     ratios = Ratios((*counts, "questions"), {name: (name, "questions") for name in counts})
 
     def sums(side: Mapping[str, Sequence[float]]) -> TopicSums:
-        found: dict[str, dict[str, tuple[float, ...]]] = {}
-        for question in whole:
-            row = {name: best_of_n(side[question], n) for name, n in counts.items()} | {"questions": 1.0}
-            topic = found.setdefault(topic_key(topic_of[question]), dict.fromkeys(row, (0.0,)))
-            topic.update({name: (topic[name][0] + value,) for name, value in row.items()})
-        return found
+        return ratios.add_up(
+            (topic_of[name], {n: best_of_n(side[name], count) for n, count in counts.items()} | {"questions": 1.0})
+            for name in whole
+        )
 
     sides = sums(before), sums(trained)
     best = ratios.changes(*sides, seed=seed, bootstrap_samples=bootstrap_samples)

@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from maskdpo_ray.data.questions import topic_key
 from maskdpo_ray.errors import DataError
 from maskdpo_ray.evaluation.analyses.embedder import Vectors, unit
 from maskdpo_ray.evaluation.intervals import Change, Ratios, TopicSums
 from maskdpo_ray.records import Question, Record
 
-K = 10
-"""SMA, appendix E."""
 _RATIOS = Ratios(("overlap", "prompts"), {"alignment": ("overlap", "prompts")})
 
 
@@ -84,7 +81,7 @@ def align(
 
 
 def _sums(questions: Sequence[Question], found: NDArray[np.float64]) -> TopicSums:
-    sums: dict[str, list[float]] = {}
-    for question, overlap in zip(questions, found, strict=True):
-        sums.setdefault(topic_key(question.topic), []).append(float(overlap))
-    return {topic: {"overlap": (sum(each),), "prompts": (float(len(each)),)} for topic, each in sums.items()}
+    return _RATIOS.add_up(
+        (question.topic, {"overlap": float(overlap), "prompts": 1.0})
+        for question, overlap in zip(questions, found, strict=True)
+    )

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskdpo_ray.config.schema import SavingsConfig
-from maskdpo_ray.data.questions import topic_key
 from maskdpo_ray.evaluation.intervals import Draws, Ratios, TopicSums, interval
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.records import CHOSEN, Record, Response, Sentence, TrainingExample
@@ -171,16 +170,12 @@ def shift(
 
 
 def _sums(answers: Sequence[Answer], deltas: Iterable[NDArray[np.int64]]) -> TopicSums:
-    sums: dict[str, NDArray[np.float64]] = {}
-    for answer, delta in zip(answers, deltas, strict=True):
+    def row(delta: NDArray[np.int64]) -> dict[str, float]:
         marginal, shifted = _levels(delta)
-        row = np.array([len(delta), marginal.sum(), shifted.sum(), (delta > 0).sum()], dtype=float)
-        key = topic_key(answer.topic)
-        sums[key] = sums.get(key, 0.0) + row
-    return {
-        topic: {name: (float(each),) for name, each in zip(_RATIOS.sums, row, strict=True)}
-        for topic, row in sums.items()
-    }
+        counts = (len(delta), marginal.sum(), shifted.sum(), (delta > 0).sum())
+        return {name: float(count) for name, count in zip(_RATIOS.sums, counts, strict=True)}
+
+    return _RATIOS.add_up((answer.topic, row(delta)) for answer, delta in zip(answers, deltas, strict=True))
 
 
 def _levels(delta: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from maskdpo_ray.errors import printable
 from maskdpo_ray.records import Record, encode_line
 from maskdpo_ray.report.plots import Plot
+from maskdpo_ray.report.tables import markdown_rows
 from maskdpo_ray.store import files
 
 
@@ -36,7 +37,7 @@ class Finding:
         lines = [f"## {self.title}", ""]
         for sentence in self.sentences:
             lines += [sentence, ""]
-        lines += [_row(self.headings), "|---" * len(self.headings) + "|", *map(_row, self.rows)]
+        lines += markdown_rows(self.headings, self.rows)
         return "\n".join(map(printable, lines)) + "\n"
 
     def write(self, folder: Path) -> list[Path]:
@@ -52,7 +53,3 @@ class Finding:
         for name, data in contents.items():
             files.write_whole(folder / name, data)
         return [folder / name for name in contents]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

@@ -118,14 +118,21 @@ def mutual_knn(found: MutualKnn) -> Finding:
     plot = plots.intervals("Change of the alignment", points, f"change of the alignment with {found.reference}")
     headings = ["prompts", "number", "by chance", "before", "after", "change"]
     title = "Mutual nearest neighbours (SMA, figure 4 and appendix E)"
-    return Finding("mutual_knn", title, [text, _direction(list(points.values()))], headings, rows, found, plot)
+    return Finding(
+        "mutual_knn",
+        title,
+        [text, _direction(next(iter(found.splits.values())).alignment)],
+        headings,
+        rows,
+        found,
+        plot,
+    )
 
 
-def _direction(points: Sequence[tuple[float, float | None, float | None]]) -> str:
-    gain, low, high = points[0]
-    word = "more" if gain > 0 else "no more"
-    sure = low is not None and high is not None and (low > 0 or high < 0)
-    return f"On the held-out prompts they agree {word} after training{'' if sure else '; the interval contains 0'}."
+def _direction(alignment: Change) -> str:
+    word = "more" if (alignment.gain or 0.0) > 0 else "no more"
+    unsure = "" if _excludes_0(alignment) else "; the interval contains 0"
+    return f"On the held-out prompts they agree {word} after training{unsure}."
 
 
 def topic_neighbours(found: TopicNeighbours, train: Sequence[Question], held_out: Sequence[Question]) -> Finding:

@@ -17,8 +17,8 @@ from maskdpo_ray.evaluation.metrics import Evaluation, KindOfFact
 from maskdpo_ray.records import Record
 from maskdpo_ray.report.comparison import METRICS as OF_RUNS
 from maskdpo_ray.report.comparison import FinishedRun
+from maskdpo_ray.report.summary import newest_choice
 from maskdpo_ray.report.tables import number
-from maskdpo_ray.store import files
 
 METRICS = {
     **OF_RUNS,
@@ -199,7 +199,9 @@ def _arm(
     lacking = {str(run.seed): missing[run.name] for run in experiment.runs if run.arm == arm and run.name in missing}
     kept = tuple(run.kept for run in runs.values())
     source, paper = (row.table, row.figures) if row else (None, {})
-    choices = {str(seed): choice for seed, run in runs.items() if (choice := _choice(run)) and choice.candidates}
+    choices = {
+        str(seed): choice for seed, run in runs.items() if (choice := newest_choice(run.folder)) and choice.candidates
+    }
     return Arm(arm, tuple(runs), kept, lacking, source, paper, figures, _kinds(runs.values()), choices)
 
 
@@ -212,12 +214,6 @@ def _gains(experiment: Experiment, runs: Mapping[int, FinishedRun], place: str, 
     if not runs or any(len(each) < len(runs) for each in sides.values()):
         return None
     return _compare(experiment, place, sides, among.samples)
-
-
-def _choice(run: FinishedRun) -> Choice | None:
-    """The choice among all policies of a run; None in a folder without it."""
-    found = sorted(run.folder.glob("eval_*/choice.json"))
-    return files.read_json(found[-1], Choice) if found else None
 
 
 def _kinds(runs: Iterable[FinishedRun]) -> dict[str, Kind]:

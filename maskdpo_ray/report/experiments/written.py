@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from maskdpo_ray.evaluation.choice import Choice
 from maskdpo_ray.records import encode_line
 from maskdpo_ray.report import plots
 from maskdpo_ray.report.experiments.table import METRICS, Arm, Figure, Kind, Table, bounds
-from maskdpo_ray.report.tables import number
+from maskdpo_ray.report.tables import markdown_rows, number
 from maskdpo_ray.store import files
 
 _PICTURES = ("score", "correct_facts", "incorrect_facts")
@@ -33,8 +33,7 @@ class Section:
         """The section as Markdown."""
         if not self.header:
             return "\n".join([self.said, "", *(f"- {cell}" for (cell,) in self.rows)])
-        rule = "|---" * len(self.header) + "|"
-        return "\n".join([self.said, "", _row(self.header), rule, *map(_row, self.rows)])
+        return "\n".join([self.said, "", *markdown_rows(self.header, self.rows)])
 
 
 def markdown(table: Table) -> str:
@@ -159,10 +158,6 @@ def _candidate(choice: Choice, version: int) -> str:
 def _missing(table: Table) -> Section:
     rows = [[f"{arm.arm}, seed {seed}: {why}"] for arm in table.arms for seed, why in arm.missing.items()]
     return Section("Missing:", [], rows)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def _after(figure: Figure | None, form: str) -> str:
