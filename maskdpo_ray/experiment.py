@@ -1,14 +1,15 @@
-"""Run an experiment, arms x seeds, in which arms share the stages that they agree on, and make its table.
+"""Run experiments, arms x seeds, whose runs share the stages that they agree on, and make the table of each.
 
 python -m maskdpo_ray.experiment configs/experiments/mask.yaml
 
 Each run is a process of its own, `python -m maskdpo_ray.run`, one after another: an arm that crashes takes no other one
-along. The same command resumes: finished runs are left alone. docs/experiments.md describes the file.
+along. The same command resumes: finished runs are left alone. docs/experiments.md describes the files.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -41,18 +42,39 @@ def main(argv: list[str]) -> None:
     from maskdpo_ray.config import experiment as experiment_file
     from maskdpo_ray.report.experiments.table import METRICS
 
-    experiment = experiment_file.read(Path(own.experiment), Path(own.dir), tuple(METRICS))
-    grid = Grid(experiment, check(experiment, own.dry_run), start)
-    print(grid.describe(), flush=True)
-    if own.dry_run:
-        return
-    failed = grid.run()
-    grid.finish(failed)
+    experiments = [experiment_file.read(Path(file), Path(own.dir), tuple(METRICS)) for file in own.experiments]
+    if doubled := {each.name for each in experiments if [other.name for other in experiments].count(each.name) > 1}:
+        raise ConfigError(f"expected experiments of different names, as their folders are; got twice: {doubled.pop()}")
+    begun = [check(experiment, own.dry_run) for experiment in experiments]
+    grids = [
+        Grid(experiment, own_runs, start, [run for runs in begun if runs is not own_runs for run in runs])
+        for experiment, own_runs in zip(experiments, begun, strict=True)
+    ]
+    for grid in grids:
+        print(grid.describe(), flush=True)
+    if not own.dry_run:
+        run_all(grids)
+
+
+def run_all(grids: Sequence[Grid]) -> None:
+    """Run one grid after another, each to its table. Raises UserError, at last, when runs are missing in any."""
+    incomplete = []
+    for grid in grids:
+        try:
+            grid.finish(grid.run())
+        except RunFolderError as error:  # the others can still be done
+            if len(grids) > 1:
+                terminal.note(line(error))
+            incomplete.append(error)
+    if incomplete:
+        raise incomplete[0]
 
 
 def _parser() -> Parser:
-    parser = Parser("experiment", __doc__, "EXPERIMENT [--dir DIR] [--dry_run]")
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="YAML: base, arms, seeds; see docs/experiments.md")
+    parser = Parser("experiment", __doc__, "EXPERIMENT [EXPERIMENT ...] [--dir DIR] [--dry_run]")
+    parser.add_argument(
+        "experiments", metavar="EXPERIMENT", nargs="+", help="YAML: base, arms, seeds; see docs/experiments.md"
+    )
     parser.add_argument(
         "--dir", metavar="DIR", default="experiments", help="folder of the experiments' folders [default: experiments]"
     )
@@ -107,6 +129,8 @@ class Grid:
     """One for each run, in their order."""
     start: Callable[[ArmRun, Path], int]
     """Run one to its end, given the experiment's folder; returns the exit code."""
+    others: Sequence[Beginning] = ()
+    """Runs of other experiments, from which results may be taken over too."""
 
     def run(self) -> dict[str, str]:
         """Run what isn't finished, one after another; returns why runs have failed, by their names."""
@@ -168,16 +192,16 @@ class Grid:
         return "\n".join(map(printable, lines))
 
     def _share(self, begun: Beginning) -> str:
-        """Begin the run's folder, unless it is there, with what a sibling has finished; says what that is."""
+        """Begin the run's folder, unless it is there, with what another run has finished; says what that is."""
         from maskdpo_ray.stages import fork
 
         if begun.path.exists():
             return ""
-        siblings = [other for other in self.begun if other.path != begun.path and other.path.exists()]
-        found = fork.best(begun, siblings)
+        others = [other for other in (*self.begun, *self.others) if other.path != begun.path and other.path.exists()]
+        found = fork.best(begun, others)
         if found is None:
             return ""
-        return f"{found[0].old.path.name}: {found[0].make().describe()}"
+        return f"{os.path.relpath(found[0].old.path, begun.path.parent)}: {found[0].make().describe()}"
 
     def _say(self, number: int, run: ArmRun, failed: int) -> None:
         """A line on the whole grid."""

@@ -29,7 +29,7 @@ from maskdpo_ray.report.experiments.table import METRICS
 pytestmark = pytest.mark.usefixtures("no_fsync")
 ROOT = Path(__file__).parents[2]
 ARMS = {"masked": {}, "unmasked": {"mask.policy": "vanilla"}, "ipo": {"objective": {"name": "ipo"}}}
-FILE = {
+FILE: dict[str, Any] = {
     "base": "base.yaml",
     "options": {"run.iterations": 1},
     "seeds": [1, 2],
@@ -40,20 +40,23 @@ FILE = {
 }
 
 
-def experiment_in(folder: Path, **changes: Any) -> Experiment:
-    """The experiment `mask` in `folder`."""
+def experiment_in(folder: Path, name: str = "mask", **changes: Any) -> Experiment:
+    """The experiment `mask`, or of another name, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     sections: dict[str, dict[str, Any]] = {"model": {"model_name_or_path": str(folder / "experiments/mask/model")}}
-    for name, value in OPTIONS.items():
-        section, option = name.split(".")
+    for dotted, value in OPTIONS.items():
+        section, option = dotted.split(".")
         sections.setdefault(section, {})[option] = value
     (folder / "base.yaml").write_text(yaml.safe_dump(sections))
-    (folder / "mask.yaml").write_text(yaml.safe_dump({**FILE, **changes}, sort_keys=False))
-    return experiment_file.read(folder / "mask.yaml", folder / "experiments", tuple(METRICS))
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({**FILE, **changes}, sort_keys=False))
+    return experiment_file.read(folder / f"{name}.yaml", folder / "experiments", tuple(METRICS))
 
 
 def grid_of(
-    experiment: Experiment, events: Callable[[ArmRun], Events] = lambda run: Events(), fails: tuple[str, ...] = ()
+    experiment: Experiment,
+    events: Callable[[ArmRun], Events] = lambda run: Events(),
+    fails: tuple[str, ...] = (),
+    others: tuple[Experiment, ...] = (),
 ) -> Grid:
     """The grid over fakes; runs of arms in `fails` end with exit code 3 before they begin."""
     begun = [beginning(run.config) for run in experiment.runs]
@@ -66,7 +69,7 @@ def grid_of(
         run_fakes(by_name[run.name], events(run))
         return 0
 
-    return Grid(experiment, begun, start)
+    return Grid(experiment, begun, start, [beginning(run.config) for other in others for run in other.runs])
 
 
 @pytest.fixture
@@ -252,6 +255,49 @@ def test_a_fault_of_an_arm_is_found_before_anything_starts(
     with pytest.raises(ConfigError, match=r"mask.yaml:5: pairs.score: expected one of .*; got 'scor'"):
         command.main([str(tmp_path / "mask.yaml"), "--dir", str(tmp_path), "--dry_run"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.yaml"]
+
+
+TWO: dict[str, Any] = {"seeds": [1], "baseline": "unmasked"}
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_experiments_share_with_each_other(
+    tmp_path: Path, whole: tuple[Experiment, list[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An arm that another experiment has run is not trained again, and comes to the same results as alone."""
+    first = experiment_in(tmp_path, **TWO)
+    arms = {"ipo": ARMS["ipo"], "unmasked": ARMS["unmasked"]}
+    claim = {"above": "ipo", "below": "unmasked", "metric": "score"}
+    second = experiment_in(tmp_path, "other", arms=arms, paper={"ipo": FILE["paper"]["masked"]}, direction=claim, **TWO)
+    seen: dict[str, Events] = {}
+
+    def events(run: ArmRun) -> Events:
+        return seen.setdefault(f"{run.config.run.dir}/{run.name}", Events())
+
+    command.run_all([grid_of(first, events, others=(second,)), grid_of(second, events, others=(first,))])
+    trained = [name.rpartition("/")[2] for name, found in seen.items() if found.of("step")]
+    assert trained == ["masked-seed1", "unmasked-seed1", "ipo-seed1"]  # each once
+    said = capsys.readouterr().err
+    assert "experiment other: unmasked-seed1 takes over from ../../mask/runs/unmasked-seed1: policy 1 with all" in said
+    for name in arms:
+        here, alone = (each.folder / "runs" / f"{name}-seed1" for each in (second, whole[0]))
+        assert results(here) == results(alone)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_an_experiment_with_a_missing_run_does_not_stop_the_next(tmp_path: Path) -> None:
+    first, second = experiment_in(tmp_path, **TWO), experiment_in(tmp_path, "other", **TWO)
+    with pytest.raises(RunFolderError, match="mask: expected 3 finished runs, got 2; missing: ipo-seed1"):
+        command.run_all([grid_of(first, fails=("ipo",)), grid_of(second)])
+    assert {arm["arm"] for arm in table(second)["arms"]} == set(ARMS)
+
+
+def test_two_experiments_of_a_name_are_refused(tmp_path: Path) -> None:
+    """They would write one folder."""
+    for folder in "ab":
+        experiment_in(tmp_path / folder)
+    with pytest.raises(ConfigError, match="expected experiments of different names.*; got twice: mask"):
+        command.main([str(tmp_path / "a/mask.yaml"), str(tmp_path / "b/mask.yaml"), "--dir", str(tmp_path)])
 
 
 @pytest.mark.usefixtures("no_pictures")
