@@ -126,10 +126,10 @@ class MeasuredRank(TrainingRank):
 
 
 def config_of(workload: Workload) -> Any:
-    """The config of configs/quickstart.yaml with the workload's training, and the options of ours that it names."""
+    """Mask-DPO's recipe with the workload's training, and the options of ours that it names."""
     from maskdpo_ray.config import cli
 
-    config = cli.read(Path("configs/quickstart.yaml"))
+    config = cli.read(Path("configs/recipes/mask_dpo.yaml"))
     changes: dict[str, dict[str, Any]] = {
         "model": {"model_name_or_path": workload.model},
         "run": {"seed": workload.seed},

@@ -3,9 +3,9 @@
 
 PYTHONPATH=. python benchmarks/make_pairs.py
 
-Two files of `--num_pairs` pairs in runs/bench-pairs: `quickstart.jsonl`, of configs/quickstart.yaml's questions with
-their two-shot prompts, and `plain.jsonl`, of the same countries asked in one sentence without examples, with longer
-answers.
+Two files of `--num_pairs` pairs in runs/bench-pairs: `quickstart.jsonl`, of the quickstart's questions with their
+two-shot prompts, paired as configs/recipes/mask_dpo.yaml does, and `plain.jsonl`, of the same countries asked in one
+sentence without examples, with longer answers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--num_pairs", type=measures.count, default=64)
     parser.add_argument("--questions", type=measures.count, default=120, help="Questions to ask; some give no pair.")
     given = parser.parse_args()
-    config = cli.read(Path("configs/quickstart.yaml"))
+    config = cli.read(Path("configs/recipes/mask_dpo.yaml"))
     resources.prefer_loopback(config.cluster)
     asked, _ = questions.split_by_topic(
         questions.load(config.data.train), config.data.num_eval_topics, config.data.split_seed

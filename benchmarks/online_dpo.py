@@ -185,7 +185,7 @@ def shown(found: dict[str, Any]) -> str:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
+    made.add_argument("--config", type=Path, default=Path("configs/recipes/mask_dpo.yaml"))
     made.add_argument("--model", default="models/smollm2-135m-instruct")
     made.add_argument("--questions", type=measures.count, default=32)
     made.add_argument("--batch_size", type=measures.count, default=16, help="pairs per optimizer step")

@@ -15,7 +15,7 @@ from maskdpo_ray.records import PreferencePair, TrainingExample
 from maskdpo_ray.training import batches as batching
 
 MASK_EOS = "chosen"
-"""`mask.eos` of configs/quickstart.yaml."""
+"""`mask.eos` of configs/recipes/mask_dpo.yaml."""
 
 
 @dataclass(frozen=True)
