@@ -426,10 +426,6 @@ class MaskConfig(Section, affects=(COLLECT,)):
     confidence: bool = False
     """Multiply the weight of a sentence by the annotator's confidence in its label: a soft mask. A pair with weight on
     a label without confidence is dropped."""
-    stem: Annotated[float, within(0, 1)] = 1.0
-    """Factor of the weights in a sentence's stem: the words with which a sentence of the pair's other answer begins,
-    too, before the two differ ("The currency of Ghana is the"). Below 1, training is about the fact more than about
-    stating one of its kind; 1: Mask-DPO, all words of a sentence weigh the same."""
     unit: Literal["answer", "sentence"] = "answer"
     """One response is an answer, or each sentence of it, the correct ones chosen and the incorrect ones rejected,
     with weight on its own tokens only (FactAlign's fine-grained KTO); `sentence` goes with `kto`, `kto_pair`, `sft`."""
@@ -444,8 +440,6 @@ class MaskConfig(Section, affects=(COLLECT,)):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole = self.stem == 1 or self.unit == "answer"
-        require(whole, "mask.stem", "1 with mask.unit sentence, which compares no answers", self.stem)
         if isinstance(self.policy, str):
             known = self.policy in ("mask_dpo", "vanilla")
             require(known, "mask.policy", "mask_dpo, vanilla or {side: {label: weight}}", self.policy)

@@ -13,7 +13,7 @@ from typing import Any
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.errors import ConfidenceError, ConfigError, MaskError
 from maskdpo_ray.pairing import scoring
-from maskdpo_ray.pairing.masks import LocatedSpans, MaskPolicy, locate, stem_end
+from maskdpo_ray.pairing.masks import LocatedSpans, MaskPolicy, locate
 from maskdpo_ray.pairing.scoring import mixture
 from maskdpo_ray.pairing.selection import select
 from maskdpo_ray.pairing.strategies import protocol as strategies
@@ -117,7 +117,7 @@ def example_of(pair: PreferencePair, number: int, config: Config, tokenizer: Any
     Raises MaskError when they can't be located.
     """
     roles, mask = _objective(config).roles, config.mask
-    return make_example(pair, tokenizer, _policy(config), mask.eos, number, roles, mask.unit == "sentence", mask.stem)
+    return make_example(pair, tokenizer, _policy(config), mask.eos, number, roles, mask.unit == "sentence")
 
 
 def _policy(config: Config) -> MaskPolicy:
@@ -141,26 +141,22 @@ def make_example(
     number: int = 0,
     roles: Collection[str] = (CHOSEN, REJECTED),
     by_sentence: bool = False,
-    stem: float = 1.0,
 ) -> TrainingExample:
     """Weigh the tokens of a pair's answers under a mask policy: a response for each answer, or each of their sentences.
 
     `eos` is a rule of `token_weights`, or "chosen": "keep" in chosen and "drop" in rejected responses. Responses in
-    other `roles` are left out. `stem` multiplies the weights in stems, the beginnings that a sentence shares with one
-    of the pair's other answer.
+    other `roles` are left out.
 
     Raises MaskError when an answer's ids don't spell its text or a sentence can't be located.
     """
-    responses, sides = list[Response](), pair.sides()
-    for role, answer in sides.items():
+    responses = list[Response]()
+    for role, answer in pair.sides().items():
         if by_sentence:
             responses += _sentence_responses(answer, tokenizer, policy, eos, roles)
         elif role in roles:
-            spans, weights = _spans(answer), policy.span_weights(answer.annotation, role)
-            if stem != 1:
-                others = {sentence for other in sides.values() if other is not answer for sentence in _texts(other)}
-                spans, weights = _with_stems(answer.rollout.text, spans, weights, others, stem)
-            weights = _located(answer, tokenizer, spans).weights(weights, _rule(eos, role))
+            weights = _located(answer, tokenizer).weights(
+                policy.span_weights(answer.annotation, role), _rule(eos, role)
+            )
             responses.append(Response(role, answer.rollout.token_ids, tuple(weights)))
     return TrainingExample(f"{pair.question_id}#{number}", pair.prompt_token_ids, tuple(responses))
 
@@ -173,7 +169,7 @@ def _sentence_responses(
     The label decides on the role, whichever side the answer is on. The sentence stands in its answer, and its tokens
     alone have weight; a token that it shares with another sentence has none. `eos` belongs to the last sentence.
     """
-    located, spans = _located(answer, tokenizer, _spans(answer)), answer.annotation.sentences
+    located, spans = _located(answer, tokenizer), answer.annotation.sentences
     table = {role: policy.span_weights(answer.annotation, role) for role in roles}
     for index, span in enumerate(spans):
         role = CHOSEN if span.label in CORRECT else REJECTED
@@ -185,36 +181,9 @@ def _sentence_responses(
             yield Response(role, answer.rollout.token_ids, tuple(weights))
 
 
-Span = tuple[int, int]
-
-
-def _spans(answer: ScoredAnswer) -> list[Span]:
-    return [(sentence.start, sentence.end) for sentence in answer.annotation.sentences]
-
-
-def _texts(answer: ScoredAnswer) -> list[str]:
-    return [answer.rollout.text[start:end].strip() for start, end in _spans(answer)]
-
-
-def _with_stems(
-    text: str, spans: Sequence[Span], weights: Sequence[float], others: Collection[str], factor: float
-) -> tuple[list[Span], list[float]]:
-    """The spans with their stems apart, and the weight of each; a span without a stem stays whole."""
-    found, weighed = list[Span](), list[float]()
-    for (start, end), weight in zip(spans, weights, strict=True):
-        sentence = text[start:end]
-        lead = len(sentence) - len(sentence.lstrip())
-        if length := stem_end(sentence.strip(), others):
-            found.append((start, start + lead + length))
-            weighed.append(weight * factor)
-            start += lead + length
-        found.append((start, end))
-        weighed.append(weight)
-    return found, weighed
-
-
-def _located(answer: ScoredAnswer, tokenizer: Any, spans: Sequence[Span]) -> LocatedSpans:
+def _located(answer: ScoredAnswer, tokenizer: Any) -> LocatedSpans:
     rollout = answer.rollout
+    spans = [(sentence.start, sentence.end) for sentence in answer.annotation.sentences]
     blocks = [(block.start, block.end) for block in rollout.blocks]
     return locate(tokenizer, rollout.token_ids, rollout.text, spans, blocks, rollout.finish_reason == "stop")
 

@@ -7,8 +7,7 @@ carries these over to the token ids as sampled. What can't be located is an erro
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -128,18 +127,6 @@ def locate(
         is_left_out = stopped and ranges[-1] == (len(text), len(text))
         is_end[-1] |= is_left_out or int(token_ids[-1]) in added_tokens(tokenizer)
     return LocatedSpans(tuple(deciding), tuple(order), num_trailing(is_end))
-
-
-def stem_end(text: str, others: Iterable[str]) -> int:
-    """Length of a sentence's stem: the longest run of whole words with which it begins like one of `others`.
-
-    A sentence that is the same as a whole tells nothing. 0 without a common word, or in scripts without spaces.
-
-    >>> stem_end("The currency of Ghana is the kuna.", ["Ghana is in Africa.", "The currency of Ghana is the cedi."])
-    28
-    """
-    begun = (os.path.commonprefix((text, other)) for other in others if other != text)
-    return max(0, max((begin.rfind(" ") for begin in begun), default=0))
 
 
 def _sentences(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[int]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from maskdpo_ray.errors import ConfigError
 from maskdpo_ray.pairing.examples import check, in_shares, make_example, teaches, usable_example, with_mismatched
-from maskdpo_ray.pairing.masks import MASK_DPO, MaskPolicy
+from maskdpo_ray.pairing.masks import MASK_DPO
 from maskdpo_ray.pairing.scoring import scored
 from maskdpo_ray.records import (
     CHOSEN,
@@ -221,59 +221,6 @@ def test_sentences_as_responses(labels, is_chosen, eos):
         assert sum(response.weights[number] > 0 for response in example.responses) <= 1
     only_chosen = make_example(pair, CharTokenizer(), MASK_DPO, eos, 0, (CHOSEN,), by_sentence=True)
     assert only_chosen.responses == tuple(each for each in example.responses if each.role == CHOSEN)
-
-
-def labelled(text, *labels):
-    """An answer whose sentences end with a full stop."""
-    spans, start = [], 0
-    for sentence, each in zip(text.split(". "), labels, strict=True):
-        start = text.index(sentence, start)
-        end = min(start + len(sentence) + 1, len(text))
-        spans.append(Sentence(start, end, each))
-        start = end
-    rollout = Rollout("q", 0, (*map(ord, text), EOS), text, "stop", 0)
-    return ScoredAnswer(rollout, Annotation("q", 0, tuple(spans)), 0.5)
-
-
-def test_stems_weigh_less():
-    """Only beginnings do: a sentence that is new, or the same on both sides, keeps its weight."""
-    right, wrong = NO_HALLUCINATION, CONTRADICTORY
-    chosen = labelled("It is a land. The coin of it is the cedi. It is big.", right, right, right)
-    rejected = labelled("It is a land. The coin of it is the cent. The sea is near.", right, wrong, wrong)
-    pair = PreferencePair("q", "t", (1,), chosen, rejected, 0)
-    example = make_example(pair, CharTokenizer(), MASK_DPO, "keep", stem=0.25)
-    found = [
-        "".join(
-            chr(token) for token, weight in zip(response.token_ids, response.weights, strict=True) if weight == level
-        )
-        for response in example.responses
-        for level in (1, 0.25, 0)
-    ]
-    assert found == [
-        "It is a land.cedi.big.\x00",
-        " The coin of it is the  It is ",
-        "",
-        "cent.sea is near.\x00",
-        "The coin of it is the  The ",
-        "It is a land. ",
-    ]
-    assert make_example(pair, CharTokenizer(), MASK_DPO, "keep", stem=1) == make_example(
-        pair, CharTokenizer(), MASK_DPO, "keep"
-    )
-
-
-SENTENCES = st.lists(st.sampled_from(["It is big", "It is old", "It was", "The sea is near", "So"]), min_size=1)
-
-
-@given(SENTENCES, SENTENCES, st.floats(0, 1))
-def test_stems_multiply_and_leave_the_rest_as_it_is(ours, others, factor):
-    sides = [labelled(". ".join(each), *[NO_HALLUCINATION] * len(each)) for each in (ours, others)]
-    pair = PreferencePair("q", "t", (1,), *sides, 0)
-    policy = MaskPolicy.from_config("vanilla")
-    plain, stems = (make_example(pair, CharTokenizer(), policy, "keep", stem=each) for each in (1.0, factor))
-    for one, other in zip(plain.responses, stems.responses, strict=True):
-        assert set(other.weights) <= {1.0, factor} and len(one.weights) == len(other.weights)
-        assert other.weights[-1] == 1.0  # EOS is in no stem
 
 
 def test_a_label_without_confidence_drops_the_pair():

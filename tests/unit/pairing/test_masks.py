@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdpo_ray.errors import MaskError
-from maskdpo_ray.pairing.masks import stem_end, token_spans, token_weights
+from maskdpo_ray.pairing.masks import token_spans, token_weights
 
 NAMES = (
     *("smollm2", "gpt3", "deepseek"),  # byte-level BPE, Hugging Face
@@ -394,25 +394,3 @@ def test_order_of_spans_does_not_matter(smollm2: Real) -> None:
 def test_unknown_eos_rule(smollm2: Real) -> None:
     with pytest.raises(ValueError, match="eos"):
         token_weights(smollm2.tokenizer, smollm2.encode("It."), "It.", [(0, 3)], [1.0], "first")
-
-
-@pytest.mark.parametrize(
-    ("text", "others", "stem"),
-    [
-        (
-            "The coin of Ghana is the kuna.",
-            ["It is in Africa.", "The coin of Ghana is the cedi.", "The sea."],
-            "The coin of Ghana is the",
-        ),
-        ("It is big and old.", ["It is big."], "It is"),
-        ("It is big.", ["It is big and old."], "It is"),
-        ("It is big.", ["It is big.", "It was."], "It"),
-        ("It is big.", ["It is big."], ""),
-        ("It is big.", ["Its sea is."], ""),
-        ("It is big.", [], ""),
-        ("", ["It."], ""),
-    ],
-)
-def test_stem_is_the_longest_common_beginning_of_whole_words(text, others, stem):
-    assert text[: stem_end(text, others)] == stem
-    assert stem_end(text, others[::-1]) == len(stem)
