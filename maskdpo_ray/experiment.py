@@ -9,12 +9,14 @@ along. The same command resumes: finished runs are left alone. docs/experiments.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING
 from maskdpo_ray import terminal
 from maskdpo_ray.config import cli
 from maskdpo_ray.config.cli import CommandLine, Parser
-from maskdpo_ray.config.file import flatten, located
+from maskdpo_ray.config.file import located, options
 from maskdpo_ray.errors import ConfigError, RunFolderError, UserError, line, printable
 
 if TYPE_CHECKING:
@@ -43,8 +45,12 @@ def main(argv: list[str]) -> None:
     from maskdpo_ray.report.experiments.table import METRICS
 
     experiments = [experiment_file.read(Path(file), Path(own.dir), tuple(METRICS)) for file in own.experiments]
-    if doubled := {each.name for each in experiments if [other.name for other in experiments].count(each.name) > 1}:
-        raise ConfigError(f"expected experiments of different names, as their folders are; got twice: {doubled.pop()}")
+    files: dict[str, Path] = {}
+    for each in experiments:
+        if each.name in files:
+            names = f"{files[each.name]} and {each.file}"
+            raise ConfigError(f"expected experiments of different names, as their folders are; got {names}")
+        files[each.name] = each.file
     begun = [check(experiment, own.dry_run) for experiment in experiments]
     grids = [
         Grid(experiment, own_runs, start, [run for runs in begun if runs is not own_runs for run in runs])
@@ -98,7 +104,7 @@ def check(experiment: Experiment, dry_run: bool = False) -> list[Beginning]:
     of_arm: dict[str, Beginning] = {}
     found = []
     for run in experiment.runs:
-        with located(run.given, experiment.file):
+        with located(run.given, experiment.file), _of_arm(run, experiment.file):
             command = CommandLine(Namespace(), run.at_start, dry_run, (experiment.file,), run.given)
             config = adapters.merged(hub_models.local(command, resumes=True).config, dry_run)
             if run.arm not in of_arm:  # seeds of an arm differ in nothing that is checked here
@@ -118,6 +124,18 @@ def check(experiment: Experiment, dry_run: bool = False) -> list[Beginning]:
                     "with it, got others"
                 )
     return found
+
+
+@contextmanager
+def _of_arm(run: ArmRun, file: Path) -> Iterator[None]:
+    """Name the arm in a UserError about a file that it names, unless it says where an option stands."""
+    try:
+        yield
+    except UserError as error:
+        option = ".".join(str(error).partition(": ")[0].split(".")[:2])
+        if option in options() or str(error).startswith(str(file)):
+            raise
+        raise type(error)(f"{file}: arms.{run.arm}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -177,14 +195,15 @@ class Grid:
     def describe(self) -> str:
         """The grid in words: arms, runs, what is finished."""
         experiment, finished = self.experiment, sum(map(is_finished, self.begun))
-        configs = {run.arm: flatten(cli.resolved(run.config)) for run in experiment.runs}
+        configs: dict[str, dict[str, str]] = {}
+        for run in experiment.runs:
+            configs.setdefault(run.arm, _values(run))
         baseline = configs[experiment.baseline]
         lines = [f"experiment {experiment.name} in {experiment.folder}", f"  baseline: arm {experiment.baseline}"]
         for arm, config in configs.items():
-            names = [name for name in [*config, *(baseline.keys() - config.keys())] if name != "run.name"]
-            other = [name for name in names if config.get(name, "absent") != baseline.get(name, "absent")]
+            other = [f"{name} {value}" for name, value in config.items() if value != baseline[name]]
             if arm != experiment.baseline:
-                lines.append(f"  arm {arm}: {', '.join(f'{name} {config.get(name)}' for name in other) or 'the same'}")
+                lines.append(f"  arm {arm}: {', '.join(other) or 'the same as the baseline'}")
         lines += [
             f"  seeds: {', '.join(map(str, experiment.seeds))}",
             f"  runs: {len(experiment.runs)}, one after another; {finished} finished",
@@ -242,6 +261,17 @@ def is_finished(begun: Beginning) -> bool:
         return False
     choice = files.read_json(begun.path / f"eval_{newest:03d}" / "choice.json", Choice)
     return choice.keep == begun.config.run.keep and choose.has_ended(begun.config, choice, newest)
+
+
+def _values(run: ArmRun) -> dict[str, str]:
+    """Dotted option -> its value in words, of all but what the experiment gives each run."""
+    given = {
+        f"{section}.{name}": value
+        for section, block in cli.resolved(run.config).items()
+        for name, value in block.items()
+        if section != "run" or name not in ("name", "dir", "seed")
+    }
+    return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in given.items()}
 
 
 def _worked(begun: Beginning) -> float:

@@ -54,6 +54,14 @@ _ARM = "arm:"
 """Start of a model's name that means the policy of an arm."""
 _OURS = ("run.name", "run.dir", "run.seed")
 """Options that the experiment gives each run."""
+_MEASURING = ("annotation.annotator", "annotation.options", "eval.evaluator", "eval.options", "eval.perplexity_model")
+"""Options that decide what a held-out answer counts for, beside how it is sampled."""
+_MEASURED_WITH = {
+    "second_score": "eval.evaluator",
+    "nats_per_token": "eval.perplexity_model",
+    "transfer_score": "data.transfer",
+}
+"""Metric -> option without which there is none."""
 _NAME = re.compile(r"[\w][\w.+-]*")
 """Name of an arm: a part of a folder's name on any system."""
 
@@ -161,6 +169,13 @@ def read(file: Path, root: Path, metrics: Collection[str]) -> Experiment:
         baseline = _one_of(value_of(node, str, place), arms, place, "arm")
     paper = _paper(keys["paper"], arms, metrics) if "paper" in keys else {}
     directions = tuple(_directions(keys["direction"], arms, metrics)) if "direction" in keys else ()
+    for run in runs:
+        _require_alike(runs[0], run, file)
+    for claim in directions:
+        option = _MEASURED_WITH.get(claim.metric)
+        if option is not None and _value(runs[0].config, option) is None:
+            place = keys["direction"].place
+            raise ConfigError(f"{place}: {claim.metric}: expected {option}, which measures it, got none")
     return Experiment(file, folder, seeds, tuple(arms), baseline, paper, directions, runs)
 
 
@@ -230,7 +245,7 @@ def _named(of: _Key, expected: str) -> list[tuple[str, _Key]]:
 
 def _arm(key: _Key) -> tuple[dict[str, Given], dict[str, Given]]:
     """Values of an arm's recipe, and its own. Raises ConfigError, for its name too."""
-    name = key.place.rpartition("arms.")[2]
+    name = key.place.partition(": arms.")[2]
     if not _NAME.fullmatch(name) or len(name) > 100:
         expected = "a name of letters, digits, '_', '-', '+' and '.', at most 100, that begins with one of the first"
         raise ConfigError(f"{key.place}: expected {expected} (it names folders)")
@@ -291,9 +306,10 @@ def _options(of: _Key, take_recipe: Callable[[_Key], None] | None = None) -> dic
 
 
 def _seeds(key: _Key) -> tuple[int, ...]:
-    items = key.node.value if isinstance(key.node, yaml.SequenceNode) else []
-    seeds = tuple(value_of(item, int, f"{key.place}[{number}]") for number, item in enumerate(items))
-    if not seeds or len(set(seeds)) < len(seeds):
+    if not isinstance(key.node, yaml.SequenceNode):
+        raise ConfigError(f"{key.place}: expected {_EXPECTED_OF['seeds']}, got {key.node.value or 'none'!r}")
+    seeds = tuple(value_of(item, int, f"{key.place}[{number}]") for number, item in enumerate(key.node.value))
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ConfigError(f"{key.place}: expected {_EXPECTED_OF['seeds']}, got {list(seeds) if seeds else 'none'}")
     return seeds
 
@@ -307,7 +323,9 @@ def _run(file: Path, folder: Path, arm: str, seed: int, given: Mapping[str, Give
         if each is not None and isinstance(each.value, str) and each.value.startswith(_ARM):
             known = arms[: arms.index(arm)] if option != "model.model_name_or_path" else ()
             if (other := each.value.removeprefix(_ARM)) not in known:
-                expected = f"{_ARM}NAME of an arm before this one" if known else "a model, and no arm's"
+                expected = f"{_ARM}NAME of an arm before this one" if known else "a model: no arm comes before this one"
+                if option == "model.model_name_or_path":
+                    expected = "a model, and no arm's"
                 raise ConfigError(f"{each.where}: expected {expected}, got {each.value!r}")
             made[option] = str(folder / run_name(other, seed) / "policy")
             every[option] = Given(made[option], each.where)
@@ -315,6 +333,24 @@ def _run(file: Path, folder: Path, arm: str, seed: int, given: Mapping[str, Give
     with located(every, file):
         require(config.hub.push is None, "hub.push", "none in an experiment, whose runs would all be uploaded", True)
     return ArmRun(arm, seed, config, every, made)
+
+
+def _require_alike(first: ArmRun, run: ArmRun, file: Path) -> None:
+    """Raise ConfigError when a run's held-out answers are sampled or judged in another way than the first run's."""
+    sides = [(name, _value(first.config, name), _value(run.config, name)) for name in _MEASURING]
+    if not (first.config.eval.is_greedy and run.config.eval.is_greedy):
+        ways = first.config.eval_sampling, run.config.eval_sampling
+        sides += [(f"eval.{name}", *(getattr(way, name) for way in ways)) for name in ("temperature", "top_k", "top_p")]
+    for option, expected, got in sides:
+        if expected != got:
+            place = run.given[option].where if option in run.given else f"{file}: arms.{run.arm}: {option}"
+            why = f"as in {first.name}, for what is compared is measured alike; `options` holds for all arms"
+            raise ConfigError(f"{place}: expected {expected}, {why}; got {got}")
+
+
+def _value(config: Config, option: str) -> Any:
+    section, name = option.split(".")
+    return getattr(getattr(config, section), name)
 
 
 def _with(config: Config, values: Mapping[str, str]) -> Config:
@@ -343,6 +379,9 @@ def _paper(key: _Key, arms: Collection[str], metrics: Collection[str]) -> dict[s
             raise ConfigError(f"{row.place}: expected table, and a figure or more, got {', '.join(cells) or 'none'}")
         table = cells.pop("table")
         figures = {name: value_of(cell.node, float, cell.place) for name, cell in cells.items()}
+        for name, figure in figures.items():
+            if name.endswith("score") and not 0 <= figure <= 1:
+                raise ConfigError(f"{cells[name].place}: expected a share from 0 to 1, as ours, got {figure:g}")
         rows[arm] = PaperRow(value_of(table.node, str, table.place), figures)
     return rows
 

@@ -296,7 +296,9 @@ def test_two_experiments_of_a_name_are_refused(tmp_path: Path) -> None:
     """They would write one folder."""
     for folder in "ab":
         experiment_in(tmp_path / folder)
-    with pytest.raises(ConfigError, match="expected experiments of different names.*; got twice: mask"):
+    with pytest.raises(
+        ConfigError, match="expected experiments of different names.*; got .*/a/mask.yaml and .*/b/mask.yaml"
+    ):
         command.main([str(tmp_path / "a/mask.yaml"), str(tmp_path / "b/mask.yaml"), "--dir", str(tmp_path)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def read(folder: Path, text: str) -> Experiment:
         "model: {model_name_or_path: m}\ndata: {num_eval_topics: 40, num_dev_topics: 4}\n"
     )
     (folder / "mask.yaml").write_text(text)
-    return experiment.read(folder / "mask.yaml", Path("experiments"), ("score", "recall"))
+    return experiment.read(folder / "mask.yaml", Path("experiments"), ("score", "recall", "second_score"))
 
 
 def test_runs(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_the_first_arm_is_the_baseline(tmp_path: Path) -> None:
         ),
         ("[3, 1]", "[]", "mask.yaml:5: seeds: expected a list of different whole numbers, as [1, 2, 3], got none"),
         ("[3, 1]", "[1, x]", "mask.yaml:5: seeds[1]: expected a whole number, got 'x'"),
-        ("[3, 1]", "[-1]", "mask.yaml: run.seed: expected 0 to 2^31-1, got -1"),
+        ("[3, 1]", "[-1]", "mask.yaml:5: seeds: expected a list of different whole numbers, as [1, 2, 3], got [-1]"),
         (
             "mask: {policy: vanilla}",
             "mask: {polcy: vanilla}",
@@ -115,7 +116,7 @@ def test_the_first_arm_is_the_baseline(tmp_path: Path) -> None:
         (
             "metric: score",
             "metric: f1",
-            "mask.yaml:13: direction.metric: expected the metric score or recall, got 'f1'",
+            "mask.yaml:13: direction.metric: expected the metric score or recall or second_score, got 'f1'",
         ),
         (
             ", metric: score",
@@ -128,6 +129,23 @@ def test_the_first_arm_is_the_baseline(tmp_path: Path) -> None:
             "mask.yaml:13: direction.below: expected another arm than direction.above",
         ),
         ("direction: {", "direction: [", "mask.yaml:"),
+        ("[3, 1]", "3", "mask.yaml:5: seeds: expected a list of different whole numbers, as [1, 2, 3], got '3'"),
+        ("  masked:\n", "  ../arms.masked:\n", "mask.yaml:7: arms.../arms.masked: expected a name of letters, digits"),
+        (
+            "score: 0.7753",
+            "score: 77.53",
+            "mask.yaml:12: paper.masked.score: expected a share from 0 to 1, as ours, got",
+        ),
+        (
+            "metric: score",
+            "metric: second_score",
+            "mask.yaml:13: direction: second_score: expected eval.evaluator, which",
+        ),
+        (
+            "  masked:\n",
+            "  masked: {mask.oracle: 'arm:both'}\n",
+            "mask.yaml:7: mask.oracle: expected a model: no arm comes before this one, got 'arm:both'",
+        ),
     ],
 )
 def test_a_fault_is_one_line(tmp_path: Path, old: str, new: str, error: str) -> None:
@@ -136,6 +154,27 @@ def test_a_fault_is_one_line(tmp_path: Path, old: str, new: str, error: str) -> 
         read(tmp_path, GOOD.replace(old, new, 1))
     text = str(raised.value)
     assert error in text and "\n" not in text and text.startswith(str(tmp_path)), text
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ("eval.temperature: 0.3", "eval.temperature: expected 0.8, as in a-seed1,"),
+        ("rollout.temperature: 0.3", "mask.yaml: arms.b: eval.temperature: expected 0.8, as in a-seed1,"),
+        ("eval.top_k: 1", "eval.top_k: expected 40, as in a-seed1,"),
+        ("annotation.annotator: claims", "annotation.annotator: expected facts, as in a-seed1,"),
+        ("eval.evaluator: factscore", "eval.evaluator: expected None, as in a-seed1,"),
+        ("eval.perplexity_model: 'arm:a'", "eval.perplexity_model: expected None, as in a-seed1,"),
+    ],
+)
+def test_arms_are_measured_alike(tmp_path: Path, option: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(error)):
+        read(tmp_path, f"base: base.yaml\nseeds: [1]\narms: {{a: , b: {{{option}}}}}\n")
+
+
+def test_greedy_answers_have_no_temperature(tmp_path: Path) -> None:
+    arms = "arms: {a: {rollout.temperature: 0.3}, b: {rollout.temperature: 0.8}}"
+    assert read(tmp_path, f"base: base.yaml\noptions: {{eval.top_k: 1}}\nseeds: [1]\n{arms}\n").arms == ("a", "b")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: 1\n---\nb: 2\n", "arms: &a {x: *a}\n", "\x00", "base: [\n"])
