@@ -51,6 +51,10 @@ def main(argv: list[str]) -> None:
         from maskdpo_ray.store import files
 
         files.refuse_in_run_folder(Path(own.output) / own.analysis)
+        try:
+            Path(own.output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--output: expected a folder, got {own.output}: {error.strerror}") from error
     finding = analysis.find(own)
     print(finding.markdown(), flush=True)
     if own.output is not None:
