@@ -172,6 +172,15 @@ def test_mistake_is_one_line_and_nothing_is_written(run: Path, words: list[str],
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == before
 
 
+def test_an_output_that_is_no_folder_is_refused_before_the_work(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output: expected a folder, got .*file: "):
+        analyze.main(["best_of", str(run), "-o", str(tmp_path / "file")])
+    assert capsys.readouterr().out == "", "no table"
+
+
 def test_damaged_runs(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "moved"
     shutil.copytree(run, folder)
