@@ -59,11 +59,7 @@ def test_quickstart_keeps_what_its_figures_rest_on():
     rollout = config.rollout
     assert (rollout.n_samples_per_prompt, rollout.temperature, rollout.top_k) == (8, 0.8, 40)
     assert (config.train.max_epochs, config.train.batch_size, config.train.beta) == (1, 16, 0.1)
-    assert (config.eval.temperature, config.eval.greedy, config.objective.sft_weight) == (1.0, True, 0.5)
-    pairs = config.pairs
-    assert (pairs.strategy, pairs.keep, pairs.max_pairs, pairs.require_kinds) == ("all_pairs", "widest", 1, True)
-    wrong = config.mask.policy["rejected"]["contradictory"], config.mask.policy["rejected"]["unverifiable"]
-    assert (wrong, config.mask.eos) == ((0.5, 0.5), "chosen")
+    assert config.mask == MaskConfig(policy="mask_dpo", eos="chosen")
 
 
 def test_the_recipe_of_mask_dpo_has_none_of_the_quickstarts_tuning():
