@@ -426,9 +426,6 @@ class MaskConfig(Section, affects=(COLLECT,)):
     confidence: bool = False
     """Multiply the weight of a sentence by the annotator's confidence in its label: a soft mask. A pair with weight on
     a label without confidence is dropped."""
-    contrast: bool = False
-    """Weigh a fact only where the pair's other answer states one of its kind (the currency) with the other verdict: the
-    policy learns what to say of a kind, and how often it speaks of it is left alone. Needs spans with kinds."""
     unit: Literal["answer", "sentence"] = "answer"
     """One response is an answer, or each sentence of it, the correct ones chosen and the incorrect ones rejected,
     with weight on its own tokens only (FactAlign's fine-grained KTO); `sentence` goes with `kto`, `kto_pair`, `sft`."""
@@ -443,9 +440,6 @@ class MaskConfig(Section, affects=(COLLECT,)):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            not self.contrast or self.unit == "answer", "mask.contrast", "false with mask.unit sentence", self.contrast
-        )
         if isinstance(self.policy, str):
             known = self.policy in ("mask_dpo", "vanilla")
             require(known, "mask.policy", "mask_dpo, vanilla or {side: {label: weight}}", self.policy)

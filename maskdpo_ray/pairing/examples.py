@@ -117,8 +117,7 @@ def example_of(pair: PreferencePair, number: int, config: Config, tokenizer: Any
     Raises MaskError when they can't be located.
     """
     roles, mask = _objective(config).roles, config.mask
-    by_sentence = mask.unit == "sentence"
-    return make_example(pair, tokenizer, _policy(config), mask.eos, number, roles, by_sentence, mask.contrast)
+    return make_example(pair, tokenizer, _policy(config), mask.eos, number, roles, mask.unit == "sentence")
 
 
 def _policy(config: Config) -> MaskPolicy:
@@ -142,41 +141,24 @@ def make_example(
     number: int = 0,
     roles: Collection[str] = (CHOSEN, REJECTED),
     by_sentence: bool = False,
-    contrast: bool = False,
 ) -> TrainingExample:
     """Weigh the tokens of a pair's answers under a mask policy: a response for each answer, or each of their sentences.
 
     `eos` is a rule of `token_weights`, or "chosen": "keep" in chosen and "drop" in rejected responses. Responses in
-    other `roles` are left out. With `contrast` a span without a counterpart in the other answer has weight 0: see
-    `mask.contrast`.
+    other `roles` are left out.
 
     Raises MaskError when an answer's ids don't spell its text or a sentence can't be located.
     """
-    responses, sides = list[Response](), pair.sides()
-    for role, answer in sides.items():
+    responses = list[Response]()
+    for role, answer in pair.sides().items():
         if by_sentence:
             responses += _sentence_responses(answer, tokenizer, policy, eos, roles)
         elif role in roles:
-            of_spans = policy.span_weights(answer.annotation, role)
-            if contrast:
-                others = [other.annotation for name, other in sides.items() if name != role]
-                of_spans = _contrasted(of_spans, answer.annotation, others)
-            weights = _located(answer, tokenizer).weights(of_spans, _rule(eos, role))
+            weights = _located(answer, tokenizer).weights(
+                policy.span_weights(answer.annotation, role), _rule(eos, role)
+            )
             responses.append(Response(role, answer.rollout.token_ids, tuple(weights)))
     return TrainingExample(f"{pair.question_id}#{number}", pair.prompt_token_ids, tuple(responses))
-
-
-def _contrasted(weights: Sequence[float], own: Annotation, others: Sequence[Annotation]) -> list[float]:
-    """The weights of the spans whose kind of fact another answer states with the other verdict, 0 of all others."""
-    theirs = {(span.kind, span.label in INCORRECT) for each in others for span in each.sentences if _is_fact(span)}
-    return [
-        weight if _is_fact(span) and (span.kind, span.label not in INCORRECT) in theirs else 0.0
-        for weight, span in zip(weights, own.sentences, strict=True)
-    ]
-
-
-def _is_fact(span: Sentence) -> bool:
-    return span.kind is not None and (span.label == NO_HALLUCINATION or span.label in INCORRECT)
 
 
 def _sentence_responses(

@@ -23,7 +23,6 @@ from maskdpo_ray.records import (
     NO_HALLUCINATION,
     REJECTED,
     UNPARSED,
-    UNVERIFIABLE,
     Annotation,
     DropReason,
     PreferencePair,
@@ -156,34 +155,6 @@ def test_weights_of_a_pair(rule, chosen, rejected):
     )
     assert example.responses[0].weights == (*[1] * len(RIGHT), *[0] * (len(WRONG) + 1), chosen)
     assert example.responses[1].weights == (*[1] * len(WRONG), *[0] * (len(RIGHT) + 1), rejected)
-
-
-KINDS = ("capital", "currency", None)
-FACTS = st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(LABELS)), min_size=1, max_size=5)
-
-
-@given(FACTS, FACTS)
-def test_contrast_weighs_facts_with_a_counterpart(ours, theirs):
-    """A right fact against a wrong one of its kind, and the other way round; nothing else, and nothing of no kind."""
-
-    def answer(sample, facts):
-        text, spans = "", []
-        for place, (kind, given_label) in enumerate(facts):
-            words = f"{kind or 'x'} {place}. "
-            spans.append(Sentence(len(text), len(text) + len(words) - 1, given_label, kind=kind))
-            text += words
-        rollout = Rollout("q", sample, (*map(ord, text), EOS), text, "stop", 0)
-        return ScoredAnswer(rollout, Annotation("q", sample, tuple(spans)), 0.0)
-
-    pair = PreferencePair("q", "t", (1, 2), answer(0, ours), answer(1, theirs), 0)
-    example = make_example(pair, CharTokenizer(), MASK_DPO, "drop", contrast=True)
-    sides = [(ours, {NO_HALLUCINATION}), (theirs, {CONTRADICTORY, UNVERIFIABLE})]
-    right, wrong = ({kind for kind, each in facts if kind and each in labels} for facts, labels in sides)
-    for (facts, labels), response in zip(sides, example.responses, strict=True):
-        weighed = [
-            (place, kind) for place, (kind, each) in enumerate(facts) if each in labels and kind in right & wrong
-        ]
-        assert spelled(response).replace(" ", "") == "".join(f"{kind}{place}." for place, kind in weighed)
 
 
 @pytest.mark.parametrize(
