@@ -321,11 +321,12 @@ def _run(file: Path, folder: Path, arm: str, seed: int, given: Mapping[str, Give
     for option in marked(MODEL):
         each = every.get(option)
         if each is not None and isinstance(each.value, str) and each.value.startswith(_ARM):
-            known = arms[: arms.index(arm)] if option != "model.model_name_or_path" else ()
+            known, expected = arms[: arms.index(arm)], f"{_ARM}NAME of an arm before this one"
+            if option == "model.model_name_or_path":
+                known, expected = (), "a model, and no arm's"
+            elif not known:
+                expected = "a model: no arm comes before this one"
             if (other := each.value.removeprefix(_ARM)) not in known:
-                expected = f"{_ARM}NAME of an arm before this one" if known else "a model: no arm comes before this one"
-                if option == "model.model_name_or_path":
-                    expected = "a model, and no arm's"
                 raise ConfigError(f"{each.where}: expected {expected}, got {each.value!r}")
             made[option] = str(folder / run_name(other, seed) / "policy")
             every[option] = Given(made[option], each.where)
