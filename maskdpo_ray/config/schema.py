@@ -140,6 +140,9 @@ class RunConfig(Section, affects=(COLLECT, TRAIN, EVALUATE)):
     keep: Annotated[Literal["last", "best"], MAY_CHANGE] = "last"
     """Policy that the run folder's `policy` leads to: the `last` one, or the `best` on the development topics (which
     needs `data.num_dev_topics`), by the harmonic mean of score and recall; held-out topics take no part."""
+    keep_kinds: Annotated[float | None, PART, MAY_CHANGE] = None
+    """With `run.keep` best, keep no policy that states a kind of fact less than this many times as often as policy 0
+    on the development topics, for each kind that it stated in one answer of ten; none: what it states is its matter."""
     patience: Annotated[CountOrNone, MAY_CHANGE] = None
     """End the run after this many iterations in a row without a new best policy (needs `run.keep` best); none: do all
     iterations."""
@@ -150,6 +153,8 @@ class RunConfig(Section, affects=(COLLECT, TRAIN, EVALUATE)):
         super().__post_init__()
         is_used = self.patience is None or self.keep == "best"
         require(is_used, "run.patience", "none unless run.keep is best", self.patience)
+        is_used = self.keep_kinds is None or self.keep == "best"
+        require(is_used, "run.keep_kinds", "none unless run.keep is best", self.keep_kinds)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,10 @@ _SUMS = tuple(
 RATIOS = Ratios(_SUMS, METRICS)
 
 
+OTHER = "other"
+"""Facts that the annotator gives no kind."""
+
+
 class KindOfFact(Record):
     """Facts of one kind ("capital") per answer, mean over replications."""
 
@@ -80,6 +84,11 @@ class KindOfFact(Record):
     """Correct ones."""
     incorrect: float
     """Incorrect ones."""
+
+    @property
+    def stated(self) -> float:
+        """All of them."""
+        return self.correct + self.incorrect
 
 
 class Evaluation(Record):
@@ -143,7 +152,7 @@ def evaluate(
                 if sentence.label == UNPARSED and not example:
                     example.append(f"{shown(rollout.text[sentence.start : sentence.end])} ({sentence.evidence})")
                 if sentence.label in INCORRECT or sentence.label == NO_HALLUCINATION:
-                    kinds.setdefault(sentence.kind or "other", [0, 0])[sentence.label in INCORRECT] += 1
+                    kinds.setdefault(sentence.kind or OTHER, [0, 0])[sentence.label in INCORRECT] += 1
             if row["scored"]:
                 scores.setdefault(rollout.question_id, []).append(row["score"])
             yield key, row

@@ -21,7 +21,7 @@ from maskdpo_ray.evaluation.intervals import Change, Statistic
 from maskdpo_ray.evaluation.metrics import KindOfFact
 from maskdpo_ray.records import PairsSummary, Record
 
-VERSION: Final = "1.0"
+VERSION: Final = "1.1"
 """A new field raises the number behind the dot; a field that goes, or means something else, the one before it."""
 Number = int | float
 
@@ -134,7 +134,7 @@ class DroppedRecords(Record):
 class Summary(Record):
     """summary.json of a run, or of one evaluation (`maskdpo_ray.evaluate`)."""
 
-    schema_version: Literal["1.0"]
+    schema_version: Literal["1.1"]
     """Version of this schema."""
     run: str
     """`run.name`."""
@@ -166,7 +166,7 @@ class Summary(Record):
 class TrainingSummary(Record):
     """summary.json of training on given pairs (`maskdpo_ray.train`)."""
 
-    schema_version: Literal["1.0"]
+    schema_version: Literal["1.1"]
     """Version of this schema."""
     run: str
     """`run.name`."""

@@ -364,6 +364,7 @@ def _greedy(versions: list[Entry], is_compared: bool) -> Table:
 def _choice(kept: Entry) -> Table:
     names = {"recall": "recall", "correct_facts": "correct facts"}
     told = names[kept["told_by"]]
+    watches_kinds = any(entry["rarer"] for entry in kept["candidates"])
     return _table(
         "Choice on development topics",
         [
@@ -372,6 +373,7 @@ def _choice(kept: Entry) -> Table:
             (told, lambda entry: number(entry["told"], ".3f", "-")),
             ("balance", _field("balance", ".3f")),
             ("fell beyond noise", lambda entry: ", ".join({**names, "score": "score"}[name] for name in entry["fell"])),
+            *[("stated too seldom", lambda entry: ", ".join(entry["rarer"]))] * watches_kinds,
             ("", lambda entry: "best" if entry["version"] == kept["best"] else ""),
         ],
         kept["candidates"],

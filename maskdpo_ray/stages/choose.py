@@ -28,7 +28,7 @@ def commit(config: Config, folder: RunFolder, newest: int) -> Choice:
     Raises RunFolderError where `policy` can't be a link.
     """
     found = chosen(config, folder, newest)
-    facts = {"keep": found.keep, "version": found.version}
+    facts = {"keep": found.keep, "keep_kinds": config.run.keep_kinds, "version": found.version}
     if folder.finished(CHOOSE, newest) != facts:
         file = folder.write_json(f"eval_{newest:03d}/choice.json", found)
         folder.finish(CHOOSE, newest, [file], **facts)
@@ -41,8 +41,8 @@ def chosen(config: Config, folder: RunFolder, newest: int) -> Choice:
     is_measured = folder.finished(f"{EVALUATE}{DEV}", newest) is not None
     names = [f"eval_{version:03d}/{DEV}.json" for version in range(newest + 1)] if is_measured else []
     development = [folder.read_json(name, Evaluation) for name in names]
-    draws = {"seed": config.run.seed, "bootstrap_samples": config.eval.bootstrap_samples}
-    return choose(config.run.keep, newest, development, **draws)
+    run, samples = config.run, config.eval.bootstrap_samples
+    return choose(run.keep, newest, development, seed=run.seed, bootstrap_samples=samples, keep_kinds=run.keep_kinds)
 
 
 def has_ended(config: Config, choice: Choice, newest: int) -> bool:

@@ -227,7 +227,7 @@ def _kinds(runs: Iterable[FinishedRun]) -> dict[str, Kind]:
     for name in sorted({name for side in sides for kinds in side for name in kinds}):
         nothing = KindOfFact(0.0, 0.0)
         facts = [[kinds.get(name, nothing) for kinds in side] for side in sides]
-        stated = [[each.correct + each.incorrect for each in side] for side in facts]
+        stated = [[each.stated for each in side] for side in facts]
         before, after = (sum(side) / len(sides) for side in zip(*stated, strict=True))
         right, then = (sum(each.correct for each in side) / len(sides) for side in zip(*facts, strict=True))
         least = min(side[1] / side[0] for side in stated) if all(side[0] for side in stated) else None

@@ -152,6 +152,7 @@ def _candidate(choice: Choice, version: int) -> str:
     found = choice.candidates[version]
     told = f"{number(found.score, '.3f', '-')}, {number(found.told, '.3f', '-')} ({found.balance:.3f})"
     told += f", fell: {', '.join(found.fell)}" if found.fell else ""
+    told += f", stated too seldom: {', '.join(found.rarer)}" if found.rarer else ""
     return f"{told}, kept" if version == choice.version else told
 
 

@@ -243,6 +243,10 @@ BAD_VALUES = {
         "run: {patience: 2}",
         "x.yaml:1: run.patience: expected none unless run.keep is best, got 2",
     ),
+    "kinds for the last": (
+        "run: {keep_kinds: 0.7}",
+        "x.yaml:1: run.keep_kinds: expected none unless run.keep is best, got 0.7",
+    ),
     "mask weight": (
         "mask: {policy: {chosen: {no_fact: 2}, rejected: {}}}",
         "x.yaml:1: mask.policy.chosen.no_fact: expected 0 to 1, got 2.0",
@@ -421,6 +425,7 @@ def test_a_section_says_which_stages_it_affects():
         "run.dir",
         "run.iterations",
         "run.keep",
+        "run.keep_kinds",
         "run.patience",
         "run.max_failed",
         "model.gradient_checkpointing_enable",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdpo_ray.evaluation.choice import Choice, choose
-from maskdpo_ray.evaluation.metrics import Evaluation, evaluate
+from maskdpo_ray.evaluation.metrics import Evaluation, KindOfFact, evaluate
 from maskdpo_ray.records import Annotation, Question, Rollout, Sentence, from_json, to_json
 
 RIGHT, WRONG, LOST = "no_hallucination", "contradictory", "unparsed"
@@ -104,6 +104,23 @@ def test_the_last_is_kept_whatever_is_best() -> None:
     assert choose("last", 3, [], **DRAWS) == Choice("last", 3, None, None, ())
     with pytest.raises(ValueError, match="expected evaluations on development topics"):
         choose("best", 3, [], **DRAWS)
+
+
+def test_a_policy_that_gives_up_a_kind_of_fact_is_not_chosen_where_kinds_are_kept() -> None:
+    """The last kind, always wrong, is no longer stated on half of the topics: a better score at the same recall."""
+    silent = policy(*START, others="rrrw")
+    policies = [policy(*START), silent]
+    for keep_kinds, version, rarer in ((None, 1, ()), (0.5, 1, ()), (0.51, 0, ("neighbour",))):
+        found = choose("best", 1, policies, **DRAWS, keep_kinds=keep_kinds)
+        assert (found.version, found.candidates[1].rarer) == (version, rarer)
+
+
+def test_kinds_that_were_hardly_stated_and_facts_of_none_are_not_watched() -> None:
+    rare = policy(RIGHT, WRONG)
+    rare.kinds["capital"] = KindOfFact(0.09, 0.0)
+    rare.kinds["other"] = KindOfFact(0.0, 2.0)
+    found = choose("best", 1, [rare, policy("", RIGHT)], **DRAWS, keep_kinds=1.0)
+    assert found.candidates[1].rarer == ()
 
 
 answers = st.lists(st.sampled_from([RIGHT, WRONG, ""]), min_size=5, max_size=5)

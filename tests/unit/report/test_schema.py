@@ -17,7 +17,10 @@ from maskdpo_ray.report import schema, summary
 from maskdpo_ray.report.schema import TrainingSummary
 
 DOCS = Path(__file__).parents[3] / "docs"
-HASHES = {"1.0": "4ce1bd370554a3b37cbe512634ca4b1ad7750991a812a85f9af4dad532d55adf"}
+HASHES = {
+    "1.0": "4ce1bd370554a3b37cbe512634ca4b1ad7750991a812a85f9af4dad532d55adf",
+    "1.1": "1be823f7ca1dfe5d994c7bb00139b60ae015f355e0f93f3c4878252e16287f41",
+}
 """Version -> SHA-256 of its schema without descriptions. A version's hash never changes: a change takes a new line, and
 another `schema.VERSION`."""
 
@@ -72,7 +75,9 @@ def test_summaries_of_runs_and_evaluations_satisfy_it(
 def test_summaries_of_training_satisfy_it(validator: jsonschema.Draft202012Validator) -> None:
     pairs = PairsSummary(4, 3, {"too_long": 1}, {"chosen_with_incorrect": 0.5})
     step = {"step": 0, "loss": 0.69, "accuracy": None}
-    found = TrainingSummary("1.0", "offline", "pairs.jsonl", pairs, 2, 31.0, step, step, "runs/offline/iter_000/policy")
+    found = TrainingSummary(
+        schema.VERSION, "offline", "pairs.jsonl", pairs, 2, 31.0, step, step, "runs/offline/iter_000/policy"
+    )
     validator.validate(json.loads(encode_line(found)))
 
 
