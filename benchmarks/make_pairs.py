@@ -14,7 +14,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from msgspec import structs
@@ -25,7 +25,7 @@ from maskdpo_ray.config import cli, resources
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
 from maskdpo_ray.models import chat, folder
-from maskdpo_ray.pairing.examples import pairs_and_examples
+from maskdpo_ray.pairing.examples import usable_pairs
 from maskdpo_ray.records import Labelled, PreferencePair, Question, to_json
 
 FOLDER = Path("runs/bench-pairs")
@@ -54,8 +54,8 @@ def pairs(config: Config, asked: list[Question], num_pairs: int) -> Iterator[Pre
         answered = groups.engines.stream(asked, policy, config.rollout.sampling, "train")
         found = {item.question.id: item for item in groups.annotators.stream(answered) if isinstance(item, Labelled)}
     in_order = (found[question.id] for question in asked if question.id in found)
-    made = (pairs_and_examples(item, config, own.tokenizer)[0] for item in in_order)
-    yield from islice((pair for of_question in made for pair, _ in of_question), num_pairs)
+    made = (usable_pairs(item, config, own.tokenizer)[0] for item in in_order)
+    yield from islice(chain.from_iterable(made), num_pairs)
 
 
 def main() -> None:

@@ -84,6 +84,8 @@ def _masked(config: Config) -> Writer:
     check_mask(config)
     expected = f"none for --to {masked_pairs.NAME}, as only training asks the oracle"
     require(config.mask.oracle is None, "mask.oracle", expected, config.mask.oracle)
+    expected = f"none for --to {masked_pairs.NAME}, as only training knows all the pairs"
+    require(config.mask.balance is None, "mask.balance", expected, config.mask.balance)
     tokenizer = model_folder.load_tokenizer(hub.without_weights(config.model))
     return lambda pair, question, where: masked_pairs.row(pair, from_pair(pair, question, where), config, tokenizer)
 

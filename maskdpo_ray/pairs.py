@@ -25,7 +25,7 @@ from maskdpo_ray.data.jsonl import attempts, num_lines, record
 from maskdpo_ray.data.tables import Found
 from maskdpo_ray.errors import AnnotatorError, DataError, RecordError
 from maskdpo_ray.models import thinking
-from maskdpo_ray.pairing.examples import pairs_and_examples
+from maskdpo_ray.pairing.examples import usable_pairs
 from maskdpo_ray.records import Annotation, CommittedQuestion, Labelled, PreferencePair, Question, Rollout
 from maskdpo_ray.stages import given_answers, hub_models
 from maskdpo_ray.stages.preflight import Prepared, check
@@ -61,9 +61,9 @@ def _pairs(
     any_pair, num_questions = False, 0
     for item in labelled:
         num_questions += 1
-        made, of_question = pairs_and_examples(item, config, prepared.chat.tokenizer)
+        made, of_question = usable_pairs(item, config, prepared.chat.tokenizer)
         drops.update(reason.value for reason in of_question)
-        for pair, _ in made:
+        for pair in made:
             any_pair = True
             yield pair
     if not any_pair:

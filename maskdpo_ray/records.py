@@ -469,6 +469,8 @@ class PairsSummary(Record):
     """Source -> its examples among `pairs`, where there are others than the training questions."""
     atoms: dict[str, int] = {}
     """Atomic questions by what the policy knows: `known`, `potentially_known`, `unknown`, `unparsed`."""
+    balance: dict[str, float] = {}
+    """Kind of fact -> what multiplied the weights of its sentences in rejected answers (`mask.balance`)."""
     examples: dict[str, str] = {}
     """Reason -> the error of the first record of a pairs file that was dropped for it."""
 

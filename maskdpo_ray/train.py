@@ -23,7 +23,7 @@ from maskdpo_ray.errors import DataError, RunFolderError
 from maskdpo_ray.models import adapters, chat, hub_upload, lora_targets, quantized
 from maskdpo_ray.models import folder as model_folder
 from maskdpo_ray.pairing import scoring
-from maskdpo_ray.pairing.examples import check_mask, usable_example
+from maskdpo_ray.pairing.examples import balance, check_mask, usable_example
 from maskdpo_ray.pairing.masks import VANILLA
 from maskdpo_ray.pairing.pair_files import PairsReader
 from maskdpo_ray.pairing.scoring import mixture
@@ -110,9 +110,10 @@ def prepare(argv: list[str]) -> Job:
     reader = PairsReader(own, max_len, model.config.vocab_size, annotations, needs_labels, score, config.data.columns)
     kept, examples, drops = [], [], reader.drops
     dropped = Dropped(path, config.data.max_dropped)
-    pairs = track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT)
+    pairs = list(track(reader.read(path, dropped), f"read {path}", num_lines(path), delay=SHORT))
+    kinds = balance(pairs, config)
     for number, pair in enumerate(pairs):
-        example = usable_example(pair, number, config, model.tokenizer)
+        example = usable_example(pair, number, config, model.tokenizer, kinds)
         if isinstance(example, DropReason):
             drops[example.value] += 1
             continue
@@ -121,7 +122,9 @@ def prepare(argv: list[str]) -> Job:
     if not examples:
         raise DataError(f"{path}: expected pairs that something can be learned from, got none: {dict(drops)}")
     drops += dropped.counts
-    summary = PairsSummary(dropped.records, len(kept), dict(drops), mixture(kept), examples=dropped.examples)
+    summary = PairsSummary(
+        dropped.records, len(kept), dict(drops), mixture(kept), balance=kinds, examples=dropped.examples
+    )
     job = Job(config, command.dry_run, path, examples, summary, own.now, way)
     run_folder.check_run(config, {"pairs": examples})
     with located(command.given, command.config_path):

@@ -152,7 +152,7 @@ def label(rollout: Rollout) -> Annotation:
     sentences, start = [], 0
     for sentence in rollout.text.replace(". ", ".\n").split("\n"):
         kind = NO_HALLUCINATION if sentence == RIGHT else CONTRADICTORY
-        sentences.append(Sentence(start, start + len(sentence), kind))
+        sentences.append(Sentence(start, start + len(sentence), kind, kind="claim"))
         start += len(sentence) + 1
     return Annotation(rollout.question_id, rollout.sample, tuple(sentences))
 

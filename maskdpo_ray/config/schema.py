@@ -431,6 +431,10 @@ class MaskConfig(Section, affects=(COLLECT,)):
     confidence: bool = False
     """Multiply the weight of a sentence by the annotator's confidence in its label: a soft mask. A pair with weight on
     a label without confidence is dropped."""
+    balance: Annotated[float | None, above_0()] = None
+    """Most that the sentences of a kind of fact weigh in all rejected answers of an iteration, by what that kind
+    weighs in all chosen ones; one above it weighs less. At 1 pairs push no kind away more than they pull it: a policy
+    that is mostly wrong about one would stop stating it. None: no bound."""
     unit: Literal["answer", "sentence"] = "answer"
     """One response is an answer, or each sentence of it, the correct ones chosen and the incorrect ones rejected,
     with weight on its own tokens only (FactAlign's fine-grained KTO); `sentence` goes with `kto`, `kto_pair`, `sft`."""
@@ -445,6 +449,8 @@ class MaskConfig(Section, affects=(COLLECT,)):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        is_used = self.balance is None or self.unit == "answer"
+        require(is_used, "mask.balance", "none unless mask.unit is answer", self.balance)
         if isinstance(self.policy, str):
             known = self.policy in ("mask_dpo", "vanilla")
             require(known, "mask.policy", "mask_dpo, vanilla or {side: {label: weight}}", self.policy)

@@ -7,7 +7,7 @@ where the policy states it correctly in less than half of the balance's share of
 
 And a policy whose score or what it tells fell since policy 0 beyond noise (the whole 95% interval of the change, paired
 bootstrap over topics, is below 0) is never chosen, however much the other one rose. With `run.keep_kinds` nor is one
-that no longer states a kind of fact as often: a policy that gave up what it seldom knew scores well, and tells less.
+that no longer states a kind of fact as often: without what it seldom knew a policy scores well, and tells less.
 Policy 0 is always a candidate.
 
 What a policy tells is its `recall`. Where questions don't say what they ask for it is its number of correct facts by

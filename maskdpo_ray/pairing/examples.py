@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,6 @@ from maskdpo_ray.records import (
 from maskdpo_ray.training.example_store import ExampleStore, ExampleWriter
 from maskdpo_ray.training.objectives import protocol as objectives
 from maskdpo_ray.training.objectives.protocol import Objective
-
-Paired = tuple[PreferencePair, TrainingExample]
 
 
 def check(config: Config) -> None:
@@ -80,28 +78,30 @@ def check_mask(config: Config) -> MaskPolicy:
     return _policy(config)
 
 
-def pairs_and_examples(item: Labelled, config: Config, tokenizer: Any) -> tuple[list[Paired], list[DropReason]]:
-    """The pairs that `pairs.strategy` makes with their training examples, and the reasons for all that was dropped."""
+def usable_pairs(item: Labelled, config: Config, tokenizer: Any) -> tuple[list[PreferencePair], list[DropReason]]:
+    """The pairs that `pairs.strategy` makes and the policy can learn from, and the reasons for all that was dropped."""
     score = scoring.build(config.pairs)
     answers = [scoring.scored(r, a, score) for r, a in zip(item.rollouts, item.annotations, strict=True)]
     selection = select(item.question, item.prompt_token_ids, answers, config.pairs, config.run.seed)
-    kept, drops = list[Paired](), list(selection.drops)
+    kept, drops = list[PreferencePair](), list(selection.drops)
     for pair in selection.pairs:
         example = usable_example(pair, len(kept), config, tokenizer)
         if isinstance(example, DropReason):
             drops.append(example)
         else:
-            kept.append((pair, example))
+            kept.append(pair)
     return kept, drops
 
 
-def usable_example(pair: PreferencePair, number: int, config: Config, tokenizer: Any) -> TrainingExample | DropReason:
-    """The training example of a pair, `number` among its question's, or why the policy can't learn from it."""
+def usable_example(
+    pair: PreferencePair, number: int, config: Config, tokenizer: Any, kinds: Mapping[str, float] | None = None
+) -> TrainingExample | DropReason:
+    """The training example of a pair, or why the policy can't learn from it; arguments are those of `example_of`."""
     sides = list(pair.sides().values())
     if len(sides) == 2 and sides[0].rollout.text == sides[1].rollout.text:
         return DropReason.IDENTICAL_TEXT
     try:
-        example = example_of(pair, number, config, tokenizer)
+        example = example_of(pair, number, config, tokenizer, kinds)
     except ConfidenceError:
         return DropReason.NO_CONFIDENCE
     except MaskError:
@@ -111,13 +111,26 @@ def usable_example(pair: PreferencePair, number: int, config: Config, tokenizer:
     return example if teaches(example) else DropReason.NOTHING_TO_LEARN
 
 
-def example_of(pair: PreferencePair, number: int, config: Config, tokenizer: Any) -> TrainingExample:
+def example_of(
+    pair: PreferencePair, number: int, config: Config, tokenizer: Any, kinds: Mapping[str, float] | None = None
+) -> TrainingExample:
     """A pair with the config's token weights, as far as its objective learns from it.
+
+    Args:
+        number: of the pair among its question's.
+        kinds: `balance` of the pairs that it is one of.
 
     Raises MaskError when they can't be located.
     """
     roles, mask = _objective(config).roles, config.mask
-    return make_example(pair, tokenizer, _policy(config), mask.eos, number, roles, mask.unit == "sentence")
+    policy = replace(_policy(config), kinds=kinds or {})
+    return make_example(pair, tokenizer, policy, mask.eos, number, roles, mask.unit == "sentence")
+
+
+def balance(pairs: Iterable[PreferencePair], config: Config) -> dict[str, float]:
+    """Kind of fact -> what multiplies its weights in rejected answers, for `mask.balance`; without it, none."""
+    most = config.mask.balance
+    return {} if most is None else dict(_policy(config).balanced(pairs, most).kinds)
 
 
 def _policy(config: Config) -> MaskPolicy:

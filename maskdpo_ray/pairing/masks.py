@@ -7,13 +7,14 @@ carries these over to the token ids as sampled. What can't be located is an erro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from maskdpo_ray.errors import ConfidenceError, ConfigError, MaskError
 from maskdpo_ray.models.token_spans import added_tokens, num_trailing, special_ids, token_spans
-from maskdpo_ray.records import CORRECT, INCORRECT, LABELS, Annotation, Sentence
+from maskdpo_ray.records import CHOSEN, CORRECT, INCORRECT, LABELS, REJECTED, Annotation, PreferencePair, Sentence
 
 __all__ = ["MASK_DPO", "VANILLA", "MaskPolicy", "token_spans", "token_weights"]
 SIDES = ("chosen", "rejected")
@@ -165,6 +166,8 @@ class MaskPolicy:
     """The same in rejected answers."""
     by_confidence: bool = False
     """Whether the annotator's confidence multiplies a weight above 0: a soft mask."""
+    kinds: Mapping[str, float] = field(default_factory=dict)
+    """Kind of fact -> what multiplies the weights of its sentences in rejected answers; 1 where there is none."""
 
     def __post_init__(self) -> None:
         for side in SIDES:
@@ -192,6 +195,32 @@ class MaskPolicy:
             raise ConfigError(f"mask.policy: expected the keys chosen and rejected, got {keys}")
         return cls(value["chosen"], value["rejected"], by_confidence)
 
+    def balanced(self, pairs: Iterable[PreferencePair], most: float) -> MaskPolicy:
+        """This policy with `kinds` such that no kind of fact weighs more than `most` times as much in the rejected
+        answers of these pairs as in the chosen ones.
+
+        DPO's gradient raises what has weight in a chosen answer and lowers what has some in a rejected one. Of a kind
+        that is mostly wrong more is lowered, and with the values its first words: the policy no longer states it.
+
+        A pair without a confidence that its weights need counts as none, as none is learned from. Raises MaskError on
+        an unknown label.
+        """
+        weight = {CHOSEN: defaultdict[str, float](float), REJECTED: defaultdict[str, float](float)}
+        for pair in pairs:
+            sides = pair.sides()
+            try:
+                weights = {role: self.span_weights(answer.annotation, role) for role, answer in sides.items()}
+            except ConfidenceError:
+                continue
+            for role, answer in sides.items():
+                for sentence, each in zip(answer.annotation.sentences, weights[role], strict=True):
+                    if sentence.kind:
+                        weight[role][sentence.kind] += each
+        rejected = {kind: of_kind for kind, of_kind in weight[REJECTED].items() if of_kind}
+        return replace(
+            self, kinds={kind: min(1.0, most * weight[CHOSEN][kind] / of_kind) for kind, of_kind in rejected.items()}
+        )
+
     def span_weights(self, annotation: Annotation, side: str) -> list[float]:
         """Weights of an answer's sentences, in their order.
 
@@ -203,7 +232,11 @@ class MaskPolicy:
         for sentence in annotation.sentences:
             if sentence.label not in table:
                 raise MaskError(f"label {sentence.label!r}: expected one of {', '.join(LABELS)}")
-        return [self._multiplied(table[sentence.label], sentence) for sentence in annotation.sentences]
+        kinds = self.kinds if side == REJECTED else {}
+        return [
+            self._multiplied(table[sentence.label], sentence) * kinds.get(sentence.kind or "", 1.0)
+            for sentence in annotation.sentences
+        ]
 
     def _multiplied(self, weight: float, sentence: Sentence) -> float:
         if not (self.by_confidence and weight):

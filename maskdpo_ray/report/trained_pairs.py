@@ -124,16 +124,19 @@ class Collected:
         places = [place for _, place in sorted(kept, reverse=True)]
         return cls(iteration, log, gaps, num_pairs, places, {name: place for name, (_, place) in dropped.items()})
 
-    def pairs(self, config: Config, tokenizer: Any | str) -> Iterator[TrainedPair]:
+    def pairs(
+        self, config: Config, tokenizer: Any | str, balance: Mapping[str, float] | None = None
+    ) -> Iterator[TrainedPair]:
         """The drawn pairs, the first of each question.
 
         Args:
             config: as this iteration saw it.
             tokenizer: the policy's, or why there is none.
+            balance: `PairsSummary.balance` of the iteration.
         """
         with self.log.open("rb") as file:
             for place in self.places:
-                yield _trained(read_at(file, place).preference_pairs()[0], config, tokenizer)
+                yield _trained(read_at(file, place).preference_pairs()[0], config, tokenizer, balance)
 
     def examples(self) -> Iterator[Dropped]:
         """An example of each drop reason."""
@@ -146,7 +149,9 @@ class Collected:
                 yield Dropped(reason.replace("_", " "), visible(question.question_id, 200), error, shown)
 
 
-def _trained(pair: PreferencePair, config: Config, tokenizer: Any | str) -> TrainedPair:
+def _trained(
+    pair: PreferencePair, config: Config, tokenizer: Any | str, balance: Mapping[str, float] | None
+) -> TrainedPair:
     scores = [answer.score for answer in pair.sides().values() if answer.score is not None]
     gap = scores[0] - scores[1] if len(scores) == 2 else None
     topic = visible(pair.topic, 100)
@@ -155,7 +160,7 @@ def _trained(pair: PreferencePair, config: Config, tokenizer: Any | str) -> Trai
         return TrainedPair(topic, "", gap, plain, tokenizer)
     prompt = visible(tokenizer.decode(pair.prompt_token_ids)[-1000:])
     try:
-        answers = list(_weighted(pair, config, tokenizer))
+        answers = list(_weighted(pair, config, tokenizer, balance))
     except (MaskError, UserError) as error:  # an objective or a mask of a config that is not at hand here
         return TrainedPair(topic, prompt, gap, plain, one_line(error))
     return TrainedPair(topic, prompt, gap, answers)
@@ -165,9 +170,11 @@ def _plain(role: str, answer: ScoredAnswer) -> TrainedAnswer:
     return TrainedAnswer(role, answer.score, passages(answer.rollout, answer.annotation), [], 0, None)
 
 
-def _weighted(pair: PreferencePair, config: Config, tokenizer: Any) -> Iterator[TrainedAnswer]:
+def _weighted(
+    pair: PreferencePair, config: Config, tokenizer: Any, balance: Mapping[str, float] | None
+) -> Iterator[TrainedAnswer]:
     by_ids: Mapping[tuple[int, ...], ScoredAnswer] = {each.rollout.token_ids: each for each in pair.sides().values()}
-    for response in example_of(pair, 0, config, tokenizer).responses:
+    for response in example_of(pair, 0, config, tokenizer, balance).responses:
         answer = by_ids[response.token_ids]
         rollout = answer.rollout
         spans = token_spans(tokenizer, rollout.token_ids, rollout.text, stopped=rollout.finish_reason == "stop")

@@ -10,7 +10,7 @@ from functools import partial
 
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data.dropped import counted, no_pair
-from maskdpo_ray.pairing.examples import CollectedExamples, example_of, needs_mismatched, usable_example
+from maskdpo_ray.pairing.examples import CollectedExamples, balance, needs_mismatched, usable_example
 from maskdpo_ray.records import (
     INCORRECT,
     NO_FACT,
@@ -59,18 +59,22 @@ class CollectStage:
         Raises ClusterError when too many questions fail, DataError when none gives a pair.
         """
         config = self.config.at(iteration)
+        for source in self._sources(iteration):
+            self._collect(source, iteration, policy)
         examples = CollectedExamples(self.folder.checkpoint_dir(iteration))  # removed with the checkpoints
-        for source in self.sources if config.atoms.n_samples_per_prompt else self.sources[:1]:
-            self._collect(source, iteration, policy, examples)
-        for number, pair in enumerate(self.given):
-            example = usable_example(pair, number, config, self.sources[0].chat.tokenizer)
-            if not isinstance(example, DropReason):
-                examples.add(pair, example, FILE)
+        kinds = balance((pair for _, _, pair in self._pairs(iteration)), config)
+        unusable, tokenizer = Counter[str](), self.sources[0].chat.tokenizer
+        for name, number, pair in self._pairs(iteration):
+            example = usable_example(pair, number, config, tokenizer, kinds)
+            if isinstance(example, DropReason):
+                unusable[example.value] += 1
+            else:
+                examples.add(pair, example, name)
         seed, has_mismatched = f"{self.config.run.seed}/{iteration}", needs_mismatched(config)
         samples = self.config.logger.num_samples
         self.tracker.show(partial(media.of_collection, self.folder.path, iteration, samples), iteration)
         store, kept = examples.finish(config.pairs.shares, seed, has_mismatched)
-        drops = self._summarize(iteration, examples, kept)
+        drops = self._summarize(iteration, examples, kept, kinds, unusable)
         if not len(store):
             raise no_pair(len(self.sources[0].questions(iteration)), drops, f"iteration {iteration}: ")
         return store
@@ -79,25 +83,38 @@ class CollectStage:
         """Answer, label and pair what is left of the training questions; `run` collects the other sources."""
         self._collect(self.sources[0], iteration, policy)
 
-    def _collect(
-        self, source: Source, iteration: int, policy: Policy, examples: CollectedExamples | None = None
-    ) -> None:
-        """All of one source; its examples, those of questions that are committed already too, go to `examples`."""
-        log, config = self.folder.questions(iteration, source.name), self.config.at(iteration)
-        if examples is not None:
-            for number, pair in log.pairs():
-                examples.add(pair, example_of(pair, number, config, source.chat.tokenizer), source.name)
+    def _sources(self, iteration: int) -> Sequence[Source]:
+        return self.sources if self.config.at(iteration).atoms.n_samples_per_prompt else self.sources[:1]
+
+    def _pairs(self, iteration: int) -> Iterator[tuple[str | None, int, PreferencePair]]:
+        """(source, number among its question's, pair) of all that is committed, and of the given pairs."""
+        for source in self._sources(iteration):
+            for number, pair in self.folder.questions(iteration, source.name).pairs():
+                yield source.name, number, pair
+        for number, pair in enumerate(self.given):
+            yield FILE, number, pair
+
+    def _collect(self, source: Source, iteration: int, policy: Policy) -> None:
+        """All of one source."""
         todo, failed = self._todo(source, iteration), dict[str, str]()
-        stage, done = f"collect-{source.name}" if source.name else "collect", len(log.question_ids)
+        done = len(self.folder.questions(iteration, source.name).question_ids)
+        stage = f"collect-{source.name}" if source.name else "collect"
         with self.groups.measured(self.tracker, stage, iteration, done + len(todo), done):
             labelled = track(source.labelled(todo, iteration, policy), _doing(iteration, source), len(todo))
-            self._commit(source, iteration, labelled, failed, examples)
+            self._commit(source, iteration, labelled, failed)
             self._set_aside(source, iteration, failed)
 
-    def _summarize(self, iteration: int, examples: CollectedExamples, kept: Mapping[str, int]) -> dict[str, int]:
-        """Write, log and print what was collected; returns why training questions gave no pair."""
+    def _summarize(
+        self,
+        iteration: int,
+        examples: CollectedExamples,
+        kept: Mapping[str, int],
+        kinds: dict[str, float],
+        unusable: Counter[str],
+    ) -> dict[str, int]:
+        """Write, log and print what was collected; returns why there are no more examples."""
         log = self.folder.questions(iteration)
-        drops, failed_example = dict(log.drops()), next(iter(log.errors().values()), None)
+        drops, failed_example = dict(log.drops() + unusable), next(iter(log.errors().values()), None)
         labels, logged = Counter[str](), 0
         for question in log.questions():
             labels.update(sentence.label for each in question.annotations for sentence in each.sentences)
@@ -107,19 +124,24 @@ class CollectStage:
         num_pairs, sources = sum(kept.values()), dict(kept) if len(kept) > 1 else {}
         counts = (num_pairs, drops, examples.mixture(), failed_example)
         num_asked = len(self.sources[0].questions(iteration))
-        summary = PairsSummary(num_asked, *counts, logged=logged, labels=dict(labels), sources=sources, atoms=knows)
+        summary = PairsSummary(
+            num_asked, *counts, logged=logged, labels=dict(labels), sources=sources, atoms=knows, balance=kinds
+        )
         self.folder.write_json(f"iter_{iteration:03d}/pairs-summary.json", summary)
         mixture: Mapping[str, float] = summary.mixture
-        parts = {"dropped/": drops, "": mixture, "of/": sources, "atoms/": knows}
+        parts = {"dropped/": drops, "": mixture, "of/": sources, "atoms/": knows, "balance/": kinds}
         named = {f"pairs/{part}{name}": value for part, of_part in parts.items() for name, value in of_part.items()}
         self.tracker.log({"pairs/count": num_pairs, **named}, iteration)
-        kinds = {
+        verdicts = {
             "correct": {NO_HALLUCINATION},
             "incorrect": INCORRECT,
             "without a fact": {NO_FACT},
             "unsure": {UNPARSED},
         }
-        sentences = {kind: sum(labels[label] for label in of_kind) for kind, of_kind in kinds.items()}
+        sentences = {kind: sum(labels[label] for label in of_kind) for kind, of_kind in verdicts.items()}
+        if lighter := {kind: f"{weight:.2f}" for kind, weight in kinds.items() if weight < 1}:
+            said = ", ".join(f"{kind} x {weight}" for kind, weight in lighter.items())
+            note(f"iteration {iteration}: weights in rejected answers: {said}")
         note(f"iteration {iteration}: sentences: {', '.join(f'{n} {kind}' for kind, n in sentences.items())}")
         if has_atoms:
             note(f"iteration {iteration}: atomic questions: {counted(knows)}")
@@ -167,22 +189,13 @@ class CollectStage:
         self.groups.annotators.stop()
 
     def _commit(
-        self,
-        source: Source,
-        iteration: int,
-        labelled: Iterable[Labelled | Failed],
-        failed: dict[str, str],
-        examples: CollectedExamples | None = None,
+        self, source: Source, iteration: int, labelled: Iterable[Labelled | Failed], failed: dict[str, str]
     ) -> None:
-        """Commit questions as they come; their examples go to `examples`, the errors of failed ones to `failed`."""
+        """Commit questions as they come; the errors of failed ones go to `failed`."""
         num_tokens, config = 0, self.config.at(iteration)
         with self.folder.questions(iteration, source.name).committing() as committer:
             for item in self.watch.sift(labelled, failed):
-                made, drops = source.paired(item, config)
-                pairs = [pair for pair, _ in made]
-                if examples is not None:
-                    for pair, example in made:
-                        examples.add(pair, example, source.name)
+                pairs, drops = source.paired(item, config)
                 committer.commit(CommittedQuestion.of(item.question.id, item.rollouts, item.annotations, pairs, drops))
                 num_tokens += sum(len(rollout.token_ids) for rollout in item.rollouts)
         self.tracker.log({f"tokens/collect{f'-{source.name}' if source.name else ''}": num_tokens}, iteration)

@@ -257,8 +257,8 @@ class Fork:
         """The answers and labels of a question with the pairs that the new run makes of them."""
         chat = replace(self.new.prepared.chat, now=fingerprint.rendered_at(self.old.path) or self.new.prepared.chat.now)
         labelled = Labelled(question, tuple(chat.prompt_ids(question)), item.rollouts, item.annotations)
-        made, drops = examples.pairs_and_examples(labelled, self.new.config.at(iteration), chat.tokenizer)
-        return CommittedQuestion.of(question.id, item.rollouts, item.annotations, [pair for pair, _ in made], drops)
+        pairs, drops = examples.usable_pairs(labelled, self.new.config.at(iteration), chat.tokenizer)
+        return CommittedQuestion.of(question.id, item.rollouts, item.annotations, pairs, drops)
 
     def _take_iteration(self, folder: RunFolder, iteration: int) -> None:
         """A whole iteration: logs, summary of its pairs, and what its finished stages left, the policy last."""

@@ -20,7 +20,6 @@ from maskdpo_ray.data.dropped import Reason
 from maskdpo_ray.errors import RecordError
 from maskdpo_ray.models.chat import Chat
 from maskdpo_ray.pairing import atoms, examples
-from maskdpo_ray.pairing.examples import Paired
 from maskdpo_ray.records import (
     CHOSEN,
     CONTRADICTORY,
@@ -69,8 +68,8 @@ class Source(Protocol):
         """Answer and label questions, in any order."""
         ...
 
-    def paired(self, item: Labelled, config: Config) -> tuple[list[Paired], list[DropReason]]:
-        """The pairs of a question with their examples, under an iteration's config, and why there are no more."""
+    def paired(self, item: Labelled, config: Config) -> tuple[list[PreferencePair], list[DropReason]]:
+        """The pairs of a question that can be learned from, under an iteration's config, and why there are no more."""
         ...
 
 
@@ -98,9 +97,9 @@ class GeneralSource:
         purpose = "train" if policy.version == iteration else "ahead"
         return self.groups.annotators.stream(self._answered(questions, iteration, policy, purpose))
 
-    def paired(self, item: Labelled, config: Config) -> tuple[list[Paired], list[DropReason]]:
+    def paired(self, item: Labelled, config: Config) -> tuple[list[PreferencePair], list[DropReason]]:
         """See `Source.paired`."""
-        return examples.pairs_and_examples(item, config, self.chat.tokenizer)
+        return examples.usable_pairs(item, config, self.chat.tokenizer)
 
     def _answered(
         self, questions: Sequence[Question], iteration: int, policy: Policy, purpose: str
@@ -246,7 +245,7 @@ class AtomSource:
         sentence = Sentence(0, len(rollout.text), label, evidence=question.answer)
         return Annotation(rollout.question_id, rollout.sample, () if is_empty else (sentence,))
 
-    def paired(self, item: Labelled, config: Config) -> tuple[list[Paired], list[DropReason]]:
+    def paired(self, item: Labelled, config: Config) -> tuple[list[PreferencePair], list[DropReason]]:
         """See `Source.paired`: one pair of a question that is potentially known, drawn by the run's seed."""
         replies: dict[str, list[ScoredAnswer]] = {NO_HALLUCINATION: [], CONTRADICTORY: []}
         for rollout, annotation in zip(item.rollouts, item.annotations, strict=True):
@@ -270,7 +269,7 @@ class AtomSource:
         version = chosen.rollout.policy_version
         pair = PreferencePair(question.id, question.topic, item.prompt_token_ids, chosen, rejected, version)
         example = examples.usable_example(pair, 0, config, self.chat.tokenizer)
-        return ([], [example]) if isinstance(example, DropReason) else ([(pair, example)], [])
+        return ([], [example]) if isinstance(example, DropReason) else ([pair], [])
 
 
 def knowledge(log: QuestionLog) -> dict[str, int]:

@@ -315,6 +315,14 @@ def test_masked_pairs_under_another_config(run_folder: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.endswith("; dropped: 4 nothing_to_learn\n") and not lines_of(files[0])
 
 
+def test_masked_pairs_are_refused_where_weights_depend_on_all_pairs(run_folder: Path) -> None:
+    config = json.loads((run_folder / "config.yaml").read_text())
+    (run_folder / "other.yaml").write_text(json.dumps({**config, "mask": {"balance": 1}}))
+    given = ["--to", "masked", "--config", str(run_folder / "other.yaml"), "-o", str(run_folder / "out")]
+    with pytest.raises(ConfigError, match="mask.balance: expected none for --to masked, as only training knows all"):
+        export.main([str(run_folder), *given])
+
+
 def test_masked_pairs_need_a_config_and_others_take_none(run_folder: Path) -> None:
     out = ["-o", str(run_folder / "out")]
     with pytest.raises(DataError, match="--config: expected the mask and model for --to masked, got nothing"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from fakes import Events, FakeTrainer, Stopped
@@ -26,6 +28,7 @@ from maskdpo_ray.pairing.pair_files import to_pair
 from maskdpo_ray.records import (
     CHOSEN,
     CONTRADICTORY,
+    NO_FACT,
     NO_HALLUCINATION,
     REJECTED,
     Policy,
@@ -107,6 +110,23 @@ def test_every_format_gives_the_same_examples(folder: Path, once: ModelFolder, s
         assert (example.prompt_token_ids, example.responses) == (expected.prompt_token_ids, expected.responses)
         assert [response.role for response in example.responses] == [CHOSEN, REJECTED]
         assert 0 < sum(example.responses[0].weights) < len(example.responses[0].weights)
+
+
+def test_balance_is_that_of_all_pairs(folder: Path, once: ModelFolder) -> None:
+    """Rejected sentences of a kind weigh 0.5 * 4 / 5 where it weighs 4 in chosen answers and 5 in rejected ones."""
+
+    def of_kind(answer: Answer, kind: str | None) -> Answer:
+        return replace(answer, sentences=tuple(msgspec.structs.replace(each, kind=kind) for each in answer.sentences))
+
+    pairs = [
+        replace(each, chosen=of_kind(each.chosen, "size" if i < 2 else None), rejected=of_kind(each.rejected, "size"))
+        for i, each in enumerate(preference(number, (NO_FACT, WRONG)) for number in range(5))
+    ]
+    write(folder / "kinds.jsonl", [to_pair(each, Chat(once.tokenizer), "here") for each in pairs])
+    job = prepare(folder, "--mask.balance", "0.5", source="kinds.jsonl")
+    assert job.read.balance == {"size": pytest.approx(0.5 * 4 / 5)}
+    assert {weight for example in job.examples for weight in example.responses[0].weights} == {0.0, 1.0}
+    assert {weight for example in job.examples for weight in example.responses[1].weights} == {0.0, 0.4}
 
 
 def test_a_run_from_start_to_end(folder: Path, tiny_model: Path) -> None:

@@ -55,6 +55,12 @@ def test_shaded_text_is_that_of_the_sentences_with_weight(tmp_path: Path, config
         assert answer.coverage == pytest.approx(sum(token.weight > 0 for token in answer.tokens) / len(answer.tokens))
 
 
+def test_balance_shows_in_the_weights(tmp_path: Path, config: Config) -> None:
+    file = log(tmp_path, [pair_of("q", RIGHT, f"{WRONG} {RIGHT}", (1.0, 0.5))])
+    (pair,) = Collected.read(0, file, 8).pairs(config, Tokenizer(), {"claim": 0.25})
+    assert [{token.weight for token in answer.tokens} for answer in pair.answers] == [{1.0}, {0.0, 0.25}]
+
+
 def test_draw_and_gaps(tmp_path: Path, config: Config) -> None:
     questions = [pair_of(f"q{number}", RIGHT, WRONG, (1.0, (2 * number + 1) / 32)) for number in range(16)]
     dropped = [fakes.committed(f"d{number}", (), (), "same_score") for number in range(9)]
