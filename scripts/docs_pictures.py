@@ -4,7 +4,7 @@
 PYTHONPATH=. python scripts/docs_pictures.py writes docs/pictures/*.svg. Needs the bundled model's tokenizer.
 
 Four answers of the quickstart's policy go the way that answers of a run go: labelled by `facts`, paired and weighed
-under configs/quickstart.yaml, merged into one tree. What is drawn is what comes out. Colours are names that a page may
+under configs/recipes/mask_dpo.yaml, merged into one tree. What is drawn is what comes out. Colours are names that a page may
 set; without a page they follow the reader's system.
 """
 
@@ -21,7 +21,7 @@ from maskdpo_ray.config import cli
 from maskdpo_ray.config.schema import Config
 from maskdpo_ray.data import questions
 from maskdpo_ray.models import chat, folder
-from maskdpo_ray.pairing.examples import pairs_and_examples
+from maskdpo_ray.pairing.examples import example_of, usable_pairs
 from maskdpo_ray.records import CORRECT, Labelled, PreferencePair, Rollout, ScoredAnswer, TrainingExample
 from maskdpo_ray.training import prefix_tree
 
@@ -84,7 +84,8 @@ def paired(config: Config, tokenizer: Any) -> Pairs:
     annotator.start()
     labels = tuple(annotator.annotate([(question, rollout) for rollout in rollouts]))
     item = Labelled(question, tuple(talk.prompt_ids(question)), rollouts, labels)
-    return pairs_and_examples(item, config, tokenizer)[0]
+    pairs, _ = usable_pairs(item, config, tokenizer)
+    return [(pair, example_of(pair, number, config, tokenizer)) for number, pair in enumerate(pairs)]
 
 
 def masks(pairs: Pairs, tokenizer: Any) -> str:
@@ -252,7 +253,7 @@ def without_answers_in_common(pairs: Pairs) -> list[TrainingExample]:
 
 def pictures() -> dict[str, str]:
     """Name of a file of docs/pictures -> its SVG."""
-    config = cli.read(ROOT / "configs" / "quickstart.yaml")
+    config = cli.read(ROOT / "configs" / "recipes" / "mask_dpo.yaml")
     config = replace(
         config, model=replace(config.model, model_name_or_path=str(ROOT / config.model.model_name_or_path))
     )
