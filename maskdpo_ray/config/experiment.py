@@ -169,7 +169,8 @@ def read(file: Path, root: Path, metrics: Collection[str]) -> Experiment:
         baseline = _one_of(value_of(node, str, place), arms, place, "arm")
     paper = _paper(keys["paper"], arms, metrics) if "paper" in keys else {}
     directions = tuple(_directions(keys["direction"], arms, metrics)) if "direction" in keys else ()
-    for run in runs:
+    for number, run in enumerate(runs[: len(arms)]):
+        _require_different(runs[:number], run, file)
         _require_alike(runs[0], run, file)
     for claim in directions:
         option = _MEASURED_WITH.get(claim.metric)
@@ -334,6 +335,15 @@ def _run(file: Path, folder: Path, arm: str, seed: int, given: Mapping[str, Give
     with located(every, file):
         require(config.hub.push is None, "hub.push", "none in an experiment, whose runs would all be uploaded", True)
     return ArmRun(arm, seed, config, every, made)
+
+
+def _require_different(others: Sequence[ArmRun], run: ArmRun, file: Path) -> None:
+    """Raise ConfigError when a run has every option of another arm's: it would come to the same, bit by bit."""
+    for other in others:
+        if replace(other.config, run=replace(other.config.run, name=run.name)) == run.config:
+            raise ConfigError(
+                f"{file}: arms.{run.arm}: expected an option in which it differs from {other.arm}, got none"
+            )
 
 
 def _require_alike(first: ArmRun, run: ArmRun, file: Path) -> None:

@@ -172,6 +172,12 @@ def test_arms_are_measured_alike(tmp_path: Path, option: str, error: str) -> Non
         read(tmp_path, f"base: base.yaml\nseeds: [1]\narms: {{a: , b: {{{option}}}}}\n")
 
 
+def test_an_arm_differs_from_every_other(tmp_path: Path) -> None:
+    arms = "arms: {a: , b: {train.beta: 0.2}, c: {train: {beta: 0.2}}}"
+    with pytest.raises(ConfigError, match=r"mask.yaml: arms.c: expected an option in which it differs from b, got non"):
+        read(tmp_path, f"base: base.yaml\nseeds: [1, 2]\n{arms}\n")
+
+
 def test_greedy_answers_have_no_temperature(tmp_path: Path) -> None:
     arms = "arms: {a: {rollout.temperature: 0.3}, b: {rollout.temperature: 0.8}}"
     assert read(tmp_path, f"base: base.yaml\noptions: {{eval.top_k: 1}}\nseeds: [1]\n{arms}\n").arms == ("a", "b")
