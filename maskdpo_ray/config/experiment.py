@@ -169,7 +169,7 @@ def read(file: Path, root: Path, metrics: Collection[str]) -> Experiment:
         baseline = _one_of(value_of(node, str, place), arms, place, "arm")
     paper = _paper(keys["paper"], arms, metrics) if "paper" in keys else {}
     directions = tuple(_directions(keys["direction"], arms, metrics)) if "direction" in keys else ()
-    for number, run in enumerate(runs[: len(arms)]):
+    for number, run in enumerate(runs):
         _require_different(runs[:number], run, file)
         _require_alike(runs[0], run, file)
     for claim in directions:

@@ -344,7 +344,7 @@ def _collected(run: Run, logs: Sequence[Collected]) -> list[_Iteration]:
         said = f"{its['pairs']} pairs of {its['questions']} questions" + (f"; dropped: {drops}" if drops else "")
         parts = [str(macros.dropped(each)) for each in log.examples()]
         if not isinstance(config, str):
-            pairs = log.pairs(config.at(log.iteration), tokenizer, its.get("balance"))
+            pairs = log.pairs(config.at(log.iteration), tokenizer, its["balance"])
             parts = [*(str(macros.trained(pair)) for pair in pairs), *parts]
         html, left = _within(parts, left)
         found.append(_Iteration(log.iteration, visible(said, 600), html))
