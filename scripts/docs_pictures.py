@@ -4,8 +4,8 @@
 PYTHONPATH=. python scripts/docs_pictures.py writes docs/pictures/*.svg. Needs the bundled model's tokenizer.
 
 Four answers of the quickstart's policy go the way that answers of a run go: labelled by `facts`, paired and weighed
-under configs/recipes/mask_dpo.yaml, merged into one tree. What is drawn is what comes out. Colours are names that a page
-may set; without a page they follow the reader's system.
+under configs/recipes/mask_dpo.yaml, merged into one tree. What is drawn is what comes out. Colours are names that a
+page may set; without a page they follow the reader's system.
 """
 
 from __future__ import annotations
